@@ -1,0 +1,45 @@
+"""jaxinit: measure whether it matters how a network is initialized.
+
+The names below are the table of contents; they are imported when first used, so that importing jaxinit, and
+`jaxinit --help`, cost nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jaxinit import initializers as initializers
+    from jaxinit.introspect import initialize as initialize
+    from jaxinit.introspect import leaves as leaves
+    from jaxinit.models import GRU as GRU
+    from jaxinit.models import LSTM as LSTM
+    from jaxinit.models import MLP as MLP
+    from jaxinit.models import RNN as RNN
+    from jaxinit.schemes import SCHEMES as SCHEMES
+    from jaxinit.spec import Leaf as Leaf
+    from jaxinit.spec import Rule as Rule
+    from jaxinit.spec import Scheme as Scheme
+    from jaxinit.spec import draw as draw
+    from jaxinit.study import Study as Study
+    from jaxinit.study import load as load
+    from jaxinit.study import run as run
+    from jaxinit.tasks import TASKS as TASKS
+
+_HOME = {
+    "spec": ("Leaf", "Rule", "Scheme", "draw"),
+    "schemes": ("SCHEMES",),
+    "introspect": ("leaves", "initialize"),
+    "models": ("RNN", "LSTM", "GRU", "MLP"),
+    "tasks": ("TASKS",),
+    "study": ("Study", "run", "load"),
+}
+_MODULE = {name: module for module, names in _HOME.items() for name in names}
+__all__ = ["initializers", *_MODULE]  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> object:
+    if name in _MODULE:
+        return getattr(import_module(f"jaxinit.{_MODULE[name]}"), name)
+    if name == "initializers":
+        return import_module("jaxinit.initializers")
+    raise AttributeError(f"module 'jaxinit' has no attribute {name!r}")

@@ -1,0 +1,190 @@
+"""The draws: each a function of its law's parameters that returns an `Initializer` `(key, shape, dtype) -> Array`.
+
+Layout: kernels are `(*window, inputs, outputs)`, as `jax.nn.initializers` and Flax take them by default; for any
+other layout, and for gates, heads, experts or stacked layers, wrap with `jaxinit.spec.along(dims, init)`, as
+`jaxinit.draw` does by itself. All of them sample in float32 (float64 when asked for it) and cast last.
+"""
+
+import math
+from collections.abc import Callable
+from functools import wraps
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Key
+
+from jaxinit.spec import Initializer, Leaf
+
+Law = Literal["uniform", "truncated_normal", "normal"]
+Mode = Literal["fan_in", "fan_out", "fan_avg"]
+
+
+def _sampled_wide(init: Callable[..., Array]) -> Initializer:
+    """Sample in float32 or wider and cast last: bfloat16 draws have a biased mean (jax.random rounds down)."""
+
+    @wraps(init)
+    def wide(key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike = jnp.float32, /) -> Array:
+        return init(key, shape, jnp.promote_types(dtype, jnp.float32)).astype(dtype)
+
+    return wide
+
+
+def constant(value: float) -> Initializer:
+    """Every entry is `value`."""
+    return lambda key, shape, dtype=jnp.float32, /: jnp.full(shape, value, dtype)
+
+
+def zeros(key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike = jnp.float32, /) -> Array:
+    """Every entry is 0."""
+    del key
+    return jnp.zeros(shape, dtype)
+
+
+def uniform(low: float, high: float) -> Initializer:
+    """U[low, high): mean (low + high) / 2, variance (high - low)^2 / 12.
+
+    Both bounds are required: JAX's own `uniform()` is one-sided, [0, 0.01).
+    Raises: ValueError unless low < high.
+    """
+    if not low < high:
+        raise ValueError(f"uniform needs low < high, got low={low}, high={high}")
+    return _sampled_wide(lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, low, high))
+
+
+def normal(std: float, mean: float = 0.0) -> Initializer:
+    """N(mean, std^2), not truncated. Raises: ValueError when std is negative."""
+    _check_std(std, "normal")
+    return _sampled_wide(lambda key, shape, dtype: mean + std * jax.random.normal(key, shape, dtype))
+
+
+def truncated_normal(std: float, lower: float = -2.0, upper: float = 2.0) -> Initializer:
+    """A Gaussian cut at `lower` and `upper`, rescaled so that its standard deviation is `std` after the cut.
+
+    x = std * z / s, with z ~ N(0, 1) given lower <= z <= upper and s the standard deviation of z.
+    Units: the bounds are in standard deviations of the *uncut* Gaussian, never absolute, so that a small `std`
+    still truncates; the support of x is [std * lower / s, std * upper / s], +-2.274 std for the default cut.
+    The mean is 0 only for symmetric bounds.
+    Raises: ValueError unless lower < upper and std >= 0.
+    Departure: `jax.nn.initializers.truncated_normal(std)` does not correct, and so has 0.880 std.
+    """
+    _check_std(std, "truncated_normal")
+    if not lower < upper:
+        raise ValueError(f"truncated_normal needs lower < upper, in units of std, got {lower} and {upper}")
+    scale = std / truncated_std(lower, upper)
+    return _sampled_wide(lambda key, shape, dtype: scale * jax.random.truncated_normal(key, lower, upper, shape, dtype))
+
+
+def truncated_std(lower: float, upper: float) -> float:
+    """The standard deviation of z ~ N(0, 1) given lower <= z <= upper.
+
+    Var = 1 + (a p(a) - b p(b)) / Z - ((p(a) - p(b)) / Z)^2, with p the density and Z = P(a <= z <= b).
+    """
+    density = lambda x: math.exp(-x * x / 2) / math.sqrt(2 * math.pi)
+    times_density = lambda x: x * density(x) if math.isfinite(x) else 0.0
+    mass = (math.erf(upper / math.sqrt(2)) - math.erf(lower / math.sqrt(2))) / 2
+    mean = (density(lower) - density(upper)) / mass
+    return math.sqrt(1 + (times_density(lower) - times_density(upper)) / mass - mean**2)
+
+
+def variance_scaling(scale: float, mode: Mode, law: Law) -> Initializer:
+    """Mean 0 and variance scale / n, with n the fan in, the fan out or their mean.
+
+    law: `uniform` on +-sqrt(3 scale / n); `truncated_normal` cut at 2 and corrected; `normal`, not truncated.
+    Shapes: `(*window, inputs, outputs)`; the fans are inputs and outputs times the window.
+    Raises: ValueError for another mode or law, scale <= 0, or a shape of fewer than two axes.
+    Source: the family of Glorot & Bengio (2010) eq. 16, He et al. (2015) eq. 10 and 14, LeCun et al. (1998).
+    """
+    if mode not in ("fan_in", "fan_out", "fan_avg"):
+        raise ValueError(f"variance_scaling: mode {mode!r} is none of fan_in, fan_out, fan_avg")
+    if law not in ("uniform", "truncated_normal", "normal"):
+        raise ValueError(f"variance_scaling: law {law!r} is none of uniform, truncated_normal, normal")
+    if not scale > 0:
+        raise ValueError(f"variance_scaling: scale must be positive, got {scale}; for all zeros use zeros")
+
+    def init(key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike = jnp.float32, /) -> Array:
+        if len(shape) < 2:
+            raise ValueError(
+                f"variance scaling needs inputs and outputs, the last two axes of a kernel, got shape {shape}; "
+                "for a bias use zeros, constant or uniform"
+            )
+        window = math.prod(shape[:-2])
+        fan_in, fan_out = shape[-2] * window, shape[-1] * window
+        n = {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}[mode]
+        std = math.sqrt(scale / max(n, 1))
+        law_of = {
+            "uniform": uniform(-std * math.sqrt(3), std * math.sqrt(3)),
+            "truncated_normal": truncated_normal(std),
+            "normal": normal(std),
+        }
+        return law_of[law](key, shape, dtype)
+
+    return init
+
+
+def glorot(law: Law = "uniform") -> Initializer:
+    """Glorot, also called Xavier: variance 2 / (fan_in + fan_out). Source: Glorot & Bengio (2010) eq. 16."""
+    return variance_scaling(1.0, "fan_avg", law)
+
+
+def he(law: Law = "truncated_normal") -> Initializer:
+    """He, also called Kaiming: variance 2 / fan_in, for ReLU. Source: He et al. (2015) eq. 10."""
+    return variance_scaling(2.0, "fan_in", law)
+
+
+def lecun(law: Law = "truncated_normal") -> Initializer:
+    """LeCun: variance 1 / fan_in. Source: LeCun et al. (1998), Efficient BackProp, eq. 16."""
+    return variance_scaling(1.0, "fan_in", law)
+
+
+def orthogonal(gain: float = 1.0) -> Initializer:
+    """A Haar-distributed (semi-)orthogonal kernel: W W^T = gain^2 I or W^T W = gain^2 I, whichever is smaller.
+
+    Q of the QR decomposition of a Gaussian, each column multiplied by the sign of R's diagonal; without that
+    sign Q is not Haar distributed.
+    Shapes: `(*window, inputs, outputs)`, orthogonal as a matrix of window x inputs rows and `outputs` columns.
+    Assumes one matrix: for gates, heads or stacked layers wrap with `spec.along`, which draws one for each.
+    Raises: ValueError for a shape of fewer than two axes.
+    Source: Saxe et al. (2014); the sign: Mezzadri (2007), How to generate random matrices, section 5.
+    """
+
+    def init(key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike = jnp.float32, /) -> Array:
+        if len(shape) < 2:
+            raise ValueError(f"orthogonal needs a matrix, got shape {shape}; for a bias use zeros")
+        rows, columns = math.prod(shape[:-1]), shape[-1]
+        tall = jax.random.normal(key, (max(rows, columns), min(rows, columns)), dtype)
+        q, r = jnp.linalg.qr(tall)
+        q = q * jnp.where(jnp.diagonal(r) < 0, -1, 1).astype(q.dtype)
+        return (gain * (q if rows >= columns else q.T)).reshape(shape)
+
+    return _sampled_wide(init)
+
+
+def identity(gain: float = 1.0) -> Initializer:
+    """gain * I; a rectangular kernel has ones on its main diagonal.
+
+    Raises: ValueError for a shape that is not two-dimensional. Source: Le, Jaitly & Hinton (2015) for gain 1.
+    """
+
+    def init(key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike = jnp.float32, /) -> Array:
+        del key
+        if len(shape) != 2:
+            raise ValueError(f"identity needs a matrix (inputs, outputs), got shape {shape}")
+        return gain * jnp.eye(*shape, dtype=dtype)
+
+    return init
+
+
+def glorot_scheme(leaf: Leaf) -> Initializer:
+    """Glorot uniform kernels, zero biases: the start of a module that is given no scheme.
+
+    The one scheme that lives here, since models import initializers and never schemes.
+    Source: Glorot & Bengio (2010) eq. 16.
+    """
+    return zeros if leaf.role == "bias" else glorot("uniform")
+
+
+def _check_std(std: float, what: str) -> None:
+    if not std >= 0:
+        raise ValueError(f"{what}: the standard deviation must not be negative, got {std}")

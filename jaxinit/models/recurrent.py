@@ -1,0 +1,232 @@
+"""The recurrent networks: vanilla RNN, LSTM and GRU, each a stack of layers under one readout.
+
+In every layer the input projection of all time steps is one matrix product outside the time loop, and
+`jax.lax.scan` runs the loop. Gates are an axis of their own in every parameter, so that each gate is drawn as a
+matrix of its own; they are fused only in the arithmetic.
+"""
+
+from typing import ClassVar, Literal, TypedDict, Unpack
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from jaxinit.introspect import param
+from jaxinit.models.common import Dense, Inits, activation_named, check_sizes, start
+
+
+class Options(Inits, total=False):
+    """What RNN, LSTM and GRU share: depth, where the output is read, and how far the time loop is unrolled."""
+
+    layers: int
+    readout: Literal["last", "all"]
+    unroll: int
+
+
+class Layer(nnx.Module):
+    """The parameters of one recurrent layer; with gates, their first axis runs over `gates`."""
+
+    def __init__(self, n_in: int, n: int, gates: tuple[str, ...], layer: int, n_layers: int, activation: str):
+        copies, dot = ((len(gates),), ".") if gates else ((), "")
+        place = dict(gate=gates, layer=layer, n_layers=n_layers, activation=activation)
+        self.input = param((*copies, n_in, n), dot + "io", "input", **place)
+        self.recurrent = param((*copies, n, n), dot + "io", "recurrent", **place)
+        self.bias = param((*copies, n), dot + "o", "bias", **place)
+
+
+class Recurrent(nnx.Module):
+    """What RNN, LSTM and GRU share. A subclass names its gates and runs one layer over time."""
+
+    gates: ClassVar[tuple[str, ...]] = ()
+    activation_name = "tanh"
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden_features: int,
+        out_features: int,
+        *,
+        rngs: nnx.Rngs,
+        **options: Unpack[Options],
+    ):
+        inits: Options = dict(options)  # type: ignore[assignment]
+        layers, readout, unroll = inits.pop("layers", 1), inits.pop("readout", "last"), inits.pop("unroll", 1)
+        check_sizes(
+            in_features=in_features,
+            hidden_features=hidden_features,
+            out_features=out_features,
+            layers=layers,
+            unroll=unroll,
+        )
+        if readout not in ("last", "all"):
+            raise ValueError(f"readout is 'last' or 'all' (every step), got {readout!r}")
+        self.read_every_step = readout == "all"
+        self.unroll = unroll
+        widths = [in_features] + [hidden_features] * layers
+        self.layers = nnx.List(
+            [self.make_layer(n_in, hidden_features, k, layers) for k, n_in in enumerate(widths[:-1])]
+        )
+        self.readout = Dense(hidden_features, out_features, "readout", layer=layers, n_layers=layers)
+        start(self, rngs, {"input", "recurrent", "readout", "bias"}, inits)
+
+    def make_layer(self, n_in: int, n: int, layer: int, n_layers: int) -> Layer:
+        return Layer(n_in, n, self.gates, layer, n_layers, self.activation_name)
+
+    def run_layer(self, layer: Layer, x_tbi: Float[Array, "t b i"]) -> Float[Array, "t b n"]:
+        raise TypeError(f"{type(self).__name__} is the shared part; use RNN, LSTM or GRU")
+
+    def __call__(self, x_bti: Float[Array, "b t i"]) -> Float[Array, "b o"] | Float[Array, "b t o"]:
+        if self.unroll > x_bti.shape[1]:
+            raise ValueError(f"unroll={self.unroll} is more than the {x_bti.shape[1]} time steps; give 1 to that")
+        h_tbn = x_bti.swapaxes(0, 1)
+        for layer in self.layers:
+            h_tbn = self.run_layer(layer, h_tbn)
+        if self.read_every_step:
+            return self.readout(h_tbn).swapaxes(0, 1)
+        return self.readout(h_tbn[-1])
+
+
+def project(x_tbi: Float[Array, "t b i"], layer: Layer) -> Float[Array, "t b gn"]:
+    """The input projection of every time step and gate in one matrix product, bias added, gates side by side."""
+    z = x_tbi @ fuse(layer.input[...])
+    return z + jnp.broadcast_to(layer.bias[...].reshape(-1), z.shape)
+
+
+def fuse(w: Float[Array, "*gates i o"]) -> Float[Array, "i go"]:
+    """Gates side by side: `[gate, i, o]` to `[i, gate * o]`; a matrix without gates as it is."""
+    return w if w.ndim == 2 else w.swapaxes(0, 1).reshape(w.shape[1], -1)
+
+
+class RNN(Recurrent):
+    """The vanilla recurrent network with three matrices, Wxh, Whh and Why.
+
+    h_t = phi(x_t Wxh + h_{t-1} Whh + b), h_0 = 0; y = h_T Why + c, or y_t = h_t Why + c with `readout="all"`.
+
+    Shapes: x `[batch, time, in_features]`; y `[batch, out_features]` or `[batch, time, out_features]`. float32.
+    Roles: `input` (Wxh), `recurrent` (Whh), `readout` (Why), `bias`. Further layers read the states below them.
+    Options: `activation` tanh, relu or sigmoid; `layers`; `readout` last or all; `unroll` 1 to T steps of the
+    loop written out in the compiled program; `init` and `kernel_init`, `recurrent_init`, `readout_init`, `bias_init`.
+    Raises: ValueError for sizes below 1, unknown names, or an unroll beyond T.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden_features: int,
+        out_features: int,
+        *,
+        activation: str = "tanh",
+        rngs: nnx.Rngs,
+        **options: Unpack[Options],
+    ):
+        self.activation = activation_named(activation)
+        self.activation_name = activation
+        super().__init__(in_features, hidden_features, out_features, rngs=rngs, **options)
+
+    def run_layer(self, layer: Layer, x_tbi: Float[Array, "t b i"]) -> Float[Array, "t b n"]:
+        w_nn = layer.recurrent[...]
+
+        def step(h_bn: Array, z_bn: Array) -> tuple[Array, Array]:
+            h_bn = self.activation(z_bn + h_bn @ w_nn)
+            return h_bn, h_bn
+
+        z_tbn = project(x_tbi, layer)
+        return jax.lax.scan(step, jnp.zeros_like(z_tbn[0]), z_tbn, unroll=self.unroll)[1]
+
+
+class LSTM(Recurrent):
+    """Long short-term memory with a forget gate and no peepholes.
+
+    (i, f, g, o)_t = x_t W + h_{t-1} U + b, one matrix and bias per gate; c_t = s(f) c_{t-1} + s(i) tanh(g);
+    h_t = s(o) tanh(c_t); h_0 = c_0 = 0; s the logistic function. y as in `RNN`.
+
+    Shapes, roles and options as in `RNN`, without `activation`; `input`, `recurrent` and `bias` have a leading
+    axis over the gates (input, forget, cell, output).
+    Source: Hochreiter & Schmidhuber (1997), with the forget gate of Gers et al. (2000).
+    """
+
+    gates = ("input", "forget", "cell", "output")
+
+    def run_layer(self, layer: Layer, x_tbi: Float[Array, "t b i"]) -> Float[Array, "t b n"]:
+        u = fuse(layer.recurrent[...])
+
+        def step(carry: tuple[Array, Array], z: Array) -> tuple[tuple[Array, Array], Array]:
+            h_bn, c_bn = carry
+            i, f, g, o = jnp.split(z + h_bn @ u, 4, axis=-1)
+            c_bn = jax.nn.sigmoid(f) * c_bn + jax.nn.sigmoid(i) * jnp.tanh(g)
+            h_bn = jax.nn.sigmoid(o) * jnp.tanh(c_bn)
+            return (h_bn, c_bn), h_bn
+
+        z = project(x_tbi, layer)
+        zero_bn = jnp.zeros((x_tbi.shape[1], u.shape[0]), z.dtype)
+        return jax.lax.scan(step, (zero_bn, zero_bn), z, unroll=self.unroll)[1]
+
+
+class GRULayer(Layer):
+    """A layer with the bias inside the reset product, which only the `after` convention has."""
+
+    def __init__(self, n_in: int, n: int, gates: tuple[str, ...], layer: int, n_layers: int, activation: str):
+        super().__init__(n_in, n, gates, layer, n_layers, activation)
+        self.reset_bias = param((n,), "o", "bias", layer=layer, n_layers=n_layers, activation=activation)
+
+
+class GRU(Recurrent):
+    """Gated recurrent unit, in both conventions of the reset gate.
+
+    (r, z)_t = s(x_t W + h_{t-1} U + b), one matrix and bias per gate; h_t = (1 - z) n + z h_{t-1}; h_0 = 0, with
+    reset="after":  n = tanh(x_t W_n + b_n + r (h_{t-1} U_n + b_hn)), as PyTorch and cuDNN;
+    reset="before": n = tanh(x_t W_n + b_n + (r h_{t-1}) U_n), as the paper.
+
+    Shapes, roles and options as in `RNN`, without `activation`; `input`, `recurrent` and `bias` have a leading
+    axis over the gates (reset, update, new).
+    Raises: ValueError for another `reset`.
+    Source: Cho et al. (2014), eq. 5 to 8. Departure: biases, which the paper leaves out. Other papers write z for
+    1 - z.
+    """
+
+    gates = ("reset", "update", "new")
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden_features: int,
+        out_features: int,
+        *,
+        reset: Literal["after", "before"] = "after",
+        rngs: nnx.Rngs,
+        **options: Unpack[Options],
+    ):
+        if reset not in ("after", "before"):
+            raise ValueError(f"reset is 'after' or 'before' the recurrent product, got {reset!r}")
+        self.reset_after = reset == "after"
+        super().__init__(in_features, hidden_features, out_features, rngs=rngs, **options)
+
+    def make_layer(self, n_in: int, n: int, layer: int, n_layers: int) -> Layer:
+        kind = GRULayer if self.reset_after else Layer
+        return kind(n_in, n, self.gates, layer, n_layers, self.activation_name)
+
+    def run_layer(self, layer: Layer, x_tbi: Float[Array, "t b i"]) -> Float[Array, "t b n"]:
+        u = fuse(layer.recurrent[...])
+        n = u.shape[0]
+
+        def after(h_bn: Array, z: Array) -> tuple[Array, Array]:
+            zr, zz, zn = jnp.split(z, 3, axis=-1)
+            ur, uz, un = jnp.split(h_bn @ u, 3, axis=-1)
+            bias_bn = jnp.broadcast_to(layer.reset_bias[...], h_bn.shape)
+            update = jax.nn.sigmoid(zz + uz)
+            new = jnp.tanh(zn + jax.nn.sigmoid(zr + ur) * (un + bias_bn))
+            h_bn = (1 - update) * new + update * h_bn
+            return h_bn, h_bn
+
+        def before(h_bn: Array, z: Array) -> tuple[Array, Array]:
+            zr, zz, zn = jnp.split(z, 3, axis=-1)
+            ur, uz = jnp.split(h_bn @ u[:, : 2 * n], 2, axis=-1)
+            update = jax.nn.sigmoid(zz + uz)
+            new = jnp.tanh(zn + (jax.nn.sigmoid(zr + ur) * h_bn) @ u[:, 2 * n :])
+            h_bn = (1 - update) * new + update * h_bn
+            return h_bn, h_bn
+
+        z = project(x_tbi, layer)
+        zero_bn = jnp.zeros((x_tbi.shape[1], n), z.dtype)
+        return jax.lax.scan(after if self.reset_after else before, zero_bn, z, unroll=self.unroll)[1]

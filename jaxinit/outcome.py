@@ -1,0 +1,12 @@
+"""How a trial ends; the codes that records on disk carry."""
+
+from enum import IntEnum
+
+
+class Outcome(IntEnum):
+    """Every outcome counts: a trial that fails is a result, never a dropped row."""
+
+    UNFINISHED = 0  # not run, or interrupted
+    CONVERGED = 1  # the validation metric reached the target
+    CENSORED = 2  # the budget ended first
+    DIVERGED = 3  # the loss was not finite, or exceeded 10 times its start

@@ -1,0 +1,229 @@
+"""Figures, from records and their statistics only: small multiples, one panel a scheme, readable in grey.
+
+Each panel shows one scheme in black over all the others in light grey; the baseline is dashed everywhere.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import xarray as xr
+
+from jaxinit import stats
+from jaxinit.outcome import Outcome
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+OWN = {"color": "black", "linewidth": 1.8, "zorder": 3}
+BASELINE = {"color": "0.35", "linewidth": 1.3, "linestyle": (0, (4, 2)), "zorder": 2}
+OTHERS = {"color": "0.8", "linewidth": 0.9, "zorder": 1}
+BAND = {"color": "0.55", "alpha": 0.35, "linewidth": 0, "zorder": 2}
+TARGET = {"color": "0.35", "linewidth": 1.0, "linestyle": ":", "zorder": 2}
+
+Draw = Callable[["Axes", str, dict], None]
+
+
+def draw_all(records: xr.Dataset, folder: Path) -> list[Path]:
+    """Every figure that the records can fill, as PNG and SVG in `folder`; the paths of the PNGs."""
+    figures: dict[str, Callable[[xr.Dataset], Figure]] = {}
+    if stats.tuned(records) and len(records.lr) > 1:
+        figures["epochs_by_rate"] = epochs_by_rate
+    if stats.reported(records):
+        figures |= {"share_converged": share_converged, "learning_curves": learning_curves}
+    paths = []
+    folder.mkdir(parents=True, exist_ok=True)
+    with _style():
+        import matplotlib.pyplot as plt
+
+        for name, draw in figures.items():
+            figure = draw(records)
+            for suffix in (".png", ".svg"):
+                path = folder / f"{name}{suffix}"
+                temporary = path.with_name(f".{path.name}")
+                figure.savefig(temporary, format=suffix[1:], dpi=150)
+                temporary.replace(path)
+            plt.close(figure)
+            paths.append(folder / f"{name}.png")
+    return paths
+
+
+def share_converged(records: xr.Dataset) -> "Figure":
+    """Share of trials that have reached the target against epochs (1 - Kaplan-Meier), with its 95 % band."""
+    rates = stats.reported(records)
+    horizon = records.attrs["budget"]
+    curves = {scheme: stats.kaplan_meier(stats.times_of(records, scheme, lr, "report")) for scheme, lr in rates.items()}
+
+    def draw(axes: "Axes", scheme: str, line: dict) -> None:
+        time, share, low, high = (np.append(curve, curve[-1]) for curve in curves[scheme])
+        time[-1] = horizon
+        axes.step(time, share, where="post", **line)
+        if line is OWN:
+            axes.fill_between(time, low, high, step="post", **BAND)
+
+    figure, panels = _panels(records, _by_speed(records), draw, "share of trials converged", "epochs")
+    for axes in panels:
+        axes.set(xlim=(0, horizon), ylim=(-0.03, 1.03), yticks=(0, 0.5, 1))
+    _headline(figure, records, "Who has converged by when", "band: 95 %, pointwise", has_target=False)
+    return figure
+
+
+def epochs_by_rate(records: xr.Dataset) -> "Figure":
+    """Restricted mean epochs to target against the learning rate on the tuning seeds, with every trial as a dot."""
+    horizon, rates = records.attrs["budget"], records.lr.values
+    schemes = [str(s) for s in records.scheme.values]
+    effort = {s: [stats.restricted_mean(stats.times_of(records, s, r, "tune"), horizon) for r in rates] for s in schemes}
+    tuning = records.isel(seed=np.flatnonzero(records.phase.values == "tune"))
+    marks = {Outcome.CONVERGED: ("o", "black"), Outcome.CENSORED: ("^", "white"), Outcome.DIVERGED: ("x", "black")}
+
+    def draw(axes: "Axes", scheme: str, line: dict) -> None:
+        axes.plot(rates, effort[scheme], **line)
+        if line is not OWN:
+            return
+        trials = tuning.sel(scheme=scheme)
+        for outcome, (marker, face) in marks.items():
+            where = trials.outcome.values == outcome
+            epochs = trials.last_epoch.values if outcome != Outcome.DIVERGED else np.full(where.shape, horizon)
+            edge = {"edgecolors": "black"} if marker != "x" else {}
+            axes.scatter(
+                np.broadcast_to(rates[:, None], where.shape)[where],
+                epochs[where],
+                22,
+                marker=marker,
+                c=face,
+                linewidths=0.9,
+                zorder=4,
+                clip_on=False,
+                **edge,
+            )
+        best = stats.best_rate(records, scheme)
+        if (trials.outcome.values == Outcome.CONVERGED).any():
+            axes.axvline(best, color="0.35", linewidth=0.8, zorder=1)
+            axes.text(best, horizon * 0.93, f" {best:g}", fontsize=7, va="top", color="0.2")
+
+    figure, panels = _panels(records, _by_speed(records), draw, "epochs to target", f"learning rate ({records.attrs['optimizer']})")
+    for axes in panels:
+        axes.set(xscale="log", ylim=(0, horizon * 1.04), xlim=(rates.min() / 1.5, rates.max() * 1.5))
+        axes.set_xticks(rates, [f"{rate:g}" for rate in rates])
+        axes.minorticks_off()
+    seeds = len(tuning.seed)
+    text = f"tuning seeds ({seeds}): ● converged   △ not within the budget   × diverged   │ rate chosen"
+    _headline(figure, records, "Each scheme at every learning rate", text)
+    return figure
+
+
+def learning_curves(records: xr.Dataset) -> "Figure":
+    """Median validation metric against epochs on the reporting seeds, with the range over seeds as a band.
+
+    A trial that has ended keeps its last value, and the curve stops when the last of them ends.
+    """
+    rates = stats.reported(records)
+    report = records.isel(seed=np.flatnonzero(records.phase.values == "report"))
+    epoch = records.epoch.values
+
+    def draw(axes: "Axes", scheme: str, line: dict) -> None:
+        mine = report.sel(scheme=scheme, lr=rates[scheme])
+        ends = np.rint(mine.last_epoch.values * records.attrs["evaluations_per_epoch"]).astype(int)
+        metric = mine.metric.transpose("seed", "epoch").values[ends > 0]
+        ends = ends[ends > 0]
+        last = ends.max()
+        held = np.take_along_axis(metric, np.minimum(np.arange(last), ends[:, None] - 1), axis=1)
+        axes.plot(epoch[:last], np.median(held, axis=0), **line)
+        if line is OWN:
+            axes.fill_between(epoch[:last], held.min(axis=0), held.max(axis=0), **BAND)
+            axes.plot(epoch[last - 1], np.median(held[:, -1]), "o", color="black", markersize=4, zorder=4)
+
+    figure, panels = _panels(records, _by_speed(records), draw, records.attrs["metric"], "epochs")
+    for axes in panels:
+        axes.axhline(records.attrs["target"], **TARGET)
+        axes.set_xlim(0, records.attrs["budget"])
+        if records.attrs["higher_is_better"]:
+            axes.set_ylim(0, 1.03)
+        else:
+            axes.set_yscale("log")
+    _headline(figure, records, "Learning curves at each scheme's best rate", "band: range over seeds; ends at ●", has_target=True)
+    return figure
+
+
+def _by_speed(records: xr.Dataset) -> list[str]:
+    """The schemes that have something to show, the fastest first."""
+    rates, horizon = stats.reported(records), records.attrs["budget"]
+    effort = {s: stats.restricted_mean(stats.times_of(records, s, lr, "report"), horizon) for s, lr in rates.items()}
+    return sorted(effort, key=lambda s: (effort[s], s)) or [str(scheme) for scheme in records.scheme.values]
+
+
+def _panels(records: xr.Dataset, schemes: list[str], draw: Draw, y: str, x: str) -> tuple["Figure", list["Axes"]]:
+    """One panel a scheme on shared axes; `draw(axes, scheme, line)` is called for the others, the baseline, its own."""
+    import matplotlib.pyplot as plt
+
+    columns = min(3, len(schemes))
+    rows = -(-len(schemes) // columns)
+    figure, grid = plt.subplots(
+        rows,
+        columns,
+        figsize=(max(2.6 * columns + 0.6, 5.6), 1.9 * rows + 1.5),
+        sharex=True,
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
+    )
+    rates, baseline = stats.reported(records), records.attrs["baseline"]
+    panels = list(grid.flat)
+    for axes, scheme in zip(panels, schemes, strict=False):
+        for other in schemes:
+            if other not in (scheme, baseline):
+                draw(axes, other, OTHERS)
+        if baseline in schemes and scheme != baseline:
+            draw(axes, baseline, BASELINE)
+        draw(axes, scheme, OWN)
+        rate = f", rate {rates[scheme]:g}" if scheme in rates else ""
+        axes.set_title(f"{scheme}{rate}", fontsize=9, loc="left")
+    for axes in panels[len(schemes) :]:
+        axes.set_visible(False)
+    for k, axes in enumerate(panels[: len(schemes)]):
+        if k + columns >= len(schemes):
+            axes.set_xlabel(x)
+            axes.tick_params(labelbottom=True)
+    figure.supylabel(y, fontsize=9)
+    return figure, panels[: len(schemes)]
+
+
+def _headline(figure: "Figure", records: xr.Dataset, title: str, note: str, has_target: bool = False) -> None:
+    from matplotlib.lines import Line2D
+
+    a = records.attrs
+    sign = ">=" if a["higher_is_better"] else "<="
+    what = f"{a['model']}, {a['hidden']} units, {a['task']}, {a['optimizer']}; target: {a['metric']} {sign} {a['target']:.4g}"
+    figure.suptitle(f"{title}\n", fontsize=11, x=0.02, ha="left")
+    figure.text(0.02, 1 - 0.36 / figure.get_figheight(), f"{what}\n{note}", fontsize=8, va="top", color="0.25")
+    figure.get_layout_engine().set(rect=(0, 0.26 / figure.get_figheight(), 1, 1 - (0.62 + 0.26) / figure.get_figheight()))  # type: ignore[union-attr]
+    handles = [Line2D([], [], **OWN), Line2D([], [], **BASELINE), Line2D([], [], **OTHERS)]
+    labels = ["this scheme", f"baseline, {a['baseline']}", "the other schemes"]
+    if has_target:
+        handles.append(Line2D([], [], **TARGET))
+        labels.append("target")
+    figure.legend(handles, labels, loc="lower left", ncols=len(handles), frameon=False, fontsize=8, bbox_to_anchor=(0.01, 0))
+
+
+@contextmanager
+def _style() -> Iterator[None]:
+    """Matplotlib without a display and with quiet axes, for the figures drawn inside."""
+    import matplotlib
+
+    settings = {
+        "font.size": 8,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "svg.hashsalt": "jaxinit",
+        "axes.axisbelow": True,
+    }
+    before = matplotlib.get_backend()
+    matplotlib.use("agg")
+    try:
+        with matplotlib.rc_context(settings):
+            yield
+    finally:
+        matplotlib.use(before)

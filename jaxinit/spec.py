@@ -1,0 +1,234 @@
+"""The vocabulary: what a parameter is, how a scheme draws it, and the one place where the two meet.
+
+    leaf -> scheme -> rule -> array
+
+A model lists its parameters as `Leaf`s, a `Scheme` answers each leaf with a `Rule`, and `draw` turns the
+answers into arrays. Nothing here knows a model, a named scheme or a training program.
+"""
+
+import hashlib
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+from jaxtyping import Array, Key
+
+AXES = {
+    "i": "input",
+    "o": "output",
+    "w": "window (receptive field of a convolution)",
+    ".": "independent copy (gate, head, expert, group, stacked layer)",
+}
+
+
+@runtime_checkable
+class Initializer(Protocol):
+    """JAX's own protocol: `(key, shape, dtype) -> Array`."""
+
+    def __call__(self, key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike = ..., /) -> Array: ...
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """All that an initializer may know of one parameter: no values, no framework.
+
+    Shapes: `shape` and `dims` have one entry an axis. `dims` is made of `i` (input), `o` (output), `w` (window
+    of a convolution) and `.` (independent copy). `gate` names the copies along the first `.` axis, if they are
+    gates. `layer` counts from 0; `activation` is the nonlinearity that the layer applies.
+    Raises: ValueError when `dims` does not fit `shape` or holds another letter.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dims: str
+    role: str
+    gate: tuple[str, ...] = ()
+    layer: int = 0
+    n_layers: int = 1
+    activation: str = "linear"
+
+    def __post_init__(self):
+        check_dims(self.dims, self.shape, f"parameter {self.name!r}")
+
+    @property
+    def fan_in(self) -> int:
+        """Inputs that one output unit sums over: the sizes of the `i` and `w` axes, never of a `.` axis."""
+        return axis_size(self.shape, self.dims, "iw")
+
+    @property
+    def fan_out(self) -> int:
+        """Output units that one input feeds: the sizes of the `o` and `w` axes, never of a `.` axis."""
+        return axis_size(self.shape, self.dims, "ow")
+
+
+def check_dims(dims: str, shape: tuple[int, ...], what: str) -> None:
+    unknown = sorted(set(dims) - set(AXES))
+    if unknown:
+        known = ", ".join(f"{letter!r} {meaning}" for letter, meaning in AXES.items())
+        raise ValueError(f"{what}: dims {dims!r} holds {unknown}; each axis is one of: {known}")
+    if len(dims) != len(shape):
+        raise ValueError(
+            f"{what}: dims {dims!r} names {len(dims)} axes, shape {shape} has {len(shape)}; give one letter an axis"
+        )
+
+
+def axis_size(shape: tuple[int, ...], dims: str, letters: str) -> int:
+    """The product of the sizes of the axes whose letter is in `letters` (1 if there are none)."""
+    return math.prod(size for size, letter in zip(shape, dims, strict=True) if letter in letters)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How one parameter starts and how it is trained: effective weight = `multiplier` * parameter.
+
+    `lr_scale` and `wd_scale` multiply the learning rate and the decoupled weight decay of this parameter. All
+    three are 1 unless the scheme is of the muP kind.
+    """
+
+    draw: Initializer
+    multiplier: float = 1.0
+    lr_scale: float = 1.0
+    wd_scale: float = 1.0
+
+
+# A scheme answers every leaf: a Rule, or a plain initializer, or None for "no rule of mine covers it".
+Scheme = Callable[[Leaf], "Rule | Initializer | None"]
+
+
+@dataclass(frozen=True)
+class Override:
+    """A scheme that answers by pattern first and asks `base` for the rest; the first match wins.
+
+    Patterns are shell-style and match a leaf's name or its role: `{"recurrent": orthogonal()}`,
+    `{"layers.0.*": zeros}`. A pattern that matches no leaf makes `draw` raise.
+    """
+
+    base: Scheme
+    rules: Mapping[str, Rule | Initializer] = field(default_factory=dict)
+
+    @property
+    def __name__(self) -> str:
+        return f"{scheme_name(self.base)}+override"
+
+    def __call__(self, leaf: Leaf) -> Rule | Initializer | None:
+        for pattern, rule in self.rules.items():
+            if matches(pattern, leaf):
+                return rule
+        return self.base(leaf)
+
+    def unmatched(self, leaves: Iterable[Leaf]) -> list[str]:
+        """The patterns that decide no leaf: they match none, or an earlier pattern takes all they match."""
+        deciding = {
+            next((pattern for pattern in self.rules if matches(pattern, leaf)), None) for leaf in leaves
+        }
+        return [pattern for pattern in self.rules if pattern not in deciding]
+
+
+def matches(pattern: str, leaf: Leaf) -> bool:
+    return fnmatchcase(leaf.name, pattern) or fnmatchcase(leaf.role, pattern)
+
+
+def scheme_name(scheme: Scheme) -> str:
+    return getattr(scheme, "__name__", type(scheme).__name__)
+
+
+def named_key(key: Key[Array, ""], name: str) -> Key[Array, ""]:
+    """The key that belongs to `name`: `key` folded with the 64-bit BLAKE2 hash of the name.
+
+    Independent of every other name, so that inserting a layer moves no other draw.
+    """
+    digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
+    for half in (digest[:4], digest[4:]):
+        key = jax.random.fold_in(key, int.from_bytes(half, "little"))
+    return key
+
+
+def along(dims: str, init: Initializer) -> Initializer:
+    """`init`, drawn once for each independent copy, for an array whose axes are `dims`.
+
+    For each index of the `.` axes, `init` is asked for one array in the layout `(*window, inputs, outputs)` that
+    `jax.nn.initializers` takes by default, with all `i` axes flattened into one and all `o` axes likewise; a
+    parameter without an `i` or without an `o` axis keeps its own shape. So a fan never counts a copy, and any
+    initializer of JAX, of Flax or of a user's is right for gates, heads, experts and groups.
+    dtypes: sampled in float32 (wider when the target is), cast last; low-precision sampling is biased.
+    Assumes that `init` can be mapped by `jax.vmap` when there are copies.
+    Raises: ValueError when `dims` does not fit the shape.
+    """
+
+    def init_along(key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike = jnp.float32, /) -> Array:
+        check_dims(dims, shape, "along")
+        sampled = jnp.promote_types(dtype, jnp.float32)
+        order = [axis for letter in ".wio" for axis, d in enumerate(dims) if d == letter]
+        copies = tuple(size for size, d in zip(shape, dims, strict=True) if d == ".")
+        core = tuple(shape[axis] for axis in order[len(copies) :])
+        asked = core
+        if "i" in dims and "o" in dims:
+            window = tuple(size for size, d in zip(shape, dims, strict=True) if d == "w")
+            asked = (*window, axis_size(shape, dims, "i"), axis_size(shape, dims, "o"))
+        if copies:
+            keys = jax.random.split(key, math.prod(copies))
+            drawn = jax.vmap(lambda k: init(k, asked, sampled))(keys)
+        else:
+            drawn = init(key, asked, sampled)
+        return drawn.reshape(copies + core).transpose(tuple(np.argsort(order).tolist())).astype(dtype)
+
+    return init_along
+
+
+def rules(scheme: Scheme, leaves: Iterable[Leaf]) -> dict[str, Rule]:
+    """The rule of every leaf by name, plain initializers wrapped.
+
+    Raises: ValueError when two leaves share a name, when `scheme` covers a leaf with no rule, or when a rule of
+    the scheme matches no leaf; both sides are named.
+    """
+    leaves = tuple(leaves)
+    names = [leaf.name for leaf in leaves]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"leaves share a name: {twice}; every parameter needs a name of its own")
+    unmatched = scheme.unmatched(leaves) if isinstance(scheme, Override) else []
+    if unmatched:
+        raise ValueError(
+            f"scheme {scheme_name(scheme)!r}: the rules for {unmatched} match no parameter; "
+            f"the parameters are {[f'{leaf.name} ({leaf.role})' for leaf in leaves]}"
+        )
+    found: dict[str, Rule] = {}
+    for leaf in leaves:
+        rule = scheme(leaf)
+        if rule is None:
+            raise ValueError(
+                f"scheme {scheme_name(scheme)!r} has no rule for parameter {leaf.name!r} (role {leaf.role!r}, "
+                f"shape {leaf.shape}); add one, for instance Override(scheme, {{{leaf.role!r}: zeros}})"
+            )
+        found[leaf.name] = rule if isinstance(rule, Rule) else Rule(rule)
+    return found
+
+
+def draw(
+    scheme: Scheme, key: Key[Array, ""], leaves: Iterable[Leaf], dtype: DTypeLike = jnp.float32
+) -> dict[str, Array]:
+    """Draw every parameter under a scheme: `{name: array}`, the one place where a scheme meets a model.
+
+    The key of a leaf is `key` folded with the leaf's name, so the same key gives paired draws across schemes.
+    Shapes: `leaf.shape`; dtype: `dtype`, sampled in float32 and cast last.
+    Raises: ValueError as `rules` does, and when a rule cannot draw a leaf (naming scheme, leaf and reason).
+    """
+    leaves = tuple(leaves)
+    by_name = rules(scheme, leaves)
+    drawn = {}
+    for leaf in leaves:
+        init = along(leaf.dims, by_name[leaf.name].draw)
+        try:
+            drawn[leaf.name] = init(named_key(key, leaf.name), leaf.shape, dtype)
+        except (ValueError, TypeError) as error:
+            raise ValueError(
+                f"scheme {scheme_name(scheme)!r} cannot draw parameter {leaf.name!r} (role {leaf.role!r}, "
+                f"shape {leaf.shape}, dims {leaf.dims!r}): {error}"
+            ) from error
+    return drawn

@@ -1,0 +1,164 @@
+"""Trials over devices: one compiled program, a fixed number of slots, and a queue of trials that fills them.
+
+The number of slots shapes the program, so it never changes: a trial that ends gives its slot to the next one, and
+the running trials are dealt out evenly over the devices before every chunk. Trials never communicate.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from jaxinit.outcome import Outcome
+from jaxinit.tasks.base import Data
+from jaxinit.train import Params, Program, Records, State, Trial
+
+Mapping = Literal["map", "vmap"]
+COMPILED = "/jax/core/compile/backend_compile_duration"
+
+
+def one_device_per_core(count: int | None = None) -> None:
+    """Give JAX one CPU device per core (or `count`), each computing on its own thread.
+
+    What the command line and the experiments call before anything else; importing jaxinit never does. Accelerators,
+    where there are any, are not affected.
+    Raises: RuntimeError when JAX has been initialized already.
+    """
+    cores = count or available_cores()
+    single = "--xla_cpu_multi_thread_eigen=false"
+    if single not in os.environ.get("XLA_FLAGS", ""):
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {single}".strip()
+    try:
+        jax.config.update("jax_num_cpu_devices", cores)
+    except RuntimeError as error:
+        raise RuntimeError(
+            f"JAX was already initialized with {jax.device_count()} device(s), before jaxinit could set up one per "
+            f"core ({cores}); call jaxinit.sweep.one_device_per_core() before the first JAX operation"
+        ) from error
+
+
+def available_cores() -> int:
+    """The cores this process may use, which can be fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Row(NamedTuple):
+    """A trial after a chunk: its index in the queue, the records of the chunk, and how it stands."""
+
+    index: int
+    first: int  # evaluations done before the chunk
+    last: int  # and after it
+    records: Records
+    outcome: Outcome
+
+
+class Seat(NamedTuple):
+    """A running trial: its index in the queue and its state on the host."""
+
+    index: int
+    state: State
+
+
+@dataclass
+class Sweep:
+    """A program compiled once for `slots` trials on the given devices.
+
+    `mapping` is `map` (trials one after another on each device: CPU) or `vmap` (all at once: accelerators).
+    """
+
+    program: Program
+    data: Data
+    slots: int
+    devices: Sequence[jax.Device]
+    mapping: Mapping
+
+    def __post_init__(self):
+        n = len(self.devices)
+        self.slots = -(-self.slots // n) * n
+        mesh = jax.sharding.Mesh(np.asarray(self.devices), ("trial",))
+        self._split, self._whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("trial",), ()))
+        self.data = jax.device_put(self.data, self._whole)
+        advance = self.program.advance
+
+        def on_device(data: Data, states: State, trials: Trial) -> tuple[State, Records]:
+            one = lambda state_and_trial: advance(data, *state_and_trial)
+            if self.mapping == "map":
+                return jax.lax.map(one, (states, trials))
+            return jax.vmap(one)((states, trials))
+
+        def training_program(data: Data, states: State, trials: Trial) -> tuple[State, Records]:
+            specs = (PartitionSpec(), PartitionSpec("trial"), PartitionSpec("trial"))
+            mapped = jax.shard_map(
+                on_device, mesh=mesh, in_specs=specs, out_specs=PartitionSpec("trial"), check_vma=False
+            )
+            return mapped(data, states, trials)
+
+        self._compiled = jax.jit(training_program)
+        self._start = jax.jit(jax.vmap(self.program.start))
+
+    def run(self, params: Params, trials: Trial) -> Iterator[list[Row]]:
+        """Train every trial to its end; after each chunk, yield a row for each trial that ran in it.
+
+        Shapes: every leaf of `params` and `trials` has the trial as its leading axis.
+        """
+        params, trials = jax.tree.map(np.asarray, (params, trials))
+        waiting = list(range(len(trials.seed)))
+        seats: list[Seat] = []
+        while waiting or seats:
+            free = self.slots - len(seats)
+            fresh, waiting = waiting[:free], waiting[free:]
+            if fresh:
+                padded = np.resize(fresh, self.slots)  # one shape, one compilation of `start`
+                started = jax.tree.map(np.asarray, self._start(jax.tree.map(lambda a: a[padded], params)))
+                seats += [Seat(index, jax.tree.map(lambda a, k=k: a[k], started)) for k, index in enumerate(fresh)]
+            rows, seats = self._chunk(seats, trials)
+            yield rows
+
+    def _chunk(self, seats: list[Seat], trials: Trial) -> tuple[list[Row], list[Seat]]:
+        """Advance every seat by one chunk: a row for each, and the seats of the trials that go on."""
+        n, width = len(self.devices), self.slots // len(self.devices)
+        slot_of = [k % n * width + k // n for k in range(len(seats))]  # dealt to the devices in turn
+        resting = Seat(seats[0].index, seats[0].state._replace(outcome=np.int32(Outcome.CENSORED)))
+        by_slot = [resting] * self.slots
+        for seat, slot in zip(seats, slot_of, strict=True):
+            by_slot[slot] = seat
+        states = jax.tree.map(lambda *leaves: np.stack(leaves), *[seat.state for seat in by_slot])
+        picked = jax.tree.map(lambda a: a[[seat.index for seat in by_slot]], trials)
+        states, records = self._compiled(self.data, *jax.device_put((states, picked), self._split))
+        states, records = jax.tree.map(np.asarray, (states, records))
+
+        rows, going_on = [], []
+        for seat, slot in zip(seats, slot_of, strict=True):
+            after: State = jax.tree.map(lambda a, slot=slot: a[slot], states)
+            first, last, outcome = int(seat.state.evaluations), int(after.evaluations), Outcome(int(after.outcome))
+            ran: Records = jax.tree.map(lambda a, slot=slot, n=last - first: a[slot, :n], records)
+            rows.append(Row(seat.index, first, last, ran, outcome))
+            if outcome is Outcome.UNFINISHED:
+                going_on.append(Seat(seat.index, after))
+        return rows, going_on
+
+
+def default_mapping() -> Mapping:
+    return "map" if jax.default_backend() == "cpu" else "vmap"
+
+
+class CompileCounter:
+    """Counts the compilations of a named program through JAX's own monitoring, as a context manager."""
+
+    def __init__(self, name: str):
+        self.name, self.count, self.seconds = name, 0, 0.0
+
+    def _listen(self, event: str, seconds: float, **kwargs: str | int) -> None:
+        if event == COMPILED and self.name in str(kwargs.get("fun_name", "")):
+            self.count, self.seconds = self.count + 1, self.seconds + seconds
+
+    def __enter__(self) -> "CompileCounter":
+        jax.monitoring.register_event_duration_secs_listener(self._listen)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        jax.monitoring.unregister_event_duration_listener(self._listen)

@@ -1,0 +1,92 @@
+"""What a task is: data on the device, loss, metric, the target that counts as converged, the chance level."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Key
+
+Data = dict[str, Array]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One problem to train on, written for one trial; every function is pure and maps under jit and vmap.
+
+    An epoch is `examples` training examples. `tickets(data, key, steps, batch)` plans one: an array with a leading
+    axis over the steps, and `batch(data, ticket) -> (x, y)` makes the batch of one step from its entry. So a fixed
+    set is shuffled and a generated one is drawn, through the same two functions.
+    Shapes: x `[batch, time, in_features]`; the validation set is `data["valid_x"]`, `data["valid_y"]`.
+    `loss` and `metric` take (outputs, y) and return the mean over the batch; `metric_range` is what the metric can
+    be, both ends attainable or not; `why` says why the target is that number.
+    """
+
+    name: str
+    in_features: int
+    length: int
+    out_features: int
+    readout: Literal["last", "all"]
+    examples: int
+    data: Data
+    tickets: Callable[[Data, Key[Array, ""], int, int], Array]
+    batch: Callable[[Data, Any], tuple[Array, Array]]
+    loss: Callable[[Array, Array], Array]
+    metric: Callable[[Array, Array], Array]
+    metric_name: str
+    higher_is_better: bool
+    chance: float
+    target: float
+    why: str
+
+    def fingerprint(self) -> str:
+        """The SHA-256 of the data: what a record must name to be comparable."""
+        digest = hashlib.sha256()
+        for name in sorted(self.data):
+            array = np.asarray(self.data[name])
+            digest.update(f"{name} {array.dtype} {array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
+
+    def check_target(self, target: float) -> None:
+        """Raises: ValueError for a target that the metric cannot reach or that guessing reaches."""
+        if self.higher_is_better:
+            low, high, what = self.chance, 1.0, f"above chance ({self.chance:.4g}) and at most 1"
+            good = low < target <= high
+        else:
+            what = f"above 0 and below chance ({self.chance:.4g})"
+            good = 0 < target < self.chance
+        if not good:
+            raise ValueError(
+                f"target {target:g} is out of reach or says nothing: on task {self.name!r} the metric is "
+                f"{self.metric_name}, whose target must be {what}; the default is {self.target:g}"
+            )
+
+
+def shuffled(data: Data, key: Key[Array, ""], steps: int, batch: int) -> Int[Array, "steps batch"]:
+    """The order in which one epoch visits a fixed training set: a permutation, its last incomplete batch dropped."""
+    order = jax.random.permutation(key, data["train_y"].shape[0])
+    return order[: steps * batch].reshape(steps, batch)
+
+
+def taken(data: Data, ticket: Int[Array, " batch"]) -> tuple[Array, Array]:
+    return data["train_x"][ticket], data["train_y"][ticket]
+
+
+def cross_entropy(logits: Float[Array, "*batch classes"], y: Int[Array, "*batch"]) -> Float[Array, ""]:
+    """Mean over all labels of -log softmax(logits)[y], in nats."""
+    log_p = jax.nn.log_softmax(logits)
+    return -jnp.mean(jnp.take_along_axis(log_p, y[..., None], axis=-1))
+
+
+def accuracy(logits: Float[Array, "*batch classes"], y: Int[Array, "*batch"]) -> Float[Array, ""]:
+    """The share of labels whose logit is the largest; a tie goes to the first class."""
+    return jnp.mean((jnp.argmax(logits, axis=-1) == y).astype(jnp.float32))
+
+
+def squared_error(outputs: Float[Array, "batch 1"], y: Float[Array, " batch"]) -> Float[Array, ""]:
+    """Mean of (output - y)^2."""
+    return jnp.mean((outputs[:, 0] - y) ** 2)

@@ -1,0 +1,68 @@
+"""Handwritten digits, embedded: the 1797 real 8x8 images that ship inside scikit-learn.
+
+Source: Alpaydin & Kaynak (1998), Optical Recognition of Handwritten Digits, test part, UCI repository.
+"""
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxinit.tasks.base import Task, accuracy, cross_entropy, shuffled, taken
+
+TRAIN = 1280  # 40 batches of 32; the other 517 images validate
+
+
+def digits_rows() -> Task:
+    """The digits read row by row: 8 steps of 8 pixels, 10 classes, validation accuracy."""
+    return _digits(
+        "digits_rows",
+        length=8,
+        target=0.97,
+        why=(
+            "fixed after trial runs (vanilla RNN, 128 units, SGD): the fastest seed took 9 evaluations to 95 %, too few "
+            "to tell schemes apart, and 16 to 97 %; at 98 % some seeds of every scheme stall at the edge of the budget"
+        ),
+    )
+
+
+def digits_pixels() -> Task:
+    """The digits read pixel by pixel: 64 steps of 1, 10 classes, validation accuracy."""
+    return _digits(
+        "digits_pixels",
+        length=64,
+        target=0.90,
+        why="fixed after trial runs: 90 % is what a vanilla RNN reaches in 5 to 10 epochs under its better schemes",
+    )
+
+
+def _digits(name: str, length: int, target: float, why: str) -> Task:
+    from sklearn.datasets import load_digits  # imported where used: it costs a second
+
+    pixels, labels = load_digits(return_X_y=True)
+    order = np.random.RandomState(0).permutation(len(labels))  # the legacy generator's stream is frozen
+    pixels, labels = pixels[order], labels[order]
+    train = pixels[:TRAIN]
+    x_nti = ((pixels - train.mean()) / train.std()).astype(np.float32).reshape(len(labels), length, -1)
+    y_n = labels.astype(np.int32)
+    return Task(
+        name=name,
+        in_features=x_nti.shape[2],
+        length=length,
+        out_features=10,
+        readout="last",
+        examples=TRAIN,
+        data={
+            "train_x": jnp.asarray(x_nti[:TRAIN]),
+            "train_y": jnp.asarray(y_n[:TRAIN]),
+            "valid_x": jnp.asarray(x_nti[TRAIN:]),
+            "valid_y": jnp.asarray(y_n[TRAIN:]),
+        },
+        tickets=shuffled,
+        batch=taken,
+        loss=cross_entropy,
+        metric=accuracy,
+        metric_name="validation accuracy",
+        higher_is_better=True,
+        chance=0.1,
+        target=target,
+        why=why,
+    )

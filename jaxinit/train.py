@@ -1,0 +1,175 @@
+"""The training program: parameters and traced hyperparameters of one trial in, records out.
+
+Written for one trial; `sweep` maps it. Whatever is swept (start, seed, rate, clipping, decay, target, budget) is
+traced, so every scheme shares one compilation; what shapes the program (model, task, optimizer, batch) is fixed in
+`make_program`. A run advances in chunks of epochs, and a trial that has ended does nothing more.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int
+
+from jaxinit.outcome import Outcome
+from jaxinit.spec import Rule, named_key
+from jaxinit.tasks import Task
+from jaxinit.tasks.base import Data
+
+Params = dict[str, Array]
+Apply = Callable[[Params, Array], Array]
+
+# Directions of descent at unit rate; the traced rate multiplies them afterwards.
+OPTIMIZERS: dict[str, Callable[[], optax.GradientTransformation]] = {
+    "sgd": optax.identity,
+    "momentum": lambda: optax.trace(decay=0.9),
+    "adam": optax.scale_by_adam,
+}
+DIVERGED_AT = 10.0  # times the first batch's loss
+
+
+class Scales(NamedTuple):
+    """The factors of a scheme's rules by parameter name: forward multiplier, learning rate, weight decay."""
+
+    multiplier: dict[str, Float[Array, ""]]
+    lr: dict[str, Float[Array, ""]]
+    decay: dict[str, Float[Array, ""]]
+
+    @classmethod
+    def of(cls, rules: dict[str, Rule]) -> "Scales":
+        pick = lambda what: {name: jnp.float32(getattr(rule, what)) for name, rule in rules.items()}
+        return cls(pick("multiplier"), pick("lr_scale"), pick("wd_scale"))
+
+
+class Trial(NamedTuple):
+    """What is traced. `scales` is None in a study none of whose schemes scales anything, which costs nothing.
+
+    Units: `lr` and `weight_decay` per step (decoupled decay: p <- p - lr * weight_decay * p, biases included);
+    `clip` is a bound on the global gradient norm, infinite for none; `budget` is a number of evaluations.
+    """
+
+    seed: Int[Array, ""]
+    lr: Float[Array, ""]
+    clip: Float[Array, ""]
+    weight_decay: Float[Array, ""]
+    target: Float[Array, ""]
+    budget: Int[Array, ""]
+    scales: Scales | None = None
+
+
+class State(NamedTuple):
+    """A trial in progress: all that the next chunk needs."""
+
+    params: Params
+    opt: optax.OptState
+    first_loss: Float[Array, ""]  # of the first batch; NaN before it
+    evaluations: Int[Array, ""]
+    outcome: Int[Array, ""]
+
+
+class Records(NamedTuple):
+    """What one evaluation leaves: means over the interval's steps, and the state at its end. NaN once ended."""
+
+    train_loss: Float[Array, ""]
+    grad_norm: Float[Array, ""]
+    valid_loss: Float[Array, ""]
+    metric: Float[Array, ""]
+
+
+class Program(NamedTuple):
+    """`start(params) -> state` and `advance(data, state, trial) -> (state, records)`, records of `rows` evaluations."""
+
+    start: Callable[[Params], State]
+    advance: Callable[[Data, State, Trial], tuple[State, Records]]
+    rows: int
+    evaluations_per_epoch: int
+
+
+def make_program(
+    apply: Apply, task: Task, optimizer: str, *, batch: int, evaluations: int, epochs: int
+) -> Program:
+    """The training program of one cell, advancing by `epochs` epochs at a call.
+
+    Each epoch visits `task.examples // batch` batches (an incomplete last one is dropped) in an order given by the
+    trial's seed and the epoch's number alone, and is evaluated at equal intervals, as near to `evaluations` times
+    as divides the number of batches.
+    Raises: ValueError for an unknown optimizer, or a batch larger than the training set.
+    """
+    if optimizer not in OPTIMIZERS:
+        raise ValueError(f"no optimizer is called {optimizer!r}; there are {', '.join(OPTIMIZERS)}")
+    steps = task.examples // batch
+    if not 1 <= batch <= task.examples:
+        raise ValueError(f"batch must be 1 to {task.examples}, the training examples of {task.name!r}; got {batch}")
+    intervals = nearest_divisor(steps, evaluations)
+    tx = OPTIMIZERS[optimizer]()
+
+    def loss_of(params: Params, trial: Trial, x: Array, y: Array) -> tuple[Array, Array]:
+        if trial.scales is not None:
+            params = jax.tree.map(jnp.multiply, params, trial.scales.multiplier)
+        outputs = apply(params, x)
+        return task.loss(outputs, y), outputs
+
+    def start(params: Params) -> State:
+        return State(
+            params, tx.init(params), jnp.float32(jnp.nan), jnp.int32(0), jnp.int32(Outcome.UNFINISHED)
+        )
+
+    def advance(data: Data, state: State, trial: Trial) -> tuple[State, Records]:
+        order_key = named_key(jax.random.key(trial.seed), "data order")
+
+        def step(carry: tuple[Params, optax.OptState], ticket: Array):
+            params, opt = carry
+            x, y = task.batch(data, ticket)
+            (loss, _), grads = jax.value_and_grad(loss_of, has_aux=True)(params, trial, x, y)
+            norm = optax.global_norm(grads)
+            shrink = jnp.where(norm > trial.clip, trial.clip / norm, 1.0)
+            updates, opt = tx.update(jax.tree.map(lambda g: g * shrink, grads), opt, params)
+
+            def move(p: Array, u: Array, lr: Array, decay: Array) -> Array:
+                return p - trial.lr * lr * (u + trial.weight_decay * decay * p)
+
+            ones = dict.fromkeys(params, jnp.float32(1))
+            lr, decay = (trial.scales.lr, trial.scales.decay) if trial.scales else (ones, ones)
+            return (jax.tree.map(move, params, updates, lr, decay), opt), (loss, norm)
+
+        def interval(state: State, tickets: Array) -> tuple[State, Records]:
+            (params, opt), (losses, norms) = jax.lax.scan(step, (state.params, state.opt), tickets)
+            valid_loss, outputs = loss_of(params, trial, data["valid_x"], data["valid_y"])
+            record = Records(jnp.mean(losses), jnp.mean(norms), valid_loss, task.metric(outputs, data["valid_y"]))
+            first_loss = jnp.where(jnp.isnan(state.first_loss), losses[0], state.first_loss)
+            evaluations = state.evaluations + 1
+            bounded = (record.train_loss <= DIVERGED_AT * first_loss) & jnp.isfinite(valid_loss)
+            better = jnp.greater_equal if task.higher_is_better else jnp.less_equal
+            outcome = jnp.select(
+                [~bounded, better(record.metric, trial.target), evaluations >= trial.budget],
+                [jnp.int32(Outcome.DIVERGED), jnp.int32(Outcome.CONVERGED), jnp.int32(Outcome.CENSORED)],
+                jnp.int32(Outcome.UNFINISHED),
+            )
+            return State(params, opt, first_loss, evaluations, outcome), record
+
+        def rest(state: State, tickets: Array) -> tuple[State, Records]:
+            del tickets
+            return state, Records(*[jnp.float32(jnp.nan)] * len(Records._fields))
+
+        def interval_if_running(state: State, tickets: Array) -> tuple[State, Records]:
+            return jax.lax.cond(state.outcome == Outcome.UNFINISHED, interval, rest, state, tickets)
+
+        def epoch(state: State, _: None) -> tuple[State, Records]:
+            # A running trial enters every epoch having ended the one before, so its own count numbers the epoch.
+            key = jax.random.fold_in(order_key, state.evaluations // intervals)
+            tickets = task.tickets(data, key, steps, batch)
+            by_interval = tickets.reshape(intervals, steps // intervals, *tickets.shape[1:])
+            return jax.lax.scan(interval_if_running, state, by_interval)
+
+        state, records = jax.lax.scan(epoch, state, None, length=epochs)
+        return state, jax.tree.map(lambda r: r.reshape(-1), records)
+
+    return Program(start, advance, epochs * intervals, intervals)
+
+
+def nearest_divisor(n: int, wanted: int) -> int:
+    """The divisor of `n` nearest to `wanted`, the smaller of two."""
+    return min((d for d in range(1, n + 1) if n % d == 0), key=lambda d: (abs(d - wanted), d))
+
