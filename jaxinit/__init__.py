@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from jaxinit import initializers as initializers
+    from jaxinit.engine import run as run
     from jaxinit.introspect import initialize as initialize
     from jaxinit.introspect import leaves as leaves
     from jaxinit.models import GRU as GRU
@@ -20,9 +21,8 @@ if TYPE_CHECKING:
     from jaxinit.spec import Rule as Rule
     from jaxinit.spec import Scheme as Scheme
     from jaxinit.spec import draw as draw
+    from jaxinit.store import load as load
     from jaxinit.study import Study as Study
-    from jaxinit.study import load as load
-    from jaxinit.study import run as run
     from jaxinit.tasks import TASKS as TASKS
 
 _HOME = {
@@ -31,7 +31,9 @@ _HOME = {
     "introspect": ("leaves", "initialize"),
     "models": ("RNN", "LSTM", "GRU", "MLP"),
     "tasks": ("TASKS",),
-    "study": ("Study", "run", "load"),
+    "study": ("Study",),
+    "engine": ("run",),
+    "store": ("load",),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
 __all__ = ["initializers", *_MODULE]  # pyright: ignore[reportUnsupportedDunderAll]

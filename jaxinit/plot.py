@@ -66,7 +66,8 @@ def share_converged(records: xr.Dataset) -> "Figure":
 
     figure, panels = _panels(records, _by_speed(records), draw, "share of trials converged", "epochs")
     for axes in panels:
-        axes.set(xlim=(0, horizon), ylim=(-0.03, 1.03), yticks=(0, 0.5, 1))
+        _epoch_axis(axes, records)
+        axes.set(ylim=(-0.03, 1.03), yticks=(0, 0.5, 1))
     _headline(figure, records, "Who has converged by when", "band: 95 %, pointwise", has_target=False)
     return figure
 
@@ -99,11 +100,9 @@ def epochs_by_rate(records: xr.Dataset) -> "Figure":
                 clip_on=False,
                 **edge,
             )
-        best = stats.best_rate(records, scheme)
         if (trials.outcome.values == Outcome.CONVERGED).any():
-            axes.axvline(best, color="0.35", linewidth=0.8, zorder=1)
-            axes.text(best, horizon * 0.93, f" {best:g}", fontsize=7, va="top", color="0.2")
-
+            axes.axvline(stats.best_rate(records, scheme), color="0.35", linewidth=0.8, zorder=1)
+    
     figure, panels = _panels(records, _by_speed(records), draw, "epochs to target", f"learning rate ({records.attrs['optimizer']})")
     for axes in panels:
         axes.set(xscale="log", ylim=(0, horizon * 1.04), xlim=(rates.min() / 1.5, rates.max() * 1.5))
@@ -136,10 +135,10 @@ def learning_curves(records: xr.Dataset) -> "Figure":
             axes.fill_between(epoch[:last], held.min(axis=0), held.max(axis=0), **BAND)
             axes.plot(epoch[last - 1], np.median(held[:, -1]), "o", color="black", markersize=4, zorder=4)
 
-    figure, panels = _panels(records, _by_speed(records), draw, records.attrs["metric"], "epochs")
+    figure, panels = _panels(records, _by_speed(records), draw, records.attrs["metric_name"], "epochs")
     for axes in panels:
         axes.axhline(records.attrs["target"], **TARGET)
-        axes.set_xlim(0, records.attrs["budget"])
+        _epoch_axis(axes, records)
         if records.attrs["higher_is_better"]:
             axes.set_ylim(0, 1.03)
         else:
@@ -164,7 +163,7 @@ def _panels(records: xr.Dataset, schemes: list[str], draw: Draw, y: str, x: str)
     figure, grid = plt.subplots(
         rows,
         columns,
-        figsize=(max(2.6 * columns + 0.6, 5.6), 1.9 * rows + 1.5),
+        figsize=(max(2.6 * columns + 0.6, 5.6), 1.8 * rows + 1.2),
         sharex=True,
         sharey=True,
         squeeze=False,
@@ -191,21 +190,36 @@ def _panels(records: xr.Dataset, schemes: list[str], draw: Draw, y: str, x: str)
     return figure, panels[: len(schemes)]
 
 
+def _epoch_axis(axes: "Axes", records: xr.Dataset) -> None:
+    """Epochs on a log scale, from the first evaluation to the budget."""
+    first, last = 1 / records.attrs["evaluations_per_epoch"], records.attrs["budget"]
+    axes.set(xscale="log", xlim=(first * 0.9, last * 1.05))
+    ticks = [tick * 10.0**power for power in range(-3, 6) for tick in (1, 2, 5)]
+    shown = [tick for tick in ticks if first <= tick <= last]
+    axes.set_xticks(shown, [f"{tick:g}" for tick in shown])
+    axes.minorticks_off()
+
+
 def _headline(figure: "Figure", records: xr.Dataset, title: str, note: str, has_target: bool = False) -> None:
+    """What the figure shows, of which cell, and how to read it; then the layout, once for all formats."""
     from matplotlib.lines import Line2D
 
-    a = records.attrs
-    sign = ">=" if a["higher_is_better"] else "<="
-    what = f"{a['model']}, {a['hidden']} units, {a['task']}, {a['optimizer']}; target: {a['metric']} {sign} {a['target']:.4g}"
-    figure.suptitle(f"{title}\n", fontsize=11, x=0.02, ha="left")
-    figure.text(0.02, 1 - 0.36 / figure.get_figheight(), f"{what}\n{note}", fontsize=8, va="top", color="0.25")
-    figure.get_layout_engine().set(rect=(0, 0.26 / figure.get_figheight(), 1, 1 - (0.62 + 0.26) / figure.get_figheight()))  # type: ignore[union-attr]
+    a, inch = records.attrs, 1 / figure.get_figheight()
+    sign = "≥" if a["higher_is_better"] else "≤"
+    cell = f"{a['model']}, {a['hidden']} units, {a['task']}, {a['optimizer']}; target: {a['metric_name']} {sign} {a['target']:.4g}"
+    figure.text(0.02, 1 - 0.08 * inch, title, fontsize=11, va="top")
+    figure.text(0.02, 1 - 0.33 * inch, f"{cell}\n{note}", fontsize=8, va="top", color="0.25")
     handles = [Line2D([], [], **OWN), Line2D([], [], **BASELINE), Line2D([], [], **OTHERS)]
     labels = ["this scheme", f"baseline, {a['baseline']}", "the other schemes"]
     if has_target:
         handles.append(Line2D([], [], **TARGET))
         labels.append("target")
     figure.legend(handles, labels, loc="lower left", ncols=len(handles), frameon=False, fontsize=8, bbox_to_anchor=(0.01, 0))
+    layout = figure.get_layout_engine()
+    assert layout is not None
+    layout.set(rect=(0, 0.28 * inch, 1, 1 - (0.28 + 0.68) * inch))
+    layout.execute(figure)
+    figure.set_layout_engine("none")
 
 
 @contextmanager

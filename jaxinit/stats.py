@@ -291,10 +291,10 @@ def judge(records: xr.Dataset, claims: Iterable[Claim]) -> list[dict[str, Any]]:
             continue
         ratio, low, high = ratio_interval(base, times, horizon, np.random.default_rng(0))
         kind = bound(base, times)
-        missed = f"{int((~base.event).sum())} of {len(base.event)} {claim.baseline} and "
-        missed += f"{int((~times.event).sum())} of {len(times.event)} {claim.scheme} trials did not arrive"
+        late = {claim.baseline: int((~base.event).sum()), claim.scheme: int((~times.event).sum())}
+        missed = " and ".join(f"{n} of {len(base.event)} {name} trials did not arrive" for name, n in late.items() if n)
         note = f"{records.attrs['model']} on {records.attrs['task']}, {len(base.time)} seeds, each scheme at its own best rate ({claim.scheme} {rates[claim.scheme]:g}, "
-        note += f"{claim.baseline} {rates[claim.baseline]:g}), budget {horizon:g} epochs; {missed}"
+        note += f"{claim.baseline} {rates[claim.baseline]:g}), budget {horizon:g} epochs; {missed or 'all arrived'}"
         if kind == ">=":
             note += "; the ratio is a lower bound, since the baseline's clock stops at the budget"
         elif kind in ("<=", "?"):

@@ -1,0 +1,294 @@
+"""From the question to the answer: a study is checked, its starts drawn, its trials swept, its folder written.
+
+    Study -> Cell -> starts -> tuning trials -> rates -> reporting trials -> records.nc, summary.json
+"""
+
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+from flax import nnx
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from jaxinit import stats, store, sweep, train
+from jaxinit.introspect import Apply, functional
+from jaxinit.models import ACTIVATIONS, MODELS
+from jaxinit.outcome import Outcome
+from jaxinit.schemes import SCHEMES
+from jaxinit.spec import Leaf, Scheme, draw, named_key, rules
+from jaxinit.store import Result
+from jaxinit.study import RATES, BadStudy, Study, check_name, check_settings
+from jaxinit.tasks import TASKS, Task
+
+EPOCHS_PER_CHUNK = 2
+XAVIER_CLAIM = "Xavier cuts the epochs needed to converge by 2 to 10 times in deep and recurrent networks."
+
+Starts = dict[str, dict[str, np.ndarray]]  # of every scheme, by parameter: the seeds are the leading axis
+Point = tuple[str, float, int]  # scheme, learning rate, seed: one trial
+Report = Callable[[str, int, str], None]  # phase, trials ended since the last report, best so far
+
+
+class Cell(NamedTuple):
+    """A checked study: its defaults filled in, its names resolved to a task, a pure model and schemes."""
+
+    study: Study
+    task: Task
+    leaves: tuple[Leaf, ...]
+    apply: Apply
+    schemes: dict[str, Scheme]
+
+
+def run(
+    study: Study,
+    *,
+    out: str | Path | None = None,
+    schemes: Mapping[str, Scheme] | None = None,
+    progress: bool = True,
+    mapping: sweep.Mapping | None = None,
+    slots_per_device: int = 16,
+) -> Result:
+    """Run a study, or read it when its folder holds it complete, and write its folder.
+
+    `schemes` adds to the names that `study.schemes` may use. `mapping` says how a device runs its trials, one after
+    another (`map`, the default on CPU) or together (`vmap`). Call `sweep.one_device_per_core()` first to use all
+    cores. Ctrl-C ends the run early and keeps what was computed: the result is then not `complete`.
+    Raises: BadStudy for anything wrong with the study or the folder, before any work is done.
+    """
+    began = time.time()
+    cell = check(study, schemes)
+    study, task = cell.study, cell.task
+    folder = Path(out) if out is not None else study.folder
+    if store.holds(folder, study):
+        return store.load(folder)
+    epochs = min(EPOCHS_PER_CHUNK, study.epochs)
+    program = train.make_program(
+        cell.apply, task, study.optimizer, batch=study.batch, evaluations=study.evaluations, epochs=epochs
+    )
+    per_epoch = program.evaluations_per_epoch
+    store.write_study(folder, study, "running", _about(cell, per_epoch))
+    records = store.empty_records(study, per_epoch, _task_attributes(cell))
+    complete = False
+    with sweep.CompileCounter("training_program") as compiled, _progress(study, progress) as report:
+        try:
+            starts = draw_starts(cell)
+            devices = jax.devices()
+            sweeper = sweep.Sweep(
+                program, task.data, slots_per_device * len(devices), devices, mapping or sweep.default_mapping()
+            )
+            tuning = [(name, rate, seed) for name in cell.schemes for rate in study.lrs for seed in study.tuning]
+            _fill(records, cell, sweeper, starts, tuning, report)
+            rates = {name: stats.best_rate(records, name) for name in cell.schemes}
+            reporting = [(name, rate, seed) for name, rate in rates.items() for seed in study.reporting]
+            _fill(records, cell, sweeper, starts, reporting, report)
+            complete = True
+        except KeyboardInterrupt:
+            pass
+    summary = summarize(records, study)
+    summary |= {"compilations": compiled.count, "compile_s": compiled.seconds, "wall_s": time.time() - began}
+    store.write_records(folder, records)
+    store.write_json(folder / "summary.json", summary)
+    store.write_study(folder, study, "complete" if complete else "interrupted", _about(cell, per_epoch))
+    return store.load(folder)
+
+
+def check(study: Study, schemes: Mapping[str, Scheme] | None = None) -> Cell:
+    """Resolve the names of a study and check everything that can be checked before any work.
+
+    Raises: BadStudy, one line that names what was got, what was expected and the nearest name.
+    """
+    known = SCHEMES | dict(schemes or {})
+    check_name("model", study.model, MODELS)
+    check_name("task", study.task, TASKS)
+    check_name("optimizer", study.optimizer, train.OPTIMIZERS)
+    for scheme in study.schemes:
+        check_name("scheme", scheme, known)
+    if study.activation is not None:
+        check_name("activation", study.activation, ACTIVATIONS)
+        if study.model in ("lstm", "gru"):
+            raise BadStudy(f"model {study.model!r} has its own activations; leave --activation out, or use rnn or mlp")
+    study = replace(study, lrs=study.lrs or RATES[study.optimizer])
+    check_settings(study)
+    if study.length is not None and study.task.startswith("digits"):
+        raise BadStudy(f"task {study.task!r} has a fixed length; leave --length out, or use adding or copy")
+    try:
+        task = TASKS[study.task]() if study.length is None else TASKS[study.task](study.length)
+        if study.target is None:
+            study = replace(study, target=task.target)
+        assert study.target is not None
+        task.check_target(study.target)
+        if study.batch > task.examples:
+            raise BadStudy(f"batch is at most {task.examples}, the training examples of {task.name!r}; got {study.batch}")
+        leaves, apply = functional(_model(study, task))
+        for name in study.schemes:
+            rules(known[name], leaves)
+    except BadStudy:
+        raise
+    except ValueError as error:
+        raise BadStudy(str(error)) from error
+    return Cell(study, task, leaves, apply, {name: known[name] for name in study.schemes})
+
+
+def draw_starts(cell: Cell) -> Starts:
+    """The starting parameters of every scheme and seed, drawn by one program.
+
+    The base key of a seed does not depend on the scheme, so that draws are paired.
+    """
+    seeds = jnp.asarray([*cell.study.tuning, *cell.study.reporting])
+
+    def starts(seeds: jax.Array) -> Any:
+        of = lambda scheme: lambda s: draw(scheme, named_key(jax.random.key(s), "parameters"), cell.leaves)
+        return {name: jax.vmap(of(scheme))(seeds) for name, scheme in cell.schemes.items()}
+
+    return jax.tree.map(np.asarray, jax.jit(starts)(seeds))
+
+
+def summarize(records: xr.Dataset, study: Study) -> dict[str, Any]:
+    """The answer: the table, the claims, the counts, and what a reader must know to read them."""
+    outcome = records.outcome.values
+    claims = [
+        stats.Claim("A10", f"{XAVIER_CLAIM} (xavier_rnn against {baseline})", "xavier_rnn", baseline, (2.0, 10.0))
+        for baseline in ("small_normal", "uniform01")
+        if study.model != "mlp"
+    ]
+    rows = stats.table(records, study.baseline)
+    per_epoch = records.attrs["evaluations_per_epoch"]
+    chosen = f"the rate that was best on {len(study.tuning)} other seeds" if study.tuning else "the one rate given"
+    notes = [
+        f"epochs: restricted mean up to the budget of {study.epochs} epochs, {study.seeds} seeds, at {chosen}",
+        f"resolution: one evaluation every 1/{per_epoch} epoch",
+        "intervals: 95 %, percentile bootstrap over seeds, paired for the ratios; with few seeds they are too narrow",
+    ]
+    if per_epoch != study.evaluations:
+        notes.append(f"{study.evaluations} evaluations an epoch do not divide its batches; {per_epoch} were made")
+    edge = [f"{row['scheme']} ({row['lr']:g})" for row in rows if row["lr_at_edge"] and row["converged"]]
+    if edge:
+        notes.append(f"*best rate at the edge of the grid, a wider grid might do better: {', '.join(edge)}")
+    never = [row["scheme"] for row in rows if not row["converged"]]
+    if never:
+        notes.append(f"never reached the target, so their rate means little and ratios are bounds: {', '.join(never)}")
+    unfinished = int(((records.last_epoch.values > 0) & (outcome == Outcome.UNFINISHED)).sum())
+    if unfinished:
+        notes.append(f"interrupted: {unfinished} trials are censored where they stopped")
+    return {
+        "baseline": study.baseline,
+        "target": records.attrs["target"],
+        "metric": records.attrs["metric_name"],
+        "budget": records.attrs["budget"],
+        "trials": int((outcome != Outcome.UNFINISHED).sum()),
+        "table": rows,
+        "claims": stats.judge(records, claims),
+        "notes": notes,
+    }
+
+
+def _model(study: Study, task: Task) -> Callable[[], nnx.Module]:
+    """The constructor of the study's model for its task. Raises: BadStudy when the two do not fit."""
+    options: dict[str, Any] = {"layers": study.layers}
+    if study.activation is not None:
+        options["activation"] = study.activation
+    in_features = task.in_features
+    if study.model == "mlp":
+        in_features *= task.length
+        if task.readout == "all":
+            raise BadStudy(f"task {task.name!r} wants an output at every step, 'mlp' gives one; use rnn, lstm or gru")
+    else:
+        options["readout"] = task.readout
+    make: Any = MODELS[study.model]
+    return lambda: make(in_features, study.hidden, task.out_features, rngs=nnx.Rngs(0), **options)
+
+
+def _fill(
+    records: xr.Dataset, cell: Cell, sweeper: sweep.Sweep, starts: Starts, points: Sequence[Point], report: Report
+) -> None:
+    """Sweep the trials at `points` and put what they leave into `records`, chunk by chunk."""
+    if not points:
+        return
+    per_epoch = records.attrs["evaluations_per_epoch"]
+    axes = [records[axis].values.tolist() for axis in ("scheme", "lr", "seed")]
+    places = [tuple(axis.index(value) for axis, value in zip(axes, point, strict=True)) for point in points]
+    phase = str(records.phase.values[places[0][2]])
+    traces = {name: records[name].values for name in store.TRACES}
+    best, best_point = math.inf, "none yet"
+    for rows in sweeper.run(*_queue(cell, starts, points, per_epoch)):
+        for row in rows:
+            place, (scheme, rate, _) = places[row.index], points[row.index]
+            for name, values in row.records._asdict().items():
+                traces[name][place][row.first : row.last] = values
+            records.outcome.values[place] = row.outcome
+            records.last_epoch.values[place] = epochs = row.last / per_epoch
+            if row.outcome is Outcome.CONVERGED and epochs < best:
+                best, best_point = epochs, f"{epochs:.3g} epochs ({scheme}, {rate:g})"
+        report(phase, sum(row.outcome is not Outcome.UNFINISHED for row in rows), best_point)
+
+
+def _queue(
+    cell: Cell, starts: Starts, points: Sequence[Point], per_epoch: int
+) -> tuple[train.Params, train.Trial]:
+    """The parameters and the traced settings of the trials at `points`, the trial as leading axis."""
+    study = cell.study
+    full = lambda value, dtype: np.full(len(points), value, dtype)
+    stack = lambda trees: jax.tree.map(lambda *arrays: np.stack(arrays), *trees)
+    by_scheme = {name: rules(scheme, cell.leaves) for name, scheme in cell.schemes.items()}
+    every_rule = [rule for of in by_scheme.values() for rule in of.values()]
+    plain = all((rule.multiplier, rule.lr_scale, rule.wd_scale) == (1, 1, 1) for rule in every_rule)
+    trials = train.Trial(
+        seed=np.asarray([seed for _, _, seed in points], np.int32),
+        lr=np.asarray([rate for _, rate, _ in points], np.float32),
+        clip=full(math.inf if study.clip is None else study.clip, np.float32),
+        weight_decay=full(study.weight_decay, np.float32),
+        target=full(study.target, np.float32),
+        budget=full(study.epochs * per_epoch, np.int32),
+        scales=None if plain else stack([train.Scales.of(by_scheme[scheme]) for scheme, _, _ in points]),
+    )
+    return stack([jax.tree.map(lambda a, seed=seed: a[seed], starts[scheme]) for scheme, _, seed in points]), trials
+
+
+def _task_attributes(cell: Cell) -> dict[str, Any]:
+    task = cell.task
+    return {
+        "task": task.name,
+        "metric_name": task.metric_name,
+        "higher_is_better": int(task.higher_is_better),
+        "chance": task.chance,
+        "target": cell.study.target,
+    }
+
+
+def _about(cell: Cell, per_epoch: int) -> dict[str, Any]:
+    """What study.json says beside the study itself."""
+    device = jax.devices()[0]
+    return {
+        "evaluations_per_epoch": per_epoch,
+        "target_because": cell.task.why if cell.study.target == cell.task.target else "given by the user",
+        "data_sha256": cell.task.fingerprint(),
+        "parameters": sum(math.prod(leaf.shape) for leaf in cell.leaves),
+        "device": {"platform": device.platform, "kind": device.device_kind, "count": jax.device_count()},
+    }
+
+
+@contextmanager
+def _progress(study: Study, shown: bool) -> Iterator[Report]:
+    """A progress bar over all trials of a study, on the error stream."""
+    total = len(study.schemes) * (len(study.tuning) * len(study.lrs) + len(study.reporting))
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=16),
+        MofNCompleteColumn(),
+        TextColumn("trials, best {task.fields[best]},"),
+        TimeRemainingColumn(compact=True),
+        TextColumn("left"),
+    )
+    doing = {"tune": "choosing rates", "report": "reporting"}
+    with Progress(*columns, console=Console(file=sys.stderr), disable=not shown) as bar:
+        task = bar.add_task("compiling", total=total, best="none yet")
+        yield lambda phase, ended, best: bar.update(task, advance=ended, best=best, description=doing[phase])

@@ -1,0 +1,72 @@
+"""The answer in words: the table, the claims and the notes of a summary, for a terminal."""
+
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from jaxinit.store import Result
+
+
+def print_answer(result: Result, console: Console | None = None) -> None:
+    """Print the table, the claims and the notes of a result."""
+    console = console or Console()
+    summary = result.summary
+    if not summary["table"]:
+        console.print("No scheme has been reported yet: the run ended while rates were being chosen.", highlight=False)
+        return
+    study = result.study
+    table = Table(
+        title=f"Epochs until {summary['metric']} {_sign(result)} {summary['target']:.4g}: "
+        f"{study.model}, {study.hidden} units, {study.task}, {study.optimizer}",
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=0,
+    )
+    table.add_column("scheme", no_wrap=True)
+    for header in ("rate", "epochs\n(95 %)", "times fewer\n(95 %)", "p", "conv/\ncens/div"):
+        table.add_column(header, justify="right", no_wrap=True)
+    for row in summary["table"]:
+        table.add_row(*cells(row, summary))
+    console.print(table)
+    console.print(
+        f"times fewer: epochs of {summary['baseline']} / epochs of the scheme, paired by seed. p: log-rank against "
+        f"{summary['baseline']}, Holm-corrected. conv/cens/div: trials converged, censored at "
+        f"{summary['budget']:g} epochs, diverged.",
+        highlight=False,
+    )
+    for claim in summary["claims"]:
+        sign = "" if claim["measured_is"] == "=" else f"{claim['measured_is']} "
+        console.print(
+            f"[bold]{claim['id']}[/bold] {claim['statement']}\n   measured {sign}{claim['measured']:.2g} "
+            f"({claim['low']:.2g} to {claim['high']:.2g}); published: {claim['published'] or 'no source found'}; "
+            f"[bold]{claim['verdict']}[/bold]\n   {claim['note']}",
+            highlight=False,
+        )
+    for note in summary["notes"]:
+        console.print(f"- {note}", highlight=False)
+
+
+def cells(row: dict[str, Any], summary: dict[str, Any]) -> list[str]:
+    """One row of the table as text; a bound is marked as one."""
+    epochs = f"{'>' if row['converged'] < row['seeds'] else ''}{row['epochs']:.2f}"
+    if row["converged"] and row["epochs_low"] is not None:
+        epochs += f" ({row['epochs_low']:.2f}-{row['epochs_high']:.2f})"
+    if row["scheme"] == summary["baseline"]:
+        ratio = "baseline"
+    elif row["ratio"] is None:
+        ratio = "-"
+    else:
+        sign = {"=": "", ">=": "≥", "<=": "≤", "?": "?"}[row["ratio_is"]]
+        ratio = f"{sign}{row['ratio']:.2f} ({row['ratio_low']:.2f}-{row['ratio_high']:.2f})"
+    p = "" if row["p_holm"] is None else f"{row['p_holm']:.2g}" if row["p_holm"] >= 1e-4 else "<1e-4"
+    edge = "*" if row["lr_at_edge"] and row["converged"] else ""
+    counts = f"{row['converged']}/{row['censored']}/{row['diverged']}"
+    return [row["scheme"], f"{row['lr']:g}{edge}", epochs, ratio, p, counts]
+
+
+def _sign(result: Result) -> str:
+    return "≥" if result.records.attrs["higher_is_better"] else "≤"

@@ -1,0 +1,83 @@
+# Sourced by quickstart, test and check: finds a Python, makes an environment, installs, and says what is missing.
+# JAXINIT_PYTHON chooses the Python, JAXINIT_VENV the folder of the environment (default: .venv).
+
+oldest=11 newest=13 # Python 3.x
+needs_mib=1800      # the environment with everything in it, and some room
+
+fail() {
+  printf 'jaxinit: %s\n' "$@" >&2
+  exit 1
+}
+
+suits() { # whether a command is a Python that jaxinit runs on
+  "$1" -c "import sys, venv; sys.exit(not (3, $oldest) <= sys.version_info[:2] <= (3, $newest))" >/dev/null 2>&1
+}
+
+pythons() { # every suitable Python found: the default first, then the newest
+  local candidate
+  for candidate in python3 python python3.{13,12,11} \
+    "${PYENV_ROOT:-$HOME/.pyenv}"/versions/3.{13,12,11}.*/bin/python3 /usr/bin/python3; do
+    if command -v "$candidate" >/dev/null 2>&1 && suits "$candidate"; then
+      "$candidate" -c 'import sys; print(sys.executable)'
+    fi
+  done | awk '!seen[$0]++'
+}
+
+version_of() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])'; }
+
+newest_python() {
+  local candidate
+  while read -r candidate; do
+    printf '%s %s\n' "$(version_of "$candidate")" "$candidate"
+  done < <(pythons) | sort -t. -k2,2nr -s | head -n 1 | cut -d' ' -f2-
+}
+
+prepare() { # prepare EXTRA: an environment in $venv with jaxinit and EXTRA ("" or "dev"); skips what is done
+  local extra=$1 python=${JAXINIT_PYTHON:-} target=. stamp free log
+  venv=${JAXINIT_VENV:-.venv}
+  [ -n "$extra" ] && target=".[$extra]"
+  stamp="$(cat pyproject.toml constraints.txt | cksum) $PWD"
+  if [ -x "$venv/bin/python" ] && { [ "$(cat "$venv/.ready-$extra" 2>/dev/null)" = "$stamp" ] ||
+    [ -z "$extra" -a "$(cat "$venv/.ready-dev" 2>/dev/null)" = "$stamp" ]; }; then
+    return
+  fi
+
+  free=$(df -Pk . | awk 'NR == 2 { print int($4 / 1024) }')
+  [ "$free" -ge "$needs_mib" ] || [ -x "$venv/bin/python" ] || fail \
+    "not enough space: the environment needs about $needs_mib MiB in $PWD, and $free MiB are free." \
+    "Free some, or set JAXINIT_VENV to a folder on a larger disk."
+
+  if [ ! -x "$venv/bin/python" ]; then
+    if command -v uv >/dev/null 2>&1; then
+      uv venv --quiet --seed --python "${python:->=3.$oldest,<3.$((newest + 1))}" "$venv" || fail \
+        "uv found no Python 3.$oldest to 3.$newest and could not get one." \
+        "With a network: uv python install 3.$newest; or set JAXINIT_PYTHON to one that is installed."
+    else
+      [ -n "$python" ] || python=$(pythons | head -n 1)
+      [ -n "$python" ] || fail \
+        "no suitable Python: jaxinit needs 3.$oldest to 3.$newest with the venv module, and none was found." \
+        "Install one (Debian: apt-get install python3 python3-venv; or pyenv install 3.$newest; or install uv)," \
+        "or set JAXINIT_PYTHON to its path."
+      suits "$python" || fail "JAXINIT_PYTHON=$python is not a Python 3.$oldest to 3.$newest with the venv module."
+      echo "Making $venv with Python $(version_of "$python") ..."
+      "$python" -m venv "$venv" || fail "could not make the environment $venv (Debian: apt-get install python3-venv)."
+    fi
+  fi
+
+  echo "Installing jaxinit and what it needs into $venv (about a minute on a fast network) ..."
+  log=$venv/install.log
+  # Bytecode is compiled now, whatever the environment says: without it every import costs seconds.
+  if command -v uv >/dev/null 2>&1; then
+    uv pip install --quiet --compile-bytecode --python "$venv/bin/python" -c constraints.txt -e "$target" >"$log" 2>&1
+  else
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-input --compile \
+      -c constraints.txt -e "$target" >"$log" 2>&1
+  fi || {
+    tail -n 5 "$log" >&2
+    fail "installation failed (the end of $log is above)." \
+      "Most often there is no network or the package index cannot be reached: check the connection and the proxy" \
+      "(https_proxy), or point pip at a mirror (PIP_INDEX_URL), and run this command again."
+  }
+  "$venv/bin/python" -m compileall -q jaxinit
+  echo "$stamp" >"$venv/.ready-$extra"
+}
