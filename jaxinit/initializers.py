@@ -15,18 +15,18 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Key
 
-from jaxinit.spec import Initializer, Leaf
+from jaxinit.spec import Initializer, Leaf, sampling_dtype
 
 Law = Literal["uniform", "truncated_normal", "normal"]
 Mode = Literal["fan_in", "fan_out", "fan_avg"]
 
 
 def _sampled_wide(init: Callable[..., Array]) -> Initializer:
-    """Sample in float32 or wider and cast last: bfloat16 draws have a biased mean (jax.random rounds down)."""
+    """Sample in float32 or wider and cast last."""
 
     @wraps(init)
     def wide(key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike = jnp.float32, /) -> Array:
-        return init(key, shape, jnp.promote_types(dtype, jnp.float32)).astype(dtype)
+        return init(key, shape, sampling_dtype(dtype)).astype(dtype)
 
     return wide
 
@@ -155,7 +155,7 @@ def orthogonal(gain: float = 1.0) -> Initializer:
         rows, columns = math.prod(shape[:-1]), shape[-1]
         tall = jax.random.normal(key, (max(rows, columns), min(rows, columns)), dtype)
         q, r = jnp.linalg.qr(tall)
-        q = q * jnp.where(jnp.diagonal(r) < 0, -1, 1).astype(q.dtype)
+        q = q * jnp.where(jnp.diagonal(r) < 0, -1, 1).astype(q.dtype)[None]
         return (gain * (q if rows >= columns else q.T)).reshape(shape)
 
     return _sampled_wide(init)

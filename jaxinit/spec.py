@@ -163,7 +163,7 @@ def along(dims: str, init: Initializer) -> Initializer:
 
     def init_along(key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike = jnp.float32, /) -> Array:
         check_dims(dims, shape, "along")
-        sampled = jnp.promote_types(dtype, jnp.float32)
+        sampled = sampling_dtype(dtype)
         order = [axis for letter in ".wio" for axis, d in enumerate(dims) if d == letter]
         copies = tuple(size for size, d in zip(shape, dims, strict=True) if d == ".")
         core = tuple(shape[axis] for axis in order[len(copies) :])
@@ -179,6 +179,11 @@ def along(dims: str, init: Initializer) -> Initializer:
         return drawn.reshape(copies + core).transpose(tuple(np.argsort(order).tolist())).astype(dtype)
 
     return init_along
+
+
+def sampling_dtype(dtype: DTypeLike) -> DTypeLike:
+    """float32 for any narrower float, which `jax.random` samples with a biased mean; else `dtype` itself."""
+    return jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype
 
 
 def rules(scheme: Scheme, leaves: Iterable[Leaf]) -> dict[str, Rule]:

@@ -1,0 +1,165 @@
+"""Every law against its formula: moments, support, distribution, orthogonality, Haar trace moments."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from jaxinit import initializers as I
+
+KEY = jax.random.key(0)
+SHAPE = (400, 300)
+N = 400 * 300
+CUT = 1 / I.truncated_std(-2, 2)  # where a corrected cut at 2 ends, in standard deviations
+TRUNCATED = stats.truncnorm(-2, 2, scale=CUT)
+
+
+def scaled(law: str, variance: float):
+    std = math.sqrt(variance)
+    return {
+        "uniform": stats.uniform(-std * math.sqrt(3), 2 * std * math.sqrt(3)),
+        "truncated_normal": stats.truncnorm(-2, 2, scale=CUT * std),
+        "normal": stats.norm(scale=std),
+    }[law]
+
+
+LAWS = {
+    "uniform": (I.uniform(-1.5, 0.5), stats.uniform(-1.5, 2.0)),
+    "normal": (I.normal(0.3, mean=2.0), stats.norm(2.0, 0.3)),
+    "truncated_normal": (I.truncated_normal(0.02), stats.truncnorm(-2, 2, scale=0.02 * CUT)),
+    "truncated_normal, wide": (
+        I.truncated_normal(2.0, -3, 3),
+        stats.truncnorm(-3, 3, scale=2.0 / I.truncated_std(-3, 3)),
+    ),
+}
+LAWS |= {f"glorot {law}": (I.glorot(law), scaled(law, 2 / (400 + 300))) for law in ("uniform", "truncated_normal", "normal")}
+LAWS |= {f"he {law}": (I.he(law), scaled(law, 2 / 400)) for law in ("uniform", "truncated_normal", "normal")}
+LAWS |= {f"lecun {law}": (I.lecun(law), scaled(law, 1 / 400)) for law in ("uniform", "truncated_normal", "normal")}
+LAWS |= {"fan_out": (I.variance_scaling(3.0, "fan_out", "normal"), scaled("normal", 3 / 300))}
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_first_two_moments(name: str) -> None:
+    init, law = LAWS[name]
+    w = np.asarray(init(KEY, SHAPE, jnp.float32), np.float64)
+    mean, variance, kurtosis = law.mean(), law.var(), float(law.stats("k")) + 3
+    assert w.mean() == pytest.approx(mean, abs=4 * math.sqrt(variance / N))
+    assert w.var() == pytest.approx(variance, rel=4 * math.sqrt((kurtosis - 1) / N))
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_distribution_and_support(name: str) -> None:
+    init, law = LAWS[name]
+    w = np.asarray(init(KEY, SHAPE, jnp.float32), np.float64).ravel()
+    assert stats.kstest(w, law.cdf).pvalue > 1e-3
+    low, high = law.support()
+    room = 1e-6 * law.std()
+    assert low - room <= w.min()
+    assert w.max() <= high + room
+    if math.isfinite(high):  # the ends are reached: the largest of N draws is within a few (high - low) / N of them
+        assert w.max() > law.ppf(1 - 12 / N)
+        assert w.min() < law.ppf(12 / N)
+
+
+@pytest.mark.parametrize("name", LAWS)
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_low_precision_is_float32_cast_last(name: str, dtype: jnp.dtype) -> None:
+    init, _ = LAWS[name]
+    wide = init(KEY, (64, 32), jnp.float32)
+    np.testing.assert_array_equal(init(KEY, (64, 32), dtype), wide.astype(dtype))
+
+
+@pytest.mark.parametrize(
+    ("ours", "jaxs"),
+    [
+        (I.glorot("uniform"), jax.nn.initializers.glorot_uniform()),
+        (I.glorot("truncated_normal"), jax.nn.initializers.glorot_normal()),
+        (I.he(), jax.nn.initializers.he_normal()),
+        (I.lecun(), jax.nn.initializers.lecun_normal()),
+    ],
+)
+def test_classic_names_follow_jax(ours, jaxs) -> None:
+    for shape in (SHAPE, (3, 3, 16, 32)):
+        np.testing.assert_allclose(ours(KEY, shape, jnp.float32), jaxs(KEY, shape, jnp.float32), rtol=2e-6)
+
+
+def test_truncated_std_agrees_with_quadrature() -> None:
+    for low, high in ((-2, 2), (-1, 3), (0.5, 1), (-math.inf, 1)):
+        assert I.truncated_std(low, high) == pytest.approx(stats.truncnorm(low, high).std(), rel=1e-6)
+    assert I.truncated_std(-math.inf, math.inf) == 1.0
+
+
+def test_truncation_is_in_units_of_std_and_corrected() -> None:
+    w = np.asarray(I.truncated_normal(0.02)(KEY, (1000, 1000), jnp.float32))
+    assert np.abs(w).max() == pytest.approx(0.02 * CUT * 2, rel=1e-3)  # 2.27 std, not the 5 of an absolute bound
+    uncorrected = jax.nn.initializers.truncated_normal(0.02)(KEY, (1000, 1000), jnp.float32)
+    assert float(uncorrected.std()) == pytest.approx(0.02 * I.truncated_std(-2, 2), rel=3e-3)
+    assert w.std() == pytest.approx(0.02, rel=3e-3)
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (96, 32), (32, 96), (3, 3, 8, 16)])
+@pytest.mark.parametrize("gain", [1.0, 0.5])
+def test_orthogonal_and_semi_orthogonal(shape: tuple[int, ...], gain: float) -> None:
+    w = np.asarray(I.orthogonal(gain)(KEY, shape, jnp.float32), np.float64).reshape(-1, shape[-1])
+    gram = w.T @ w if w.shape[0] >= w.shape[1] else w @ w.T
+    np.testing.assert_allclose(gram, gain**2 * np.eye(len(gram)), atol=5e-6)
+
+
+def haar_traces(draw, n: int = 8, count: int = 20_000) -> np.ndarray:
+    return np.asarray(jax.vmap(lambda k: jnp.trace(draw(k, (n, n), jnp.float32)))(jax.random.split(KEY, count)))
+
+
+def test_orthogonal_is_haar_by_its_trace_moments() -> None:
+    # For Haar-distributed Q of O(n): E tr Q = 0, E (tr Q)^2 = 1, E (tr Q)^4 = 3 for n >= 4 (Diaconis & Shahshahani 1994).
+    trace = haar_traces(I.orthogonal())
+    count = len(trace)
+    assert trace.mean() == pytest.approx(0, abs=4 / math.sqrt(count))
+    assert (trace**2).mean() == pytest.approx(1, abs=4 * math.sqrt(2 / count))
+    assert (trace**4).mean() == pytest.approx(3, abs=4 * math.sqrt(96 / count))
+
+
+def test_the_trace_test_catches_qr_without_the_sign_fix() -> None:
+    faulty = lambda key, shape, dtype: jnp.linalg.qr(jax.random.normal(key, shape, dtype))[0]
+    assert abs(haar_traces(faulty).mean()) > 1  # about -1.56 at n = 8
+
+
+def test_rectangular_orthogonal_is_uniform_on_the_sphere() -> None:
+    # Each entry of a Haar frame has mean 0 and variance 1/n, n the longer side; x^2 ~ Beta(1/2, (n-1)/2).
+    keys = jax.random.split(KEY, 4000)
+    for shape in ((12, 5), (5, 12)):
+        w = np.asarray(jax.vmap(lambda k, s=shape: I.orthogonal()(k, s, jnp.float32))(keys))
+        for entry in ((0, 0), (4, 2), (2, 4)):
+            assert stats.kstest(w[:, *entry] ** 2, stats.beta(0.5, 5.5).cdf).pvalue > 1e-3
+            assert abs(w[:, *entry].mean()) < 4 / math.sqrt(12 * 4000)
+
+
+def test_identity_zeros_constant() -> None:
+    np.testing.assert_array_equal(I.identity(2.0)(KEY, (3, 5), jnp.float32), 2 * np.eye(3, 5))
+    np.testing.assert_array_equal(I.constant(3.0)(KEY, (2, 2), jnp.bfloat16), np.full((2, 2), 3.0))
+    np.testing.assert_array_equal(I.zeros(KEY, (2, 2), jnp.float16), np.zeros((2, 2)))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: I.uniform(1.0, 1.0), "low < high, got low=1.0, high=1.0"),
+        (lambda: I.normal(-1.0), "must not be negative, got -1.0"),
+        (lambda: I.truncated_normal(1.0, 2, -2), "lower < upper"),
+        (lambda: I.variance_scaling(0.0, "fan_in", "normal"), "scale must be positive"),
+        (lambda: I.variance_scaling(1.0, "fan_in", "normal")(KEY, (3,), jnp.float32), "for a bias use zeros"),
+        (lambda: I.orthogonal()(KEY, (3,), jnp.float32), "needs a matrix"),
+        (lambda: I.identity()(KEY, (3, 3, 3), jnp.float32), "needs a matrix"),
+    ],
+)
+def test_errors_say_got_expected_remedy(make, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_unknown_modes_and_laws_are_refused() -> None:
+    for mode, law in (("fan_sum", "normal"), ("fan_in", "cauchy")):
+        with pytest.raises(Exception, match="fan_sum|cauchy"):  # ours, or the suite's type checker before it
+            I.variance_scaling(1.0, mode, law)
