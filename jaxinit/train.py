@@ -99,9 +99,9 @@ def make_program(
     """
     if optimizer not in OPTIMIZERS:
         raise ValueError(f"no optimizer is called {optimizer!r}; there are {', '.join(OPTIMIZERS)}")
-    steps = task.examples // batch
     if not 1 <= batch <= task.examples:
         raise ValueError(f"batch must be 1 to {task.examples}, the training examples of {task.name!r}; got {batch}")
+    steps = task.examples // batch
     intervals = nearest_divisor(steps, evaluations)
     tx = OPTIMIZERS[optimizer]()
 
@@ -123,9 +123,10 @@ def make_program(
             params, opt = carry
             x, y = task.batch(data, ticket)
             (loss, _), grads = jax.value_and_grad(loss_of, has_aux=True)(params, trial, x, y)
-            norm = optax.global_norm(grads)
+            norm = optax.tree.norm(grads)
             shrink = jnp.where(norm > trial.clip, trial.clip / norm, 1.0)
-            updates, opt = tx.update(jax.tree.map(lambda g: g * shrink, grads), opt, params)
+            with jax.numpy_dtype_promotion("standard"):  # Optax relies on it
+                updates, opt = tx.update(jax.tree.map(lambda g: g * shrink, grads), opt, params)
 
             def move(p: Array, u: Array, lr: Array, decay: Array) -> Array:
                 return p - trial.lr * lr * (u + trial.weight_decay * decay * p)

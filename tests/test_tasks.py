@@ -1,0 +1,126 @@
+"""Tasks: splits, laws of the generated data, chance levels exactly, targets that make sense."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxinit.tasks import TASKS
+from jaxinit.tasks.base import cross_entropy, squared_error
+
+KEY = jax.random.key(0)
+BATCH = 64
+
+
+def epoch(task, key=KEY, steps: int = 4):
+    """The batches of `steps` steps."""
+    batches = [task.batch(task.data, ticket) for ticket in task.tickets(task.data, key, steps, BATCH)]
+    return tuple(np.concatenate([np.asarray(b[k]) for b in batches]) for k in (0, 1))
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_every_task_holds_its_shapes(name: str) -> None:
+    task = TASKS[name]()
+    x, y = epoch(task)
+    assert x.shape == (4 * BATCH, task.length, task.in_features)
+    assert len(y) == len(x)
+    assert task.data["valid_x"].shape[1:] == x.shape[1:]
+    width = (task.length, task.out_features) if task.readout == "all" else (task.out_features,)
+    loss = task.loss(jnp.zeros((len(y), *width)), jnp.asarray(y))
+    assert math.isfinite(float(loss))
+    task.check_target(task.target)
+    assert task.name == name
+    assert TASKS[name]().fingerprint() == task.fingerprint()
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_order_comes_from_the_key_alone(name: str) -> None:
+    task = TASKS[name]()
+    same, other = epoch(task), epoch(task, jax.random.key(1))
+    np.testing.assert_array_equal(same[0], epoch(task)[0])
+    assert (same[0] != other[0]).any()
+
+
+def test_digits_split_is_fixed_standardized_and_disjoint() -> None:
+    rows, pixels = TASKS["digits_rows"](), TASKS["digits_pixels"]()
+    train, valid = (np.asarray(rows.data[k]) for k in ("train_x", "valid_x"))
+    assert (len(train), len(valid)) == (1280, 517)
+    assert train.mean() == pytest.approx(0, abs=1e-5)
+    assert train.std() == pytest.approx(1, abs=1e-5)
+    np.testing.assert_array_equal(train.reshape(1280, 64, 1), pixels.data["train_x"])
+    seen = {image.tobytes() for image in train}
+    assert not any(image.tobytes() in seen for image in valid)
+    counts = np.bincount(rows.data["valid_y"], minlength=10)
+    assert counts.min() > 35  # no class is missing
+
+
+def test_an_epoch_of_digits_visits_every_image_once() -> None:
+    task = TASKS["digits_rows"]()
+    order = np.asarray(task.tickets(task.data, KEY, 40, 32))
+    np.testing.assert_array_equal(np.sort(order.ravel()), np.arange(1280))
+
+
+@pytest.mark.parametrize("length", [2, 7, 50])
+def test_adding_marks_one_number_in_each_half(length: int) -> None:
+    x, y = epoch(TASKS["adding"](length))
+    marks = x[..., 1]
+    assert set(np.unique(marks)) <= {0.0, 1.0}
+    assert (marks[:, : length // 2].sum(1) == 1).all()
+    assert (marks[:, length // 2 :].sum(1) == 1).all()
+    np.testing.assert_allclose((x[..., 0] * marks).sum(1), y, rtol=1e-6)
+
+
+def test_adding_chance_is_a_sixth() -> None:
+    task = TASKS["adding"](10)
+    y = np.concatenate([epoch(task, jax.random.key(k), 40)[1] for k in range(4)])
+    error = np.asarray((y - 1) ** 2, np.float64)
+    assert task.chance == pytest.approx(1 / 6)
+    assert error.mean() == pytest.approx(task.chance, abs=4 * float(error.std()) / math.sqrt(len(y)))
+    assert float(squared_error(jnp.ones((len(y), 1)), jnp.asarray(y))) == pytest.approx(error.mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize(("length", "published"), [(20, 0.5199), (50, 0.2971), (100, 0.1733), (200, 0.0945)])
+def test_copy_chance_is_the_memoryless_cost(length: int, published: float) -> None:
+    task = TASKS["copy"](length)
+    assert task.chance == pytest.approx(10 * math.log(8) / (length + 20), rel=1e-12)
+    assert task.chance == pytest.approx(published, abs=5e-5)
+    # The best predictor without memory: certain blanks, then uniform over the eight symbols.
+    logits = np.full((BATCH, task.length, 9), -1e4, np.float32)
+    logits[:, : length + 10, 8] = 0
+    logits[:, length + 10 :, :8] = 0
+    y = task.data["valid_y"][:BATCH]
+    assert float(cross_entropy(jnp.asarray(logits), y)) == pytest.approx(task.chance, rel=1e-5)  # a float32 mean
+
+
+def test_copy_repeats_ten_symbols_after_the_delimiter() -> None:
+    x, y = epoch(TASKS["copy"](5))
+    symbols = x.argmax(-1)
+    np.testing.assert_array_equal(symbols[:, :10], y[:, -10:])
+    assert (symbols[:, 10:14] == 8).all()
+    assert (symbols[:, 14] == 9).all()
+    assert (symbols[:, 15:] == 8).all()
+    assert (y[:, :-10] == 8).all()
+    assert symbols[:, :10].max() < 8
+
+
+def test_generated_examples_are_fresh_in_every_epoch() -> None:
+    task = TASKS["adding"](20)
+    seen = {example.tobytes() for k in range(3) for example in epoch(task, jax.random.key(k))[0]}
+    assert len(seen) == 3 * 4 * BATCH
+    assert not any(np.asarray(example).tobytes() in seen for example in task.data["valid_x"])
+
+
+@pytest.mark.parametrize(
+    ("name", "target"), [("digits_rows", 1.01), ("digits_rows", 0.1), ("adding", 0.0), ("adding", 0.2), ("copy", -1.0)]
+)
+def test_targets_out_of_reach_are_refused(name: str, target: float) -> None:
+    with pytest.raises(ValueError, match=f"target {target:g} is out of reach or says nothing: on task '{name}'"):
+        TASKS[name]().check_target(target)
+
+
+@pytest.mark.parametrize(("name", "length"), [("adding", 1), ("copy", 0)])
+def test_lengths_that_make_no_sense_are_refused(name: str, length: int) -> None:
+    with pytest.raises(ValueError, match=f"task '{name}' .* got {length}"):
+        TASKS[name](length)
