@@ -48,7 +48,8 @@ def test_optimizers_are_optax_written_with_a_traced_rate(name: str, reference: o
         key = jax.random.fold_in(named_key(jax.random.key(jnp.int32(3)), "data order"), epoch)
         for ticket in TASK.tickets(TASK.data, key, 20, 64):
             loss, grads = loss_of(params, *TASK.batch(TASK.data, ticket))
-            updates, opt = reference.update(grads, opt, params)
+            with jax.numpy_dtype_promotion("standard"):
+                updates, opt = reference.update(grads, opt, params)
             params = optax.apply_updates(params, updates)
             losses.append(float(loss))
     expected = np.asarray(losses).reshape(10, 4).mean(1)
