@@ -71,7 +71,9 @@ def carry_out(study: Study, out: Path | None) -> "Result":
     sweep.one_device_per_core()
     result = run(study, out=out)
     _show(result)
-    counts = f"{result.summary['trials']} trials, {result.summary['compilations']} compilation(s) of the training program"
+    counts = (
+        f"{result.summary['trials']} trials, {result.summary['compilations']} compilation(s) of the training program"
+    )
     print(f"{counts}, {result.summary['wall_s']:.0f} s")
     if not result.complete:
         print(f"interrupted: what was computed is in {result.folder}; look at it with: jaxinit plot {result.folder}")

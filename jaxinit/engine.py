@@ -1,6 +1,6 @@
 """From the question to the answer: a study is checked, its starts drawn, its trials swept, its folder written.
 
-    Study -> Cell -> starts -> tuning trials -> rates -> reporting trials -> records.nc, summary.json
+Study -> Cell -> starts -> tuning trials -> rates -> reporting trials -> records.nc, summary.json
 """
 
 import math
@@ -127,7 +127,9 @@ def check(study: Study, schemes: Mapping[str, Scheme] | None = None) -> Cell:
         assert study.target is not None
         task.check_target(study.target)
         if study.batch > task.examples:
-            raise BadStudy(f"batch is at most {task.examples}, the training examples of {task.name!r}; got {study.batch}")
+            raise BadStudy(
+                f"batch is at most {task.examples}, the training examples of {task.name!r}; got {study.batch}"
+            )
         leaves, apply = functional(_model(study, task))
         for name in study.schemes:
             rules(known[name], leaves)
@@ -231,9 +233,7 @@ def _fill(
         report(phase, sum(row.outcome is not Outcome.UNFINISHED for row in rows), best_point)
 
 
-def _queue(
-    cell: Cell, starts: Starts, points: Sequence[Point], per_epoch: int
-) -> tuple[train.Params, train.Trial]:
+def _queue(cell: Cell, starts: Starts, points: Sequence[Point], per_epoch: int) -> tuple[sweep.Stacked, train.Trial]:
     """The parameters and the traced settings of the trials at `points`, the trial as leading axis."""
     study = cell.study
     full = lambda value, dtype: np.full(len(points), value, dtype)

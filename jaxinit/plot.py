@@ -76,7 +76,9 @@ def epochs_by_rate(records: xr.Dataset) -> "Figure":
     """Restricted mean epochs to target against the learning rate on the tuning seeds, with every trial as a dot."""
     horizon, rates = records.attrs["budget"], records.lr.values
     schemes = [str(s) for s in records.scheme.values]
-    effort = {s: [stats.restricted_mean(stats.times_of(records, s, r, "tune"), horizon) for r in rates] for s in schemes}
+    effort = {
+        s: [stats.restricted_mean(stats.times_of(records, s, r, "tune"), horizon) for r in rates] for s in schemes
+    }
     tuning = records.isel(seed=np.flatnonzero(records.phase.values == "tune"))
     marks = {Outcome.CONVERGED: ("o", "black"), Outcome.CENSORED: ("^", "white"), Outcome.DIVERGED: ("x", "black")}
 
@@ -102,8 +104,10 @@ def epochs_by_rate(records: xr.Dataset) -> "Figure":
             )
         if (trials.outcome.values == Outcome.CONVERGED).any():
             axes.axvline(stats.best_rate(records, scheme), color="0.35", linewidth=0.8, zorder=1)
-    
-    figure, panels = _panels(records, _by_speed(records), draw, "epochs to target", f"learning rate ({records.attrs['optimizer']})")
+
+    figure, panels = _panels(
+        records, _by_speed(records), draw, "epochs to target", f"learning rate ({records.attrs['optimizer']})"
+    )
     for axes in panels:
         axes.set(xscale="log", ylim=(0, horizon * 1.04), xlim=(rates.min() / 1.5, rates.max() * 1.5))
         axes.set_xticks(rates, [f"{rate:g}" for rate in rates])
@@ -143,7 +147,13 @@ def learning_curves(records: xr.Dataset) -> "Figure":
             axes.set_ylim(0, 1.03)
         else:
             axes.set_yscale("log")
-    _headline(figure, records, "Learning curves at each scheme's best rate", "band: range over seeds; ends at ●", has_target=True)
+    _headline(
+        figure,
+        records,
+        "Learning curves at each scheme's best rate",
+        "band: range over seeds; ends at ●",
+        has_target=True,
+    )
     return figure
 
 
@@ -214,7 +224,9 @@ def _headline(figure: "Figure", records: xr.Dataset, title: str, note: str, has_
     if has_target:
         handles.append(Line2D([], [], **TARGET))
         labels.append("target")
-    figure.legend(handles, labels, loc="lower left", ncols=len(handles), frameon=False, fontsize=8, bbox_to_anchor=(0.01, 0))
+    figure.legend(
+        handles, labels, loc="lower left", ncols=len(handles), frameon=False, fontsize=8, bbox_to_anchor=(0.01, 0)
+    )
     layout = figure.get_layout_engine()
     assert layout is not None
     layout.set(rect=(0, 0.28 * inch, 1, 1 - (0.28 + 0.68) * inch))

@@ -124,9 +124,7 @@ class Override:
 
     def unmatched(self, leaves: Iterable[Leaf]) -> list[str]:
         """The patterns that decide no leaf: they match none, or an earlier pattern takes all they match."""
-        deciding = {
-            next((pattern for pattern in self.rules if matches(pattern, leaf)), None) for leaf in leaves
-        }
+        deciding = {next((pattern for pattern in self.rules if matches(pattern, leaf)), None) for leaf in leaves}
         return [pattern for pattern in self.rules if pattern not in deciding]
 
 

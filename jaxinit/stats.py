@@ -52,7 +52,8 @@ def kaplan_meier(times: Times) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.n
         band = survival.confidence_interval(LEVEL, method="log-log")
     n = len(times.time)
     share, low, high = (
-        np.concatenate([[0.0], 1 - p]) for p in (survival.probabilities, band.high.probabilities, band.low.probabilities)
+        np.concatenate([[0.0], 1 - p])
+        for p in (survival.probabilities, band.high.probabilities, band.low.probabilities)
     )
     low[0], high[0] = np.nan, np.nan
     for k in np.flatnonzero(np.isnan(low) | np.isnan(high)):
@@ -211,7 +212,11 @@ def reported(records: xr.Dataset) -> dict[str, float]:
     """The schemes that have trials on the reporting seeds, each with the rate it ran at."""
     reporting = records.last_epoch.isel(seed=np.flatnonzero(records.phase.values == "report"))
     ran = (reporting > 0).any("seed")
-    return {str(s): float(records.lr.values[ran.sel(scheme=s).values][0]) for s in records.scheme.values if ran.sel(scheme=s).any()}
+    return {
+        str(s): float(records.lr.values[ran.sel(scheme=s).values][0])
+        for s in records.scheme.values
+        if ran.sel(scheme=s).any()
+    }
 
 
 def table(records: xr.Dataset, baseline: str) -> list[dict[str, Any]]:

@@ -133,7 +133,9 @@ def check_settings(study: Study) -> None:
             raise BadStudy(f"{name} must be 1 or more, got {getattr(study, name)}")
     rates = study.lrs
     if any(not (math.isfinite(rate) and rate > 0) for rate in rates) or len(set(rates)) < len(rates):
-        raise BadStudy(f"learning rates must be positive, finite and different, got {' '.join(f'{r:g}' for r in rates)}")
+        raise BadStudy(
+            f"learning rates must be positive, finite and different, got {' '.join(f'{r:g}' for r in rates)}"
+        )
     if study.seeds < 2:
         raise BadStudy(f"an interval needs 2 or more reporting seeds, got --seeds {study.seeds}")
     if study.tune_seeds < 1 and len(rates) > 1:

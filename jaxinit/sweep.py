@@ -15,9 +15,10 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxinit.outcome import Outcome
 from jaxinit.tasks.base import Data
-from jaxinit.train import Params, Program, Records, State, Trial
+from jaxinit.train import Program, Records, State, Trial
 
 Mapping = Literal["map", "vmap"]
+Stacked = dict[str, np.ndarray] | dict[str, jax.Array]  # parameters of many trials, the trial as leading axis
 COMPILED = "/jax/core/compile/backend_compile_duration"
 
 
@@ -100,7 +101,7 @@ class Sweep:
         self._compiled = jax.jit(training_program)
         self._start = jax.jit(jax.vmap(self.program.start))
 
-    def run(self, params: Params, trials: Trial) -> Iterator[list[Row]]:
+    def run(self, params: Stacked, trials: Trial) -> Iterator[list[Row]]:
         """Train every trial to its end; after each chunk, yield a row for each trial that ran in it.
 
         Shapes: every leaf of `params` and `trials` has the trial as its leading axis.

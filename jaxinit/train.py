@@ -87,9 +87,7 @@ class Program(NamedTuple):
     evaluations_per_epoch: int
 
 
-def make_program(
-    apply: Apply, task: Task, optimizer: str, *, batch: int, evaluations: int, epochs: int
-) -> Program:
+def make_program(apply: Apply, task: Task, optimizer: str, *, batch: int, evaluations: int, epochs: int) -> Program:
     """The training program of one cell, advancing by `epochs` epochs at a call.
 
     Each epoch visits `task.examples // batch` batches (an incomplete last one is dropped) in an order given by the
@@ -112,9 +110,7 @@ def make_program(
         return task.loss(outputs, y), outputs
 
     def start(params: Params) -> State:
-        return State(
-            params, tx.init(params), jnp.float32(jnp.nan), jnp.int32(0), jnp.int32(Outcome.UNFINISHED)
-        )
+        return State(params, tx.init(params), jnp.float32(jnp.nan), jnp.int32(0), jnp.int32(Outcome.UNFINISHED))
 
     def advance(data: Data, state: State, trial: Trial) -> tuple[State, Records]:
         order_key = named_key(jax.random.key(trial.seed), "data order")
@@ -173,4 +169,3 @@ def make_program(
 def nearest_divisor(n: int, wanted: int) -> int:
     """The divisor of `n` nearest to `wanted`, the smaller of two."""
     return min((d for d in range(1, n + 1) if n % d == 0), key=lambda d: (abs(d - wanted), d))
-

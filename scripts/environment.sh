@@ -16,7 +16,7 @@ suits() { # whether a command is a Python that jaxinit runs on
 pythons() { # every suitable Python found: the default first, then the newest
   local candidate
   for candidate in python3 python python3.{13,12,11} \
-    "${PYENV_ROOT:-$HOME/.pyenv}"/versions/3.{13,12,11}.*/bin/python3 /usr/bin/python3; do
+    "${PYENV_ROOT:-$HOME/.pyenv}"/versions/3.{13,12,11}.*/bin/python3; do
     if command -v "$candidate" >/dev/null 2>&1 && suits "$candidate"; then
       "$candidate" -c 'import sys; print(sys.executable)'
     fi

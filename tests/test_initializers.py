@@ -35,7 +35,9 @@ LAWS = {
         stats.truncnorm(-3, 3, scale=2.0 / I.truncated_std(-3, 3)),
     ),
 }
-LAWS |= {f"glorot {law}": (I.glorot(law), scaled(law, 2 / (400 + 300))) for law in ("uniform", "truncated_normal", "normal")}
+LAWS |= {
+    f"glorot {law}": (I.glorot(law), scaled(law, 2 / (400 + 300))) for law in ("uniform", "truncated_normal", "normal")
+}
 LAWS |= {f"he {law}": (I.he(law), scaled(law, 2 / 400)) for law in ("uniform", "truncated_normal", "normal")}
 LAWS |= {f"lecun {law}": (I.lecun(law), scaled(law, 1 / 400)) for law in ("uniform", "truncated_normal", "normal")}
 LAWS |= {"fan_out": (I.variance_scaling(3.0, "fan_out", "normal"), scaled("normal", 3 / 300))}

@@ -72,9 +72,7 @@ def test_mlp_equations() -> None:
     h = np.asarray(X).reshape(B, -1)
     for k in (0, 1):
         h = np.maximum(h @ p[f"layers.{k}.kernel"] + p[f"layers.{k}.bias"], 0)
-    np.testing.assert_allclose(
-        apply(params, X), h @ p["readout.kernel"] + p["readout.bias"], rtol=2e-5, atol=2e-5
-    )
+    np.testing.assert_allclose(apply(params, X), h @ p["readout.kernel"] + p["readout.bias"], rtol=2e-5, atol=2e-5)
     assert [leaf.role for leaf in leaves if "kernel" in leaf.name] == ["input", "hidden", "readout"]
 
 
@@ -136,7 +134,9 @@ def test_jax_and_flax_initializers_plug_in_per_gate() -> None:
 
 def test_fused_gates_would_not_be_orthogonal() -> None:
     # The fault in Flax NNX that the separate gate axis avoids: one fused (H, 3H) kernel.
-    fused = nnx.GRUCell(64, 64, recurrent_kernel_init=nnx.initializers.orthogonal(), rngs=nnx.Rngs(0)).dense_h.kernel[...]
+    fused = nnx.GRUCell(64, 64, recurrent_kernel_init=nnx.initializers.orthogonal(), rngs=nnx.Rngs(0)).dense_h.kernel[
+        ...
+    ]
     gate = np.linalg.svd(np.asarray(fused[:, :64]), compute_uv=False).mean()
     assert gate < 0.7  # 0.51 at 128 units
     ours = GRU(64, 64, 1, recurrent_init=nnx.initializers.orthogonal(), rngs=nnx.Rngs(0)).layers[0].recurrent[...]

@@ -93,7 +93,9 @@ def test_names_have_keys_of_their_own() -> None:
 
 def test_the_same_key_pairs_draws_across_schemes() -> None:
     leaf = layers("a")
-    he, lecun = (draw(lambda _, s=s: initializers.variance_scaling(s, "fan_in", "normal"), KEY, leaf)["a"] for s in (2, 1))
+    he, lecun = (
+        draw(lambda _, s=s: initializers.variance_scaling(s, "fan_in", "normal"), KEY, leaf)["a"] for s in (2, 1)
+    )
     np.testing.assert_allclose(he, np.sqrt(2) * lecun, rtol=1e-6)
 
 
@@ -130,7 +132,9 @@ def test_two_leaves_of_one_name_are_an_error() -> None:
 
 
 def test_a_rule_that_cannot_draw_says_which_parameter_and_why() -> None:
-    with pytest.raises(ValueError, match=r"'<lambda>' cannot draw parameter 'b' \(role 'bias'.*needs inputs and outputs"):
+    with pytest.raises(
+        ValueError, match=r"'<lambda>' cannot draw parameter 'b' \(role 'bias'.*needs inputs and outputs"
+    ):
         draw(lambda _: initializers.glorot(), KEY, [Leaf("b", (16,), "o", "bias")])
 
 
@@ -163,7 +167,9 @@ def test_orthogonal_works_in_low_precision(dtype: jnp.dtype) -> None:
     assert float(jnp.abs(w.T @ w - jnp.eye(64)).max()) < rounding
 
 
-@pytest.mark.parametrize("init", [initializers.glorot("normal"), initializers.he(), orthogonal(), initializers.uniform(0, 1)])
+@pytest.mark.parametrize(
+    "init", [initializers.glorot("normal"), initializers.he(), orthogonal(), initializers.uniform(0, 1)]
+)
 def test_same_key_same_values_eager_jit_vmap_and_sharded(init: spec.Initializer) -> None:
     leaf = [Leaf("w", (8, 64, 32), ".io", "hidden")]
     one = lambda key: draw(lambda _: init, key, leaf)["w"]

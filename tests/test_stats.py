@@ -134,7 +134,12 @@ def test_intervals_cover_about_ninety_percent_with_eight_seeds() -> None:
 
 def test_bounds_say_which_side_is_open() -> None:
     full, part = times(1, 2), times(1, censored=(5,))
-    assert [stats.bound(*pair) for pair in ((full, full), (part, full), (full, part), (part, part))] == ["=", ">=", "<=", "?"]
+    assert [stats.bound(*pair) for pair in ((full, full), (part, full), (full, part), (part, part))] == [
+        "=",
+        ">=",
+        "<=",
+        "?",
+    ]
 
 
 @pytest.mark.parametrize(

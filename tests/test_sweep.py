@@ -113,7 +113,9 @@ def test_running_trials_are_dealt_out_evenly_over_the_devices() -> None:
     many = sweep("map", 4, slots=16)
     seen = []
     compiled = many._compiled
-    many._compiled = lambda data, states, trials: seen.append(np.asarray(states.outcome)) or compiled(data, states, trials)
+    many._compiled = lambda data, states, trials: (
+        seen.append(np.asarray(states.outcome)) or compiled(data, states, trials)
+    )
     list(many.run(*jax.tree.map(lambda a: a[:6], (PARAMS, trials()))))
     running = (seen[0].reshape(4, 4) == Outcome.UNFINISHED).sum(1)
     assert sorted(running) == [1, 1, 2, 2]

@@ -149,7 +149,9 @@ def test_scales_multiply_the_weight_the_rate_and_the_decay() -> None:
     assert float(records.valid_loss[0]) == pytest.approx(float(advance(made, trial())[1].valid_loss[0]), rel=1e-4)
 
 
-@pytest.mark.parametrize(("n", "wanted", "got"), [(40, 8, 8), (40, 7, 8), (40, 6, 5), (41, 8, 1), (12, 100, 12), (1, 8, 1)])
+@pytest.mark.parametrize(
+    ("n", "wanted", "got"), [(40, 8, 8), (40, 7, 8), (40, 6, 5), (41, 8, 1), (12, 100, 12), (1, 8, 1)]
+)
 def test_nearest_divisor(n: int, wanted: int, got: int) -> None:
     assert nearest_divisor(n, wanted) == got
 

@@ -52,7 +52,7 @@ def start(model: nnx.Module, rngs: nnx.Rngs, roles: set[str], inits: Inits) -> N
         if not decided:
             known = ["init", *(name for name, its in ROLES.items() if roles & set(its))]
             raise TypeError(f"{type(model).__name__} takes no {argument}; it takes {', '.join(known)}")
-        overrides |= {role: init for role in decided}  # type: ignore[misc]
+        overrides |= dict.fromkeys(decided, init)  # type: ignore[misc]
     fill(model, Override(base, overrides) if overrides else base, rngs.params())
 
 

@@ -29,9 +29,7 @@ class MLP(nnx.Module):
         rngs: nnx.Rngs,
         **inits: Unpack[Inits],
     ):
-        check_sizes(
-            in_features=in_features, hidden_features=hidden_features, out_features=out_features, layers=layers
-        )
+        check_sizes(in_features=in_features, hidden_features=hidden_features, out_features=out_features, layers=layers)
         self.activation = activation_named(activation)
         widths = [in_features] + [hidden_features] * layers
         self.layers = nnx.List(

@@ -5,7 +5,7 @@ In every layer the input projection of all time steps is one matrix product outs
 matrix of its own; they are fused only in the arithmetic.
 """
 
-from typing import ClassVar, Literal, TypedDict, Unpack
+from typing import ClassVar, Literal, Unpack
 
 import jax
 import jax.numpy as jnp

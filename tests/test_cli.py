@@ -1,0 +1,90 @@
+"""The command as a user meets it: help, lists, one-line errors, exit codes, and the default study's options."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jaxinit import cli
+
+SMALL = ["--hidden", "16", "--schemes", "small_normal", "orthogonal", "--lrs", "0.1", "--seeds", "2", "--epochs", "1", "--batch", "128", "--target", "0.5"]
+
+
+def jaxinit(*words: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", "jaxinit.cli", *words], capture_output=True, text=True)
+
+
+def test_help_never_imports_jax() -> None:
+    code = "import sys; from jaxinit import cli\ntry: cli.main(['run', '--help'])\nexcept SystemExit: pass\n"
+    heavy = "('jax', 'flax', 'numpy', 'matplotlib', 'sklearn', 'xarray', 'scipy')"
+    done = subprocess.run(
+        [sys.executable, "-c", code + f"print([m for m in {heavy} if m in sys.modules])"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
+    for option in ("model", "hidden", "layers", "activation", "task", "length", "schemes", "lrs", "optimizer", "seeds"):
+        assert f"--{option}" in done.stdout
+    for option in ("tune-seeds", "epochs", "target", "batch", "baseline", "out"):
+        assert f"--{option}" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("what", "expected"),
+    [("schemes", "xavier_rnn"), ("models", "lstm"), ("tasks", "digits_pixels"), ("all", "schemes:")],
+)
+def test_lists_have_a_line_each(what: str, expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["list", what]) == 0
+    out = capsys.readouterr().out
+    assert expected in out
+    assert all(len(line.split("  ")) >= 2 for line in out.splitlines() if not line.endswith(":"))
+
+
+def test_run_then_again_then_plot(tmp_path: Path) -> None:
+    out = tmp_path / "study"
+    first = jaxinit("run", *SMALL, "--out", str(out))
+    assert first.returncode == 0, first.stderr
+    assert "4 trials, 1 compilation(s) of the training program" in first.stdout
+    assert "orthogonal" in first.stdout
+    pictures = sorted(path.name for path in (out / "figures").iterdir())
+    assert pictures == ["learning_curves.png", "learning_curves.svg", "share_converged.png", "share_converged.svg"]
+    for path in (out / "figures").iterdir():
+        path.unlink()
+    again = jaxinit("plot", str(out))
+    assert again.returncode == 0, again.stderr
+    assert sorted(path.name for path in (out / "figures").iterdir()) == pictures
+    other = jaxinit("run", *SMALL, "--seeds", "3", "--out", str(out))
+    assert other.returncode == 2
+    assert "holds another study (seeds is 2 there, 3 here)" in other.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "run --schemes ortogonal small_normal",
+        "run --model rnm",
+        "run --task digits",
+        "run --lrs 0.1 -0.1",
+        "run --target 1.01",
+        "run --seeds 1",
+        "plot no-such-folder",
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(words: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    extra = ["--out", str(tmp_path / "s")] if words.startswith("run") else []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("jaxinit.sweep.one_device_per_core", lambda: None)  # the suite has set its devices up
+        assert cli.main([*words.split(), *extra]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("jaxinit: ")
+    assert error.count("\n") == 1
+    assert not (tmp_path / "s").exists()
+
+
+def test_an_interrupted_study_exits_130_and_says_how_to_look(capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupt() -> int:
+        raise KeyboardInterrupt
+
+    assert cli.exit_code(interrupt) == 130
+    assert "interrupted" in capsys.readouterr().err

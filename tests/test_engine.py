@@ -1,0 +1,198 @@
+"""A study from question to folder, small: the records, the answer, what is paired, what bad input costs."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from jaxinit import engine, spec, store, sweep
+from jaxinit.initializers import glorot_scheme
+from jaxinit.outcome import Outcome
+from jaxinit.store import Result
+from jaxinit.study import BadStudy, Study
+
+STUDY = Study(
+    hidden=16,
+    schemes=("small_normal", "xavier_rnn", "orthogonal"),
+    lrs=(0.1, 0.3),
+    seeds=2,
+    tune_seeds=1,
+    epochs=3,
+    evaluations=4,
+    target=0.5,
+    batch=64,
+)
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory) -> Result:
+    return engine.run(STUDY, out=tmp_path_factory.mktemp("study") / "s", progress=False)
+
+
+def test_the_folder_holds_the_whole_answer(result: Result) -> None:
+    summary = json.loads((result.folder / "summary.json").read_text())
+    assert result.complete
+    assert {"baseline", "trials", "compilations", "wall_s", "table", "claims", "notes"} <= set(summary)
+    assert summary["compilations"] == 1
+    assert summary["trials"] == 3 * (2 * 1 + 2)
+    columns = {
+        "model",
+        "task",
+        "scheme",
+        "lr",
+        "epochs",
+        "epochs_low",
+        "epochs_high",
+        "ratio",
+        "ratio_low",
+        "ratio_high",
+    }
+    assert columns | {"converged", "censored", "diverged"} <= set(summary["table"][0])
+    assert {row["scheme"] for row in summary["table"]} == set(STUDY.schemes)
+    claim = summary["claims"][0]
+    assert set(claim) >= {"id", "statement", "measured", "low", "high", "published", "band", "verdict", "note"}
+    assert claim["id"] == "A10"
+    assert store.load(result.folder).study == replace(STUDY)
+
+
+def test_records_hold_every_trial_and_nothing_else(result: Result) -> None:
+    records = result.records
+    ran = records.last_epoch.values > 0
+    assert ran[:, :, 0].all(), "every scheme and rate ran on the tuning seed"
+    assert (ran[:, :, 1:].sum(1) == 1).all(), "each reporting seed ran at one rate"
+    done = np.rint(records.last_epoch.values * 4).astype(int)
+    assert (np.sum(~np.isnan(records.metric.values), axis=-1) == done).all()
+    converged = records.outcome.values == Outcome.CONVERGED
+    assert converged.any()
+    metric = records.metric.values[converged]
+    last = metric[np.arange(len(metric)), done[converged] - 1]
+    assert (last >= 0.5).all(), "a converged trial ends at its first evaluation that reaches the target"
+    assert (np.nansum(metric >= 0.5, axis=1) == 1).all()
+
+
+def test_the_same_command_reads_the_answer_back(result: Result, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep, "Sweep", None)  # nothing may be computed
+    again = engine.run(STUDY, out=result.folder, progress=False)
+    assert again.summary == result.summary
+
+
+def test_a_study_can_be_repeated_from_its_own_file(result: Result, tmp_path: Path) -> None:
+    again = engine.run(Study.from_json(result.folder / "study.json"), out=tmp_path / "again", progress=False)
+    xr.testing.assert_identical(again.records, result.records)
+
+
+def test_seeds_are_paired_across_schemes(result: Result) -> None:
+    cell = engine.check(replace(STUDY, schemes=("small_normal", "xavier_rnn")))
+    starts = engine.draw_starts(cell)
+    fan_in = {leaf.name: leaf.fan_in for leaf in cell.leaves if leaf.role != "bias"}
+    for name, n in fan_in.items():
+        # The same Gaussian numbers under both schemes, at different scales.
+        np.testing.assert_allclose(
+            starts["small_normal"][name] * 100, starts["xavier_rnn"][name] * np.sqrt(n), rtol=1e-5
+        )
+
+
+def test_mappings_agree(result: Result, tmp_path: Path) -> None:
+    together = engine.run(STUDY, out=tmp_path / "v", progress=False, mapping="vmap", slots_per_device=1)
+    assert (together.records.outcome == result.records.outcome).all()
+    np.testing.assert_allclose(together.records.train_loss, result.records.train_loss, rtol=2e-3)
+
+
+def test_own_schemes_and_scaled_rules(tmp_path: Path) -> None:
+    def mine(leaf: spec.Leaf):
+        return spec.Rule(glorot_scheme(leaf), multiplier=2.0, lr_scale=0.5)
+
+    study = replace(STUDY, schemes=("mine", "xavier_rnn"), baseline="xavier_rnn", lrs=(0.1,))
+    mixed = engine.run(study, out=tmp_path / "m", schemes={"mine": mine}, progress=False)
+    assert mixed.summary["compilations"] == 1
+    alone = engine.run(
+        replace(study, schemes=("xavier_rnn",)), out=tmp_path / "a", schemes={"mine": mine}, progress=False
+    )
+    # A scheme without scales trains the same beside one that has them.
+    np.testing.assert_allclose(
+        mixed.records.train_loss.sel(scheme="xavier_rnn"), alone.records.train_loss.sel(scheme="xavier_rnn"), rtol=2e-3
+    )
+
+
+@pytest.mark.parametrize("model", ["lstm", "gru", "mlp"])
+@pytest.mark.parametrize("task", ["adding", "digits_rows"])
+def test_every_model_runs_on_tasks_of_both_kinds(model: str, task: str, tmp_path: Path) -> None:
+    study = replace(
+        STUDY, model=model, task=task, target=None, optimizer="adam", lrs=(0.01,), epochs=1, batch=320, evaluations=2
+    )
+    study = replace(study, length=4 if task == "adding" else None, schemes=("small_normal", "orthogonal"))
+    got = engine.run(study, out=tmp_path / "s", progress=False)
+    assert got.summary["trials"] == 4
+    assert np.isfinite(got.records.train_loss.values).all()
+
+
+def test_ctrl_c_keeps_what_was_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = sweep.Sweep.run
+    calls = []
+
+    def interrupted(self, params, trials):
+        for rows in run(self, params, trials):
+            calls.append(len(rows))
+            if len(calls) == 4:
+                raise KeyboardInterrupt
+            yield rows
+
+    # Nobody converges, so 12 trials of two chunks each through 8 slots: after three chunks 8 have ended, 4 are half way.
+    study = replace(STUDY, target=0.99, lrs=(0.1,), seeds=4)
+    monkeypatch.setattr(sweep.Sweep, "run", interrupted)
+    partial = engine.run(study, out=tmp_path / "s", progress=False, slots_per_device=1)
+    assert not partial.complete
+    assert partial.summary["trials"] == 8
+    assert "interrupted" in json.loads((tmp_path / "s" / "study.json").read_text())["status"]
+    assert any(note.startswith("interrupted:") for note in partial.summary["notes"])
+    monkeypatch.undo()
+    whole = engine.run(study, out=tmp_path / "s", progress=False)
+    assert whole.complete
+    assert whole.summary["trials"] == 12
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"schemes": ("glorot_unifrm", "small_normal")},
+            "no scheme is called 'glorot_unifrm'; the nearest is 'glorot_uniform'",
+        ),
+        ({"model": "lsmt"}, "no model is called 'lsmt'; the nearest is 'lstm'"),
+        ({"task": "digit_rows"}, "no task is called 'digit_rows'; the nearest is 'digits_rows'"),
+        ({"optimizer": "adamw"}, "no optimizer is called 'adamw'; the nearest is 'adam'"),
+        ({"activation": "than"}, "no activation is called 'than'; the nearest is 'tanh'"),
+        ({"model": "gru", "activation": "relu"}, "'gru' has its own activations"),
+        ({"target": 1.5}, "target 1.5 is out of reach"),
+        ({"length": 5}, "'digits_rows' has a fixed length"),
+        ({"task": "adding", "length": 1, "target": None}, "needs a length of 2 or more, got 1"),
+        ({"task": "copy", "model": "mlp", "target": None}, "wants an output at every step"),
+        ({"batch": 5000}, "batch is at most 1280"),
+    ],
+)
+def test_bad_studies_are_one_line_and_write_nothing(change: dict, message: str, tmp_path: Path) -> None:
+    with pytest.raises(BadStudy, match=message) as caught:
+        engine.run(replace(STUDY, **change), out=tmp_path / "s", progress=False)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_scheme_that_covers_too_little_is_refused_before_any_work(tmp_path: Path) -> None:
+    def bare(leaf: spec.Leaf):
+        return None
+
+    study = replace(STUDY, schemes=("bare", "small_normal"))
+    with pytest.raises(BadStudy, match="'bare' has no rule for parameter 'layers.0.bias'"):
+        engine.run(study, out=tmp_path / "s", schemes={"bare": bare}, progress=False)
+    assert not (tmp_path / "s").exists()
+
+
+def test_notes_say_when_the_resolution_is_another(result: Result) -> None:
+    assert not any("do not divide" in note for note in result.summary["notes"])
+    cell = engine.check(replace(STUDY, evaluations=7))
+    records = store.empty_records(cell.study, 5, engine._task_attributes(cell))
+    notes = engine.summarize(records, cell.study)["notes"]
+    assert any("7 evaluations an epoch do not divide its batches; 5 were made" in note for note in notes)

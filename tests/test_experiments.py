@@ -1,0 +1,44 @@
+"""Every experiment runs tiny, as a user would start it, and its docstring teaches."""
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXPERIMENTS = sorted((Path(__file__).parent.parent / "experiments").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_smoke(path: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(path), "--size", "smoke", "--out", str(tmp_path / "s")], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((tmp_path / "s" / "summary.json").read_text())
+    assert summary["table"]
+    assert summary["claims"]
+    assert list((tmp_path / "s" / "figures").glob("*.png"))
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_the_docstring_has_the_command_the_time_and_the_numbers_to_expect(path: Path) -> None:
+    text = ast.get_docstring(ast.parse(path.read_text())) or ""
+    assert f"python experiments/{path.name}" in text
+    assert "Expect" in text
+    assert "--size smoke" in text
+
+
+def test_quick_is_the_main_job() -> None:
+    sys.path.insert(0, str(EXPERIMENTS[0].parent))
+    try:
+        from rnn_convergence import SIZES
+    finally:
+        sys.path.pop(0)
+    from jaxinit.engine import check
+    from jaxinit.study import Study
+
+    resolved = check(Study()).study
+    assert check(SIZES["quick"]).study.__dict__ | {"activation": None} == resolved.__dict__

@@ -1,0 +1,82 @@
+"""The answer in words: bounds are marked, and the table fits a terminal."""
+
+import io
+from pathlib import Path
+
+import xarray as xr
+from rich.console import Console
+
+from jaxinit import report
+from jaxinit.store import Result
+from jaxinit.study import Study
+
+ROW = {
+    "scheme": "glorot_uniform",
+    "lr": 0.003,
+    "lr_at_edge": False,
+    "epochs": 12.34,
+    "epochs_low": 11.11,
+    "epochs_high": 13.33,
+    "ratio": 4.36,
+    "ratio_low": 3.84,
+    "ratio_high": 5.05,
+    "ratio_is": "=",
+    "p_holm": 0.0003,
+    "seeds": 8,
+    "converged": 8,
+    "censored": 0,
+    "diverged": 0,
+}
+BASELINE = ROW | {"scheme": "small_normal", "p_holm": None, "ratio": 1.0}
+NEVER = ROW | {"scheme": "uniform01", "converged": 0, "censored": 5, "diverged": 3, "epochs": 20.0, "ratio_is": "<="}
+CLAIM = {
+    "id": "A10",
+    "statement": "Xavier is faster.",
+    "measured": 8.42,
+    "measured_is": ">=",
+    "low": 7.9,
+    "high": 9.1,
+    "published": None,
+    "verdict": "supported with a condition",
+    "note": "8 seeds",
+}
+SUMMARY = {
+    "baseline": "small_normal",
+    "target": 0.97,
+    "metric": "validation accuracy",
+    "budget": 20.0,
+    "table": [ROW, BASELINE, NEVER],
+    "claims": [CLAIM],
+    "notes": ["a note"],
+}
+
+
+def printed(summary: dict) -> str:
+    out = io.StringIO()
+    records = xr.Dataset(attrs={"higher_is_better": 1})
+    report.print_answer(Result(Study(), records, summary, Path("r"), True), Console(width=80, file=out))
+    return out.getvalue()
+
+
+def test_the_table_is_whole_in_eighty_columns() -> None:
+    text = printed(SUMMARY)
+    assert "…" not in text
+    assert "glorot_uniform 0.003 12.34 (11.11-13.33) 4.36 (3.84-5.05)" in " ".join(text.split())
+    assert "validation accuracy ≥ 0.97" in text
+
+
+def test_what_is_only_a_bound_is_marked() -> None:
+    text = " ".join(printed(SUMMARY).split())
+    assert "uniform01 0.003 >20.00 ≤4.36" in text
+    assert "0/5/3" in text
+    assert "measured >= 8.4 (7.9 to 9.1); published: no source found; supported with a condition" in text
+
+
+def test_a_best_rate_at_the_edge_is_marked() -> None:
+    assert report.cells(ROW | {"lr_at_edge": True}, SUMMARY)[1] == "0.003*"
+    assert report.cells(ROW | {"p_holm": 1e-6}, SUMMARY)[4] == "<1e-4"
+    assert report.cells(ROW | {"ratio": None}, SUMMARY)[3] == "-"
+
+
+def test_nothing_reported_yet_is_said() -> None:
+    assert "No scheme has been reported yet" in printed(SUMMARY | {"table": []})

@@ -1,0 +1,76 @@
+"""The set-up scripts say what is missing, and exit non-zero, where there is no Python, no network or no space."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """The files that set-up needs, in a folder of its own."""
+    for name in ("scripts", "jaxinit"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "constraints.txt", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
+    return tmp_path
+
+
+def run(clone: Path, script: str, **environment: str) -> subprocess.CompletedProcess:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("JAXINIT_", "PIP_", "UV_"))}
+    return subprocess.run(
+        ["bash", str(clone / "scripts" / script)], capture_output=True, text=True, env=clean | environment, timeout=300
+    )
+
+
+def tools(folder: Path, *names: str, **scripts: str) -> str:
+    """A PATH of a few tools, and of scripts given by their text."""
+    folder.mkdir()
+    for name in names:
+        found = shutil.which(name)
+        assert found, name
+        (folder / name).symlink_to(found)
+    for name, text in scripts.items():
+        (folder / name).write_text(f"#!/bin/bash\n{text}\n")
+        (folder / name).chmod(0o755)
+    return str(folder)
+
+
+BASICS = ("bash", "cat", "cksum", "df", "awk", "head", "tail", "dirname", "sort", "cut", "tr")
+
+
+@pytest.mark.parametrize("script", ["quickstart", "test", "check"])
+def test_no_suitable_python(clone: Path, script: str) -> None:
+    path = tools(clone / "bin", *BASICS, python3="exit 1")
+    done = run(clone, script, PATH=path, HOME=str(clone), PYENV_ROOT=str(clone))
+    assert done.returncode != 0
+    assert "no suitable Python: jaxinit needs 3.11 to 3.13" in done.stderr
+    assert "Install one" in done.stderr
+
+
+def test_a_python_that_was_asked_for_but_does_not_suit(clone: Path) -> None:
+    done = run(clone, "quickstart", JAXINIT_PYTHON="/bin/false", PATH=tools(clone / "bin", *BASICS))
+    assert done.returncode != 0
+    assert "JAXINIT_PYTHON=/bin/false is not a Python 3.11 to 3.13" in done.stderr
+
+
+def test_no_space(clone: Path) -> None:
+    full = tools(clone / "bin", *(b for b in BASICS if b != "df"), df="echo head; echo disk 1 1 1024 1 /")
+    done = run(clone, "quickstart", PATH=full)
+    assert done.returncode != 0
+    assert "not enough space" in done.stderr
+    assert "1 MiB are free" in done.stderr
+
+
+def test_no_network(clone: Path) -> None:
+    nowhere = "http://127.0.0.1:9"
+    done = run(
+        clone, "quickstart", PIP_INDEX_URL=nowhere, PIP_RETRIES="0", PIP_CONFIG_FILE=os.devnull, UV_INDEX_URL=nowhere
+    )
+    assert done.returncode != 0
+    assert "Most often there is no network" in done.stderr
+    assert not (clone / ".venv" / ".ready-").exists()
