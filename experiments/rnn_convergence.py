@@ -3,7 +3,7 @@
 The question: does Xavier cut the epochs needed "by 2 to 10 times" (claim A10), against which start, and how sure
 is that? Vanilla tanh RNN, digits row by row, SGD, each scheme at the best of five rates over two decades.
 
-    python experiments/rnn_convergence.py                  quick: 128 units, 9 schemes, 207 trials; about 70 s on 2 cores
+    python experiments/rnn_convergence.py                  quick: 128 units, 9 schemes, 207 trials; 70 s on 2 cores
     python experiments/rnn_convergence.py --size smoke     3 schemes, 16 units, seconds: checks that all of it works
     python experiments/rnn_convergence.py --size paper     512 units, 9 rates, 35 seeds, 100 epochs: for an accelerator
 

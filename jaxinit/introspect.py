@@ -4,7 +4,7 @@ Parameters say what they are in their own metadata (`param`); a parameter's name
 """
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar, Unpack
 
 import jax.numpy as jnp
 from flax import nnx
@@ -17,19 +17,19 @@ Module = TypeVar("Module", bound=nnx.Module)
 Apply = Callable[[dict[str, Array], Array], Array]
 
 
-def param(
-    shape: tuple[int, ...],
-    dims: str,
-    role: str,
-    *,
-    gate: tuple[str, ...] = (),
-    layer: int = 0,
-    n_layers: int = 1,
-    activation: str = "linear",
-) -> nnx.Param:
+class Place(TypedDict, total=False):
+    """Where a parameter stands, as in `spec.Leaf`."""
+
+    gate: tuple[str, ...]
+    layer: int
+    n_layers: int
+    activation: str
+
+
+def param(shape: tuple[int, ...], dims: str, role: str, **place: Unpack[Place]) -> nnx.Param:
     """A float32 parameter that declares its leaf, zero until it is drawn. Arguments as in `spec.Leaf`."""
     spec.check_dims(dims, shape, f"a {role} parameter")
-    meta = dict(dims=dims, role=role, gate=gate, layer=layer, n_layers=n_layers, activation=activation)
+    meta: dict[str, Any] = {"dims": dims, "role": role, **place}
     return nnx.Param(jnp.zeros(shape), **meta)
 
 

@@ -6,7 +6,7 @@ Each panel shows one scheme in black over all the others in light grey; the base
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
@@ -90,18 +90,8 @@ def epochs_by_rate(records: xr.Dataset) -> "Figure":
         for outcome, (marker, face) in marks.items():
             where = trials.outcome.values == outcome
             epochs = trials.last_epoch.values if outcome != Outcome.DIVERGED else np.full(where.shape, horizon)
-            edge = {"edgecolors": "black"} if marker != "x" else {}
-            axes.scatter(
-                np.broadcast_to(rates[:, None], where.shape)[where],
-                epochs[where],
-                22,
-                marker=marker,
-                c=face,
-                linewidths=0.9,
-                zorder=4,
-                clip_on=False,
-                **edge,
-            )
+            at = np.broadcast_to(rates[:, None], where.shape)[where]
+            axes.plot(at, epochs[where], marker, color="black", mfc=face, mew=0.9, ms=4.5, zorder=4, clip_on=False)
         if (trials.outcome.values == Outcome.CONVERGED).any():
             axes.axvline(stats.best_rate(records, scheme), color="0.35", linewidth=0.8, zorder=1)
 
@@ -212,13 +202,15 @@ def _epoch_axis(axes: "Axes", records: xr.Dataset) -> None:
 
 def _headline(figure: "Figure", records: xr.Dataset, title: str, note: str, has_target: bool = False) -> None:
     """What the figure shows, of which cell, and how to read it; then the layout, once for all formats."""
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
     from matplotlib.lines import Line2D
 
     a, inch = records.attrs, 1 / figure.get_figheight()
     sign = "≥" if a["higher_is_better"] else "≤"
-    cell = f"{a['model']}, {a['hidden']} units, {a['task']}, {a['optimizer']}; target: {a['metric_name']} {sign} {a['target']:.4g}"
+    cell = f"{a['model']}, {a['hidden']} units, {a['task']}, {a['optimizer']}"
+    target = f"target: {a['metric_name']} {sign} {a['target']:.4g}"
     figure.text(0.02, 1 - 0.08 * inch, title, fontsize=11, va="top")
-    figure.text(0.02, 1 - 0.33 * inch, f"{cell}\n{note}", fontsize=8, va="top", color="0.25")
+    figure.text(0.02, 1 - 0.33 * inch, f"{cell}; {target}\n{note}", fontsize=8, va="top", color="0.25")
     handles = [Line2D([], [], **OWN), Line2D([], [], **BASELINE), Line2D([], [], **OTHERS)]
     labels = ["this scheme", f"baseline, {a['baseline']}", "the other schemes"]
     if has_target:
@@ -228,7 +220,7 @@ def _headline(figure: "Figure", records: xr.Dataset, title: str, note: str, has_
         handles, labels, loc="lower left", ncols=len(handles), frameon=False, fontsize=8, bbox_to_anchor=(0.01, 0)
     )
     layout = figure.get_layout_engine()
-    assert layout is not None
+    assert isinstance(layout, ConstrainedLayoutEngine)
     layout.set(rect=(0, 0.28 * inch, 1, 1 - (0.28 + 0.68) * inch))
     layout.execute(figure)
     figure.set_layout_engine("none")
@@ -239,7 +231,7 @@ def _style() -> Iterator[None]:
     """Matplotlib without a display and with quiet axes, for the figures drawn inside."""
     import matplotlib
 
-    settings = {
+    settings: Any = {
         "font.size": 8,
         "axes.spines.top": False,
         "axes.spines.right": False,

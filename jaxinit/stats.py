@@ -298,8 +298,9 @@ def judge(records: xr.Dataset, claims: Iterable[Claim]) -> list[dict[str, Any]]:
         kind = bound(base, times)
         late = {claim.baseline: int((~base.event).sum()), claim.scheme: int((~times.event).sum())}
         missed = " and ".join(f"{n} of {len(base.event)} {name} trials did not arrive" for name, n in late.items() if n)
-        note = f"{records.attrs['model']} on {records.attrs['task']}, {len(base.time)} seeds, each scheme at its own best rate ({claim.scheme} {rates[claim.scheme]:g}, "
-        note += f"{claim.baseline} {rates[claim.baseline]:g}), budget {horizon:g} epochs; {missed or 'all arrived'}"
+        at = ", ".join(f"{name} {rates[name]:g}" for name in (claim.scheme, claim.baseline))
+        note = f"{records.attrs['model']} on {records.attrs['task']}, {len(base.time)} seeds, each scheme at its own "
+        note += f"best rate ({at}), budget {horizon:g} epochs; {missed or 'all arrived'}"
         if kind == ">=":
             note += "; the ratio is a lower bound, since the baseline's clock stops at the budget"
         elif kind in ("<=", "?"):

@@ -85,8 +85,9 @@ class Study:
     @classmethod
     def from_json(cls, path: str | Path) -> "Study":
         """The study that a `study.json` describes: `run(Study.from_json(path))` runs it again."""
-        stored = json.loads(Path(path).read_text())["study"]
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()})
+        stored: dict[str, Any] = json.loads(Path(path).read_text())["study"]
+        settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
+        return cls(**settings)
 
     def command(self) -> str:
         """The command line that runs this study."""

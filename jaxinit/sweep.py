@@ -7,7 +7,7 @@ the running trials are dealt out evenly over the devices before every chunk. Tri
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import numpy as np
@@ -17,8 +17,9 @@ from jaxinit.outcome import Outcome
 from jaxinit.tasks.base import Data
 from jaxinit.train import Program, Records, State, Trial
 
-Mapping = Literal["map", "vmap"]
-Stacked = dict[str, np.ndarray] | dict[str, jax.Array]  # parameters of many trials, the trial as leading axis
+Mapping: TypeAlias = Literal["map", "vmap"]
+# Parameters of many trials, the trial as leading axis.
+Stacked: TypeAlias = dict[str, np.ndarray] | dict[str, jax.Array]
 COMPILED = "/jax/core/compile/backend_compile_duration"
 
 
@@ -48,9 +49,9 @@ def available_cores() -> int:
 
 
 class Row(NamedTuple):
-    """A trial after a chunk: its index in the queue, the records of the chunk, and how it stands."""
+    """A trial after a chunk: its number in the queue, the records of the chunk, and how it stands."""
 
-    index: int
+    number: int
     first: int  # evaluations done before the chunk
     last: int  # and after it
     records: Records
@@ -58,9 +59,9 @@ class Row(NamedTuple):
 
 
 class Seat(NamedTuple):
-    """A running trial: its index in the queue and its state on the host."""
+    """A running trial: its number in the queue and its state on the host."""
 
-    index: int
+    number: int
     state: State
 
 
@@ -74,7 +75,7 @@ class Sweep:
     program: Program
     data: Data
     slots: int
-    devices: Sequence[jax.Device]
+    devices: Sequence[Any]  # jax.Device, which is no type to a checker
     mapping: Mapping
 
     def __post_init__(self):
@@ -114,7 +115,7 @@ class Sweep:
             fresh, waiting = waiting[:free], waiting[free:]
             if fresh:
                 padded = np.resize(fresh, self.slots)  # one shape, one compilation of `start`
-                started = jax.tree.map(np.asarray, self._start(jax.tree.map(lambda a: a[padded], params)))
+                started = jax.tree.map(np.asarray, self._start(jax.tree.map(lambda a, pick=padded: a[pick], params)))
                 seats += [Seat(index, jax.tree.map(lambda a, k=k: a[k], started)) for k, index in enumerate(fresh)]
             rows, seats = self._chunk(seats, trials)
             yield rows
@@ -123,12 +124,12 @@ class Sweep:
         """Advance every seat by one chunk: a row for each, and the seats of the trials that go on."""
         n, width = len(self.devices), self.slots // len(self.devices)
         slot_of = [k % n * width + k // n for k in range(len(seats))]  # dealt to the devices in turn
-        resting = Seat(seats[0].index, seats[0].state._replace(outcome=np.int32(Outcome.CENSORED)))
+        resting = Seat(seats[0].number, seats[0].state._replace(outcome=np.int32(Outcome.CENSORED)))
         by_slot = [resting] * self.slots
         for seat, slot in zip(seats, slot_of, strict=True):
             by_slot[slot] = seat
         states = jax.tree.map(lambda *leaves: np.stack(leaves), *[seat.state for seat in by_slot])
-        picked = jax.tree.map(lambda a: a[[seat.index for seat in by_slot]], trials)
+        picked = jax.tree.map(lambda a: a[[seat.number for seat in by_slot]], trials)
         states, records = self._compiled(self.data, *jax.device_put((states, picked), self._split))
         states, records = jax.tree.map(np.asarray, (states, records))
 
@@ -137,9 +138,9 @@ class Sweep:
             after: State = jax.tree.map(lambda a, slot=slot: a[slot], states)
             first, last, outcome = int(seat.state.evaluations), int(after.evaluations), Outcome(int(after.outcome))
             ran: Records = jax.tree.map(lambda a, slot=slot, n=last - first: a[slot, :n], records)
-            rows.append(Row(seat.index, first, last, ran, outcome))
+            rows.append(Row(seat.number, first, last, ran, outcome))
             if outcome is Outcome.UNFINISHED:
-                going_on.append(Seat(seat.index, after))
+                going_on.append(Seat(seat.number, after))
         return rows, going_on
 
 
@@ -153,9 +154,9 @@ class CompileCounter:
     def __init__(self, name: str):
         self.name, self.count, self.seconds = name, 0, 0.0
 
-    def _listen(self, event: str, seconds: float, **kwargs: str | int) -> None:
+    def _listen(self, event: str, duration_secs: float, **kwargs: str | int) -> None:
         if event == COMPILED and self.name in str(kwargs.get("fun_name", "")):
-            self.count, self.seconds = self.count + 1, self.seconds + seconds
+            self.count, self.seconds = self.count + 1, self.seconds + duration_secs
 
     def __enter__(self) -> "CompileCounter":
         jax.monitoring.register_event_duration_secs_listener(self._listen)

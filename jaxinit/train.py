@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
@@ -50,12 +51,12 @@ class Trial(NamedTuple):
     `clip` is a bound on the global gradient norm, infinite for none; `budget` is a number of evaluations.
     """
 
-    seed: Int[Array, ""]
-    lr: Float[Array, ""]
-    clip: Float[Array, ""]
-    weight_decay: Float[Array, ""]
-    target: Float[Array, ""]
-    budget: Int[Array, ""]
+    seed: Int[Array | np.ndarray, ""]
+    lr: Float[Array | np.ndarray, ""]
+    clip: Float[Array | np.ndarray, ""]
+    weight_decay: Float[Array | np.ndarray, ""]
+    target: Float[Array | np.ndarray, ""]
+    budget: Int[Array | np.ndarray, ""]
     scales: Scales | None = None
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from jaxinit import cli
 
-SMALL = ["--hidden", "16", "--schemes", "small_normal", "orthogonal", "--lrs", "0.1", "--seeds", "2", "--epochs", "1", "--batch", "128", "--target", "0.5"]
+SMALL = "--hidden 16 --schemes small_normal orthogonal --lrs 0.1 --seeds 2 --epochs 1 --batch 128 --target 0.5"
 
 
 def jaxinit(*words: str) -> subprocess.CompletedProcess:
@@ -43,7 +43,7 @@ def test_lists_have_a_line_each(what: str, expected: str, capsys: pytest.Capture
 
 def test_run_then_again_then_plot(tmp_path: Path) -> None:
     out = tmp_path / "study"
-    first = jaxinit("run", *SMALL, "--out", str(out))
+    first = jaxinit("run", *SMALL.split(), "--out", str(out))
     assert first.returncode == 0, first.stderr
     assert "4 trials, 1 compilation(s) of the training program" in first.stdout
     assert "orthogonal" in first.stdout
@@ -54,7 +54,7 @@ def test_run_then_again_then_plot(tmp_path: Path) -> None:
     again = jaxinit("plot", str(out))
     assert again.returncode == 0, again.stderr
     assert sorted(path.name for path in (out / "figures").iterdir()) == pictures
-    other = jaxinit("run", *SMALL, "--seeds", "3", "--out", str(out))
+    other = jaxinit("run", *SMALL.split(), "--seeds", "3", "--out", str(out))
     assert other.returncode == 2
     assert "holds another study (seeds is 2 there, 3 here)" in other.stderr
 

@@ -140,7 +140,7 @@ def test_ctrl_c_keeps_what_was_computed(tmp_path: Path, monkeypatch: pytest.Monk
                 raise KeyboardInterrupt
             yield rows
 
-    # Nobody converges, so 12 trials of two chunks each through 8 slots: after three chunks 8 have ended, 4 are half way.
+    # Nobody converges, so 12 trials of two chunks through 8 slots: after three chunks 8 have ended, 4 are half way.
     study = replace(STUDY, target=0.99, lrs=(0.1,), seeds=4)
     monkeypatch.setattr(sweep.Sweep, "run", interrupted)
     partial = engine.run(study, out=tmp_path / "s", progress=False, slots_per_device=1)
@@ -185,7 +185,7 @@ def test_a_scheme_that_covers_too_little_is_refused_before_any_work(tmp_path: Pa
         return None
 
     study = replace(STUDY, schemes=("bare", "small_normal"))
-    with pytest.raises(BadStudy, match="'bare' has no rule for parameter 'layers.0.bias'"):
+    with pytest.raises(BadStudy, match=r"'bare' has no rule for parameter 'layers.0.bias'"):
         engine.run(study, out=tmp_path / "s", schemes={"bare": bare}, progress=False)
     assert not (tmp_path / "s").exists()
 

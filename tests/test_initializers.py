@@ -115,7 +115,7 @@ def haar_traces(draw, n: int = 8, count: int = 20_000) -> np.ndarray:
 
 
 def test_orthogonal_is_haar_by_its_trace_moments() -> None:
-    # For Haar-distributed Q of O(n): E tr Q = 0, E (tr Q)^2 = 1, E (tr Q)^4 = 3 for n >= 4 (Diaconis & Shahshahani 1994).
+    # Haar on O(n): E tr Q = 0, E (tr Q)^2 = 1, E (tr Q)^4 = 3 for n >= 4 (Diaconis & Shahshahani 1994).
     trace = haar_traces(I.orthogonal())
     count = len(trace)
     assert trace.mean() == pytest.approx(0, abs=4 / math.sqrt(count))
@@ -163,5 +163,5 @@ def test_errors_say_got_expected_remedy(make, message: str) -> None:
 
 def test_unknown_modes_and_laws_are_refused() -> None:
     for mode, law in (("fan_sum", "normal"), ("fan_in", "cauchy")):
-        with pytest.raises(Exception, match="fan_sum|cauchy"):  # ours, or the suite's type checker before it
+        with pytest.raises(Exception, match=r"fan_sum|cauchy"):  # ours, or the suite's type checker before it
             I.variance_scaling(1.0, mode, law)

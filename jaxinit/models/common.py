@@ -1,7 +1,7 @@
 """What every model shares: the nonlinearities, the readout, and the border where `init=` meets the parameters."""
 
 from collections.abc import Callable
-from typing import TypedDict
+from typing import TypedDict, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from jaxinit.initializers import glorot_scheme
-from jaxinit.introspect import fill, param
+from jaxinit.introspect import Place, fill, param
 from jaxinit.spec import Initializer, Override, Scheme
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -71,10 +71,7 @@ def check_sizes(**sizes: int) -> None:
 class Dense(nnx.Module):
     """y = x W + b, with W `[inputs, outputs]`, under a declared role."""
 
-    def __init__(
-        self, in_features: int, out_features: int, role: str, *, layer: int, n_layers: int, activation: str = "linear"
-    ):
-        place = dict(layer=layer, n_layers=n_layers, activation=activation)
+    def __init__(self, in_features: int, out_features: int, role: str, **place: Unpack[Place]):
         self.kernel = param((in_features, out_features), "io", role, **place)
         self.bias = param((out_features,), "o", "bias", **place)
 

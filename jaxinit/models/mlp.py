@@ -1,5 +1,6 @@
 """The multilayer perceptron."""
 
+from itertools import pairwise
 from typing import Unpack
 
 from flax import nnx
@@ -35,7 +36,7 @@ class MLP(nnx.Module):
         self.layers = nnx.List(
             [
                 Dense(n_in, n, "hidden" if k else "input", layer=k, n_layers=layers, activation=activation)
-                for k, (n_in, n) in enumerate(zip(widths[:-1], widths[1:], strict=True))
+                for k, (n_in, n) in enumerate(pairwise(widths))
             ]
         )
         self.readout = Dense(hidden_features, out_features, "readout", layer=layers, n_layers=layers)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from jaxinit.introspect import param
+from jaxinit.introspect import Place, param
 from jaxinit.models.common import Dense, Inits, activation_named, check_sizes, start
 
 
@@ -25,11 +25,13 @@ class Options(Inits, total=False):
 
 
 class Layer(nnx.Module):
-    """The parameters of one recurrent layer; with gates, their first axis runs over `gates`."""
+    """The parameters of one recurrent layer; with gates, their first axis runs over them."""
 
-    def __init__(self, n_in: int, n: int, gates: tuple[str, ...], layer: int, n_layers: int, activation: str):
+    reset_bias: nnx.Param
+
+    def __init__(self, n_in: int, n: int, **place: Unpack[Place]):
+        gates = place.get("gate", ())
         copies, dot = ((len(gates),), ".") if gates else ((), "")
-        place = dict(gate=gates, layer=layer, n_layers=n_layers, activation=activation)
         self.input = param((*copies, n_in, n), dot + "io", "input", **place)
         self.recurrent = param((*copies, n, n), dot + "io", "recurrent", **place)
         self.bias = param((*copies, n), dot + "o", "bias", **place)
@@ -65,13 +67,23 @@ class Recurrent(nnx.Module):
         self.unroll = unroll
         widths = [in_features] + [hidden_features] * layers
         self.layers = nnx.List(
-            [self.make_layer(n_in, hidden_features, k, layers) for k, n_in in enumerate(widths[:-1])]
+            [
+                self.make_layer(
+                    n_in,
+                    hidden_features,
+                    gate=self.gates,
+                    layer=k,
+                    n_layers=layers,
+                    activation=self.activation_name,
+                )
+                for k, n_in in enumerate(widths[:-1])
+            ]
         )
         self.readout = Dense(hidden_features, out_features, "readout", layer=layers, n_layers=layers)
         start(self, rngs, {"input", "recurrent", "readout", "bias"}, inits)
 
-    def make_layer(self, n_in: int, n: int, layer: int, n_layers: int) -> Layer:
-        return Layer(n_in, n, self.gates, layer, n_layers, self.activation_name)
+    def make_layer(self, n_in: int, n: int, **place: Unpack[Place]) -> Layer:
+        return Layer(n_in, n, **place)
 
     def run_layer(self, layer: Layer, x_tbi: Float[Array, "t b i"]) -> Float[Array, "t b n"]:
         raise TypeError(f"{type(self).__name__} is the shared part; use RNN, LSTM or GRU")
@@ -163,14 +175,6 @@ class LSTM(Recurrent):
         return jax.lax.scan(step, (zero_bn, zero_bn), z, unroll=self.unroll)[1]
 
 
-class GRULayer(Layer):
-    """A layer with the bias inside the reset product, which only the `after` convention has."""
-
-    def __init__(self, n_in: int, n: int, gates: tuple[str, ...], layer: int, n_layers: int, activation: str):
-        super().__init__(n_in, n, gates, layer, n_layers, activation)
-        self.reset_bias = param((n,), "o", "bias", layer=layer, n_layers=n_layers, activation=activation)
-
-
 class GRU(Recurrent):
     """Gated recurrent unit, in both conventions of the reset gate.
 
@@ -202,9 +206,11 @@ class GRU(Recurrent):
         self.reset_after = reset == "after"
         super().__init__(in_features, hidden_features, out_features, rngs=rngs, **options)
 
-    def make_layer(self, n_in: int, n: int, layer: int, n_layers: int) -> Layer:
-        kind = GRULayer if self.reset_after else Layer
-        return kind(n_in, n, self.gates, layer, n_layers, self.activation_name)
+    def make_layer(self, n_in: int, n: int, **place: Unpack[Place]) -> Layer:
+        layer = super().make_layer(n_in, n, **place)
+        if self.reset_after:  # the bias inside the reset product, which only this convention has
+            layer.reset_bias = param((n,), "o", "bias", **(place | {"gate": ()}))
+        return layer
 
     def run_layer(self, layer: Layer, x_tbi: Float[Array, "t b i"]) -> Float[Array, "t b n"]:
         u = fuse(layer.recurrent[...])
