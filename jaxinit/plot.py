@@ -89,6 +89,8 @@ def epochs_by_rate(records: xr.Dataset) -> "Figure":
         trials = tuning.sel(scheme=scheme)
         for outcome, (marker, face) in marks.items():
             where = trials.outcome.values == outcome
+            if not where.any():
+                continue
             epochs = trials.last_epoch.values if outcome != Outcome.DIVERGED else np.full(where.shape, horizon)
             at = np.broadcast_to(rates[:, None], where.shape)[where]
             axes.plot(at, epochs[where], marker, color="black", mfc=face, mew=0.9, ms=4.5, zorder=4, clip_on=False)

@@ -1,7 +1,7 @@
 """What every model shares: the nonlinearities, the readout, and the border where `init=` meets the parameters."""
 
 from collections.abc import Callable
-from typing import TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from jaxinit.initializers import glorot_scheme
 from jaxinit.introspect import Place, fill, param
-from jaxinit.spec import Initializer, Override, Scheme
+from jaxinit.spec import Initializer, Override, Rule, Scheme
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "tanh": jnp.tanh,
@@ -44,15 +44,14 @@ def start(model: nnx.Module, rngs: nnx.Rngs, roles: set[str], inits: Inits) -> N
     Raises: TypeError for an argument that no role of this module answers to.
     """
     base = inits.get("init", glorot_scheme)
-    overrides: dict[str, Initializer] = {}
-    for argument, init in inits.items():
-        if argument == "init" or init is None:
-            continue
+    overrides: dict[str, Rule | Initializer] = {}
+    given: dict[str, Any] = {name: init for name, init in inits.items() if name != "init" and init is not None}
+    for argument, init in given.items():
         decided = [role for role in ROLES.get(argument, ()) if role in roles]
         if not decided:
             known = ["init", *(name for name, its in ROLES.items() if roles & set(its))]
             raise TypeError(f"{type(model).__name__} takes no {argument}; it takes {', '.join(known)}")
-        overrides |= dict.fromkeys(decided, init)  # type: ignore[misc]
+        overrides |= dict.fromkeys(decided, init)
     fill(model, Override(base, overrides) if overrides else base, rngs.params())
 
 

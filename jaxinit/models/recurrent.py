@@ -49,11 +49,12 @@ class Recurrent(nnx.Module):
         hidden_features: int,
         out_features: int,
         *,
+        layers: int = 1,
+        readout: Literal["last", "all"] = "last",
+        unroll: int = 1,
         rngs: nnx.Rngs,
-        **options: Unpack[Options],
+        **inits: Unpack[Inits],
     ):
-        inits: Options = dict(options)  # type: ignore[assignment]
-        layers, readout, unroll = inits.pop("layers", 1), inits.pop("readout", "last"), inits.pop("unroll", 1)
         check_sizes(
             in_features=in_features,
             hidden_features=hidden_features,
