@@ -68,7 +68,7 @@ def share_converged(records: xr.Dataset) -> "Figure":
     for axes in panels:
         _epoch_axis(axes, records)
         axes.set(ylim=(-0.03, 1.03), yticks=(0, 0.5, 1))
-    _headline(figure, records, "Who has converged by when", "band: 95 %, pointwise", has_target=False)
+    _headline(figure, records, "Who has converged by when", "1 - Kaplan-Meier; band: 95 %, pointwise", has_target=False)
     return figure
 
 
@@ -143,7 +143,7 @@ def learning_curves(records: xr.Dataset) -> "Figure":
         figure,
         records,
         "Learning curves at each scheme's best rate",
-        "band: range over seeds; ends at ●",
+        "median and range over seeds; a curve ends (●) when its last seed has ended",
         has_target=True,
     )
     return figure
