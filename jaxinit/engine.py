@@ -229,7 +229,7 @@ def _fill(
             records.outcome.values[place] = row.outcome
             records.last_epoch.values[place] = epochs = row.last / per_epoch
             if row.outcome is Outcome.CONVERGED and epochs < best:
-                best, best_point = epochs, f"{epochs:.3g} epochs ({scheme}, {rate:g})"
+                best, best_point = epochs, f"{scheme} {epochs:.3g} epochs"
         report(phase, sum(row.outcome is not Outcome.UNFINISHED for row in rows), best_point)
 
 
@@ -282,9 +282,9 @@ def _progress(study: Study, shown: bool) -> Iterator[Report]:
     total = len(study.schemes) * (len(study.tuning) * len(study.lrs) + len(study.reporting))
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(bar_width=16),
+        BarColumn(bar_width=10),
         MofNCompleteColumn(),
-        TextColumn("trials, best {task.fields[best]},"),
+        TextColumn("best {task.fields[best]},"),
         TimeRemainingColumn(compact=True),
         TextColumn("left"),
     )
