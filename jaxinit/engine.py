@@ -223,7 +223,7 @@ def _fill(
     best, best_point = math.inf, "none yet"
     for rows in sweeper.run(*_queue(cell, starts, points, per_epoch)):
         for row in rows:
-            place, (scheme, rate, _) = places[row.number], points[row.number]
+            place, scheme = places[row.number], points[row.number][0]
             for name, values in row.records._asdict().items():
                 traces[name][place][row.first : row.last] = values
             records.outcome.values[place] = row.outcome

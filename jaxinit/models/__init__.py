@@ -2,7 +2,7 @@
 
 from flax import nnx
 
-from jaxinit.models.common import ACTIVATIONS
+from jaxinit.models.bptt import ACTIVATIONS
 from jaxinit.models.mlp import MLP
 from jaxinit.models.recurrent import GRU, LSTM, RNN
 

@@ -3,20 +3,14 @@
 from collections.abc import Callable
 from typing import Any, TypedDict, Unpack
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
 from jaxinit.initializers import glorot_scheme
 from jaxinit.introspect import Place, fill, param
+from jaxinit.models.bptt import ACTIVATIONS
 from jaxinit.spec import Initializer, Override, Rule, Scheme
-
-ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "tanh": jnp.tanh,
-    "relu": jax.nn.relu,
-    "sigmoid": jax.nn.sigmoid,
-}
 
 
 class Inits(TypedDict, total=False):

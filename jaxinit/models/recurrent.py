@@ -1,18 +1,18 @@
 """The recurrent networks: vanilla RNN, LSTM and GRU, each a stack of layers under one readout.
 
 In every layer the input projection of all time steps is one matrix product outside the time loop, and
-`jax.lax.scan` runs the loop. Gates are an axis of their own in every parameter, so that each gate is drawn as a
-matrix of its own; they are fused only in the arithmetic.
+`jax.lax.scan` runs the loop (in `bptt`). Gates are an axis of their own in every parameter, so that each gate is
+drawn as a matrix of its own; they are fused only in the arithmetic.
 """
 
 from typing import ClassVar, Literal, Unpack
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
 from jaxinit.introspect import Place, param
+from jaxinit.models.bptt import Backward, gru_states, lstm_states, rnn_states
 from jaxinit.models.common import Dense, Inits, activation_named, check_sizes, start
 
 
@@ -22,6 +22,7 @@ class Options(Inits, total=False):
     layers: int
     readout: Literal["last", "all"]
     unroll: int
+    backward: Backward
 
 
 class Layer(nnx.Module):
@@ -52,6 +53,7 @@ class Recurrent(nnx.Module):
         layers: int = 1,
         readout: Literal["last", "all"] = "last",
         unroll: int = 1,
+        backward: Backward = "by_hand",
         rngs: nnx.Rngs,
         **inits: Unpack[Inits],
     ):
@@ -64,8 +66,11 @@ class Recurrent(nnx.Module):
         )
         if readout not in ("last", "all"):
             raise ValueError(f"readout is 'last' or 'all' (every step), got {readout!r}")
+        if backward not in ("by_hand", "autodiff"):
+            raise ValueError(f"backward is 'by_hand' or 'autodiff', got {backward!r}")
         self.read_every_step = readout == "all"
         self.unroll = unroll
+        self.backward: Backward = backward
         widths = [in_features] + [hidden_features] * layers
         self.layers = nnx.List(
             [
@@ -119,7 +124,8 @@ class RNN(Recurrent):
     Shapes: x `[batch, time, in_features]`; y `[batch, out_features]` or `[batch, time, out_features]`. float32.
     Roles: `input` (Wxh), `recurrent` (Whh), `readout` (Why), `bias`. Further layers read the states below them.
     Options: `activation` tanh, relu or sigmoid; `layers`; `readout` last or all; `unroll` 1 to T steps of the
-    loop written out in the compiled program; `init` and `kernel_init`, `recurrent_init`, `readout_init`, `bias_init`.
+    loop written out in the compiled program; `backward` by_hand or autodiff (see `bptt`); `init` and `kernel_init`,
+    `recurrent_init`, `readout_init`, `bias_init`.
     Raises: ValueError for sizes below 1, unknown names, or an unroll beyond T.
     """
 
@@ -133,19 +139,14 @@ class RNN(Recurrent):
         rngs: nnx.Rngs,
         **options: Unpack[Options],
     ):
-        self.activation = activation_named(activation)
+        activation_named(activation)  # raises for an unknown name
         self.activation_name = activation
         super().__init__(in_features, hidden_features, out_features, rngs=rngs, **options)
 
     def run_layer(self, layer: Layer, x_tbi: Float[Array, "t b i"]) -> Float[Array, "t b n"]:
-        w_nn = layer.recurrent[...]
-
-        def step(h_bn: Array, z_bn: Array) -> tuple[Array, Array]:
-            h_bn = self.activation(z_bn + h_bn @ w_nn)
-            return h_bn, h_bn
-
         z_tbn = project(x_tbi, layer)
-        return jax.lax.scan(step, jnp.zeros_like(z_tbn[0]), z_tbn, unroll=self.unroll)[1]
+        h_0 = jnp.zeros_like(z_tbn[0])
+        return rnn_states(z_tbn, layer.recurrent[...], h_0, self.activation_name, self.unroll, self.backward)
 
 
 class LSTM(Recurrent):
@@ -162,18 +163,9 @@ class LSTM(Recurrent):
     gates = ("input", "forget", "cell", "output")
 
     def run_layer(self, layer: Layer, x_tbi: Float[Array, "t b i"]) -> Float[Array, "t b n"]:
-        u = fuse(layer.recurrent[...])
-
-        def step(carry: tuple[Array, Array], z: Array) -> tuple[tuple[Array, Array], Array]:
-            h_bn, c_bn = carry
-            i, f, g, o = jnp.split(z + h_bn @ u, 4, axis=-1)
-            c_bn = jax.nn.sigmoid(f) * c_bn + jax.nn.sigmoid(i) * jnp.tanh(g)
-            h_bn = jax.nn.sigmoid(o) * jnp.tanh(c_bn)
-            return (h_bn, c_bn), h_bn
-
-        z = project(x_tbi, layer)
-        zero_bn = jnp.zeros((x_tbi.shape[1], u.shape[0]), z.dtype)
-        return jax.lax.scan(step, (zero_bn, zero_bn), z, unroll=self.unroll)[1]
+        u_ng, z_tbg = fuse(layer.recurrent[...]), project(x_tbi, layer)
+        zero = jnp.zeros((x_tbi.shape[1], u_ng.shape[0]), z_tbg.dtype)
+        return lstm_states(z_tbg, u_ng, zero, zero, self.unroll, self.backward)
 
 
 class GRU(Recurrent):
@@ -214,26 +206,7 @@ class GRU(Recurrent):
         return layer
 
     def run_layer(self, layer: Layer, x_tbi: Float[Array, "t b i"]) -> Float[Array, "t b n"]:
-        u = fuse(layer.recurrent[...])
-        n = u.shape[0]
-
-        def after(h_bn: Array, z: Array) -> tuple[Array, Array]:
-            zr, zz, zn = jnp.split(z, 3, axis=-1)
-            ur, uz, un = jnp.split(h_bn @ u, 3, axis=-1)
-            bias_bn = jnp.broadcast_to(layer.reset_bias[...], h_bn.shape)
-            update = jax.nn.sigmoid(zz + uz)
-            new = jnp.tanh(zn + jax.nn.sigmoid(zr + ur) * (un + bias_bn))
-            h_bn = (1 - update) * new + update * h_bn
-            return h_bn, h_bn
-
-        def before(h_bn: Array, z: Array) -> tuple[Array, Array]:
-            zr, zz, zn = jnp.split(z, 3, axis=-1)
-            ur, uz = jnp.split(h_bn @ u[:, : 2 * n], 2, axis=-1)
-            update = jax.nn.sigmoid(zz + uz)
-            new = jnp.tanh(zn + (jax.nn.sigmoid(zr + ur) * h_bn) @ u[:, 2 * n :])
-            h_bn = (1 - update) * new + update * h_bn
-            return h_bn, h_bn
-
-        z = project(x_tbi, layer)
-        zero_bn = jnp.zeros((x_tbi.shape[1], n), z.dtype)
-        return jax.lax.scan(after if self.reset_after else before, zero_bn, z, unroll=self.unroll)[1]
+        u_ng, z_tbg = fuse(layer.recurrent[...]), project(x_tbi, layer)
+        zero = jnp.zeros((x_tbi.shape[1], u_ng.shape[0]), z_tbg.dtype)
+        bias = layer.reset_bias[...] if self.reset_after else None
+        return gru_states(z_tbg, u_ng, bias, zero, self.unroll, self.backward)

@@ -1,0 +1,98 @@
+"""The hand-written backward passes against autodiff: any shape, any depth of unrolling, first and second order."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxinit.models import bptt
+
+KINDS = ("rnn tanh", "rnn relu", "rnn sigmoid", "lstm", "gru after", "gru before")
+
+
+def states(kind: str, backward: bptt.Backward, unroll: int, p: dict):
+    if kind.startswith("rnn"):
+        return bptt.rnn_states(p["z"], p["u"], p["h"], kind.split()[1], unroll, backward)
+    if kind == "lstm":
+        return bptt.lstm_states(p["z"], p["u"], p["h"], p["c"], unroll, backward)
+    return bptt.gru_states(p["z"], p["u"], p.get("bias"), p["h"], unroll, backward)
+
+
+def arguments(kind: str, t: int, b: int, n: int, seed: int) -> dict:
+    gates = {"rnn": 1, "lstm": 4, "gru": 3}[kind.split()[0]]
+    shapes = {"z": (t, b, gates * n), "u": (n, gates * n), "h": (b, n)}
+    if kind == "lstm":
+        shapes["c"] = (b, n)
+    if kind == "gru after":
+        shapes["bias"] = (n,)
+    draws = np.random.default_rng(seed)
+    scale = {"u": 0.5 / np.sqrt(n)}  # stable: rounding must not grow over the steps
+    return {k: jnp.asarray(draws.normal(size=s) * scale.get(k, 1.0), jnp.float32) for k, s in shapes.items()}
+
+
+def loss(kind: str, backward: bptt.Backward, unroll: int = 1):
+    def of(p: dict):
+        h = states(kind, backward, unroll, p)
+        weight = jnp.cos(jnp.arange(h.size, dtype=h.dtype)).reshape(h.shape)
+        return jnp.sum(weight * h * h)
+
+    return of
+
+
+def close(got: dict, expected: dict, factor: float = 30) -> None:
+    """Equal to float32 rounding, relative to the largest entry of each gradient."""
+    for name, value in expected.items():
+        room = factor * np.finfo(np.float32).eps * max(float(jnp.abs(value).max()), 1e-3)
+        np.testing.assert_allclose(got[name], value, rtol=0, atol=room, err_msg=name)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=4, deadline=None, derandomize=True)
+@given(t=st.integers(1, 12), b=st.integers(1, 5), n=st.integers(1, 9), seed=st.integers(0, 99))
+def test_gradients_equal_autodiff_on_random_shapes(kind: str, t: int, b: int, n: int, seed: int) -> None:
+    p = arguments(kind, t, b, n, seed)
+    unroll = 1 + seed % t
+    np.testing.assert_array_equal(states(kind, "by_hand", 1, p), states(kind, "autodiff", 1, p))
+    close(jax.grad(loss(kind, "by_hand", unroll))(p), jax.grad(loss(kind, "autodiff"))(p))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if "relu" not in kind])
+@pytest.mark.parametrize("over", ["grad of grad", "jvp of grad"])
+def test_second_order(kind: str, over: str) -> None:
+    p, direction = arguments(kind, 6, 2, 4, 0), arguments(kind, 6, 2, 4, 1)
+
+    def curvature(backward: bptt.Backward):
+        gradient = jax.grad(loss(kind, backward))
+        if over == "jvp of grad":
+            return jax.jit(lambda q: jax.jvp(gradient, (q,), (direction,))[1])(p)
+        dot = lambda tree: sum(jnp.vdot(tree[name], direction[name]) for name in direction)
+        return jax.jit(jax.grad(lambda q: dot(gradient(q))))(p)
+
+    close(curvature("by_hand"), curvature("autodiff"), factor=300)
+
+
+def test_forward_mode_of_the_loop_is_refused_by_name_and_works_by_autodiff() -> None:
+    p = arguments("lstm", 4, 2, 3, 0)
+    with pytest.raises(TypeError, match="custom_vjp"):
+        jax.jvp(loss("lstm", "by_hand"), (p,), (p,))
+    value, slope = jax.jvp(loss("lstm", "autodiff"), (p,), (p,))
+    expected = sum(jnp.vdot(g, p[name]) for name, g in jax.grad(loss("lstm", "by_hand"))(p).items())
+    assert float(slope) == pytest.approx(float(expected), rel=1e-4)
+    assert float(value) == pytest.approx(float(loss("lstm", "by_hand")(p)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_gradient_of_the_recurrent_matrix_is_one_product_after_the_loop(kind: str) -> None:
+    p = arguments(kind, 8, 2, 4, 0)
+    loops = [
+        equation
+        for equation in jax.make_jaxpr(jax.grad(loss(kind, "by_hand")))(p).jaxpr.eqns
+        if equation.primitive.name == "scan"
+    ]
+    assert len(loops) == 2
+    n = p["u"].shape
+    for loop in loops:  # no loop carries or adds up anything of the matrix's shape
+        carried = [v.aval.shape for v in loop.outvars]
+        assert n not in carried
