@@ -22,14 +22,18 @@ def states(kind: str, backward: bptt.Backward, unroll: int, p: dict):
 
 def arguments(kind: str, t: int, b: int, n: int, seed: int) -> dict:
     gates = {"rnn": 1, "lstm": 4, "gru": 3}[kind.split()[0]]
-    shapes = {"z": (t, b, gates * n), "u": (n, gates * n), "h": (b, n)}
-    if kind == "lstm":
-        shapes["c"] = (b, n)
-    if kind == "gru after":
-        shapes["bias"] = (n,)
     draws = np.random.default_rng(seed)
-    scale = {"u": 0.5 / np.sqrt(n)}  # stable: rounding must not grow over the steps
-    return {k: jnp.asarray(draws.normal(size=s) * scale.get(k, 1.0), jnp.float32) for k, s in shapes.items()}
+    array = lambda *shape, scale=1.0: jnp.asarray(draws.normal(size=shape) * scale, jnp.float32)
+    small = 0.5 / np.sqrt(n)  # stable: rounding must not grow over the steps
+    if gates == 1:
+        return {"z": array(t, b, n), "u": array(n, n, scale=small), "h": array(b, n)}
+    p = {
+        "z": tuple(array(t, b, n) for _ in range(gates)),
+        "u": tuple(array(n, n, scale=small) for _ in range(gates)),
+        "h": array(b, n),
+    }
+    more = {"lstm": {"c": array(b, n)}, "gru after": {"bias": array(n)}}
+    return p | more.get(kind, {})
 
 
 def loss(kind: str, backward: bptt.Backward, unroll: int = 1):
@@ -43,9 +47,13 @@ def loss(kind: str, backward: bptt.Backward, unroll: int = 1):
 
 def close(got: dict, expected: dict, factor: float = 30) -> None:
     """Equal to float32 rounding, relative to the largest entry of each gradient."""
-    for name, value in expected.items():
+    for (path, value), other in zip(jax.tree.leaves_with_path(expected), jax.tree.leaves(got), strict=True):
         room = factor * np.finfo(np.float32).eps * max(float(jnp.abs(value).max()), 1e-3)
-        np.testing.assert_allclose(got[name], value, rtol=0, atol=room, err_msg=name)
+        np.testing.assert_allclose(other, value, rtol=0, atol=room, err_msg=str(path))
+
+
+def dot(one: dict, other: dict):
+    return sum(jnp.vdot(a, b) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -67,8 +75,7 @@ def test_second_order(kind: str, over: str) -> None:
         gradient = jax.grad(loss(kind, backward))
         if over == "jvp of grad":
             return jax.jit(lambda q: jax.jvp(gradient, (q,), (direction,))[1])(p)
-        dot = lambda tree: sum(jnp.vdot(tree[name], direction[name]) for name in direction)
-        return jax.jit(jax.grad(lambda q: dot(gradient(q))))(p)
+        return jax.jit(jax.grad(lambda q: dot(gradient(q), direction)))(p)
 
     close(curvature("by_hand"), curvature("autodiff"), factor=300)
 
@@ -78,7 +85,7 @@ def test_forward_mode_of_the_loop_is_refused_by_name_and_works_by_autodiff() -> 
     with pytest.raises(TypeError, match="custom_vjp"):
         jax.jvp(loss("lstm", "by_hand"), (p,), (p,))
     value, slope = jax.jvp(loss("lstm", "autodiff"), (p,), (p,))
-    expected = sum(jnp.vdot(g, p[name]) for name, g in jax.grad(loss("lstm", "by_hand"))(p).items())
+    expected = dot(jax.grad(loss("lstm", "by_hand"))(p), p)
     assert float(slope) == pytest.approx(float(expected), rel=1e-4)
     assert float(value) == pytest.approx(float(loss("lstm", "by_hand")(p)))
 
@@ -92,7 +99,7 @@ def test_the_gradient_of_the_recurrent_matrix_is_one_product_after_the_loop(kind
         if equation.primitive.name == "scan"
     ]
     assert len(loops) == 2
-    n = p["u"].shape
+    n = jax.tree.leaves(p["u"])[0].shape
     for loop in loops:  # no loop carries or adds up anything of the matrix's shape
         carried = [v.aval.shape for v in loop.outvars]
         assert n not in carried

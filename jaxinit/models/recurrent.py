@@ -2,7 +2,7 @@
 
 In every layer the input projection of all time steps is one matrix product outside the time loop, and
 `jax.lax.scan` runs the loop (in `bptt`). Gates are an axis of their own in every parameter, so that each gate is
-drawn as a matrix of its own; they are fused only in the arithmetic.
+drawn as a matrix of its own.
 """
 
 from typing import ClassVar, Literal, Unpack
@@ -12,7 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from jaxinit.introspect import Place, param
-from jaxinit.models.bptt import Backward, gru_states, lstm_states, rnn_states
+from jaxinit.models.bptt import Backward, States, gru_states, lstm_states, rnn_states
 from jaxinit.models.common import Dense, Inits, activation_named, check_sizes, start
 
 
@@ -105,15 +105,17 @@ class Recurrent(nnx.Module):
         return self.readout(h_tbn[-1])
 
 
-def project(x_tbi: Float[Array, "t b i"], layer: Layer) -> Float[Array, "t b gn"]:
-    """The input projection of every time step and gate in one matrix product, bias added, gates side by side."""
-    z = x_tbi @ fuse(layer.input[...])
-    return z + jnp.broadcast_to(layer.bias[...].reshape(-1), z.shape)
+def project(x_tbi: Float[Array, "t b i"], w_in: Float[Array, "i n"], bias_n: Float[Array, " n"]) -> States:
+    """The input projection of every time step in one matrix product, bias added."""
+    z_tbn = x_tbi @ w_in
+    return z_tbn + jnp.broadcast_to(bias_n, z_tbn.shape)
 
 
-def fuse(w: Float[Array, "*gates i o"]) -> Float[Array, "i go"]:
-    """Gates side by side: `[gate, i, o]` to `[i, gate * o]`; a matrix without gates as it is."""
-    return w if w.ndim == 2 else w.swapaxes(0, 1).reshape(w.shape[1], -1)
+def by_gate(x_tbi: Float[Array, "t b i"], layer: Layer) -> tuple[tuple[States, ...], tuple[Array, ...], Array]:
+    """What a gated loop takes: the projections and the recurrent matrix of each gate, and a state of zeros."""
+    w_gin, u_gnn, b_gn = layer.input[...], layer.recurrent[...], layer.bias[...]
+    z = tuple(project(x_tbi, w, b) for w, b in zip(w_gin, b_gn, strict=True))
+    return z, tuple(u_gnn), jnp.zeros_like(z[0][0])
 
 
 class RNN(Recurrent):
@@ -144,7 +146,7 @@ class RNN(Recurrent):
         super().__init__(in_features, hidden_features, out_features, rngs=rngs, **options)
 
     def run_layer(self, layer: Layer, x_tbi: Float[Array, "t b i"]) -> Float[Array, "t b n"]:
-        z_tbn = project(x_tbi, layer)
+        z_tbn = project(x_tbi, layer.input[...], layer.bias[...])
         h_0 = jnp.zeros_like(z_tbn[0])
         return rnn_states(z_tbn, layer.recurrent[...], h_0, self.activation_name, self.unroll, self.backward)
 
@@ -163,9 +165,8 @@ class LSTM(Recurrent):
     gates = ("input", "forget", "cell", "output")
 
     def run_layer(self, layer: Layer, x_tbi: Float[Array, "t b i"]) -> Float[Array, "t b n"]:
-        u_ng, z_tbg = fuse(layer.recurrent[...]), project(x_tbi, layer)
-        zero = jnp.zeros((x_tbi.shape[1], u_ng.shape[0]), z_tbg.dtype)
-        return lstm_states(z_tbg, u_ng, zero, zero, self.unroll, self.backward)
+        z, u, zero = by_gate(x_tbi, layer)
+        return lstm_states(z, u, zero, zero, self.unroll, self.backward)
 
 
 class GRU(Recurrent):
@@ -206,7 +207,6 @@ class GRU(Recurrent):
         return layer
 
     def run_layer(self, layer: Layer, x_tbi: Float[Array, "t b i"]) -> Float[Array, "t b n"]:
-        u_ng, z_tbg = fuse(layer.recurrent[...]), project(x_tbi, layer)
-        zero = jnp.zeros((x_tbi.shape[1], u_ng.shape[0]), z_tbg.dtype)
+        z, u, zero = by_gate(x_tbi, layer)
         bias = layer.reset_bias[...] if self.reset_after else None
-        return gru_states(z_tbg, u_ng, bias, zero, self.unroll, self.backward)
+        return gru_states(z, u, bias, zero, self.unroll, self.backward)
