@@ -77,6 +77,7 @@ def carry_out(study: Study, out: Path | None) -> "Result":
     print(f"{counts}, {result.summary['wall_s']:.0f} s")
     if not result.complete:
         print(f"interrupted: what was computed is in {result.folder}; look at it with: jaxinit plot {result.folder}")
+        print("the same command goes on from there")
     return result
 
 
@@ -97,7 +98,7 @@ def exit_code(command: Callable[[], "Result | int"]) -> int:
         print(f"jaxinit: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("jaxinit: interrupted before anything was computed", file=sys.stderr)
+        print("jaxinit: stopped at once; the same command goes on from the last saved chunk", file=sys.stderr)
         return INTERRUPTED
     if isinstance(done, int):
         return done

@@ -4,11 +4,13 @@ Study -> Cell -> starts -> tuning trials -> rates -> reporting trials -> records
 """
 
 import math
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +33,8 @@ from jaxinit.study import RATES, BadStudy, Study, check_name, check_settings
 from jaxinit.tasks import TASKS, Task
 
 EPOCHS_PER_CHUNK = 2
+SAVE_EVERY = 5.0  # seconds between saved states of a running study
+ENDS = ("outcome", "last_epoch")
 XAVIER_CLAIM = "Xavier cuts the epochs needed to converge by 2 to 10 times in deep and recurrent networks."
 
 Starts = dict[str, dict[str, np.ndarray]]  # of every scheme, by parameter: the seeds are the leading axis
@@ -61,7 +65,9 @@ def run(
 
     `schemes` adds to the names that `study.schemes` may use. `mapping` says how a device runs its trials, one after
     another (`map`, the default on CPU) or together (`vmap`). Call `sweep.one_device_per_core()` first to use all
-    cores. Ctrl-C ends the run early and keeps what was computed: the result is then not `complete`.
+    cores. Ctrl-C or SIGTERM ends the run after the chunk under way and keeps what was computed: the result is then not
+    `complete`, and running the same study on the same folder goes on from there, as it does after a kill, to the same
+    records bit for bit.
     Raises: BadStudy for anything wrong with the study or the folder, before any work is done.
     """
     began = time.time()
@@ -77,27 +83,31 @@ def run(
     per_epoch = program.evaluations_per_epoch
     store.write_study(folder, study, "running", _about(cell, per_epoch))
     records = store.empty_records(study, per_epoch, _task_attributes(cell))
-    complete = False
-    with sweep.CompileCounter("training_program") as compiled, _progress(study, progress) as report:
-        try:
-            starts = draw_starts(cell)
-            devices = jax.devices()
-            sweeper = sweep.Sweep(
-                program, task.data, slots_per_device * len(devices), devices, mapping or sweep.default_mapping()
-            )
-            tuning = [(name, rate, seed) for name in cell.schemes for rate in study.lrs for seed in study.tuning]
-            _fill(records, cell, sweeper, starts, tuning, report)
+    saved, found = store.read_state(folder)
+    if found:
+        print(f"jaxinit: {found}", file=sys.stderr)
+    with (
+        sweep.CompileCounter("training_program") as compiled,
+        _stop_requests() as stop,
+        _progress(study, progress) as report,
+    ):
+        devices = jax.devices()
+        sweeper = sweep.Sweep(
+            program, task.data, slots_per_device * len(devices), devices, mapping or sweep.default_mapping()
+        )
+        campaign = Campaign(cell, records, sweeper, draw_starts(cell), folder, saved, report, stop)
+        tuning = [(name, rate, seed) for name in cell.schemes for rate in study.lrs for seed in study.tuning]
+        complete = campaign.fill(tuning)
+        if complete:
             rates = {name: stats.best_rate(records, name) for name in cell.schemes}
-            reporting = [(name, rate, seed) for name, rate in rates.items() for seed in study.reporting]
-            _fill(records, cell, sweeper, starts, reporting, report)
-            complete = True
-        except KeyboardInterrupt:
-            pass
+            complete = campaign.fill([(name, rate, seed) for name, rate in rates.items() for seed in study.reporting])
     summary = summarize(records, study)
     summary |= {"compilations": compiled.count, "compile_s": compiled.seconds, "wall_s": time.time() - began}
     store.write_records(folder, records)
     store.write_json(folder / "summary.json", summary)
     store.write_study(folder, study, "complete" if complete else "interrupted", _about(cell, per_epoch))
+    if complete:
+        store.clear_state(folder)
     return store.load(folder)
 
 
@@ -209,28 +219,79 @@ def _model(study: Study, task: Task) -> Callable[[], nnx.Module]:
     return lambda: make(in_features, study.hidden, task.out_features, rngs=nnx.Rngs(0), **options)
 
 
-def _fill(
-    records: xr.Dataset, cell: Cell, sweeper: sweep.Sweep, starts: Starts, points: Sequence[Point], report: Report
-) -> None:
-    """Sweep the trials at `points` and put what they leave into `records`, chunk by chunk."""
-    if not points:
-        return
-    per_epoch = records.attrs["evaluations_per_epoch"]
-    axes = [records[axis].values.tolist() for axis in ("scheme", "lr", "seed")]
-    places = [tuple(axis.index(value) for axis, value in zip(axes, point, strict=True)) for point in points]
-    phase = str(records.phase.values[places[0][2]])
-    traces = {name: records[name].values for name in store.TRACES}
-    best, best_point = math.inf, "none yet"
-    for rows in sweeper.run(*_queue(cell, starts, points, per_epoch)):
-        for row in rows:
-            place, scheme = places[row.number], points[row.number][0]
-            for name, values in row.records._asdict().items():
-                traces[name][place][row.first : row.last] = values
-            records.outcome.values[place] = row.outcome
-            records.last_epoch.values[place] = epochs = row.last / per_epoch
-            if row.outcome is Outcome.CONVERGED and epochs < best:
-                best, best_point = epochs, f"{scheme} {epochs:.3g} epochs"
-        report(phase, sum(row.outcome is not Outcome.UNFINISHED for row in rows), best_point)
+@dataclass
+class Campaign:
+    """A study under way: what its trials need, its records so far, and the state saved by an earlier run, if any."""
+
+    cell: Cell
+    records: xr.Dataset
+    sweeper: sweep.Sweep
+    starts: Starts
+    folder: Path
+    saved: dict[str, np.ndarray] | None
+    report: Report
+    stop: list[int]
+
+    def __post_init__(self):
+        self.last_save = time.monotonic()
+        for name in (*store.TRACES, *ENDS):
+            if self.saved is not None:
+                self.records[name].values[...] = self.saved[name]
+
+    def fill(self, points: Sequence[Point]) -> bool:
+        """Sweep the trials at `points` into the records, chunk by chunk; False when a signal asked to stop."""
+        if not points:
+            return True
+        records, per_epoch = self.records, self.records.attrs["evaluations_per_epoch"]
+        axes = [records[axis].values.tolist() for axis in ("scheme", "lr", "seed")]
+        places = [tuple(axis.index(value) for axis, value in zip(axes, point, strict=True)) for point in points]
+        phase = str(records.phase.values[places[0][2]])
+        seats = self._seats(places)
+        under_way = {seat.number for seat in seats}
+        ended = [records.outcome.values[place] != Outcome.UNFINISHED for place in places]
+        waiting = [number for number, done in enumerate(ended) if not done and number not in under_way]
+        best, best_point = math.inf, "none yet"
+        self.report(phase, sum(ended), best_point)
+        if not (waiting or seats):
+            return True
+        for rows, going_on in self.sweeper.run(
+            *_queue(self.cell, self.starts, points, per_epoch), waiting=waiting, seats=seats
+        ):
+            for row in rows:
+                place, scheme = places[row.number], points[row.number][0]
+                for name, values in row.records._asdict().items():
+                    records[name].values[place][row.first : row.last] = values
+                records.outcome.values[place] = row.outcome
+                records.last_epoch.values[place] = epochs = row.last / per_epoch
+                if row.outcome is Outcome.CONVERGED and epochs < best:
+                    best, best_point = epochs, f"{scheme} {epochs:.3g} epochs"
+            self.report(phase, sum(row.outcome is not Outcome.UNFINISHED for row in rows), best_point)
+            if self.stop or time.monotonic() - self.last_save > SAVE_EVERY:
+                self._save(going_on, places)
+            if self.stop:
+                return False
+        return True
+
+    def _save(self, seats: Sequence[sweep.Seat], places: Sequence[tuple[int, ...]]) -> None:
+        arrays = {name: self.records[name].values for name in (*store.TRACES, *ENDS)}
+        arrays["seats"] = np.asarray([places[seat.number] for seat in seats], np.int64).reshape(-1, 3)
+        for k, leaves in enumerate(zip(*(jax.tree.leaves(seat.state) for seat in seats), strict=True)):
+            arrays[f"state{k}"] = np.stack(leaves)
+        store.write_state(self.folder, arrays)
+        self.last_save = time.monotonic()
+
+    def _seats(self, places: Sequence[tuple[int, ...]]) -> list[sweep.Seat]:
+        """The saved trials under way that are among `places`, each in the state it was saved in."""
+        if self.saved is None:
+            return []
+        first = {name: a[0] for name, a in next(iter(self.starts.values())).items()}
+        form = jax.tree.structure(jax.eval_shape(self.sweeper.program.start, first))
+        seats = []
+        for row, place in enumerate(map(tuple, self.saved["seats"].tolist())):
+            if place in places:
+                leaves = [self.saved[f"state{k}"][row] for k in range(form.num_leaves)]
+                seats.append(sweep.Seat(places.index(place), jax.tree.unflatten(form, leaves)))
+        return seats
 
 
 def _queue(cell: Cell, starts: Starts, points: Sequence[Point], per_epoch: int) -> tuple[sweep.Stacked, train.Trial]:
@@ -274,6 +335,28 @@ def _about(cell: Cell, per_epoch: int) -> dict[str, Any]:
         "parameters": sum(math.prod(leaf.shape) for leaf in cell.leaves),
         "device": {"platform": device.platform, "kind": device.device_kind, "count": jax.device_count()},
     }
+
+
+@contextmanager
+def _stop_requests() -> Iterator[list[int]]:
+    """A list that holds the signals received: the first Ctrl-C or SIGTERM asks to stop, a second one interrupts."""
+    received: list[int] = []
+
+    def note(number: int, frame: object) -> None:
+        if received:
+            raise KeyboardInterrupt
+        received.append(number)
+        print("\njaxinit: finishing the chunk under way (again to stop at once) ...", file=sys.stderr)
+
+    if threading.current_thread() is not threading.main_thread():  # signals reach the main thread only
+        yield received
+        return
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

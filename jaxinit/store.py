@@ -1,9 +1,12 @@
 """The folder of a study: study.json, records.nc and summary.json, each written whole or not at all.
 
-Analysis, figures and reports read these files and nothing else.
+Analysis, figures and reports read these files and nothing else. While a study runs, its state lies beside them, so
+that the same command goes on where it was stopped or killed.
 """
 
 import datetime
+import hashlib
+import io
 import json
 import os
 import platform
@@ -25,6 +28,7 @@ TRACES = {
     "valid_loss": "validation loss",
     "metric": "validation metric",
 }
+STATE, SPARE = "state.bin", "state.before.bin"
 PACKAGES = ("jaxinit", "jax", "jaxlib", "flax", "optax", "numpy", "scipy", "xarray")
 
 
@@ -126,6 +130,43 @@ def write_records(folder: Path, records: xr.Dataset) -> None:
     packed = {str(name): {"zlib": True} for name in records.data_vars if records[name].dtype.kind == "f"}
     path = folder / "records.nc"
     _write_atomically(path, lambda to: records.to_netcdf(to, engine="h5netcdf", encoding=packed))
+
+
+def write_state(folder: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write how far a running study is, with a checksum, keeping the state before as a spare."""
+    payload = io.BytesIO()
+    save: Any = np.savez
+    save(payload, **arrays)
+    content = payload.getvalue()
+    path = folder / STATE
+    if path.exists():
+        path.replace(folder / SPARE)
+    _write_atomically(path, lambda to: to.write_bytes(hashlib.sha256(content).digest() + content))
+
+
+def read_state(folder: Path) -> tuple[dict[str, np.ndarray] | None, str]:
+    """The last good state of an unfinished study, or None, and a line on what was found ("" for nothing).
+
+    A torn file, whose checksum does not fit, is set aside with `.torn` added to its name.
+    """
+    torn = ""
+    for name in (STATE, SPARE):
+        path = folder / name
+        if not path.exists():
+            continue
+        content = path.read_bytes()
+        if hashlib.sha256(content[32:]).digest() == content[:32]:
+            with np.load(io.BytesIO(content[32:]), allow_pickle=False) as file:
+                return dict(file), f"{torn}going on from {path}"
+        path.replace(folder / f"{name}.torn")
+        torn += f"{path} is torn and was set aside as {name}.torn; "
+    return None, torn
+
+
+def clear_state(folder: Path) -> None:
+    """Remove the states of a study that is complete."""
+    for name in (STATE, SPARE):
+        (folder / name).unlink(missing_ok=True)
 
 
 def _write_atomically(path: Path, write: Callable[[Path], object]) -> None:

@@ -102,23 +102,26 @@ class Sweep:
         self._compiled = jax.jit(training_program)
         self._start = jax.jit(jax.vmap(self.program.start))
 
-    def run(self, params: Stacked, trials: Trial) -> Iterator[list[Row]]:
-        """Train every trial to its end; after each chunk, yield a row for each trial that ran in it.
+    def run(
+        self, params: Stacked, trials: Trial, waiting: Sequence[int] | None = None, seats: Sequence[Seat] = ()
+    ) -> Iterator[tuple[list[Row], list[Seat]]]:
+        """Train trials to their ends; after each chunk, yield a row for each that ran in it, and those that go on.
 
+        `seats` are trials already under way, `waiting` the numbers of those that have not begun (default: all).
         Shapes: every leaf of `params` and `trials` has the trial as its leading axis.
         """
         params, trials = jax.tree.map(np.asarray, (params, trials))
-        waiting = list(range(len(trials.seed)))
-        seats: list[Seat] = []
+        waiting, seats = list(range(len(trials.seed)) if waiting is None else waiting), list(seats)
         while waiting or seats:
-            free = self.slots - len(seats)
+            free = max(self.slots - len(seats), 0)
             fresh, waiting = waiting[:free], waiting[free:]
             if fresh:
                 padded = np.resize(fresh, self.slots)  # one shape, one compilation of `start`
                 started = jax.tree.map(np.asarray, self._start(jax.tree.map(lambda a, pick=padded: a[pick], params)))
-                seats += [Seat(index, jax.tree.map(lambda a, k=k: a[k], started)) for k, index in enumerate(fresh)]
-            rows, seats = self._chunk(seats, trials)
-            yield rows
+                seats += [Seat(number, jax.tree.map(lambda a, k=k: a[k], started)) for k, number in enumerate(fresh)]
+            rows, going_on = self._chunk(seats[: self.slots], trials)
+            seats = going_on + seats[self.slots :]
+            yield rows, seats
 
     def _chunk(self, seats: list[Seat], trials: Trial) -> tuple[list[Row], list[Seat]]:
         """Advance every seat by one chunk: a row for each, and the seats of the trials that go on."""

@@ -1,6 +1,9 @@
 """A study from question to folder, small: the records, the answer, what is paired, what bad input costs."""
 
 import json
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -129,29 +132,89 @@ def test_every_model_runs_on_tasks_of_both_kinds(model: str, task: str, tmp_path
     assert np.isfinite(got.records.train_loss.values).all()
 
 
-def test_ctrl_c_keeps_what_was_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = sweep.Sweep.run
-    calls = []
+# Nobody converges, so 12 trials of two chunks through 8 slots: after three chunks 8 have ended, 4 are half way.
+LONG = replace(STUDY, target=0.99, lrs=(0.1,), seeds=4)
 
-    def interrupted(self, params, trials):
-        for rows in run(self, params, trials):
-            calls.append(len(rows))
-            if len(calls) == 4:
-                raise KeyboardInterrupt
-            yield rows
 
-    # Nobody converges, so 12 trials of two chunks through 8 slots: after three chunks 8 have ended, 4 are half way.
-    study = replace(STUDY, target=0.99, lrs=(0.1,), seeds=4)
-    monkeypatch.setattr(sweep.Sweep, "run", interrupted)
-    partial = engine.run(study, out=tmp_path / "s", progress=False, slots_per_device=1)
+def interrupted(folder: Path, number: signal.Signals, chunks: int, patch: pytest.MonkeyPatch) -> Result:
+    """Run LONG until a signal arrives in its chunk of that number."""
+    run, seen = sweep.Sweep.run, []
+
+    def run_and_signal(self, *args, **kwargs):
+        for chunk in run(self, *args, **kwargs):
+            seen.append(chunk)
+            if len(seen) == chunks:
+                signal.raise_signal(number)
+            yield chunk
+
+    with patch.context() as patched:
+        patched.setattr(sweep.Sweep, "run", run_and_signal)
+        return engine.run(LONG, out=folder, progress=False, slots_per_device=1)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Result:
+    return engine.run(LONG, out=tmp_path_factory.mktemp("whole") / "s", progress=False, slots_per_device=1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_the_same_study_goes_on_bit_for_bit(
+    number: signal.Signals, uninterrupted: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    partial = interrupted(tmp_path / "s", number, 3, monkeypatch)
     assert not partial.complete
     assert partial.summary["trials"] == 8
     assert "interrupted" in json.loads((tmp_path / "s" / "study.json").read_text())["status"]
-    assert any(note.startswith("interrupted:") for note in partial.summary["notes"])
-    monkeypatch.undo()
-    whole = engine.run(study, out=tmp_path / "s", progress=False)
-    assert whole.complete
-    assert whole.summary["trials"] == 12
+    assert any(note.startswith("interrupted: 4 trials") for note in partial.summary["notes"])
+    assert "finishing the chunk under way" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    # Other slots than before: a trial does not depend on where it runs.
+    whole = engine.run(LONG, out=tmp_path / "s", progress=False, slots_per_device=2)
+    assert "going on from" in capsys.readouterr().err
+    xr.testing.assert_identical(whole.records, uninterrupted.records)
+    assert sorted(path.name for path in (tmp_path / "s").iterdir()) == ["records.nc", "study.json", "summary.json"]
+
+
+def test_a_torn_state_is_set_aside_and_the_one_before_is_used(
+    uninterrupted: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.setattr(engine, "SAVE_EVERY", 0.0)
+    interrupted(tmp_path / "s", signal.SIGTERM, 3, monkeypatch)
+    state = tmp_path / "s" / store.STATE
+    state.write_bytes(state.read_bytes()[:-100])
+    ran = []
+    run = sweep.Sweep.run
+    monkeypatch.setattr(sweep.Sweep, "run", lambda self, *a, **k: ran.append(k) or run(self, *a, **k))
+    whole = engine.run(LONG, out=tmp_path / "s", progress=False, slots_per_device=1)
+    assert "is torn and was set aside as state.bin.torn; going on from" in capsys.readouterr().err
+    assert (tmp_path / "s" / "state.bin.torn").exists()
+    assert len(ran[0]["waiting"]) + len(ran[0]["seats"]) == 4, "eight trials had ended by the chunk before"
+    xr.testing.assert_identical(whole.records, uninterrupted.records)
+
+
+@pytest.mark.slow
+def test_kills_at_random_moments_lose_nothing(tmp_path: Path) -> None:
+    grid = "--hidden 64 --schemes small_normal xavier_rnn --lrs 0.03 0.1 --seeds 6 --tune-seeds 2".split()
+    budget = "--epochs 40 --target 0.99".split()
+    command = [sys.executable, "-m", "jaxinit.cli", "run", *grid, *budget, "--out"]
+    whole = subprocess.run([*command, str(tmp_path / "whole")], capture_output=True, text=True)
+    assert whole.returncode == 0, whole.stderr
+    draws = np.random.default_rng(0)
+    kills = 0
+    while True:
+        process = subprocess.Popen([*command, str(tmp_path / "killed")], stderr=subprocess.PIPE, text=True)
+        try:
+            _, error = process.communicate(timeout=draws.uniform(4, 16))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            kills += 1
+            continue
+        assert process.returncode == 0, error
+        break
+    print(f"{kills} kills")
+    assert kills >= 1
+    xr.testing.assert_identical(store.load(tmp_path / "killed").records, store.load(tmp_path / "whole").records)
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ def sweep(mapping: str, devices: int, slots: int = 4) -> Sweep:
 
 def collect(rows_of_chunks) -> tuple[np.ndarray, dict[int, Outcome]]:
     metric, outcome = np.full((COUNT, 20), np.nan), {}
-    for rows in rows_of_chunks:
+    for rows, _ in rows_of_chunks:
         for row in rows:
             metric[row.number, row.first : row.last] = row.records.metric
             assert row.outcome is Outcome.UNFINISHED or row.number not in outcome
@@ -103,7 +103,7 @@ def test_a_nan_in_one_trial_touches_no_other() -> None:
 
 def test_every_trial_ends_once_and_slots_are_refilled() -> None:
     settings = trials()._replace(budget=np.arange(1, COUNT + 1, dtype=np.int32))
-    rows = [row for chunk in sweep("map", 2, slots=2).run(PARAMS, settings) for row in chunk]
+    rows = [row for chunk, _ in sweep("map", 2, slots=2).run(PARAMS, settings) for row in chunk]
     ends = {row.number: row.last for row in rows if row.outcome is not Outcome.UNFINISHED}
     assert ends == {k: k + 1 for k in range(COUNT)}
     assert all(len(row.records.metric) == row.last - row.first for row in rows)
