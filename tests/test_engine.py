@@ -194,8 +194,21 @@ def test_a_torn_state_is_set_aside_and_the_one_before_is_used(
 
 @pytest.mark.slow
 def test_kills_at_random_moments_lose_nothing(tmp_path: Path) -> None:
-    grid = "--hidden 64 --schemes small_normal xavier_rnn --lrs 0.03 0.1 --seeds 6 --tune-seeds 2".split()
-    budget = "--epochs 40 --target 0.99".split()
+    grid = [
+        "--hidden",
+        "64",
+        "--schemes",
+        "small_normal",
+        "xavier_rnn",
+        "--lrs",
+        "0.03",
+        "0.1",
+        "--seeds",
+        "6",
+        "--tune-seeds",
+        "2",
+    ]
+    budget = ["--epochs", "40", "--target", "0.99"]
     command = [sys.executable, "-m", "jaxinit.cli", "run", *grid, *budget, "--out"]
     whole = subprocess.run([*command, str(tmp_path / "whole")], capture_output=True, text=True)
     assert whole.returncode == 0, whole.stderr
