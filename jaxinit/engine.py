@@ -3,6 +3,7 @@
 Study -> Cell -> starts -> tuning trials -> rates -> reporting trials -> records.nc, summary.json
 """
 
+import hashlib
 import math
 import signal
 import sys
@@ -74,14 +75,16 @@ def run(
     cell = check(study, schemes)
     study, task = cell.study, cell.task
     folder = Path(out) if out is not None else study.folder
-    if store.holds(folder, study):
+    own = {name: _draw_digest(cell, name) for name in study.schemes if name in (schemes or {})}
+    if store.holds(folder, study, own):
         return store.load(folder)
     epochs = min(EPOCHS_PER_CHUNK, study.epochs)
     program = train.make_program(
         cell.apply, task, study.optimizer, batch=study.batch, evaluations=study.evaluations, epochs=epochs
     )
     per_epoch = program.evaluations_per_epoch
-    store.write_study(folder, study, "running", _about(cell, per_epoch))
+    about = _about(cell, per_epoch) | {"own_schemes": own}
+    store.write_study(folder, study, "running", about)
     records = store.empty_records(study, per_epoch, _task_attributes(cell))
     saved, found = store.read_state(folder)
     if found:
@@ -105,7 +108,7 @@ def run(
     summary |= {"compilations": compiled.count, "compile_s": compiled.seconds, "wall_s": time.time() - began}
     store.write_records(folder, records)
     store.write_json(folder / "summary.json", summary)
-    store.write_study(folder, study, "complete" if complete else "interrupted", _about(cell, per_epoch))
+    store.write_study(folder, study, "complete" if complete else "interrupted", about)
     if complete:
         store.clear_state(folder)
     return store.load(folder)
@@ -162,6 +165,15 @@ def draw_starts(cell: Cell) -> Starts:
         return {name: jax.vmap(of(scheme))(seeds) for name, scheme in cell.schemes.items()}
 
     return jax.tree.map(np.asarray, jax.jit(starts)(seeds))
+
+
+def _draw_digest(cell: Cell, scheme: str) -> str:
+    """What a scheme of the caller's own draws and how it scales, as a hash: a name alone does not tell what it is."""
+    digest, drawn = hashlib.sha256(), draw(cell.schemes[scheme], jax.random.key(0), cell.leaves)
+    for name, rule in rules(cell.schemes[scheme], cell.leaves).items():
+        digest.update(f"{name} {rule.multiplier} {rule.lr_scale} {rule.wd_scale}".encode())
+        digest.update(np.asarray(drawn[name]).tobytes())
+    return digest.hexdigest()
 
 
 def summarize(records: xr.Dataset, study: Study) -> dict[str, Any]:

@@ -56,9 +56,10 @@ def load(folder: str | Path) -> Result:
     return Result(Study.from_json(folder / "study.json"), records, summary, folder, stored["status"] == "complete")
 
 
-def holds(folder: Path, study: Study) -> bool:
-    """Whether `folder` holds this very study, complete; an interrupted one may be run again in its place.
+def holds(folder: Path, study: Study, own_schemes: dict[str, str] | None = None) -> bool:
+    """Whether `folder` holds this very study, complete; an unfinished one may be gone on with.
 
+    `own_schemes` has a digest of what each scheme of the caller's own draws.
     Raises: BadStudy when it holds anything else, saying what differs. Nothing is ever overwritten but the same study.
     """
     if folder.exists() and not folder.is_dir():
@@ -70,9 +71,14 @@ def holds(folder: Path, study: Study) -> bool:
     stored = _stored(folder)
     mine, its = study.plain(), stored["study"]
     differs = [key for key in sorted(mine | its) if mine.get(key) != its.get(key)]
-    if differs:
-        what = "; ".join(f"{key} is {its.get(key)!r} there, {mine.get(key)!r} here" for key in differs)
-        raise BadStudy(f"{folder} holds another study ({what}); give --out a new folder (nothing was overwritten)")
+    what = [f"{key} is {its.get(key)!r} there, {mine.get(key)!r} here" for key in differs]
+    digests = stored.get("own_schemes", {})
+    changed = [name for name, digest in (own_schemes or {}).items() if digests.get(name) != digest]
+    what += [f"the draws of scheme {name!r} differ" for name in changed]
+    if what:
+        raise BadStudy(
+            f"{folder} holds another study ({'; '.join(what)}); give --out a new folder (nothing was overwritten)"
+        )
     return stored["status"] == "complete"
 
 

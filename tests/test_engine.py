@@ -12,7 +12,7 @@ import pytest
 import xarray as xr
 
 from jaxinit import engine, spec, store, sweep
-from jaxinit.initializers import glorot_scheme
+from jaxinit.initializers import glorot_scheme, normal, zeros
 from jaxinit.outcome import Outcome
 from jaxinit.store import Result
 from jaxinit.study import BadStudy, Study
@@ -120,6 +120,18 @@ def test_own_schemes_and_scaled_rules(tmp_path: Path) -> None:
     )
 
 
+def test_a_folder_knows_an_own_scheme_that_has_changed(tmp_path: Path) -> None:
+    def make(law):
+        return {"mine": lambda leaf: zeros if leaf.role == "bias" else law}
+
+    study = replace(STUDY, schemes=("mine",), baseline="mine", lrs=(0.1,), epochs=1, batch=320, evaluations=2)
+    first = engine.run(study, out=tmp_path / "s", schemes=make(normal(0.1)), progress=False)
+    again = engine.run(study, out=tmp_path / "s", schemes=make(normal(0.1)), progress=False)
+    assert again.summary == first.summary
+    with pytest.raises(BadStudy, match=r"holds another study \(the draws of scheme 'mine' differ\)"):
+        engine.run(study, out=tmp_path / "s", schemes=make(normal(0.2)), progress=False)
+
+
 @pytest.mark.parametrize("model", ["lstm", "gru", "mlp"])
 @pytest.mark.parametrize("task", ["adding", "digits_rows"])
 def test_every_model_runs_on_tasks_of_both_kinds(model: str, task: str, tmp_path: Path) -> None:
@@ -194,22 +206,9 @@ def test_a_torn_state_is_set_aside_and_the_one_before_is_used(
 
 @pytest.mark.slow
 def test_kills_at_random_moments_lose_nothing(tmp_path: Path) -> None:
-    grid = [
-        "--hidden",
-        "64",
-        "--schemes",
-        "small_normal",
-        "xavier_rnn",
-        "--lrs",
-        "0.03",
-        "0.1",
-        "--seeds",
-        "6",
-        "--tune-seeds",
-        "2",
-    ]
-    budget = ["--epochs", "40", "--target", "0.99"]
-    command = [sys.executable, "-m", "jaxinit.cli", "run", *grid, *budget, "--out"]
+    grid = "run --hidden 64 --schemes small_normal xavier_rnn --lrs 0.03 0.1 --seeds 6 --tune-seeds 2"
+    budget = "--epochs 40 --target 0.99 --out"
+    command = [sys.executable, "-m", "jaxinit.cli", *grid.split(), *budget.split()]
     whole = subprocess.run([*command, str(tmp_path / "whole")], capture_output=True, text=True)
     assert whole.returncode == 0, whole.stderr
     draws = np.random.default_rng(0)
