@@ -87,4 +87,4 @@ def test_an_interrupted_study_exits_130_and_says_how_to_look(capsys: pytest.Capt
         raise KeyboardInterrupt
 
     assert cli.exit_code(interrupt) == 130
-    assert "interrupted" in capsys.readouterr().err
+    assert "goes on from the last saved chunk" in capsys.readouterr().err
