@@ -69,6 +69,7 @@ def carry_out(study: Study, out: Path | None) -> "Result":
     from jaxinit.engine import run
 
     sweep.one_device_per_core()
+    sweep.keep_compilations()
     result = run(study, out=out)
     _show(result)
     counts = (

@@ -227,6 +227,9 @@ def _model(study: Study, task: Task) -> Callable[[], nnx.Module]:
             raise BadStudy(f"task {task.name!r} wants an output at every step, 'mlp' gives one; use rnn, lstm or gru")
     else:
         options["readout"] = task.readout
+        if (study.unroll or 1) > task.length:
+            raise BadStudy(f"unroll is at most {task.length}, the steps of task {task.name!r}; got {study.unroll}")
+        options |= {"unroll": study.unroll or 1, "segment": study.segment}
     make: Any = MODELS[study.model]
     return lambda: make(in_features, study.hidden, task.out_features, rngs=nnx.Rngs(0), **options)
 
@@ -306,8 +309,10 @@ class Campaign:
         return seats
 
 
-def _queue(cell: Cell, starts: Starts, points: Sequence[Point], per_epoch: int) -> tuple[sweep.Stacked, train.Trial]:
-    """The parameters and the traced settings of the trials at `points`, the trial as leading axis."""
+def _queue(
+    cell: Cell, starts: Starts, points: Sequence[Point], per_epoch: int
+) -> tuple[list[dict[str, np.ndarray]], train.Trial]:
+    """The parameters of each trial at `points` (views, not copies), and the traced settings of all of them."""
     study = cell.study
     full = lambda value, dtype: np.full(len(points), value, dtype)
     stack = lambda trees: jax.tree.map(lambda *arrays: np.stack(arrays), *trees)
@@ -323,7 +328,7 @@ def _queue(cell: Cell, starts: Starts, points: Sequence[Point], per_epoch: int) 
         budget=full(study.epochs * per_epoch, np.int32),
         scales=None if plain else stack([train.Scales.of(by_scheme[scheme]) for scheme, _, _ in points]),
     )
-    return stack([jax.tree.map(lambda a, seed=seed: a[seed], starts[scheme]) for scheme, _, seed in points]), trials
+    return [{name: a[seed] for name, a in starts[scheme].items()} for scheme, _, seed in points], trials
 
 
 def _task_attributes(cell: Cell) -> dict[str, Any]:

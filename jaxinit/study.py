@@ -75,6 +75,10 @@ class Study:
     """Validation metric that counts as converged. Default: the task's."""
     batch: int = 32
     """Examples a step."""
+    unroll: int | None = None
+    """Time steps written out in each turn of the compiled time loop. Default: 1, the fastest where it was measured."""
+    segment: int | None = None
+    """Time steps between two states kept for the backward pass. Default: all, or sqrt(length) for long sequences."""
     clip: float | None = None
     """Bound on the global norm of the gradient. Default: none."""
     weight_decay: float = 0.0
@@ -132,6 +136,14 @@ def check_settings(study: Study) -> None:
     for name in ("hidden", "layers", "epochs", "evaluations", "batch"):
         if getattr(study, name) < 1:
             raise BadStudy(f"{name} must be 1 or more, got {getattr(study, name)}")
+    for name in ("unroll", "segment"):
+        value = getattr(study, name)
+        if value is None:
+            continue
+        if study.model == "mlp":
+            raise BadStudy(f"model 'mlp' has no time loop; leave --{name} out, or use rnn, lstm or gru")
+        if value < 1:
+            raise BadStudy(f"{name} must be 1 or more, got {value}")
     rates = study.lrs
     if any(not (math.isfinite(rate) and rate > 0) for rate in rates) or len(set(rates)) < len(rates):
         raise BadStudy(

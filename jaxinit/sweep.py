@@ -1,12 +1,16 @@
 """Trials over devices: one compiled program, a fixed number of slots, and a queue of trials that fills them.
 
-The number of slots shapes the program, so it never changes: a trial that ends gives its slot to the next one, and
-the running trials are dealt out evenly over the devices before every chunk. Trials never communicate.
+The number of slots shapes the program, so it stays: a trial that ends gives its slot to the next one, and the running
+trials are dealt out evenly over the devices before every chunk. Under `map` an empty slot costs nothing. Under `vmap`
+it costs as much as a full one, so when the queue is empty the slots shrink to the next power of two, each of which is
+compiled once. Trials never communicate.
 """
 
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
@@ -18,9 +22,8 @@ from jaxinit.tasks.base import Data
 from jaxinit.train import Program, Records, State, Trial
 
 Mapping: TypeAlias = Literal["map", "vmap"]
-# Parameters of many trials, the trial as leading axis.
-Stacked: TypeAlias = dict[str, np.ndarray] | dict[str, jax.Array]
 COMPILED = "/jax/core/compile/backend_compile_duration"
+SHARE_OF_MEMORY = 0.8  # of what is free on a device: what a program may need
 
 
 def one_device_per_core(count: int | None = None) -> None:
@@ -41,6 +44,17 @@ def one_device_per_core(count: int | None = None) -> None:
             f"JAX was already initialized with {jax.device_count()} device(s), before jaxinit could set up one per "
             f"core ({cores}); call jaxinit.sweep.one_device_per_core() before the first JAX operation"
         ) from error
+
+
+def keep_compilations(folder: Path | None = None) -> None:
+    """Keep compiled programs in the user's cache folder (or `folder`), so that the next run need not compile them.
+
+    What the command line and the experiments call; importing jaxinit never does. JAX_COMPILATION_CACHE_DIR, where it is
+    set, chooses another folder, and JAX_ENABLE_COMPILATION_CACHE=false none.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(folder or home / "jaxinit"))
 
 
 def available_cores() -> int:
@@ -69,7 +83,8 @@ class Seat(NamedTuple):
 class Sweep:
     """A program compiled once for `slots` trials on the given devices.
 
-    `mapping` is `map` (trials one after another on each device: CPU) or `vmap` (all at once: accelerators).
+    `mapping` is `map` (trials one after another on each device: CPU) or `vmap` (all at once: accelerators). `memory` is
+    what each device may use, in bytes (default: most of what is free); where the slots would need more there are fewer.
     """
 
     program: Program
@@ -77,6 +92,7 @@ class Sweep:
     slots: int
     devices: Sequence[Any]  # jax.Device, which is no type to a checker
     mapping: Mapping
+    memory: int | None = None
 
     def __post_init__(self):
         n = len(self.devices)
@@ -99,25 +115,33 @@ class Sweep:
             )
             return mapped(data, states, trials)
 
-        self._compiled = jax.jit(training_program)
+        self._jitted = jax.jit(training_program)
         self._start = jax.jit(jax.vmap(self.program.start))
+        self._programs: dict[int, Any] = {}  # by number of slots
 
     def run(
-        self, params: Stacked, trials: Trial, waiting: Sequence[int] | None = None, seats: Sequence[Seat] = ()
+        self,
+        params: Sequence[dict[str, np.ndarray]],
+        trials: Trial,
+        waiting: Sequence[int] | None = None,
+        seats: Sequence[Seat] = (),
     ) -> Iterator[tuple[list[Row], list[Seat]]]:
         """Train trials to their ends; after each chunk, yield a row for each that ran in it, and those that go on.
 
-        `seats` are trials already under way, `waiting` the numbers of those that have not begun (default: all).
-        Shapes: every leaf of `params` and `trials` has the trial as its leading axis.
+        `params` are the starting parameters of each trial, `seats` trials already under way, `waiting` the numbers of
+        those that have not begun (default: all).
+        Shapes: every leaf of `trials` has the trial as its leading axis.
         """
-        params, trials = jax.tree.map(np.asarray, (params, trials))
+        trials = jax.tree.map(np.asarray, trials)
         waiting, seats = list(range(len(trials.seed)) if waiting is None else waiting), list(seats)
+        self._fit(jax.eval_shape(self.program.start, params[0]), jax.tree.map(lambda a: a[0], trials))
         while waiting or seats:
             free = max(self.slots - len(seats), 0)
             fresh, waiting = waiting[:free], waiting[free:]
             if fresh:
                 padded = np.resize(fresh, self.slots)  # one shape, one compilation of `start`
-                started = jax.tree.map(np.asarray, self._start(jax.tree.map(lambda a, pick=padded: a[pick], params)))
+                stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *[params[number] for number in padded])
+                started = jax.tree.map(np.asarray, self._start(stacked))
                 seats += [Seat(number, jax.tree.map(lambda a, k=k: a[k], started)) for k, number in enumerate(fresh)]
             rows, going_on = self._chunk(seats[: self.slots], trials)
             seats = going_on + seats[self.slots :]
@@ -126,14 +150,18 @@ class Sweep:
     def _chunk(self, seats: list[Seat], trials: Trial) -> tuple[list[Row], list[Seat]]:
         """Advance every seat by one chunk: a row for each, and the seats of the trials that go on."""
         n, width = len(self.devices), self.slots // len(self.devices)
+        if self.mapping == "vmap":
+            width = min(width, 2 ** (-(-len(seats) // n) - 1).bit_length())
         slot_of = [k % n * width + k // n for k in range(len(seats))]  # dealt to the devices in turn
         resting = Seat(seats[0].number, seats[0].state._replace(outcome=np.int32(Outcome.CENSORED)))
-        by_slot = [resting] * self.slots
+        by_slot = [resting] * (n * width)
         for seat, slot in zip(seats, slot_of, strict=True):
             by_slot[slot] = seat
         states = jax.tree.map(lambda *leaves: np.stack(leaves), *[seat.state for seat in by_slot])
         picked = jax.tree.map(lambda a: a[[seat.number for seat in by_slot]], trials)
-        states, records = self._compiled(self.data, *jax.device_put((states, picked), self._split))
+        states, records = self._program(n * width, states, picked)(
+            self.data, *jax.device_put((states, picked), self._split)
+        )
         states, records = jax.tree.map(np.asarray, (states, records))
 
         rows, going_on = [], []
@@ -146,13 +174,63 @@ class Sweep:
                 going_on.append(Seat(seat.number, after))
         return rows, going_on
 
+    def _program(self, slots: int, states: Any, trials: Any) -> Any:
+        """The training program compiled for a number of slots; the leading axis of what is given does not matter."""
+        if slots not in self._programs:
+            shapes = jax.tree.map(
+                lambda a: jax.ShapeDtypeStruct((slots, *a.shape[1:]), a.dtype, sharding=self._split), (states, trials)
+            )
+            self._programs[slots] = self._jitted.lower(self.data, *shapes).compile()
+        return self._programs[slots]
+
+    def _fit(self, state: Any, trial: Any) -> None:
+        """Halve the slots until the program fits into the memory of a device, and say so."""
+        one_slot = jax.tree.map(lambda a: jax.ShapeDtypeStruct((1, *a.shape), a.dtype), (state, trial))
+        memory = int(SHARE_OF_MEMORY * free_memory(self.devices)) if self.memory is None else self.memory
+        wanted, n = self.slots, len(self.devices)
+        while (needed := self._needs(one_slot)) > memory and self.slots > n:
+            self.slots = max(self.slots // n // 2, 1) * n
+        if self.slots < wanted or needed > memory:
+            amount = lambda size: f"{size / 2**20:,.0f} MiB"
+            print(
+                f"jaxinit: {wanted} trials at a time need more than the {amount(memory)} a device may use; "
+                f"there are {self.slots} at a time, which need {amount(needed)}"
+                + (", and may not fit: make batch, hidden or length smaller" if needed > memory else ""),
+                file=sys.stderr,
+            )
+
+    def _needs(self, one_slot: tuple[Any, Any]) -> int:
+        """Bytes on each device: what goes in, what comes out, and the program's own."""
+        sizes = self._program(self.slots, *one_slot).memory_analysis()
+        if sizes is None:  # a backend that does not tell
+            return 0
+        return sizes.argument_size_in_bytes + sizes.output_size_in_bytes + sizes.temp_size_in_bytes
+
+
+def free_memory(devices: Sequence[Any]) -> int:
+    """Bytes that each device may still use; devices that are cores of one machine share what it has."""
+    stats = devices[0].memory_stats()
+    if stats and "bytes_limit" in stats:
+        return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+        free = int(fields["MemAvailable"].split()[0]) * 1024
+    else:
+        free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return free // len(devices)
+
 
 def default_mapping() -> Mapping:
     return "map" if jax.default_backend() == "cpu" else "vmap"
 
 
 class CompileCounter:
-    """Counts the compilations of a named program through JAX's own monitoring, as a context manager."""
+    """Counts the compilations of a named program through JAX's own monitoring, as a context manager.
+
+    One that JAX reads back from the persistent cache counts too: what is counted is how often a program was asked for
+    that was not in memory.
+    """
 
     def __init__(self, name: str):
         self.name, self.count, self.seconds = name, 0, 0.0

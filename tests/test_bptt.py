@@ -13,10 +13,12 @@ KINDS = ("rnn tanh", "rnn relu", "rnn sigmoid", "lstm", "gru after", "gru before
 
 
 def states(kind: str, backward: bptt.Backward, unroll: int, p: dict):
+    """All that comes out of a loop, side by side: for the LSTM its last cell too."""
     if kind.startswith("rnn"):
         return bptt.rnn_states(p["z"], p["u"], p["h"], kind.split()[1], unroll, backward)
     if kind == "lstm":
-        return bptt.lstm_states(p["z"], p["u"], p["h"], p["c"], unroll, backward)
+        h_tbn, c = bptt.lstm_states(p["z"], p["u"], p["h"], p["c"], unroll, backward)
+        return jnp.concatenate([h_tbn, c[None]])
     return bptt.gru_states(p["z"], p["u"], p.get("bias"), p["h"], unroll, backward)
 
 

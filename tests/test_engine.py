@@ -246,6 +246,9 @@ def test_kills_at_random_moments_lose_nothing(tmp_path: Path) -> None:
         ({"task": "adding", "length": 1, "target": None}, "needs a length of 2 or more, got 1"),
         ({"task": "copy", "model": "mlp", "target": None}, "wants an output at every step"),
         ({"batch": 5000}, "batch is at most 1280"),
+        ({"unroll": 9}, "unroll is at most 8, the steps of task 'digits_rows'; got 9"),
+        ({"segment": 0}, "segment must be 1 or more, got 0"),
+        ({"model": "mlp", "segment": 4}, "'mlp' has no time loop; leave --segment out"),
     ],
 )
 def test_bad_studies_are_one_line_and_write_nothing(change: dict, message: str, tmp_path: Path) -> None:

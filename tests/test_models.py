@@ -93,6 +93,36 @@ def test_gradients_through_the_scan_against_finite_differences(kind: str) -> Non
             assert float(jnp.sum(gradient[name] * direction)) == pytest.approx(float(slope), rel=1e-7, abs=1e-9), name
 
 
+@pytest.mark.parametrize(
+    ("kind", "readout", "segment"), [("rnn tanh", "last", 1), ("lstm", "all", 4), ("gru after", "last", 5)]
+)
+def test_segments_change_neither_outputs_nor_gradients(kind: str, readout: str, segment: int) -> None:
+    def outputs_and_gradients(**options):
+        leaves, apply = introspect.functional(lambda: KINDS[kind](layers=2, readout=readout, **options))
+        params = spec.draw(RANDOM, KEY, leaves)
+        return jax.jit(jax.value_and_grad(lambda p: jnp.sum(apply(p, X) ** 2)))(params)
+
+    whole, parts = outputs_and_gradients(segment=T), outputs_and_gradients(segment=segment, unroll=2)
+    for a, b in zip(jax.tree.leaves(parts), jax.tree.leaves(whole), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * float(jnp.abs(b).max()))
+
+
+def test_memory_grows_as_the_square_root_of_a_long_sequence() -> None:
+    def temporary(length: int, **options) -> int:
+        leaves, apply = introspect.functional(lambda: LSTM(1, 32, 2, rngs=nnx.Rngs(0), **options))
+        loss = lambda p, x: jnp.sum(apply(p, x) ** 2)
+        shapes = ({leaf.name: jax.ShapeDtypeStruct(leaf.shape, jnp.float32) for leaf in leaves},)
+        x = jax.ShapeDtypeStruct((64, length, 1), jnp.float32)
+        return jax.jit(jax.grad(loss)).lower(*shapes, x).compile().memory_analysis().temp_size_in_bytes
+
+    lengths = 2**14, 2**18
+    kept = [temporary(length) for length in lengths]
+    inputs = [4 * 64 * length for length in lengths]  # the inputs themselves are turned round once
+    segments = [size - turned for size, turned in zip(kept, inputs, strict=True)]
+    assert np.log2(segments[1] / segments[0]) < 3, "16 times the length, about 4 times the memory"
+    assert temporary(2**14, segment=2**14) > 10 * kept[0]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_unrolling_changes_nothing_but_the_program(kind: str) -> None:
     outputs = [KINDS[kind](unroll=unroll)(X) for unroll in (1, 2, T)]

@@ -1,5 +1,6 @@
 """Trials over slots and devices: the same as one by one, whatever the mapping; one compilation; NaN stays at home."""
 
+import os
 import subprocess
 import sys
 
@@ -23,7 +24,8 @@ LEAVES, APPLY = functional(lambda: RNN(8, 16, 10, rngs=nnx.Rngs(0)))
 PROGRAM = make_program(APPLY, TASK, "sgd", batch=128, evaluations=2, epochs=1)
 COUNT = 11
 SEEDS = jnp.arange(COUNT)
-PARAMS = jax.jit(jax.vmap(lambda s: draw(SCHEMES["orthogonal"], jax.random.key(s), LEAVES)))(SEEDS)
+DRAWN = jax.jit(jax.vmap(lambda s: draw(SCHEMES["orthogonal"], jax.random.key(s), LEAVES)))(SEEDS)
+PARAMS = [{name: np.asarray(value[k]) for name, value in DRAWN.items()} for k in range(COUNT)]
 
 
 def trials(lr: float = 0.05, budget: int = 6, target: float = 0.99) -> Trial:
@@ -33,8 +35,8 @@ def trials(lr: float = 0.05, budget: int = 6, target: float = 0.99) -> Trial:
     )
 
 
-def sweep(mapping: str, devices: int, slots: int = 4) -> Sweep:
-    return Sweep(PROGRAM, TASK.data, slots, jax.devices()[:devices], mapping)
+def sweep(mapping: str, devices: int, slots: int = 4, memory: int | None = None) -> Sweep:
+    return Sweep(PROGRAM, TASK.data, slots, jax.devices()[:devices], mapping, memory)
 
 
 def collect(rows_of_chunks) -> tuple[np.ndarray, dict[int, Outcome]]:
@@ -53,7 +55,7 @@ def looped(settings: Trial, params=PARAMS) -> tuple[np.ndarray, dict[int, Outcom
     metric, outcome = np.full((COUNT, 20), np.nan), {}
     advance = jax.jit(PROGRAM.advance)
     for k in range(COUNT):
-        state = PROGRAM.start(jax.tree.map(lambda a, k=k: a[k], params))
+        state = PROGRAM.start(jax.tree.map(jnp.asarray, params[k]))
         one = jax.tree.map(lambda a, k=k: a[k], settings)
         while int(state.outcome) == Outcome.UNFINISHED:
             first = int(state.evaluations)
@@ -85,14 +87,13 @@ def test_one_compilation_however_many_trials_and_chunks() -> None:
     with CompileCounter("training_program") as compiled:
         many = sweep("map", 2)
         collect(many.run(PARAMS, trials()))
-        few = jax.tree.map(lambda a: a[:3], (PARAMS, trials(lr=0.02)))
-        list(many.run(*few))
+        list(many.run(PARAMS[:3], jax.tree.map(lambda a: a[:3], trials(lr=0.02))))
     assert compiled.count == 1
     assert compiled.seconds > 0
 
 
 def test_a_nan_in_one_trial_touches_no_other() -> None:
-    poisoned = {name: value.at[4].set(jnp.nan) for name, value in PARAMS.items()}
+    poisoned = [jax.tree.map(lambda a, k=k: a * np.float32(np.nan if k == 4 else 1), PARAMS[k]) for k in range(COUNT)]
     for mapping in ("map", "vmap"):
         clean, _ = collect(sweep(mapping, 2).run(PARAMS, trials()))
         got, outcome = collect(sweep(mapping, 2).run(poisoned, trials()))
@@ -112,13 +113,45 @@ def test_every_trial_ends_once_and_slots_are_refilled() -> None:
 def test_running_trials_are_dealt_out_evenly_over_the_devices() -> None:
     many = sweep("map", 4, slots=16)
     seen = []
-    compiled = many._compiled
-    many._compiled = lambda data, states, trials: (
-        seen.append(np.asarray(states.outcome)) or compiled(data, states, trials)
-    )
-    list(many.run(*jax.tree.map(lambda a: a[:6], (PARAMS, trials()))))
+    program = many._program
+
+    def spied(slots: int, states, picked):
+        if isinstance(states.outcome, np.ndarray):  # a chunk, not the question how much memory it needs
+            seen.append(states.outcome)
+        return program(slots, states, picked)
+
+    many._program = spied
+    list(many.run(PARAMS[:6], jax.tree.map(lambda a: a[:6], trials())))
     running = (seen[0].reshape(4, 4) == Outcome.UNFINISHED).sum(1)
     assert sorted(running) == [1, 1, 2, 2]
+
+
+def test_under_vmap_the_slots_shrink_to_powers_of_two_and_under_map_they_stay() -> None:
+    budget = np.asarray([2] * 5 + [4] * 3 + [6] * 2 + [8], np.int32)  # evaluations: 11, 6, 3 and 1 trials run
+    for mapping, expected in (("vmap", {16, 8, 4, 2}), ("map", {16})):
+        with CompileCounter("training_program") as compiled:
+            many = sweep(mapping, 2, slots=16)
+            rows = [row for chunk, _ in many.run(PARAMS, trials()._replace(budget=budget)) for row in chunk]
+        assert {row.number: row.last for row in rows} == dict(enumerate(budget.tolist()))
+        assert set(many._programs) == expected
+        assert compiled.count == len(expected)
+
+
+def test_more_slots_than_memory_holds_are_split_and_said_so(capsys) -> None:
+    whole = sweep("vmap", 1, slots=16)
+    expected, _ = collect(whole.run(PARAMS, trials()))
+    needs = {slots: whole._programs[slots].memory_analysis() for slots in whole._programs}
+    assert capsys.readouterr().err == ""
+    bytes_for_16 = needs[16].argument_size_in_bytes + needs[16].output_size_in_bytes + needs[16].temp_size_in_bytes
+    split = sweep("vmap", 1, slots=16, memory=bytes_for_16 // 3)
+    got, _ = collect(split.run(PARAMS, trials()))
+    assert split.slots in (2, 4)
+    assert "jaxinit: 16 trials at a time need more than the" in (said := capsys.readouterr().err)
+    assert f"there are {split.slots} at a time" in said
+    np.testing.assert_allclose(got, expected, atol=1.01 / 517)
+    hopeless = sweep("vmap", 1, slots=2, memory=1000)
+    assert len(collect(hopeless.run(PARAMS, trials()))[1]) == COUNT
+    assert "may not fit: make batch, hidden or length smaller" in capsys.readouterr().err
 
 
 def run_python(code: str) -> subprocess.CompletedProcess:
@@ -133,6 +166,26 @@ def test_importing_sets_up_nothing_and_the_call_gives_a_device_per_core() -> Non
         "sweep.one_device_per_core(3); print(jax.device_count())"
     )
     assert done.stdout.split() == ["3"], done.stderr
+
+
+def test_compilations_are_kept_for_the_next_process(tmp_path) -> None:
+    code = (
+        "import jax, sys; from jaxinit import sweep; sweep.keep_compilations()\n"
+        "jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)\n"
+        "jax.jit(lambda x: x + 1)(1.0); print(jax.config.jax_compilation_cache_dir)"
+    )
+    env = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
+    env.pop("JAX_COMPILATION_CACHE_DIR", None)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
+    assert done.stdout.strip() == str(tmp_path / "jaxinit"), done.stderr
+    assert list((tmp_path / "jaxinit").iterdir())
+    elsewhere = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env=env | {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "mine")},
+    )
+    assert elsewhere.stdout.strip() == str(tmp_path / "mine")
 
 
 def test_a_late_call_says_what_to_do() -> None:

@@ -47,8 +47,8 @@ def rnn_states(z_tbn: States, w_nn: Matrix, h_0: State, activation: str, unroll:
 
 def lstm_states(
     z: tuple[States, ...], u: tuple[Matrix, ...], h_0: State, c_0: State, unroll: int, backward: Backward
-) -> States:
-    """h_t of an LSTM whose gates are (input, forget, cell, output)."""
+) -> tuple[States, State]:
+    """h_t of an LSTM whose gates are (input, forget, cell, output), and c after the last step."""
     loop = _lstm if backward == "by_hand" else _lstm_plain
     return loop(unroll, z, u, h_0, c_0)
 
@@ -117,45 +117,46 @@ _rnn = jax.custom_vjp(_rnn_plain, nondiff_argnums=(0, 1))
 _rnn.defvjp(_rnn_forward, _rnn_backward)
 
 
-def _lstm_scan(unroll: int, z: Arrays, u: Arrays, h_0: Array, c_0: Array) -> tuple[Array, Array, Arrays]:
-    """States, cells and activated gates of every step."""
+def _lstm_scan(unroll: int, z: Arrays, u: Arrays, h_0: Array, c_0: Array) -> tuple[Array, Array, Array, Arrays]:
+    """States, cells, tanh of the cells, and activated gates of every step."""
 
-    def step(carry: tuple[Array, Array], z: Arrays) -> tuple[tuple[Array, Array], tuple[Array, Array, Arrays]]:
+    def step(carry: tuple[Array, Array], z: Arrays) -> tuple[tuple[Array, Array], tuple[Array, Array, Array, Arrays]]:
         h, c = carry
         i, f, g, o = (of + h @ w for of, w in zip(z, u, strict=True))
         i, f, g, o = jax.nn.sigmoid(i), jax.nn.sigmoid(f), jnp.tanh(g), jax.nn.sigmoid(o)
         c = f * c + i * g
-        h = o * jnp.tanh(c)
-        return (h, c), (h, c, (i, f, g, o))
+        squashed = jnp.tanh(c)
+        h = o * squashed
+        return (h, c), (h, c, squashed, (i, f, g, o))
 
     return jax.lax.scan(step, (h_0, c_0), z, unroll=unroll)[1]
 
 
-def _lstm_plain(unroll: int, z: Arrays, u: Arrays, h_0: Array, c_0: Array) -> Array:
-    return _lstm_scan(unroll, z, u, h_0, c_0)[0]
+def _lstm_plain(unroll: int, z: Arrays, u: Arrays, h_0: Array, c_0: Array) -> tuple[Array, Array]:
+    h_tbn, c_tbn, _, _ = _lstm_scan(unroll, z, u, h_0, c_0)
+    return h_tbn, c_tbn[-1]
 
 
 def _lstm_forward(unroll: int, z: Arrays, u: Arrays, h_0: Array, c_0: Array):
-    h_tbn, c_tbn, gates = _lstm_scan(unroll, z, u, h_0, c_0)
-    return h_tbn, (h_tbn, c_tbn, gates, u, h_0, c_0)
+    h_tbn, c_tbn, squashed, gates = _lstm_scan(unroll, z, u, h_0, c_0)
+    return (h_tbn, c_tbn[-1]), (h_tbn, c_tbn, squashed, gates, u, h_0, c_0)
 
 
-def _lstm_backward(unroll: int, kept: tuple, into_tbn: Array):
-    h_tbn, c_tbn, gates, u, h_0, c_0 = kept
+def _lstm_backward(unroll: int, kept: tuple, into: tuple[Array, Array]):
+    h_tbn, c_tbn, squashed_tbn, gates, u, h_0, c_0 = kept
+    into_tbn, into_c = into
     u_back = [w.T for w in u]
 
     def step(carry: tuple[Array, Array], at: tuple) -> tuple[tuple[Array, Array], Arrays]:
         dh, dc = carry
-        before, c, (i, f, g, o), into = at
-        squashed = jnp.tanh(c)
+        before, squashed, (i, f, g, o), into = at
         dh = dh + into
         dc = dc + dh * o * (1 - squashed * squashed)
         dz = (dc * g * i * (1 - i), dc * before * f * (1 - f), dc * i * (1 - g * g), dh * squashed * o * (1 - o))
         return (_through(dz, u_back), dc * f), dz
 
-    at = (_shifted(c_tbn, c_0), c_tbn, gates, into_tbn)
-    zero = (jnp.zeros_like(h_0), jnp.zeros_like(c_0))
-    (dh_0, dc_0), dz = jax.lax.scan(step, zero, at, reverse=True, unroll=unroll)
+    at = (_shifted(c_tbn, c_0), squashed_tbn, gates, into_tbn)
+    (dh_0, dc_0), dz = jax.lax.scan(step, (jnp.zeros_like(h_0), into_c), at, reverse=True, unroll=unroll)
     before = _shifted(h_tbn, h_0)
     return dz, tuple(_outer(before, of) for of in dz), dh_0, dc_0
 

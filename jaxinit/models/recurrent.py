@@ -5,8 +5,10 @@ In every layer the input projection of all time steps is one matrix product outs
 drawn as a matrix of its own.
 """
 
+import math
 from typing import ClassVar, Literal, Unpack
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
@@ -15,13 +17,18 @@ from jaxinit.introspect import Place, param
 from jaxinit.models.bptt import Backward, States, gru_states, lstm_states, rnn_states
 from jaxinit.models.common import Dense, Inits, activation_named, check_sizes, start
 
+KEPT_WHOLE = 2**28  # bytes that the time loop of one batch may keep for its backward pass before it is segmented
+
+Carry = tuple[Array, ...]  # the states of one layer between two steps
+
 
 class Options(Inits, total=False):
-    """What RNN, LSTM and GRU share: depth, where the output is read, and how far the time loop is unrolled."""
+    """What RNN, LSTM and GRU share: depth, where the output is read, and how the time loop is run."""
 
     layers: int
     readout: Literal["last", "all"]
     unroll: int
+    segment: int | None
     backward: Backward
 
 
@@ -39,9 +46,15 @@ class Layer(nnx.Module):
 
 
 class Recurrent(nnx.Module):
-    """What RNN, LSTM and GRU share. A subclass names its gates and runs one layer over time."""
+    """What RNN, LSTM and GRU share. A subclass names its gates and runs one layer over time.
+
+    `kept` is the number of arrays `[t, b, n]` that the backward pass of a layer needs, projections and their gradients
+    included; `carries` the number of arrays `[b, n]` that pass from one step to the next.
+    """
 
     gates: ClassVar[tuple[str, ...]] = ()
+    kept: ClassVar[int] = 3
+    carries: ClassVar[int] = 1
     activation_name = "tanh"
 
     def __init__(
@@ -53,6 +66,7 @@ class Recurrent(nnx.Module):
         layers: int = 1,
         readout: Literal["last", "all"] = "last",
         unroll: int = 1,
+        segment: int | None = None,
         backward: Backward = "by_hand",
         rngs: nnx.Rngs,
         **inits: Unpack[Inits],
@@ -63,6 +77,7 @@ class Recurrent(nnx.Module):
             out_features=out_features,
             layers=layers,
             unroll=unroll,
+            **({} if segment is None else {"segment": segment}),
         )
         if readout not in ("last", "all"):
             raise ValueError(f"readout is 'last' or 'all' (every step), got {readout!r}")
@@ -70,6 +85,8 @@ class Recurrent(nnx.Module):
             raise ValueError(f"backward is 'by_hand' or 'autodiff', got {backward!r}")
         self.read_every_step = readout == "all"
         self.unroll = unroll
+        self.segment = segment
+        self.hidden_features = hidden_features
         self.backward: Backward = backward
         widths = [in_features] + [hidden_features] * layers
         self.layers = nnx.List(
@@ -91,18 +108,37 @@ class Recurrent(nnx.Module):
     def make_layer(self, n_in: int, n: int, **place: Unpack[Place]) -> Layer:
         return Layer(n_in, n, **place)
 
-    def run_layer(self, layer: Layer, x_tbi: Float[Array, "t b i"]) -> Float[Array, "t b n"]:
+    def run_layer(self, layer: Layer, x_tbi: Float[Array, "t b i"], before: Carry) -> tuple[States, Carry]:
         raise TypeError(f"{type(self).__name__} is the shared part; use RNN, LSTM or GRU")
 
     def __call__(self, x_bti: Float[Array, "b t i"]) -> Float[Array, "b o"] | Float[Array, "b t o"]:
-        if self.unroll > x_bti.shape[1]:
-            raise ValueError(f"unroll={self.unroll} is more than the {x_bti.shape[1]} time steps; give 1 to that")
-        h_tbn = x_bti.swapaxes(0, 1)
-        for layer in self.layers:
-            h_tbn = self.run_layer(layer, h_tbn)
-        if self.read_every_step:
-            return self.readout(h_tbn).swapaxes(0, 1)
-        return self.readout(h_tbn[-1])
+        b, t, _ = x_bti.shape
+        if self.unroll > t:
+            raise ValueError(f"unroll={self.unroll} is more than the {t} time steps; give 1 to that")
+        x_tbi = x_bti.swapaxes(0, 1)
+        zero = jnp.zeros((b, self.hidden_features), x_bti.dtype)
+        before = ((zero,) * self.carries,) * len(self.layers)
+        size = min(self.segment or self._segment(t, b), t)
+        first = t % size or size  # the first segment takes what is left over
+        after, y_tbo = self._run(before, x_tbi[:first])
+        if first < t:
+            segments = x_tbi[first:].reshape(-1, size, *x_tbi.shape[1:])
+            after, more = jax.lax.scan(jax.checkpoint(self._run, prevent_cse=False), after, segments)
+            y_tbo = jnp.concatenate([y_tbo, more.reshape(-1, *more.shape[2:])])
+        return y_tbo.swapaxes(0, 1) if self.read_every_step else self.readout(after[-1][0])
+
+    def _run(self, before: tuple[Carry, ...], x_tbi: Float[Array, "t b i"]) -> tuple[tuple[Carry, ...], Array]:
+        """All layers over some steps: the states after them, and the outputs of those steps that are read."""
+        h_tbn, after = x_tbi, []
+        for layer, carry in zip(self.layers, before, strict=True):
+            h_tbn, carry = self.run_layer(layer, h_tbn, carry)
+            after.append(carry)
+        return tuple(after), self.readout(h_tbn if self.read_every_step else h_tbn[:0])
+
+    def _segment(self, t: int, b: int) -> int:
+        """The whole length where its residuals are few, else the square root: memory grows as sqrt(t) from there."""
+        whole = 4 * self.kept * len(self.layers) * t * b * self.hidden_features
+        return t if whole <= KEPT_WHOLE else math.isqrt(t - 1) + 1
 
 
 def project(x_tbi: Float[Array, "t b i"], w_in: Float[Array, "i n"], bias_n: Float[Array, " n"]) -> States:
@@ -111,11 +147,10 @@ def project(x_tbi: Float[Array, "t b i"], w_in: Float[Array, "i n"], bias_n: Flo
     return z_tbn + jnp.broadcast_to(bias_n, z_tbn.shape)
 
 
-def by_gate(x_tbi: Float[Array, "t b i"], layer: Layer) -> tuple[tuple[States, ...], tuple[Array, ...], Array]:
-    """What a gated loop takes: the projections and the recurrent matrix of each gate, and a state of zeros."""
+def by_gate(x_tbi: Float[Array, "t b i"], layer: Layer) -> tuple[tuple[States, ...], tuple[Array, ...]]:
+    """What a gated loop takes: the projections and the recurrent matrix of each gate."""
     w_gin, u_gnn, b_gn = layer.input[...], layer.recurrent[...], layer.bias[...]
-    z = tuple(project(x_tbi, w, b) for w, b in zip(w_gin, b_gn, strict=True))
-    return z, tuple(u_gnn), jnp.zeros_like(z[0][0])
+    return tuple(project(x_tbi, w, b) for w, b in zip(w_gin, b_gn, strict=True)), tuple(u_gnn)
 
 
 class RNN(Recurrent):
@@ -126,9 +161,12 @@ class RNN(Recurrent):
     Shapes: x `[batch, time, in_features]`; y `[batch, out_features]` or `[batch, time, out_features]`. float32.
     Roles: `input` (Wxh), `recurrent` (Whh), `readout` (Why), `bias`. Further layers read the states below them.
     Options: `activation` tanh, relu or sigmoid; `layers`; `readout` last or all; `unroll` 1 to T steps of the
-    loop written out in the compiled program; `backward` by_hand or autodiff (see `bptt`); `init` and `kernel_init`,
+    loop written out in the compiled program; `segment` steps between two states kept for the backward pass, which
+    computes the steps in between again (default: all in one, or about sqrt(T) where one batch would keep more than 256
+    MiB); `backward` by_hand or autodiff (see `bptt`); `init` and `kernel_init`,
     `recurrent_init`, `readout_init`, `bias_init`.
     Raises: ValueError for sizes below 1, unknown names, or an unroll beyond T.
+    Source: Chen et al. (2016), section 4, for the segments.
     """
 
     def __init__(
@@ -145,10 +183,10 @@ class RNN(Recurrent):
         self.activation_name = activation
         super().__init__(in_features, hidden_features, out_features, rngs=rngs, **options)
 
-    def run_layer(self, layer: Layer, x_tbi: Float[Array, "t b i"]) -> Float[Array, "t b n"]:
-        z_tbn = project(x_tbi, layer.input[...], layer.bias[...])
-        h_0 = jnp.zeros_like(z_tbn[0])
-        return rnn_states(z_tbn, layer.recurrent[...], h_0, self.activation_name, self.unroll, self.backward)
+    def run_layer(self, layer: Layer, x_tbi: Float[Array, "t b i"], before: Carry) -> tuple[States, Carry]:
+        z_tbn, u_nn, (h_0,) = project(x_tbi, layer.input[...], layer.bias[...]), layer.recurrent[...], before
+        h_tbn = rnn_states(z_tbn, u_nn, h_0, self.activation_name, self.unroll, self.backward)
+        return h_tbn, (h_tbn[-1],)
 
 
 class LSTM(Recurrent):
@@ -163,10 +201,13 @@ class LSTM(Recurrent):
     """
 
     gates = ("input", "forget", "cell", "output")
+    kept = 15
+    carries = 2
 
-    def run_layer(self, layer: Layer, x_tbi: Float[Array, "t b i"]) -> Float[Array, "t b n"]:
-        z, u, zero = by_gate(x_tbi, layer)
-        return lstm_states(z, u, zero, zero, self.unroll, self.backward)
+    def run_layer(self, layer: Layer, x_tbi: Float[Array, "t b i"], before: Carry) -> tuple[States, Carry]:
+        (z, u), (h_0, c_0) = by_gate(x_tbi, layer), before
+        h_tbn, c = lstm_states(z, u, h_0, c_0, self.unroll, self.backward)
+        return h_tbn, (h_tbn[-1], c)
 
 
 class GRU(Recurrent):
@@ -184,6 +225,7 @@ class GRU(Recurrent):
     """
 
     gates = ("reset", "update", "new")
+    kept = 11
 
     def __init__(
         self,
@@ -206,7 +248,8 @@ class GRU(Recurrent):
             layer.reset_bias = param((n,), "o", "bias", **(place | {"gate": ()}))
         return layer
 
-    def run_layer(self, layer: Layer, x_tbi: Float[Array, "t b i"]) -> Float[Array, "t b n"]:
-        z, u, zero = by_gate(x_tbi, layer)
+    def run_layer(self, layer: Layer, x_tbi: Float[Array, "t b i"], before: Carry) -> tuple[States, Carry]:
         bias = layer.reset_bias[...] if self.reset_after else None
-        return gru_states(z, u, bias, zero, self.unroll, self.backward)
+        (z, u), (h_0,) = by_gate(x_tbi, layer), before
+        h_tbn = gru_states(z, u, bias, h_0, self.unroll, self.backward)
+        return h_tbn, (h_tbn[-1],)
