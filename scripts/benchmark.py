@@ -52,35 +52,52 @@ GROWTH = {
 }
 
 
-def measure(cell: str, variants: dict[str, int], rounds: int, steps: int) -> dict[str, list[float]]:
-    """Milliseconds per step and trial of each variant, a value a round; one that cannot run is left out."""
-    workers = {variant: [start_worker(variant, cell) for _ in range(count)] for variant, count in variants.items()}
-    for variant, processes in list(workers.items()):
-        if any(process.stdout.readline().strip() != "ready" for process in processes):
-            print(f"benchmark: {variant!r} cannot run here (its error is above), so it is left out", file=sys.stderr)
-            del workers[variant]
-    times: dict[str, list[float]] = {variant: [] for variant in workers}
-    for _ in range(rounds):
-        for variant, processes in workers.items():
-            for process in processes:
-                process.stdin.write(f"{steps}\n")
-                process.stdin.flush()
-            took = [float(process.stdout.readline()) for process in processes]
-            times[variant].append(max(took) / len(processes))
-    for processes in workers.values():
-        for process in processes:
-            process.communicate()
-    return times
+Workers = dict[str, list[Any]]  # the processes of each variant
 
 
-def start_worker(variant: str, cell: str) -> Any:
+def start_workers(variants: dict[str, int]) -> Workers:
+    return {variant: [start_worker(variant) for _ in range(count)] for variant, count in variants.items()}
+
+
+def start_worker(*arguments: str) -> Any:
     return subprocess.Popen(
-        [sys.executable, str(Path(__file__).parent / "variants.py"), variant, cell],
+        [sys.executable, str(Path(__file__).parent / "variants.py"), *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": "2"},
     )
+
+
+def ask(processes: list[Any], line: str) -> list[str]:
+    """What all processes of a variant answer to a line, given to them at once; empty answers when one has died."""
+    try:
+        for process in processes:
+            process.stdin.write(f"{line}\n")
+            process.stdin.flush()
+    except BrokenPipeError:
+        return [""]
+    return [process.stdout.readline().strip() for process in processes]
+
+
+def measure(workers: Workers, cell: str, rounds: int, steps: int) -> dict[str, list[float]]:
+    """Milliseconds per step and trial of each variant, a value a round; one that cannot run is left out."""
+    for variant, processes in list(workers.items()):
+        if any(answer != "ready" for answer in ask(processes, cell)):
+            print(f"benchmark: {variant!r} cannot run here (its error is above), so it is left out", file=sys.stderr)
+            del workers[variant]
+    times: dict[str, list[float]] = {variant: [] for variant in workers}
+    for _ in range(rounds):
+        for variant, processes in workers.items():
+            took = [float(answer) for answer in ask(processes, str(steps))]
+            times[variant].append(max(took) / len(processes))
+    return times
+
+
+def stop(workers: Workers) -> None:
+    for processes in workers.values():
+        for process in processes:
+            process.communicate()
 
 
 def rows_of(cell: str, times: dict[str, list[float]]) -> list[dict]:
@@ -124,9 +141,13 @@ def steps_part(quick: bool, has_torch: bool) -> Iterator[dict]:
         if (has_torch or not variant.startswith("PyTorch")) and variant not in left_out
     }
     rounds = 5 if quick else 9
+    workers = start_workers(variants)
     for cell in QUICK if quick else CELLS:
-        yield from rows_of(cell, measure(cell, variants, rounds, max(4, round(4e9 / flops(*CELLS[cell])))))
-    yield from rows_of("main job, T=8", measure("main job", dict.fromkeys(RECORDING, 1), rounds, 400))
+        yield from rows_of(cell, measure(workers, cell, rounds, max(4, round(4e9 / flops(*CELLS[cell])))))
+    stop(workers)
+    workers = start_workers(dict.fromkeys(RECORDING, 1))
+    yield from rows_of("main job, T=8", measure(workers, "main job", rounds, 400))
+    stop(workers)
 
 
 def study_part(quick: bool, has_torch: bool) -> Iterator[dict]:

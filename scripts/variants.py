@@ -1,8 +1,9 @@
 """What the benchmark times: for each variant a function that builds it and returns how to run it, and the worker.
 
-    python scripts/variants.py VARIANT CELL
+    python scripts/variants.py VARIANT
 
-prints "ready" once warm, then, for every number of steps that it reads, the milliseconds that a step of a trial took.
+reads lines: for the name of a cell it builds, warms up and prints "ready"; for a number of steps it runs them and
+prints the milliseconds that a step of a trial took.
 """
 
 import importlib
@@ -36,9 +37,6 @@ Step = Callable[[int], int]  # runs that many steps of all its trials; returns t
 
 
 def ours(model: str, hidden: int, inputs: int, batch: int, length: int, **options: int) -> Step:
-    from jaxinit import sweep
-
-    sweep.one_device_per_core()
     import jax
 
     loss, start = _jax_loss(model, hidden, inputs, batch, length, **options)
@@ -47,21 +45,22 @@ def ours(model: str, hidden: int, inputs: int, batch: int, length: int, **option
 
 
 def products(model: str, hidden: int, inputs: int, batch: int, length: int) -> Step:
-    """What any step on this compiler has to pay: its products, one after another where the recurrence asks for it."""
-    from jaxinit import sweep
-
-    sweep.one_device_per_core()
+    """What any step here has to pay: its products, one after another where the recurrence asks for it."""
     import jax
 
     gates = GATES[model]
 
     def step(p: dict[str, Any]) -> dict[str, Any]:
-        left = jax.numpy.broadcast_to(p["h"], (length, batch, hidden)).reshape(-1, hidden)
         first, *others = p["u"]
-        through = lambda h, _: (sum((h @ w for w in others), h @ first), None)
-        forth, _ = jax.lax.scan(through, p["h"], None, length=length)
-        back: Any = jax.lax.scan(through, forth, None, length=length)[0]
-        u = [w + RATE * (left.T @ (left + back[0, 0] * k)) for k, w in enumerate(p["u"])]
+
+        def through(h: Any, _: None) -> tuple[Any, Any]:
+            h = sum((h @ w for w in others), h @ first)
+            return h, h
+
+        forth, states = jax.lax.scan(through, p["h"], None, length=length)
+        back, slopes = jax.lax.scan(through, forth, None, length=length)
+        flat = lambda a: a.reshape(-1, hidden)
+        u = [w + RATE * (flat(states).T @ (flat(slopes) + k)) for k, w in enumerate(p["u"])]
         return {"h": back, "u": u}
 
     def start(seed: Any) -> Any:
@@ -103,9 +102,6 @@ def _mapped(step: Callable, start: Callable) -> Step:
 
 def recording(evaluations: int, recorded: bool) -> Step:
     """The training program of the main job, one epoch at a time: `steps` counts those of training."""
-    from jaxinit import sweep
-
-    sweep.one_device_per_core()
     import jax
 
     from jaxinit import engine, spec, train
@@ -253,9 +249,8 @@ def flops(model: str, hidden: int, inputs: int, batch: int, length: int) -> floa
     return 3 * 2 * length * batch * hidden * (hidden + inputs) * GATES[model]
 
 
-def work(variant: str, cell: str) -> None:
-    """A worker: build, warm up, then run as many steps as each line of input asks for and print the milliseconds."""
-    sizes = CELLS.get(cell, ())
+def work(variant: str) -> None:
+    """A worker: answers the lines that it reads until there are no more."""
     makers: dict[str, Callable[..., Step]] = {
         "ours, mapped over devices": ours,
         "plain jax.jit step": plain_jit,
@@ -267,14 +262,24 @@ def work(variant: str, cell: str) -> None:
         "its products alone": products,
         "matmul peak": peak,
     }
-    run = recording(*RECORDING[variant]) if variant in RECORDING else makers[variant](*sizes)
-    run(40 if variant in RECORDING else 3)
-    print("ready", flush=True)
-    for line in sys.stdin:
-        steps = int(line)
+    if variant in ("ours, mapped over devices", "its products alone", *RECORDING):
+        set_up_devices()
+    run: Step = lambda steps: 0
+    for line in map(str.strip, sys.stdin):
+        if not line.isdigit():
+            run = recording(*RECORDING[variant]) if variant in RECORDING else makers[variant](*CELLS[line])
+            run(40 if variant in RECORDING else 3)
+            print("ready", flush=True)
+            continue
         began = time.perf_counter()
-        trials = run(steps)
-        print((time.perf_counter() - began) * 1e3 / steps / trials, flush=True)
+        trials = run(int(line))
+        print((time.perf_counter() - began) * 1e3 / int(line) / trials, flush=True)
+
+
+def set_up_devices() -> None:
+    from jaxinit import sweep
+
+    sweep.one_device_per_core()
 
 
 def grow(what: str, size: str) -> None:
@@ -296,6 +301,8 @@ def grow(what: str, size: str) -> None:
     if variant == "trials":
         global TRIALS_PER_DEVICE
         TRIALS_PER_DEVICE = int(size) // 2
+    if not variant.startswith("memory"):
+        set_up_devices()
     run = (plain_jit if variant.startswith("memory") else ours)(**sizes, **option)
     run(1)
     first = time.perf_counter() - began

@@ -14,7 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from jaxinit.introspect import Place, param
-from jaxinit.models.bptt import Backward, States, gru_states, lstm_states, rnn_states
+from jaxinit.models.bptt import Backward, States, gru_states, lstm_states, projection, rnn_states
 from jaxinit.models.common import Dense, Inits, activation_named, check_sizes, start
 
 KEPT_WHOLE = 2**28  # bytes that the time loop of one batch may keep for its backward pass before it is segmented
@@ -141,16 +141,12 @@ class Recurrent(nnx.Module):
         return t if whole <= KEPT_WHOLE else math.isqrt(t - 1) + 1
 
 
-def project(x_tbi: Float[Array, "t b i"], w_in: Float[Array, "i n"], bias_n: Float[Array, " n"]) -> States:
-    """The input projection of every time step in one matrix product, bias added."""
-    z_tbn = x_tbi @ w_in
-    return z_tbn + jnp.broadcast_to(bias_n, z_tbn.shape)
-
-
-def by_gate(x_tbi: Float[Array, "t b i"], layer: Layer) -> tuple[tuple[States, ...], tuple[Array, ...]]:
+def by_gate(
+    x_tbi: Float[Array, "t b i"], layer: Layer, backward: Backward
+) -> tuple[tuple[States, ...], tuple[Array, ...]]:
     """What a gated loop takes: the projections and the recurrent matrix of each gate."""
     w_gin, u_gnn, b_gn = layer.input[...], layer.recurrent[...], layer.bias[...]
-    return tuple(project(x_tbi, w, b) for w, b in zip(w_gin, b_gn, strict=True)), tuple(u_gnn)
+    return tuple(projection(x_tbi, w, b, backward) for w, b in zip(w_gin, b_gn, strict=True)), tuple(u_gnn)
 
 
 class RNN(Recurrent):
@@ -184,7 +180,8 @@ class RNN(Recurrent):
         super().__init__(in_features, hidden_features, out_features, rngs=rngs, **options)
 
     def run_layer(self, layer: Layer, x_tbi: Float[Array, "t b i"], before: Carry) -> tuple[States, Carry]:
-        z_tbn, u_nn, (h_0,) = project(x_tbi, layer.input[...], layer.bias[...]), layer.recurrent[...], before
+        z_tbn = projection(x_tbi, layer.input[...], layer.bias[...], self.backward)
+        u_nn, (h_0,) = layer.recurrent[...], before
         h_tbn = rnn_states(z_tbn, u_nn, h_0, self.activation_name, self.unroll, self.backward)
         return h_tbn, (h_tbn[-1],)
 
@@ -205,7 +202,7 @@ class LSTM(Recurrent):
     carries = 2
 
     def run_layer(self, layer: Layer, x_tbi: Float[Array, "t b i"], before: Carry) -> tuple[States, Carry]:
-        (z, u), (h_0, c_0) = by_gate(x_tbi, layer), before
+        (z, u), (h_0, c_0) = by_gate(x_tbi, layer, self.backward), before
         h_tbn, c = lstm_states(z, u, h_0, c_0, self.unroll, self.backward)
         return h_tbn, (h_tbn[-1], c)
 
@@ -250,6 +247,6 @@ class GRU(Recurrent):
 
     def run_layer(self, layer: Layer, x_tbi: Float[Array, "t b i"], before: Carry) -> tuple[States, Carry]:
         bias = layer.reset_bias[...] if self.reset_after else None
-        (z, u), (h_0,) = by_gate(x_tbi, layer), before
+        (z, u), (h_0,) = by_gate(x_tbi, layer, self.backward), before
         h_tbn = gru_states(z, u, bias, h_0, self.unroll, self.backward)
         return h_tbn, (h_tbn[-1],)
