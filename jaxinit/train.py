@@ -88,12 +88,22 @@ class Program(NamedTuple):
     evaluations_per_epoch: int
 
 
-def make_program(apply: Apply, task: Task, optimizer: str, *, batch: int, evaluations: int, epochs: int) -> Program:
+def make_program(
+    apply: Apply,
+    task: Task,
+    optimizer: str,
+    *,
+    batch: int,
+    evaluations: int,
+    epochs: int,
+    at_once: int | None = None,
+) -> Program:
     """The training program of one cell, advancing by `epochs` epochs at a call.
 
     Each epoch visits `task.examples // batch` batches (an incomplete last one is dropped) in an order given by the
     trial's seed and the epoch's number alone, and is evaluated at equal intervals, as near to `evaluations` times
-    as divides the number of batches.
+    as divides the number of batches. The validation set passes through the model `at_once` examples at a time (default:
+    all of it).
     Raises: ValueError for an unknown optimizer, or a batch larger than the training set.
     """
     if optimizer not in OPTIMIZERS:
@@ -104,11 +114,25 @@ def make_program(apply: Apply, task: Task, optimizer: str, *, batch: int, evalua
     intervals = nearest_divisor(steps, evaluations)
     tx = OPTIMIZERS[optimizer]()
 
-    def loss_of(params: Params, trial: Trial, x: Array, y: Array) -> tuple[Array, Array]:
-        if trial.scales is not None:
-            params = jax.tree.map(jnp.multiply, params, trial.scales.multiplier)
-        outputs = apply(params, x)
-        return task.loss(outputs, y), outputs
+    def scaled(params: Params, trial: Trial) -> Params:
+        return params if trial.scales is None else jax.tree.map(jnp.multiply, params, trial.scales.multiplier)
+
+    def loss_of(params: Params, trial: Trial, x: Array, y: Array) -> Array:
+        return task.loss(apply(scaled(params, trial), x), y)
+
+    def validate(params: Params, trial: Trial, data: Data) -> tuple[Array, Array]:
+        """The loss and the metric on the validation set."""
+        x, y = data["valid_x"], data["valid_y"]
+        params, count = scaled(params, trial), x.shape[0]
+        if at_once is None or count <= at_once:
+            outputs = apply(params, x)
+        else:
+            blocks = -(-count // at_once)
+            padded = jnp.concatenate([x, jnp.broadcast_to(x[:1], (blocks * at_once - count, *x.shape[1:]))])
+            by_block = padded.reshape(blocks, at_once, *x.shape[1:])
+            outputs = jax.lax.map(lambda block: apply(params, block), by_block)
+            outputs = outputs.reshape(-1, *outputs.shape[2:])[:count]
+        return task.loss(outputs, y), task.metric(outputs, y)
 
     def start(params: Params) -> State:
         return State(params, tx.init(params), jnp.float32(jnp.nan), jnp.int32(0), jnp.int32(Outcome.UNFINISHED))
@@ -119,7 +143,7 @@ def make_program(apply: Apply, task: Task, optimizer: str, *, batch: int, evalua
         def step(carry: tuple[Params, optax.OptState], ticket: Array):
             params, opt = carry
             x, y = task.batch(data, ticket)
-            (loss, _), grads = jax.value_and_grad(loss_of, has_aux=True)(params, trial, x, y)
+            loss, grads = jax.value_and_grad(loss_of)(params, trial, x, y)
             norm = optax.tree.norm(grads)
             shrink = jnp.where(norm > trial.clip, trial.clip / norm, 1.0)
             with jax.numpy_dtype_promotion("standard"):  # Optax relies on it
@@ -134,8 +158,8 @@ def make_program(apply: Apply, task: Task, optimizer: str, *, batch: int, evalua
 
         def interval(state: State, tickets: Array) -> tuple[State, Records]:
             (params, opt), (losses, norms) = jax.lax.scan(step, (state.params, state.opt), tickets)
-            valid_loss, outputs = loss_of(params, trial, data["valid_x"], data["valid_y"])
-            record = Records(jnp.mean(losses), jnp.mean(norms), valid_loss, task.metric(outputs, data["valid_y"]))
+            valid_loss, metric = validate(params, trial, data)
+            record = Records(jnp.mean(losses), jnp.mean(norms), valid_loss, metric)
             first_loss = jnp.where(jnp.isnan(state.first_loss), losses[0], state.first_loss)
             evaluations = state.evaluations + 1
             bounded = (record.train_loss <= DIVERGED_AT * first_loss) & jnp.isfinite(valid_loss)

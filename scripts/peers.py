@@ -69,7 +69,9 @@ def torch_trial(params: Arrays, rate: float, data: Arrays, orders: list[np.ndarr
         ):
             parameter.copy_(torch.from_numpy(params[name].T.copy()))
     optimizer = torch.optim.SGD([*net.parameters(), *out.parameters()], lr=rate)
-    tensors = {name: torch.from_numpy(value) for name, value in data.items()}
+    tensors = {
+        name: torch.from_numpy(value.astype(np.int64) if "_y" in name else value) for name, value in data.items()
+    }
     loss_of = torch.nn.functional.cross_entropy
 
     def step(rows: np.ndarray) -> float:

@@ -109,7 +109,7 @@ def recording(evaluations: int, recorded: bool) -> Step:
     from jaxinit.study import Study
 
     cell = engine.check(Study())
-    program = train.make_program(cell.apply, cell.task, "sgd", batch=32, evaluations=evaluations, epochs=1)
+    program = train.make_program(cell.apply, cell.task, "sgd", batch=32, evaluations=evaluations, epochs=1, at_once=64)
     drawn = spec.draw(SCHEMES["xavier_rnn"], jax.random.key(0), cell.leaves)
     number = lambda value, dtype="float32": jax.numpy.asarray(value, dtype)
     trial = train.Trial(*map(number, (0, 0.01, jax.numpy.inf, 0.0, 2.0)), budget=number(10**9, "int32"))

@@ -31,6 +31,15 @@ def program(optimizer: str = "sgd", batch: int = 64, evaluations: int = 4, epoch
     return make_program(APPLY, TASK, optimizer, batch=batch, evaluations=evaluations, epochs=epochs)
 
 
+def test_validating_in_blocks_gives_what_validating_at_once_gives() -> None:
+    whole = advance(program(evaluations=2, epochs=1), trial())[1]
+    for at_once in (64, 517, 500):  # a block that is filled up, one that holds all, one that nearly does
+        made = make_program(APPLY, TASK, "sgd", batch=64, evaluations=2, epochs=1, at_once=at_once)
+        blocks = advance(made, trial())[1]
+        np.testing.assert_allclose(blocks.valid_loss, whole.valid_loss, rtol=1e-4)
+        np.testing.assert_allclose(blocks.metric, whole.metric, atol=1.01 / 517)
+
+
 def advance(made: Program, settings: Trial, params=PARAMS):
     return jax.jit(made.advance)(TASK.data, made.start(params), settings)
 
