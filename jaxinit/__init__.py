@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from jaxinit import initializers as initializers
+    from jaxinit import theory as theory
     from jaxinit.engine import run as run
     from jaxinit.introspect import initialize as initialize
     from jaxinit.introspect import leaves as leaves
@@ -36,12 +37,12 @@ _HOME = {
     "store": ("load",),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
-__all__ = ["initializers", *_MODULE]  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = ["initializers", "theory", *_MODULE]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> object:
     if name in _MODULE:
         return getattr(import_module(f"jaxinit.{_MODULE[name]}"), name)
-    if name == "initializers":
-        return import_module("jaxinit.initializers")
+    if name in ("initializers", "theory"):
+        return import_module(f"jaxinit.{name}")
     raise AttributeError(f"module 'jaxinit' has no attribute {name!r}")

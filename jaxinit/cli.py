@@ -1,5 +1,6 @@
 """The command line: `jaxinit run`, `jaxinit list`, `jaxinit plot`. Options are read before JAX is imported."""
 
+import inspect
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -29,26 +30,47 @@ def run(study: tyro.conf.OmitArgPrefixes[Study] = STUDY, out: Path | None = None
     return exit_code(lambda: carry_out(study, out))
 
 
-def list_names(what: tyro.conf.Positional[Literal["schemes", "models", "tasks", "all"]] = "all", /) -> int:
-    """List the schemes, models or tasks, with a line on each.
+def list_names(
+    what: tyro.conf.Positional[Literal["schemes", "initializers", "models", "tasks", "all"]] = "all",
+    /,
+    verbose: bool = False,
+) -> int:
+    """List the schemes, initializers, models or tasks, with a line on each.
 
     Args:
         what: Which of them.
+        verbose: All that is known of each: formula, shapes, source.
     """
     from jaxinit.models import MODELS
     from jaxinit.schemes import SCHEMES
+    from jaxinit.structured import CATALOGUE
     from jaxinit.tasks import TASKS
 
-    tables = {"schemes": SCHEMES, "models": MODELS, "tasks": TASKS}
-    for name, table in tables.items():
-        if what not in (name, "all"):
+    initializers = {name: function for name, (function, _) in CATALOGUE.items()}
+    tables = {"schemes": SCHEMES, "initializers": initializers, "models": MODELS, "tasks": TASKS}
+    for kind, table in tables.items():
+        if what not in (kind, "all"):
             continue
         if what == "all":
-            print(f"{name}:")
+            print(f"{kind}:")
         width = max(map(len, table))
-        for key, item in table.items():
-            print(f"  {key:{width}}  {(item.__doc__ or '').splitlines()[0]}")
+        for name, item in table.items():
+            text = inspect.getdoc(item) or ""
+            if verbose:
+                indented = "\n".join(f"      {line}".rstrip() for line in text.splitlines())
+                variance = f"      Variance: {CATALOGUE[name][1]}\n" if kind == "initializers" else ""
+                print(f"  {name}\n{indented}\n{variance}")
+            elif kind == "initializers" and what == kind:
+                print(f"  {name:{width}}  variance {CATALOGUE[name][1]:20}  {text.splitlines()[0]}{_source(text)}")
+            else:
+                print(f"  {name:{width}}  {text.splitlines()[0]}")
     return 0
+
+
+def _source(text: str) -> str:
+    """The source that a docstring names, on one line; empty when it names none."""
+    _, found, rest = text.partition("Source: ")
+    return f" [{' '.join(rest.split(chr(10) * 2)[0].split()).rstrip('.')}]" if found else ""
 
 
 def plot(folder: tyro.conf.Positional[Path], /) -> int:

@@ -15,13 +15,14 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Key
 
+from jaxinit import theory
 from jaxinit.spec import Initializer, Leaf, sampling_dtype
 
 Law = Literal["uniform", "truncated_normal", "normal"]
-Mode = Literal["fan_in", "fan_out", "fan_avg"]
+Mode = Literal["fan_in", "fan_out", "fan_avg", "fan_geo_avg"]
 
 
-def _sampled_wide(init: Callable[..., Array]) -> Initializer:
+def sampled_wide(init: Callable[..., Array]) -> Initializer:
     """Sample in float32 or wider and cast last."""
 
     @wraps(init)
@@ -50,13 +51,13 @@ def uniform(low: float, high: float) -> Initializer:
     """
     if not low < high:
         raise ValueError(f"uniform needs low < high, got low={low}, high={high}")
-    return _sampled_wide(lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, low, high))
+    return sampled_wide(lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, low, high))
 
 
 def normal(std: float, mean: float = 0.0) -> Initializer:
     """N(mean, std^2), not truncated. Raises: ValueError when std is negative."""
     _check_std(std, "normal")
-    return _sampled_wide(lambda key, shape, dtype: mean + std * jax.random.normal(key, shape, dtype))
+    return sampled_wide(lambda key, shape, dtype: mean + std * jax.random.normal(key, shape, dtype))
 
 
 def truncated_normal(std: float, lower: float = -2.0, upper: float = 2.0) -> Initializer:
@@ -73,7 +74,7 @@ def truncated_normal(std: float, lower: float = -2.0, upper: float = 2.0) -> Ini
     if not lower < upper:
         raise ValueError(f"truncated_normal needs lower < upper, in units of std, got {lower} and {upper}")
     scale = std / truncated_std(lower, upper)
-    return _sampled_wide(lambda key, shape, dtype: scale * jax.random.truncated_normal(key, lower, upper, shape, dtype))
+    return sampled_wide(lambda key, shape, dtype: scale * jax.random.truncated_normal(key, lower, upper, shape, dtype))
 
 
 def truncated_std(lower: float, upper: float) -> float:
@@ -89,15 +90,15 @@ def truncated_std(lower: float, upper: float) -> float:
 
 
 def variance_scaling(scale: float, mode: Mode, law: Law) -> Initializer:
-    """Mean 0 and variance scale / n, with n the fan in, the fan out or their mean.
+    """Mean 0 and variance scale / n, with n the fan in, the fan out, or their arithmetic or geometric mean.
 
     law: `uniform` on +-sqrt(3 scale / n); `truncated_normal` cut at 2 and corrected; `normal`, not truncated.
     Shapes: `(*window, inputs, outputs)`; the fans are inputs and outputs times the window.
     Raises: ValueError for another mode or law, scale <= 0, or a shape of fewer than two axes.
     Source: the family of Glorot & Bengio (2010) eq. 16, He et al. (2015) eq. 10 and 14, LeCun et al. (1998).
     """
-    if mode not in ("fan_in", "fan_out", "fan_avg"):
-        raise ValueError(f"variance_scaling: mode {mode!r} is none of fan_in, fan_out, fan_avg")
+    if mode not in ("fan_in", "fan_out", "fan_avg", "fan_geo_avg"):
+        raise ValueError(f"variance_scaling: mode {mode!r} is none of fan_in, fan_out, fan_avg, fan_geo_avg")
     if law not in ("uniform", "truncated_normal", "normal"):
         raise ValueError(f"variance_scaling: law {law!r} is none of uniform, truncated_normal, normal")
     if not scale > 0:
@@ -111,7 +112,12 @@ def variance_scaling(scale: float, mode: Mode, law: Law) -> Initializer:
             )
         window = math.prod(shape[:-2])
         fan_in, fan_out = shape[-2] * window, shape[-1] * window
-        n = {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}[mode]
+        n = {
+            "fan_in": fan_in,
+            "fan_out": fan_out,
+            "fan_avg": (fan_in + fan_out) / 2,
+            "fan_geo_avg": math.sqrt(fan_in * fan_out),
+        }[mode]
         std = math.sqrt(scale / max(n, 1))
         law_of = {
             "uniform": uniform(-std * math.sqrt(3), std * math.sqrt(3)),
@@ -124,25 +130,61 @@ def variance_scaling(scale: float, mode: Mode, law: Law) -> Initializer:
 
 
 def glorot(law: Law = "uniform") -> Initializer:
-    """Glorot, also called Xavier: variance 2 / (fan_in + fan_out). Source: Glorot & Bengio (2010) eq. 16."""
+    """Glorot, also called Xavier: variance 2 / (fan_in + fan_out).
+
+    Source: Glorot & Bengio (2010) eq. 16, where the law is uniform.
+    """
     return variance_scaling(1.0, "fan_avg", law)
 
 
-def he(law: Law = "truncated_normal") -> Initializer:
-    """He, also called Kaiming: variance 2 / fan_in, for ReLU. Source: He et al. (2015) eq. 10."""
-    return variance_scaling(2.0, "fan_in", law)
+def he(law: Law = "truncated_normal", negative_slope: float = 0.0) -> Initializer:
+    """He, also called Kaiming: variance 2 / ((1 + a^2) fan_in), for ReLU (a = 0) or a leaky ReLU of slope a.
+
+    Source: He et al. (2015) eq. 10 and 15.
+    """
+    return variance_scaling(2 / (1 + negative_slope**2), "fan_in", law)
 
 
 def lecun(law: Law = "truncated_normal") -> Initializer:
-    """LeCun: variance 1 / fan_in. Source: LeCun et al. (1998), Efficient BackProp, eq. 16."""
+    """LeCun: variance 1 / fan_in.
+
+    Source: LeCun et al. (1998), Efficient BackProp, eq. 16.
+    """
     return variance_scaling(1.0, "fan_in", law)
+
+
+def by_gain(activation: str, direction: theory.Direction = "forward", law: Law = "normal") -> Initializer:
+    """Variance g^2 / fan, with g the gain of the activation before: fan_in forward, fan_out backward.
+
+    Raises: ValueError for an unknown activation. Source: `theory.gain`, by quadrature; no table.
+    """
+    mode = "fan_in" if direction == "forward" else "fan_out"
+    return variance_scaling(theory.gain(activation, direction) ** 2, mode, law)
+
+
+def small_init() -> Initializer:
+    """Gaussian of variance 2 / (5 fan_in).
+
+    Source: Nguyen & Salazar (2019), Transformers without Tears, section 3.2, where fan_in is the model's width d.
+    """
+    return variance_scaling(2 / 5, "fan_in", "normal")
+
+
+def wang(n_layers: int) -> Initializer:
+    """Gaussian of standard deviation 2 / (n_layers sqrt(fan_out)), for the projection back into the residual stream.
+
+    Raises: ValueError for n_layers < 1. Source: Wang & Komatsuzaki (2021), GPT-J; fan_out is the model's width d.
+    """
+    if n_layers < 1:
+        raise ValueError(f"wang needs the number of layers, 1 or more, got {n_layers}")
+    return variance_scaling(4 / n_layers**2, "fan_out", "normal")
 
 
 def orthogonal(gain: float = 1.0) -> Initializer:
     """A Haar-distributed (semi-)orthogonal kernel: W W^T = gain^2 I or W^T W = gain^2 I, whichever is smaller.
 
-    Q of the QR decomposition of a Gaussian, each column multiplied by the sign of R's diagonal; without that
-    sign Q is not Haar distributed.
+    Q of the QR decomposition of a Gaussian, each column multiplied by the sign (in complex dtypes: the phase) of R's
+    diagonal; without that Q is not Haar distributed. Complex dtypes give unitary matrices.
     Shapes: `(*window, inputs, outputs)`, orthogonal as a matrix of window x inputs rows and `outputs` columns.
     Assumes one matrix: for gates, heads or stacked layers wrap with `spec.along`, which draws one for each.
     Raises: ValueError for a shape of fewer than two axes.
@@ -155,16 +197,19 @@ def orthogonal(gain: float = 1.0) -> Initializer:
         rows, columns = math.prod(shape[:-1]), shape[-1]
         tall = jax.random.normal(key, (max(rows, columns), min(rows, columns)), dtype)
         q, r = jnp.linalg.qr(tall)
-        q = q * jnp.where(jnp.diagonal(r) < 0, -1, 1).astype(q.dtype)[None]
+        size = jnp.abs(diagonal := jnp.diagonal(r))
+        phase = jnp.where(size > 0, diagonal / jnp.where(size > 0, size, 1).astype(q.dtype), 1)
+        q = q * phase.astype(q.dtype)[None]
         return (gain * (q if rows >= columns else q.T)).reshape(shape)
 
-    return _sampled_wide(init)
+    return sampled_wide(init)
 
 
 def identity(gain: float = 1.0) -> Initializer:
     """gain * I; a rectangular kernel has ones on its main diagonal.
 
-    Raises: ValueError for a shape that is not two-dimensional. Source: Le, Jaitly & Hinton (2015) for gain 1.
+    Raises: ValueError for a shape that is not two-dimensional.
+    Source: Le, Jaitly & Hinton (2015), section 2, for gain 1; section 4 scales it.
     """
 
     def init(key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike = jnp.float32, /) -> Array:

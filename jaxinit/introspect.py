@@ -24,6 +24,8 @@ class Place(TypedDict, total=False):
     layer: int
     n_layers: int
     activation: str
+    inputs: int
+    cell: str
 
 
 def param(shape: tuple[int, ...], dims: str, role: str, **place: Unpack[Place]) -> nnx.Param:
@@ -103,5 +105,5 @@ def _leaf(name: str, variable: nnx.Variable) -> Leaf:
             f"parameter {name!r} (shape {variable.get_value().shape}) declares no dims and role; "
             "create it with jaxinit.introspect.param(shape, dims, role)"
         )
-    known = ("dims", "role", "gate", "layer", "n_layers", "activation")
+    known = ("dims", "role", "gate", "layer", "n_layers", "activation", "inputs", "cell")
     return Leaf(name, tuple(variable.get_value().shape), **{key: meta[key] for key in known if key in meta})

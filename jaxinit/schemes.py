@@ -1,12 +1,23 @@
 """The schemes: each answers a leaf with the law that its source gives to that role, on one screen.
 
-`SCHEMES` is the table of names; the first line of each docstring is its description. None of these raises the
-forget bias of an LSTM: with them every bias starts at 0.
+`SCHEMES` is the table of names; the first line of each docstring is its description. Unless its description says so, a
+scheme starts every bias at 0, the forget gate's too. `by_role`, `scale` and `with_bias` make schemes of schemes, as
+`spec.Override` does; the defaults of other libraries are in `frameworks`.
 """
 
-from jaxinit import initializers
-from jaxinit.initializers import glorot_scheme, zeros
-from jaxinit.spec import Initializer, Leaf, Scheme
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Key
+
+from jaxinit import frameworks, initializers, structured
+from jaxinit.initializers import glorot_scheme, normal, zeros
+from jaxinit.spec import Initializer, Joint, Leaf, Rule, Scheme
+
+Unmatched = Callable[[Sequence[Leaf]], list[str]]
 
 
 def uniform01(leaf: Leaf) -> Initializer:
@@ -49,6 +60,119 @@ def identity(leaf: Leaf) -> Initializer:
     return initializers.identity() if leaf.role in ("recurrent", "hidden") else glorot_scheme(leaf)
 
 
+def irnn(leaf: Leaf) -> Initializer:
+    """Identity recurrent matrix, N(0, 0.001^2) elsewhere, zero biases: Le et al. (2015), meant for a ReLU RNN."""
+    if leaf.role == "bias":
+        return zeros
+    return initializers.identity() if leaf.role == "recurrent" else normal(0.001)
+
+
+def np_rnn(leaf: Leaf) -> Initializer:
+    """Normalized positive definite Whh, He normal elsewhere, zero biases: Talathi & Vartak (2016)."""
+    # Departure: the paper's own factor on the input matrix is quoted in two forms by others; this is He's.
+    if leaf.role == "bias":
+        return zeros
+    return structured.positive_definite_identity() if leaf.role == "recurrent" else initializers.he("normal")
+
+
+def smart_tanh(leaf: Leaf) -> Initializer:
+    """15 non-zeros a unit at spectral radius 0.95 for Whh, N(0, 0.01^2) elsewhere: Pascanu et al. (2013)."""
+    if leaf.role == "bias":
+        return zeros
+    if leaf.role != "recurrent":
+        return normal(0.01)
+    return structured.sparse(min(15, leaf.fan_in), 0.01, spectral_radius=0.95)
+
+
+def saxe_orthogonal(leaf: Leaf) -> Initializer:
+    """(Semi-)orthogonal kernels in every role, zero biases: Saxe et al. (2014), for gain 1."""
+    return zeros if leaf.role == "bias" else initializers.orthogonal()
+
+
+def glorot_standard(leaf: Leaf) -> Initializer:
+    """U(+-1/sqrt(fan_in)), variance 1/(3 fan_in), zero biases: the baseline of Glorot & Bengio (2010), eq. 1."""
+    return zeros if leaf.role == "bias" else initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+def zaremba(limit: float = 0.1) -> Scheme:
+    """U(+-limit) for every parameter, biases included: Zaremba et al. (2014), 0.1 small, 0.05 medium, 0.04 large."""
+    return _named("zaremba", lambda leaf: initializers.uniform(-limit, limit), zaremba.__doc__)
+
+
+def chrono(longest: int) -> Scheme:
+    """Glorot kernels; gate biases that spread memory over 1 to `longest` steps: Tallec & Ollivier (2018), eq. 16."""
+
+    def of(leaf: Leaf) -> Initializer:
+        return structured.chrono(leaf.gate, longest) if leaf.role == "bias" and leaf.gate else glorot_scheme(leaf)
+
+    unmatched = lambda leaves: [] if any(leaf.gate for leaf in leaves) else ["the biases of gates"]
+    return _named("chrono", of, chrono.__doc__, unmatched)
+
+
+def forget_bias(value: float = 1.0) -> Scheme:
+    """Glorot uniform kernels; the forget bias of an LSTM at `value`, other biases 0: Jozefowicz et al. (2015)."""
+    scheme = with_bias(glorot_scheme, forget=value)
+    return _named("forget_bias", scheme, forget_bias.__doc__, _unmatched(scheme))
+
+
+def by_role(rules: dict[str, Rule | Initializer], name: str = "by_role") -> Scheme:
+    """A scheme that answers each role by table; `draw` refuses a role that is missing, and one that no leaf has."""
+    unmatched = lambda leaves: sorted(set(rules) - {leaf.role for leaf in leaves})
+    return _named(name, lambda leaf: rules.get(leaf.role), by_role.__doc__, unmatched)
+
+
+def scale(base: Scheme, gain: float | Float[Array, ""]) -> Scheme:
+    """`base` with every kernel multiplied by `gain`, which may be traced and so swept; biases stay."""
+
+    def of(leaf: Leaf) -> Rule | Initializer | None:
+        rule = base(leaf)
+        if rule is None or leaf.role == "bias":
+            return rule
+        rule = rule if isinstance(rule, Rule) else Rule(rule)
+        return replace(rule, draw=_scaled(rule.draw, gain))
+
+    return _named("scale", of, scale.__doc__, _unmatched(base))
+
+
+def with_bias(base: Scheme, **values: float) -> Scheme:
+    """`base` with the biases of the gates named set to constants: `with_bias(orthogonal, forget=1.0)`.
+
+    A leaf none of whose gates is named keeps what `base` says; the other gates of one that is start at 0. `draw`
+    refuses a gate that no leaf has.
+    """
+
+    def of(leaf: Leaf) -> Rule | Initializer | None:
+        mine = {gate: value for gate, value in values.items() if gate in leaf.gate}
+        return structured.gate_biases(leaf.gate, **mine) if leaf.role == "bias" and mine else base(leaf)
+
+    def unmatched(leaves: Sequence[Leaf]) -> list[str]:
+        there = {gate for leaf in leaves for gate in leaf.gate}
+        return [*_unmatched(base)(leaves), *(f"gate {gate}" for gate in values if gate not in there)]
+
+    return _named("with_bias", of, with_bias.__doc__, unmatched)
+
+
+def _scaled(init: Initializer, gain: float | Float[Array, ""]) -> Initializer:
+    def draw(key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike = jnp.float32, /) -> Array:
+        return init(key, shape, dtype) * jnp.asarray(gain, dtype)
+
+    return Joint(draw) if isinstance(init, Joint) else draw
+
+
+def _unmatched(scheme: Scheme) -> Unmatched:
+    return getattr(scheme, "unmatched", lambda leaves: [])
+
+
+def _named(
+    name: str, scheme: Callable[[Leaf], Rule | Initializer | None], doc: str | None, unmatched: Unmatched | None = None
+) -> Scheme:
+    """Give a scheme that a function made its name, its description, and its rules that match nothing."""
+    named: Any = scheme
+    named.__name__, named.__doc__ = name, doc
+    named.unmatched = unmatched or (lambda leaves: [])
+    return named
+
+
 SCHEMES: dict[str, Scheme] = {
     "uniform01": uniform01,
     "small_normal": small_normal,
@@ -59,4 +183,19 @@ SCHEMES: dict[str, Scheme] = {
     "lecun_normal": lecun_normal,
     "orthogonal": orthogonal,
     "identity": identity,
+    "irnn": irnn,
+    "np_rnn": np_rnn,
+    "smart_tanh": smart_tanh,
+    "saxe_orthogonal": saxe_orthogonal,
+    "glorot_standard": glorot_standard,
+    "glorot_normalized": glorot_scheme,
+    "zaremba": zaremba(),
+    "chrono": chrono(100),
+    "forget_bias": forget_bias(),
+    "pytorch": frameworks.pytorch,
+    "keras": frameworks.keras,
+    "flax_nnx": frameworks.flax_nnx,
+    "flax_linen": frameworks.flax_linen,
+    "haiku": frameworks.haiku,
+    "equinox": frameworks.equinox,
 }

@@ -40,7 +40,9 @@ class Leaf:
 
     Shapes: `shape` and `dims` have one entry an axis. `dims` is made of `i` (input), `o` (output), `w` (window
     of a convolution) and `.` (independent copy). `gate` names the copies along the first `.` axis, if they are
-    gates. `layer` counts from 0; `activation` is the nonlinearity that the layer applies.
+    gates. `layer` counts from 0; `activation` is the nonlinearity that the layer applies; `inputs` the number of inputs
+    of the layer that the parameter belongs to, which a bias cannot tell from its shape (0 if unknown); `cell` the kind
+    of its recurrent layer (rnn, lstm, gru), empty elsewhere.
     Raises: ValueError when `dims` does not fit `shape` or holds another letter.
     """
 
@@ -52,6 +54,8 @@ class Leaf:
     layer: int = 0
     n_layers: int = 1
     activation: str = "linear"
+    inputs: int = 0
+    cell: str = ""
 
     def __post_init__(self):
         check_dims(self.dims, self.shape, f"parameter {self.name!r}")
@@ -147,6 +151,20 @@ def named_key(key: Key[Array, ""], name: str) -> Key[Array, ""]:
     return key
 
 
+@dataclass(frozen=True)
+class Joint:
+    """An initializer that draws all copies at once, where they are not alike.
+
+    For biases that differ by gate, and for kernels that a library draws as one matrix for all gates. `spec.along` hands
+    it the whole shape, copies first: `(*copies, *window, inputs, outputs)`.
+    """
+
+    draw: Initializer
+
+    def __call__(self, key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike = jnp.float32, /) -> Array:
+        return self.draw(key, shape, dtype)
+
+
 def along(dims: str, init: Initializer) -> Initializer:
     """`init`, drawn once for each independent copy, for an array whose axes are `dims`.
 
@@ -155,7 +173,7 @@ def along(dims: str, init: Initializer) -> Initializer:
     parameter without an `i` or without an `o` axis keeps its own shape. So a fan never counts a copy, and any
     initializer of JAX, of Flax or of a user's is right for gates, heads, experts and groups.
     dtypes: sampled in float32 (wider when the target is), cast last; low-precision sampling is biased.
-    Assumes that `init` can be mapped by `jax.vmap` when there are copies.
+    Assumes that `init` can be mapped by `jax.vmap` when there are copies; a `Joint` is given all of them at once.
     Raises: ValueError when `dims` does not fit the shape.
     """
 
@@ -169,7 +187,9 @@ def along(dims: str, init: Initializer) -> Initializer:
         if "i" in dims and "o" in dims:
             window = tuple(size for size, d in zip(shape, dims, strict=True) if d == "w")
             asked = (*window, axis_size(shape, dims, "i"), axis_size(shape, dims, "o"))
-        if copies:
+        if isinstance(init, Joint):
+            drawn = init(key, copies + asked, sampled)
+        elif copies:
             keys = jax.random.split(key, math.prod(copies))
             drawn = jax.vmap(lambda k: init(k, asked, sampled))(keys)
         else:
@@ -195,7 +215,7 @@ def rules(scheme: Scheme, leaves: Iterable[Leaf]) -> dict[str, Rule]:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(f"leaves share a name: {twice}; every parameter needs a name of its own")
-    unmatched = scheme.unmatched(leaves) if isinstance(scheme, Override) else []
+    unmatched = getattr(scheme, "unmatched", lambda _: [])(leaves)
     if unmatched:
         raise ValueError(
             f"scheme {scheme_name(scheme)!r}: the rules for {unmatched} match no parameter; "

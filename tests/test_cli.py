@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from jaxinit import cli
+from jaxinit.structured import CATALOGUE
 
 SMALL = "--hidden 16 --schemes small_normal orthogonal --lrs 0.1 --seeds 2 --epochs 1 --batch 128 --target 0.5"
 
@@ -39,6 +40,16 @@ def test_lists_have_a_line_each(what: str, expected: str, capsys: pytest.Capture
     out = capsys.readouterr().out
     assert expected in out
     assert all(len(line.split("  ")) >= 2 for line in out.splitlines() if not line.endswith(":"))
+
+
+def test_initializers_are_listed_with_their_variance_and_source(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["list", "initializers"]) == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert "variance 2 / (n + m)" in lines["glorot"]
+    assert "[Glorot & Bengio (2010) eq. 16, where the law is uniform]" in lines["glorot"]
+    assert set(lines) == set(CATALOGUE)
+    assert cli.main(["list", "initializers", "--verbose"]) == 0
+    assert "Raises: ValueError" in capsys.readouterr().out
 
 
 def test_run_then_again_then_plot(tmp_path: Path) -> None:

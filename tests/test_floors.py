@@ -7,15 +7,16 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "jaxinit"
 FLOORS = [
-    {"spec", "outcome", "study"},
+    {"spec", "theory", "outcome", "study"},
     {"initializers", "introspect", "tasks", "stats", "store"},
-    {"schemes", "models", "train", "plot", "report"},
-    {"sweep"},
+    {"structured", "models", "train", "plot", "report"},
+    {"frameworks", "sweep"},
+    {"schemes"},
     {"engine"},
     {"cli"},
 ]
 FLOOR = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
-WITHOUT_JAX = {"outcome", "study", "stats", "store", "plot", "report"}
+WITHOUT_JAX = {"theory", "outcome", "study", "stats", "store", "plot", "report"}
 STDLIB_ONLY = {"outcome", "study"}
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 

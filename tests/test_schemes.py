@@ -6,25 +6,48 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from jaxinit.initializers import normal, orthogonal, zeros
 from jaxinit.introspect import functional
 from jaxinit.models import MODELS
-from jaxinit.schemes import SCHEMES
+from jaxinit.schemes import SCHEMES, by_role, scale, with_bias
 from jaxinit.spec import Leaf, draw
 
 KEY = jax.random.key(0)
 SIZES = (48, 64, 16)
-# Variance of a kernel as a function of its fans; None where the scheme draws that role without a variance to speak of.
+# Variance of a kernel as a function of its fans; the tables below say which roles have another law.
 GLOROT = lambda i, o: 2 / (i + o)
+LECUN = lambda i, o: 1 / i
 VARIANCE = {
     "uniform01": lambda i, o: 1 / 12,
     "small_normal": lambda i, o: 1e-4,
-    "xavier_rnn": lambda i, o: 1 / i,
+    "xavier_rnn": LECUN,
     "glorot_uniform": GLOROT,
     "glorot_normal": GLOROT,
+    "glorot_normalized": GLOROT,
+    "glorot_standard": lambda i, o: 1 / (3 * i),
     "he_normal": lambda i, o: 2 / i,
-    "lecun_normal": lambda i, o: 1 / i,
+    "lecun_normal": LECUN,
     "orthogonal": GLOROT,
     "identity": GLOROT,
+    "irnn": lambda i, o: 1e-6,
+    "np_rnn": lambda i, o: 2 / i,
+    "smart_tanh": lambda i, o: 1e-4,
+    "saxe_orthogonal": lambda i, o: 1 / max(i, o),
+    "zaremba": lambda i, o: 0.01 / 3,
+    "chrono": GLOROT,
+    "forget_bias": GLOROT,
+}
+IDENTITY = {"identity": ("recurrent", "hidden"), "irnn": ("recurrent",)}
+ORTHOGONAL = {"orthogonal": ("recurrent", "hidden")}
+ELSEWHERE = {"np_rnn": ("recurrent",), "smart_tanh": ("recurrent",)}  # tested in test_structured
+FRAMEWORKS = {"pytorch", "keras", "flax_nnx", "flax_linen", "haiku", "equinox"}  # tested in test_frameworks
+BIASES = {"zaremba", "chrono", "forget_bias"}  # not zero, tested below
+GATED_ONLY = {
+    ("chrono", "rnn"),
+    ("chrono", "mlp"),
+    ("forget_bias", "rnn"),
+    ("forget_bias", "mlp"),
+    ("forget_bias", "gru"),
 }
 
 
@@ -33,29 +56,70 @@ def leaves_of(model: str) -> tuple[Leaf, ...]:
 
 
 def test_every_scheme_is_covered_here() -> None:
-    assert set(VARIANCE) == set(SCHEMES)
+    assert set(VARIANCE) | FRAMEWORKS == set(SCHEMES)
 
 
-@pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize(("scheme", "model"), sorted(GATED_ONLY))
+def test_gate_biases_are_refused_where_there_are_no_such_gates(scheme: str, model: str) -> None:
+    with pytest.raises(ValueError, match="match no parameter"):
+        draw(SCHEMES[scheme], KEY, leaves_of(model))
+
+
+@pytest.mark.parametrize("model", ["lstm", "mlp"])  # gates and none, every role
+@pytest.mark.parametrize("scheme", VARIANCE)
 def test_variance_mean_and_biases(scheme: str, model: str) -> None:
+    if (scheme, model) in GATED_ONLY:
+        return
     leaves = leaves_of(model)
     drawn = jax.jit(lambda key: draw(SCHEMES[scheme], key, leaves))(KEY)
     for leaf in leaves:
         w = np.asarray(drawn[leaf.name], np.float64)
-        special = leaf.role in ("recurrent", "hidden") and scheme in ("orthogonal", "identity")
         if leaf.role == "bias":
-            assert not w.any(), leaf.name
-        elif special and scheme == "identity":
+            assert scheme in BIASES or not w.any(), leaf.name
+        elif leaf.role in IDENTITY.get(scheme, ()):
             np.testing.assert_array_equal(w, np.broadcast_to(np.eye(64), w.shape))
-        elif special:
+        elif leaf.role in ORTHOGONAL.get(scheme, ()):
             gram = np.einsum("...ij,...kj->...ik", w, w)
             np.testing.assert_allclose(gram, np.broadcast_to(np.eye(64), w.shape), atol=2e-5)
-        else:
+        elif leaf.role not in ELSEWHERE.get(scheme, ()):
             mean = 0.5 if scheme == "uniform01" else 0.0
             variance = VARIANCE[scheme](leaf.fan_in, leaf.fan_out)
             assert w.mean() == pytest.approx(mean, abs=4.5 * np.sqrt(variance / w.size)), leaf.name
             assert w.var() == pytest.approx(variance, rel=4.5 * np.sqrt(2 / w.size)), leaf.name
+
+
+def test_biases_that_are_not_zero() -> None:
+    leaves = leaves_of("lstm")
+    bias = lambda scheme: np.asarray(draw(scheme, KEY, leaves)["layers.0.bias"])
+    np.testing.assert_array_equal(bias(SCHEMES["forget_bias"]).mean(1), [0, 1, 0, 0])
+    np.testing.assert_array_equal(bias(with_bias(SCHEMES["orthogonal"], forget=2.5, input=-1)).mean(1), [-1, 2.5, 0, 0])
+    assert 0 < np.abs(bias(SCHEMES["zaremba"])).max() <= 0.1
+    spread = bias(SCHEMES["chrono"])
+    np.testing.assert_array_equal(spread[0], -spread[1])
+    assert 0 < np.exp(spread[1]).max() <= 99
+
+
+def test_by_role_names_what_it_lacks_and_what_matches_nothing() -> None:
+    leaves = leaves_of("rnn")
+    table = {"input": normal(0.1), "recurrent": orthogonal(), "readout": zeros, "bias": zeros}
+    assert set(draw(by_role(table), KEY, leaves)) == {leaf.name for leaf in leaves}
+    with pytest.raises(ValueError, match=r"'mine' has no rule for parameter 'layers.0.bias' \(role 'bias'"):
+        draw(by_role({k: v for k, v in table.items() if k != "bias"}, "mine"), KEY, leaves)
+    with pytest.raises(ValueError, match=r"the rules for \['query'\] match no parameter"):
+        draw(by_role(table | {"query": zeros}), KEY, leaves)
+
+
+def test_scale_multiplies_kernels_only_and_its_gain_can_be_traced() -> None:
+    leaves = leaves_of("lstm")
+    base = draw(SCHEMES["forget_bias"], KEY, leaves)
+    scaled = lambda gain: draw(scale(SCHEMES["forget_bias"], gain), KEY, leaves)
+    swept = jax.jit(jax.vmap(scaled))(jnp.asarray([0.5, 3.0]))
+    for leaf in leaves:
+        for k, gain in enumerate((0.5, 3.0)):
+            expected = base[leaf.name] * (1 if leaf.role == "bias" else gain)
+            np.testing.assert_allclose(swept[leaf.name][k], expected, rtol=1e-6)
+    with pytest.raises(ValueError, match="gate reset"):  # what the base refuses stays refused
+        draw(scale(with_bias(SCHEMES["orthogonal"], reset=1.0), 2.0), KEY, leaves)
 
 
 def test_xavier_rnn_keeps_the_preactivation_variance_of_unit_inputs() -> None:

@@ -1,5 +1,7 @@
 """Leaves, fans, keys by name, and the one place where a scheme meets a model."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxinit import initializers, spec
 from jaxinit.initializers import glorot_scheme, orthogonal, zeros
-from jaxinit.spec import Leaf, Override, Rule, draw, named_key
+from jaxinit.spec import Joint, Leaf, Override, Rule, along, draw, named_key
 
 KEY = jax.random.key(0)
 FANS = {  # what it is: (shape, dims, fan_in, fan_out)
@@ -181,3 +183,15 @@ def test_same_key_same_values_eager_jit_vmap_and_sharded(init: spec.Initializer)
     for other in (jax.jit(one)(KEY), mapped, sharded):
         np.testing.assert_allclose(eager, other, rtol=1e-5, atol=1e-6)
     assert len(sharded.sharding.device_set) == 8
+
+
+def test_a_joint_initializer_is_given_all_copies_at_once() -> None:
+    seen = []
+
+    def of_all(key, shape, dtype=jnp.float32, /):
+        seen.append(shape)
+        return jnp.arange(math.prod(shape), dtype=dtype).reshape(shape)
+
+    drawn = along("o.i", Joint(of_all))(jax.random.key(0), (5, 3, 4), jnp.float32)
+    assert seen == [(3, 4, 5)]  # copies, inputs, outputs
+    np.testing.assert_array_equal(drawn, np.arange(60).reshape(3, 4, 5).transpose(2, 0, 1))

@@ -53,6 +53,7 @@ class Recurrent(nnx.Module):
     """
 
     gates: ClassVar[tuple[str, ...]] = ()
+    cell: ClassVar[str] = "rnn"
     kept: ClassVar[int] = 3
     carries: ClassVar[int] = 1
     activation_name = "tanh"
@@ -98,6 +99,8 @@ class Recurrent(nnx.Module):
                     layer=k,
                     n_layers=layers,
                     activation=self.activation_name,
+                    inputs=n_in,
+                    cell=self.cell,
                 )
                 for k, n_in in enumerate(widths[:-1])
             ]
@@ -198,6 +201,7 @@ class LSTM(Recurrent):
     """
 
     gates = ("input", "forget", "cell", "output")
+    cell = "lstm"
     kept = 15
     carries = 2
 
@@ -222,6 +226,7 @@ class GRU(Recurrent):
     """
 
     gates = ("reset", "update", "new")
+    cell = "gru"
     kept = 11
 
     def __init__(

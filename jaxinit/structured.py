@@ -1,0 +1,299 @@
+"""Draws with a structure beyond a variance: sparse, spectral, convolutional identities, memories, gate biases.
+
+The layout is that of `initializers`: `(*window, inputs, outputs)`. All sample in float32 or wider and cast last.
+"""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Key
+from scipy.linalg import hadamard
+
+from jaxinit import initializers
+from jaxinit.initializers import orthogonal, sampled_wide
+from jaxinit.spec import Initializer, Joint
+
+SQUARINGS = 14  # the spectral radius is read off the 2^14th power
+
+
+def delta_orthogonal(gain: float = 1.0) -> Initializer:
+    """A convolution whose central tap is orthogonal and whose other taps are 0: an isometry of every pixel.
+
+    Shapes: `(*window, inputs, outputs)` with inputs <= outputs; the centre of an even window is the later one.
+    Raises: ValueError for fewer than three axes, or inputs > outputs.
+    Source: Xiao et al. (2018), algorithm 1.
+    """
+
+    def init(key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+        _check_window(shape, "delta_orthogonal")
+        if shape[-2] > shape[-1]:
+            raise ValueError(
+                f"delta_orthogonal needs inputs <= outputs, got {shape[-2]} inputs and {shape[-1]} outputs; "
+                "use orthogonal, or give the layer more outputs"
+            )
+        return _central(orthogonal(gain)(key, shape[-2:], dtype), shape)
+
+    return sampled_wide(init)
+
+
+def dirac(gain: float = 1.0) -> Initializer:
+    """A convolution whose central tap is the identity: the output repeats the input, channel by channel.
+
+    Shapes: `(*window, inputs, outputs)`. Raises: ValueError for fewer than three axes.
+    Source: Zagoruyko & Komodakis (2017), DiracNets.
+    """
+
+    def init(key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+        del key
+        _check_window(shape, "dirac")
+        return _central(gain * jnp.eye(*shape[-2:], dtype=dtype), shape)
+
+    return sampled_wide(init)
+
+
+def sparse(k: int = 15, std: float = 1.0, spectral_radius: float | None = None) -> Initializer:
+    """Every output unit has exactly k non-zero incoming weights, N(0, std^2); all others are 0.
+
+    With `spectral_radius` the (square) matrix is then scaled to it, whatever `std`.
+    Shapes: a matrix `(inputs, outputs)`, square for a spectral radius.
+    Raises: ValueError for k < 1 or more than the inputs, another number of axes, or a radius asked of a matrix that is
+    not square or that is nilpotent (radius 0: no scale helps; draw with another key or a larger k).
+    Source: Martens (2010) section 5.1, 15 connections a unit; Sutskever et al. (2013) section 3 for the radius.
+    """
+    if k < 1:
+        raise ValueError(f"sparse needs k, the incoming weights of a unit, to be 1 or more, got {k}")
+
+    def init(key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+        _check_matrix(shape, "sparse")
+        if k > shape[0]:
+            raise ValueError(f"sparse: k={k} non-zero weights of {shape[0]} inputs; give k of at most {shape[0]}")
+        where, how_much = jax.random.split(key)
+        rank = jnp.argsort(jnp.argsort(jax.random.uniform(where, shape), axis=0), axis=0)
+        w = jnp.where(rank < k, std * jax.random.normal(how_much, shape, dtype), 0)
+        return w if spectral_radius is None else _at_radius(w, spectral_radius, "sparse")
+
+    return sampled_wide(init)
+
+
+def gaussian_at_radius(spectral_radius: float) -> Initializer:
+    """A square Gaussian matrix scaled to a spectral radius.
+
+    Raises: ValueError for a shape that is not a square matrix. Source: Jaeger (2001), echo state networks.
+    """
+    return sampled_wide(
+        lambda key, shape, dtype: _at_radius(
+            jax.random.normal(key, shape, dtype), spectral_radius, "gaussian_at_radius"
+        )
+    )
+
+
+def positive_definite_identity() -> Initializer:
+    """(A + I) / e with A = R^T R / n, R Gaussian and e the largest eigenvalue of A + I: all eigenvalues in (0, 1].
+
+    Shapes: a square matrix. Raises: ValueError for any other. Source: Talathi & Vartak (2016), np-RNN, section 3.
+    """
+
+    def init(key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+        _check_square(shape, "positive_definite_identity")
+        r = jax.random.normal(key, shape, dtype)
+        a = r.T @ r / shape[0] + jnp.eye(shape[0], dtype=dtype)
+        return a / jnp.linalg.eigvalsh(a)[-1]
+
+    return sampled_wide(init)
+
+
+def ring(low: float = 0.0, high: float = 1.0, phase: float = 2 * math.pi) -> Initializer:
+    """Complex numbers uniform on the ring low <= |z| <= high with angles in [0, phase): a diagonal recurrent matrix.
+
+    |z|^2 = u (high^2 - low^2) + low^2, with u uniform on [0, 1).
+    Shapes: any; dtype complex. Raises: ValueError unless 0 <= low < high, or for a dtype that is not complex.
+    Source: Orvieto et al. (2023), LRU, lemma 3.2.
+    """
+    if not 0 <= low < high:
+        raise ValueError(f"ring needs radii 0 <= low < high, got low={low}, high={high}")
+
+    def init(key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike = jnp.complex64, /) -> Array:
+        if not jnp.issubdtype(dtype, jnp.complexfloating):
+            raise ValueError(f"ring draws complex numbers, got dtype {jnp.dtype(dtype)}; ask for complex64")
+        of_radius, of_angle = jax.random.split(key)
+        radius = jnp.sqrt(jax.random.uniform(of_radius, shape) * (high**2 - low**2) + low**2)
+        angle = phase * jax.random.uniform(of_angle, shape)
+        return jax.lax.complex(radius * jnp.cos(angle), radius * jnp.sin(angle)).astype(dtype)
+
+    return init
+
+
+def hippo_legs(gain: float = 1.0) -> Initializer:
+    """The HiPPO-LegS state matrix, transposed to our layout: the optimal memory of a history in Legendre polynomials.
+
+    A[n, k] = -sqrt((2 n + 1)(2 k + 1)) for n > k, -(n + 1) for n = k, 0 for n < k; the kernel is gain * A^T.
+    Shapes: a square matrix. Raises: ValueError for any other. Source: Gu et al. (2020), theorem 2.
+    """
+
+    def init(key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+        del key
+        _check_square(shape, "hippo_legs")
+        n = np.arange(shape[0], dtype=np.float64)
+        root = np.sqrt(2 * n + 1)
+        a = -np.tril(np.outer(root, root), -1) - np.diag(n + 1)
+        return jnp.asarray(gain * a.T, dtype)
+
+    return sampled_wide(init)
+
+
+def zero_hadamard() -> Initializer:
+    """ZerO: the (partial) identity where outputs <= inputs, else a Hadamard matrix between two partial identities.
+
+    c I H I with H of size 2^m, m = ceil(log2(outputs)), c = 2^(-(m - 1) / 2). Nothing is random.
+    Shapes: a matrix. Raises: ValueError for any other. Source: Zhao et al. (2022), algorithm 1.
+    """
+
+    def init(key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+        del key
+        _check_matrix(shape, "zero_hadamard")
+        inputs, outputs = shape
+        if outputs <= inputs:
+            return jnp.eye(inputs, outputs, dtype=dtype)
+        m = math.ceil(math.log2(outputs))
+        return jnp.asarray(2 ** (-(m - 1) / 2) * hadamard(2**m)[:inputs, :outputs], dtype)
+
+    return sampled_wide(init)
+
+
+def spectral(norm: float | None = None) -> Initializer:
+    """A Gaussian kernel scaled to an operator norm: `norm`, or sqrt(outputs / inputs), which keeps entries of order 1.
+
+    Shapes: a matrix. Raises: ValueError for any other, or a norm that is not positive.
+    Source: Yang et al. (2023), A Spectral Condition for Feature Learning, condition 1.
+    """
+    if norm is not None and not norm > 0:
+        raise ValueError(f"spectral needs a positive operator norm, got {norm}")
+
+    def init(key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+        _check_matrix(shape, "spectral")
+        w = jax.random.normal(key, shape, dtype)
+        target = math.sqrt(shape[1] / shape[0]) if norm is None else norm
+        return w * (target / jnp.linalg.svd(w, compute_uv=False)[0])
+
+    return sampled_wide(init)
+
+
+def gate_biases(gates: tuple[str, ...], **values: float) -> Joint:
+    """Biases that are constant within a gate: `gate_biases(leaf.gate, forget=1.0)`; the gates not named get 0.
+
+    Shapes: `(gates, units)`. Raises: ValueError for a gate that is not among `gates`.
+    Source: Jozefowicz et al. (2015), section 5, for a forget bias of 1.
+    """
+    unknown = sorted(set(values) - set(gates))
+    if unknown:
+        raise ValueError(f"gate_biases: no gates are called {unknown}; the gates are {', '.join(gates) or 'none'}")
+
+    def init(key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike = jnp.float32, /) -> Array:
+        del key
+        column = jnp.asarray([values.get(gate, 0.0) for gate in gates], dtype)
+        return jnp.broadcast_to(column.reshape(-1, *[1] * (len(shape) - 1)), shape)
+
+    return Joint(init)
+
+
+def chrono(gates: tuple[str, ...], longest: int) -> Joint:
+    """Chrono: forget biases log(u), u uniform on [1, longest - 1], input biases their negatives, all others 0.
+
+    A unit then keeps its state for about u steps. For a GRU, whose update gate z keeps: its bias is log(u).
+    Shapes: `(gates, units)`. Raises: ValueError for longest < 3, or gates without forget or update.
+    Source: Tallec & Ollivier (2018), eq. 16. Our GRU keeps z, so the sign is that of a forget gate.
+    """
+    if longest < 3:
+        raise ValueError(f"chrono needs the longest dependency to learn, 3 steps or more, got {longest}")
+    keep = next((gate for gate in ("forget", "update") if gate in gates), None)
+    if keep is None:
+        raise ValueError(f"chrono needs a forget or an update gate, got {', '.join(gates) or 'none'}")
+
+    def init(key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike = jnp.float32, /) -> Array:
+        span = jnp.log(jax.random.uniform(key, shape[1:], dtype, 1.0, longest - 1.0))
+        sign = {keep: 1.0} | ({"input": -1.0} if keep == "forget" else {})
+        return jnp.stack([sign.get(gate, 0.0) * span for gate in gates])
+
+    return Joint(init)
+
+
+def spectral_radius(w: Float[Array, "n n"]) -> Float[Array, ""]:
+    """The largest absolute eigenvalue of a square matrix, to about 1e-3, on any device and under jit and vmap.
+
+    ||W^k||^(1/k) with k = 2^14 by repeated squaring, rescaled at every step (Gelfand's formula).
+    """
+
+    def square(carry: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], None]:
+        m, log_size = carry
+        size = jnp.linalg.norm(m)
+        m = m / jnp.where(size > 0, size, 1)
+        return (m @ m, 2 * (log_size + jnp.log(size))), None
+
+    (m, log_size), _ = jax.lax.scan(square, (w, jnp.zeros((), w.dtype)), None, length=SQUARINGS)
+    return jnp.exp((log_size + jnp.log(jnp.linalg.norm(m))) / 2**SQUARINGS)
+
+
+def _at_radius(w: Array, target: float, what: str) -> Array:
+    _check_square(w.shape, what)
+    radius = spectral_radius(w)
+    if not isinstance(radius, Tracer) and not radius > 0:
+        raise ValueError(
+            f"{what}: the matrix drawn is nilpotent (all eigenvalues 0), so no scale gives it a spectral radius of "
+            f"{target}; draw with another key or a larger k"
+        )
+    return w * (target / radius)
+
+
+def _central(tap: Array, shape: tuple[int, ...]) -> Array:
+    centre = tuple(size // 2 for size in shape[:-2])
+    return jnp.zeros(shape, tap.dtype).at[centre].set(tap)
+
+
+def _check_window(shape: tuple[int, ...], what: str) -> None:
+    if len(shape) < 3:
+        raise ValueError(f"{what} needs a convolution (*window, inputs, outputs), got shape {shape}; use orthogonal")
+
+
+def _check_matrix(shape: tuple[int, ...], what: str) -> None:
+    if len(shape) != 2:
+        raise ValueError(f"{what} needs a matrix (inputs, outputs), got shape {shape}")
+
+
+def _check_square(shape: tuple[int, ...], what: str) -> None:
+    if len(shape) != 2 or shape[0] != shape[1]:
+        raise ValueError(f"{what} needs a square matrix, got shape {shape}; use it for recurrent or hidden kernels")
+
+
+# Every initializer by name, with the variance of its entries (n inputs, m outputs, i.e. fan in and fan out).
+CATALOGUE: dict[str, tuple[Callable, str]] = {
+    "constant": (initializers.constant, "0"),
+    "zeros": (initializers.zeros, "0"),
+    "uniform": (initializers.uniform, "(high - low)^2 / 12"),
+    "normal": (initializers.normal, "std^2"),
+    "truncated_normal": (initializers.truncated_normal, "std^2"),
+    "variance_scaling": (initializers.variance_scaling, "scale / n"),
+    "glorot": (initializers.glorot, "2 / (n + m)"),
+    "he": (initializers.he, "2 / ((1 + a^2) n)"),
+    "lecun": (initializers.lecun, "1 / n"),
+    "by_gain": (initializers.by_gain, "g^2 / n or g^2 / m"),
+    "small_init": (initializers.small_init, "2 / (5 n)"),
+    "wang": (initializers.wang, "4 / (L^2 m)"),
+    "orthogonal": (initializers.orthogonal, "gain^2 / max(n, m)"),
+    "identity": (initializers.identity, "-"),
+    "delta_orthogonal": (delta_orthogonal, "-"),
+    "dirac": (dirac, "-"),
+    "sparse": (sparse, "k std^2 / n"),
+    "gaussian_at_radius": (gaussian_at_radius, "about radius^2 / n"),
+    "positive_definite_identity": (positive_definite_identity, "-"),
+    "ring": (ring, "(low^2 + high^2) / 2"),
+    "hippo_legs": (hippo_legs, "-"),
+    "zero_hadamard": (zero_hadamard, "-"),
+    "spectral": (spectral, "set by the norm"),
+    "gate_biases": (gate_biases, "0"),
+    "chrono": (chrono, "of log U[1, T - 1]"),
+}

@@ -1,0 +1,144 @@
+"""Structured draws against the structure that they promise."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from jaxinit import structured as S
+from jaxinit.initializers import orthogonal
+from jaxinit.spec import along
+
+KEY = jax.random.key(0)
+NAMES = ("input", "forget", "cell", "output")
+
+
+def eigenvalues(w) -> np.ndarray:
+    return np.abs(np.linalg.eigvals(np.asarray(w, np.float64)))
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 16), (3, 3, 8, 8), (4, 4, 2, 6)])
+def test_delta_orthogonal_is_an_isometry_of_every_pixel(shape: tuple[int, ...]) -> None:
+    w = np.array(S.delta_orthogonal(2.0)(KEY, shape, jnp.float32))
+    centre = tuple(size // 2 for size in shape[:-2])
+    tap = w[centre]
+    np.testing.assert_allclose(tap @ tap.T, 4 * np.eye(shape[-2]), atol=1e-5)
+    w[centre] = 0
+    assert not w.any()
+
+
+def test_dirac_repeats_its_input() -> None:
+    w = S.dirac()(KEY, (3, 3, 2, 2), jnp.float32)
+    x = jax.random.normal(KEY, (1, 5, 5, 2))
+    same = jax.lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    np.testing.assert_array_equal(same, x)
+
+
+def test_sparse_has_exactly_k_weights_a_unit_and_their_law() -> None:
+    w = np.asarray(S.sparse(15, 0.3)(KEY, (200, 400), jnp.float32))
+    assert ((w != 0).sum(0) == 15).all()
+    assert stats.kstest(w[w != 0], stats.norm(scale=0.3).cdf).pvalue > 1e-3
+    rows = (w != 0).sum(1)  # every input is as likely: hypergeometric, mean 400 * 15 / 200
+    assert rows.mean() == 30
+    assert rows.std() == pytest.approx(math.sqrt(400 * 0.075 * 0.925), rel=0.2)
+
+
+@pytest.mark.parametrize("init", [S.sparse(15, 0.01, 0.95), S.sparse(2, 1.0, 0.95), S.gaussian_at_radius(0.95)])
+def test_spectral_radius_is_the_one_asked_for(init) -> None:
+    w = jax.jit(lambda key: along(".io", init)(key, (4, 64, 64), jnp.float32))(KEY)
+    for gate in w:
+        assert eigenvalues(gate).max() == pytest.approx(0.95, rel=2e-3)
+
+
+def test_spectral_radius_by_squaring_agrees_with_eigenvalues() -> None:
+    for size in (1, 5, 40):
+        w = jax.random.normal(jax.random.key(size), (size, size)) * 3
+        assert float(S.spectral_radius(w)) == pytest.approx(eigenvalues(w).max(), rel=2e-3)
+
+
+def test_positive_definite_identity() -> None:
+    w = np.asarray(S.positive_definite_identity()(KEY, (50, 50), jnp.float32), np.float64)
+    np.testing.assert_allclose(w, w.T, atol=1e-6)
+    values = np.linalg.eigvalsh(w)
+    assert values[-1] == pytest.approx(1, abs=1e-5)
+    assert values[0] > 0
+
+
+def test_ring_is_uniform_in_area_and_angle() -> None:
+    z = np.asarray(S.ring(0.5, 0.9, math.pi / 2)(KEY, (4000,), jnp.complex64))
+    assert stats.kstest(np.abs(z) ** 2, stats.uniform(0.25, 0.81 - 0.25).cdf).pvalue > 1e-3
+    assert stats.kstest(np.angle(z), stats.uniform(0, math.pi / 2).cdf).pvalue > 1e-3
+
+
+def test_hippo_legs_is_the_published_matrix_transposed() -> None:
+    a = -np.asarray([[1, 0, 0], [math.sqrt(3), 2, 0], [math.sqrt(5), math.sqrt(15), 3]])
+    np.testing.assert_allclose(S.hippo_legs()(KEY, (3, 3), jnp.float32), a.T, rtol=1e-6)
+
+
+def test_zero_hadamard() -> None:
+    init = S.zero_hadamard()
+    np.testing.assert_array_equal(init(KEY, (5, 3), jnp.float32), np.eye(5, 3))
+    w = np.asarray(init(KEY, (3, 8), jnp.float32))
+    np.testing.assert_allclose(w @ w.T, 2 * np.eye(3), atol=1e-6)  # c^2 2^m with m = 3: rows of norm sqrt(2)
+    assert len(np.unique(np.abs(w))) == 1
+
+
+@pytest.mark.parametrize(("shape", "norm"), [((40, 10), None), ((10, 40), None), ((32, 32), 3.0)])
+def test_spectral_norm(shape: tuple[int, int], norm: float | None) -> None:
+    w = np.asarray(S.spectral(norm)(KEY, shape, jnp.float32))
+    expected = math.sqrt(shape[1] / shape[0]) if norm is None else norm
+    assert np.linalg.norm(w, 2) == pytest.approx(expected, rel=1e-5)
+
+
+def test_unitary_in_complex_dtypes_is_haar() -> None:
+    # Haar on U(n): E tr = 0, E |tr|^2 = 1, E tr^2 = 0 (Diaconis & Shahshahani 1994).
+    draw = lambda key: orthogonal()(key, (6, 6), jnp.complex64)
+    w = draw(KEY)
+    np.testing.assert_allclose(w @ w.conj().T, np.eye(6), atol=5e-6)
+    trace = np.asarray(jax.jit(jax.vmap(lambda key: jnp.trace(draw(key))))(jax.random.split(KEY, 10_000)))
+    for mean, expected in ((trace, 0), (np.abs(trace) ** 2, 1), (trace**2, 0)):
+        assert abs(mean.mean() - expected) < 5 / math.sqrt(len(trace))
+
+
+def test_gate_biases_and_chrono() -> None:
+    b = along(".o", S.gate_biases(NAMES, forget=1.0, output=-2.0))(KEY, (4, 5), jnp.float32)
+    np.testing.assert_array_equal(b, np.asarray([[0] * 5, [1] * 5, [0] * 5, [-2] * 5]))
+    b = np.asarray(along(".o", S.chrono(NAMES, 50))(KEY, (4, 4000), jnp.float32))
+    np.testing.assert_array_equal(b[0], -b[1])
+    assert not b[2:].any()
+    assert stats.kstest(np.exp(b[1]), stats.uniform(1, 48).cdf).pvalue > 1e-3
+    # Eq. 16 and its meaning: a unit forgets a share sigma(-b) = 1 / (1 + u) a step, so it remembers about u steps.
+    update = np.asarray(along(".o", S.chrono(("reset", "update", "new"), 50))(KEY, (3, 7), jnp.float32))
+    assert update[1].all()
+    assert not update[[0, 2]].any()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: S.delta_orthogonal()(KEY, (3, 8, 4), jnp.float32), "needs inputs <= outputs, got 8 inputs and 4"),
+        (lambda: S.delta_orthogonal()(KEY, (8, 4), jnp.float32), "use orthogonal"),
+        (lambda: S.sparse(0), "1 or more, got 0"),
+        (lambda: S.sparse(15)(KEY, (10, 10), jnp.float32), "k=15 non-zero weights of 10 inputs; give k of at most 10"),
+        (lambda: S.sparse(1, 1.0, 0.9)(KEY, (4, 5), jnp.float32), "needs a square matrix"),
+        (lambda: S.ring(0.9, 0.5), "0 <= low < high"),
+        (lambda: S.ring()(KEY, (4,), jnp.float32), "ask for complex64"),
+        (lambda: S.spectral(-1.0), "positive operator norm"),
+        (lambda: S.chrono(NAMES, 2), "3 steps or more, got 2"),
+        (lambda: S.chrono((), 10), "needs a forget or an update gate, got none"),
+        (lambda: S.gate_biases(("reset", "update", "new"), forget=1.0), "no gates are called"),
+    ],
+)
+def test_errors_say_got_expected_remedy(make, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_a_nilpotent_matrix_has_no_radius_to_scale() -> None:
+    nilpotent = jnp.triu(jnp.ones((4, 4)), 1)
+    assert float(S.spectral_radius(nilpotent)) == 0
+    with pytest.raises(ValueError, match="nilpotent"):
+        S._at_radius(nilpotent, 0.9, "sparse")
