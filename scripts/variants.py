@@ -132,10 +132,10 @@ def recording(evaluations: int, recorded: bool) -> Step:
     return run
 
 
-def plain_jit(model: str, hidden: int, inputs: int, batch: int, length: int) -> Step:
+def plain_jit(model: str, hidden: int, inputs: int, batch: int, length: int, **options: int) -> Step:
     import jax
 
-    loss, start = _jax_loss(model, hidden, inputs, batch, length)
+    loss, start = _jax_loss(model, hidden, inputs, batch, length, **options)
     step = jax.jit(lambda p: jax.tree.map(lambda a, g: a - RATE * g, p, jax.grad(loss)(p)))
 
     def run(steps: int) -> int:
@@ -309,7 +309,7 @@ def grow(what: str, size: str) -> None:
     times = []
     for _ in range(1 if variant.startswith("memory") else 5):
         began = time.perf_counter()
-        trials = run(steps := 20 if variant != "trials" else 200)
+        trials = run(steps := {"trials": 200, "memory": 1}.get(variant.split(",")[0], 20))
         times.append((time.perf_counter() - began) * 1e3 / steps / trials)
     peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     ms = {"median": statistics.median(times), "low": min(times), "high": max(times)}

@@ -90,7 +90,9 @@ def test_flax_linen(model: str) -> None:
     assert not got["layers.0.bias"].any()
 
 
-def test_keras() -> None:
+def test_keras(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch", reason="the parity extra is not installed")
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
     pytest.importorskip("keras", reason="the parity extra is not installed")
     keras = importlib.import_module("keras")
     got = ours(frameworks.keras, "lstm")
@@ -98,7 +100,7 @@ def test_keras() -> None:
     for _ in range(DRAWS):
         layer = keras.layers.LSTM(H)
         layer.build((None, 3, IN))
-        layers.append([np.asarray(weight) for weight in layer.get_weights()])
+        layers.append([weight.value.detach().cpu().numpy() for weight in layer.weights])
     kernel, recurrent, bias = (np.stack(weights) for weights in zip(*layers, strict=True))
     same_law(got["layers.0.input"], kernel, "input")
     same_law(got["layers.0.recurrent"], recurrent, "recurrent")
