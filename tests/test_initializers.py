@@ -40,6 +40,14 @@ LAWS |= {
 }
 LAWS |= {f"he {law}": (I.he(law), scaled(law, 2 / 400)) for law in ("uniform", "truncated_normal", "normal")}
 LAWS |= {f"lecun {law}": (I.lecun(law), scaled(law, 1 / 400)) for law in ("uniform", "truncated_normal", "normal")}
+LAWS |= {
+    "he, leaky": (I.he("normal", negative_slope=0.5), scaled("normal", 2 / 1.25 / 400)),
+    "geometric mean": (I.variance_scaling(1.0, "fan_geo_avg", "uniform"), scaled("uniform", 1 / math.sqrt(400 * 300))),
+    "by_gain forward": (I.by_gain("relu"), scaled("normal", 2 / 400)),
+    "by_gain backward": (I.by_gain("relu", "backward"), scaled("normal", 2 / 300)),
+    "small_init": (I.small_init(), scaled("normal", 2 / (5 * 400))),
+    "wang": (I.wang(6), scaled("normal", 4 / 36 / 300)),
+}
 LAWS |= {"fan_out": (I.variance_scaling(3.0, "fan_out", "normal"), scaled("normal", 3 / 300))}
 
 
@@ -154,6 +162,8 @@ def test_identity_zeros_constant() -> None:
         (lambda: I.variance_scaling(1.0, "fan_in", "normal")(KEY, (3,), jnp.float32), "for a bias use zeros"),
         (lambda: I.orthogonal()(KEY, (3,), jnp.float32), "needs a matrix"),
         (lambda: I.identity()(KEY, (3, 3, 3), jnp.float32), "needs a matrix"),
+        (lambda: I.wang(0), "1 or more, got 0"),
+        (lambda: I.by_gain("swish"), "no activation is called 'swish'"),
     ],
 )
 def test_errors_say_got_expected_remedy(make, message: str) -> None:

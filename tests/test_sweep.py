@@ -127,8 +127,8 @@ def test_running_trials_are_dealt_out_evenly_over_the_devices() -> None:
 
 
 def test_under_vmap_the_slots_shrink_to_powers_of_two_and_under_map_they_stay() -> None:
-    budget = np.asarray([2] * 5 + [4] * 3 + [6] * 2 + [8], np.int32)  # evaluations: 11, 6, 3 and 1 trials run
-    for mapping, expected in (("vmap", {16, 8, 4, 2}), ("map", {16})):
+    budget = np.asarray([2] * 8 + [4] * 3, np.int32)  # evaluations: 11 trials run, then 3
+    for mapping, expected in (("vmap", {16, 4}), ("map", {16})):
         with CompileCounter("training_program") as compiled:
             many = sweep(mapping, 2, slots=16)
             rows = [row for chunk, _ in many.run(PARAMS, trials()._replace(budget=budget)) for row in chunk]
@@ -139,17 +139,17 @@ def test_under_vmap_the_slots_shrink_to_powers_of_two_and_under_map_they_stay() 
 
 def test_more_slots_than_memory_holds_are_split_and_said_so(capsys) -> None:
     whole = sweep("vmap", 1, slots=16)
-    expected, _ = collect(whole.run(PARAMS, trials()))
-    needs = {slots: whole._programs[slots].memory_analysis() for slots in whole._programs}
+    next(whole.run(PARAMS, trials()))
     assert capsys.readouterr().err == ""
-    bytes_for_16 = needs[16].argument_size_in_bytes + needs[16].output_size_in_bytes + needs[16].temp_size_in_bytes
-    split = sweep("vmap", 1, slots=16, memory=bytes_for_16 // 3)
-    got, _ = collect(split.run(PARAMS, trials()))
-    assert split.slots in (2, 4)
+    needs = whole._programs[16].memory_analysis()
+    bytes_for_16 = needs.argument_size_in_bytes + needs.output_size_in_bytes + needs.temp_size_in_bytes
+    split = sweep("vmap", 1, slots=16, memory=bytes_for_16 // 2 + 1)
+    rows, _ = next(split.run(PARAMS, trials()))
+    assert split.slots in (4, 8)
+    assert len(rows) == split.slots
     assert "jaxinit: 16 trials at a time need more than the" in (said := capsys.readouterr().err)
     assert f"there are {split.slots} at a time" in said
-    np.testing.assert_allclose(got, expected, atol=1.01 / 517)
-    hopeless = sweep("vmap", 1, slots=2, memory=1000)
+    hopeless = sweep("vmap", 1, slots=1, memory=1000)
     next(hopeless.run(PARAMS, trials()))
     assert "may not fit: make batch, hidden or length smaller" in capsys.readouterr().err
 
