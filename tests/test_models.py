@@ -107,6 +107,7 @@ def test_segments_change_neither_outputs_nor_gradients(kind: str, readout: str, 
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * float(jnp.abs(b).max()))
 
 
+@pytest.mark.slow  # three large compilations
 def test_memory_grows_as_the_square_root_of_a_long_sequence() -> None:
     def temporary(length: int, **options) -> int:
         leaves, apply = introspect.functional(lambda: LSTM(1, 32, 2, rngs=nnx.Rngs(0), **options))

@@ -137,6 +137,7 @@ def test_under_vmap_the_slots_shrink_to_powers_of_two_and_under_map_they_stay() 
         assert compiled.count == len(expected)
 
 
+@pytest.mark.slow  # five compilations
 def test_more_slots_than_memory_holds_are_split_and_said_so(capsys) -> None:
     whole = sweep("vmap", 1, slots=16)
     next(whole.run(PARAMS, trials()))
