@@ -184,7 +184,7 @@ def study_part(quick: bool, has_torch: bool) -> Iterator[dict]:
     yield from rows_of(name, times)
 
 
-def growth_part(quick: bool, has_torch: bool) -> Iterator[dict]:
+def growth_part() -> Iterator[dict]:
     """How time and memory grow, each size in a process of its own."""
     for what, sizes in GROWTH.items():
         for size in sizes:
@@ -227,7 +227,7 @@ def main() -> None:
             print(
                 f"{'what grows':18} {'size':>7} {'ms/step/trial (low-high)':>28} {'first run, s':>12} {'peak, MiB':>10}"
             )
-            for row in growth_part(settings.quick, has_torch):
+            for row in growth_part():
                 rows.append(row)
                 ms = row["ms"]
                 spread = f"{ms['median']:.3f} ({ms['low']:.3f}-{ms['high']:.3f})"

@@ -109,11 +109,18 @@ def recording(evaluations: int, recorded: bool) -> Step:
     from jaxinit.study import Study
 
     cell = engine.check(Study())
-    program = train.make_program(cell.apply, cell.task, "sgd", batch=32, evaluations=evaluations, epochs=1, at_once=64)
+    sizes = {"batch": 32, "evaluations": evaluations, "epochs": 1, "at_once": engine.VALIDATED_AT_ONCE}
+    program = train.make_program(cell.apply, cell.task, "sgd", **sizes)
     drawn = spec.draw(SCHEMES["xavier_rnn"], jax.random.key(0), cell.leaves)
-    number = lambda value, dtype="float32": jax.numpy.asarray(value, dtype)
-    trial = train.Trial(*map(number, (0, 0.01, jax.numpy.inf, 0.0, 2.0)), budget=number(10**9, "int32"))
-    trial = trial._replace(seed=number(0, "int32"))
+    real, whole = jax.numpy.float32, jax.numpy.int32
+    trial = train.Trial(
+        seed=whole(0),
+        lr=real(0.01),
+        clip=real(jax.numpy.inf),
+        weight_decay=real(0),
+        target=real(2),
+        budget=whole(10**9),
+    )
     state = program.start(drawn)
 
     def epoch(state: Any) -> Any:
