@@ -31,23 +31,30 @@ def run(study: tyro.conf.OmitArgPrefixes[Study] = STUDY, out: Path | None = None
 
 
 def list_names(
-    what: tyro.conf.Positional[Literal["schemes", "initializers", "models", "tasks", "all"]] = "all",
+    what: tyro.conf.Positional[Literal["schemes", "calibrations", "initializers", "models", "tasks", "all"]] = "all",
     /,
     verbose: bool = False,
 ) -> int:
-    """List the schemes, initializers, models or tasks, with a line on each.
+    """List the schemes, calibrations, initializers, models or tasks, with a line on each.
 
     Args:
         what: Which of them.
         verbose: All that is known of each: formula, shapes, source.
     """
+    from jaxinit.calibrate import CALIBRATIONS
     from jaxinit.models import MODELS
     from jaxinit.schemes import SCHEMES
     from jaxinit.structured import CATALOGUE
     from jaxinit.tasks import TASKS
 
     initializers = {name: function for name, (function, _) in CATALOGUE.items()}
-    tables = {"schemes": SCHEMES, "initializers": initializers, "models": MODELS, "tasks": TASKS}
+    tables = {
+        "schemes": SCHEMES,
+        "calibrations": CALIBRATIONS,
+        "initializers": initializers,
+        "models": MODELS,
+        "tasks": TASKS,
+    }
     for kind, table in tables.items():
         if what not in (kind, "all"):
             continue

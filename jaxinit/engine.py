@@ -23,7 +23,7 @@ from flax import nnx
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from jaxinit import stats, store, sweep, train
+from jaxinit import calibrate, stats, store, sweep, train
 from jaxinit.introspect import Apply, functional
 from jaxinit.models import ACTIVATIONS, MODELS
 from jaxinit.outcome import Outcome
@@ -39,19 +39,27 @@ SAVE_EVERY = 5.0  # seconds between saved states of a running study
 ENDS = ("outcome", "last_epoch")
 XAVIER_CLAIM = "Xavier cuts the epochs needed to converge by 2 to 10 times in deep and recurrent networks."
 
+CALIBRATION_BATCHES = 8  # what a calibration looks at, as many as fit into the training set
+
+Calibration = Callable[[calibrate.Problem, train.Params, calibrate.Batch], calibrate.Calibrated]
 Starts = dict[str, dict[str, np.ndarray]]  # of every scheme, by parameter: the seeds are the leading axis
+Reports = dict[str, dict[str, dict[str, float]]]  # of every calibrated scheme: median, low and high of each number
 Point = tuple[str, float, int]  # scheme, learning rate, seed: one trial
 Report = Callable[[str, int, str], None]  # phase, trials ended since the last report, best so far
 
 
 class Cell(NamedTuple):
-    """A checked study: its defaults filled in, its names resolved to a task, a pure model and schemes."""
+    """A checked study: its defaults filled in, its names resolved to a task, a pure model and schemes.
+
+    `schemes` has the scheme that each name draws with, `calibrations` what corrects the draws of `scheme+calibration`.
+    """
 
     study: Study
     task: Task
     leaves: tuple[Leaf, ...]
     apply: Apply
     schemes: dict[str, Scheme]
+    calibrations: dict[str, Calibration]
 
 
 def run(
@@ -76,7 +84,9 @@ def run(
     cell = check(study, schemes)
     study, task = cell.study, cell.task
     folder = Path(out) if out is not None else study.folder
-    own = {name: _draw_digest(cell, name) for name in study.schemes if name in (schemes or {})}
+    own = {
+        name: _draw_digest(cell, name) for name in study.schemes if _parts(name, schemes or {})[0] in (schemes or {})
+    }
     if store.holds(folder, study, own):
         return store.load(folder)
     epochs = min(EPOCHS_PER_CHUNK, study.epochs)
@@ -102,15 +112,16 @@ def run(
         _stop_requests() as stop,
         _progress(study, progress) as report,
     ):
+        starts, calibrated = calibrate_starts(cell, draw_starts(cell))
         devices = jax.devices()
         sweeper = sweep.Sweep(program, task.data, slots_per_device * len(devices), devices, mapping)
-        campaign = Campaign(cell, records, sweeper, draw_starts(cell), folder, saved, report, stop)
+        campaign = Campaign(cell, records, sweeper, starts, folder, saved, report, stop)
         tuning = [(name, rate, seed) for name in cell.schemes for rate in study.lrs for seed in study.tuning]
         complete = campaign.fill(tuning)
         if complete:
             rates = {name: stats.best_rate(records, name) for name in cell.schemes}
             complete = campaign.fill([(name, rate, seed) for name, rate in rates.items() for seed in study.reporting])
-    summary = summarize(records, study)
+    summary = summarize(records, study, calibrated)
     summary |= {"compilations": compiled.count, "compile_s": compiled.seconds, "wall_s": time.time() - began}
     store.write_records(folder, records)
     store.write_json(folder / "summary.json", summary)
@@ -129,8 +140,11 @@ def check(study: Study, schemes: Mapping[str, Scheme] | None = None) -> Cell:
     check_name("model", study.model, MODELS)
     check_name("task", study.task, TASKS)
     check_name("optimizer", study.optimizer, train.OPTIMIZERS)
-    for scheme in study.schemes:
+    parts = {name: _parts(name, known) for name in study.schemes}
+    for scheme, calibration in parts.values():
         check_name("scheme", scheme, known)
+        if calibration:
+            check_name("calibration", calibration, calibrate.CALIBRATIONS)
     if study.activation is not None:
         check_name("activation", study.activation, ACTIVATIONS)
         if study.model in ("lstm", "gru"):
@@ -150,13 +164,23 @@ def check(study: Study, schemes: Mapping[str, Scheme] | None = None) -> Cell:
                 f"batch is at most {task.examples}, the training examples of {task.name!r}; got {study.batch}"
             )
         leaves, apply = functional(_model(study, task))
-        for name in study.schemes:
-            rules(known[name], leaves)
+        for scheme, _ in parts.values():
+            rules(known[scheme], leaves)
     except BadStudy:
         raise
     except ValueError as error:
         raise BadStudy(str(error)) from error
-    return Cell(study, task, leaves, apply, {name: known[name] for name in study.schemes})
+    schemes = {name: known[scheme] for name, (scheme, _) in parts.items()}
+    calibrations = {name: calibrate.CALIBRATIONS[second] for name, (_, second) in parts.items() if second}
+    return Cell(study, task, leaves, apply, schemes, calibrations)
+
+
+def _parts(name: str, known: Mapping[str, Scheme]) -> tuple[str, str]:
+    """The scheme and the calibration (or "") of a name such as `orthogonal+lsuv`."""
+    scheme, _, calibration = (
+        (name, "", "") if name in known else name.rpartition("+") if "+" in name else (name, "", "")
+    )
+    return scheme, calibration
 
 
 def draw_starts(cell: Cell) -> Starts:
@@ -173,6 +197,42 @@ def draw_starts(cell: Cell) -> Starts:
     return jax.tree.map(np.asarray, jax.jit(starts)(seeds))
 
 
+def calibrate_starts(cell: Cell, starts: Starts) -> tuple[Starts, Reports]:
+    """The starts after the calibrations that the study asks for, and what those report.
+
+    Each seed is calibrated on batches of the training set that depend on the seed alone.
+    """
+    task, study = cell.task, cell.study
+    seeds = jnp.asarray([*study.tuning, *study.reporting])
+    count = min(CALIBRATION_BATCHES, task.examples // study.batch)
+    starts, reports = dict(starts), {}
+    for name, calibration in cell.calibrations.items():
+        factors = {leaf: rule.multiplier for leaf, rule in rules(cell.schemes[name], cell.leaves).items()}
+        apply = lambda p, x, factors=factors: cell.apply({leaf: w * factors[leaf] for leaf, w in p.items()}, x)
+        problem = calibrate.Problem(cell.leaves, apply, task.loss, study.optimizer)
+
+        def of(data: Any, start: tuple, problem=problem, calibration=calibration) -> tuple[train.Params, dict]:
+            seed, params = start
+            key = named_key(jax.random.key(seed), "calibration")
+            batches = jax.vmap(lambda ticket: task.batch(data, ticket))(task.tickets(data, key, count, study.batch))
+            done = calibration(problem, params, batches)
+            return done.params, done.report
+
+        run_all = jax.jit(lambda data, seeds, params, of=of: jax.lax.map(lambda s: of(data, s), (seeds, params)))
+        try:
+            params, report = jax.tree.map(np.asarray, run_all(task.data, seeds, starts[name]))
+        except ValueError as error:
+            raise BadStudy(f"{name}: {error}") from error
+        starts[name] = params
+        spread = lambda values: {
+            "median": float(np.median(values)),
+            "low": float(values.min()),
+            "high": float(values.max()),
+        }
+        reports[name] = {what: spread(values) for what, values in report.items()}
+    return starts, reports
+
+
 def _draw_digest(cell: Cell, scheme: str) -> str:
     """What a scheme of the caller's own draws and how it scales, as a hash: a name alone does not tell what it is."""
     digest, drawn = hashlib.sha256(), draw(cell.schemes[scheme], jax.random.key(0), cell.leaves)
@@ -182,7 +242,7 @@ def _draw_digest(cell: Cell, scheme: str) -> str:
     return digest.hexdigest()
 
 
-def summarize(records: xr.Dataset, study: Study) -> dict[str, Any]:
+def summarize(records: xr.Dataset, study: Study, calibrated: Reports | None = None) -> dict[str, Any]:
     """The answer: the table, the claims, the counts, and what a reader must know to read them."""
     outcome = records.outcome.values
     claims = [
@@ -209,7 +269,13 @@ def summarize(records: xr.Dataset, study: Study) -> dict[str, Any]:
     unfinished = int(((records.last_epoch.values > 0) & (outcome == Outcome.UNFINISHED)).sum())
     if unfinished:
         notes.append(f"interrupted: {unfinished} trials are censored where they stopped")
+    for name, report in (calibrated or {}).items():
+        numbers = ", ".join(f"{what} {of['median']:.3g}" for what, of in report.items())
+        notes.append(
+            f"{name}: {numbers} (medians over seeds; `jaxinit list calibrations --verbose` says what they are)"
+        )
     return {
+        "calibrations": calibrated or {},
         "baseline": study.baseline,
         "target": records.attrs["target"],
         "metric": records.attrs["metric_name"],

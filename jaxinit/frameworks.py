@@ -1,8 +1,12 @@
 """The starts that other libraries give by default, so that a ported model can begin where the original did.
 
-Each is a scheme for dense, recurrent (RNN, LSTM, GRU) and bias parameters, from the library's source (versions in the
-docstrings). Where a library draws the kernels of all gates as one matrix, so does its scheme here: the fault is part of
-the default. Where it has two biases that are added, ours, which has one, is their sum.
+Each is a scheme for dense, convolution, recurrent (RNN, LSTM, GRU), embedding, attention, normalization and bias
+parameters, from the library's source (versions in the docstrings). Where a library draws several kernels as one matrix,
+or counts copies in a fan, so does its scheme here: the fault is part of the default. Where it has two biases that are
+added, ours, which has one, is their sum.
+
+Layout: dense `io`; convolution `w..io` (with groups `w...io`, a `.` axis); embedding `io`, the vocabulary as inputs;
+attention `i.o` (model, heads, features of a head) for query, key and value, and `iio` for attention_out.
 """
 
 import math
@@ -13,33 +17,50 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Key
 
 from jaxinit import initializers
-from jaxinit.initializers import uniform, zeros
-from jaxinit.spec import Initializer, Joint, Leaf
+from jaxinit.initializers import normal, ones, truncated_normal, truncated_std, uniform, zeros
+from jaxinit.spec import Initializer, Joint, Leaf, axis_size
 from jaxinit.structured import gate_biases
 
-KERNELS = ("input", "recurrent", "hidden", "readout")
+RECURRENT = ("rnn", "lstm", "gru")
+QKV = ("query", "key", "value")
 
 
 def pytorch(leaf: Leaf) -> Initializer:
-    """PyTorch: U(+-1/sqrt(fan_in)) for dense layers and their biases; U(+-1/sqrt(units)) for all of RNN, LSTM and GRU.
+    """PyTorch: U(+-1/sqrt(fan_in)) for dense and convolution layers and their biases; U(+-1/sqrt(units)) for recurrent.
 
-    Source: torch.nn.Linear and RNNBase.reset_parameters (2.13). Its recurrent layers have two biases that are added,
-    so ours is the sum of two draws; the new gate of a GRU keeps them apart.
+    Its recurrent layers have two biases that are added, so ours is the sum of two draws; the new gate of a GRU keeps
+    them apart. Embeddings N(0, 1). Query, key and value are one Glorot matrix of 3 E outputs, attention biases 0.
+    Source: torch.nn.Linear, _ConvNd, RNNBase, Embedding, MultiheadAttention, LayerNorm (2.13).
     """
-    if not leaf.cell:
+    if leaf.role == "scale":
+        return ones
+    if leaf.role == "embedding":
+        return normal(1.0)
+    if leaf.role in QKV:
+        return _glorot(leaf.fan_in, 3 * math.prod(leaf.shape) // leaf.fan_in)
+    if leaf.role == "bias" and leaf.kind in ("attention", "norm"):
+        return zeros
+    if leaf.kind not in RECURRENT:
         return _plus_minus(leaf.inputs if leaf.role == "bias" else leaf.fan_in)
     one = _plus_minus(leaf.shape[-1])
     if leaf.role != "bias" or leaf.name.endswith("reset_bias"):
         return one
-    return _two_biases(one, alone="new" if leaf.cell == "gru" else None, gates=leaf.gate)
+    return _two_biases(one, alone="new" if leaf.kind == "gru" else None, gates=leaf.gate)
 
 
 def equinox(leaf: Leaf) -> Initializer:
-    """Equinox: U(+-1/sqrt(inputs)) for dense layers and their biases; U(+-1/sqrt(units)) for LSTM and GRU, one bias.
+    """Equinox: U(+-1/sqrt(fan_in)) for dense and convolution layers and their biases; U(+-1/sqrt(units)) for recurrent.
 
-    Source: equinox.nn.Linear, LSTMCell, GRUCell (0.13). It has no vanilla RNN cell; ours gets the law of the others.
+    It has no vanilla RNN cell; ours gets the law of LSTM and GRU. Embeddings N(0, 1); attention is of dense layers.
+    Source: equinox.nn.Linear, Conv, LSTMCell, GRUCell, Embedding, MultiheadAttention, LayerNorm (0.13).
     """
-    if leaf.cell:
+    if leaf.role == "scale":
+        return ones
+    if leaf.role == "embedding":
+        return normal(1.0)
+    if leaf.role == "bias" and leaf.kind == "norm":
+        return zeros
+    if leaf.kind in RECURRENT:
         return _plus_minus(leaf.shape[-1])
     return _plus_minus(leaf.inputs if leaf.role == "bias" else leaf.fan_in)
 
@@ -48,19 +69,31 @@ def keras(leaf: Leaf) -> Initializer:
     """Keras: Glorot uniform kernels, orthogonal recurrent kernels, each one matrix for all gates; forget bias 1.
 
     With g gates the fan out of an input kernel is g times the units, and the recurrent kernel is orthogonal as a whole
-    only. Source: keras.layers.LSTM, GRU, SimpleRNN, Dense (3.15).
+    only. Fans go by position, so that copies count: the groups of a convolution in its fan out, model (or heads) of an
+    attention kernel in both of its fans. Embeddings U(+-0.05).
+    Source: keras.layers.LSTM, GRU, SimpleRNN, Dense, Conv2D, Embedding, MultiHeadAttention, LayerNormalization (3.15).
     """
+    if leaf.role == "scale":
+        return ones
     if leaf.role == "bias":
-        return gate_biases(leaf.gate, forget=1.0) if leaf.cell == "lstm" else zeros
-    of_role = initializers.orthogonal() if leaf.role == "recurrent" else initializers.glorot("uniform")
-    return _fused(of_role) if leaf.gate else of_role
+        return gate_biases(leaf.gate, forget=1.0) if leaf.kind == "lstm" else zeros
+    if leaf.role == "embedding":
+        return uniform(-0.05, 0.05)
+    if leaf.role == "recurrent":
+        return _fused(initializers.orthogonal()) if leaf.gate else initializers.orthogonal()
+    if leaf.gate:
+        return _fused(initializers.glorot("uniform"))
+    if leaf.role in (*QKV, "attention_out") and len(leaf.shape) == 3:
+        window, inputs, outputs = leaf.shape  # what the position of an axis makes of it
+        return _glorot(window * inputs, window * outputs)
+    return _glorot(leaf.fan_in, math.prod(leaf.shape) // axis_size(leaf.shape, leaf.dims, "i"))
 
 
 def flax_nnx(leaf: Leaf) -> Initializer:
     """Flax NNX: LeCun normal kernels, orthogonal recurrent ones, in LSTM and GRU one matrix for all gates; zero biases.
 
-    Source: flax.nnx.Linear, SimpleCell, OptimizedLSTMCell, GRUCell (0.12). Its plain LSTMCell draws per gate: that is
-    `flax_linen`.
+    Its plain LSTMCell draws per gate: that is `flax_linen`. Embeddings N(0, 1/features).
+    Source: flax.nnx.Linear, Conv, SimpleCell, OptimizedLSTMCell, GRUCell, Embed, MultiHeadAttention, LayerNorm (0.12).
     """
     of_role = flax_linen(leaf)
     return _fused(of_role) if leaf.role == "recurrent" and leaf.gate else of_role
@@ -69,25 +102,39 @@ def flax_nnx(leaf: Leaf) -> Initializer:
 def flax_linen(leaf: Leaf) -> Initializer:
     """Flax Linen: LeCun normal kernels, orthogonal recurrent kernels per gate, zero biases.
 
-    Source: flax.linen.Dense, SimpleCell, LSTMCell, GRUCell (0.12).
+    Embeddings N(0, 1/features).
+    Source: flax.linen.Dense, Conv, SimpleCell, LSTMCell, GRUCell, Embed, MultiHeadDotProductAttention (0.12).
     """
+    if leaf.role == "scale":
+        return ones
     if leaf.role == "bias":
         return zeros
+    if leaf.role == "embedding":
+        return normal(1 / math.sqrt(leaf.fan_out))
     return initializers.orthogonal() if leaf.role == "recurrent" else initializers.lecun("truncated_normal")
 
 
 def haiku(leaf: Leaf) -> Initializer:
     """Haiku: Gaussians cut at 2 of variance near 1/fan_in; the LSTM's fan counts inputs and units; forget bias 1.
 
-    Dense layers, RNN and LSTM do not correct the cut, so that their standard deviation is 0.880 of 1/sqrt(fan_in); the
-    GRU does. Source: hk.Linear, VanillaRNN, LSTM, GRU (0.0.17), whose LSTM adds 1 to the forget gate instead of a bias.
+    Dense layers, convolutions, RNN and LSTM do not correct the cut, so that their standard deviation is 0.880 of
+    1/sqrt(fan_in); the GRU does. Embeddings: the same cut at a scale of 1. Attention has no default; ours is that of
+    its dense layers. Source: hk.Linear, ConvND, VanillaRNN, LSTM, GRU, Embed, LayerNorm (0.0.17), whose LSTM adds 1 to
+    the forget gate instead of a bias.
     """
+    if leaf.role == "scale":
+        return ones
     if leaf.role == "bias":
-        return gate_biases(leaf.gate, forget=1.0) if leaf.cell == "lstm" else zeros
-    if leaf.cell == "gru":
+        return gate_biases(leaf.gate, forget=1.0) if leaf.kind == "lstm" else zeros
+    if leaf.kind == "gru":
         return initializers.lecun("truncated_normal")
-    fan = leaf.inputs + leaf.shape[-1] if leaf.cell == "lstm" else leaf.fan_in
-    return initializers.truncated_normal(initializers.truncated_std(-2, 2) / math.sqrt(fan))
+    fan = leaf.inputs + leaf.shape[-1] if leaf.kind == "lstm" else 1 if leaf.role == "embedding" else leaf.fan_in
+    return truncated_normal(truncated_std(-2, 2) / math.sqrt(fan))
+
+
+def _glorot(fan_in: int, fan_out: int) -> Initializer:
+    bound = math.sqrt(6 / (fan_in + fan_out))
+    return uniform(-bound, bound)
 
 
 def _plus_minus(fan: int) -> Initializer:

@@ -43,6 +43,12 @@ def zeros(key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike = jnp.fl
     return jnp.zeros(shape, dtype)
 
 
+def ones(key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike = jnp.float32, /) -> Array:
+    """Every entry is 1: the start of a normalization's scale."""
+    del key
+    return jnp.ones(shape, dtype)
+
+
 def uniform(low: float, high: float) -> Initializer:
     """U[low, high): mean (low + high) / 2, variance (high - low)^2 / 12.
 
@@ -66,15 +72,31 @@ def truncated_normal(std: float, lower: float = -2.0, upper: float = 2.0) -> Ini
     x = std * z / s, with z ~ N(0, 1) given lower <= z <= upper and s the standard deviation of z.
     Units: the bounds are in standard deviations of the *uncut* Gaussian, never absolute, so that a small `std`
     still truncates; the support of x is [std * lower / s, std * upper / s], +-2.274 std for the default cut.
-    The mean is 0 only for symmetric bounds.
-    Raises: ValueError unless lower < upper and std >= 0.
+    The mean is 0 only for symmetric bounds. Complex dtypes: a complex Gaussian of E|z|^2 = 1 cut at |z| = upper.
+    Raises: ValueError unless lower < upper and std >= 0, or for a complex dtype and bounds that are not symmetric.
     Departure: `jax.nn.initializers.truncated_normal(std)` does not correct, and so has 0.880 std.
     """
     _check_std(std, "truncated_normal")
     if not lower < upper:
         raise ValueError(f"truncated_normal needs lower < upper, in units of std, got {lower} and {upper}")
-    scale = std / truncated_std(lower, upper)
-    return sampled_wide(lambda key, shape, dtype: scale * jax.random.truncated_normal(key, lower, upper, shape, dtype))
+
+    def init(key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+        if not jnp.issubdtype(dtype, jnp.complexfloating):
+            scale = std / truncated_std(lower, upper)
+            return scale * jax.random.truncated_normal(key, lower, upper, shape, dtype)
+        if lower != -upper:
+            raise ValueError(
+                f"a complex truncated_normal is cut at one modulus: give lower = -upper, got {lower}, {upper}"
+            )
+        left = math.exp(-(upper**2))  # |z|^2 is exponential
+        scale = std / math.sqrt(1 - upper**2 * left / (1 - left))
+        of_modulus, of_angle = jax.random.split(key)
+        real = jnp.finfo(dtype).dtype
+        modulus = scale * jnp.sqrt(-jnp.log1p(-(1 - left) * jax.random.uniform(of_modulus, shape, real)))
+        angle = 2 * math.pi * jax.random.uniform(of_angle, shape, real)
+        return jax.lax.complex(modulus * jnp.cos(angle), modulus * jnp.sin(angle))
+
+    return sampled_wide(init)
 
 
 def truncated_std(lower: float, upper: float) -> float:
@@ -212,13 +234,13 @@ def identity(gain: float = 1.0) -> Initializer:
     Source: Le, Jaitly & Hinton (2015), section 2, for gain 1; section 4 scales it.
     """
 
-    def init(key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike = jnp.float32, /) -> Array:
+    def init(key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike) -> Array:
         del key
         if len(shape) != 2:
             raise ValueError(f"identity needs a matrix (inputs, outputs), got shape {shape}")
         return gain * jnp.eye(*shape, dtype=dtype)
 
-    return init
+    return sampled_wide(init)
 
 
 def glorot_scheme(leaf: Leaf) -> Initializer:

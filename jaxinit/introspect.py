@@ -25,7 +25,7 @@ class Place(TypedDict, total=False):
     n_layers: int
     activation: str
     inputs: int
-    cell: str
+    kind: str
 
 
 def param(shape: tuple[int, ...], dims: str, role: str, **place: Unpack[Place]) -> nnx.Param:
@@ -105,5 +105,5 @@ def _leaf(name: str, variable: nnx.Variable) -> Leaf:
             f"parameter {name!r} (shape {variable.get_value().shape}) declares no dims and role; "
             "create it with jaxinit.introspect.param(shape, dims, role)"
         )
-    known = ("dims", "role", "gate", "layer", "n_layers", "activation", "inputs", "cell")
+    known = ("dims", "role", "gate", "layer", "n_layers", "activation", "inputs", "kind")
     return Leaf(name, tuple(variable.get_value().shape), **{key: meta[key] for key in known if key in meta})

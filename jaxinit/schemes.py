@@ -7,13 +7,14 @@ scheme starts every bias at 0, the forget gate's too. `by_role`, `scale` and `wi
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
-from jaxinit import frameworks, initializers, structured
+from jaxinit import frameworks, initializers, spec, structured
 from jaxinit.initializers import glorot_scheme, normal, zeros
 from jaxinit.spec import Initializer, Joint, Leaf, Rule, Scheme
 
@@ -111,8 +112,8 @@ def chrono(longest: int) -> Scheme:
 
 def forget_bias(value: float = 1.0) -> Scheme:
     """Glorot uniform kernels; the forget bias of an LSTM at `value`, other biases 0: Jozefowicz et al. (2015)."""
-    scheme = with_bias(glorot_scheme, forget=value)
-    return _named("forget_bias", scheme, forget_bias.__doc__, _unmatched(scheme))
+    scheme: Any = with_bias(glorot_scheme, forget=value)
+    return _named("forget_bias", scheme, forget_bias.__doc__, scheme.unmatched)
 
 
 def by_role(rules: dict[str, Rule | Initializer], name: str = "by_role") -> Scheme:
@@ -122,7 +123,12 @@ def by_role(rules: dict[str, Rule | Initializer], name: str = "by_role") -> Sche
 
 
 def scale(base: Scheme, gain: float | Float[Array, ""]) -> Scheme:
-    """`base` with every kernel multiplied by `gain`, which may be traced and so swept; biases stay."""
+    """`base` with every kernel multiplied by `gain`, which may be traced and so swept; biases stay.
+
+    Raises: ValueError for a negative gain, where it is known.
+    """
+    if isinstance(gain, int | float) and gain < 0:
+        raise ValueError(f"scale: a gain must not be negative, got {gain}; it multiplies a standard deviation")
 
     def of(leaf: Leaf) -> Rule | Initializer | None:
         rule = base(leaf)
@@ -131,7 +137,7 @@ def scale(base: Scheme, gain: float | Float[Array, ""]) -> Scheme:
         rule = rule if isinstance(rule, Rule) else Rule(rule)
         return replace(rule, draw=_scaled(rule.draw, gain))
 
-    return _named("scale", of, scale.__doc__, _unmatched(base))
+    return _named("scale", of, scale.__doc__, partial(spec.unmatched, base))
 
 
 def with_bias(base: Scheme, **values: float) -> Scheme:
@@ -143,11 +149,15 @@ def with_bias(base: Scheme, **values: float) -> Scheme:
 
     def of(leaf: Leaf) -> Rule | Initializer | None:
         mine = {gate: value for gate, value in values.items() if gate in leaf.gate}
-        return structured.gate_biases(leaf.gate, **mine) if leaf.role == "bias" and mine else base(leaf)
+        rule = base(leaf)
+        if leaf.role != "bias" or not mine:
+            return rule
+        constants = structured.gate_biases(leaf.gate, **mine)
+        return replace(rule, draw=constants) if isinstance(rule, Rule) else constants
 
     def unmatched(leaves: Sequence[Leaf]) -> list[str]:
         there = {gate for leaf in leaves for gate in leaf.gate}
-        return [*_unmatched(base)(leaves), *(f"gate {gate}" for gate in values if gate not in there)]
+        return [*spec.unmatched(base, leaves), *(f"gate {gate}" for gate in values if gate not in there)]
 
     return _named("with_bias", of, with_bias.__doc__, unmatched)
 
@@ -157,10 +167,6 @@ def _scaled(init: Initializer, gain: float | Float[Array, ""]) -> Initializer:
         return init(key, shape, dtype) * jnp.asarray(gain, dtype)
 
     return Joint(draw) if isinstance(init, Joint) else draw
-
-
-def _unmatched(scheme: Scheme) -> Unmatched:
-    return getattr(scheme, "unmatched", lambda leaves: [])
 
 
 def _named(

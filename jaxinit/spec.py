@@ -41,9 +41,9 @@ class Leaf:
     Shapes: `shape` and `dims` have one entry an axis. `dims` is made of `i` (input), `o` (output), `w` (window
     of a convolution) and `.` (independent copy). `gate` names the copies along the first `.` axis, if they are
     gates. `layer` counts from 0; `activation` is the nonlinearity that the layer applies; `inputs` the number of inputs
-    of the layer that the parameter belongs to, which a bias cannot tell from its shape (0 if unknown); `cell` the kind
-    of its recurrent layer (rnn, lstm, gru), empty elsewhere.
-    Raises: ValueError when `dims` does not fit `shape` or holds another letter.
+    of the layer that the parameter belongs to, which a bias cannot tell from its shape (0 if unknown); `kind` what
+    its layer is, where a law may depend on that (rnn, lstm, gru, attention, norm), empty elsewhere.
+    Raises: ValueError when `dims` does not fit `shape` or holds another letter, and for an axis of size 0.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Leaf:
     n_layers: int = 1
     activation: str = "linear"
     inputs: int = 0
-    cell: str = ""
+    kind: str = ""
 
     def __post_init__(self):
         check_dims(self.dims, self.shape, f"parameter {self.name!r}")
@@ -79,6 +79,10 @@ def check_dims(dims: str, shape: tuple[int, ...], what: str) -> None:
     if len(dims) != len(shape):
         raise ValueError(
             f"{what}: dims {dims!r} names {len(dims)} axes, shape {shape} has {len(shape)}; give one letter an axis"
+        )
+    if any(size < 1 for size in shape):
+        raise ValueError(
+            f"{what}: shape {shape} has an empty axis, so there is nothing to draw; give sizes of 1 or more"
         )
 
 
@@ -107,10 +111,11 @@ Scheme = Callable[[Leaf], "Rule | Initializer | None"]
 
 @dataclass(frozen=True)
 class Override:
-    """A scheme that answers by pattern first and asks `base` for the rest; the first match wins.
+    """A scheme that answers by pattern first and asks `base` for the rest.
 
     Patterns are shell-style and match a leaf's name or its role: `{"recurrent": orthogonal()}`,
-    `{"layers.0.*": zeros}`. A pattern that matches no leaf makes `draw` raise.
+    `{"layers.0.*": zeros}`. A pattern that matches no leaf makes `draw` raise, and so does a leaf that two patterns
+    match: to let one go before another, nest, `Override(Override(base, general), special)`.
     """
 
     base: Scheme
@@ -121,15 +126,24 @@ class Override:
         return f"{scheme_name(self.base)}+override"
 
     def __call__(self, leaf: Leaf) -> Rule | Initializer | None:
-        for pattern, rule in self.rules.items():
-            if matches(pattern, leaf):
-                return rule
-        return self.base(leaf)
+        deciding = [pattern for pattern in self.rules if matches(pattern, leaf)]
+        if len(deciding) > 1:
+            raise ValueError(
+                f"scheme {self.__name__!r}: the rules for {deciding} all match parameter {leaf.name!r} (role "
+                f"{leaf.role!r}); make the patterns exclusive, or nest: Override(Override(base, general), special)"
+            )
+        return self.rules[deciding[0]] if deciding else self.base(leaf)
 
     def unmatched(self, leaves: Iterable[Leaf]) -> list[str]:
-        """The patterns that decide no leaf: they match none, or an earlier pattern takes all they match."""
-        deciding = {next((pattern for pattern in self.rules if matches(pattern, leaf)), None) for leaf in leaves}
-        return [pattern for pattern in self.rules if pattern not in deciding]
+        """The patterns that match no leaf, of the base too."""
+        leaves = tuple(leaves)
+        mine = [pattern for pattern in self.rules if not any(matches(pattern, leaf) for leaf in leaves)]
+        return [*unmatched(self.base, leaves), *mine]
+
+
+def unmatched(scheme: Scheme, leaves: Iterable[Leaf]) -> list[str]:
+    """The rules of a scheme that match none of the leaves; a scheme that is a plain function cannot have any."""
+    return getattr(scheme, "unmatched", lambda _: [])(tuple(leaves))
 
 
 def matches(pattern: str, leaf: Leaf) -> bool:
@@ -200,7 +214,12 @@ def along(dims: str, init: Initializer) -> Initializer:
 
 
 def sampling_dtype(dtype: DTypeLike) -> DTypeLike:
-    """float32 for any narrower float, which `jax.random` samples with a biased mean; else `dtype` itself."""
+    """float32 for any narrower float, which `jax.random` samples with a biased mean; else `dtype` itself.
+
+    Raises: ValueError for an integer or a boolean dtype.
+    """
+    if not jnp.issubdtype(dtype, jnp.inexact):
+        raise ValueError(f"parameters are real or complex numbers, got dtype {jnp.dtype(dtype)}; ask for float32")
     return jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype
 
 
@@ -215,10 +234,10 @@ def rules(scheme: Scheme, leaves: Iterable[Leaf]) -> dict[str, Rule]:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(f"leaves share a name: {twice}; every parameter needs a name of its own")
-    unmatched = getattr(scheme, "unmatched", lambda _: [])(leaves)
-    if unmatched:
+    idle = unmatched(scheme, leaves)
+    if idle:
         raise ValueError(
-            f"scheme {scheme_name(scheme)!r}: the rules for {unmatched} match no parameter; "
+            f"scheme {scheme_name(scheme)!r}: the rules for {idle} match no parameter; "
             f"the parameters are {[f'{leaf.name} ({leaf.role})' for leaf in leaves]}"
         )
     found: dict[str, Rule] = {}

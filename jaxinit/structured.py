@@ -219,7 +219,7 @@ def chrono(gates: tuple[str, ...], longest: int) -> Joint:
         sign = {keep: 1.0} | ({"input": -1.0} if keep == "forget" else {})
         return jnp.stack([sign.get(gate, 0.0) * span for gate in gates])
 
-    return Joint(init)
+    return Joint(sampled_wide(init))
 
 
 def spectral_radius(w: Float[Array, "n n"]) -> Float[Array, ""]:
@@ -273,6 +273,7 @@ def _check_square(shape: tuple[int, ...], what: str) -> None:
 CATALOGUE: dict[str, tuple[Callable, str]] = {
     "constant": (initializers.constant, "0"),
     "zeros": (initializers.zeros, "0"),
+    "ones": (initializers.ones, "0"),
     "uniform": (initializers.uniform, "(high - low)^2 / 12"),
     "normal": (initializers.normal, "std^2"),
     "truncated_normal": (initializers.truncated_normal, "std^2"),

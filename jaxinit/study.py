@@ -58,7 +58,7 @@ class Study:
         "orthogonal",
         "identity",
     )
-    """The initialization schemes to compare (see `jaxinit list schemes`)."""
+    """The initialization schemes to compare (see `jaxinit list schemes`), or one calibrated: orthogonal+lsuv."""
     lrs: tuple[float, ...] = ()
     """The grid of learning rates that every scheme is tuned on. Default: five over two decades, by optimizer."""
     optimizer: str = "sgd"

@@ -1,59 +1,317 @@
-"""What theory says before anything is drawn: the gain that keeps a signal's size through an activation."""
+"""What theory says before anything is drawn: gains, signal propagation in wide nets, Jacobians, linear learning.
+
+    activation, weight and bias variance -> fixed points -> chi -> depth scales, phases, spectra
+
+Wide layers: z_l = W_l phi(z_{l-1}) + b_l with entries of W of variance sigma_w^2 / fan_in and of b sigma_b^2. Gaussian
+expectations are Gauss-Legendre sums over panels that end at the kinks of the activation, so that they are accurate to
+about 1e-9 for ReLU and hard tanh too.
+"""
 
 import math
 from collections.abc import Callable
 from functools import cache
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from scipy import integrate, special
+from numpy.typing import NDArray
+from scipy import integrate, optimize, special
 
 Direction = Literal["forward", "backward"]
-Function = Callable[[float], float]
+Numbers = NDArray[np.floating]
+Function = Callable[[Numbers], Numbers]
 
-_PHI = lambda x: float(special.ndtr(x))  # the distribution function of N(0, 1)
-_DENSITY = lambda x: math.exp(-x * x / 2) / math.sqrt(2 * math.pi)
-_LOGISTIC = lambda x: float(special.expit(x))
+REACH = 9.0  # standard deviations that a Gaussian is integrated over: beyond lies 2e-19 of it
+PANELS = (-REACH, -6.0, -4.0, -2.5, -1.2, 0.0, 1.2, 2.5, 4.0, 6.0, REACH)
+NODES, WEIGHTS = np.polynomial.legendre.leggauss(24)
 
-# phi and its derivative, by name; kinks at 0 and +-1 only, where the quadrature is split.
-ACTIVATIONS: dict[str, tuple[Function, Function]] = {
-    "linear": (lambda x: x, lambda x: 1.0),
-    "tanh": (math.tanh, lambda x: 1 - math.tanh(x) ** 2),
-    "sigmoid": (_LOGISTIC, lambda x: _LOGISTIC(x) * _LOGISTIC(-x)),
-    "softsign": (lambda x: x / (1 + abs(x)), lambda x: 1 / (1 + abs(x)) ** 2),
-    "erf": (math.erf, lambda x: 2 / math.sqrt(math.pi) * math.exp(-x * x)),
-    "hard_tanh": (lambda x: max(-1.0, min(1.0, x)), lambda x: float(abs(x) < 1)),
-    "relu": (lambda x: max(x, 0.0), lambda x: float(x > 0)),
-    "leaky_relu": (lambda x: x if x > 0 else 0.01 * x, lambda x: 1.0 if x > 0 else 0.01),
-    "elu": (lambda x: x if x > 0 else math.expm1(x), lambda x: 1.0 if x > 0 else math.exp(x)),
-    "gelu": (lambda x: x * _PHI(x), lambda x: _PHI(x) + x * _DENSITY(x)),
-    "silu": (lambda x: x * _LOGISTIC(x), lambda x: _LOGISTIC(x) * (1 + x * _LOGISTIC(-x))),
+
+class Activation(NamedTuple):
+    """phi, its derivative, and where either has a kink or a jump."""
+
+    phi: Function
+    slope: Function
+    kinks: tuple[float, ...] = ()
+
+
+def _density(x: Numbers) -> Numbers:
+    return np.exp(-x * x / 2) / math.sqrt(2 * math.pi)
+
+
+ACTIVATIONS: dict[str, Activation] = {
+    "linear": Activation(lambda x: x, np.ones_like),
+    "tanh": Activation(np.tanh, lambda x: 1 - np.tanh(x) ** 2),
+    "sigmoid": Activation(special.expit, lambda x: special.expit(x) * special.expit(-x)),
+    "softsign": Activation(lambda x: x / (1 + np.abs(x)), lambda x: 1 / (1 + np.abs(x)) ** 2, (0.0,)),
+    "erf": Activation(special.erf, lambda x: 2 / math.sqrt(math.pi) * np.exp(-x * x)),
+    "hard_tanh": Activation(lambda x: np.clip(x, -1, 1), lambda x: (np.abs(x) < 1) * 1.0, (-1.0, 1.0)),
+    "relu": Activation(lambda x: np.maximum(x, 0), lambda x: (x > 0) * 1.0, (0.0,)),
+    "leaky_relu": Activation(lambda x: np.where(x > 0, x, 0.01 * x), lambda x: np.where(x > 0, 1, 0.01), (0.0,)),
+    "elu": Activation(
+        lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))), lambda x: np.exp(np.minimum(x, 0)), (0.0,)
+    ),
+    "gelu": Activation(lambda x: x * special.ndtr(x), lambda x: special.ndtr(x) + x * _density(x)),
+    "silu": Activation(lambda x: x * special.expit(x), lambda x: special.expit(x) * (1 + x * special.expit(-x))),
 }
 
 
-EDGES = (-np.inf, -1.0, 0.0, 1.0, np.inf)
+def activation(name: str) -> Activation:
+    """Raises: ValueError for an unknown activation."""
+    if name not in ACTIVATIONS:
+        raise ValueError(f"no activation is called {name!r}; there are {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[name]
+
+
+def gaussian_mean(function: Function, kinks: tuple[float, ...] = ()) -> float:
+    """E[f(z)] for z ~ N(0, 1), with f smooth between its kinks; to about 1e-9."""
+    z, w = _nodes(kinks)
+    return float(function(z) @ w)
+
+
+def _nodes(kinks: tuple[float, ...]) -> tuple[Numbers, Numbers]:
+    """Nodes and weights of E over N(0, 1), split at the kinks."""
+    ends = np.unique(np.clip([*PANELS, *kinks], -REACH, REACH))
+    middle, half = (ends[1:] + ends[:-1]) / 2, (ends[1:] - ends[:-1]) / 2
+    z = (middle[:, None] + half[:, None] * NODES).ravel()
+    return z, (half[:, None] * WEIGHTS).ravel() * _density(z)
+
+
+def _of_variance(name: str, q: float, function: Callable[[Activation, Numbers], Numbers]) -> float:
+    """E[f(phi, sqrt(q) z)]."""
+    phi, root = activation(name), math.sqrt(q)
+    kinks = tuple(kink / root for kink in phi.kinks) if root > 0 else ()
+    return gaussian_mean(lambda z: function(phi, root * z), kinks)
+
+
+def _of_pair(name: str, q: float, c: float, function: Callable[[Activation, Numbers], Numbers]) -> float:
+    """E[f(u1) f(u2)] for Gaussians of variance q and correlation c."""
+    phi, root, rest = activation(name), math.sqrt(q), math.sqrt(max(1 - c * c, 0.0))
+    if rest < 1e-7 or root == 0:
+        second = (lambda u: function(phi, u)) if c > 0 else (lambda u: function(phi, -u))
+        return _of_variance(name, q, lambda _, u: function(phi, u) * second(u))
+    kinks = [kink / root for kink in phi.kinks]
+    z1, w1 = _nodes(tuple(kinks))
+    inner = np.stack([(kink - c * z1) / rest for kink in kinks], 1) if kinks else np.empty((len(z1), 0))
+    fixed = np.broadcast_to(PANELS, (len(z1), len(PANELS)))
+    ends = np.sort(np.clip(np.concatenate([fixed, inner], 1), -REACH, REACH), 1)
+    middle, half = (ends[:, 1:] + ends[:, :-1]) / 2, (ends[:, 1:] - ends[:, :-1]) / 2
+    z2 = middle[..., None] + half[..., None] * NODES
+    values = function(phi, root * (c * z1[:, None, None] + rest * z2)) * _density(z2) * half[..., None] * WEIGHTS
+    return float((function(phi, root * z1) * values.sum((1, 2))) @ w1)
 
 
 @cache
 def gain(activation: str, direction: Direction = "forward") -> float:
     """The gain g at which weights of variance g^2 / fan keep a unit-variance signal through an activation.
 
-    forward: g = E[phi(z)^2]^(-1/2); backward: g = E[phi'(z)^2]^(-1/2); z ~ N(0, 1), by adaptive quadrature.
+    forward: g = E[phi(z)^2]^(-1/2); backward: g = E[phi'(z)^2]^(-1/2); z ~ N(0, 1).
     Units: dimensionless; `fan` is the fan in forward, the fan out backward.
     Assumes wide layers and pre-activations of variance 1. Tables differ: the 5/3 for tanh is empirical, not this.
     Raises: ValueError for an unknown activation or direction.
     Source: He et al. (2015), eq. 7 to 14, for ReLU; the same argument for any phi.
     """
-    if activation not in ACTIVATIONS:
-        raise ValueError(f"no activation is called {activation!r}; there are {', '.join(ACTIVATIONS)}")
     if direction not in ("forward", "backward"):
         raise ValueError(f"direction is 'forward' or 'backward', got {direction!r}")
-    return gaussian_mean(lambda x: ACTIVATIONS[activation][direction == "backward"](x) ** 2) ** -0.5
+    return (
+        _of_variance(activation, 1.0, lambda of, z: (of.slope if direction == "backward" else of.phi)(z) ** 2) ** -0.5
+    )
 
 
-def gaussian_mean(function: Function) -> float:
-    """E[f(z)] for z ~ N(0, 1), with f smooth but for kinks or jumps at 0 and +-1; to about 1e-10."""
-    weighted = lambda x: function(x) * _DENSITY(x)
-    parts = [integrate.quad(weighted, low, high, epsabs=1e-12)[0] for low, high in pairwise(EDGES)]
-    return float(sum(parts))
+def variance_map(activation: str, q: float, sigma_w2: float, sigma_b2: float = 0.0) -> float:
+    """q_{l+1} = sigma_w^2 E[phi(sqrt(q_l) z)^2] + sigma_b^2: the variance of pre-activations, layer by layer.
+
+    Raises: ValueError for an unknown activation or a negative variance. Source: Poole et al. (2016), eq. 3.
+    """
+    _check(q=q, sigma_w2=sigma_w2, sigma_b2=sigma_b2)
+    return sigma_w2 * _of_variance(activation, q, lambda of, u: of.phi(u) ** 2) + sigma_b2
+
+
+def correlation_map(activation: str, c: float, q: float, sigma_w2: float, sigma_b2: float = 0.0) -> float:
+    """c_{l+1} = (sigma_w^2 E[phi(u1) phi(u2)] + sigma_b^2) / q, u of variance q and correlation c_l; q stays.
+
+    Raises: ValueError for |c| > 1 and as `variance_map`. Source: Poole et al. (2016), eq. 5.
+    """
+    _check(q=q, sigma_w2=sigma_w2, sigma_b2=sigma_b2)
+    if not -1 <= c <= 1:
+        raise ValueError(f"a correlation lies in [-1, 1], got {c}")
+    return (sigma_w2 * _of_pair(activation, q, c, lambda of, u: of.phi(u)) + sigma_b2) / q
+
+
+def chi(activation: str, sigma_w2: float, q: float) -> float:
+    """chi = sigma_w^2 E[phi'(sqrt(q) z)^2]: the factor on a small difference, and on the squared gradient, per layer.
+
+    Below 1 the net is ordered (gradients vanish), above 1 chaotic (they explode). Source: Poole et al. (2016), eq. 6.
+    """
+    _check(q=q, sigma_w2=sigma_w2)
+    return sigma_w2 * _of_variance(activation, q, lambda of, u: of.slope(u) ** 2)
+
+
+@cache
+def fixed_point_q(activation: str, sigma_w2: float, sigma_b2: float = 0.0) -> float:
+    """q*, the variance that a deep net settles at: the stable fixed point of `variance_map`.
+
+    0 where signals die, inf where they grow without bound; 1 where every variance stays (ReLU at sigma_w^2 = 2).
+    Assumes a start near variance 1: among several stable points, the one on that side of the next unstable one.
+    """
+    off = lambda log_q: math.log(variance_map(activation, math.exp(log_q), sigma_w2, sigma_b2) or 1e-300) - log_q
+    here = off(0.0)
+    if abs(here) < 1e-9:
+        return 1.0
+    steps = np.arange(0.0, 60.0, 0.25) * math.copysign(1, here)
+    for near, far in pairwise(steps):
+        if off(float(far)) * here <= 0:
+            return math.exp(_root(off, float(near), float(far)))
+    return math.inf if here > 0 else 0.0
+
+
+@cache
+def fixed_point_c(activation: str, sigma_w2: float, sigma_b2: float = 0.0) -> float:
+    """c*, the correlation that two inputs of a deep net settle at: 1 in the ordered phase, less in the chaotic one."""
+    q = fixed_point_q(activation, sigma_w2, sigma_b2)
+    if q in (0.0, math.inf) or chi(activation, sigma_w2, q) <= 1 + 1e-9:
+        return 1.0
+    off = lambda c: correlation_map(activation, c, q, sigma_w2, sigma_b2) - c
+    high = 1 - 1e-4
+    return _root(off, -1e-12, high) if off(high) < 0 else 1.0
+
+
+def depth_scales(activation: str, sigma_w2: float, sigma_b2: float = 0.0) -> tuple[float, float]:
+    """(xi_q, xi_c): the number of layers over which a difference in variance, and in correlation, falls by 1/e.
+
+    xi_q = -1 / ln(d q_{l+1} / d q_l) at q*; xi_c = -1 / ln(sigma_w^2 E[phi'(u1) phi'(u2)]) at (q*, c*). inf at
+    criticality, where differences fall as a power of the depth; nan where the signal dies or grows without bound.
+    Source: Schoenholz et al. (2017), eq. 9 and 11, with the derivative by q in place of phi''.
+    """
+    q = fixed_point_q(activation, sigma_w2, sigma_b2)
+    if q in (0.0, math.inf):
+        return math.nan, math.nan
+    root = math.sqrt(q)
+    by_q = sigma_w2 * _of_variance(activation, q, lambda of, u: of.phi(u) * of.slope(u) * u / root) / root
+    c = fixed_point_c(activation, sigma_w2, sigma_b2)
+    by_c = sigma_w2 * _of_pair(activation, q, c, lambda of, u: of.slope(u))
+    return _scale(by_q), _scale(by_c)
+
+
+def gradient_scale(activation: str, sigma_w2: float, sigma_b2: float = 0.0) -> float:
+    """-1 / ln chi: layers over which the squared gradient falls by 1/e; negative where it grows, inf at criticality."""
+    q = fixed_point_q(activation, sigma_w2, sigma_b2)
+    return math.nan if q == math.inf else _scale(chi(activation, sigma_w2, q))
+
+
+def _scale(slope: float) -> float:
+    if slope <= 0:
+        return 0.0
+    return math.inf if abs(slope - 1) < 1e-9 else -1 / math.log(slope)
+
+
+@cache
+def critical_sigma_w2(activation: str, sigma_b2: float = 0.0) -> float:
+    """The weight variance at which chi(q*) = 1, for a bias variance: the line between order and chaos.
+
+    For the ReLU family it is 1 / E[phi'^2], whatever the bias; only at sigma_b^2 = 0 is q* finite there.
+    Raises: ValueError where there is none in (1e-3, 1e3), as for activations whose chi has no such point.
+    Source: Poole et al. (2016); tanh at sigma_b^2 = 0.05: 1.7610.
+    """
+    _check(sigma_b2=sigma_b2)
+    homogeneous = activation in ("linear", "relu", "leaky_relu")
+    if homogeneous:
+        return 1 / chi(activation, 1.0, 1.0)
+
+    def off(log_w2: float) -> float:
+        w2 = math.exp(log_w2)
+        q = fixed_point_q(activation, w2, sigma_b2)
+        return chi(activation, w2, min(q, 1e12)) - 1 - (1e-12 if q == 0 else 0)
+
+    grid = np.linspace(math.log(1e-3), math.log(1e3), 57)
+    values = [off(float(x)) for x in grid]
+    for low, high, before, after in zip(grid, grid[1:], values, values[1:], strict=False):
+        if before < 0 <= after:
+            return math.exp(_root(off, float(low), float(high)))
+    raise ValueError(f"{activation} has no critical weight variance between 1e-3 and 1e3 at sigma_b2 = {sigma_b2}")
+
+
+def phase(activation: str, sigma_w2: float, sigma_b2: float = 0.0) -> Literal["ordered", "critical", "chaotic"]:
+    """Which side of the critical line: the sign of chi(q*) - 1, critical within 1e-6."""
+    q = fixed_point_q(activation, sigma_w2, sigma_b2)
+    off = chi(activation, sigma_w2, min(q, 1e12)) - 1
+    return "critical" if abs(off) < 1e-6 else "ordered" if off < 0 else "chaotic"
+
+
+def jacobian_moments(
+    activation: str,
+    sigma_w2: float,
+    sigma_b2: float = 0.0,
+    depth: int = 1,
+    weights: Literal["gaussian", "orthogonal"] = "gaussian",
+) -> tuple[float, float]:
+    """Mean and variance of the squared singular values of the input-output Jacobian of a deep, wide net.
+
+    m1 = chi^L; variance = m1^2 L (mu2 / mu1^2 - 1 - s1), mu_k = E[phi'(sqrt(q*) z)^(2k)], s1 = -1 for Gaussian, 0 for
+    orthogonal weights (of variance sigma_w^2 / n each). The input is at q*.
+    Raises: ValueError for other weights, or where q* is infinite. Source: Pennington et al. (2017), eq. 20 to 22.
+    """
+    if weights not in ("gaussian", "orthogonal"):
+        raise ValueError(f"weights are 'gaussian' or 'orthogonal', got {weights!r}")
+    q = fixed_point_q(activation, sigma_w2, sigma_b2)
+    if q == math.inf:
+        raise ValueError(f"{activation} at sigma_w2 = {sigma_w2}, sigma_b2 = {sigma_b2} has no finite variance")
+    mu1, mu2 = (_of_variance(activation, q, lambda of, u, k=k: of.slope(u) ** (2 * k)) for k in (1, 2))
+    m1 = (sigma_w2 * mu1) ** depth
+    return m1, m1**2 * depth * (mu2 / mu1**2 - 1 + (weights == "gaussian"))
+
+
+def mean_singular_value(n_times_variance: float) -> float:
+    """8 / (3 pi) sqrt(n Var W): the mean singular value of a large square matrix of independent entries.
+
+    The mean of the quarter-circle law on [0, 2 sqrt(n Var W)]: 0.8488 for Glorot's normalized, 0.4901 for his standard
+    initialization. Source: Marchenko & Pastur (1967), for ratio 1.
+    """
+    _check(n_times_variance=n_times_variance)
+    return 8 / (3 * math.pi) * math.sqrt(n_times_variance)
+
+
+def mode_strength(t: Numbers, s: float, u0: float, tau: float) -> Numbers:
+    """u(t) = s e^{2 s t / tau} / (e^{2 s t / tau} - 1 + s / u0): a mode of a linear net of two matrices as it learns.
+
+    `s` is the strength to learn, `u0` the start, tau = 1 / learning rate; t in steps.
+    Assumes white inputs and a decoupled, balanced start. Source: Saxe et al. (2014), eq. 12.
+    """
+    grown = np.exp(-2 * s * np.asarray(t) / tau)
+    return s / (1 + (s / u0 - 1) * grown)
+
+
+def deep_mode_strength(t: Numbers, s: float, u0: float, tau: float, n_layers: int) -> Numbers:
+    """u(t) with tau du/dt = (N - 1) u^(2 - 2 / (N - 1)) (s - u): the same for N layers of units, N - 1 matrices.
+
+    Raises: ValueError for fewer than 3 layers. Source: Saxe et al. (2014), eq. 15, integrated numerically.
+    """
+    if n_layers < 3:
+        raise ValueError(f"a linear net that learns modes has 3 layers of units or more, got {n_layers}")
+    m = n_layers - 1
+    slope = lambda _, u: m * u ** (2 - 2 / m) * (s - u) / tau
+    times = np.asarray(t, float)
+    solved = integrate.solve_ivp(slope, (0.0, float(times[-1])), [u0], t_eval=times, rtol=1e-9, atol=1e-12)
+    return solved.y[0]
+
+
+def learning_time(s: float, u0: float, u_final: float, tau: float, n_layers: int = 3) -> float:
+    """Steps for a mode to grow from u0 to u_final: the integral of tau du / ((N - 1) u^(2 - 2/(N - 1)) (s - u)).
+
+    For N = 3: (tau / 2 s) ln(u_final (s - u0) / (u0 (s - u_final))). Source: Saxe et al. (2014), eq. 10 and 16.
+    """
+    if not 0 < u0 < u_final < s:
+        raise ValueError(f"learning_time needs 0 < u0 < u_final < s, got u0={u0}, u_final={u_final}, s={s}")
+    m = n_layers - 1
+    rate = lambda x: math.exp(x) / (m * math.exp(x * (2 - 2 / m)) * (s - math.exp(x)))  # over ln u
+    return tau * integrate.quad(rate, math.log(u0), math.log(u_final), limit=200)[0]
+
+
+def _root(function: Callable[[float], float], low: float, high: float) -> float:
+    found: Any = optimize.brentq(function, low, high, xtol=1e-13)
+    return float(found)
+
+
+def _check(**sizes: float) -> None:
+    for name, value in sizes.items():
+        if not value >= 0:
+            raise ValueError(f"{name} is a variance and must not be negative, got {value}")

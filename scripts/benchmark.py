@@ -4,10 +4,11 @@ Steps: milliseconds per training step and trial, ours, idiomatic Flax NNX, a pla
 large matrix products and the products of a training step with nothing between them. Every variant is a process of its
 own that builds, warms up and waits; the parent lets them run one round each in turn, so that a drift of the machine's
 speed meets all of them alike. Quote the ratios, never a bare time.
-Study: the wall clock of a whole study, started cold. Growth: time against trials, T and H^2, memory against T, and what
-unrolling costs and brings.
+Draws: the parameters of many trials. Study: the wall clock of a whole study, started cold; `--evaluations` changes how
+often an epoch is evaluated, by all alike. Growth: time against trials, T and H^2, memory against T, and what unrolling
+costs and brings.
 
-    scripts/benchmark [--quick] [--parts steps study growth] [--json FILE]
+    scripts/benchmark [--quick] [--parts steps draws study growth] [--json FILE]
 """
 
 import importlib
@@ -20,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -132,8 +133,9 @@ def show(row: dict) -> None:
     )
 
 
-def steps_part(quick: bool, has_torch: bool) -> Iterator[dict]:
+def steps_part(settings: "Benchmark", has_torch: bool) -> Iterator[dict]:
     """Training steps, and what recording costs of them."""
+    quick = settings.quick
     left_out = ("PyTorch, torch.compile",) if quick else ()
     variants = {
         variant: count
@@ -150,15 +152,15 @@ def steps_part(quick: bool, has_torch: bool) -> Iterator[dict]:
     stop(workers)
 
 
-def study_part(quick: bool, has_torch: bool) -> Iterator[dict]:
+def study_part(settings: "Benchmark", has_torch: bool) -> Iterator[dict]:
     """A whole convergence study from the start of its process to its answer; nothing is compiled beforehand."""
     from jaxinit.engine import check
     from jaxinit.store import write_study
     from jaxinit.study import Study
 
     small = Study(schemes=("small_normal", "xavier_rnn"), lrs=(0.1, 0.3), seeds=4, tune_seeds=2)
-    cell = check(small if quick else Study())
-    name = "study, quick" if quick else "main job, whole"
+    cell = check(replace(small if settings.quick else Study(), evaluations=settings.evaluations))
+    name = "study, quick" if settings.quick else "main job, whole"
     with tempfile.TemporaryDirectory() as folder:
         write_study(Path(folder), cell.study, "running", {})
         import numpy as np
@@ -184,6 +186,14 @@ def study_part(quick: bool, has_torch: bool) -> Iterator[dict]:
     yield from rows_of(name, times)
 
 
+def draws_part(settings: "Benchmark", has_torch: bool) -> Iterator[dict]:
+    """Parameters of many trials, drawn by us and by `jax.nn.initializers`, in all: `ms` is not per trial."""
+    del settings, has_torch
+    answers = start_worker("draws").communicate()[0].splitlines()
+    for answer in map(json.loads, answers):
+        yield from rows_of(answer["cell"], answer["times"])
+
+
 def growth_part() -> Iterator[dict]:
     """How time and memory grow, each size in a process of its own."""
     for what, sizes in GROWTH.items():
@@ -201,8 +211,10 @@ class Benchmark:
 
     quick: bool = False
     """Three cells instead of six, fewer rounds and a small study: under three minutes."""
-    parts: tuple[Literal["steps", "study", "growth"], ...] = ("steps", "study")
-    """What to measure: training steps, a whole study, how time and memory grow."""
+    parts: tuple[Literal["steps", "draws", "study", "growth"], ...] = ("steps", "draws", "study")
+    """What to measure: training steps, drawing parameters, a whole study, how time and memory grow."""
+    evaluations: int = 8
+    """Evaluations an epoch in the whole study; a divisor of its 40 batches."""
     json: Path | None = None
     """Write the rows to this file too."""
 
@@ -213,14 +225,14 @@ def main() -> None:
     if not has_torch:
         print("PyTorch is not installed in this environment, so its rows are left out", file=sys.stderr)
     rows = []
-    parts = {"steps": steps_part, "study": study_part}
+    parts = {"steps": steps_part, "draws": draws_part, "study": study_part}
     for part in settings.parts:
         if part in parts:
             heading = "ms/step/trial" if part == "steps" else "ms in all"
             print(
                 f"{'cell':16} {'variant':26} {heading + ' (low-high)':>28} {'of peak':>8} {'x torch':>8} {'x NNX':>6}"
             )
-            for row in parts[part](settings.quick, has_torch):
+            for row in parts[part](settings, has_torch):
                 rows.append(row)
                 show(row)
         else:

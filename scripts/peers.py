@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-EVALUATIONS_PER_EPOCH, DIVERGED_AT, PROCESSES = 8, 10.0, 2
+DIVERGED_AT, PROCESSES = 10.0, 2
 
 Arrays = dict[str, np.ndarray]
 # One trial: parameters, rate, data, orders of the epochs; evaluations until it converged, or the budget.
@@ -148,7 +148,7 @@ def nnx_trial(params: Arrays, rate: float, data: Arrays, orders: list[np.ndarray
 
 def until_converged(step: Callable, accuracy: Callable, orders: list[np.ndarray], study: dict) -> int:
     """Evaluations until the target, or the whole budget for a trial that does not arrive."""
-    every, first = len(orders[0]) // EVALUATIONS_PER_EPOCH, None
+    every, first = len(orders[0]) // study["evaluations"], None
     evaluations = 0
     for order in orders:
         for begin in range(0, len(order), every):
@@ -159,7 +159,7 @@ def until_converged(step: Callable, accuracy: Callable, orders: list[np.ndarray]
             if accuracy() >= study["target"]:
                 return evaluations
             if not np.mean(losses) <= DIVERGED_AT * first:
-                return len(orders) * EVALUATIONS_PER_EPOCH
+                return len(orders) * study["evaluations"]
     return evaluations
 
 
@@ -189,7 +189,7 @@ def main(kind: str, folder: str) -> None:
         reporting = [job(scheme, best[scheme], seed) for scheme in study["schemes"] for seed in seeds]
         epochs: dict[str, list[float]] = {}
         for scheme, _, _, evaluations in pool.imap_unordered(work, reporting):
-            epochs.setdefault(scheme, []).append(evaluations / EVALUATIONS_PER_EPOCH)
+            epochs.setdefault(scheme, []).append(evaluations / study["evaluations"])
     for scheme, values in sorted(epochs.items(), key=lambda item: np.mean(item[1])):
         print(f"{scheme:16} {best[scheme]:<6g} {np.mean(values):.2f}")
 

@@ -26,6 +26,7 @@ CELLS = {
 }
 GATES = {"rnn": 1, "lstm": 4, "gru": 3}
 TRIALS_PER_DEVICE, CLASSES, RATE = 2, 10, 0.01
+TINY = 1e-9  # the rate of "its products alone", whose sizes must neither vanish nor grow
 RECORDING = {  # the training program of a study with 8 evaluations an epoch: what of its time is evaluation and records
     "8 evaluations, recorded": (8, True),
     "8 evaluations, no records": (8, False),
@@ -60,12 +61,12 @@ def products(model: str, hidden: int, inputs: int, batch: int, length: int) -> S
         forth, states = jax.lax.scan(through, p["h"], None, length=length)
         back, slopes = jax.lax.scan(through, forth, None, length=length)
         flat = lambda a: a.reshape(-1, hidden)
-        u = [w + RATE * (flat(states).T @ (flat(slopes) + k)) for k, w in enumerate(p["u"])]
-        return {"h": back, "u": u}
+        u = [w + TINY * (flat(states).T @ (flat(slopes) + k)) for k, w in enumerate(p["u"])]
+        return {"h": back / jax.numpy.sqrt(jax.numpy.mean(back * back)), "u": u}
 
     def start(seed: Any) -> Any:
         keys = jax.random.split(jax.random.key(seed), gates + 1)
-        u = [jax.random.normal(key, (hidden, hidden)) * 1e-3 for key in keys[1:]]
+        u = [jax.random.normal(key, (hidden, hidden)) / (hidden * gates) ** 0.5 for key in keys[1:]]
         return {"h": jax.random.normal(keys[0], (batch, hidden)), "u": u}
 
     return _mapped(step, start)
@@ -283,6 +284,50 @@ def work(variant: str) -> None:
         print((time.perf_counter() - began) * 1e3 / int(line) / trials, flush=True)
 
 
+def draws() -> None:
+    """A worker: parameters of many trials drawn by us and by `jax.nn.initializers`, in turn; prints milliseconds."""
+    import jax
+    from flax import nnx
+
+    from jaxinit import initializers, introspect, spec
+    from jaxinit.models import LSTM
+    from jaxinit.schemes import SCHEMES
+
+    leaves, _ = introspect.functional(lambda: LSTM(8, 256, CLASSES, rngs=nnx.Rngs(0)))
+    glorot, zeros = jax.nn.initializers.glorot_uniform(), jax.nn.initializers.zeros
+    square = (512, 512)
+
+    def plain(key: Any) -> list[Any]:
+        drawn = []
+        for leaf, k in zip(leaves, jax.random.split(key, len(leaves)), strict=True):
+            law = zeros if leaf.role == "bias" else glorot
+            if leaf.gate and leaf.role != "bias":
+                drawn.append(jax.vmap(lambda k, of=leaf.shape[1:]: glorot(k, of))(jax.random.split(k, len(leaf.gate))))
+            else:
+                drawn.append(law(k, leaf.shape))
+        return drawn
+
+    pairs = {
+        "draws: LSTM, 256 units": (256, lambda key: spec.draw(SCHEMES["glorot_uniform"], key, leaves), plain),
+        "draws: orthogonal 512 x 512": (
+            64,
+            lambda key: initializers.orthogonal()(key, square),
+            lambda key: jax.nn.initializers.orthogonal()(key, square),
+        ),
+    }
+    for name, (count, mine, theirs) in pairs.items():
+        keys = jax.random.split(jax.random.key(0), count)
+        programs = {"ours": jax.jit(jax.vmap(mine)), "jax.nn.initializers, vmap": jax.jit(jax.vmap(theirs))}
+        times: dict[str, list[float]] = {variant: [] for variant in programs}
+        for turn in range(8):  # the first compiles
+            for variant, program in programs.items():
+                began = time.perf_counter()
+                jax.block_until_ready(program(keys))
+                if turn:
+                    times[variant].append((time.perf_counter() - began) * 1e3)
+        print(json.dumps({"cell": f"{name}, {count} trials", "times": times}), flush=True)
+
+
 def set_up_devices() -> None:
     from jaxinit import sweep
 
@@ -324,4 +369,7 @@ def grow(what: str, size: str) -> None:
 
 
 if __name__ == "__main__":
-    (grow if sys.argv[1].startswith("growth") else work)(*sys.argv[1:])
+    if sys.argv[1] == "draws":
+        draws()
+    else:
+        (grow if sys.argv[1].startswith("growth") else work)(*sys.argv[1:])

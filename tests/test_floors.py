@@ -8,8 +8,8 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "jaxinit"
 FLOORS = [
     {"spec", "theory", "outcome", "study"},
-    {"initializers", "introspect", "tasks", "stats", "store"},
-    {"structured", "models", "train", "plot", "report"},
+    {"initializers", "introspect", "watch", "tasks", "stats", "store"},
+    {"structured", "models", "train", "calibrate", "plot", "report"},
     {"frameworks", "sweep"},
     {"schemes"},
     {"engine"},

@@ -2,6 +2,8 @@
 
 import importlib
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +15,7 @@ from scipy import stats
 from jaxinit import frameworks
 from jaxinit.introspect import functional
 from jaxinit.models import GRU, LSTM, MODELS, RNN
-from jaxinit.spec import Scheme, draw
+from jaxinit.spec import Leaf, Scheme, draw
 
 IN, H, OUT, DRAWS = 24, 64, 10, 2
 FRAMEWORKS = ("pytorch", "keras", "flax_nnx", "flax_linen", "haiku", "equinox")
@@ -90,11 +92,15 @@ def test_flax_linen(model: str) -> None:
     assert not got["layers.0.bias"].any()
 
 
-def test_keras(monkeypatch: pytest.MonkeyPatch) -> None:
+def keras_on_torch(monkeypatch: pytest.MonkeyPatch) -> Any:
     pytest.importorskip("torch", reason="the parity extra is not installed")
     monkeypatch.setenv("KERAS_BACKEND", "torch")
     pytest.importorskip("keras", reason="the parity extra is not installed")
-    keras = importlib.import_module("keras")
+    return importlib.import_module("keras")
+
+
+def test_keras(monkeypatch: pytest.MonkeyPatch) -> None:
+    keras = keras_on_torch(monkeypatch)
     got = ours(frameworks.keras, "lstm")
     layers = []
     for _ in range(DRAWS):
@@ -134,6 +140,141 @@ def test_equinox_by_its_formulas() -> None:
         ):
             law = stats.uniform(-1 / math.sqrt(bound), 2 / math.sqrt(bound))
             assert stats.kstest(got[name].ravel(), law.cdf).pvalue > 1e-3, (model, name)
+
+
+MODEL, HEADS, WORDS, GROUPS, CHANNELS = 32, 4, 50, 2, 16
+HEAD = MODEL // HEADS
+# What the models above do not have: each by the layout that `frameworks` states.
+OTHERS = (
+    Leaf("conv.kernel", (3, 3, IN, CHANNELS), "wwio", "hidden"),
+    Leaf("conv.bias", (CHANNELS,), "o", "bias", inputs=9 * IN),
+    Leaf("grouped.kernel", (3, 3, GROUPS, IN // GROUPS, CHANNELS // GROUPS), "ww.io", "hidden"),
+    Leaf("embedding", (WORDS, MODEL), "io", "embedding"),
+    Leaf("query", (MODEL, HEADS, HEAD), "i.o", "query", kind="attention"),
+    Leaf("out", (HEADS, HEAD, MODEL), "iio", "attention_out", kind="attention"),
+    Leaf("query.bias", (HEADS, HEAD), ".o", "bias", inputs=MODEL, kind="attention"),
+    Leaf("norm.scale", (MODEL,), "o", "scale", kind="norm"),
+    Leaf("norm.bias", (MODEL,), "o", "bias", kind="norm"),
+)
+
+
+def others_are(scheme: Scheme, theirs: Callable[[int], dict[str, np.ndarray]]) -> None:
+    """Our draws of OTHERS follow the laws of theirs; a parameter that the library does not have is left out."""
+    many = [theirs(seed) for seed in range(4)]
+    mine = [draw(scheme, jax.random.key(seed), OTHERS) for seed in range(4)]
+    for name in many[0]:
+        pool = lambda draws, name=name: np.concatenate([np.ravel(np.asarray(one[name])) for one in draws])
+        same_law(pool(mine), pool(many), name)
+    assert {"conv.kernel", "grouped.kernel", "embedding", "query", "out", "norm.scale"} <= set(many[0])
+
+
+def test_pytorch_beyond_recurrent_layers() -> None:
+    torch = pytest.importorskip("torch", reason="the parity extra is not installed")
+
+    def theirs(seed: int) -> dict[str, np.ndarray]:
+        torch.manual_seed(seed)
+        conv, grouped = torch.nn.Conv2d(IN, CHANNELS, 3), torch.nn.Conv2d(IN, CHANNELS, 3, groups=GROUPS)
+        attention, norm = torch.nn.MultiheadAttention(MODEL, HEADS), torch.nn.LayerNorm(MODEL)
+        found = {
+            "conv.kernel": conv.weight,
+            "conv.bias": conv.bias,
+            "grouped.kernel": grouped.weight,
+            "embedding": torch.nn.Embedding(WORDS, MODEL).weight,
+            "query": attention.in_proj_weight,
+            "out": attention.out_proj.weight,
+            "query.bias": attention.in_proj_bias,
+            "norm.scale": norm.weight,
+            "norm.bias": norm.bias,
+        }
+        return {name: value.detach().numpy() for name, value in found.items()}
+
+    others_are(frameworks.pytorch, theirs)
+
+
+def test_flax_nnx_beyond_recurrent_layers() -> None:
+    def theirs(seed: int) -> dict[str, np.ndarray]:
+        rngs = nnx.Rngs(seed)
+        attention, norm = nnx.MultiHeadAttention(HEADS, MODEL, rngs=rngs), nnx.LayerNorm(MODEL, rngs=rngs)
+        conv = nnx.Conv(IN, CHANNELS, (3, 3), rngs=rngs)
+        found: dict[str, Any] = {
+            "conv.kernel": conv.kernel,
+            "conv.bias": conv.bias,
+            "grouped.kernel": nnx.Conv(IN, CHANNELS, (3, 3), feature_group_count=GROUPS, rngs=rngs).kernel,
+            "embedding": nnx.Embed(WORDS, MODEL, rngs=rngs).embedding,
+            "query": attention.query.kernel,
+            "out": attention.out.kernel,
+            "query.bias": attention.query.bias,
+            "norm.scale": norm.scale,
+            "norm.bias": norm.bias,
+        }
+        return {name: np.asarray(value[...]) for name, value in found.items()}
+
+    others_are(frameworks.flax_nnx, theirs)
+
+
+def test_flax_linen_beyond_recurrent_layers() -> None:
+    def theirs(seed: int) -> dict[str, np.ndarray]:
+        image, words = jnp.zeros((1, 8, 8, IN)), jnp.zeros((1, 5), int)
+        tokens = jnp.zeros((1, 5, MODEL))
+        start = lambda module, *given: module.init(jax.random.key(seed), *given)["params"]
+        attention = start(linen.MultiHeadDotProductAttention(HEADS), tokens)
+        grouped = start(linen.Conv(CHANNELS, (3, 3), feature_group_count=GROUPS), image)
+        return {
+            "conv.kernel": start(linen.Conv(CHANNELS, (3, 3)), image)["kernel"],
+            "grouped.kernel": grouped["kernel"],
+            "embedding": start(linen.Embed(WORDS, MODEL), words)["embedding"],
+            "query": attention["query"]["kernel"],
+            "out": attention["out"]["kernel"],
+            "query.bias": attention["query"]["bias"],
+            "norm.scale": start(linen.LayerNorm(), tokens)["scale"],
+        }
+
+    others_are(frameworks.flax_linen, theirs)
+
+
+def test_keras_beyond_recurrent_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    keras = keras_on_torch(monkeypatch)
+
+    def theirs(seed: int) -> dict[str, np.ndarray]:
+        keras.utils.set_random_seed(seed)
+        tokens, image = (None, 5, MODEL), (None, 8, 8, IN)
+
+        def built(layer: Any, *shapes: tuple) -> list[np.ndarray]:
+            layer.build(*shapes)
+            return [weight.value.detach().cpu().numpy() for weight in layer.weights]
+
+        attention = keras.layers.MultiHeadAttention(HEADS, HEAD)
+        attention.build(tokens, tokens)
+        by_path = {weight.path: weight.value.detach().cpu().numpy() for weight in attention.weights}
+        of_attention = lambda end: next(value for path, value in by_path.items() if path.endswith(end))
+        conv, norm = built(keras.layers.Conv2D(CHANNELS, 3), image), built(keras.layers.LayerNormalization(), tokens)
+        return {
+            "conv.kernel": conv[0],
+            "conv.bias": conv[1],
+            "grouped.kernel": built(keras.layers.Conv2D(CHANNELS, 3, groups=GROUPS), image)[0],
+            "embedding": built(keras.layers.Embedding(WORDS, MODEL), (None, 5))[0],
+            "query": of_attention("query/kernel"),
+            "out": of_attention("attention_output/kernel"),
+            "query.bias": of_attention("query/bias"),
+            "norm.scale": norm[0],
+            "norm.bias": norm[1],
+        }
+
+    others_are(frameworks.keras, theirs)
+
+
+@pytest.mark.parametrize("name", ["haiku", "equinox"])
+def test_haiku_and_equinox_beyond_recurrent_layers_by_their_formulas(name: str) -> None:
+    drawn = draw(getattr(frameworks, name), jax.random.key(0), OTHERS)
+    fans = {"conv.kernel": 9 * IN, "grouped.kernel": 9 * IN // GROUPS, "query": MODEL, "out": MODEL}
+    for parameter, fan in fans.items():
+        size = 1 / math.sqrt(fan)
+        law = stats.truncnorm(-2, 2, scale=size) if name == "haiku" else stats.uniform(-size, 2 * size)
+        assert stats.kstest(np.ravel(drawn[parameter]), law.cdf).pvalue > 1e-3, parameter
+    word = stats.truncnorm(-2, 2) if name == "haiku" else stats.norm()
+    assert stats.kstest(np.ravel(drawn["embedding"]), word.cdf).pvalue > 1e-3
+    assert (drawn["norm.scale"] == 1).all()
+    assert not drawn["norm.bias"].any()
 
 
 @pytest.mark.parametrize("name", FRAMEWORKS)

@@ -82,6 +82,37 @@ def test_low_precision_is_float32_cast_last(name: str, dtype: jnp.dtype) -> None
     np.testing.assert_array_equal(init(KEY, (64, 32), dtype), wide.astype(dtype))
 
 
+@pytest.mark.parametrize("name", LAWS)
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float64])
+def test_distribution_in_other_dtypes(name: str, dtype: jnp.dtype) -> None:
+    init, law = LAWS[name]
+    draws = law.rvs(N, random_state=np.random.default_rng(1))
+    with jax.enable_x64(True):
+        w = init(KEY, SHAPE, dtype)
+        rounded = jnp.asarray(draws).astype(dtype)  # the law as that dtype can hold it, so that ties fall alike
+        assert w.dtype == dtype
+        pair = np.ravel(w.astype(jnp.float64)), np.ravel(rounded.astype(jnp.float64))
+    assert stats.ks_2samp(*pair).pvalue > 1e-3
+
+
+def test_ks_catches_a_draw_in_bfloat16() -> None:
+    draws = stats.norm.rvs(size=10 * N, random_state=np.random.default_rng(1))
+    rounded = jnp.asarray(draws, jnp.float32).astype(jnp.bfloat16).astype(jnp.float32)
+    faulty = jax.random.normal(KEY, (10 * N,), jnp.bfloat16).astype(jnp.float32)
+    assert stats.ks_2samp(np.asarray(faulty), np.asarray(rounded)).pvalue < 1e-6
+
+
+@pytest.mark.parametrize("init", [I.normal(0.5), I.glorot("normal"), I.he("truncated_normal"), I.orthogonal()])
+def test_complex_numbers_have_the_variance_of_their_modulus(init) -> None:
+    w = np.asarray(init(KEY, (200, 200), jnp.complex64))
+    assert w.dtype == np.complex64
+    expected = np.var(np.asarray(init(KEY, (200, 200), jnp.float32)))
+    # Half of the variance is real, half imaginary (Var |z|^2 / 2 each), and the two do not correlate.
+    assert np.mean(np.abs(w) ** 2) == pytest.approx(expected, rel=0.03)
+    assert w.real.var() == pytest.approx(w.imag.var(), rel=0.06)
+    assert abs(np.corrcoef(w.real.ravel(), w.imag.ravel())[0, 1]) < 4 / 200
+
+
 @pytest.mark.parametrize(
     ("ours", "jaxs"),
     [

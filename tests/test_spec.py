@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import NamedSharding, PartitionSpec
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from jaxinit import initializers, spec
 from jaxinit.initializers import glorot_scheme, orthogonal, zeros
@@ -115,17 +116,57 @@ def test_a_rule_that_matches_nothing_is_an_error_that_names_both() -> None:
         draw(scheme, KEY, layers("a"))
 
 
-def test_a_rule_hidden_by_an_earlier_one_is_an_error_too() -> None:
-    with pytest.raises(ValueError, match=r"\['a'\]"):
-        draw(Override(glorot_scheme, {"hidden": zeros, "a": orthogonal()}), KEY, layers("a"))
+def test_a_leaf_that_two_rules_match_is_an_error_that_names_all() -> None:
+    scheme = Override(glorot_scheme, {"hidden": zeros, "a": orthogonal()})
+    with pytest.raises(
+        ValueError, match=r"rules for \['hidden', 'a'\] all match parameter 'a' \(role 'hidden'\).*nest"
+    ):
+        draw(scheme, KEY, layers("a"))
 
 
-def test_overrides_match_names_and_roles_first_match_wins() -> None:
-    scheme = Override(glorot_scheme, {"b": zeros, "hidden": initializers.constant(2.0)})
+def test_overrides_match_names_and_roles_and_nest() -> None:
+    scheme = Override(Override(glorot_scheme, {"hidden": initializers.constant(2.0)}), {"b": zeros})
     drawn = draw(scheme, KEY, [*layers("a", "b"), Leaf("in", (4, 4), "io", "input")])
     assert float(drawn["a"].min()) == float(drawn["a"].max()) == 2.0
     assert not drawn["b"].any()
     assert drawn["in"].std() > 0
+    with pytest.raises(ValueError, match=r"\['hidden'\] match no parameter"):  # of the inner one
+        draw(scheme, KEY, [Leaf("b", (4, 4), "io", "input")])
+
+
+def test_empty_axes_and_integers_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"parameter 'w': shape \(0, 4\) has an empty axis.*sizes of 1 or more"):
+        Leaf("w", (0, 4), "io", "hidden")
+    with pytest.raises(ValueError, match=r"cannot draw parameter 'a'.*got dtype int32; ask for float32"):
+        draw(glorot_scheme, KEY, layers("a"), jnp.int32)
+
+
+AXIS = st.tuples(st.sampled_from("iow."), st.integers(1, 3))
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.lists(AXIS, min_size=1, max_size=5), st.sampled_from([jnp.float32, jnp.bfloat16, jnp.float16]))
+def test_any_layout_asks_for_one_canonical_matrix_a_copy(axes: list[tuple[str, int]], dtype: jnp.dtype) -> None:
+    dims, shape = "".join(letter for letter, _ in axes), tuple(size for _, size in axes)
+    leaf, asked = Leaf("w", shape, dims, "hidden"), []
+
+    def numbered(key, shape, dtype=jnp.float32, /):
+        asked.append((shape, dtype))
+        return jax.random.uniform(key) + jnp.arange(math.prod(shape), dtype=dtype).reshape(shape)
+
+    drawn = draw(lambda _: numbered, KEY, [leaf], dtype)["w"]
+    assert (drawn.shape, drawn.dtype) == (shape, dtype)
+    window = tuple(size for letter, size in axes if letter == "w")
+    both = "i" in dims and "o" in dims
+    core = (*window, leaf.fan_in // math.prod(window), leaf.fan_out // math.prod(window))
+    expected = core if both else tuple(size for kind in "wio" for letter, size in axes if letter == kind)
+    assert asked == [(expected, jnp.float32)], "one draw, mapped over copies, sampled wide"
+    wide = np.asarray(draw(lambda _: numbered, KEY, [leaf])["w"])
+    np.testing.assert_array_equal(drawn, wide.astype(drawn.dtype))
+    order = [axis for kind in ".wio" for axis, letter in enumerate(dims) if letter == kind]
+    copies = wide.transpose(order).reshape(-1, math.prod(expected))
+    np.testing.assert_allclose(copies - copies[:, :1], np.tile(np.arange(copies.shape[1]), (len(copies), 1)), atol=1e-4)
+    assert len(np.unique(copies[:, 0])) == len(copies), "each copy has a key of its own"
 
 
 def test_two_leaves_of_one_name_are_an_error() -> None:
@@ -167,22 +208,6 @@ def test_orthogonal_works_in_low_precision(dtype: jnp.dtype) -> None:
     w = draw(lambda _: orthogonal(), KEY, [Leaf("w", (64, 64), "io", "hidden")], dtype)["w"].astype(jnp.float32)
     rounding = float(jnp.finfo(dtype).eps)
     assert float(jnp.abs(w.T @ w - jnp.eye(64)).max()) < rounding
-
-
-@pytest.mark.parametrize(
-    "init", [initializers.glorot("normal"), initializers.he(), orthogonal(), initializers.uniform(0, 1)]
-)
-def test_same_key_same_values_eager_jit_vmap_and_sharded(init: spec.Initializer) -> None:
-    leaf = [Leaf("w", (8, 64, 32), ".io", "hidden")]
-    one = lambda key: draw(lambda _: init, key, leaf)["w"]
-    eager = one(KEY)
-    mesh = jax.sharding.Mesh(np.asarray(jax.devices()), ("copy",))
-    sharded = jax.jit(one, out_shardings=NamedSharding(mesh, PartitionSpec("copy")))(KEY)
-    mapped = jax.vmap(one)(jnp.stack([KEY, jax.random.key(1)]))[0]
-    # The same random bits; scaling and QR may be fused differently, which moves the last places.
-    for other in (jax.jit(one)(KEY), mapped, sharded):
-        np.testing.assert_allclose(eager, other, rtol=1e-5, atol=1e-6)
-    assert len(sharded.sharding.device_set) == 8
 
 
 def test_a_joint_initializer_is_given_all_copies_at_once() -> None:

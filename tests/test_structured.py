@@ -1,13 +1,16 @@
 """Structured draws against the structure that they promise."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 from scipy import stats
 
+from jaxinit import initializers as I
 from jaxinit import structured as S
 from jaxinit.initializers import orthogonal
 from jaxinit.spec import along
@@ -142,3 +145,69 @@ def test_a_nilpotent_matrix_has_no_radius_to_scale() -> None:
     assert float(S.spectral_radius(nilpotent)) == 0
     with pytest.raises(ValueError, match="nilpotent"):
         S._at_radius(nilpotent, 0.9, "sparse")
+
+
+# One of each in the catalogue, and a shape that it takes.
+EXAMPLES: dict[str, tuple[Any, tuple[int, ...]]] = {
+    "constant": (I.constant(0.3), (8, 16)),
+    "zeros": (I.zeros, (8, 16)),
+    "ones": (I.ones, (8, 16)),
+    "uniform": (I.uniform(-1.0, 2.0), (8, 16)),
+    "normal": (I.normal(0.02), (8, 16)),
+    "truncated_normal": (I.truncated_normal(0.02), (8, 16)),
+    "variance_scaling": (I.variance_scaling(1.0, "fan_geo_avg", "normal"), (8, 16)),
+    "glorot": (I.glorot(), (8, 16)),
+    "he": (I.he(), (8, 16)),
+    "lecun": (I.lecun(), (8, 16)),
+    "by_gain": (I.by_gain("tanh"), (8, 16)),
+    "small_init": (I.small_init(), (8, 16)),
+    "wang": (I.wang(4), (8, 16)),
+    "orthogonal": (I.orthogonal(), (16, 16)),
+    "identity": (I.identity(), (16, 16)),
+    "delta_orthogonal": (S.delta_orthogonal(), (3, 3, 8, 8)),
+    "dirac": (S.dirac(), (3, 3, 8, 8)),
+    "sparse": (S.sparse(4), (16, 16)),
+    "gaussian_at_radius": (S.gaussian_at_radius(0.9), (16, 16)),
+    "positive_definite_identity": (S.positive_definite_identity(), (16, 16)),
+    "ring": (S.ring(0.5, 0.9), (16,)),
+    "hippo_legs": (S.hippo_legs(), (8, 8)),
+    "zero_hadamard": (S.zero_hadamard(), (8, 16)),
+    "spectral": (S.spectral(), (8, 16)),
+    "gate_biases": (S.gate_biases(NAMES, forget=1.0), (4, 16)),
+    "chrono": (S.chrono(NAMES, 50), (4, 16)),
+}
+# The last places move where a program is fused otherwise, or a QR, an SVD or eigenvalues are computed in a batch.
+ROUNDED = {"delta_orthogonal", "orthogonal", "spectral", "positive_definite_identity", "gaussian_at_radius", "chrono"}
+ROUNDED |= {"truncated_normal", "lecun", "he", "glorot", "uniform", "ring", "small_init", "variance_scaling", "wang"}
+ROUNDED |= {"by_gain", "normal", "sparse"}
+
+
+@pytest.mark.parametrize("name", S.CATALOGUE)
+def test_same_key_same_values_eager_jit_vmap_and_sharded(name: str) -> None:
+    init, shape = EXAMPLES[name]
+    dtype = jnp.complex64 if name == "ring" else jnp.float32
+    of = lambda key: init(key, shape, dtype)
+    keys = jax.random.split(jax.random.key(3), 8)
+    eager = np.stack([np.asarray(of(key)) for key in keys])
+    mesh = jax.sharding.Mesh(np.asarray(jax.devices()), ("copy",))
+    split = NamedSharding(mesh, PartitionSpec("copy"))
+    mapped = jax.jit(jax.vmap(of))(keys)
+    sharded = jax.jit(jax.vmap(of), out_shardings=split)(keys)
+    assert len(sharded.sharding.device_set) == 8
+    jitted = np.stack([np.asarray(jax.jit(of)(key)) for key in keys[:2]])
+    tolerance = 1e-5 * np.abs(eager).max() if name in ROUNDED else 0
+    for other in (jitted, mapped[:2], sharded[:2]):
+        np.testing.assert_allclose(other, eager[:2], rtol=0, atol=tolerance)
+    np.testing.assert_allclose(sharded, eager, rtol=0, atol=tolerance)
+    if name not in ("constant", "zeros", "ones", "identity", "dirac", "hippo_legs", "zero_hadamard", "gate_biases"):
+        assert len(np.unique(eager.reshape(8, -1), axis=0)) == 8
+
+
+@pytest.mark.parametrize("name", S.CATALOGUE)
+def test_integer_dtypes_are_refused_where_numbers_are_drawn(name: str) -> None:
+    init, shape = EXAMPLES[name]
+    if name in ("constant", "zeros", "ones", "gate_biases"):  # integers hold these
+        assert init(jax.random.key(0), shape, jnp.int32).dtype == jnp.int32
+        return
+    with pytest.raises(ValueError, match=r"got dtype int32; ask for"):
+        init(jax.random.key(0), shape, jnp.int32)

@@ -1,11 +1,15 @@
-"""Gains against closed forms and against wide layers."""
+"""Theory against closed forms, against its own derivatives, and against wide networks."""
 
 import math
 
 import numpy as np
 import pytest
+from scipy import integrate
 
-from jaxinit.theory import ACTIVATIONS, gain, gaussian_mean
+from jaxinit import theory
+from jaxinit.theory import ACTIVATIONS, chi, critical_sigma_w2, depth_scales, fixed_point_c, fixed_point_q, gain
+
+WIDTH = 1000
 
 
 @pytest.mark.parametrize(
@@ -27,24 +31,193 @@ def test_gains_with_a_closed_form(activation: str, direction: str, square: float
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_gains_against_samples_and_slopes_against_differences(activation: str) -> None:
-    phi, slope = ACTIVATIONS[activation]
-    z = np.random.default_rng(0).normal(size=40_000)
-    for direction, function in (("forward", phi), ("backward", slope)):
-        squares = np.asarray([function(x) ** 2 for x in z])
-        expected = gain(activation, direction) ** -2
-        assert squares.mean() == pytest.approx(expected, abs=4 * squares.std() / math.sqrt(len(z)) + 1e-12)
-    for x in (-2.3, -0.4, 0.3, 1.7):
-        assert slope(x) == pytest.approx((phi(x + 1e-6) - phi(x - 1e-6)) / 2e-6, abs=1e-6)
+def test_quadrature_against_an_adaptive_one_and_slopes_against_differences(activation: str) -> None:
+    of = ACTIVATIONS[activation]
+    density = lambda x: math.exp(-x * x / 2) / math.sqrt(2 * math.pi)
+    for direction, function in (("forward", of.phi), ("backward", of.slope)):
+        weighted = lambda x, function=function: float(function(np.asarray([x]))[0]) ** 2 * density(x)
+        parts = [integrate.quad(weighted, a, b, epsabs=1e-12)[0] for a, b in ((-9, -1), (-1, 0), (0, 1), (1, 9))]
+        assert gain(activation, direction) ** -2 == pytest.approx(sum(parts), rel=1e-8)
+    x = np.asarray([-2.3, -0.4, 0.3, 1.7])
+    np.testing.assert_allclose(of.slope(x), (of.phi(x + 1e-6) - of.phi(x - 1e-6)) / 2e-6, atol=1e-6)
 
 
 def test_the_tables_five_thirds_is_not_the_gain_of_tanh() -> None:
     assert gain("tanh") == pytest.approx(1.5925, abs=1e-4)
-    assert gain("tanh", "backward") == pytest.approx(gaussian_mean(lambda x: (1 - math.tanh(x) ** 2) ** 2) ** -0.5)
 
 
-def test_unknown_names_are_refused() -> None:
+def arc_cosine(c: float) -> float:
+    """E[relu(u1) relu(u2)] for unit variances (Cho & Saul 2009)."""
+    return (math.sqrt(1 - c * c) + c * (math.pi - math.acos(c))) / (2 * math.pi)
+
+
+@pytest.mark.parametrize("c", [-0.9, -0.3, 0.0, 0.5, 0.99])
+@pytest.mark.parametrize("q", [0.1, 1.0, 7.0])
+def test_correlation_maps_with_a_closed_form(c: float, q: float) -> None:
+    got = theory.correlation_map("relu", c, q, 2.0, 0.0)
+    assert got == pytest.approx(2 * arc_cosine(c), abs=1e-8)
+    # Williams (1997): E[erf(u1) erf(u2)] = (2/pi) asin(2 q c / (1 + 2 q)).
+    got = theory.correlation_map("erf", c, q, 1.5, 0.2) * q
+    assert got == pytest.approx(1.5 * 2 / math.pi * math.asin(2 * q * c / (1 + 2 * q)) + 0.2, abs=1e-8)
+    assert theory.correlation_map("linear", c, q, 1.0, 0.1 * q) == pytest.approx(c + 0.1)
+
+
+@pytest.mark.parametrize("q", [0.01, 0.5, 3.0, 40.0])
+def test_variance_maps_and_slopes_with_a_closed_form(q: float) -> None:
+    assert theory.variance_map("relu", q, 2.0, 0.3) == pytest.approx(q + 0.3, rel=1e-9)
+    assert theory.variance_map("erf", q, 1.0) == pytest.approx(2 / math.pi * math.asin(2 * q / (1 + 2 * q)), rel=1e-8)
+    assert chi("erf", 1.0, q) == pytest.approx(4 / math.pi / math.sqrt(1 + 4 * q), rel=1e-8)
+    assert chi("hard_tanh", 1.3, q) == pytest.approx(1.3 * math.erf(1 / math.sqrt(2 * q)), rel=1e-8)
+    assert chi("relu", 1.3, q) == pytest.approx(0.65)
+
+
+def test_fixed_points_with_a_closed_form() -> None:
+    assert fixed_point_q("relu", 1.5, 0.3) == pytest.approx(0.3 / (1 - 0.75), rel=1e-9)
+    assert fixed_point_q("relu", 2.0) == 1.0, "every variance stays"
+    assert fixed_point_q("relu", 2.1) == math.inf
+    assert fixed_point_q("relu", 1.9) == 0.0
+    assert fixed_point_q("tanh", 0.9) == 0.0
+    assert fixed_point_q("linear", 0.5, 1.0) == pytest.approx(2.0)
+    assert fixed_point_c("tanh", 1.2, 0.1) == 1.0
+    assert 0 < fixed_point_c("tanh", 3.0, 0.1) < 1
+    assert fixed_point_c("tanh", 3.0, 0.0) == pytest.approx(0.0, abs=1e-9)
+    # erf: q* solves q = sw2 (2/pi) asin(2q/(1+2q)) + sb2.
+    q = fixed_point_q("erf", 2.0, 0.1)
+    assert q == pytest.approx(2.0 * 2 / math.pi * math.asin(2 * q / (1 + 2 * q)) + 0.1, rel=1e-9)
+
+
+def test_the_critical_line() -> None:
+    assert critical_sigma_w2("tanh", 0.05) == pytest.approx(1.7610, abs=1e-3)  # papers: 200-node Gauss-Hermite
+    assert critical_sigma_w2("relu") == pytest.approx(2.0)
+    assert critical_sigma_w2("linear") == pytest.approx(1.0)
+    assert critical_sigma_w2("tanh") == pytest.approx(1.0, abs=0.02)  # phi'(0) = 1 at no bias, where q* goes to 0
+    assert critical_sigma_w2("erf") == pytest.approx(math.pi / 4, rel=0.02)
+    line = [critical_sigma_w2("tanh", b) for b in (0.01, 0.05, 0.1, 0.3, 1.0)]
+    assert (np.diff(line) > 0).all()
+    for sigma_b2, w2 in zip((0.01, 0.05, 0.1, 0.3, 1.0), line, strict=True):
+        assert chi("tanh", w2, fixed_point_q("tanh", w2, sigma_b2)) == pytest.approx(1, abs=1e-6)
+        assert theory.phase("tanh", w2, sigma_b2) == "critical"
+        assert theory.phase("tanh", 0.9 * w2, sigma_b2) == "ordered"
+        assert theory.phase("tanh", 1.1 * w2, sigma_b2) == "chaotic"
+
+
+@pytest.mark.parametrize("sigma_w2", [1.2, 1.5, 2.5, 4.0])
+def test_depth_scales_are_the_slopes_of_the_maps(sigma_w2: float) -> None:
+    xi_q, xi_c = depth_scales("tanh", sigma_w2, 0.05)
+    q, c = fixed_point_q("tanh", sigma_w2, 0.05), fixed_point_c("tanh", sigma_w2, 0.05)
+    by_q = (theory.variance_map("tanh", q * 1.0001, sigma_w2, 0.05) - q) / (q * 0.0001)
+    assert xi_q == pytest.approx(-1 / math.log(by_q), rel=1e-3)
+    near = c - 1e-5
+    by_c = (c - theory.correlation_map("tanh", near, q, sigma_w2, 0.05)) / (c - near)
+    assert xi_c == pytest.approx(-1 / math.log(by_c), rel=1e-2)
+    if c == 1.0:
+        assert xi_c == pytest.approx(theory.gradient_scale("tanh", sigma_w2, 0.05), rel=1e-6)
+    else:
+        assert theory.gradient_scale("tanh", sigma_w2, 0.05) < 0, "gradients grow in the chaotic phase"
+
+
+def deep_net(activation: str, sigma_w2: float, sigma_b2: float, depth: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Variances and correlations of the pre-activations of two inputs, and variances of back-propagated gradients."""
+    draws, of = np.random.default_rng(seed), ACTIVATIONS[activation]
+    x = draws.normal(size=(2, WIDTH))
+    x[1] = 0.6 * x[0] + 0.8 * x[1]
+    q = fixed_point_q(activation, sigma_w2, sigma_b2)
+    z, found, slopes, matrices = math.sqrt(q) * x, [], [], []
+    for _ in range(depth):
+        found.append((np.mean(z[0] ** 2), np.mean(z[0] * z[1]) / math.sqrt(np.mean(z[0] ** 2) * np.mean(z[1] ** 2))))
+        slopes.append(of.slope(z[0]))
+        w = draws.normal(size=(WIDTH, WIDTH)) * math.sqrt(sigma_w2 / WIDTH)
+        matrices.append(w)
+        z = of.phi(z) @ w + math.sqrt(sigma_b2) * draws.normal(size=WIDTH)
+    back, sizes = draws.normal(size=WIDTH), []
+    for w, slope in zip(reversed(matrices), reversed(slopes), strict=True):
+        back = (w @ back) * slope
+        sizes.append(np.mean(back**2))
+    return np.asarray(found), np.asarray(sizes)
+
+
+@pytest.mark.parametrize(
+    ("activation", "sigma_w2", "sigma_b2"),
+    [("tanh", 1.3, 0.05), ("tanh", 2.5, 0.05), ("erf", 2.0, 0.1), ("relu", 1.8, 0.2), ("hard_tanh", 1.5, 0.1)],
+)
+def test_maps_against_wide_nets(activation: str, sigma_w2: float, sigma_b2: float) -> None:
+    depth, nets = 6, [deep_net(activation, sigma_w2, sigma_b2, 6, seed) for seed in range(6)]
+    found = np.mean([of for of, _ in nets], 0)
+    q, c, expected = fixed_point_q(activation, sigma_w2, sigma_b2), 0.6, []
+    for _ in range(depth):
+        expected.append((q, c))
+        c = theory.correlation_map(activation, c, q, sigma_w2, sigma_b2)
+    np.testing.assert_allclose(found[:, 0], [q for q, _ in expected], rtol=0.05)
+    np.testing.assert_allclose(found[:, 1], [c for _, c in expected], atol=0.04)
+    grown = np.mean([np.log(sizes[-1] / sizes[0]) / (depth - 1) for _, sizes in nets])
+    assert grown == pytest.approx(math.log(chi(activation, sigma_w2, q)), abs=0.05)
+
+
+@pytest.mark.parametrize("weights", ["gaussian", "orthogonal"])
+@pytest.mark.parametrize("depth", [1, 3, 6])
+def test_the_spread_of_a_relu_jacobian_grows_with_depth(weights: str, depth: int) -> None:
+    n, draws, squares = 400, np.random.default_rng(1), []
+    for _ in range(12):
+        jacobian = np.eye(n)
+        z = draws.normal(size=n)
+        for _ in range(depth):
+            w = draws.normal(size=(n, n))
+            w = math.sqrt(2) * (np.linalg.qr(w)[0] if weights == "orthogonal" else w / math.sqrt(n))
+            slope = (z > 0) * 1.0
+            jacobian = (jacobian * slope) @ w  # rows: inputs
+            z = np.maximum(z, 0) @ w
+        squares.append(np.linalg.svd(jacobian, compute_uv=False) ** 2)
+    measured = np.stack(squares)
+    m1, variance = theory.jacobian_moments("relu", 2.0, 0.0, depth, weights)
+    assert (m1, variance) == (pytest.approx(1), pytest.approx(depth * (2 if weights == "gaussian" else 1)))
+    error = lambda of_nets: np.std(of_nets, ddof=1) / math.sqrt(len(of_nets))
+    assert measured.mean() == pytest.approx(m1, abs=4 * error(measured.mean(1)))
+    moments = ((measured - m1) ** 2).mean(1)  # finite width adds a few per cent
+    assert moments.mean() == pytest.approx(variance, abs=4 * error(moments) + 0.05 * variance)
+
+
+def test_the_quarter_circle() -> None:
+    assert theory.mean_singular_value(1.0) == pytest.approx(0.8488, abs=1e-4)
+    assert theory.mean_singular_value(1 / 3) == pytest.approx(0.4901, abs=1e-4)
+    w = np.random.default_rng(0).normal(size=(600, 600)) / math.sqrt(600)
+    assert np.linalg.svd(w, compute_uv=False).mean() == pytest.approx(theory.mean_singular_value(1.0), rel=3e-3)
+
+
+@pytest.mark.parametrize("s", [0.5, 1.0, 1.5])
+def test_a_linear_mode_learns_as_saxe_says(s: float) -> None:
+    rate, u0, steps = 1e-3, 1e-3, 12_000
+    a = b = math.sqrt(u0)
+    course = []
+    for _ in range(steps):
+        course.append(a * b)
+        a, b = a + rate * b * (s - a * b), b + rate * a * (s - a * b)
+    expected = theory.mode_strength(np.arange(steps, dtype=float), s, u0, 1 / rate)
+    assert np.abs(np.asarray(course) - expected).max() < 0.005
+    deep = theory.deep_mode_strength(np.arange(steps, dtype=float), s, u0, 1 / rate, 3)
+    assert np.abs(deep - expected).max() < 1e-5
+    arrives = int(np.argmax(expected > 0.95 * s))
+    assert theory.learning_time(s, u0, 0.95 * s, 1 / rate) == pytest.approx(arrives, rel=2e-3)
+    closed = 1 / (2 * s * rate) * math.log(0.95 * s * (s - u0) / (u0 * (s - 0.95 * s)))
+    assert theory.learning_time(s, u0, 0.95 * s, 1 / rate) == pytest.approx(closed, rel=1e-6)
+
+
+def test_depth_delays_learning_by_a_finite_time() -> None:
+    # At rate 1 / (N - 1), from u0 = 1e-3 to 0.95 at s = 1: measured for papers.md with an independent program.
+    for n_layers, expected in ((3, 9.85), (5, 65), (10, 282), (100, 896), (1000, 997)):
+        got = theory.learning_time(1.0, 1e-3, 0.95, n_layers - 1.0, n_layers)
+        assert got == pytest.approx(expected, rel=0.01)
+
+
+def test_bad_input_is_refused() -> None:
     with pytest.raises(ValueError, match="no activation is called 'swish'"):
         gain("swish")
     with pytest.raises(Exception, match="sideways"):  # ours, or the suite's type checker before it
         gain("relu", "sideways")
+    with pytest.raises(ValueError, match="sigma_w2 is a variance and must not be negative, got -1"):
+        theory.variance_map("tanh", 1.0, -1.0)
+    with pytest.raises(ValueError, match=r"a correlation lies in \[-1, 1\], got 2"):
+        theory.correlation_map("tanh", 2.0, 1.0, 1.0)
+    with pytest.raises(ValueError, match="has no finite variance"):
+        theory.jacobian_moments("relu", 2.5)
+    with pytest.raises(ValueError, match="0 < u0 < u_final < s"):
+        theory.learning_time(1.0, 0.5, 1.5, 1.0)

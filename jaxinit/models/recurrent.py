@@ -53,7 +53,7 @@ class Recurrent(nnx.Module):
     """
 
     gates: ClassVar[tuple[str, ...]] = ()
-    cell: ClassVar[str] = "rnn"
+    kind: ClassVar[str] = "rnn"
     kept: ClassVar[int] = 3
     carries: ClassVar[int] = 1
     activation_name = "tanh"
@@ -100,7 +100,7 @@ class Recurrent(nnx.Module):
                     n_layers=layers,
                     activation=self.activation_name,
                     inputs=n_in,
-                    cell=self.cell,
+                    kind=self.kind,
                 )
                 for k, n_in in enumerate(widths[:-1])
             ]
@@ -201,7 +201,7 @@ class LSTM(Recurrent):
     """
 
     gates = ("input", "forget", "cell", "output")
-    cell = "lstm"
+    kind = "lstm"
     kept = 15
     carries = 2
 
@@ -226,7 +226,7 @@ class GRU(Recurrent):
     """
 
     gates = ("reset", "update", "new")
-    cell = "gru"
+    kind = "gru"
     kept = 11
 
     def __init__(

@@ -1,0 +1,329 @@
+"""Look inside a pure function: every product with one of its parameters, in the order in which data meets them.
+
+    function -> jaxpr -> the same computation, with statistics of each product, and of its gradient, beside its result
+
+The function is traced, and its equations are run again one by one, through `jit`, `jax.checkpoint`, custom derivatives
+and `lax.scan`. Which parameter, and which of its copies (gates, heads), stands in a product is followed through what
+only moves entries: reshaping, transposing, slicing, stacking. So any model can be watched as it is, without hooks.
+
+What is kept is what a `Measure` makes of an array, on the device: statistics, never the array itself.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.extend.core as jex
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from jaxinit.spec import Leaf
+
+Params: TypeAlias = dict[str, Array]
+# Statistics of `[groups, entries]`, as a tree of arrays `[groups, ...]`.
+Measure: TypeAlias = Callable[[Float[Array, "groups entries"]], Any]
+
+# What leaves entries as they are, and only moves them.
+MOVES = {"reshape", "transpose", "squeeze", "slice", "broadcast_in_dim", "expand_dims", "rev", "split", "copy", "name"}
+CASTS = {"convert_element_type", "copy_p", "reduce_precision", "stop_gradient"}
+INNER = {  # the parameter that holds the inner program of what only calls it
+    "jit": "jaxpr",
+    "pjit": "jaxpr",
+    "closed_call": "call_jaxpr",
+    "remat2": "jaxpr",
+    "checkpoint": "jaxpr",
+    "custom_vjp_call": "call_jaxpr",
+    "custom_jvp_call": "call_jaxpr",
+}
+
+
+class Origin(NamedTuple):
+    """Which parameter the entries of a value come from, and the copy of it that each entry belongs to."""
+
+    name: str
+    copy: np.ndarray  # int, of the value's shape
+
+
+class Site(NamedTuple):
+    """One product as it is met: its parameter, the copies that it is of, and what was measured.
+
+    Shapes: `copies` `[*loops, groups]`, one axis for each loop around it; `product` `[*loops, groups, ...]`; `given`,
+    the measure of what the parameter multiplies, `[*loops, 1, ...]`.
+    """
+
+    name: str
+    copies: np.ndarray
+    product: Any
+    given: Any
+
+
+class Moments(NamedTuple):
+    """Number, sum and sum of squares of a product's entries, by copy of the parameter.
+
+    Shapes: `[copies]`, all float32.
+    """
+
+    entries: Float[Array, " copies"]
+    total: Float[Array, " copies"]
+    squares: Float[Array, " copies"]
+
+    @property
+    def mean(self) -> Array:
+        return self.total / jnp.maximum(self.entries, 1)
+
+    @property
+    def mean_square(self) -> Array:
+        return self.squares / jnp.maximum(self.entries, 1)
+
+    @property
+    def variance(self) -> Array:
+        return self.mean_square - self.mean**2
+
+
+def moments(entries: Float[Array, "groups entries"]) -> Moments:
+    """The measure that can be pooled."""
+    wide = entries.astype(jnp.float32)
+    return Moments(jnp.full(len(wide), wide.shape[1], jnp.float32), wide.sum(1), (wide**2).sum(1))
+
+
+def copies_of(leaf: Leaf) -> np.ndarray:
+    """The number of the copy that each entry of a parameter belongs to: an int array of its shape."""
+    sizes = [size if letter == "." else 1 for size, letter in zip(leaf.shape, leaf.dims, strict=True)]
+    return np.broadcast_to(np.arange(int(np.prod(sizes)), dtype=np.int32).reshape(sizes), leaf.shape)
+
+
+def by_copy(measure: Measure, leaf: Leaf, values: Array) -> Any:
+    """Measure an array of a parameter's shape, each of its copies apart: `[copies, ...]`."""
+    axes = [axis for axis, letter in enumerate(leaf.dims) if letter == "."]
+    others = [axis for axis in range(values.ndim) if axis not in axes]
+    copies = int(np.prod([leaf.shape[axis] for axis in axes]))
+    return measure(values.transpose(*axes, *others).reshape(copies, -1))
+
+
+def products(
+    function: Callable[..., Any], leaves: Iterable[Leaf], params: Params, *arguments: Any
+) -> tuple[Any, dict[str, Moments]]:
+    """The result of `function(params, *arguments)`, and the moments of every product with a parameter.
+
+    A product is a matrix product or a convolution with a parameter, or rows picked from one whose role is `embedding`;
+    the moments of one that is used more than once (steps of a loop, tied weights) are pooled over its uses.
+    Shapes: `{name: Moments}`, `[copies]` each, in the order in which the data meets the parameters. Can be jitted,
+    mapped and differentiated.
+    Assumes that a loop with an unknown number of turns (`while`) or a branch holds no product with a parameter; one
+    that is not found there is left out.
+    """
+    leaves = tuple(leaves)
+    out, sites = watched(function, leaves, moments, params, None, *arguments)
+    counts = {leaf.name: int(copies_of(leaf).max()) + 1 for leaf in leaves}
+    pooled: dict[str, Moments] = {}
+    for site in sites:
+        add = lambda of, site=site: jax.ops.segment_sum(of.reshape(-1), site.copies.reshape(-1), counts[site.name])
+        of = jax.tree.map(add, site.product)
+        pooled[site.name] = jax.tree.map(jnp.add, pooled[site.name], of) if site.name in pooled else of
+    return out, pooled
+
+
+def watched(
+    function: Callable[..., Any],
+    leaves: Iterable[Leaf],
+    measure: Measure,
+    params: Params,
+    taps: Sequence[Any] | None,
+    *arguments: Any,
+) -> tuple[Any, list[Site]]:
+    """The result of `function(params, *arguments)`, and a site for every product with a parameter, in data order.
+
+    `taps`, where given, are zeros of the shapes of the sites' `product`: the gradient with respect to them is the
+    measure of the gradient with respect to each product (a measure is not linear: it is not a gradient, but takes the
+    same way back). `jax.eval_shape` of this function without taps tells their shapes.
+    """
+    by_name = {leaf.name: leaf for leaf in leaves}
+    flat, tree = jax.tree.flatten((params, arguments))
+
+    def plain(*flat: Any) -> Any:
+        params, arguments = jax.tree.unflatten(tree, flat)
+        return function(params, *arguments)
+
+    traced, shape = jax.make_jaxpr(plain, return_shape=True)(*flat)
+    names = sorted(params)  # the order in which a dictionary is flattened
+    origins: list[Origin | None] = [
+        Origin(name, copies_of(by_name[name])) if name in by_name else None for name in names
+    ]
+    origins += [None] * (len(flat) - len(names))
+    rows = frozenset(name for name, leaf in by_name.items() if leaf.role == "embedding")
+    look = _Look(measure, rows, None if taps is None else iter(taps))
+    out, _, sites = look.run(traced.jaxpr, traced.consts, flat, origins)
+    return jax.tree.unflatten(jax.tree.structure(shape), out), sites
+
+
+Origins: TypeAlias = list[Origin | None]
+
+
+class _Look(NamedTuple):
+    """How to look: what to measure, the parameters whose rows are picked, and the taps that are still to be used."""
+
+    measure: Measure
+    rows: frozenset[str]
+    taps: Iterator[Any] | None
+
+    def run(
+        self, jaxpr: Any, consts: Sequence[Any], arguments: Sequence[Any], origins: Sequence[Origin | None]
+    ) -> tuple[list[Any], Origins, list[Site]]:
+        """Evaluate a jaxpr; beside its results, where each comes from and the products that were met."""
+        values: dict[Any, Any] = dict(zip(jaxpr.constvars, consts, strict=True))
+        values |= zip(jaxpr.invars, arguments, strict=True)
+        known: dict[Any, Origin] = {var: of for var, of in zip(jaxpr.invars, origins, strict=True) if of is not None}
+        sites: list[Site] = []
+        read = lambda var: var.val if isinstance(var, jex.Literal) else values[var]
+        origin_of = lambda var: None if isinstance(var, jex.Literal) else known.get(var)
+        for equation in jaxpr.eqns:
+            given, of = [read(var) for var in equation.invars], [origin_of(var) for var in equation.invars]
+            variables = [var for var in equation.invars if not isinstance(var, jex.Literal)]
+            one = jex.ClosedJaxpr(
+                jaxpr.replace(constvars=[], invars=variables, outvars=equation.outvars, eqns=[equation]), ()
+            )
+            out, come_from, met = self.step(equation, jex.jaxpr_as_fun(one), given, of)
+            sites += met
+            values |= zip(equation.outvars, out, strict=True)
+            known |= {var: of for var, of in zip(equation.outvars, come_from, strict=True) if of is not None}
+        return [read(var) for var in jaxpr.outvars], [origin_of(var) for var in jaxpr.outvars], sites
+
+    def step(
+        self, equation: Any, alone: Callable[..., Any], given: list[Any], of: Origins
+    ) -> tuple[list[Any], Origins, list[Site]]:
+        """Evaluate one equation; `alone` does so as JAX would, given those of its inputs that are not literals."""
+        kind = equation.primitive.name
+        nothing: Origins = [None] * len(equation.outvars)
+        if any(of):
+            if kind in INNER:
+                inner = equation.params[INNER[kind]]
+                jaxpr, consts = (inner.jaxpr, inner.consts) if hasattr(inner, "jaxpr") else (inner, ())
+                return self.run(jaxpr, consts, given, of)
+            if kind == "scan":
+                return self.scan(equation, given, of)
+        variables = [
+            value for value, var in zip(given, equation.invars, strict=True) if not isinstance(var, jex.Literal)
+        ]
+        out = alone(*variables)
+        if not any(of):
+            return out, nothing, []
+        if kind in MOVES and len(given) == 1:
+            origin = of[0]
+            if origin is None or kind == "name":
+                return out, of, []
+            with jax.ensure_compile_time_eval():  # what moves entries moves the numbers of their copies
+                moved = alone(jnp.asarray(origin.copy))
+            return out, [Origin(origin.name, np.asarray(copy)) for copy in moved], []
+        if kind in CASTS:
+            return out, of[:1], []
+        if kind == "concatenate" and all(of) and len({origin.name for origin in of if origin}) == 1:
+            joined = np.concatenate([origin.copy for origin in of if origin], equation.params["dimension"])
+            return out, [Origin(of[0].name, joined)] if of[0] else nothing, []
+        if kind in ("mul", "div") and any(np.ndim(value) == 0 for value in given):  # a multiplier
+            return out, [next(origin for origin in of if origin)] if np.ndim(out[0]) else nothing, []
+        place = None
+        if kind == "dot_general" and not all(of):
+            place = _of_product(out[0], of, equation.params["dimension_numbers"])
+        elif kind == "conv_general_dilated" and of[1] is not None:
+            place = _of_convolution(of[1], equation.params["dimension_numbers"])
+        elif kind == "gather" and of[0] is not None and of[0].name in self.rows:
+            place = of[0].name, np.zeros(1, np.int32), ()
+        if place is None:
+            return out, nothing, []
+        other = given[0 if of[0] is None else 1]
+        y, site = self.site(out[0], other if jnp.issubdtype(other.dtype, jnp.floating) else out[0], *place)
+        return [y], nothing, [site]
+
+    def site(self, y: Array, other: Array, name: str, copy: np.ndarray, axes: tuple[int, ...]) -> tuple[Array, Site]:
+        """Measure `y`, whose entries along `axes` belong to the copies `copy`, and what the parameter multiplied."""
+        copies, measured = np.unique(copy), partial(_by_copy, self.measure, axes, copy.tobytes(), str(copy.dtype))
+        site = Site(name, copies, measured(y), self.measure(other.reshape(1, -1)))
+        return (y if self.taps is None else _tapped(measured, y, next(self.taps))), site
+
+    def scan(self, equation: Any, given: list[Any], of: Origins) -> tuple[list[Any], Origins, list[Site]]:
+        """A loop: constants keep where they come from, slices of stacked parameters are copies of their own."""
+        settings = equation.params
+        consts, carries, body = settings["num_consts"], settings["num_carry"], settings["jaxpr"]
+        inside = [
+            None
+            if origin is None or consts <= k < consts + carries
+            else Origin(origin.name, origin.copy[0])
+            if k >= consts
+            else origin
+            for k, origin in enumerate(of)
+        ]
+        found: list[Site] = []  # what the body says of its products, apart from their statistics
+
+        def turn(carry: list[Any], x: tuple[list[Any], Any]) -> tuple[list[Any], tuple[list[Any], Any]]:
+            xs, taps = x
+            look = self._replace(taps=None if taps is None else iter(taps))
+            out, _, sites = look.run(body.jaxpr, body.consts, [*given[:consts], *carry, *xs], inside)
+            found[:] = sites
+            return out[:carries], (out[carries:], [(site.product, site.given) for site in sites])
+
+        first, stacked = given[consts : consts + carries], given[consts + carries :]
+        taps = None
+        if self.taps is not None:
+            jax.eval_shape(turn, first, ([x[0] for x in stacked], None))
+            taps = [next(self.taps) for _ in found]
+        after, (ys, measured) = jax.lax.scan(
+            turn, first, (stacked, taps), settings["length"], settings["reverse"], settings["unroll"]
+        )
+        by_turn = {
+            origin.name: origin.copy for k, origin in enumerate(of) if origin is not None and k >= consts + carries
+        }
+        sites = []
+        for site, (product, other) in zip(found, measured, strict=True):
+            copies = np.broadcast_to(site.copies, (settings["length"], *site.copies.shape))
+            if site.name in by_turn:  # the copy that the number of the first turn stands for in each turn
+                whole = by_turn[site.name].reshape(settings["length"], -1)
+                where = [int(np.argmax(whole[0] == number)) for number in site.copies.reshape(-1)]
+                copies = whole[:, where].reshape(settings["length"], *site.copies.shape)
+            sites.append(Site(site.name, copies, product, other))
+        return [*after, *ys], [None] * len(equation.outvars), sites
+
+
+def _by_copy(measure: Measure, axes: tuple[int, ...], copy: bytes, dtype: str, y: Array) -> Any:
+    """Measure the entries of each copy together: `[copies, entries]`."""
+    of = np.frombuffer(copy, dtype)
+    if (of == of[0]).all():
+        return measure(y.reshape(1, -1))
+    others = tuple(axis for axis in range(y.ndim) if axis not in axes)
+    rows = y.transpose(*axes, *others).reshape(len(of), -1)
+    return measure(rows[np.argsort(of, kind="stable")].reshape(len(np.unique(of)), -1))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _tapped(measured: Callable[[Array], Any], y: Array, tap: Any) -> Array:
+    """`y`; on the way back, its gradient leaves its measure in the place of the tap's."""
+    del measured, tap
+    return y
+
+
+_tapped.defvjp(lambda measured, y, tap: (_tapped(measured, y, tap), None), lambda measured, _, dy: (dy, measured(dy)))
+
+
+def _of_product(y: Array, of: Origins, numbers: Any) -> tuple[str, np.ndarray, tuple[int, ...]] | None:
+    """A matrix product; axes of the result: batch, free axes of the left side, free axes of the right."""
+    (left_sum, right_sum), (left_batch, right_batch) = numbers
+    right = of[1] is not None
+    origin = of[1] if right else of[0]
+    assert origin is not None
+    summed, batch = (right_sum, right_batch) if right else (left_sum, left_batch)
+    free = [axis for axis in range(origin.copy.ndim) if axis not in summed and axis not in batch]
+    copy = origin.copy.transpose([*batch, *free, *summed])
+    kept = copy.shape[: len(batch) + len(free)]
+    flat = copy.reshape(*kept, -1)
+    if (flat != flat[..., :1]).any():  # it sums over copies: not one copy's product
+        return None
+    first = y.ndim - len(free) if right else len(batch)
+    return origin.name, flat[..., 0].reshape(-1), (*range(len(batch)), *range(first, first + len(free)))
+
+
+def _of_convolution(origin: Origin, numbers: Any) -> tuple[str, np.ndarray, tuple[int, ...]] | None:
+    by_output = np.moveaxis(origin.copy, numbers.rhs_spec[0], 0).reshape(origin.copy.shape[numbers.rhs_spec[0]], -1)
+    if (by_output != by_output[:, :1]).any():
+        return None
+    return origin.name, by_output[:, 0], (numbers.out_spec[1],)

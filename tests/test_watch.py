@@ -1,0 +1,119 @@
+"""Every product with a parameter is found, through whatever a model wraps around it, and its moments are right."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jaxtyping import Array
+
+from jaxinit import spec, watch
+from jaxinit.introspect import functional
+from jaxinit.models import MODELS
+from jaxinit.schemes import SCHEMES
+from jaxinit.spec import Leaf
+
+X = jax.random.normal(jax.random.key(1), (7, 5, 3))
+
+
+def drawn(leaves: tuple[Leaf, ...], seed: int = 0) -> dict[str, Array]:
+    return spec.draw(SCHEMES["xavier_rnn"], jax.random.key(seed), leaves)
+
+
+def check(moments: watch.Moments, *products: Array) -> None:
+    """Moments of one copy each, against the products computed apart."""
+    np.testing.assert_allclose(moments.entries, [of.size for of in products])
+    np.testing.assert_allclose(moments.mean, [of.mean() for of in products], atol=1e-5)
+    np.testing.assert_allclose(moments.variance, [of.var() for of in products], rtol=1e-3)
+
+
+def test_a_net_in_the_order_of_its_data() -> None:
+    leaves, apply = functional(lambda: MODELS["mlp"](15, 8, 4, layers=3, rngs=nnx.Rngs(0)))
+    params = drawn(leaves)
+    y, found = jax.jit(lambda p: watch.products(apply, leaves, p, X))(params)
+    np.testing.assert_allclose(y, apply(params, X), rtol=1e-6)
+    assert list(watch.products(apply, leaves, params, X)[1]) == [
+        "layers.0.kernel",
+        "layers.1.kernel",
+        "layers.2.kernel",
+        "readout.kernel",
+    ]
+    h = X.reshape(7, -1)
+    for k in range(3):
+        z = h @ params[f"layers.{k}.kernel"]
+        check(found[f"layers.{k}.kernel"], z)
+        h = jnp.tanh(z)
+    check(found["readout.kernel"], h @ params["readout.kernel"])
+
+
+@pytest.mark.parametrize("model", ["rnn", "lstm", "gru"])
+@pytest.mark.parametrize("options", [{}, {"segment": 2}, {"backward": "autodiff"}, {"readout": "all"}])
+def test_gates_are_told_apart_inside_time_loops(model: str, options: dict) -> None:
+    leaves, apply = functional(lambda: MODELS[model](3, 6, 4, rngs=nnx.Rngs(0), **options))
+    params = drawn(leaves)
+    y, found = watch.products(apply, leaves, params, X)
+    np.testing.assert_allclose(y, apply(params, X), rtol=1e-5, atol=1e-6)
+    kernel, recurrent = params["layers.0.input"], params["layers.0.recurrent"]
+    by_gate = kernel if kernel.ndim == 3 else kernel[None]
+    check(found["layers.0.input"], *[X @ w for w in by_gate])
+    assert found["layers.0.recurrent"].entries.tolist() == [7 * 5 * 6] * len(by_gate)
+    if model == "rnn":
+        states = [jnp.zeros((7, 6))]
+        for t in range(5):
+            states.append(jnp.tanh(X[:, t] @ kernel + states[-1] @ recurrent))
+        check(found["layers.0.recurrent"], jnp.stack(states[:-1]) @ recurrent)
+
+
+LEAVES = (
+    Leaf("w", (3, 4, 2), "i.o", "query"),
+    Leaf("stack", (6, 8, 8), ".io", "hidden"),
+    Leaf("table", (10, 8), "io", "embedding"),
+    Leaf("conv", (3, 8, 5), "wio", "hidden"),
+)
+
+
+def test_heads_stacks_tables_convolutions_and_tied_weights() -> None:
+    params = drawn(LEAVES)
+    words = jax.random.randint(jax.random.key(2), (7, 9), 0, 10)
+
+    def model(p: dict[str, Array], x: Array) -> Array:
+        heads = jnp.einsum("bti,iho->btho", x, p["w"])
+        scaled = jax.checkpoint(lambda table: 2.0 * jnp.take(table, words, axis=0))(p["table"])
+        h, _ = jax.lax.scan(lambda h, w: (jnp.tanh(h @ w), None), scaled, p["stack"])
+        tied = jax.jit(lambda h, table: h @ table.T)(h, p["table"])
+        convolved = jax.lax.conv_general_dilated(h, p["conv"], (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC"))
+        return heads.sum() + tied.sum() + convolved.sum()
+
+    _, found = watch.products(model, LEAVES, params, X)
+    check(found["w"], *[X @ params["w"][:, head] for head in range(4)])
+    rows = params["table"][words]
+    h = 2 * rows
+    layers = []
+    for w in params["stack"]:
+        layers.append(h @ w)
+        h = jnp.tanh(layers[-1])
+    check(found["stack"], *layers)
+    both = jnp.concatenate([rows.ravel(), (h @ params["table"].T).ravel()])
+    check(found["table"], both)
+    convolved = jax.lax.conv_general_dilated(h, params["conv"], (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC"))
+    check(found["conv"], convolved)
+
+
+def test_what_is_fused_is_told_apart_by_its_columns() -> None:
+    leaves = (Leaf("fused", (4, 3, 6), ".io", "recurrent"),)
+    params = drawn(leaves)
+    whole = lambda p, x: x @ p["fused"].swapaxes(0, 1).reshape(3, 24)
+    check(watch.products(whole, leaves, params, X)[1]["fused"], *[X @ w for w in params["fused"]])
+    summed = lambda p, x: jnp.einsum("bti,gio->bto", x, p["fused"])
+    assert watch.products(summed, leaves, params, X)[1] == {}, "a sum over copies is no copy's product"
+
+
+def test_a_watched_function_can_be_differentiated() -> None:
+    leaves, apply = functional(lambda: MODELS["lstm"](3, 6, 4, rngs=nnx.Rngs(0)))
+    params = drawn(leaves)
+    plain = jax.grad(lambda p: apply(p, X).sum())(params)
+    watched = jax.grad(lambda p: watch.products(apply, leaves, p, X)[0].sum())(params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), plain, watched)
+    slope = jax.grad(lambda s: watch.products(apply, leaves, params, s * X)[1]["layers.0.input"].variance.sum())(1.0)
+    variance = watch.products(apply, leaves, params, X)[1]["layers.0.input"].variance.sum()
+    np.testing.assert_allclose(slope, 2 * variance, rtol=1e-4)
