@@ -8,7 +8,7 @@ other layout, and for gates, heads, experts or stacked layers, wrap with `jaxini
 import math
 from collections.abc import Callable
 from functools import wraps
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,19 @@ def sampled_wide(init: Callable[..., Array]) -> Initializer:
         return init(key, shape, sampling_dtype(dtype)).astype(dtype)
 
     return wide
+
+
+def one_by_one(decompose: Callable[[Array], Any]) -> Callable[[Array], Any]:
+    """A matrix decomposition that `vmap` on CPU runs matrix by matrix; elsewhere it is batched as usual.
+
+    A batched LAPACK call waits for tasks of the thread pool that it runs on: a program with a dozen of them stops for
+    ever on two cores (JAX 0.10). One by one is also faster there.
+    """
+    alone = jax.custom_batching.sequential_vmap(decompose)
+    return lambda matrix: jax.lax.platform_dependent(matrix, cpu=alone, default=decompose)
+
+
+QR = one_by_one(lambda matrix: tuple(jnp.linalg.qr(matrix)))
 
 
 def constant(value: float) -> Initializer:
@@ -218,7 +231,7 @@ def orthogonal(gain: float = 1.0) -> Initializer:
             raise ValueError(f"orthogonal needs a matrix, got shape {shape}; for a bias use zeros")
         rows, columns = math.prod(shape[:-1]), shape[-1]
         tall = jax.random.normal(key, (max(rows, columns), min(rows, columns)), dtype)
-        q, r = jnp.linalg.qr(tall)
+        q, r = QR(tall)
         size = jnp.abs(diagonal := jnp.diagonal(r))
         phase = jnp.where(size > 0, diagonal / jnp.where(size > 0, size, 1).astype(q.dtype), 1)
         q = q * phase.astype(q.dtype)[None]

@@ -15,9 +15,13 @@ from jaxtyping import Array, Float, Key
 from scipy.linalg import hadamard
 
 from jaxinit import initializers
-from jaxinit.initializers import orthogonal, sampled_wide
+from jaxinit.initializers import one_by_one, orthogonal, sampled_wide
 from jaxinit.spec import Initializer, Joint
 
+EIGENVALUES, SINGULAR_VALUES = (
+    one_by_one(lambda matrix: jnp.linalg.eigvalsh(matrix, symmetrize_input=False)),
+    one_by_one(lambda matrix: jnp.linalg.svd(matrix, compute_uv=False)),
+)
 SQUARINGS = 14  # the spectral radius is read off the 2^14th power
 
 
@@ -102,7 +106,7 @@ def positive_definite_identity() -> Initializer:
         _check_square(shape, "positive_definite_identity")
         r = jax.random.normal(key, shape, dtype)
         a = r.T @ r / shape[0] + jnp.eye(shape[0], dtype=dtype)
-        return a / jnp.linalg.eigvalsh(a)[-1]
+        return a / EIGENVALUES(a)[-1]
 
     return sampled_wide(init)
 
@@ -178,7 +182,7 @@ def spectral(norm: float | None = None) -> Initializer:
         _check_matrix(shape, "spectral")
         w = jax.random.normal(key, shape, dtype)
         target = math.sqrt(shape[1] / shape[0]) if norm is None else norm
-        return w * (target / jnp.linalg.svd(w, compute_uv=False)[0])
+        return w * (target / SINGULAR_VALUES(w)[0])
 
     return sampled_wide(init)
 

@@ -1,6 +1,8 @@
 """Every law against its formula: moments, support, distribution, orthogonality, Haar trace moments."""
 
 import math
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -175,6 +177,20 @@ def test_rectangular_orthogonal_is_uniform_on_the_sphere() -> None:
         for entry in ((0, 0), (4, 2), (2, 4)):
             assert stats.kstest(w[:, *entry] ** 2, stats.beta(0.5, 5.5).cdf).pvalue > 1e-3
             assert abs(w[:, *entry].mean()) < 4 / math.sqrt(12 * 4000)
+
+
+def test_many_batches_of_orthogonal_matrices_in_one_program_come_to_an_end() -> None:
+    program = """
+import jax, jax.numpy as jnp
+from jaxinit.initializers import orthogonal
+from jaxinit.structured import positive_definite_identity, spectral
+draws = [orthogonal()] * 12 + [positive_definite_identity()] * 4 + [spectral()] * 4
+of = lambda key: [init(jax.random.fold_in(key, i), (64, 64)) for i, init in enumerate(draws)]
+run = jax.jit(jax.vmap(of))
+for seed in range(20):
+    jax.block_until_ready(run(jax.random.split(jax.random.key(seed), 11)))
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)  # batched, it never ends on two cores
 
 
 def test_identity_zeros_constant() -> None:
