@@ -1,4 +1,4 @@
-"""The command line: `jaxinit run`, `jaxinit list`, `jaxinit plot`. Options are read before JAX is imported."""
+"""The command line: `jaxinit run`, `probe`, `list` and `plot`. Options are read before JAX is imported."""
 
 import inspect
 import sys
@@ -14,6 +14,14 @@ if TYPE_CHECKING:
     from jaxinit.store import Result
 
 STUDY = Study()  # the main job
+PROBED = Study(  # Glorot & Bengio (2010): five layers, both of their initializations
+    model="mlp",
+    layers=5,
+    hidden=200,
+    schemes=("glorot_standard", "glorot_normalized"),
+    baseline="glorot_standard",
+    seeds=3,
+)
 INTERRUPTED = 130  # what a shell reports for Ctrl-C
 
 
@@ -80,6 +88,44 @@ def _source(text: str) -> str:
     return f" [{' '.join(rest.split(chr(10) * 2)[0].split()).rstrip('.')}]" if found else ""
 
 
+def probe(
+    study: tyro.conf.OmitArgPrefixes[Study] = PROBED, examples: int = 300, only: str = "*", out: Path | None = None
+) -> int:
+    """Look at a network's signals before training: figures by layer and by step, and a verdict for each scheme.
+
+    Healthy, vanishing, exploding, saturated or dead, where and by how much. Nothing is trained, so that rates, epochs
+    and targets do not matter. Example: jaxinit probe --model rnn --task adding --length 100 --schemes orthogonal irnn
+
+    Args:
+        study: The network, the task, the schemes and the number of seeds.
+        examples: How many examples of the validation set to look at.
+        only: A pattern: which kernels to look at, such as "layers.*".
+        out: Folder for signals.nc, verdicts.json and the figures. Default: results/probe-<model>-<task>-<hash>.
+    """
+    return exit_code(lambda: look(study, examples, only, out))
+
+
+def look(study: Study, examples: int, only: str, out: Path | None) -> int:
+    """Probe a network, draw its figures and print the verdicts."""
+    from jaxinit import sweep
+    from jaxinit.portrait import draw_all
+    from jaxinit.survey import survey, verdicts
+    from jaxinit.verdict import REMEDIES
+
+    sweep.one_device_per_core()
+    sweep.keep_compilations()
+    folder = out or study.folder.with_name(f"probe-{study.folder.name}")
+    signals = survey(study, examples=examples, only=only, out=folder)
+    for scheme, found in verdicts(signals).items():
+        print(f"{scheme}: {found[0].kind if found else 'nothing to judge'}")
+        for verdict in found:
+            print(f"  {verdict}")
+        if found and found[0].kind != "healthy":
+            print(f"  try: {REMEDIES[found[0].kind]}")
+    print(f"signals: {folder}; figures: {' '.join(map(str, draw_all(signals, folder / 'figures')))}")
+    return 0
+
+
 def plot(folder: tyro.conf.Positional[Path], /) -> int:
     """Draw the figures of a finished or interrupted study again, from its records, and print its table.
 
@@ -137,7 +183,7 @@ def exit_code(command: Callable[[], "Result | int"]) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the `jaxinit` command."""
-    commands = {"run": run, "list": list_names, "plot": plot}
+    commands = {"run": run, "probe": probe, "list": list_names, "plot": plot}
     about = "Does it matter how this network is initialized? Measure it."
     return exit_code(
         lambda: tyro.extras.subcommand_cli_from_dict(commands, prog="jaxinit", description=about, args=argv)

@@ -151,7 +151,7 @@ def check(study: Study, schemes: Mapping[str, Scheme] | None = None) -> Cell:
             raise BadStudy(f"model {study.model!r} has its own activations; leave --activation out, or use rnn or mlp")
     study = replace(study, lrs=study.lrs or RATES[study.optimizer])
     check_settings(study)
-    if study.length is not None and study.task.startswith("digits"):
+    if study.length is not None and study.task not in ("adding", "copy"):
         raise BadStudy(f"task {study.task!r} has a fixed length; leave --length out, or use adding or copy")
     try:
         task = TASKS[study.task]() if study.length is None else TASKS[study.task](study.length)

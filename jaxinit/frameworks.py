@@ -69,8 +69,7 @@ def keras(leaf: Leaf) -> Initializer:
     """Keras: Glorot uniform kernels, orthogonal recurrent kernels, each one matrix for all gates; forget bias 1.
 
     With g gates the fan out of an input kernel is g times the units, and the recurrent kernel is orthogonal as a whole
-    only. Fans go by position, so that copies count: the groups of a convolution in its fan out, model (or heads) of an
-    attention kernel in both of its fans. Embeddings U(+-0.05).
+    only. The heads of an attention kernel and the groups of a convolution count in the fan out. Embeddings U(+-0.05).
     Source: keras.layers.LSTM, GRU, SimpleRNN, Dense, Conv2D, Embedding, MultiHeadAttention, LayerNormalization (3.15).
     """
     if leaf.role == "scale":
@@ -83,9 +82,6 @@ def keras(leaf: Leaf) -> Initializer:
         return _fused(initializers.orthogonal()) if leaf.gate else initializers.orthogonal()
     if leaf.gate:
         return _fused(initializers.glorot("uniform"))
-    if leaf.role in (*QKV, "attention_out") and len(leaf.shape) == 3:
-        window, inputs, outputs = leaf.shape  # what the position of an axis makes of it
-        return _glorot(window * inputs, window * outputs)
     return _glorot(leaf.fan_in, math.prod(leaf.shape) // axis_size(leaf.shape, leaf.dims, "i"))
 
 

@@ -70,6 +70,11 @@ def fill(model: nnx.Module, scheme: Scheme, key: Key[Array, ""]) -> None:
         variable.set_value(drawn[name].astype(variable.get_value().dtype))
 
 
+def values(model: nnx.Module) -> dict[str, Array]:
+    """The parameters of a module as they are: `{name: array}`."""
+    return {name: jnp.asarray(variable.get_value()) for name, variable in _params(model).items()}
+
+
 def functional(make: Callable[[], nnx.Module]) -> tuple[tuple[Leaf, ...], Apply]:
     """The leaves of the module that `make` builds, and a pure `apply(params, x)`; nothing is allocated.
 

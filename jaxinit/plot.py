@@ -3,15 +3,15 @@
 Each panel shows one scheme in black over all the others in light grey; the baseline is dashed everywhere.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
 
 from jaxinit import stats
+from jaxinit.figure import save, style
 from jaxinit.outcome import Outcome
 
 if TYPE_CHECKING:
@@ -34,21 +34,8 @@ def draw_all(records: xr.Dataset, folder: Path) -> list[Path]:
         figures["epochs_by_rate"] = epochs_by_rate
     if stats.reported(records):
         figures |= {"share_converged": share_converged, "learning_curves": learning_curves}
-    paths = []
-    folder.mkdir(parents=True, exist_ok=True)
-    with _style():
-        import matplotlib.pyplot as plt
-
-        for name, draw in figures.items():
-            figure = draw(records)
-            for suffix in (".png", ".svg"):
-                path = folder / f"{name}{suffix}"
-                temporary = path.with_name(f".{path.name}")
-                figure.savefig(temporary, format=suffix[1:], dpi=150)
-                temporary.replace(path)
-            plt.close(figure)
-            paths.append(folder / f"{name}.png")
-    return paths
+    with style():
+        return [save(draw(records), folder, name) for name, draw in figures.items()]
 
 
 def share_converged(records: xr.Dataset) -> "Figure":
@@ -226,24 +213,3 @@ def _headline(figure: "Figure", records: xr.Dataset, title: str, note: str, has_
     layout.set(rect=(0, 0.28 * inch, 1, 1 - (0.28 + 0.68) * inch))
     layout.execute(figure)
     figure.set_layout_engine("none")
-
-
-@contextmanager
-def _style() -> Iterator[None]:
-    """Matplotlib without a display and with quiet axes, for the figures drawn inside."""
-    import matplotlib
-
-    settings: Any = {
-        "font.size": 8,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "svg.hashsalt": "jaxinit",
-        "axes.axisbelow": True,
-    }
-    before = matplotlib.get_backend()
-    matplotlib.use("agg")
-    try:
-        with matplotlib.rc_context(settings):
-            yield
-    finally:
-        matplotlib.use(before)

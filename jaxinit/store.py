@@ -131,11 +131,10 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     _write_atomically(path, lambda to: to.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n"))
 
 
-def write_records(folder: Path, records: xr.Dataset) -> None:
-    """Write records.nc, NetCDF-4, compressed."""
-    packed = {str(name): {"zlib": True} for name in records.data_vars if records[name].dtype.kind == "f"}
-    path = folder / "records.nc"
-    _write_atomically(path, lambda to: records.to_netcdf(to, engine="h5netcdf", encoding=packed))
+def write_records(folder: Path, records: xr.Dataset, name: str = "records.nc") -> None:
+    """Write records.nc (or `name`), NetCDF-4, compressed."""
+    packed = {str(of): {"zlib": True} for of in records.data_vars if records[of].dtype.kind == "f"}
+    _write_atomically(folder / name, lambda to: records.to_netcdf(to, engine="h5netcdf", encoding=packed))
 
 
 def write_state(folder: Path, arrays: dict[str, np.ndarray]) -> None:

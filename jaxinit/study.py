@@ -42,7 +42,7 @@ class Study:
     layers: int = 1
     """Hidden layers."""
     activation: str | None = None
-    """tanh, relu or sigmoid, for rnn and mlp. Default: tanh."""
+    """tanh, relu, sigmoid, softsign, gelu, ... for rnn and mlp. Default: tanh."""
     task: str = "digits_rows"
     """digits_rows, digits_pixels, adding or copy (see `jaxinit list tasks`)."""
     length: int | None = None

@@ -230,7 +230,7 @@ class _Look(NamedTuple):
             place = _of_convolution(of[1], equation.params["dimension_numbers"])
         elif kind == "gather" and of[0] is not None and of[0].name in self.rows:
             place = of[0].name, np.zeros(1, np.int32), ()
-        if place is None:
+        if place is None or not out[0].size:
             return out, nothing, []
         other = given[0 if of[0] is None else 1]
         y, site = self.site(out[0], other if jnp.issubdtype(other.dtype, jnp.floating) else out[0], *place)

@@ -7,16 +7,17 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "jaxinit"
 FLOORS = [
-    {"spec", "theory", "outcome", "study"},
-    {"initializers", "introspect", "watch", "tasks", "stats", "store"},
-    {"structured", "models", "train", "calibrate", "plot", "report"},
+    {"spec", "theory", "outcome", "study", "figure"},
+    {"initializers", "introspect", "watch", "tasks", "stats", "store", "verdict"},
+    {"structured", "models", "train", "calibrate", "probes", "plot", "portrait", "report"},
     {"frameworks", "sweep"},
     {"schemes"},
     {"engine"},
+    {"survey"},
     {"cli"},
 ]
 FLOOR = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
-WITHOUT_JAX = {"theory", "outcome", "study", "stats", "store", "plot", "report"}
+WITHOUT_JAX = {"theory", "outcome", "study", "stats", "store", "verdict", "figure", "plot", "portrait", "report"}
 STDLIB_ONLY = {"outcome", "study"}
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 

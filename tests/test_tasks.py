@@ -1,12 +1,14 @@
 """Tasks: splits, laws of the generated data, chance levels exactly, targets that make sense."""
 
 import math
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxinit.spec import named_key
 from jaxinit.tasks import TASKS
 from jaxinit.tasks.base import cross_entropy, squared_error
 
@@ -124,3 +126,36 @@ def test_targets_out_of_reach_are_refused(name: str, target: float) -> None:
 def test_lengths_that_make_no_sense_are_refused(name: str, length: int) -> None:
     with pytest.raises(ValueError, match=f"task '{name}' .* got {length}"):
         TASKS[name](length)
+
+
+shapeset = sys.modules["jaxinit.tasks.shapeset"]  # the package has a function of that name
+
+
+def test_shapeset_has_its_class_priors_and_its_greys() -> None:
+    keys = jax.random.split(jax.random.key(0), 6000)
+    x, y = jax.jit(jax.vmap(shapeset.picture))(keys)
+    share = np.bincount(np.asarray(y), minlength=9) / len(keys)
+    priors = np.asarray(shapeset.PRIORS)
+    assert priors.sum() == pytest.approx(1)
+    np.testing.assert_allclose(share, priors, atol=4.5 * np.sqrt(priors * (1 - priors) / len(keys)).max())
+    greys = np.asarray(x).reshape(6000, 32, 32)
+    assert np.abs(greys).max() <= 1 + 1e-6
+    assert abs(greys.mean()) < 0.03
+    assert greys.std() == pytest.approx(0.61, abs=0.02)  # papers.md, measured with another program
+    counts = np.asarray([len(np.unique(picture)) for picture in greys[:500]])
+    single = np.asarray(y[:500]) < 3
+    assert set(counts[single]) == {2}, "one shape: its grey and the background's"
+    assert set(counts[~single]) <= {2, 3}
+    assert (counts[~single] == 3).mean() > 0.95, "the second shape seldom hides the first"
+    edge = np.concatenate([greys[:, 0], greys[:, -1], greys[:, :, 0], greys[:, :, -1]], 1)
+    assert (np.ptp(edge, axis=1) == 0).all(), "shapes stay a pixel inside"
+
+
+def test_a_pool_of_shapes_holds_the_same_pictures() -> None:
+    pool = shapeset.from_pool(64)
+    x, y = pool.batch(pool.data, jnp.arange(4))
+    keys = jax.random.split(named_key(jax.random.key(0), "shapeset pool"), 64)
+    x_again, y_again = jax.vmap(shapeset.picture)(keys[:4])
+    np.testing.assert_allclose(x, x_again, atol=1 / 127)
+    np.testing.assert_array_equal(y, y_again)
+    assert pool.examples == 64

@@ -26,16 +26,29 @@ State = Float[Array, "b n"]
 Matrix = Float[Array, "n n"]
 Arrays = tuple[Array, ...]
 
-# phi'(x) as a function of phi(x): what lets the states be the only residual.
+# phi'(x) as a function of phi(x): what lets the states be the only residual. Activations without such a function are
+# for feed-forward layers only.
 SLOPES: dict[str, Callable[[Array], Array]] = {
+    "linear": jnp.ones_like,
     "tanh": lambda y: 1 - y * y,
     "sigmoid": lambda y: y * (1 - y),
+    "softsign": lambda y: (1 - jnp.abs(y)) ** 2,
     "relu": lambda y: (y > 0).astype(y.dtype),
+    "leaky_relu": lambda y: jnp.where(y > 0, 1.0, 0.01).astype(y.dtype),
+    "hard_tanh": lambda y: (jnp.abs(y) < 1).astype(y.dtype),
 }
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "linear": lambda x: x,
     "tanh": jnp.tanh,
-    "relu": jax.nn.relu,
     "sigmoid": jax.nn.sigmoid,
+    "softsign": jax.nn.soft_sign,
+    "relu": jax.nn.relu,
+    "leaky_relu": jax.nn.leaky_relu,
+    "hard_tanh": jax.nn.hard_tanh,
+    "erf": jax.lax.erf,
+    "elu": jax.nn.elu,
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "silu": jax.nn.silu,
 }
 
 

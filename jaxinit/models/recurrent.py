@@ -14,7 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from jaxinit.introspect import Place, param
-from jaxinit.models.bptt import Backward, States, gru_states, lstm_states, projection, rnn_states
+from jaxinit.models.bptt import SLOPES, Backward, States, gru_states, lstm_states, projection, rnn_states
 from jaxinit.models.common import Dense, Inits, activation_named, check_sizes, start
 
 KEPT_WHOLE = 2**28  # bytes that the time loop of one batch may keep for its backward pass before it is segmented
@@ -159,10 +159,10 @@ class RNN(Recurrent):
 
     Shapes: x `[batch, time, in_features]`; y `[batch, out_features]` or `[batch, time, out_features]`. float32.
     Roles: `input` (Wxh), `recurrent` (Whh), `readout` (Why), `bias`. Further layers read the states below them.
-    Options: `activation` tanh, relu or sigmoid; `layers`; `readout` last or all; `unroll` 1 to T steps of the
-    loop written out in the compiled program; `segment` steps between two states kept for the backward pass, which
-    computes the steps in between again (default: all in one, or about sqrt(T) where one batch would keep more than 256
-    MiB); `backward` by_hand or autodiff (see `bptt`); `init` and `kernel_init`,
+    Options: `activation` tanh, sigmoid, softsign, relu, leaky_relu, hard_tanh or linear; `layers`; `readout` last or
+    all; `unroll` 1 to T steps of the loop written out in the compiled program; `segment` steps between two states kept
+    for the backward pass, which computes the steps in between again (default: all in one, or about sqrt(T) where one
+    batch would keep more than 256 MiB); `backward` by_hand or autodiff (see `bptt`); `init` and `kernel_init`,
     `recurrent_init`, `readout_init`, `bias_init`.
     Raises: ValueError for sizes below 1, unknown names, or an unroll beyond T.
     Source: Chen et al. (2016), section 4, for the segments.
@@ -179,6 +179,8 @@ class RNN(Recurrent):
         **options: Unpack[Options],
     ):
         activation_named(activation)  # raises for an unknown name
+        if activation not in SLOPES:
+            raise ValueError(f"an RNN takes the activations {', '.join(SLOPES)}, got {activation!r}; an MLP takes it")
         self.activation_name = activation
         super().__init__(in_features, hidden_features, out_features, rngs=rngs, **options)
 

@@ -1,0 +1,44 @@
+"""What all figures share: a style that is quiet and readable in grey, and files that are written whole."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def save(figure: "Figure", folder: Path, name: str) -> Path:
+    """Write a figure as PNG and SVG in `folder`, and close it; the path of the PNG."""
+    import matplotlib.pyplot as plt
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for suffix in (".png", ".svg"):
+        path = folder / f"{name}{suffix}"
+        temporary = path.with_name(f".{path.name}")
+        figure.savefig(temporary, format=suffix[1:], dpi=150)
+        temporary.replace(path)
+    plt.close(figure)
+    return folder / f"{name}.png"
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Matplotlib without a display and with quiet axes, for the figures drawn inside."""
+    import matplotlib
+
+    settings: Any = {
+        "font.size": 8,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "svg.hashsalt": "jaxinit",
+        "axes.axisbelow": True,
+    }
+    before = matplotlib.get_backend()
+    matplotlib.use("agg")
+    try:
+        with matplotlib.rc_context(settings):
+            yield
+    finally:
+        matplotlib.use(before)

@@ -1,0 +1,172 @@
+"""Figures of signals in the spirit of Glorot & Bengio (2010): histograms and sizes by layer, sizes by step.
+
+Layers go from black (the first) to light grey (the last); bands are the range over seeds; theory is a thin dotted line.
+"""
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from jaxinit import theory
+from jaxinit.figure import save, style
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+NAMES = {
+    "activation": "activations",
+    "gradient": "back-propagated gradients",
+    "weight_gradient": "weight gradients",
+}
+MARKS = ("o", "s", "^", "v", "D", "P", "X", "*")
+LAST_GREY = 0.75
+
+
+def draw_all(signals: xr.Dataset, folder: Path) -> list[Path]:
+    """Every figure that the signals can fill, as PNG and SVG in `folder`; the paths of the PNGs."""
+    figures = {"histograms": histograms, "sizes": sizes}
+    if signals.sizes["step"] > 2:
+        figures["through_time"] = through_time
+    with style():
+        return [save(draw(signals), folder, name) for name, draw in figures.items()]
+
+
+def histograms(signals: xr.Dataset) -> "Figure":
+    """Densities of activations, back-propagated gradients and weight gradients, a line for each layer."""
+    import matplotlib.pyplot as plt
+
+    schemes = [str(name) for name in signals.scheme.values]
+    figure, grid = plt.subplots(
+        len(NAMES), len(schemes), figsize=(2.2 + 2.6 * len(schemes), 7.2), layout="constrained", squeeze=False
+    )
+    for row, (signal, name) in enumerate(NAMES.items()):
+        for column, scheme in enumerate(schemes):
+            axes, of = grid[row, column], signals.sel(scheme=scheme)
+            widest = 0.0
+            for k, parameter in enumerate(signals.parameter.values):
+                if k == (0 if signal == "activation" else len(signals.parameter) - 1):
+                    continue  # the inputs, and what the loss gives the readout, are no hidden layer's
+                one = of.sel(parameter=parameter)
+                size = float(np.sqrt(one[f"{signal}_mean_square"].mean(skipna=True)))
+                density = one[f"{signal}_histogram"].mean(("seed", "step", "copy"), skipna=True).values
+                if not size > 0:
+                    continue
+                grey = LAST_GREY * k / max(len(signals.parameter) - 1, 1)
+                axes.plot(signals.bin.values * size, density / size, color=str(grey), linewidth=1.1)
+                widest = max(widest, 3 * size)
+            axes.set(xlim=(-widest or -1, widest or 1), yticks=[])
+            axes.ticklabel_format(axis="x", scilimits=(-2, 2))
+            axes.spines["left"].set_visible(False)
+            if row == 0:
+                axes.set_title(scheme, fontsize=9)
+            if column == 0:
+                axes.set_ylabel(f"density of\n{name}")
+            if row == len(NAMES) - 1:
+                axes.set_xlabel("value")
+    note = "hidden layers, black: the first, light grey: the last; activations as the next kernel sees them"
+    return _finish(figure, signals, "Signals by layer", note)
+
+
+def sizes(signals: xr.Dataset) -> "Figure":
+    """Root mean squares against the layer, a mark for each scheme, with what theory says of them."""
+    import matplotlib.pyplot as plt
+
+    figure, panels = plt.subplots(1, len(NAMES), figsize=(10.4, 3.8), layout="constrained")
+    layers = np.flatnonzero(signals.role.values != "recurrent")
+    for axes, (signal, name) in zip(panels, NAMES.items(), strict=True):
+        for k, scheme in enumerate(signals.scheme.values):
+            of = signals.sel(scheme=scheme).isel(parameter=layers)
+            size = (of[f"{signal}_mean_square"].mean(("step", "copy"), skipna=True) ** 0.5).transpose(
+                "seed", "parameter"
+            )
+            place, grey = np.arange(len(layers)), str(0.6 * k / max(signals.sizes["scheme"] - 1, 1))
+            axes.plot(
+                place, size.mean("seed"), color=grey, marker=MARKS[k % len(MARKS)], markersize=4, label=str(scheme)
+            )
+            axes.fill_between(place, size.min("seed"), size.max("seed"), color=grey, alpha=0.2, linewidth=0)
+            expected = _expected(of, signal)
+            if expected is not None:
+                axes.plot(place, expected, color=grey, linewidth=0.9, linestyle=":")
+        axes.set(yscale="log", title=name, xlabel="kernel, from the input on", ylabel="root mean square")
+        axes.set_xticks(range(len(layers)), [str(k + 1) for k in range(len(layers))])
+    panels[0].legend(frameon=False, fontsize=7)
+    line = (
+        "; dotted: mean-field theory from the first kernel on"
+        if _expected(signals.isel(scheme=0), "activation") is not None
+        else ""
+    )
+    return _finish(figure, signals, "Sizes of signals by layer", f"mean over seeds; band: their range{line}")
+
+
+def through_time(signals: xr.Dataset) -> "Figure":
+    """Root mean square of the gradient at every step of the recurrent kernels, a line for each gate."""
+    import matplotlib.pyplot as plt
+
+    kernels = np.flatnonzero(signals.role.values == "recurrent")
+    schemes = [str(name) for name in signals.scheme.values]
+    figure, grid = plt.subplots(
+        len(kernels),
+        len(schemes),
+        figsize=(1.4 + 2.5 * len(schemes), 1 + 2.5 * len(kernels)),
+        layout="constrained",
+        squeeze=False,
+        sharey=True,
+    )
+    for row, kernel in enumerate(kernels):
+        for column, scheme in enumerate(schemes):
+            axes = grid[row, column]
+            course = signals.sel(scheme=scheme).isel(parameter=kernel).gradient_mean_square ** 0.5
+            gates = np.flatnonzero(~np.isnan(course).all(("seed", "step")).values)
+            for gate in gates:
+                values = course.isel(copy=gate).transpose("seed", "step")
+                grey = str(LAST_GREY * gate / max(len(gates) - 1, 1))
+                size = values.mean("seed").where(lambda of: of > 0)  # before the first state some gates have none
+                axes.plot(np.arange(1, values.sizes["step"] + 1), size, color=grey, linewidth=1.1)
+            axes.set(yscale="log", xlabel="time step")
+            if row == 0:
+                axes.set_title(scheme, fontsize=9)
+            if column == 0:
+                axes.set_ylabel(f"gradient at\n{signals.parameter.values[kernel]}\n(root mean square)")
+    return _finish(figure, signals, "Gradients through time", "a line for each gate, from the first (black) on")
+
+
+def _expected(of: xr.Dataset, signal: str) -> NDArray[np.floating] | None:
+    """Root mean squares by mean-field theory for a plain net, from the first product on and the last gradient back."""
+    name = of.attrs["activation"]
+    plain = of.attrs["model"] == "mlp" and name in theory.ACTIVATIONS
+    if not plain or signal == "weight_gradient":
+        return None
+    mean = lambda what: (
+        of[what].mean([axis for axis in ("seed", "step", "copy") if axis in of.dims], skipna=True).values
+    )
+    spread, phi = mean("weight_mean_square"), theory.activation(name)
+    q = [float(mean("product_mean_square")[0])]
+    activation = [float(mean("activation_mean_square")[0])]
+    slopes = []
+    for k in range(1, len(spread)):
+        root = math.sqrt(q[-1])
+        activation.append(theory.gaussian_mean(lambda z, root=root: phi.phi(root * z) ** 2))
+        slopes.append(theory.gaussian_mean(lambda z, root=root: phi.slope(root * z) ** 2))
+        q.append(float(of.fan_in[k] * spread[k]) * activation[-1])
+    if signal == "activation":
+        return np.sqrt(activation)
+    back = [float(mean("gradient_mean_square")[-1])]
+    for k in range(len(spread) - 1, 0, -1):
+        back.append(back[-1] * float(of.fan_out[k] * spread[k]) * slopes[k - 1])
+    return np.sqrt(back[::-1])
+
+
+def _finish(figure: "Figure", signals: xr.Dataset, title: str, note: str) -> "Figure":
+    a = signals.attrs
+    what = f"{a['model']}, {a['layers']} layer(s) of {a['hidden']} units, {a['activation']}, {a['task']}"
+    figure.suptitle(
+        f"{title}\n{what}; {a['examples']} examples, n = {signals.sizes['seed']} seeds\n{note}",
+        fontsize=9,
+        x=0.01,
+        ha="left",
+    )
+    return figure

@@ -1,0 +1,266 @@
+"""Probes: what a network's signals look like, layer by layer and step by step, as arrays of statistics.
+
+    model, parameters, batch -> (activation, product, gradient, weight gradient) by parameter, copy and step
+
+One forward and one backward pass, compiled together; the statistics are taken on the device, and only they leave it.
+`signals` is pure, for one draw, and maps over seeds; `probe` is the same for a module, as an xarray Dataset.
+"""
+
+from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+from flax import nnx
+from jaxtyping import Array, Float
+from scipy.sparse.linalg import LinearOperator, svds
+
+from jaxinit import introspect, watch
+from jaxinit.spec import Leaf
+
+Params: TypeAlias = dict[str, Array]
+Loss: TypeAlias = Callable[[Array, Array], Array]
+
+SIGNALS = ("activation", "product", "gradient", "weight_gradient", "weight")
+EDGES = np.linspace(-4.0, 4.0, 82)  # of histograms, in units of the root mean square
+SAMPLE = 4096  # entries that an order statistic or a histogram is taken from, evenly spaced
+SATURATED = 0.98  # of a bounded activation's range
+EXACT = 256  # inputs or outputs up to which a Jacobian is computed whole
+
+
+class Stats(NamedTuple):
+    """Statistics of an array's entries, by group. Entries that are not finite are counted, and left out of the rest.
+
+    Shapes: `[groups]` each, `histogram` `[groups, 81]`; float32. `high` is the 98th percentile of |x|; `saturated` the
+    share of |x| above 0.98, `zero` that of exact zeros; `histogram` is a density over `EDGES`, in units of the root
+    mean square. `high` and `histogram` are those of at most 4096 entries, evenly spaced.
+    """
+
+    mean: Float[Array, "*groups"]
+    mean_square: Float[Array, "*groups"]
+    high: Float[Array, "*groups"]
+    saturated: Float[Array, "*groups"]
+    zero: Float[Array, "*groups"]
+    not_finite: Float[Array, "*groups"]
+    histogram: Float[Array, "*groups bins"]
+
+
+def stats(entries: Float[Array, "groups entries"]) -> Stats:
+    """The statistics of every row."""
+    wide = entries.astype(jnp.float32)
+    finite = jnp.isfinite(wide)
+    clean = jnp.where(finite, wide, 0)
+    count = jnp.maximum(finite.sum(1), 1).astype(jnp.float32)
+    share = lambda which: jnp.sum(which & finite, 1).astype(jnp.float32) / count
+    square = jnp.sum(clean**2, 1) / count
+    n = wide.shape[1]
+    sample = clean[:, np.linspace(0, n - 1, min(n, SAMPLE)).astype(int)]
+    size = jnp.sqrt(square)[:, None]
+    scaled = sample / jnp.where(size > 0, size, 1)
+    place = jnp.clip(jnp.floor((scaled - EDGES[0]) / (EDGES[1] - EDGES[0])), -1, len(EDGES) - 1).astype(int)
+    density = jax.vmap(lambda row: jnp.bincount(row + 1, length=len(EDGES) + 1)[1:-1])(place).astype(jnp.float32)
+    return Stats(
+        mean=clean.sum(1) / count,
+        mean_square=square,
+        high=jnp.quantile(jnp.abs(sample), 0.98, axis=1),
+        saturated=share(jnp.abs(wide) > SATURATED),
+        zero=share(wide == 0),
+        not_finite=jnp.sum(~finite, 1).astype(jnp.float32),
+        histogram=density / (sample.shape[1] * (EDGES[1] - EDGES[0])),
+    )
+
+
+def signals(
+    apply: Callable[[Params, Array], Array],
+    loss: Loss,
+    leaves: Sequence[Leaf],
+    params: Params,
+    batch: tuple[Array, Array],
+    only: str = "*",
+) -> dict[str, dict[str, Any]]:
+    """Statistics of every signal at every kernel: `{parameter: {signal: Stats}}`, parameters in data order.
+
+    activation: what the kernel multiplies, its layer's input. product: x W, the pre-activation without its bias.
+    gradient: dC/d(x W), the back-propagated gradient, where C is the mean loss of the batch times its size, so that it
+    is that of an example. weight_gradient: dC/dW of the mean loss. weight: W itself.
+    `only` is a pattern on names.
+    Shapes: Stats of `[steps, copies]`, without the first axis where no loop uses the kernel, and without copies for the
+    activation; weights and their gradients have copies only.
+    Raises: ValueError when `only` matches no kernel.
+    """
+    x, y = batch
+    kept = tuple(leaf for leaf in leaves if "i" in leaf.dims and "o" in leaf.dims and fnmatchcase(leaf.name, only))
+    if not kept:
+        raise ValueError(f"the filter {only!r} matches no kernel; there are {', '.join(leaf.name for leaf in leaves)}")
+    look = lambda p, taps: watch.watched(apply, kept, stats, p, taps, x)
+    names: list[tuple[str, np.ndarray]] = []
+
+    def shapes(p: Params) -> list[Stats]:
+        sites = look(p, None)[1]
+        names[:] = [(site.name, site.copies) for site in sites]
+        return [site.product for site in sites]
+
+    taps = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(shapes, params))
+
+    def cost(p: Params, taps: list[Stats]) -> tuple[Array, list[tuple[Stats, Stats]]]:
+        out, sites = look(p, taps)
+        return loss(out, y), [(site.product, site.given) for site in sites]
+
+    (slopes, gradients), measured = jax.grad(cost, argnums=(0, 1), has_aux=True)(params, taps)
+    size = float(x.shape[0])
+    found: dict[str, dict[str, Any]] = {}
+    seen: dict[str, list[int]] = {}  # the copies of a parameter whose products have been met
+    for (name, copies), (product, given), gradient in zip(names, measured, gradients, strict=True):
+        loops = copies.ndim - 1
+        of = {"product": product, "gradient": _times(gradient, size)}
+        numbers = copies.reshape(-1, copies.shape[-1])[0].tolist()
+        if name not in found:
+            without = lambda a, loops=loops: a.reshape(*a.shape[:loops], *a.shape[loops + 1 :])
+            found[name] = of | {"activation": jax.tree.map(without, given)}
+            seen[name] = numbers
+        elif not set(seen[name]) & set(numbers):  # another gate; a second use (tied, unrolled by hand) is left out
+            order = np.argsort([*seen[name], *numbers])
+            join = lambda a, b, loops=loops, order=order: jnp.concatenate([a, b], loops).take(order, loops)
+            for what, values in of.items():
+                found[name][what] = jax.tree.map(join, found[name][what], values)
+            seen[name] = sorted([*seen[name], *numbers])
+    for leaf in kept:
+        if leaf.name in found:
+            of = lambda values, leaf=leaf: watch.by_copy(stats, leaf, values[leaf.name])
+            found[leaf.name] |= {"weight_gradient": of(slopes), "weight": of(params)}
+    return found
+
+
+def _times(of: Stats, factor: float) -> Stats:
+    """The statistics of the entries times a factor; shares and histogram (in units of the root mean square) stay."""
+    return of._replace(mean=of.mean * factor, mean_square=of.mean_square * factor**2, high=of.high * factor)
+
+
+def probe(model: nnx.Module, batch: tuple[Array, Array], loss: Loss, *, only: str = "*") -> xr.Dataset:
+    """Every signal of a module on a batch: a Dataset over (parameter, step, copy), NaN where there is none.
+
+    Variables `<signal>_<statistic>` as in `signals` and `Stats`, and `gradient_norm` of each kernel.
+    Raises: ValueError as `signals`, and for a module whose parameters declare no dims and role.
+    """
+    leaves, apply = introspect.functional(lambda: model)
+    params = introspect.values(model)
+    return to_dataset(jax.jit(lambda p, b: signals(apply, loss, leaves, p, b, only))(params, batch), leaves)
+
+
+def to_dataset(found: dict[str, dict[str, Any]], leaves: Sequence[Leaf]) -> xr.Dataset:
+    """What `signals` found, in the order of the leaves' layers and of the data within them."""
+    by_name = {leaf.name: leaf for leaf in leaves}
+    order = sorted(found, key=lambda name: by_name[name].layer)
+    host = {name: jax.tree.map(np.asarray, found[name]) for name in order}
+    steps = max((of["product"].mean.shape[0] for of in host.values() if of["product"].mean.ndim > 1), default=1)
+    copies = max(of["weight"].mean.shape[0] for of in host.values())
+    variables: dict[str, Any] = {}
+    for signal in SIGNALS:
+        for what in Stats._fields:
+            more = (len(EDGES) - 1,) if what == "histogram" else ()
+            block = np.full((len(order), steps, copies, *more), np.nan, np.float32)
+            for row, name in enumerate(order):
+                values = getattr(host[name][signal], what)
+                if signal == "activation":  # the same for every copy
+                    values = values[..., None, :] if more else values[..., None]
+                if signal.startswith("weight") or values.ndim == 1 + len(more):
+                    values = values[None]
+                block[row, : values.shape[0], : values.shape[1]] = values
+            axes = ("parameter", "step", "copy", *(("bin",) if more else ()))
+            variables[f"{signal}_{what}"] = (axes, block)
+    sizes = np.asarray([np.prod(by_name[name].shape) / (1 + watch.copies_of(by_name[name]).max()) for name in order])
+    norm = np.sqrt(np.nansum(variables["weight_gradient_mean_square"][1][:, 0] * sizes[:, None], 1))
+    variables["gradient_norm"] = (("parameter",), norm)
+    fans = {what: ("parameter", [getattr(by_name[name], what) for name in order]) for what in ("fan_in", "fan_out")}
+    middles = (EDGES[1:] + EDGES[:-1]) / 2
+    layer = ("parameter", [by_name[name].layer for name in order])
+    role = ("parameter", [by_name[name].role for name in order])
+    return xr.Dataset(variables, {"parameter": order, "layer": layer, "role": role, "bin": middles} | fans)
+
+
+def jacobian_singular_values(
+    apply: Callable[[Params, Array], Array], params: Params, x: Array, count: int | None = None
+) -> np.ndarray:
+    """Singular values of the input-output Jacobian dy/dx of each example, largest first.
+
+    Exact, all of them, where inputs and outputs have at most 256 entries each or `count` is None; else the `count`
+    largest by Lanczos iteration on products with the Jacobian and its transpose.
+    Shapes: x `[examples, ...]`; result `[examples, min(count, inputs, outputs)]`.
+    Raises: ValueError for a batch without examples, or a count below 1.
+    """
+    if x.shape[0] < 1:
+        raise ValueError(f"a Jacobian needs one example or more, got a batch of shape {x.shape}")
+    if count is not None and count < 1:
+        raise ValueError(f"count must be 1 or more singular values, got {count}")
+    of = lambda one: apply(params, one[None])[0].reshape(-1)
+    inputs = int(np.prod(x.shape[1:]))
+    outputs = jax.eval_shape(of, x[0]).shape[0]
+    if count is None or max(inputs, outputs) <= EXACT or count >= min(inputs, outputs):
+        whole = jax.jit(jax.vmap(lambda one: jax.jacrev(of)(one).reshape(outputs, inputs)))(x)
+        return np.linalg.svd(np.asarray(whole), compute_uv=False)[:, :count]
+
+    def back(one: Array, dy: Array) -> Array:
+        return jax.vjp(of, one)[1](dy)[0]
+
+    @jax.jit
+    def forth(one: Array, dx: Array) -> Array:  # the transpose of the transpose, since loops by hand have no jvp
+        return jax.vjp(lambda dy: back(one, dy), jnp.zeros(outputs, one.dtype))[1](dx)[0]
+
+    back = jax.jit(back)
+    make_operator: Any = LinearOperator
+    largest: Any = svds
+    found = []
+    for one in x:
+        operator = make_operator(
+            (outputs, inputs),
+            matvec=lambda v, one=one: np.asarray(forth(one, jnp.asarray(v, one.dtype).reshape(one.shape))),
+            rmatvec=lambda u, one=one: np.asarray(back(one, jnp.asarray(u, one.dtype).reshape(-1))).reshape(-1),
+            dtype=np.float32,
+        )
+        found.append(np.sort(largest(operator, k=count, return_singular_vectors=False, random_state=0))[::-1])
+    return np.stack(found)
+
+
+def layer_jacobian_singular_values(
+    apply: Callable[[Params, Array], Array],
+    leaves: Sequence[Leaf],
+    params: Params,
+    x: Array,
+    slopes: Callable[[Array], Array],
+) -> dict[str, np.ndarray]:
+    """Singular values of dz^{i+1}/dz^i = diag(phi'(z^i)) W^{i+1}, for every hidden kernel and example, largest first.
+
+    `slopes` gives phi' from phi(z), as `models.bptt.SLOPES` does; z is the pre-activation.
+    Shapes: x `[examples, ...]`; results `[examples, min(inputs, outputs)]`.
+    Assumes kernels `io` that multiply the activations of the layer before.
+    Source: Glorot & Bengio (2010), section 4.2.1.
+    """
+    hidden = tuple(leaf for leaf in leaves if leaf.dims == "io" and leaf.role == "hidden")
+    keep = lambda entries: entries
+    sites = watch.watched(apply, hidden, keep, params, None, x)[1]
+    found = {}
+    for site in sites:
+        w = np.asarray(params[site.name])
+        activation = site.given.reshape(-1, w.shape[0])
+        of_slopes = np.asarray(slopes(activation))
+        found[site.name] = np.linalg.svd(of_slopes[:, :, None] * w, compute_uv=False)
+    return found
+
+
+def correlations(
+    apply: Callable[[Params, Array], Array], leaves: Sequence[Leaf], params: Params, x: Array
+) -> dict[str, np.ndarray]:
+    """The cosine between the products of every two examples, at every kernel: how a net tells its inputs apart.
+
+    Shapes: `{parameter: [examples, examples]}`. Assumes products with one row an example (no loops, no copies).
+    """
+    keep = lambda entries: entries
+    found = {}
+    for site in watch.watched(apply, [leaf for leaf in leaves if leaf.dims == "io"], keep, params, None, x)[1]:
+        rows = np.asarray(site.product).reshape(x.shape[0], -1)
+        size = np.linalg.norm(rows, axis=1)
+        found[site.name] = (rows @ rows.T) / np.maximum(size[:, None] * size, 1e-30)
+    return found

@@ -1,0 +1,48 @@
+"""Figures of signals: what is drawn, labelled and left out."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from jaxinit import portrait
+from jaxinit.figure import style
+from jaxinit.study import Study
+from jaxinit.survey import survey
+
+
+@pytest.fixture(scope="module")
+def deep() -> xr.Dataset:
+    return survey(Study(model="mlp", layers=4, hidden=300, schemes=("glorot_standard", "glorot_normalized"), seeds=2))
+
+
+@pytest.fixture(scope="module")
+def recurrent() -> xr.Dataset:
+    return survey(Study(model="lstm", hidden=8, schemes=("glorot_uniform",), seeds=2), examples=20)
+
+
+def test_theory_passes_through_the_points(deep: xr.Dataset) -> None:
+    for scheme in deep.scheme.values:
+        of = deep.sel(scheme=scheme)
+        for signal in ("activation", "gradient"):
+            expected = portrait._expected(of, signal)
+            measured = np.sqrt(of[f"{signal}_mean_square"].mean(("seed", "step", "copy")))
+            np.testing.assert_allclose(measured, expected, rtol=0.12)
+    assert portrait._expected(of, "weight_gradient") is None
+
+
+def test_histograms_leave_out_inputs_and_readout(deep: xr.Dataset) -> None:
+    with style():
+        axes = portrait.histograms(deep).axes
+        assert [len(one.lines) for one in axes] == [4, 4, 4, 4, 4, 4]
+        assert axes[0].get_title() == "glorot_standard"
+        labelled = portrait.sizes(deep).axes
+    assert all(one.get_xlabel() and one.get_ylabel() and one.get_title() for one in labelled)
+
+
+def test_a_recurrent_net_has_a_figure_through_time(recurrent: xr.Dataset, tmp_path: Path) -> None:
+    paths = portrait.draw_all(recurrent, tmp_path)
+    assert [path.stem for path in paths] == ["histograms", "sizes", "through_time"]
+    with style():
+        assert len(portrait.through_time(recurrent).axes[0].lines) == 4, "a line for each gate"

@@ -1,0 +1,55 @@
+"""A network looked at instead of trained: from a study to signals, verdicts and files."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from jaxinit import theory
+from jaxinit.study import BadStudy, Study
+from jaxinit.survey import survey, verdicts
+
+STUDY = Study(
+    model="mlp",
+    layers=5,
+    hidden=100,
+    schemes=("glorot_standard", "glorot_normalized", "small_normal+lsuv"),
+    baseline="glorot_standard",
+    seeds=2,
+)
+
+
+@pytest.fixture(scope="module")
+def signals(tmp_path_factory: pytest.TempPathFactory) -> tuple[xr.Dataset, Path]:
+    folder = tmp_path_factory.mktemp("probe") / "s"
+    return survey(STUDY, out=folder), folder
+
+
+def test_glorot_and_bengio_at_the_start(signals: tuple[xr.Dataset, Path]) -> None:
+    found, folder = signals
+    judged = verdicts(found)
+    assert [judged[name][0].kind for name in STUDY.schemes] == ["vanishing", "healthy", "healthy"]
+    back = np.sqrt(found.gradient_mean_square.mean(("seed", "step", "copy")))
+    hidden = back.sel(parameter=[f"layers.{k}.kernel" for k in range(5)])
+    ratio = hidden.sel(parameter="layers.0.kernel") / hidden.sel(parameter="layers.4.kernel")
+    assert ratio.sel(scheme="glorot_standard") < 0.2
+    assert ratio.sel(scheme="glorot_normalized") > 0.4
+    weights = np.sqrt(found.weight_gradient_mean_square.mean(("seed", "step", "copy")))
+    inner = weights.sel(parameter=[f"layers.{k}.kernel" for k in range(1, 5)], scheme="glorot_standard")
+    assert inner.max() / inner.min() < 1.15, "weight gradients do not shrink: eq. 14"
+    assert theory.gain("tanh") > 1
+    with xr.open_dataset(folder / "signals.nc", engine="h5netcdf") as kept:
+        xr.testing.assert_allclose(kept.load(), found)
+    stored = json.loads((folder / "verdicts.json").read_text())
+    assert stored["verdicts"]["glorot_standard"][0]["kind"] == "vanishing"
+    assert Study(**{k: tuple(v) if isinstance(v, list) else v for k, v in stored["study"].items()}) == STUDY
+
+
+def test_bad_requests_are_one_line(tmp_path: Path) -> None:
+    with pytest.raises(BadStudy, match="examples must be 1 to 517"):
+        survey(STUDY, examples=0, out=tmp_path / "s")
+    with pytest.raises(BadStudy, match=r"the filter 'conv\*' matches no kernel"):
+        survey(STUDY, only="conv*", out=tmp_path / "s")
+    assert not (tmp_path / "s").exists()
