@@ -1,14 +1,17 @@
-"""The command line: `jaxinit run`, `probe`, `list` and `plot`. Options are read before JAX is imported."""
+"""The command line: `jaxinit run`, `probe`, `reproduce`, `list`, `plot`. Options are read before JAX is imported."""
 
+import ast
 import inspect
+import runpy
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from jaxinit.study import BadStudy, Study
+from jaxinit.study import BadStudy, Study, check_name
 
 if TYPE_CHECKING:
     from jaxinit.store import Result
@@ -39,11 +42,13 @@ def run(study: tyro.conf.OmitArgPrefixes[Study] = STUDY, out: Path | None = None
 
 
 def list_names(
-    what: tyro.conf.Positional[Literal["schemes", "calibrations", "initializers", "models", "tasks", "all"]] = "all",
+    what: tyro.conf.Positional[
+        Literal["schemes", "calibrations", "initializers", "models", "tasks", "experiments", "all"]
+    ] = "all",
     /,
     verbose: bool = False,
 ) -> int:
-    """List the schemes, calibrations, initializers, models or tasks, with a line on each.
+    """List the schemes, calibrations, initializers, models, tasks or experiments, with a line on each.
 
     Args:
         what: Which of them.
@@ -62,6 +67,7 @@ def list_names(
         "initializers": initializers,
         "models": MODELS,
         "tasks": TASKS,
+        "experiments": {name: SimpleNamespace(__doc__=docstring(path)) for name, path in experiments().items()},
     }
     for kind, table in tables.items():
         if what not in (kind, "all"):
@@ -80,6 +86,10 @@ def list_names(
             else:
                 print(f"  {name:{width}}  {text.splitlines()[0]}")
     return 0
+
+
+def docstring(path: Path) -> str:
+    return ast.get_docstring(ast.parse(path.read_text())) or ""
 
 
 def _source(text: str) -> str:
@@ -124,6 +134,31 @@ def look(study: Study, examples: int, only: str, out: Path | None) -> int:
             print(f"  try: {REMEDIES[found[0].kind]}")
     print(f"signals: {folder}; figures: {' '.join(map(str, draw_all(signals, folder / 'figures')))}")
     return 0
+
+
+def reproduce(
+    name: tyro.conf.Positional[str], /, size: Literal["smoke", "quick", "paper"] = "quick", out: Path | None = None
+) -> int:
+    """Run an experiment that reproduces a paper or answers a question; `jaxinit list experiments` names them.
+
+    Args:
+        name: The experiment, such as glorot2010.
+        size: smoke (seconds), quick (minutes on two cores) or paper (the full scale, for an accelerator).
+        out: Folder of the results. Default: results/<name>-<size>.
+    """
+    known = experiments()
+
+    def checked() -> int:
+        check_name("experiment", name, known)
+        arguments = ["--size", size, *(["--out", str(out)] if out else [])]
+        return runpy.run_path(str(known[name]))["main"](arguments)
+
+    return exit_code(checked)
+
+
+def experiments() -> dict[str, Path]:
+    """The experiments of this checkout by name; an installed package has none."""
+    return {path.stem: path for path in sorted((Path(__file__).parent.parent / "experiments").glob("*.py"))}
 
 
 def plot(folder: tyro.conf.Positional[Path], /) -> int:
@@ -183,7 +218,7 @@ def exit_code(command: Callable[[], "Result | int"]) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the `jaxinit` command."""
-    commands = {"run": run, "probe": probe, "list": list_names, "plot": plot}
+    commands = {"run": run, "probe": probe, "reproduce": reproduce, "list": list_names, "plot": plot}
     about = "Does it matter how this network is initialized? Measure it."
     return exit_code(
         lambda: tyro.extras.subcommand_cli_from_dict(commands, prog="jaxinit", description=about, args=argv)

@@ -23,7 +23,7 @@ from flax import nnx
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from jaxinit import calibrate, stats, store, sweep, train
+from jaxinit import calibrate, probes, stats, store, sweep, train
 from jaxinit.introspect import Apply, functional
 from jaxinit.models import ACTIVATIONS, MODELS
 from jaxinit.outcome import Outcome
@@ -70,10 +70,14 @@ def run(
     progress: bool = True,
     mapping: sweep.Mapping | None = None,
     slots_per_device: int = 16,
+    tasks: Mapping[str, Callable[..., Task]] | None = None,
+    signals: int = 0,
 ) -> Result:
     """Run a study, or read it when its folder holds it complete, and write its folder.
 
-    `schemes` adds to the names that `study.schemes` may use. `mapping` says how a device runs its trials, one after
+    `schemes` and `tasks` add to the names that the study may use. With `signals`, the signals of the first reporting
+    seed of every scheme on that many validation examples are recorded after every chunk of epochs, in signals.nc
+    (those of chunks before an interruption are lost). `mapping` says how a device runs its trials, one after
     another (`map`, the default on CPU) or together (`vmap`). Call `sweep.one_device_per_core()` first to use all
     cores. Ctrl-C or SIGTERM ends the run after the chunk under way and keeps what was computed: the result is then not
     `complete`, and running the same study on the same folder goes on from there, as it does after a kill, to the same
@@ -81,7 +85,7 @@ def run(
     Raises: BadStudy for anything wrong with the study or the folder, before any work is done.
     """
     began = time.time()
-    cell = check(study, schemes)
+    cell = check(study, schemes, tasks)
     study, task = cell.study, cell.task
     folder = Path(out) if out is not None else study.folder
     own = {
@@ -115,7 +119,7 @@ def run(
         starts, calibrated = calibrate_starts(cell, draw_starts(cell))
         devices = jax.devices()
         sweeper = sweep.Sweep(program, task.data, slots_per_device * len(devices), devices, mapping)
-        campaign = Campaign(cell, records, sweeper, starts, folder, saved, report, stop)
+        campaign = Campaign(cell, records, sweeper, starts, folder, saved, report, stop, signals)
         tuning = [(name, rate, seed) for name in cell.schemes for rate in study.lrs for seed in study.tuning]
         complete = campaign.fill(tuning)
         if complete:
@@ -124,6 +128,8 @@ def run(
     summary = summarize(records, study, calibrated)
     summary |= {"compilations": compiled.count, "compile_s": compiled.seconds, "wall_s": time.time() - began}
     store.write_records(folder, records)
+    if campaign.seen:
+        store.write_records(folder, campaign.courses(), "signals.nc")
     store.write_json(folder / "summary.json", summary)
     store.write_study(folder, study, "complete" if complete else "interrupted", about)
     if complete:
@@ -131,14 +137,19 @@ def run(
     return store.load(folder)
 
 
-def check(study: Study, schemes: Mapping[str, Scheme] | None = None) -> Cell:
+def check(
+    study: Study,
+    schemes: Mapping[str, Scheme] | None = None,
+    tasks: Mapping[str, Callable[..., Task]] | None = None,
+) -> Cell:
     """Resolve the names of a study and check everything that can be checked before any work.
 
     Raises: BadStudy, one line that names what was got, what was expected and the nearest name.
     """
     known = SCHEMES | dict(schemes or {})
     check_name("model", study.model, MODELS)
-    check_name("task", study.task, TASKS)
+    known_tasks = TASKS | dict(tasks or {})
+    check_name("task", study.task, known_tasks)
     check_name("optimizer", study.optimizer, train.OPTIMIZERS)
     parts = {name: _parts(name, known) for name in study.schemes}
     for scheme, calibration in parts.values():
@@ -154,7 +165,7 @@ def check(study: Study, schemes: Mapping[str, Scheme] | None = None) -> Cell:
     if study.length is not None and study.task not in ("adding", "copy"):
         raise BadStudy(f"task {study.task!r} has a fixed length; leave --length out, or use adding or copy")
     try:
-        task = TASKS[study.task]() if study.length is None else TASKS[study.task](study.length)
+        task = known_tasks[study.task]() if study.length is None else known_tasks[study.task](study.length)
         if study.target is None:
             study = replace(study, target=task.target)
         assert study.target is not None
@@ -318,9 +329,14 @@ class Campaign:
     saved: dict[str, np.ndarray] | None
     report: Report
     stop: list[int]
+    signals: int = 0
 
     def __post_init__(self):
         self.last_save = time.monotonic()
+        self.seen: dict[tuple[str, float], xr.Dataset] = {}  # by scheme and epoch
+        cell, data = self.cell, self.cell.task.data
+        batch = data["valid_x"][: self.signals], data["valid_y"][: self.signals]
+        self.look = jax.jit(lambda p: probes.signals(cell.apply, cell.task.loss, cell.leaves, p, batch))
         for name in (*store.TRACES, *ENDS):
             if self.saved is not None:
                 self.records[name].values[...] = self.saved[name]
@@ -352,12 +368,38 @@ class Campaign:
                 records.last_epoch.values[place] = epochs = row.last / per_epoch
                 if row.outcome is Outcome.CONVERGED and epochs < best:
                     best, best_point = epochs, f"{scheme} {epochs:.3g} epochs"
+            if self.signals:
+                self._probe(points, going_on, per_epoch)
             self.report(phase, sum(row.outcome is not Outcome.UNFINISHED for row in rows), best_point)
             if self.stop or time.monotonic() - self.last_save > SAVE_EVERY:
                 self._save(going_on, places)
             if self.stop:
                 return False
         return True
+
+    def _probe(self, points: Sequence[Point], seats: Sequence[sweep.Seat], per_epoch: int) -> None:
+        """Record the signals of the first reporting seed's trials, those at their start too."""
+        first = self.cell.study.reporting[0]
+        for seat in seats:
+            scheme, _, seed = points[seat.number]
+            if seed != first:
+                continue
+            if (scheme, 0.0) not in self.seen:
+                start = {name: a[seed] for name, a in self.starts[scheme].items()}
+                self.seen[scheme, 0.0] = probes.to_dataset(self.look(start), self.cell.leaves)
+            epoch = int(seat.state.evaluations) / per_epoch
+            self.seen[scheme, epoch] = probes.to_dataset(self.look(seat.state.params), self.cell.leaves)
+
+    def courses(self) -> xr.Dataset:
+        """The signals recorded, over (scheme, epoch, parameter, step, copy)."""
+        by_scheme = []
+        for scheme in self.cell.schemes:
+            epochs = sorted(epoch for name, epoch in self.seen if name == scheme)
+            if epochs:
+                course = xr.concat([self.seen[scheme, epoch] for epoch in epochs], xr.Variable("epoch", epochs))
+                by_scheme.append(course.assign_coords(scheme=scheme))
+        joined: Any = xr.concat(by_scheme, "scheme")
+        return joined
 
     def _save(self, seats: Sequence[sweep.Seat], places: Sequence[tuple[int, ...]]) -> None:
         arrays = {name: self.records[name].values for name in (*store.TRACES, *ENDS)}

@@ -134,6 +134,45 @@ def through_time(signals: xr.Dataset) -> "Figure":
     return _finish(figure, signals, "Gradients through time", "a line for each gate, from the first (black) on")
 
 
+def through_training(courses: xr.Dataset, rows: dict[str, str], title: str, note: str) -> "Figure":
+    """Statistics of every hidden layer against epochs of training, a column for each scheme, a line for each layer.
+
+    `courses` as `engine.run(signals=...)` records them; `rows` maps variables of it to labels. Activations are shown as
+    the next kernel sees them, without the inputs; other signals without the readout's.
+    """
+    import matplotlib.pyplot as plt
+
+    schemes = [str(name) for name in courses.scheme.values]
+    figure, grid = plt.subplots(
+        len(rows),
+        len(schemes),
+        figsize=(1.6 + 2.9 * len(schemes), 1 + 2.1 * len(rows)),
+        layout="constrained",
+        squeeze=False,
+        sharex=True,
+        sharey="row",
+    )
+    count = courses.sizes["parameter"]
+    for row, (what, label) in enumerate(rows.items()):
+        for column, scheme in enumerate(schemes):
+            axes = grid[row, column]
+            shown = range(1, count) if what.startswith("activation") else range(count - 1)
+            for place, k in enumerate(shown):
+                values = courses[what].sel(scheme=scheme).isel(parameter=k).mean(("step", "copy"), skipna=True)
+                grey = str(LAST_GREY * place / max(count - 2, 1))
+                axes.plot(courses.epoch.values, values, color=grey, linewidth=1.2)
+            if row == 0:
+                axes.set_title(scheme, fontsize=9)
+            if column == 0:
+                axes.set_ylabel(label)
+            if row == len(rows) - 1:
+                axes.set_xlabel("epochs")
+    figure.suptitle(
+        f"{title}\n{note}\nblack: the first hidden layer, light grey: the last", fontsize=9, x=0.01, ha="left"
+    )
+    return figure
+
+
 def _expected(of: xr.Dataset, signal: str) -> NDArray[np.floating] | None:
     """Root mean squares by mean-field theory for a plain net, from the first product on and the last gradient back."""
     name = of.attrs["activation"]

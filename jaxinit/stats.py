@@ -322,6 +322,34 @@ def judge(records: xr.Dataset, claims: Iterable[Claim]) -> list[dict[str, Any]]:
     return rows
 
 
+def claim_of(
+    name: str, statement: str, values: Any, published: str, band: tuple[float, float], note: str
+) -> dict[str, Any]:
+    """A row of summary.json for a measured number: its mean over seeds, its interval, and what that says of a band.
+
+    `values` has one number a seed, and the interval is Student's at 95 %; a single number, which has no sampling error
+    of its own, is inside the band or not. An end of the band may be infinite.
+    """
+    numbers = np.atleast_1d(np.asarray(values, float))
+    measured = float(numbers.mean())
+    low = high = measured
+    if len(numbers) > 1:
+        half = float(scipy_stats.t.ppf((1 + LEVEL) / 2, len(numbers) - 1) * numbers.std(ddof=1) / len(numbers) ** 0.5)
+        low, high = measured - half, measured + half
+        note = f"{len(numbers)} seeds, 95 % t interval; {note}"
+    return {
+        "id": name,
+        "statement": statement,
+        "measured": measured,
+        "low": low if len(numbers) > 1 else None,
+        "high": high if len(numbers) > 1 else None,
+        "published": published,
+        "band": [None if np.isinf(end) else float(end) for end in band],
+        "verdict": verdict(low, high, band),
+        "note": note,
+    }
+
+
 def verdict(low: float, high: float, band: tuple[float, float], kind: str = "=") -> str:
     """What an interval says of a band: see `judge`."""
     if kind in ("<=", "?"):

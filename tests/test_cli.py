@@ -99,3 +99,22 @@ def test_an_interrupted_study_exits_130_and_says_how_to_look(capsys: pytest.Capt
 
     assert cli.exit_code(interrupt) == 130
     assert "goes on from the last saved chunk" in capsys.readouterr().err
+
+
+def test_probe_prints_verdicts_and_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["probe", "--hidden", "64", "--seeds", "2", "--examples", "100", "--out"]
+    assert cli.main([*words, str(tmp_path / "p")]) == 0
+    out = capsys.readouterr().out
+    assert "glorot_standard: vanishing" in out
+    assert "decades per layer going back" in out
+    assert "try: variance by the activation's gain" in out
+    assert {path.name for path in (tmp_path / "p").iterdir()} == {"signals.nc", "verdicts.json", "figures"}
+    assert cli.main([*words, str(tmp_path / "q"), "--only", "conv*"]) == 2
+    assert "matches no kernel" in capsys.readouterr().err
+
+
+def test_reproduce_knows_its_experiments(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["list", "experiments"]) == 0
+    assert "glorot2010" in capsys.readouterr().out
+    assert cli.main(["reproduce", "glorot2011"]) == 2
+    assert "no experiment is called 'glorot2011'; the nearest is 'glorot2010'" in capsys.readouterr().err

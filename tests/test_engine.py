@@ -163,6 +163,21 @@ def test_every_model_runs_on_tasks_of_both_kinds(model: str, task: str, tmp_path
     assert np.isfinite(got.records.train_loss.values).all()
 
 
+def test_signals_are_recorded_between_chunks_and_own_tasks_run(tmp_path: Path) -> None:
+    shorter = {"own": lambda: replace(engine.TASKS["digits_rows"](), name="own", examples=256)}
+    study = replace(STUDY, model="mlp", layers=2, task="own", lrs=(0.1,), epochs=5, target=1.0, baseline="orthogonal")
+    got = engine.run(study, out=tmp_path / "s", tasks=shorter, progress=False, signals=50)
+    assert got.records.attrs["task"] == "own"
+    with xr.open_dataset(got.folder / "signals.nc", engine="h5netcdf") as file:
+        courses = file.load()
+    assert courses.scheme.values.tolist() == list(STUDY.schemes)
+    assert courses.epoch.values.tolist() == [0.0, 2.0, 4.0]
+    assert courses.parameter.values.tolist() == ["layers.0.kernel", "layers.1.kernel", "readout.kernel"]
+    weights = courses.weight_mean_square.isel(step=0, copy=0).sel(parameter="readout.kernel")
+    np.testing.assert_allclose(weights.sel(scheme="small_normal", epoch=0.0), 0.01**2, rtol=0.4)
+    assert (weights.diff("epoch") > 0).all()
+
+
 # Nobody converges, so 12 trials of two chunks through 8 slots: after three chunks 8 have ended, 4 are half way.
 LONG = replace(STUDY, target=0.99, lrs=(0.1,), seeds=4)
 

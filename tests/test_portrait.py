@@ -46,3 +46,13 @@ def test_a_recurrent_net_has_a_figure_through_time(recurrent: xr.Dataset, tmp_pa
     assert [path.stem for path in paths] == ["histograms", "sizes", "through_time"]
     with style():
         assert len(portrait.through_time(recurrent).axes[0].lines) == 4, "a line for each gate"
+
+
+def test_courses_of_training_leave_out_inputs_and_readout(deep: xr.Dataset) -> None:
+    courses = deep.isel(seed=[0, 1, 0]).rename(seed="epoch").assign_coords(epoch=[0.0, 1.0, 2.0])
+    with style():
+        rows = {"activation_mean": "mean", "weight_gradient_mean_square": "square"}
+        axes = portrait.through_training(courses, rows, "title", "note").axes
+        assert [len(one.lines) for one in axes] == [4] * 4
+    assert axes[0].get_ylabel() == "mean"
+    assert axes[2].get_xlabel() == "epochs"

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.stats
 import xarray as xr
 
 from jaxinit import stats
@@ -235,3 +236,15 @@ def test_nothing_reported_yet_gives_an_empty_table() -> None:
     assert stats.table(data, "slow") == []
     assert stats.tuned(data)
     assert stats.reported(data) == {}
+
+
+def test_a_measured_claim_has_its_interval_and_its_verdict() -> None:
+    values = np.random.default_rng(0).normal(1.0, 0.1, 20)
+    row = stats.claim_of("X1", "a number", values, "1", (0.8, 1.2), "made up")
+    interval = scipy.stats.ttest_1samp(values, 0).confidence_interval()
+    assert (row["low"], row["high"]) == (pytest.approx(interval.low), pytest.approx(interval.high))
+    assert row["verdict"] == "supported"
+    assert stats.claim_of("X1", "a number", values, "1", (1.0, 1.2), "")["verdict"] == "too noisy to tell"
+    assert stats.claim_of("X1", "a number", values, "2", (1.8, np.inf), "")["verdict"] == "refuted"
+    single = stats.claim_of("X1", "a number", 3.0, "2", (1.8, np.inf), "no seeds")
+    assert (single["verdict"], single["low"], single["band"]) == ("supported", None, [1.8, None])

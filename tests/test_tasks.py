@@ -158,4 +158,5 @@ def test_a_pool_of_shapes_holds_the_same_pictures() -> None:
     x_again, y_again = jax.vmap(shapeset.picture)(keys[:4])
     np.testing.assert_allclose(x, x_again, atol=1 / 127)
     np.testing.assert_array_equal(y, y_again)
-    assert pool.examples == 64
+    assert pool.examples == shapeset.EXAMPLES
+    assert int(pool.tickets(pool.data, jax.random.key(0), 100, 10).max()) == 63

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from jaxinit.spec import named_key
-from jaxinit.tasks.base import Data, Task, accuracy, cross_entropy, shuffled
+from jaxinit.tasks.base import Data, Task, accuracy, cross_entropy
 
 SIDE, VERTICES, CORNERS = 32, (3, 4, 20), 20
 KINDS = ("triangle", "parallelogram", "ellipse")
@@ -75,8 +75,8 @@ def shapeset() -> Task:
     )
 
 
-def from_pool(images: int) -> Task:
-    """`shapeset` with `images` drawn beforehand and visited in random order, an epoch being all of them once.
+def from_pool(images: int, examples: int = EXAMPLES) -> Task:
+    """`shapeset` with `images` drawn beforehand: an epoch is `examples` of them, picked at random, with replacement.
 
     For many trials on few cores: an image is kept as 1024 bytes, and its batch costs less than drawing it.
     """
@@ -87,10 +87,13 @@ def from_pool(images: int) -> Task:
     grey = jnp.concatenate([jnp.round((x + 1) * 127.5).astype(jnp.uint8) for x, _ in blocks])
     data = endless.data | {"train_x": grey, "train_y": jnp.concatenate([y for _, y in blocks])}
 
+    def tickets(data: Data, key: Key[Array, ""], steps: int, batch: int) -> Array:
+        return jax.random.randint(key, (steps, batch), 0, data["train_y"].shape[0])
+
     def batch(data: Data, ticket: Array) -> tuple[Array, Array]:
         return data["train_x"][ticket].astype(jnp.float32) / 127.5 - 1, data["train_y"][ticket]
 
-    return replace(endless, examples=images, data=data, tickets=shuffled, batch=batch)
+    return replace(endless, name="shapeset_pool", examples=examples, data=data, tickets=tickets, batch=batch)
 
 
 def picture(key: Key[Array, ""]) -> tuple[Float[Array, "1 1024"], Int[Array, ""]]:
