@@ -11,9 +11,9 @@ Figures: 1 (images), 2 to 4, 9 and 10 (signals during training), 6 to 8 (histogr
 11 (error during training, without the pre-training curve, which is another method). Not here: 5 (a surface of costs),
 and the MNIST, CIFAR-10 and Small-ImageNet columns of Table 1 and figure 12, whose data jaxinit does not fetch yet.
 
-Expect at quick, 30,000 updates where the paper made 5 million: errors of 62 % (tanh, normalized), 64 and 66 % (softsign,
-normalized and standard), 72 % (tanh, standard) and chance (sigmoid), the order of Table 1; mean singular values of
-layer Jacobians near 0.75 and 0.48; back-propagated gradients that shrink to a tenth under the standard start.
+Expect at quick, 30,000 updates where the paper made 5 million: errors of 62 % (tanh, normalized), 64 and 66 %
+(softsign, normalized and standard), 72 % (tanh, standard) and chance (sigmoid), the order of Table 1; mean singular
+values of layer Jacobians near 0.75 and 0.48; back-propagated gradients that shrink to a tenth under the standard start.
 """
 
 import sys

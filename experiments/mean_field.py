@@ -135,7 +135,7 @@ def trainability(size: Size) -> tuple[np.ndarray, list[dict[str, Any]], list[dic
     import jax
     import jax.numpy as jnp
 
-    from jaxinit import stats, theory
+    from jaxinit import stats, sweep, theory
     from jaxinit.tasks import TASKS
     from jaxinit.tasks.base import accuracy as share_right
     from jaxinit.tasks.base import cross_entropy
@@ -169,9 +169,10 @@ def trainability(size: Size) -> tuple[np.ndarray, list[dict[str, Any]], list[dic
     reached = np.empty((len(size.depths), len(size.variances)))
     for row, depth in enumerate(size.depths):
         grid = [(w2, rate, seed) for w2 in size.variances for rate in size.rates for seed in range(size.seeds)]
-        w2, rate, seed = (jnp.asarray(column) for column in zip(*grid, strict=True))
-        run = jax.jit(lambda w2, rate, seed, depth=depth: jax.lax.map(lambda a: one(depth, *a), (w2, rate, seed)))
-        of = np.asarray(run(w2, rate, seed)).reshape(len(size.variances), len(size.rates), size.seeds)
+        w2, rate, seed = (np.asarray(column) for column in zip(*grid, strict=True))
+        columns = w2.astype(np.float32), rate.astype(np.float32), seed
+        of = sweep.over_devices(lambda *a, depth=depth: one(depth, *a), *columns)
+        of = of.reshape(len(size.variances), len(size.rates), size.seeds)
         reached[row] = np.nan_to_num(of).mean(2).max(1)
     rows, inside = [], []
     for column, w2 in enumerate(size.variances):

@@ -253,7 +253,15 @@ def draw(size: Size, curves: dict, times: dict[str, list[tuple[float, np.ndarray
             ylabel="steps until the loss is 1/20 of its start",
             title=f"Learning time, best of {len(size.rates)} rates, n = {size.seeds} seeds",
         )
-        right.legend(frameon=False, fontsize=7, title="band: range over seeds; dotted: budget", title_fontsize=7)
+        right.set_xticks(size.depths, [str(depth) for depth in size.depths])
+        right.minorticks_off()
+        right.legend(
+            frameon=False,
+            fontsize=7,
+            loc="center left",
+            title="band: range over seeds; dotted: budget",
+            title_fontsize=7,
+        )
         save(figure, folder, "learning")
 
 

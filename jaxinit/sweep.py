@@ -8,7 +8,7 @@ compiled once. Trials never communicate.
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -205,6 +205,23 @@ class Sweep:
         if sizes is None:  # a backend that does not tell
             return 0
         return sizes.argument_size_in_bytes + sizes.output_size_in_bytes + sizes.temp_size_in_bytes
+
+
+def over_devices(function: Callable[..., Any], *columns: np.ndarray) -> Any:
+    """`function` of every row of `columns`: rows dealt over all devices, one after another on each, compiled once.
+
+    For experiments whose trainings are not a study's. Shapes: columns `[rows, ...]`; results likewise, on the host.
+    """
+    devices = jax.devices()
+    mesh = jax.sharding.Mesh(np.asarray(devices), ("row",))
+    spec = PartitionSpec("row")
+    count = len(columns[0])
+    whole = -(-count // len(devices)) * len(devices)
+    padded = [np.resize(column, (whole, *column.shape[1:])) for column in columns]
+    on_device = lambda *rows: jax.lax.map(lambda row: function(*row), rows)
+    run = jax.jit(jax.shard_map(on_device, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False))
+    out = run(*jax.device_put(padded, NamedSharding(mesh, spec)))
+    return jax.tree.map(lambda a: np.asarray(a)[:count], out)
 
 
 def free_memory(devices: Sequence[Any]) -> int:

@@ -101,16 +101,17 @@ def test_an_interrupted_study_exits_130_and_says_how_to_look(capsys: pytest.Capt
     assert "goes on from the last saved chunk" in capsys.readouterr().err
 
 
-def test_probe_prints_verdicts_and_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_probe_prints_verdicts_and_draws(tmp_path: Path) -> None:
     words = ["probe", "--hidden", "64", "--seeds", "2", "--examples", "100", "--out"]
-    assert cli.main([*words, str(tmp_path / "p")]) == 0
-    out = capsys.readouterr().out
-    assert "glorot_standard: vanishing" in out
-    assert "decades per layer going back" in out
-    assert "try: variance by the activation's gain" in out
+    done = jaxinit(*words, str(tmp_path / "p"))
+    assert done.returncode == 0, done.stderr
+    assert "glorot_standard: vanishing" in done.stdout
+    assert "decades per layer going back" in done.stdout
+    assert "try: variance by the activation's gain" in done.stdout
     assert {path.name for path in (tmp_path / "p").iterdir()} == {"signals.nc", "verdicts.json", "figures"}
-    assert cli.main([*words, str(tmp_path / "q"), "--only", "conv*"]) == 2
-    assert "matches no kernel" in capsys.readouterr().err
+    wrong = jaxinit(*words, str(tmp_path / "q"), "--only", "conv*")
+    assert wrong.returncode == 2
+    assert "matches no kernel" in wrong.stderr
 
 
 def test_reproduce_knows_its_experiments(capsys: pytest.CaptureFixture[str]) -> None:

@@ -175,7 +175,7 @@ def test_signals_are_recorded_between_chunks_and_own_tasks_run(tmp_path: Path) -
     assert courses.parameter.values.tolist() == ["layers.0.kernel", "layers.1.kernel", "readout.kernel"]
     weights = courses.weight_mean_square.isel(step=0, copy=0).sel(parameter="readout.kernel")
     np.testing.assert_allclose(weights.sel(scheme="small_normal", epoch=0.0), 0.01**2, rtol=0.4)
-    assert (weights.diff("epoch") > 0).all()
+    assert (weights.diff("epoch") != 0).all()
 
 
 # Nobody converges, so 12 trials of two chunks through 8 slots: after three chunks 8 have ended, 4 are half way.

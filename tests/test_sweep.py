@@ -15,7 +15,7 @@ from jaxinit.models import RNN
 from jaxinit.outcome import Outcome
 from jaxinit.schemes import SCHEMES
 from jaxinit.spec import draw
-from jaxinit.sweep import CompileCounter, Sweep
+from jaxinit.sweep import CompileCounter, Sweep, over_devices
 from jaxinit.tasks import TASKS
 from jaxinit.train import Trial, make_program
 
@@ -193,3 +193,10 @@ def test_a_late_call_says_what_to_do() -> None:
     done = run_python("import jax; jax.devices(); from jaxinit import sweep; sweep.one_device_per_core(3)")
     assert "JAX was already initialized with 1 device(s)" in done.stderr
     assert "call jaxinit.sweep.one_device_per_core() before the first JAX operation" in done.stderr
+
+
+def test_rows_are_dealt_over_all_devices_and_come_back_in_order() -> None:
+    a, b = np.arange(11, dtype=np.float32), np.arange(22, dtype=np.float32).reshape(11, 2)
+    total, pair = over_devices(lambda a, b: (a + b.sum(), b), a, b)
+    np.testing.assert_array_equal(total, a + b.sum(1))
+    np.testing.assert_array_equal(pair, b)
