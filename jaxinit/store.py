@@ -8,6 +8,7 @@ import datetime
 import hashlib
 import io
 import json
+import math
 import os
 import platform
 import subprocess
@@ -128,7 +129,17 @@ def write_study(folder: Path, study: Study, status: str, about: dict[str, Any]) 
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    _write_atomically(path, lambda to: to.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n"))
+    """Write strict JSON; numbers that are not finite, which it cannot hold, become null."""
+    text = json.dumps(_finite(content), indent=2, allow_nan=False)
+    _write_atomically(path, lambda to: to.write_text(text + "\n"))
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def write_records(folder: Path, records: xr.Dataset, name: str = "records.nc") -> None:

@@ -65,11 +65,7 @@ def survey(
         folder = Path(out)
         folder.mkdir(parents=True, exist_ok=True)
         store.write_records(folder, signals, "signals.nc")
-        plain = lambda value: None if isinstance(value, float) and np.isnan(value) else value
-        judged = {
-            name: [{what: plain(value) for what, value in one._asdict().items()} for one in of]
-            for name, of in verdicts(signals).items()
-        }
+        judged = {name: [one._asdict() for one in of] for name, of in verdicts(signals).items()}
         store.write_json(folder / "verdicts.json", {"study": study.plain(), "verdicts": judged})
     return signals
 

@@ -84,7 +84,12 @@ def test_loading_what_is_not_there(tmp_path: Path) -> None:
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
     store.write_json(tmp_path / "a.json", {"x": 1})
-    with pytest.raises(ValueError, match="JSON"):
-        store.write_json(tmp_path / "a.json", {"x": float("nan")})
+    with pytest.raises(ZeroDivisionError):
+        store._write_atomically(tmp_path / "a.json", lambda to: to.write_text("half of it") // 0)
     assert json.loads((tmp_path / "a.json").read_text()) == {"x": 1}
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_numbers_that_are_not_finite_never_cost_a_summary(tmp_path: Path) -> None:
+    store.write_json(tmp_path / "x.json", {"a": [float("nan"), 1.0], "b": {"c": (float("inf"), -0.5)}, "d": "nan"})
+    assert json.loads((tmp_path / "x.json").read_text()) == {"a": [None, 1.0], "b": {"c": [None, -0.5]}, "d": "nan"}
