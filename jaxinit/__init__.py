@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from jaxinit.models import LSTM as LSTM
     from jaxinit.models import MLP as MLP
     from jaxinit.models import RNN as RNN
+    from jaxinit.probes import probe as probe
     from jaxinit.schemes import SCHEMES as SCHEMES
     from jaxinit.spec import Leaf as Leaf
     from jaxinit.spec import Rule as Rule
@@ -31,6 +32,7 @@ _HOME = {
     "schemes": ("SCHEMES",),
     "introspect": ("leaves", "initialize"),
     "models": ("RNN", "LSTM", "GRU", "MLP"),
+    "probes": ("probe",),
     "tasks": ("TASKS",),
     "study": ("Study",),
     "engine": ("run",),
