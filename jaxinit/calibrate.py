@@ -141,7 +141,7 @@ def gradient_quotient(loss: Callable[[Params], Array], params: Params, *, eps: f
 
 
 def metainit(
-    problem: Problem, params: Params, batches: Batch, *, steps: int = 200, rate: float = 0.1, momentum: float = 0.9
+    problem: Problem, params: Params, batches: Batch, *, steps: int = 500, rate: float = 0.1, momentum: float = 0.9
 ) -> Calibrated:
     """MetaInit: the norms of the kernels at which the gradient quotient is small.
 

@@ -26,8 +26,8 @@ Params: TypeAlias = dict[str, Array]
 Measure: TypeAlias = Callable[[Float[Array, "groups entries"]], Any]
 
 # What leaves entries as they are, and only moves them.
-MOVES = {"reshape", "transpose", "squeeze", "slice", "broadcast_in_dim", "expand_dims", "rev", "split", "copy", "name"}
-CASTS = {"convert_element_type", "copy_p", "reduce_precision", "stop_gradient"}
+MOVES = {"reshape", "transpose", "squeeze", "slice", "broadcast_in_dim", "expand_dims", "rev", "split", "unstack"}
+CASTS = {"convert_element_type", "copy", "copy_p", "name", "reduce_precision", "stop_gradient"}
 INNER = {  # the parameter that holds the inner program of what only calls it
     "jit": "jaxpr",
     "pjit": "jaxpr",
@@ -198,9 +198,7 @@ class _Look(NamedTuple):
         nothing: Origins = [None] * len(equation.outvars)
         if any(of):
             if kind in INNER:
-                inner = equation.params[INNER[kind]]
-                jaxpr, consts = (inner.jaxpr, inner.consts) if hasattr(inner, "jaxpr") else (inner, ())
-                return self.run(jaxpr, consts, given, of)
+                return self.run(*_opened(equation.params[INNER[kind]]), given, of)
             if kind == "scan":
                 return self.scan(equation, given, of)
         variables = [
@@ -211,7 +209,7 @@ class _Look(NamedTuple):
             return out, nothing, []
         if kind in MOVES and len(given) == 1:
             origin = of[0]
-            if origin is None or kind == "name":
+            if origin is None:
                 return out, of, []
             with jax.ensure_compile_time_eval():  # what moves entries moves the numbers of their copies
                 moved = alone(jnp.asarray(origin.copy))
@@ -244,8 +242,10 @@ class _Look(NamedTuple):
 
     def scan(self, equation: Any, given: list[Any], of: Origins) -> tuple[list[Any], Origins, list[Site]]:
         """A loop: constants keep where they come from, slices of stacked parameters are copies of their own."""
-        settings = equation.params
-        consts, carries, body = settings["num_consts"], settings["num_carry"], settings["jaxpr"]
+        settings, (body, body_consts) = equation.params, _opened(equation.params["jaxpr"])
+        deeper = lambda outer, inner: [a.aval.ndim > b.aval.ndim for a, b in zip(outer, inner, strict=True)]
+        carries = deeper(equation.outvars, body.outvars).count(False)  # what is stacked has an axis more outside
+        consts = deeper(equation.invars, body.invars).count(False) - carries
         inside = [
             None
             if origin is None or consts <= k < consts + carries
@@ -259,7 +259,7 @@ class _Look(NamedTuple):
         def turn(carry: list[Any], x: tuple[list[Any], Any]) -> tuple[list[Any], tuple[list[Any], Any]]:
             xs, taps = x
             look = self._replace(taps=None if taps is None else iter(taps))
-            out, _, sites = look.run(body.jaxpr, body.consts, [*given[:consts], *carry, *xs], inside)
+            out, _, sites = look.run(body, body_consts, [*given[:consts], *carry, *xs], inside)
             found[:] = sites
             return out[:carries], (out[carries:], [(site.product, site.given) for site in sites])
 
@@ -283,6 +283,11 @@ class _Look(NamedTuple):
                 copies = whole[:, where].reshape(settings["length"], *site.copies.shape)
             sites.append(Site(site.name, copies, product, other))
         return [*after, *ys], [None] * len(equation.outvars), sites
+
+
+def _opened(inner: Any) -> tuple[Any, Sequence[Any]]:
+    """An inner program and its constants, closed or not: that differs between primitives and releases of JAX."""
+    return (inner.jaxpr, inner.consts) if hasattr(inner, "jaxpr") else (inner, ())
 
 
 def _by_copy(measure: Measure, axes: tuple[int, ...], copy: bytes, dtype: str, y: Array) -> Any:
