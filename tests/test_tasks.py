@@ -141,7 +141,7 @@ def test_shapeset_has_its_class_priors_and_its_greys() -> None:
     greys = np.asarray(x).reshape(6000, 32, 32)
     assert np.abs(greys).max() <= 1 + 1e-6
     assert abs(greys.mean()) < 0.03
-    assert greys.std() == pytest.approx(0.61, abs=0.02)  # papers.md, measured with another program
+    assert greys.std() == pytest.approx(0.61, abs=0.02)  # measured with an independent program
     counts = np.asarray([len(np.unique(picture)) for picture in greys[:500]])
     single = np.asarray(y[:500]) < 3
     assert set(counts[single]) == {2}, "one shape: its grey and the background's"

@@ -87,7 +87,9 @@ def test_fixed_points_with_a_closed_form() -> None:
 
 
 def test_the_critical_line() -> None:
-    assert critical_sigma_w2("tanh", 0.05) == pytest.approx(1.7610, abs=1e-3)  # papers: 200-node Gauss-Hermite
+    assert critical_sigma_w2("tanh", 0.05) == pytest.approx(
+        1.7610, abs=1e-3
+    )  # by 200-node Gauss-Hermite, independently
     assert critical_sigma_w2("relu") == pytest.approx(2.0)
     assert critical_sigma_w2("linear") == pytest.approx(1.0)
     assert critical_sigma_w2("tanh") == pytest.approx(1.0, abs=0.02)  # phi'(0) = 1 at no bias, where q* goes to 0
@@ -202,7 +204,7 @@ def test_a_linear_mode_learns_as_saxe_says(s: float) -> None:
 
 
 def test_depth_delays_learning_by_a_finite_time() -> None:
-    # At rate 1 / (N - 1), from u0 = 1e-3 to 0.95 at s = 1: measured for papers.md with an independent program.
+    # At rate 1 / (N - 1), from u0 = 1e-3 to 0.95 at s = 1: computed with an independent program.
     for n_layers, expected in ((3, 9.85), (5, 65), (10, 282), (100, 896), (1000, 997)):
         got = theory.learning_time(1.0, 1e-3, 0.95, n_layers - 1.0, n_layers)
         assert got == pytest.approx(expected, rel=0.01)
