@@ -36,7 +36,7 @@ def one_by_one(decompose: Callable[[Array], Any]) -> Callable[[Array], Any]:
     """A matrix decomposition that `vmap` on CPU runs matrix by matrix; elsewhere it is batched as usual.
 
     A batched LAPACK call waits for tasks of the thread pool that it runs on: a program with a dozen of them stops for
-    ever on two cores (JAX 0.10). One by one is also faster there.
+    ever on two cores (JAX 0.10). One by one costs about the same.
     """
     alone = jax.custom_batching.sequential_vmap(decompose)
     return lambda matrix: jax.lax.platform_dependent(matrix, cpu=alone, default=decompose)
