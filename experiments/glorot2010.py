@@ -26,6 +26,7 @@ import tyro
 import xarray as xr
 
 from jaxinit.cli import exit_code
+from jaxinit.outcome import Outcome
 from jaxinit.study import Study
 
 STANDARD, NORMALIZED = "glorot_standard", "glorot_normalized"
@@ -101,6 +102,7 @@ def main(argv: list[str] | None = None) -> int:
 def reproduce(size: Size, out: Path) -> int:
     """Both halves of the paper, the figures, and summary.json."""
     from jaxinit import store, sweep
+    from jaxinit.report import print_claims
 
     sweep.one_device_per_core()
     sweep.keep_compilations()
@@ -117,12 +119,7 @@ def reproduce(size: Size, out: Path) -> int:
             f"{row['activation']:9} {row['scheme']:18} {row['lr']:<6g} error {row['error']:.1%} "
             f"({row['error_low']:.1%} to {row['error_high']:.1%}), published {row['published'] / 100:.1%}"
         )
-    for claim in summary["claims"]:
-        spread = "" if claim["low"] is None else f" ({claim['low']:.3g} to {claim['high']:.3g})"
-        print(
-            f"{claim['id']}: {claim['statement']}: {claim['measured']:.3g}{spread}; "
-            f"published {claim['published']}; {claim['verdict']}"
-        )
+    print_claims(summary["claims"])
     print(f"summary, signals and figures: {out}")
     return 0
 
@@ -226,7 +223,9 @@ def table_1(trained: dict[str, Any]) -> tuple[list[dict[str, Any]], list[dict[st
                     "seeds": len(final),
                     "epochs_to_65_percent": stats.restricted_mean(last, float(records.epoch[-1])),
                     "arrived": int(last.event.sum()),
-                    "diverged": int((records.outcome.sel(scheme=scheme, lr=rate).isel(seed=seeds) == 3).sum()),
+                    "diverged": int(
+                        (records.outcome.sel(scheme=scheme, lr=rate).isel(seed=seeds) == Outcome.DIVERGED).sum()
+                    ),
                 }
             )
     rows.sort(key=lambda row: row["error"])

@@ -68,6 +68,7 @@ def main(argv: list[str] | None = None) -> int:
 def reproduce(size: Size, out: Path) -> int:
     """The three claims, a figure, and summary.json."""
     from jaxinit import store, sweep
+    from jaxinit.report import print_claims
     from jaxinit.tasks.shapeset import PRIORS
 
     sweep.one_device_per_core()
@@ -94,11 +95,7 @@ def reproduce(size: Size, out: Path) -> int:
             f"{row['layers']:2d} layers, {row['start']:6} rate {row['lr']:<6g} loss {row['loss']:.3f} "
             f"left the plateau after {row['steps_to_leave']:.0f} steps ({row['left']} of {row['seeds']})"
         )
-    for claim in claims:
-        print(
-            f"{claim['id']}: {claim['statement']}: {claim['measured']:.4g}; "
-            f"published {claim['published']}; {claim['verdict']}"
-        )
+    print_claims(claims)
     print(f"summary and figures: {out}")
     return 0
 
@@ -164,15 +161,18 @@ def leaving(of: np.ndarray, entropy: float, steps: int) -> np.ndarray:
     return np.where(below.any(1), (below.argmax(1) + 1) * EVERY, steps)
 
 
+def at_best_rate(size: Size, courses: dict, depth: int, name: str) -> np.ndarray:
+    """The losses `[seed, interval]` of a start at the rate whose last losses are lowest."""
+    return min((courses[depth, name, rate] for rate in size.rates), key=lambda of: of[:, -4:].mean())
+
+
 def judge(size: Size, courses: dict, slopes: dict, entropy: float) -> list[dict[str, Any]]:
     """H1, H2 and H3."""
     from jaxinit import stats
 
     shallow, middle, deep = size.depths
     note = f"ReLU, width {size.width}, {size.steps} steps, best of {len(size.rates)} rates, Shapeset"
-    best = lambda depth, name: min(
-        (courses[depth, name, rate] for rate in size.rates), key=lambda of: of[:, -4:].mean()
-    )
+    best = lambda depth, name: at_best_rate(size, courses, depth, name)
     left = {name: leaving(best(middle, name), entropy, size.steps).astype(float) for name in GAINS}
     never = min(float(np.mean(courses[deep, "xavier", rate][:, -4:])) for rate in size.rates) - entropy
     learns = best(deep, "he")[:, -4:].mean(1) - entropy
@@ -228,7 +228,7 @@ def draw(size: Size, courses: dict, entropy: float, folder: Path) -> None:
         figure, panels = plt.subplots(1, len(size.depths), figsize=(10.4, 3.6), layout="constrained", sharey=True)
         for axes, depth in zip(panels, size.depths, strict=True):
             for name, grey, dash in (("he", "0", "-"), ("xavier", "0.5", "--")):
-                of = min((courses[depth, name, rate] for rate in size.rates), key=lambda of: of[:, -4:].mean())
+                of = at_best_rate(size, courses, depth, name)
                 steps = (np.arange(of.shape[1]) + 1) * EVERY
                 axes.plot(
                     steps, of.mean(0), color=grey, linestyle=dash, label={"he": "2/n (He)", "xavier": "1/n"}[name]

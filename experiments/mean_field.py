@@ -70,6 +70,7 @@ def main(argv: list[str] | None = None) -> int:
 def reproduce(size: Size, out: Path) -> int:
     """The three claims, two figures, and summary.json."""
     from jaxinit import store, sweep
+    from jaxinit.report import print_claims
 
     sweep.one_device_per_core()
     sweep.keep_compilations()
@@ -84,11 +85,7 @@ def reproduce(size: Size, out: Path) -> int:
             f"sigma_w2 {row['sigma_w2']:<5g} depth {row['depth']:3d}: training accuracy {row['accuracy']:.2f}, "
             f"6 xi_c = {row['six_xi_c'] or math.inf:.0f}"
         )
-    for claim in claims:
-        print(
-            f"{claim['id']}: {claim['statement']}: {claim['measured']:.4g}; "
-            f"published {claim['published']}; {claim['verdict']}"
-        )
+    print_claims(claims)
     print(f"summary and figures: {out}")
     return 0
 

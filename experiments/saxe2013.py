@@ -68,6 +68,7 @@ def main(argv: list[str] | None = None) -> int:
 def reproduce(size: Size, out: Path) -> int:
     """The three claims, two figures, and summary.json."""
     from jaxinit import store, sweep
+    from jaxinit.report import print_claims
 
     sweep.one_device_per_core()
     sweep.keep_compilations()
@@ -91,11 +92,7 @@ def reproduce(size: Size, out: Path) -> int:
     for row in table:
         bound = "" if row["arrived"] == row["seeds"] else f" or more ({row['arrived']} of {row['seeds']} arrived)"
         print(f"{row['start']:10} {row['matrices']:3d} matrices, rate {row['lr']:g}: {row['steps']:.0f} steps{bound}")
-    for claim in claims:
-        print(
-            f"{claim['id']}: {claim['statement']}: {claim['measured']:.4g}; "
-            f"published {claim['published']}; {claim['verdict']}"
-        )
+    print_claims(claims)
     print(f"summary and figures: {out}")
     return 0
 

@@ -78,12 +78,12 @@ def lsuv(problem: Problem, params: Params, batches: Batch, *, tolerance: float =
 def _lsuv(
     problem: Problem, params: Params, x: Array, tolerance: float, passes: int
 ) -> tuple[Factors, dict[str, watch.Moments], Array]:
-    kernels = [leaf.name for leaf in problem.leaves if _is_kernel(leaf)]
+    kernels = [leaf.name for leaf in problem.leaves if leaf.is_kernel]
 
     def measured(factors: Factors) -> dict[str, watch.Moments]:
         return watch.products(problem.apply, problem.leaves, _stretched(problem, params, factors), x)[1]
 
-    ones = {leaf.name: jnp.ones(_copies(leaf)) for leaf in problem.leaves if leaf.name in kernels}
+    ones = {leaf.name: jnp.ones(leaf.copies) for leaf in problem.leaves if leaf.name in kernels}
     order = [name for name in watch.products(problem.apply, problem.leaves, params, x)[1] if name in kernels]
     missing = sorted(set(kernels) - set(order))
     if missing:
@@ -152,7 +152,7 @@ def metainit(
     Source: Dauphin & Schoenholz (2019), algorithm 1. Departures: the norm of each copy moves by itself; the data is the
     task's, where the paper also takes random inputs and labels; the floor.
     """
-    kernels = {leaf.name: leaf for leaf in problem.leaves if _is_kernel(leaf)}
+    kernels = {leaf.name: leaf for leaf in problem.leaves if leaf.is_kernel}
     start = {name: _norms(leaf, params[name]) for name, leaf in kernels.items()}
     quotient = lambda factors, batch: gradient_quotient(
         lambda p: problem.loss_of(p, batch), _stretched(problem, params, factors)
@@ -197,8 +197,8 @@ def gradinit(
     adam = problem.optimizer == "adam"
     size = sum(params[leaf.name].size for leaf in problem.leaves)
     limit = bound if bound is not None else math.sqrt(size) if adam else 1.0
-    kernels = {leaf.name: leaf for leaf in problem.leaves if _is_kernel(leaf)}
-    ones = {name: jnp.ones(_copies(leaf)) for name, leaf in kernels.items()}
+    kernels = {leaf.name: leaf for leaf in problem.leaves if leaf.is_kernel}
+    ones = {name: jnp.ones(leaf.copies) for name, leaf in kernels.items()}
     slopes_of = lambda factors, batch: jax.grad(problem.loss_of)(_stretched(problem, params, factors), batch)
 
     def norm(factors: Factors, batch: Batch) -> Array:
@@ -249,23 +249,13 @@ CALIBRATIONS: dict[str, Callable[[Problem, Params, Batch], Calibrated]] = {
 }
 
 
-def _is_kernel(leaf: Leaf) -> bool:
-    return "i" in leaf.dims and "o" in leaf.dims
-
-
-def _copies(leaf: Leaf) -> int:
-    return math.prod(size for size, letter in zip(leaf.shape, leaf.dims, strict=True) if letter == ".")
-
-
 def _along(leaf: Leaf, of: Array) -> Array:
     """A number for each copy, in a shape that multiplies the parameter."""
-    sizes = [size if letter == "." else 1 for size, letter in zip(leaf.shape, leaf.dims, strict=True)]
-    return jnp.broadcast_to(of.reshape(sizes), leaf.shape)
+    return jnp.broadcast_to(of.reshape(leaf.copy_shape), leaf.shape)
 
 
 def _norms(leaf: Leaf, w: Array) -> Float[Array, " copies"]:
-    axes = tuple(axis for axis, letter in enumerate(leaf.dims) if letter != ".")
-    return jnp.sqrt(jnp.sum(w**2, axes)).reshape(-1)
+    return watch.by_copy(lambda entries: jnp.sqrt(jnp.sum(entries**2, 1)), leaf, w)
 
 
 def _stretched(problem: Problem, params: Params, factors: Factors) -> Params:

@@ -188,9 +188,9 @@ def check(
 
 def _parts(name: str, known: Mapping[str, Scheme]) -> tuple[str, str]:
     """The scheme and the calibration (or "") of a name such as `orthogonal+lsuv`."""
-    scheme, _, calibration = (
-        (name, "", "") if name in known else name.rpartition("+") if "+" in name else (name, "", "")
-    )
+    if name in known or "+" not in name:
+        return name, ""
+    scheme, _, calibration = name.rpartition("+")
     return scheme, calibration
 
 

@@ -92,7 +92,7 @@ def signals(
     Raises: ValueError when `only` matches no kernel.
     """
     x, y = batch
-    kept = tuple(leaf for leaf in leaves if "i" in leaf.dims and "o" in leaf.dims and fnmatchcase(leaf.name, only))
+    kept = tuple(leaf for leaf in leaves if leaf.is_kernel and fnmatchcase(leaf.name, only))
     if not kept:
         raise ValueError(f"the filter {only!r} matches no kernel; there are {', '.join(leaf.name for leaf in leaves)}")
     look = lambda p, taps: watch.watched(apply, kept, stats, p, taps, x)
@@ -171,7 +171,7 @@ def to_dataset(found: dict[str, dict[str, Any]], leaves: Sequence[Leaf]) -> xr.D
                 block[row, : values.shape[0], : values.shape[1]] = values
             axes = ("parameter", "step", "copy", *(("bin",) if more else ()))
             variables[f"{signal}_{what}"] = (axes, block)
-    sizes = np.asarray([np.prod(by_name[name].shape) / (1 + watch.copies_of(by_name[name]).max()) for name in order])
+    sizes = np.asarray([np.prod(by_name[name].shape) / by_name[name].copies for name in order])
     norm = np.sqrt(np.nansum(variables["weight_gradient_mean_square"][1][:, 0] * sizes[:, None], 1))
     variables["gradient_norm"] = (("parameter",), norm)
     fans = {what: ("parameter", [getattr(by_name[name], what) for name in order]) for what in ("fan_in", "fan_out")}

@@ -50,6 +50,16 @@ def print_answer(result: Result, console: Console | None = None) -> None:
         console.print(f"- {note}", highlight=False)
 
 
+def print_claims(claims: list[dict[str, Any]]) -> None:
+    """Print the claims of an experiment (`stats.claim_of`), a line each."""
+    for claim in claims:
+        spread = "" if claim["low"] is None else f" ({claim['low']:.4g} to {claim['high']:.4g})"
+        print(
+            f"{claim['id']}: {claim['statement']}: {claim['measured']:.4g}{spread}; "
+            f"published {claim['published']}; {claim['verdict']}"
+        )
+
+
 def cells(row: dict[str, Any], summary: dict[str, Any]) -> list[str]:
     """One row of the table as text; a bound is marked as one."""
     epochs = f"{'>' if row['converged'] < row['seeds'] else ''}{row['epochs']:.2f}"

@@ -61,6 +61,21 @@ class Leaf:
         check_dims(self.dims, self.shape, f"parameter {self.name!r}")
 
     @property
+    def is_kernel(self) -> bool:
+        """Whether it maps inputs to outputs: a matrix or a convolution, of one copy or more."""
+        return is_kernel(self.dims)
+
+    @property
+    def copies(self) -> int:
+        """The number of independent copies: the sizes of the `.` axes."""
+        return axis_size(self.shape, self.dims, ".")
+
+    @property
+    def copy_shape(self) -> tuple[int, ...]:
+        """The shape in which a number for each copy broadcasts to the parameter."""
+        return tuple(size if letter == "." else 1 for size, letter in zip(self.shape, self.dims, strict=True))
+
+    @property
     def fan_in(self) -> int:
         """Inputs that one output unit sums over: the sizes of the `i` and `w` axes, never of a `.` axis."""
         return axis_size(self.shape, self.dims, "iw")
@@ -84,6 +99,10 @@ def check_dims(dims: str, shape: tuple[int, ...], what: str) -> None:
         raise ValueError(
             f"{what}: shape {shape} has an empty axis, so there is nothing to draw; give sizes of 1 or more"
         )
+
+
+def is_kernel(dims: str) -> bool:
+    return "i" in dims and "o" in dims
 
 
 def axis_size(shape: tuple[int, ...], dims: str, letters: str) -> int:
@@ -198,7 +217,7 @@ def along(dims: str, init: Initializer) -> Initializer:
         copies = tuple(size for size, d in zip(shape, dims, strict=True) if d == ".")
         core = tuple(shape[axis] for axis in order[len(copies) :])
         asked = core
-        if "i" in dims and "o" in dims:
+        if is_kernel(dims):
             window = tuple(size for size, d in zip(shape, dims, strict=True) if d == "w")
             asked = (*window, axis_size(shape, dims, "i"), axis_size(shape, dims, "o"))
         if isinstance(init, Joint):

@@ -90,16 +90,14 @@ def moments(entries: Float[Array, "groups entries"]) -> Moments:
 
 def copies_of(leaf: Leaf) -> np.ndarray:
     """The number of the copy that each entry of a parameter belongs to: an int array of its shape."""
-    sizes = [size if letter == "." else 1 for size, letter in zip(leaf.shape, leaf.dims, strict=True)]
-    return np.broadcast_to(np.arange(int(np.prod(sizes)), dtype=np.int32).reshape(sizes), leaf.shape)
+    return np.broadcast_to(np.arange(leaf.copies, dtype=np.int32).reshape(leaf.copy_shape), leaf.shape)
 
 
 def by_copy(measure: Measure, leaf: Leaf, values: Array) -> Any:
     """Measure an array of a parameter's shape, each of its copies apart: `[copies, ...]`."""
     axes = [axis for axis, letter in enumerate(leaf.dims) if letter == "."]
     others = [axis for axis in range(values.ndim) if axis not in axes]
-    copies = int(np.prod([leaf.shape[axis] for axis in axes]))
-    return measure(values.transpose(*axes, *others).reshape(copies, -1))
+    return measure(values.transpose(*axes, *others).reshape(leaf.copies, -1))
 
 
 def products(
@@ -116,7 +114,7 @@ def products(
     """
     leaves = tuple(leaves)
     out, sites = watched(function, leaves, moments, params, None, *arguments)
-    counts = {leaf.name: int(copies_of(leaf).max()) + 1 for leaf in leaves}
+    counts = {leaf.name: leaf.copies for leaf in leaves}
     pooled: dict[str, Moments] = {}
     for site in sites:
         add = lambda of, site=site: jax.ops.segment_sum(of.reshape(-1), site.copies.reshape(-1), counts[site.name])

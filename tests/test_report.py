@@ -3,10 +3,11 @@
 import io
 from pathlib import Path
 
+import pytest
 import xarray as xr
 from rich.console import Console
 
-from jaxinit import report
+from jaxinit import report, stats
 from jaxinit.store import Result
 from jaxinit.study import Study
 
@@ -80,3 +81,14 @@ def test_a_best_rate_at_the_edge_is_marked() -> None:
 
 def test_nothing_reported_yet_is_said() -> None:
     assert "No scheme has been reported yet" in printed(SUMMARY | {"table": []})
+
+
+def test_claims_of_experiments_are_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [
+        stats.claim_of("X1", "a number", [1.0, 1.2], "about 1", (0.0, 2.5), ""),
+        stats.claim_of("X2", "another", 3.0, "2", (0.0, 2.5), ""),
+    ]
+    report.print_claims(rows)
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("X1: a number: 1.1 (")
+    assert second == "X2: another: 3; published 2; refuted"
