@@ -128,15 +128,16 @@ def at_the_start(study: Study, out: Path) -> list[dict[str, Any]]:
     """Figures 1 and 6 to 8, and claims G1 and G2."""
     import jax
 
-    from jaxinit import engine, probes, stats
+    from jaxinit import probes, stats
+    from jaxinit.cell import check, draw_starts
     from jaxinit.models.bptt import SLOPES
     from jaxinit.portrait import draw_all
     from jaxinit.survey import survey
 
     signals = survey(study, out=out / "start")
     draw_all(signals, out / "figures")
-    cell = engine.check(replace(study, lrs=(1.0,)))
-    starts = engine.draw_starts(cell)
+    cell = check(replace(study, lrs=(1.0,)))
+    starts = draw_starts(cell)
     x = cell.task.data["valid_x"]
     draw_images(np.asarray(x[:40]), np.asarray(cell.task.data["valid_y"][:40]), out / "figures")
     claims = []
@@ -144,7 +145,9 @@ def at_the_start(study: Study, out: Path) -> list[dict[str, Any]]:
         values = []
         for seed in range(study.seeds):
             params = {name: jax.numpy.asarray(a[seed]) for name, a in starts[scheme].items()}
-            of = probes.layer_jacobian_singular_values(cell.apply, cell.leaves, params, x[:EXAMPLES], SLOPES["tanh"])
+            of = probes.layer_jacobian_singular_values(
+                cell.model.apply, cell.model.leaves, params, x[:EXAMPLES], SLOPES["tanh"]
+            )
             values.append(np.mean([one.mean() for one in of.values()]))
         statement = f"mean singular value of the layer Jacobians at the start, {scheme}"
         claims.append(stats.claim_of("G1", statement, values, published, band, BANDS))

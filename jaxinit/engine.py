@@ -3,7 +3,6 @@
 Study -> Cell -> starts -> tuning trials -> rates -> reporting trials -> records.nc, summary.json
 """
 
-import hashlib
 import math
 import signal
 import sys
@@ -11,27 +10,23 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import xarray as xr
-from flax import nnx
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from jaxinit import calibrate, probes, stats, store, sweep, train
-from jaxinit.introspect import Apply, functional
-from jaxinit.models import ACTIVATIONS, MODELS
+from jaxinit import probes, stats, store, sweep, train
+from jaxinit.cell import Cell, Reports, Starts, calibrate_starts, check, draw_digest, draw_starts, parts
 from jaxinit.outcome import Outcome
-from jaxinit.schemes import SCHEMES
-from jaxinit.spec import Leaf, Scheme, draw, named_key, rules
+from jaxinit.spec import Scheme, rules
 from jaxinit.store import Result
-from jaxinit.study import RATES, BadStudy, Study, check_name, check_settings
-from jaxinit.tasks import TASKS, Task
+from jaxinit.study import Study
+from jaxinit.tasks import Task
 
 EPOCHS_PER_CHUNK = 2
 VALIDATED_AT_ONCE = 64  # examples on one core: what stays in its cache is faster than all at once (CONTRIBUTING.md)
@@ -39,27 +34,8 @@ SAVE_EVERY = 5.0  # seconds between saved states of a running study
 ENDS = ("outcome", "last_epoch")
 XAVIER_CLAIM = "Xavier cuts the epochs needed to converge by 2 to 10 times in deep and recurrent networks."
 
-CALIBRATION_BATCHES = 8  # what a calibration looks at, as many as fit into the training set
-
-Calibration = Callable[[calibrate.Problem, train.Params, calibrate.Batch], calibrate.Calibrated]
-Starts = dict[str, dict[str, np.ndarray]]  # of every scheme, by parameter: the seeds are the leading axis
-Reports = dict[str, dict[str, dict[str, float]]]  # of every calibrated scheme: median, low and high of each number
 Point = tuple[str, float, int]  # scheme, learning rate, seed: one trial
 Report = Callable[[str, int, str], None]  # phase, trials ended since the last report, best so far
-
-
-class Cell(NamedTuple):
-    """A checked study: its defaults filled in, its names resolved to a task, a pure model and schemes.
-
-    `schemes` has the scheme that each name draws with, `calibrations` what corrects the draws of `scheme+calibration`.
-    """
-
-    study: Study
-    task: Task
-    leaves: tuple[Leaf, ...]
-    apply: Apply
-    schemes: dict[str, Scheme]
-    calibrations: dict[str, Calibration]
 
 
 def run(
@@ -88,15 +64,13 @@ def run(
     cell = check(study, schemes, tasks)
     study, task = cell.study, cell.task
     folder = Path(out) if out is not None else study.folder
-    own = {
-        name: _draw_digest(cell, name) for name in study.schemes if _parts(name, schemes or {})[0] in (schemes or {})
-    }
+    own = {name: draw_digest(cell, name) for name in study.schemes if parts(name, schemes or {})[0] in (schemes or {})}
     if store.holds(folder, study, own):
         return store.load(folder)
     epochs = min(EPOCHS_PER_CHUNK, study.epochs)
     mapping = mapping or sweep.default_mapping()
     program = train.make_program(
-        cell.apply,
+        cell.model,
         task,
         study.optimizer,
         batch=study.batch,
@@ -135,122 +109,6 @@ def run(
     if complete:
         store.clear_state(folder)
     return store.load(folder)
-
-
-def check(
-    study: Study,
-    schemes: Mapping[str, Scheme] | None = None,
-    tasks: Mapping[str, Callable[..., Task]] | None = None,
-) -> Cell:
-    """Resolve the names of a study and check everything that can be checked before any work.
-
-    Raises: BadStudy, one line that names what was got, what was expected and the nearest name.
-    """
-    known = SCHEMES | dict(schemes or {})
-    check_name("model", study.model, MODELS)
-    known_tasks = TASKS | dict(tasks or {})
-    check_name("task", study.task, known_tasks)
-    check_name("optimizer", study.optimizer, train.OPTIMIZERS)
-    parts = {name: _parts(name, known) for name in study.schemes}
-    for scheme, calibration in parts.values():
-        check_name("scheme", scheme, known)
-        if calibration:
-            check_name("calibration", calibration, calibrate.CALIBRATIONS)
-    if study.activation is not None:
-        check_name("activation", study.activation, ACTIVATIONS)
-        if study.model in ("lstm", "gru"):
-            raise BadStudy(f"model {study.model!r} has its own activations; leave --activation out, or use rnn or mlp")
-    study = replace(study, lrs=study.lrs or RATES[study.optimizer])
-    check_settings(study)
-    if study.length is not None and study.task not in ("adding", "copy"):
-        raise BadStudy(f"task {study.task!r} has a fixed length; leave --length out, or use adding or copy")
-    try:
-        task = known_tasks[study.task]() if study.length is None else known_tasks[study.task](study.length)
-        if study.target is None:
-            study = replace(study, target=task.target)
-        assert study.target is not None
-        task.check_target(study.target)
-        if study.batch > task.examples:
-            raise BadStudy(
-                f"batch is at most {task.examples}, the training examples of {task.name!r}; got {study.batch}"
-            )
-        leaves, apply = functional(_model(study, task))
-        for scheme, _ in parts.values():
-            rules(known[scheme], leaves)
-    except BadStudy:
-        raise
-    except ValueError as error:
-        raise BadStudy(str(error)) from error
-    schemes = {name: known[scheme] for name, (scheme, _) in parts.items()}
-    calibrations = {name: calibrate.CALIBRATIONS[second] for name, (_, second) in parts.items() if second}
-    return Cell(study, task, leaves, apply, schemes, calibrations)
-
-
-def _parts(name: str, known: Mapping[str, Scheme]) -> tuple[str, str]:
-    """The scheme and the calibration (or "") of a name such as `orthogonal+lsuv`."""
-    if name in known or "+" not in name:
-        return name, ""
-    scheme, _, calibration = name.rpartition("+")
-    return scheme, calibration
-
-
-def draw_starts(cell: Cell) -> Starts:
-    """The starting parameters of every scheme and seed, drawn by one program.
-
-    The base key of a seed does not depend on the scheme, so that draws are paired.
-    """
-    seeds = jnp.asarray([*cell.study.tuning, *cell.study.reporting])
-
-    def starts(seeds: jax.Array) -> Any:
-        of = lambda scheme: lambda s: draw(scheme, named_key(jax.random.key(s), "parameters"), cell.leaves)
-        return {name: jax.vmap(of(scheme))(seeds) for name, scheme in cell.schemes.items()}
-
-    return jax.tree.map(np.asarray, jax.jit(starts)(seeds))
-
-
-def calibrate_starts(cell: Cell, starts: Starts) -> tuple[Starts, Reports]:
-    """The starts after the calibrations that the study asks for, and what those report.
-
-    Each seed is calibrated on batches of the training set that depend on the seed alone.
-    """
-    task, study = cell.task, cell.study
-    seeds = jnp.asarray([*study.tuning, *study.reporting])
-    count = min(CALIBRATION_BATCHES, task.examples // study.batch)
-    starts, reports = dict(starts), {}
-    for name, calibration in cell.calibrations.items():
-        factors = {leaf: rule.multiplier for leaf, rule in rules(cell.schemes[name], cell.leaves).items()}
-        apply = lambda p, x, factors=factors: cell.apply({leaf: w * factors[leaf] for leaf, w in p.items()}, x)
-        problem = calibrate.Problem(cell.leaves, apply, task.loss, study.optimizer)
-
-        def of(data: Any, start: tuple, problem=problem, calibration=calibration) -> tuple[train.Params, dict]:
-            seed, params = start
-            key = named_key(jax.random.key(seed), "calibration")
-            batches = jax.vmap(lambda ticket: task.batch(data, ticket))(task.tickets(data, key, count, study.batch))
-            done = calibration(problem, params, batches)
-            return done.params, done.report
-
-        run_all = jax.jit(lambda data, seeds, params, of=of: jax.lax.map(lambda s: of(data, s), (seeds, params)))
-        try:
-            params, report = jax.tree.map(np.asarray, run_all(task.data, seeds, starts[name]))
-        except ValueError as error:
-            raise BadStudy(f"{name}: {error}") from error
-        starts[name] = params
-        spread = lambda values: {
-            "median": float(np.median(values)),
-            "low": float(values.min()),
-            "high": float(values.max()),
-        }
-        reports[name] = {what: spread(values) for what, values in report.items()}
-    return starts, reports
-
-
-def _draw_digest(cell: Cell, scheme: str) -> str:
-    """What a scheme of the caller's own draws and how it scales, as a hash: a name alone does not tell what it is."""
-    digest, drawn = hashlib.sha256(), draw(cell.schemes[scheme], jax.random.key(0), cell.leaves)
-    for name, rule in rules(cell.schemes[scheme], cell.leaves).items():
-        digest.update(f"{name} {rule.multiplier} {rule.lr_scale} {rule.wd_scale}".encode())
-        digest.update(np.asarray(drawn[name]).tobytes())
-    return digest.hexdigest()
 
 
 def summarize(records: xr.Dataset, study: Study, calibrated: Reports | None = None) -> dict[str, Any]:
@@ -298,25 +156,6 @@ def summarize(records: xr.Dataset, study: Study, calibrated: Reports | None = No
     }
 
 
-def _model(study: Study, task: Task) -> Callable[[], nnx.Module]:
-    """The constructor of the study's model for its task. Raises: BadStudy when the two do not fit."""
-    options: dict[str, Any] = {"layers": study.layers}
-    if study.activation is not None:
-        options["activation"] = study.activation
-    in_features = task.in_features
-    if study.model == "mlp":
-        in_features *= task.length
-        if task.readout == "all":
-            raise BadStudy(f"task {task.name!r} wants an output at every step, 'mlp' gives one; use rnn, lstm or gru")
-    else:
-        options["readout"] = task.readout
-        if (study.unroll or 1) > task.length:
-            raise BadStudy(f"unroll is at most {task.length}, the steps of task {task.name!r}; got {study.unroll}")
-        options |= {"unroll": study.unroll or 1, "segment": study.segment}
-    make: Any = MODELS[study.model]
-    return lambda: make(in_features, study.hidden, task.out_features, rngs=nnx.Rngs(0), **options)
-
-
 @dataclass
 class Campaign:
     """A study under way: what its trials need, its records so far, and the state saved by an earlier run, if any."""
@@ -336,7 +175,9 @@ class Campaign:
         self.seen: dict[tuple[str, float], xr.Dataset] = {}  # by scheme and epoch
         cell, data = self.cell, self.cell.task.data
         batch = data["valid_x"][: self.signals], data["valid_y"][: self.signals]
-        self.look = jax.jit(lambda p: probes.signals(cell.apply, cell.task.loss, cell.leaves, p, batch))
+        self.look = jax.jit(
+            lambda p: probes.signals(cell.model.as_trained, cell.task.loss, cell.model.leaves, p, batch)
+        )
         for name in (*store.TRACES, *ENDS):
             if self.saved is not None:
                 self.records[name].values[...] = self.saved[name]
@@ -386,9 +227,9 @@ class Campaign:
                 continue
             if (scheme, 0.0) not in self.seen:
                 start = {name: a[seed] for name, a in self.starts[scheme].items()}
-                self.seen[scheme, 0.0] = probes.to_dataset(self.look(start), self.cell.leaves)
+                self.seen[scheme, 0.0] = probes.to_dataset(self.look(start), self.cell.model.leaves)
             epoch = int(seat.state.evaluations) / per_epoch
-            self.seen[scheme, epoch] = probes.to_dataset(self.look(seat.state.params), self.cell.leaves)
+            self.seen[scheme, epoch] = probes.to_dataset(self.look(seat.state.params), self.cell.model.leaves)
 
     def courses(self) -> xr.Dataset:
         """The signals recorded, over (scheme, epoch, parameter, step, copy)."""
@@ -430,17 +271,20 @@ def _queue(
     study = cell.study
     full = lambda value, dtype: np.full(len(points), value, dtype)
     stack = lambda trees: jax.tree.map(lambda *arrays: np.stack(arrays), *trees)
-    by_scheme = {name: rules(scheme, cell.leaves) for name, scheme in cell.schemes.items()}
+    by_scheme = {name: rules(scheme, cell.model.leaves) for name, scheme in cell.schemes.items()}
     every_rule = [rule for of in by_scheme.values() for rule in of.values()]
     plain = all((rule.multiplier, rule.lr_scale, rule.wd_scale) == (1, 1, 1) for rule in every_rule)
     trials = train.Trial(
         seed=np.asarray([seed for _, _, seed in points], np.int32),
         lr=np.asarray([rate for _, rate, _ in points], np.float32),
         clip=full(math.inf if study.clip is None else study.clip, np.float32),
+        clip_value=full(math.inf if study.clip_value is None else study.clip_value, np.float32),
+        l2=full(study.l2, np.float32),
         weight_decay=full(study.weight_decay, np.float32),
         target=full(study.target, np.float32),
         budget=full(study.epochs * per_epoch, np.int32),
         scales=None if plain else stack([train.Scales.of(by_scheme[scheme]) for scheme, _, _ in points]),
+        dropout=full(study.dropout, np.float32) if study.dropout else None,
     )
     return [{name: a[seed] for name, a in starts[scheme].items()} for scheme, _, seed in points], trials
 
@@ -463,7 +307,7 @@ def _about(cell: Cell, per_epoch: int) -> dict[str, Any]:
         "evaluations_per_epoch": per_epoch,
         "target_because": cell.task.why if cell.study.target == cell.task.target else "given by the user",
         "data_sha256": cell.task.fingerprint(),
-        "parameters": sum(math.prod(leaf.shape) for leaf in cell.leaves),
+        "parameters": sum(math.prod(leaf.shape) for leaf in cell.model.leaves),
         "device": {"platform": device.platform, "kind": device.device_kind, "count": jax.device_count()},
     }
 

@@ -262,7 +262,12 @@ def glorot_scheme(leaf: Leaf) -> Initializer:
     The one scheme that lives here, since models import initializers and never schemes.
     Source: Glorot & Bengio (2010) eq. 16.
     """
-    return zeros if leaf.role == "bias" else glorot("uniform")
+    return vector(leaf) or glorot("uniform")
+
+
+def vector(leaf: Leaf) -> Initializer | None:
+    """How schemes start what is no matrix: biases at 0, the scales of normalizations at 1. None for a matrix."""
+    return {"bias": zeros, "scale": ones}.get(leaf.role)
 
 
 def _check_std(std: float, what: str) -> None:

@@ -1,12 +1,16 @@
 """From a Flax NNX module to leaves and back: the border between modules and plain dictionaries of arrays.
 
+    module -> leaves, apply (evaluation), learn (training: dropout, running statistics)
+
 Parameters say what they are in their own metadata (`param`); a parameter's name is its path in the module.
 """
 
+import inspect
 from collections.abc import Callable
-from typing import Any, TypedDict, TypeVar, Unpack
+from typing import Any, NamedTuple, TypedDict, TypeVar, Unpack
 
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Key
 
@@ -14,7 +18,40 @@ from jaxinit import spec
 from jaxinit.spec import Leaf, Scheme
 
 Module = TypeVar("Module", bound=nnx.Module)
-Apply = Callable[[dict[str, Array], Array], Array]
+Params = dict[str, Array]
+Apply = Callable[[Params, Array], Array]
+
+
+class Training(NamedTuple):
+    """What a module needs to know of a training step: its noise. None in its place means evaluation.
+
+    `key` is the step's own, None for no noise; `dropout` the probability that a unit is dropped, which may be traced.
+    """
+
+    key: Key[Array, ""] | None = None
+    dropout: float | Array | np.ndarray = 0.0
+
+
+# (params, running statistics, x, training) -> (y, running statistics after)
+Learn = Callable[[Params, Params, Array, Training], tuple[Array, Params]]
+
+
+class Functional(NamedTuple):
+    """A module as pure functions; `params` is `{name: array}` as `spec.draw` returns it.
+
+    `apply(params, x)` evaluates: no noise, normalization by the running statistics `params` holds under their names, or
+    by those of the start. `learn(params, running, x, training)` is a training step's forward pass, normalization by the
+    batch. `running` holds the running statistics at the start; most modules have none.
+    """
+
+    leaves: tuple[Leaf, ...]
+    apply: Apply
+    learn: Learn
+    running: Params
+
+    def as_trained(self, params: Params, x: Array) -> Array:
+        """What a training step computes, without its noise: what to probe and to calibrate."""
+        return self.learn(params, self.running, x, Training())[0]
 
 
 class Place(TypedDict, total=False):
@@ -75,23 +112,42 @@ def values(model: nnx.Module) -> dict[str, Array]:
     return {name: jnp.asarray(variable.get_value()) for name, variable in _params(model).items()}
 
 
-def functional(make: Callable[[], nnx.Module]) -> tuple[tuple[Leaf, ...], Apply]:
-    """The leaves of the module that `make` builds, and a pure `apply(params, x)`; nothing is allocated.
+def functional(make: Callable[[], nnx.Module]) -> Functional:
+    """The module that `make` builds, as leaves and pure functions; its parameters are not allocated.
 
-    `params` is `{name: array}` as `spec.draw` returns it.
+    A module that holds running statistics (`nnx.BatchStat`) or takes noise has a second argument, `training`.
+    Raises: ValueError for a module with state of another kind.
     """
     abstract = nnx.eval_shape(make)
     graph, params, rest = nnx.split(abstract, nnx.Param, ...)
-    others = [_name(path) for path, _ in nnx.to_flat_state(rest)]
+    kept = nnx.to_flat_state(rest)
+    others = [_name(path) for path, variable in kept if not isinstance(variable, nnx.BatchStat)]
     if others:
-        raise ValueError(f"only parameters (nnx.Param) are carried, but the module also holds {others}")
+        raise ValueError(
+            f"only parameters (nnx.Param) and running statistics (nnx.BatchStat) are carried, but the module also "
+            f"holds {others}"
+        )
+    running = {}
+    if kept:  # their start is a value, not a shape
+        made = nnx.to_flat_state(nnx.state(make(), nnx.BatchStat))
+        running = {_name(path): jnp.asarray(variable.get_value()) for path, variable in made}
 
-    def apply(values: dict[str, Array], x: Array) -> Array:
-        flat = [(path, variable.replace(values[_name(path)])) for path, variable in nnx.to_flat_state(params)]
-        module: Any = nnx.merge(graph, nnx.from_flat_state(flat))
-        return module(x)
+    def module(values: Params) -> Any:
+        flat = [*nnx.to_flat_state(params), *kept]
+        filled = [(path, variable.replace(values[_name(path)])) for path, variable in flat]
+        return nnx.merge(graph, nnx.from_flat_state(filled))
 
-    return leaves(abstract), apply
+    def apply(values: Params, x: Array) -> Array:
+        return module(running | values)(x)
+
+    def learn(values: Params, before: Params, x: Array, training: Training) -> tuple[Array, Params]:
+        one = module(before | values)
+        takes_training = "training" in inspect.signature(type(one).__call__).parameters
+        y = one(x, training=training) if takes_training else one(x)
+        after = nnx.to_flat_state(nnx.state(one, nnx.BatchStat))
+        return y, {_name(path): variable.get_value() for path, variable in after}
+
+    return Functional(leaves(abstract), apply, learn, running)
 
 
 def _params(model: nnx.Module) -> dict[str, nnx.Param]:

@@ -145,7 +145,7 @@ def probe(model: nnx.Module, batch: tuple[Array, Array], loss: Loss, *, only: st
     Variables `<signal>_<statistic>` as in `signals` and `Stats`, and `gradient_norm` of each kernel.
     Raises: ValueError as `signals`, and for a module whose parameters declare no dims and role.
     """
-    leaves, apply = introspect.functional(lambda: model)
+    leaves, apply, *_ = introspect.functional(lambda: model)
     params = introspect.values(model)
     return to_dataset(jax.jit(lambda p, b: signals(apply, loss, leaves, p, b, only))(params, batch), leaves)
 

@@ -1,8 +1,8 @@
 """The schemes: each answers a leaf with the law that its source gives to that role, on one screen.
 
 `SCHEMES` is the table of names; the first line of each docstring is its description. Unless its description says so, a
-scheme starts every bias at 0, the forget gate's too. `by_role`, `scale` and `with_bias` make schemes of schemes, as
-`spec.Override` does; the defaults of other libraries are in `frameworks`.
+scheme starts every bias at 0, the forget gate's too, and the scale of every normalization at 1. `by_role`, `scale` and
+`with_bias` make schemes of schemes, as `spec.Override` does; the defaults of other libraries are in `frameworks`.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
 from jaxinit import frameworks, initializers, spec, structured
-from jaxinit.initializers import glorot_scheme, normal, zeros
+from jaxinit.initializers import glorot_scheme, normal, vector
 from jaxinit.spec import Initializer, Joint, Leaf, Rule, Scheme
 
 Unmatched = Callable[[Sequence[Leaf]], list[str]]
@@ -23,32 +23,32 @@ Unmatched = Callable[[Sequence[Leaf]], list[str]]
 
 def uniform01(leaf: Leaf) -> Initializer:
     """U[0, 1] for every matrix, zero biases: the naive start (mean 0.5, variance 1/12, whatever the size)."""
-    return zeros if leaf.role == "bias" else initializers.uniform(0.0, 1.0)
+    return vector(leaf) or initializers.uniform(0.0, 1.0)
 
 
 def small_normal(leaf: Leaf) -> Initializer:
     """N(0, 0.01^2) for every matrix, zero biases: small at any size."""
-    return zeros if leaf.role == "bias" else initializers.normal(0.01)
+    return vector(leaf) or initializers.normal(0.01)
 
 
 def xavier_rnn(leaf: Leaf) -> Initializer:
     """N(0, 1/fan_in) for Wxh, Whh and Why, zero biases: "Xavier" as the notes on character RNNs write it."""
-    return zeros if leaf.role == "bias" else initializers.lecun("normal")
+    return vector(leaf) or initializers.lecun("normal")
 
 
 def glorot_normal(leaf: Leaf) -> Initializer:
     """Truncated Gaussian of variance 2/(fan_in + fan_out), zero biases: Glorot & Bengio (2010), JAX's law."""
-    return zeros if leaf.role == "bias" else initializers.glorot("truncated_normal")
+    return vector(leaf) or initializers.glorot("truncated_normal")
 
 
 def he_normal(leaf: Leaf) -> Initializer:
     """Truncated Gaussian of variance 2/fan_in, zero biases: He et al. (2015), meant for ReLU."""
-    return zeros if leaf.role == "bias" else initializers.he("truncated_normal")
+    return vector(leaf) or initializers.he("truncated_normal")
 
 
 def lecun_normal(leaf: Leaf) -> Initializer:
     """Truncated Gaussian of variance 1/fan_in, zero biases: LeCun et al. (1998), Flax's own default."""
-    return zeros if leaf.role == "bias" else initializers.lecun("truncated_normal")
+    return vector(leaf) or initializers.lecun("truncated_normal")
 
 
 def orthogonal(leaf: Leaf) -> Initializer:
@@ -63,41 +63,38 @@ def identity(leaf: Leaf) -> Initializer:
 
 def irnn(leaf: Leaf) -> Initializer:
     """Identity recurrent matrix, N(0, 0.001^2) elsewhere, zero biases: Le et al. (2015), meant for a ReLU RNN."""
-    if leaf.role == "bias":
-        return zeros
-    return initializers.identity() if leaf.role == "recurrent" else normal(0.001)
+    return vector(leaf) or (initializers.identity() if leaf.role == "recurrent" else normal(0.001))
 
 
 def np_rnn(leaf: Leaf) -> Initializer:
     """Normalized positive definite Whh, He normal elsewhere, zero biases: Talathi & Vartak (2016)."""
     # Departure: the paper's own factor on the input matrix is quoted in two forms by others; this is He's.
-    if leaf.role == "bias":
-        return zeros
-    return structured.positive_definite_identity() if leaf.role == "recurrent" else initializers.he("normal")
+    if leaf.role == "recurrent":
+        return structured.positive_definite_identity()
+    return vector(leaf) or initializers.he("normal")
 
 
 def smart_tanh(leaf: Leaf) -> Initializer:
     """15 non-zeros a unit at spectral radius 0.95 for Whh, N(0, 0.01^2) elsewhere: Pascanu et al. (2013)."""
-    if leaf.role == "bias":
-        return zeros
     if leaf.role != "recurrent":
-        return normal(0.01)
+        return vector(leaf) or normal(0.01)
     return structured.sparse(min(15, leaf.fan_in), 0.01, spectral_radius=0.95)
 
 
 def saxe_orthogonal(leaf: Leaf) -> Initializer:
     """(Semi-)orthogonal kernels in every role, zero biases: Saxe et al. (2014), for gain 1."""
-    return zeros if leaf.role == "bias" else initializers.orthogonal()
+    return vector(leaf) or initializers.orthogonal()
 
 
 def glorot_standard(leaf: Leaf) -> Initializer:
     """U(+-1/sqrt(fan_in)), variance 1/(3 fan_in), zero biases: the baseline of Glorot & Bengio (2010), eq. 1."""
-    return zeros if leaf.role == "bias" else initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+    return vector(leaf) or initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 def zaremba(limit: float = 0.1) -> Scheme:
     """U(+-limit) for every parameter, biases included: Zaremba et al. (2014), 0.1 small, 0.05 medium, 0.04 large."""
-    return _named("zaremba", lambda leaf: initializers.uniform(-limit, limit), zaremba.__doc__)
+    of = lambda leaf: initializers.ones if leaf.role == "scale" else initializers.uniform(-limit, limit)
+    return _named("zaremba", of, zaremba.__doc__)
 
 
 def chrono(longest: int) -> Scheme:
@@ -132,7 +129,7 @@ def scale(base: Scheme, gain: float | Float[Array, ""]) -> Scheme:
 
     def of(leaf: Leaf) -> Rule | Initializer | None:
         rule = base(leaf)
-        if rule is None or leaf.role == "bias":
+        if rule is None or not leaf.is_kernel:
             return rule
         rule = rule if isinstance(rule, Rule) else Rule(rule)
         return replace(rule, draw=_scaled(rule.draw, gain))

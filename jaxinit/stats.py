@@ -152,7 +152,8 @@ def log_rank(a: Times, b: Times) -> float:
     """
     if not (a.event.any() or b.event.any()):
         return 1.0
-    p = float(scipy_stats.logrank(a.censored_data, b.censored_data).pvalue)
+    with np.errstate(invalid="ignore"):  # 0/0 where all events are at one time
+        p = float(scipy_stats.logrank(a.censored_data, b.censored_data).pvalue)
     return 1.0 if np.isnan(p) else p
 
 

@@ -1,6 +1,6 @@
 """The question: what a study asks, checked as far as it can be without JAX.
 
-    Study -> engine.check -> starts -> trials -> records -> summary
+    Study -> cell.check -> starts -> trials -> records -> summary
 
 Importing this module imports nothing but the standard library: the command line reads `Study` for its options.
 """
@@ -43,6 +43,10 @@ class Study:
     """Hidden layers."""
     activation: str | None = None
     """tanh, relu, sigmoid, softsign, gelu, ... for rnn and mlp. Default: tanh."""
+    norm: str | None = None
+    """layer or batch normalization of pre-activations, for mlp. Default: none."""
+    residual: bool = False
+    """Add the input of every hidden layer but the first to its output, for mlp."""
     task: str = "digits_rows"
     """digits_rows, digits_pixels, adding or copy (see `jaxinit list tasks`)."""
     length: int | None = None
@@ -81,8 +85,14 @@ class Study:
     """Time steps between two states kept for the backward pass. Default: all, or sqrt(length) for long sequences."""
     clip: float | None = None
     """Bound on the global norm of the gradient. Default: none."""
+    clip_value: float | None = None
+    """Bound on the size of every entry of the gradient, after that on the norm. Default: none."""
     weight_decay: float = 0.0
     """Decoupled weight decay, on all parameters."""
+    l2: float = 0.0
+    """L2 regularization: this times half the sum of the squares of all parameters is added to the loss."""
+    dropout: float = 0.0
+    """Share of units dropped in training: of hidden layers (mlp), of non-recurrent connections (rnn, lstm, gru)."""
     baseline: str = "small_normal"
     """The scheme that the ratios compare with."""
 
@@ -99,8 +109,8 @@ class Study:
         for field in fields(self):
             value = getattr(self, field.name)
             if value != field.default:
-                shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
-                words.append(f"--{field.name.replace('_', '-')} {shown}")
+                shown = f" {' '.join(map(str, value)) if isinstance(value, tuple) else value}"
+                words.append(f"--{field.name.replace('_', '-')}{'' if value is True else shown}")
         return " ".join(words)
 
     def plain(self) -> dict[str, Any]:
@@ -153,10 +163,19 @@ def check_settings(study: Study) -> None:
         raise BadStudy(f"an interval needs 2 or more reporting seeds, got --seeds {study.seeds}")
     if study.tune_seeds < 1 and len(rates) > 1:
         raise BadStudy("choosing among learning rates needs --tune-seeds 1 or more; or give a single --lrs")
-    if study.clip is not None and not study.clip > 0:
-        raise BadStudy(f"clip must be positive, got {study.clip:g}; leave it out for no clipping")
-    if not study.weight_decay >= 0:
-        raise BadStudy(f"weight decay must not be negative, got {study.weight_decay:g}")
+    for name in ("clip", "clip_value"):
+        value = getattr(study, name)
+        if value is not None and not value > 0:
+            raise BadStudy(f"{name} must be positive, got {value:g}; leave it out for no clipping")
+    for name in ("weight_decay", "l2"):
+        if not 0 <= getattr(study, name) < math.inf:
+            raise BadStudy(f"{name} must be 0 or more, and finite; got {getattr(study, name):g}")
+    if not 0 <= study.dropout < 1:
+        raise BadStudy(f"dropout must be 0 or more and below 1, got {study.dropout:g}")
+    if study.norm not in (None, "layer", "batch"):
+        raise BadStudy(f"norm must be layer or batch, or left out; got {study.norm!r}")
+    if study.model != "mlp" and (study.norm or study.residual):
+        raise BadStudy(f"norm and residual are options of mlp; leave them out, or use it in place of {study.model!r}")
     if study.target is not None and not math.isfinite(study.target):
         raise BadStudy(f"target must be a number, got {study.target}")
 

@@ -1,6 +1,6 @@
 """A study's network, looked at instead of trained: its signals under every scheme and seed, and the verdict on them.
 
-Study -> engine.check -> starts -> signals -> signals.nc, verdicts.json
+Study -> cell.check -> starts -> signals -> signals.nc, verdicts.json
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from jaxinit import engine, probes, store, verdict
+from jaxinit import probes, store, verdict
+from jaxinit.cell import calibrate_starts, check, draw_starts
 from jaxinit.spec import Scheme
 from jaxinit.study import BadStudy, Study
 
@@ -30,18 +31,18 @@ def survey(
 
     The network, the task, the schemes (calibrated ones too) and the seeds that report are those of `study`; the signals
     are those of `examples` examples of the validation set. With `out`, signals.nc and verdicts.json are written there.
-    Raises: BadStudy as `engine.check`, for more examples than the validation set has, or a filter that matches nothing.
+    Raises: BadStudy as `cell.check`, for more examples than the validation set has, or a filter that matches nothing.
     """
-    cell = engine.check(replace(study, lrs=(1.0,), baseline=study.schemes[0]), schemes)
+    cell = check(replace(study, lrs=(1.0,), baseline=study.schemes[0]), schemes)
     data = cell.task.data
     there = data["valid_x"].shape[0]
     if not 1 <= examples <= there:
         raise BadStudy(f"examples must be 1 to {there}, the validation set of {cell.task.name!r}; got {examples}")
     batch = data["valid_x"][:examples], data["valid_y"][:examples]
-    starts, _ = engine.calibrate_starts(cell, engine.draw_starts(cell))
+    starts, _ = calibrate_starts(cell, draw_starts(cell))
     look = jax.jit(
         lambda params, batch: jax.lax.map(
-            lambda p: probes.signals(cell.apply, cell.task.loss, cell.leaves, p, batch, only), params
+            lambda p: probes.signals(cell.model.as_trained, cell.task.loss, cell.model.leaves, p, batch, only), params
         )
     )
     by_scheme = []
@@ -49,7 +50,7 @@ def survey(
         for name in study.schemes:
             found = jax.tree.map(np.asarray, look(jax.tree.map(jnp.asarray, starts[name]), batch))
             seeds = [jax.tree.map(lambda a, k=k: a[k], found) for k in range(study.seeds)]
-            by_scheme.append(xr.concat([probes.to_dataset(one, cell.leaves) for one in seeds], "seed"))
+            by_scheme.append(xr.concat([probes.to_dataset(one, cell.model.leaves) for one in seeds], "seed"))
     except ValueError as error:
         raise BadStudy(str(error)) from error
     signals: Any = xr.concat(by_scheme, xr.Variable("scheme", list(study.schemes)))
@@ -57,7 +58,7 @@ def survey(
         "model": study.model,
         "hidden": study.hidden,
         "layers": study.layers,
-        "activation": study.activation or ("its gates" if cell.leaves[0].gate else "tanh"),
+        "activation": study.activation or ("its gates" if cell.model.leaves[0].gate else "tanh"),
         "task": cell.task.name,
         "examples": examples,
     }

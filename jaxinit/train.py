@@ -14,13 +14,11 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
+from jaxinit.introspect import Functional, Params, Training
 from jaxinit.outcome import Outcome
 from jaxinit.spec import Rule, named_key
 from jaxinit.tasks import Task
 from jaxinit.tasks.base import Data
-
-Params = dict[str, Array]
-Apply = Callable[[Params, Array], Array]
 
 # Directions of descent at unit rate; the traced rate multiplies them afterwards.
 OPTIMIZERS: dict[str, Callable[[], optax.GradientTransformation]] = {
@@ -47,23 +45,29 @@ class Scales(NamedTuple):
 class Trial(NamedTuple):
     """What is traced. `scales` is None in a study none of whose schemes scales anything, which costs nothing.
 
-    Units: `lr` and `weight_decay` per step (decoupled decay: p <- p - lr * weight_decay * p, biases included);
-    `clip` is a bound on the global gradient norm, infinite for none; `budget` is a number of evaluations.
+    Units: `lr` and `weight_decay` per step (decoupled decay: p <- p - lr * weight_decay * p, biases included); `l2` is
+    the factor of half the sum of squares that is added to the loss; `clip` is a bound on the global gradient norm,
+    `clip_value` on the size of each entry, infinite for none; `budget` is a number of evaluations. `dropout` is None in
+    a study without, and then no noise is drawn.
     """
 
     seed: Int[Array | np.ndarray, ""]
     lr: Float[Array | np.ndarray, ""]
     clip: Float[Array | np.ndarray, ""]
+    clip_value: Float[Array | np.ndarray, ""]
+    l2: Float[Array | np.ndarray, ""]
     weight_decay: Float[Array | np.ndarray, ""]
     target: Float[Array | np.ndarray, ""]
     budget: Int[Array | np.ndarray, ""]
     scales: Scales | None = None
+    dropout: Float[Array | np.ndarray, ""] | None = None
 
 
 class State(NamedTuple):
     """A trial in progress: all that the next chunk needs."""
 
     params: Params
+    running: Params  # running statistics, of models that have them
     opt: optax.OptState
     first_loss: Float[Array, ""]  # of the first batch; NaN before it
     evaluations: Int[Array, ""]
@@ -89,7 +93,7 @@ class Program(NamedTuple):
 
 
 def make_program(
-    apply: Apply,
+    model: Functional,
     task: Task,
     optimizer: str,
     *,
@@ -117,48 +121,62 @@ def make_program(
     def scaled(params: Params, trial: Trial) -> Params:
         return params if trial.scales is None else jax.tree.map(jnp.multiply, params, trial.scales.multiplier)
 
-    def loss_of(params: Params, trial: Trial, x: Array, y: Array) -> Array:
-        return task.loss(apply(scaled(params, trial), x), y)
+    def loss_of(params: Params, running: Params, trial: Trial, noise: Training, x: Array, y: Array):
+        outputs, running = model.learn(scaled(params, trial), running, x, noise)
+        return task.loss(outputs, y), running
 
-    def validate(params: Params, trial: Trial, data: Data) -> tuple[Array, Array]:
+    def validate(params: Params, running: Params, trial: Trial, data: Data) -> tuple[Array, Array]:
         """The loss and the metric on the validation set."""
         x, y = data["valid_x"], data["valid_y"]
-        params, count = scaled(params, trial), x.shape[0]
+        params, count = scaled(params, trial) | running, x.shape[0]
         if at_once is None or count <= at_once:
-            outputs = apply(params, x)
+            outputs = model.apply(params, x)
         else:
             blocks = -(-count // at_once)
             padded = jnp.concatenate([x, jnp.broadcast_to(x[:1], (blocks * at_once - count, *x.shape[1:]))])
             by_block = padded.reshape(blocks, at_once, *x.shape[1:])
-            outputs = jax.lax.map(lambda block: apply(params, block), by_block)
+            outputs = jax.lax.map(lambda block: model.apply(params, block), by_block)
             outputs = outputs.reshape(-1, *outputs.shape[2:])[:count]
         return task.loss(outputs, y), task.metric(outputs, y)
 
     def start(params: Params) -> State:
-        return State(params, tx.init(params), jnp.float32(jnp.nan), jnp.int32(0), jnp.int32(Outcome.UNFINISHED))
+        return State(
+            params,
+            dict(model.running),
+            tx.init(params),
+            jnp.float32(jnp.nan),
+            jnp.int32(0),
+            jnp.int32(Outcome.UNFINISHED),
+        )
 
     def advance(data: Data, state: State, trial: Trial) -> tuple[State, Records]:
-        order_key = named_key(jax.random.key(trial.seed), "data order")
+        order_key, noise_key = (named_key(jax.random.key(trial.seed), name) for name in ("data order", "dropout"))
 
-        def step(carry: tuple[Params, optax.OptState], ticket: Array):
-            params, opt = carry
+        def step(carry: tuple[Params, Params, optax.OptState], at: tuple[Array, Array | None]):
+            params, running, opt = carry
+            ticket, key = at
+            noise = Training() if trial.dropout is None else Training(key, trial.dropout)
             x, y = task.batch(data, ticket)
-            loss, grads = jax.value_and_grad(loss_of)(params, trial, x, y)
+            of_loss = jax.value_and_grad(loss_of, has_aux=True)
+            (loss, running), grads = of_loss(params, running, trial, noise, x, y)
+            grads = jax.tree.map(lambda g, p: g + trial.l2 * p, grads, params)
             norm = optax.tree.norm(grads)
             shrink = jnp.where(norm > trial.clip, trial.clip / norm, 1.0)
+            bounded = lambda g: jnp.clip(g * shrink, -trial.clip_value, trial.clip_value)
             with jax.numpy_dtype_promotion("standard"):  # Optax relies on it
-                updates, opt = tx.update(jax.tree.map(lambda g: g * shrink, grads), opt, params)
+                updates, opt = tx.update(jax.tree.map(bounded, grads), opt, params)
 
             def move(p: Array, u: Array, lr: Array, decay: Array) -> Array:
                 return p - trial.lr * lr * (u + trial.weight_decay * decay * p)
 
             ones = dict.fromkeys(params, jnp.float32(1))
             lr, decay = (trial.scales.lr, trial.scales.decay) if trial.scales else (ones, ones)
-            return (jax.tree.map(move, params, updates, lr, decay), opt), (loss, norm)
+            return (jax.tree.map(move, params, updates, lr, decay), running, opt), (loss, norm)
 
-        def interval(state: State, tickets: Array) -> tuple[State, Records]:
-            (params, opt), (losses, norms) = jax.lax.scan(step, (state.params, state.opt), tickets)
-            valid_loss, metric = validate(params, trial, data)
+        def interval(state: State, plan: tuple[Array, Array | None]) -> tuple[State, Records]:
+            carry = state.params, state.running, state.opt
+            (params, running, opt), (losses, norms) = jax.lax.scan(step, carry, plan)
+            valid_loss, metric = validate(params, running, trial, data)
             record = Records(jnp.mean(losses), jnp.mean(norms), valid_loss, metric)
             first_loss = jnp.where(jnp.isnan(state.first_loss), losses[0], state.first_loss)
             evaluations = state.evaluations + 1
@@ -169,21 +187,22 @@ def make_program(
                 [jnp.int32(Outcome.DIVERGED), jnp.int32(Outcome.CONVERGED), jnp.int32(Outcome.CENSORED)],
                 jnp.int32(Outcome.UNFINISHED),
             )
-            return State(params, opt, first_loss, evaluations, outcome), record
+            return State(params, running, opt, first_loss, evaluations, outcome), record
 
-        def rest(state: State, tickets: Array) -> tuple[State, Records]:
-            del tickets
+        def rest(state: State, plan: tuple[Array, Array | None]) -> tuple[State, Records]:
+            del plan
             return state, Records(*[jnp.float32(jnp.nan)] * len(Records._fields))
 
-        def interval_if_running(state: State, tickets: Array) -> tuple[State, Records]:
-            return jax.lax.cond(state.outcome == Outcome.UNFINISHED, interval, rest, state, tickets)
+        def interval_if_running(state: State, plan: tuple[Array, Array | None]) -> tuple[State, Records]:
+            return jax.lax.cond(state.outcome == Outcome.UNFINISHED, interval, rest, state, plan)
 
         def epoch(state: State, _: None) -> tuple[State, Records]:
             # A running trial enters every epoch having ended the one before, so its own count numbers the epoch.
-            key = jax.random.fold_in(order_key, state.evaluations // intervals)
-            tickets = task.tickets(data, key, steps, batch)
-            by_interval = tickets.reshape(intervals, steps // intervals, *tickets.shape[1:])
-            return jax.lax.scan(interval_if_running, state, by_interval)
+            number = state.evaluations // intervals
+            tickets = task.tickets(data, jax.random.fold_in(order_key, number), steps, batch)
+            keys = None if trial.dropout is None else jax.random.split(jax.random.fold_in(noise_key, number), steps)
+            by_interval = lambda of: of.reshape(intervals, steps // intervals, *of.shape[1:])
+            return jax.lax.scan(interval_if_running, state, jax.tree.map(by_interval, (tickets, keys)))
 
         state, records = jax.lax.scan(epoch, state, None, length=epochs)
         return state, jax.tree.map(lambda r: r.reshape(-1), records)

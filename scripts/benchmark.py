@@ -154,7 +154,7 @@ def steps_part(settings: "Benchmark", has_torch: bool) -> Iterator[dict]:
 
 def study_part(settings: "Benchmark", has_torch: bool) -> Iterator[dict]:
     """A whole convergence study from the start of its process to its answer; nothing is compiled beforehand."""
-    from jaxinit.engine import check
+    from jaxinit.cell import check
     from jaxinit.store import write_study
     from jaxinit.study import Study
 

@@ -106,18 +106,21 @@ def recording(evaluations: int, recorded: bool) -> Step:
     import jax
 
     from jaxinit import engine, spec, train
+    from jaxinit.cell import check
     from jaxinit.schemes import SCHEMES
     from jaxinit.study import Study
 
-    cell = engine.check(Study())
+    cell = check(Study())
     sizes = {"batch": 32, "evaluations": evaluations, "epochs": 1, "at_once": engine.VALIDATED_AT_ONCE}
-    program = train.make_program(cell.apply, cell.task, "sgd", **sizes)
-    drawn = spec.draw(SCHEMES["xavier_rnn"], jax.random.key(0), cell.leaves)
+    program = train.make_program(cell.model, cell.task, "sgd", **sizes)
+    drawn = spec.draw(SCHEMES["xavier_rnn"], jax.random.key(0), cell.model.leaves)
     real, whole = jax.numpy.float32, jax.numpy.int32
     trial = train.Trial(
         seed=whole(0),
         lr=real(0.01),
         clip=real(jax.numpy.inf),
+        clip_value=real(jax.numpy.inf),
+        l2=real(0),
         weight_decay=real(0),
         target=real(2),
         budget=whole(10**9),
@@ -166,7 +169,7 @@ def _jax_loss(model: str, hidden: int, inputs: int, batch: int, length: int, **o
     from jaxinit.tasks.base import cross_entropy
 
     make: Any = MODELS[model]
-    leaves, apply = introspect.functional(lambda: make(inputs, hidden, CLASSES, rngs=nnx.Rngs(0), **options))
+    leaves, apply, *_ = introspect.functional(lambda: make(inputs, hidden, CLASSES, rngs=nnx.Rngs(0), **options))
     x = jax.random.normal(jax.random.key(0), (batch, length, inputs))
     y = jax.numpy.zeros(batch, int)
     start = jax.jit(lambda seed: spec.draw(SCHEMES["glorot_uniform"], jax.random.key(seed), leaves))
@@ -293,7 +296,7 @@ def draws() -> None:
     from jaxinit.models import LSTM
     from jaxinit.schemes import SCHEMES
 
-    leaves, _ = introspect.functional(lambda: LSTM(8, 256, CLASSES, rngs=nnx.Rngs(0)))
+    leaves, *_ = introspect.functional(lambda: LSTM(8, 256, CLASSES, rngs=nnx.Rngs(0)))
     glorot, zeros = jax.nn.initializers.glorot_uniform(), jax.nn.initializers.zeros
     square = (512, 512)
 

@@ -73,7 +73,7 @@ def test_lsuv_gives_every_layer_of_twenty_unit_variance(scheme: str, leaves: tup
 
 @pytest.mark.parametrize("model", ["rnn", "lstm", "gru"])
 def test_lsuv_reaches_recurrent_matrices_gate_by_gate(model: str) -> None:
-    leaves, apply = functional(lambda: MODELS[model](8, 32, 10, layers=2, rngs=nnx.Rngs(0)))
+    leaves, apply, *_ = functional(lambda: MODELS[model](8, 32, 10, layers=2, rngs=nnx.Rngs(0)))
     problem = Problem(leaves, apply, cross_entropy)
     start = spec.draw(SCHEMES["orthogonal"], jax.random.key(0), leaves)
     x = jax.random.normal(jax.random.key(1), (2, 32, 12, 8))
@@ -87,7 +87,7 @@ def test_lsuv_reaches_recurrent_matrices_gate_by_gate(model: str) -> None:
 
 
 def test_lsuv_of_a_net_unrolled_by_hand_is_that_of_its_loop() -> None:
-    leaves, apply = functional(lambda: MODELS["rnn"](8, 32, 10, rngs=nnx.Rngs(0)))
+    leaves, apply, *_ = functional(lambda: MODELS["rnn"](8, 32, 10, rngs=nnx.Rngs(0)))
 
     def unrolled(p: dict[str, Array], x: Array) -> Array:
         h = jnp.zeros((x.shape[0], 32))
@@ -148,7 +148,7 @@ DIGITS = TASKS["digits_rows"]()
 
 def deep(std: float) -> tuple[Problem, dict[str, Array], tuple[Array, Array]]:
     """A 20-layer tanh net on digits, started at N(0, std^2)."""
-    leaves, apply = functional(lambda: MODELS["mlp"](64, WIDTH, 10, layers=DEPTH, rngs=nnx.Rngs(0)))
+    leaves, apply, *_ = functional(lambda: MODELS["mlp"](64, WIDTH, 10, layers=DEPTH, rngs=nnx.Rngs(0)))
     law = lambda leaf: SCHEMES["small_normal"](leaf)
     params = {name: w * (std / 0.01) for name, w in spec.draw(law, jax.random.key(0), leaves).items()}
     order = jax.random.permutation(jax.random.key(3), 1280)[:512].reshape(8, 64)
@@ -196,7 +196,7 @@ def test_gradinit_keeps_the_gradient_bounded() -> None:
 
 @pytest.mark.parametrize("name", calibrate.CALIBRATIONS)
 def test_calibrations_only_rescale_and_map_over_seeds(name: str) -> None:
-    leaves, apply = functional(lambda: MODELS["gru"](8, 8, 10, rngs=nnx.Rngs(0)))
+    leaves, apply, *_ = functional(lambda: MODELS["gru"](8, 8, 10, rngs=nnx.Rngs(0)))
     problem = Problem(leaves, apply, cross_entropy, "adam")
     x = jax.random.normal(jax.random.key(1), (3, 16, 4, 8))
     y = jax.random.randint(jax.random.key(2), (3, 16), 0, 10)

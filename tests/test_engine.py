@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from jaxinit import cell as cells
 from jaxinit import engine, spec, store, sweep
 from jaxinit.initializers import glorot_scheme, normal, zeros
 from jaxinit.outcome import Outcome
 from jaxinit.store import Result
 from jaxinit.study import BadStudy, Study
+from jaxinit.tasks import TASKS
 
 STUDY = Study(
     hidden=16,
@@ -88,17 +90,6 @@ def test_a_study_can_be_repeated_from_its_own_file(result: Result, tmp_path: Pat
     xr.testing.assert_identical(again.records, result.records)
 
 
-def test_seeds_are_paired_across_schemes(result: Result) -> None:
-    cell = engine.check(replace(STUDY, schemes=("small_normal", "xavier_rnn")))
-    starts = engine.draw_starts(cell)
-    fan_in = {leaf.name: leaf.fan_in for leaf in cell.leaves if leaf.role != "bias"}
-    for name, n in fan_in.items():
-        # The same Gaussian numbers under both schemes, at different scales.
-        np.testing.assert_allclose(
-            starts["small_normal"][name] * 100, starts["xavier_rnn"][name] * np.sqrt(n), rtol=1e-5
-        )
-
-
 def test_mappings_agree(result: Result, tmp_path: Path) -> None:
     together = engine.run(STUDY, out=tmp_path / "v", progress=False, mapping="vmap", slots_per_device=1)
     assert (together.records.outcome == result.records.outcome).all()
@@ -144,8 +135,8 @@ def test_a_calibrated_scheme_beside_its_own_base(tmp_path: Path) -> None:
     assert any(note.startswith(f"{names[1]}: passes") for note in got.summary["notes"])
     losses = got.records.train_loss.isel(lr=0, epoch=0)
     assert (losses.sel(scheme=names[0]) != losses.sel(scheme=names[1])).all()
-    cell = engine.check(study)
-    starts, _ = engine.calibrate_starts(cell, engine.draw_starts(cell))
+    cell = cells.check(study)
+    starts, _ = cells.calibrate_starts(cell, cells.draw_starts(cell))
     for name, start in starts[names[0]].items():  # the same draw, rescaled
         ratio = starts[names[1]][name][start != 0] / start[start != 0]
         assert not ratio.size or np.ptp(ratio.reshape(len(start), -1), axis=1).max() < 1e-3
@@ -164,7 +155,7 @@ def test_every_model_runs_on_tasks_of_both_kinds(model: str, task: str, tmp_path
 
 
 def test_signals_are_recorded_between_chunks_and_own_tasks_run(tmp_path: Path) -> None:
-    shorter = {"own": lambda: replace(engine.TASKS["digits_rows"](), name="own", examples=256)}
+    shorter = {"own": lambda: replace(TASKS["digits_rows"](), name="own", examples=256)}
     study = replace(STUDY, model="mlp", layers=2, task="own", lrs=(0.1,), epochs=5, target=1.0, baseline="orthogonal")
     got = engine.run(study, out=tmp_path / "s", tasks=shorter, progress=False, signals=50)
     assert got.records.attrs["task"] == "own"
@@ -303,7 +294,7 @@ def test_a_scheme_that_covers_too_little_is_refused_before_any_work(tmp_path: Pa
 
 def test_notes_say_when_the_resolution_is_another(result: Result) -> None:
     assert not any("do not divide" in note for note in result.summary["notes"])
-    cell = engine.check(replace(STUDY, evaluations=7))
+    cell = cells.check(replace(STUDY, evaluations=7))
     records = store.empty_records(cell.study, 5, engine._task_attributes(cell))
     notes = engine.summarize(records, cell.study)["notes"]
     assert any("7 evaluations an epoch do not divide its batches; 5 were made" in note for note in notes)

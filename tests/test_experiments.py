@@ -37,7 +37,7 @@ def test_quick_is_the_main_job() -> None:
         from rnn_convergence import SIZES
     finally:
         sys.path.pop(0)
-    from jaxinit.engine import check
+    from jaxinit.cell import check
     from jaxinit.study import Study
 
     resolved = check(Study()).study

@@ -12,8 +12,8 @@ FLOORS = [
     {"structured", "models", "train", "calibrate", "probes", "plot", "portrait", "report"},
     {"frameworks", "sweep"},
     {"schemes"},
-    {"engine"},
-    {"survey"},
+    {"cell"},
+    {"engine", "survey"},
     {"cli"},
 ]
 FLOOR = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}

@@ -23,7 +23,7 @@ FRAMEWORKS = ("pytorch", "keras", "flax_nnx", "flax_linen", "haiku", "equinox")
 
 def ours(scheme: Scheme, model: str) -> dict[str, np.ndarray]:
     """Pooled draws by parameter: the draw is the first axis."""
-    leaves, _ = functional(lambda: MODELS[model](IN, H, OUT, rngs=nnx.Rngs(0)))
+    leaves, *_ = functional(lambda: MODELS[model](IN, H, OUT, rngs=nnx.Rngs(0)))
     drawn = [draw(scheme, jax.random.key(seed), leaves) for seed in range(DRAWS)]
     return {leaf.name: np.stack([np.asarray(one[leaf.name]) for one in drawn]) for leaf in leaves}
 
@@ -280,7 +280,7 @@ def test_haiku_and_equinox_beyond_recurrent_layers_by_their_formulas(name: str) 
 @pytest.mark.parametrize("name", FRAMEWORKS)
 def test_every_default_covers_every_model(name: str) -> None:
     for model in MODELS:
-        leaves, _ = functional(lambda model=model: MODELS[model](3, 4, 2, layers=2, rngs=nnx.Rngs(0)))
+        leaves, *_ = functional(lambda model=model: MODELS[model](3, 4, 2, layers=2, rngs=nnx.Rngs(0)))
         for value in draw(getattr(frameworks, name), jax.random.key(0), leaves).values():
             assert jnp.isfinite(value).all()
 

@@ -46,7 +46,7 @@ def test_initialize_refuses_what_an_array_cannot_carry() -> None:
 
 def test_functional_is_the_module() -> None:
     make = lambda: LSTM(3, 5, 2, rngs=nnx.Rngs(0))
-    leaves, apply = introspect.functional(make)
+    leaves, apply, *_ = introspect.functional(make)
     params = spec.draw(SCHEMES["he_normal"], KEY, leaves)
     x = jax.random.normal(KEY, (2, 7, 3))
     module = introspect.initialize(make(), SCHEMES["he_normal"], KEY)
@@ -66,7 +66,7 @@ def test_state_that_is_no_parameter_is_refused_by_name() -> None:
     class Counting(nnx.Module):
         def __init__(self):
             self.w = introspect.param((2, 3), "io", "input")
-            self.count = nnx.BatchStat(jnp.zeros(()))
+            self.count = nnx.Cache(jnp.zeros(()))
 
     with pytest.raises(ValueError, match=r"also holds \['count'\]"):
         introspect.functional(Counting)

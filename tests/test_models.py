@@ -8,6 +8,7 @@ from flax import nnx
 
 from jaxinit import introspect, spec
 from jaxinit.initializers import constant, normal
+from jaxinit.introspect import Training, functional
 from jaxinit.models import GRU, LSTM, MLP, MODELS, RNN
 
 KEY = jax.random.key(0)
@@ -57,7 +58,7 @@ def reference(kind: str, p: dict[str, np.ndarray], x: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("readout", ["last", "all"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_recurrent_equations(kind: str, readout: str) -> None:
-    leaves, apply = introspect.functional(lambda: KINDS[kind](readout=readout))
+    leaves, apply, *_ = introspect.functional(lambda: KINDS[kind](readout=readout))
     params = spec.draw(RANDOM, KEY, leaves)
     exact = {name: np.asarray(value, np.float64) for name, value in params.items()}
     h = reference(kind, exact, np.asarray(X, np.float64))
@@ -66,7 +67,7 @@ def test_recurrent_equations(kind: str, readout: str) -> None:
 
 
 def test_mlp_equations() -> None:
-    leaves, apply = introspect.functional(lambda: MLP(T * D, H, K, layers=2, activation="relu", rngs=nnx.Rngs(0)))
+    leaves, apply, *_ = introspect.functional(lambda: MLP(T * D, H, K, layers=2, activation="relu", rngs=nnx.Rngs(0)))
     params = spec.draw(RANDOM, KEY, leaves)
     p = {name: np.asarray(value, np.float64) for name, value in params.items()}
     h = np.asarray(X).reshape(B, -1)
@@ -78,7 +79,7 @@ def test_mlp_equations() -> None:
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if "relu" not in kind])
 def test_gradients_through_the_scan_against_finite_differences(kind: str) -> None:
-    leaves, apply = introspect.functional(lambda: KINDS[kind](layers=2))
+    leaves, apply, *_ = introspect.functional(lambda: KINDS[kind](layers=2))
     with jax.enable_x64(True):
         params = {n: jnp.asarray(np.asarray(v), jnp.float64) for n, v in spec.draw(RANDOM, KEY, leaves).items()}
         x = jnp.asarray(np.asarray(X), jnp.float64)
@@ -98,7 +99,7 @@ def test_gradients_through_the_scan_against_finite_differences(kind: str) -> Non
 )
 def test_segments_change_neither_outputs_nor_gradients(kind: str, readout: str, segment: int) -> None:
     def outputs_and_gradients(**options):
-        leaves, apply = introspect.functional(lambda: KINDS[kind](layers=2, readout=readout, **options))
+        leaves, apply, *_ = introspect.functional(lambda: KINDS[kind](layers=2, readout=readout, **options))
         params = spec.draw(RANDOM, KEY, leaves)
         return jax.jit(jax.value_and_grad(lambda p: jnp.sum(apply(p, X) ** 2)))(params)
 
@@ -110,7 +111,7 @@ def test_segments_change_neither_outputs_nor_gradients(kind: str, readout: str, 
 @pytest.mark.slow  # three large compilations
 def test_memory_grows_as_the_square_root_of_a_long_sequence() -> None:
     def temporary(length: int, **options) -> int:
-        leaves, apply = introspect.functional(lambda: LSTM(1, 32, 2, rngs=nnx.Rngs(0), **options))
+        leaves, apply, *_ = introspect.functional(lambda: LSTM(1, 32, 2, rngs=nnx.Rngs(0), **options))
         loss = lambda p, x: jnp.sum(apply(p, x) ** 2)
         shapes = ({leaf.name: jax.ShapeDtypeStruct(leaf.shape, jnp.float32) for leaf in leaves},)
         x = jax.ShapeDtypeStruct((64, length, 1), jnp.float32)
@@ -208,3 +209,21 @@ def test_names_with_fixed_choices_are_checked() -> None:
     ):
         with pytest.raises(Exception, match=r"never|first"):  # ours, or the suite's type checker before it
             make()
+
+
+def test_dropout_of_recurrent_nets_is_on_what_goes_up_and_never_on_what_goes_on_in_time() -> None:
+    model = functional(lambda: RNN(3, 4, 2, activation="linear", layers=2, rngs=nnx.Rngs(0)))
+    params = {leaf.name: jnp.zeros(leaf.shape) for leaf in model.leaves}
+    # Inputs reach the first layer's states and stay there; nothing else is connected.
+    params |= {"layers.0.input": jnp.eye(3, 4), "layers.0.recurrent": jnp.eye(4), "layers.1.input": jnp.eye(4)}
+    params |= {"readout.kernel": jnp.eye(4, 2)}
+    x = jnp.zeros((500, 6, 3)).at[:, 0, 0].set(1.0)
+    noisy = lambda key: model.learn(params, {}, x, Training(key, 0.5))[0][:, 0]
+    y = np.asarray(noisy(jax.random.key(0)))
+    assert set(np.unique(y).tolist()) == {0.0, 8.0}  # dropped three times on the way up, each time kept as 2 or lost
+    assert y.mean() == pytest.approx(1, abs=4 * np.sqrt(7 / 500))
+    assert (y != np.asarray(noisy(jax.random.key(1)))).any()
+    np.testing.assert_array_equal(model.learn(params, {}, x, Training())[0][:, 0], 1)
+    segments = functional(lambda: RNN(3, 4, 2, activation="linear", layers=2, segment=2, rngs=nnx.Rngs(0)))
+    y = np.asarray(segments.learn(params, {}, x, Training(jax.random.key(0), 0.5))[0][:, 0])
+    assert set(np.unique(y).tolist()) == {0.0, 8.0}

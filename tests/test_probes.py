@@ -40,7 +40,7 @@ def test_entries_that_are_not_finite_are_counted_and_left_out() -> None:
 
 def parts(model: str, **options) -> tuple:
     inputs = 18 if model == "mlp" else 3
-    leaves, apply = functional(lambda: MODELS[model](inputs, 16, 4, rngs=nnx.Rngs(0), **options))
+    leaves, apply, *_ = functional(lambda: MODELS[model](inputs, 16, 4, rngs=nnx.Rngs(0), **options))
     return leaves, apply, spec.draw(SCHEMES["xavier_rnn"], jax.random.key(0), leaves)
 
 
@@ -127,7 +127,7 @@ def test_jacobians_exact_and_by_lanczos() -> None:
     by_hand = np.asarray(jax.vmap(jax.jacrev(lambda x: apply(params, x[None])[0]))(X[:3])).reshape(3, 4, 18)
     np.testing.assert_allclose(whole, np.linalg.svd(by_hand, compute_uv=False), rtol=1e-4)
     wide = MLP(400, 300, 280, rngs=nnx.Rngs(0))
-    _, apply = functional(lambda: wide)
+    _, apply, *_ = functional(lambda: wide)
     x = jax.random.normal(jax.random.key(0), (2, 400))
     some = probes.jacobian_singular_values(apply, values(wide), x, 3)
     all_of_them = probes.jacobian_singular_values(apply, values(wide), x)
@@ -138,7 +138,7 @@ def test_jacobians_exact_and_by_lanczos() -> None:
 
 @pytest.mark.parametrize("activation", ["tanh", "softsign", "relu"])
 def test_layer_jacobians_and_correlations(activation: str) -> None:
-    leaves, apply = functional(lambda: MLP(18, 16, 4, layers=3, activation=activation, rngs=nnx.Rngs(0)))
+    leaves, apply, *_ = functional(lambda: MLP(18, 16, 4, layers=3, activation=activation, rngs=nnx.Rngs(0)))
     params = spec.draw(SCHEMES["he_normal"], jax.random.key(0), leaves)
     got = probes.layer_jacobian_singular_values(apply, leaves, params, X[:5], SLOPES[activation])
     phi = ACTIVATIONS[activation]

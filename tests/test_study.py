@@ -51,7 +51,7 @@ def test_one_question_one_folder() -> None:
         ({"schemes": ("orthogonal", "orthogonal")}, "one or more different names"),
         ({"baseline": "pytorch"}, "the baseline 'pytorch' is not among the schemes"),
         ({"clip": 0.0}, "clip must be positive, got 0"),
-        ({"weight_decay": -0.1}, "weight decay must not be negative"),
+        ({"weight_decay": -0.1}, "weight_decay must be 0 or more"),
         ({"target": float("nan")}, "target must be a number"),
     ],
 )

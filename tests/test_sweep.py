@@ -20,18 +20,25 @@ from jaxinit.tasks import TASKS
 from jaxinit.train import Trial, make_program
 
 TASK = TASKS["digits_rows"]()
-LEAVES, APPLY = functional(lambda: RNN(8, 16, 10, rngs=nnx.Rngs(0)))
-PROGRAM = make_program(APPLY, TASK, "sgd", batch=128, evaluations=2, epochs=1)
+MODEL = functional(lambda: RNN(8, 16, 10, rngs=nnx.Rngs(0)))
+PROGRAM = make_program(MODEL, TASK, "sgd", batch=128, evaluations=2, epochs=1)
 COUNT = 11
 SEEDS = jnp.arange(COUNT)
-DRAWN = jax.jit(jax.vmap(lambda s: draw(SCHEMES["orthogonal"], jax.random.key(s), LEAVES)))(SEEDS)
+DRAWN = jax.jit(jax.vmap(lambda s: draw(SCHEMES["orthogonal"], jax.random.key(s), MODEL.leaves)))(SEEDS)
 PARAMS = [{name: np.asarray(value[k]) for name, value in DRAWN.items()} for k in range(COUNT)]
 
 
 def trials(lr: float = 0.05, budget: int = 6, target: float = 0.99) -> Trial:
     full = lambda value, dtype=np.float32: np.full(COUNT, value, dtype)
     return Trial(
-        np.arange(COUNT, dtype=np.int32), full(lr), full(np.inf), full(0), full(target), full(budget, np.int32)
+        seed=np.arange(COUNT, dtype=np.int32),
+        lr=full(lr),
+        clip=full(np.inf),
+        clip_value=full(np.inf),
+        l2=full(0),
+        weight_decay=full(0),
+        target=full(target),
+        budget=full(budget, np.int32),
     )
 
 

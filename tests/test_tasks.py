@@ -1,7 +1,13 @@
 """Tasks: splits, laws of the generated data, chance levels exactly, targets that make sense."""
 
+import gzip
+import hashlib
+import io
 import math
+import pickle
 import sys
+import tarfile
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -9,11 +15,12 @@ import numpy as np
 import pytest
 
 from jaxinit.spec import named_key
-from jaxinit.tasks import TASKS
+from jaxinit.tasks import TASKS, disk
 from jaxinit.tasks.base import cross_entropy, squared_error
 
 KEY = jax.random.key(0)
 BATCH = 64
+EMBEDDED = [name for name in TASKS if name.removesuffix("_permuted") not in disk.PINS]
 
 
 def epoch(task, key=KEY, steps: int = 4):
@@ -22,7 +29,7 @@ def epoch(task, key=KEY, steps: int = 4):
     return tuple(np.concatenate([np.asarray(b[k]) for b in batches]) for k in (0, 1))
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", EMBEDDED)
 def test_every_task_holds_its_shapes(name: str) -> None:
     task = TASKS[name]()
     x, y = epoch(task)
@@ -37,7 +44,7 @@ def test_every_task_holds_its_shapes(name: str) -> None:
     assert TASKS[name]().fingerprint() == task.fingerprint()
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", EMBEDDED)
 def test_order_comes_from_the_key_alone(name: str) -> None:
     task = TASKS[name]()
     same, other = epoch(task), epoch(task, jax.random.key(1))
@@ -160,3 +167,101 @@ def test_a_pool_of_shapes_holds_the_same_pictures() -> None:
     np.testing.assert_array_equal(y, y_again)
     assert pool.examples == shapeset.EXAMPLES
     assert int(pool.tickets(pool.data, jax.random.key(0), 100, 10).max()) == 63
+
+
+def test_permuted_digits_are_the_same_digits_in_an_order_of_their_own() -> None:
+    plain, permuted = TASKS["digits_pixels"](), TASKS["digits_permuted"]()
+    a, b = (np.asarray(task.data["valid_x"])[:, :, 0] for task in (plain, permuted))
+    assert (a != b).any()
+    np.testing.assert_array_equal(np.sort(a, 1), np.sort(b, 1))
+    order = np.argsort(np.abs(a[:, :, None] - b[:, None, :]).sum(0), 0)[0]  # which pixel of a each one of b is
+    np.testing.assert_array_equal(a[:, order], b)
+
+
+@pytest.fixture
+def small_mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A data set in MNIST's format, of noise, pinned in the place of the real one."""
+    rng = np.random.default_rng(0)
+    contents = {
+        disk.IDX[0]: bytes(16) + rng.integers(0, 256, (300, 784), np.uint8).tobytes(),
+        disk.IDX[1]: bytes(8) + (np.arange(300) % 10).astype(np.uint8).tobytes(),
+    }
+    pinned = disk.Pinned({name: hashlib.sha256(content).hexdigest() for name, content in contents.items()})
+    monkeypatch.setitem(disk.PINS, "mnist", pinned)
+    monkeypatch.setattr(disk, "VALID", 100)
+    monkeypatch.setenv("JAXINIT_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "mnist").mkdir()
+    for name, content in contents.items():
+        (tmp_path / "mnist" / f"{name}.gz").write_bytes(gzip.compress(content, 1))
+    return tmp_path / "mnist"
+
+
+def test_pictures_are_read_from_verified_files_in_steps_of_any_length(small_mnist: Path) -> None:
+    whole, rows, pixels = (TASKS["mnist"](length) for length in (1, 28, 784))
+    assert (rows.length, rows.in_features, rows.examples, len(rows.data["valid_y"])) == (28, 28, 200, 100)
+    x, y = epoch(rows, steps=3)
+    assert x.mean() == pytest.approx(0, abs=0.02)
+    assert x.std() == pytest.approx(1, abs=0.02)
+    assert sorted(set(y.tolist())) == list(range(10))
+    for task in (whole, pixels):
+        np.testing.assert_array_equal(
+            np.asarray(task.data["valid_x"]).ravel(), np.asarray(rows.data["valid_x"]).ravel()
+        )
+    with pytest.raises(ValueError, match=r"length must divide its 784 values a picture, got 30"):
+        TASKS["mnist"](30)
+
+
+def test_files_that_are_missing_torn_or_others_are_named(small_mnist: Path) -> None:
+    path = small_mnist / f"{disk.IDX[0]}.gz"
+    good = path.read_bytes()
+    path.write_bytes(good[:-2000])
+    with pytest.raises(ValueError, match=r"train-images-idx3-ubyte.gz is torn .* run scripts/fetch-data again"):
+        TASKS["mnist"]()
+    path.write_bytes(gzip.compress(gzip.decompress(good)[:-784], 1))
+    with pytest.raises(ValueError, match=r"truncated or corrupted: its 234,432 bytes have the sha256 \w+, expected"):
+        TASKS["mnist"]()
+    path.unlink()
+    with pytest.raises(ValueError, match=r"needs the file train-images.*none of: .*mnist.* the embedded task 'digits"):
+        TASKS["mnist"]()
+
+
+def test_no_pickle_is_read_unverified_and_none_runs_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JAXINIT_DATA_DIR", str(tmp_path))
+    monkeypatch.setattr(disk, "VALID", 20)
+    (tmp_path / "cifar10").mkdir()
+
+    class Evil:
+        def __reduce__(self):
+            return (print, ("code ran",))
+
+    def archive(last: object) -> bytes:
+        raw = io.BytesIO()
+        with tarfile.open(fileobj=raw, mode="w:gz") as tar:
+            for k in range(1, 6):
+                rows = np.random.default_rng(k).integers(0, 256, (20, 3072), np.uint8)
+                batch = {b"data": rows, b"labels": [k] * 20, b"more": last if k == 5 else 0}
+                content = pickle.dumps(batch, protocol=2)
+                info = tarfile.TarInfo(f"cifar-10-batches-py/data_batch_{k}")
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+        return raw.getvalue()
+
+    def put(content: bytes, pinned: bool) -> None:
+        (tmp_path / "cifar10" / disk.CIFAR).write_bytes(content)
+        digest = hashlib.md5(content, usedforsecurity=False).hexdigest()
+        if pinned:
+            monkeypatch.setitem(disk.PINS, "cifar10", disk.Pinned({disk.CIFAR: digest}, hash="md5"))
+
+    put(archive(0), pinned=False)
+    with pytest.raises(ValueError, match="have the md5"):
+        TASKS["cifar10"]()
+    put(archive(0), pinned=True)
+    task = TASKS["cifar10"]()
+    assert (task.length, task.in_features, task.examples) == (32, 96, 80)
+    first = np.random.default_rng(1).integers(0, 256, (20, 3072), np.uint8)[0]
+    stored = np.asarray(task.data["train_x"][0]).reshape(32, 32, 3)
+    np.testing.assert_array_equal(stored[5, 7], first.reshape(3, 32, 32)[:, 5, 7])
+    put(archive(Evil()), pinned=True)
+    with pytest.raises(pickle.UnpicklingError, match=r"print, which is no array"):
+        TASKS["cifar10"]()

@@ -19,7 +19,7 @@ def probed(model: str, scheme: spec.Scheme, seeds: int = 3, length: int = 30, **
     x = jax.random.normal(jax.random.key(1), (64, length, 4))
     y = jax.random.randint(jax.random.key(2), (64,), 0, 5)
     inputs = 4 * length if model == "mlp" else 4
-    leaves, apply = functional(lambda: MODELS[model](inputs, 64, 5, rngs=nnx.Rngs(0), **options))
+    leaves, apply, *_ = functional(lambda: MODELS[model](inputs, 64, 5, rngs=nnx.Rngs(0), **options))
     of = jax.jit(
         lambda seed: probes.signals(
             apply, cross_entropy, leaves, spec.draw(scheme, jax.random.key(seed), leaves), (x, y)

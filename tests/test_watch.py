@@ -28,7 +28,7 @@ def check(moments: watch.Moments, *products: Array) -> None:
 
 
 def test_a_net_in_the_order_of_its_data() -> None:
-    leaves, apply = functional(lambda: MODELS["mlp"](15, 8, 4, layers=3, rngs=nnx.Rngs(0)))
+    leaves, apply, *_ = functional(lambda: MODELS["mlp"](15, 8, 4, layers=3, rngs=nnx.Rngs(0)))
     params = drawn(leaves)
     y, found = jax.jit(lambda p: watch.products(apply, leaves, p, X))(params)
     np.testing.assert_allclose(y, apply(params, X), rtol=1e-6)
@@ -49,7 +49,7 @@ def test_a_net_in_the_order_of_its_data() -> None:
 @pytest.mark.parametrize("model", ["rnn", "lstm", "gru"])
 @pytest.mark.parametrize("options", [{}, {"segment": 2}, {"backward": "autodiff"}, {"readout": "all"}])
 def test_gates_are_told_apart_inside_time_loops(model: str, options: dict) -> None:
-    leaves, apply = functional(lambda: MODELS[model](3, 6, 4, rngs=nnx.Rngs(0), **options))
+    leaves, apply, *_ = functional(lambda: MODELS[model](3, 6, 4, rngs=nnx.Rngs(0), **options))
     params = drawn(leaves)
     y, found = watch.products(apply, leaves, params, X)
     np.testing.assert_allclose(y, apply(params, X), rtol=1e-5, atol=1e-6)
@@ -109,7 +109,7 @@ def test_what_is_fused_is_told_apart_by_its_columns() -> None:
 
 
 def test_a_watched_function_can_be_differentiated() -> None:
-    leaves, apply = functional(lambda: MODELS["lstm"](3, 6, 4, rngs=nnx.Rngs(0)))
+    leaves, apply, *_ = functional(lambda: MODELS["lstm"](3, 6, 4, rngs=nnx.Rngs(0)))
     params = drawn(leaves)
     plain = jax.grad(lambda p: apply(p, X).sum())(params)
     watched = jax.grad(lambda p: watch.products(apply, leaves, p, X)[0].sum())(params)

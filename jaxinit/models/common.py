@@ -1,14 +1,16 @@
 """What every model shares: the nonlinearities, the readout, and the border where `init=` meets the parameters."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypedDict, Unpack
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
 from jaxinit.initializers import glorot_scheme
-from jaxinit.introspect import Place, fill, param
+from jaxinit.introspect import Place, Training, fill, param
 from jaxinit.models.bptt import ACTIVATIONS
 from jaxinit.spec import Initializer, Override, Rule, Scheme
 
@@ -22,6 +24,12 @@ class Inits(TypedDict, total=False):
     readout_init: Initializer | None
     bias_init: Initializer | None
 
+
+EPSILON = 1e-5  # under the square root of a normalization
+NORMS: dict[str, Callable[..., nnx.Module]] = {
+    "layer": nnx.LayerNorm,
+    "batch": partial(nnx.BatchNorm, momentum=0.9),
+}
 
 # The roles that each Flax-style argument decides.
 ROLES = {
@@ -59,6 +67,35 @@ def check_sizes(**sizes: int) -> None:
     for name, size in sizes.items():
         if not isinstance(size, int) or size < 1:
             raise ValueError(f"{name} must be a positive integer, got {size!r}")
+
+
+def norm_named(name: str | None, features: int, rngs: nnx.Rngs, **place: Unpack[Place]) -> nnx.Module:
+    """Flax's layer or batch normalization, with scale and bias under declared roles.
+
+    Raises: ValueError for another name.
+    """
+    if name not in NORMS:
+        raise ValueError(f"norm is {' or '.join(map(repr, NORMS))} or None, got {name!r}")
+    meta = place | {"kind": "norm", "activation": "linear", "inputs": features}
+    metadata = {f"{role}_metadata": {"dims": "o", "role": role, **meta} for role in ("scale", "bias")}
+    return NORMS[name](features, epsilon=EPSILON, rngs=rngs, **metadata)
+
+
+def normalize(norm: nnx.Module, x: Array, training: Training | None) -> Array:
+    """`norm(x)`: batch normalization by the batch in training, by its running statistics in evaluation."""
+    apply: Any = norm
+    return apply(x, use_running_average=training is None) if isinstance(norm, nnx.BatchNorm) else apply(x)
+
+
+def dropped(x: Float[Array, "..."], training: Training | None, place: int) -> Float[Array, "..."]:
+    """`x` with entries put to 0 with the probability of `training`, the others scaled to keep the mean.
+
+    `place` tells one use in a step from another. Source: Srivastava et al. (2014), in its inverted form.
+    """
+    if training is None or training.key is None:
+        return x
+    kept = jax.random.bernoulli(jax.random.fold_in(training.key, place), 1 - training.dropout, x.shape)
+    return jnp.where(kept, x / jnp.asarray(1 - training.dropout, x.dtype), 0)
 
 
 class Dense(nnx.Module):

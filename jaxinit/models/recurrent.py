@@ -13,9 +13,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from jaxinit.introspect import Place, param
+from jaxinit.introspect import Place, Training, param
 from jaxinit.models.bptt import SLOPES, Backward, States, gru_states, lstm_states, projection, rnn_states
-from jaxinit.models.common import Dense, Inits, activation_named, check_sizes, start
+from jaxinit.models.common import Dense, Inits, activation_named, check_sizes, dropped, start
 
 KEPT_WHOLE = 2**28  # bytes that the time loop of one batch may keep for its backward pass before it is segmented
 
@@ -114,7 +114,9 @@ class Recurrent(nnx.Module):
     def run_layer(self, layer: Layer, x_tbi: Float[Array, "t b i"], before: Carry) -> tuple[States, Carry]:
         raise TypeError(f"{type(self).__name__} is the shared part; use RNN, LSTM or GRU")
 
-    def __call__(self, x_bti: Float[Array, "b t i"]) -> Float[Array, "b o"] | Float[Array, "b t o"]:
+    def __call__(
+        self, x_bti: Float[Array, "b t i"], training: Training | None = None
+    ) -> Float[Array, "b o"] | Float[Array, "b t o"]:
         b, t, _ = x_bti.shape
         if self.unroll > t:
             raise ValueError(f"unroll={self.unroll} is more than the {t} time steps; give 1 to that")
@@ -123,20 +125,27 @@ class Recurrent(nnx.Module):
         before = ((zero,) * self.carries,) * len(self.layers)
         size = min(self.segment or self._segment(t, b), t)
         first = t % size or size  # the first segment takes what is left over
-        after, y_tbo = self._run(before, x_tbi[:first])
+        noise = None if training is None or training.key is None else jax.random.split(training.key, -(-t // size))
+        run = lambda before, at: self._run(before, at[0], training and training._replace(key=at[1]))
+        after, y_tbo = run(before, (x_tbi[:first], None if noise is None else noise[0]))
         if first < t:
-            segments = x_tbi[first:].reshape(-1, size, *x_tbi.shape[1:])
-            after, more = jax.lax.scan(jax.checkpoint(self._run, prevent_cse=False), after, segments)
+            segments = x_tbi[first:].reshape(-1, size, *x_tbi.shape[1:]), None if noise is None else noise[1:]
+            after, more = jax.lax.scan(jax.checkpoint(run, prevent_cse=False), after, segments)
             y_tbo = jnp.concatenate([y_tbo, more.reshape(-1, *more.shape[2:])])
-        return y_tbo.swapaxes(0, 1) if self.read_every_step else self.readout(after[-1][0])
+        if self.read_every_step:
+            return y_tbo.swapaxes(0, 1)
+        return self.readout(dropped(after[-1][0], training, len(self.layers)))
 
-    def _run(self, before: tuple[Carry, ...], x_tbi: Float[Array, "t b i"]) -> tuple[tuple[Carry, ...], Array]:
+    def _run(
+        self, before: tuple[Carry, ...], x_tbi: Float[Array, "t b i"], training: Training | None
+    ) -> tuple[tuple[Carry, ...], Array]:
         """All layers over some steps: the states after them, and the outputs of those steps that are read."""
         h_tbn, after = x_tbi, []
-        for layer, carry in zip(self.layers, before, strict=True):
-            h_tbn, carry = self.run_layer(layer, h_tbn, carry)
+        for k, (layer, carry) in enumerate(zip(self.layers, before, strict=True)):
+            h_tbn, carry = self.run_layer(layer, dropped(h_tbn, training, k), carry)
             after.append(carry)
-        return tuple(after), self.readout(h_tbn if self.read_every_step else h_tbn[:0])
+        read = dropped(h_tbn, training, len(self.layers)) if self.read_every_step else h_tbn[:0]
+        return tuple(after), self.readout(read)
 
     def _segment(self, t: int, b: int) -> int:
         """The whole length where its residuals are few, else the square root: memory grows as sqrt(t) from there."""
@@ -162,10 +171,11 @@ class RNN(Recurrent):
     Options: `activation` tanh, sigmoid, softsign, relu, leaky_relu, hard_tanh or linear; `layers`; `readout` last or
     all; `unroll` 1 to T steps of the loop written out in the compiled program; `segment` steps between two states kept
     for the backward pass, which computes the steps in between again (default: all in one, or about sqrt(T) where one
-    batch would keep more than 256 MiB); `backward` by_hand or autodiff (see `bptt`); `init` and `kernel_init`,
-    `recurrent_init`, `readout_init`, `bias_init`.
+    batch would keep more than 256 MiB); in training, entries of the inputs of every layer and of the readout, never of
+    the states passed on in time, are dropped at the rate that `training` says; `backward` by_hand or autodiff (see
+    `bptt`); `init` and `kernel_init`, `recurrent_init`, `readout_init`, `bias_init`.
     Raises: ValueError for sizes below 1, unknown names, or an unroll beyond T.
-    Source: Chen et al. (2016), section 4, for the segments.
+    Source: Chen et al. (2016), section 4, for the segments; Zaremba et al. (2014), section 3.1, for the dropout.
     """
 
     def __init__(

@@ -3,16 +3,22 @@
 from collections.abc import Callable
 
 from jaxinit.tasks.base import Task
-from jaxinit.tasks.digits import digits_pixels, digits_rows
+from jaxinit.tasks.digits import digits_permuted, digits_pixels, digits_rows
+from jaxinit.tasks.disk import cifar10, fashion_mnist, mnist, mnist_permuted
 from jaxinit.tasks.shapeset import shapeset
 from jaxinit.tasks.synthetic import adding, copy
 
 TASKS: dict[str, Callable[..., Task]] = {
     "digits_rows": digits_rows,
     "digits_pixels": digits_pixels,
+    "digits_permuted": digits_permuted,
     "adding": adding,
     "copy": copy,
     "shapeset": shapeset,
+    "mnist": mnist,
+    "mnist_permuted": mnist_permuted,
+    "fashion_mnist": fashion_mnist,
+    "cifar10": cifar10,
 }
 
 __all__ = ["TASKS", "Task"]

@@ -34,12 +34,28 @@ def digits_pixels() -> Task:
     )
 
 
-def _digits(name: str, length: int, target: float, why: str) -> Task:
+def digits_permuted() -> Task:
+    """`digits_pixels` with the pixels in an order drawn once, the same for all: memory without neighbourhood.
+
+    Source: Le et al. (2015), section 4.2, who permute MNIST.
+    """
+    return _digits(
+        "digits_permuted",
+        length=64,
+        target=0.80,
+        why="less than for digits_pixels: what lies together in the picture is spread over all steps",
+        permuted=True,
+    )
+
+
+def _digits(name: str, length: int, target: float, why: str, permuted: bool = False) -> Task:
     from sklearn.datasets import load_digits  # imported where used: it costs a second
 
     pixels, labels = load_digits(return_X_y=True)
     order = np.random.RandomState(0).permutation(len(labels))  # the legacy generator's stream is frozen
     pixels, labels = pixels[order], labels[order]
+    if permuted:
+        pixels = pixels[:, np.random.RandomState(1).permutation(pixels.shape[1])]
     train = pixels[:TRAIN]
     x_nti = ((pixels - train.mean()) / train.std()).astype(np.float32).reshape(len(labels), length, -1)
     y_n = labels.astype(np.int32)

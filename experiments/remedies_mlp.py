@@ -1,0 +1,281 @@
+"""Which remedy helps against vanishing gradients, and which against exploding ones? Every remedy x start x depth.
+
+The claims: gradients vanish layer by layer (C1) or explode, and then the loss does not converge (C2); vanishing shows
+in the early layers, exploding in the deep ones (C3); ReLU, normalization and Xavier or He starts cure the first (C4);
+clipping, L2 and a lower rate the second (C5). MLPs on handwritten digits, SGD, each at its own best rate of a grid.
+
+    python experiments/remedies_mlp.py                 quick: 4 and 16 layers of 64 units, 4 seeds; minutes on 2 cores
+    python experiments/remedies_mlp.py --size smoke    seconds: checks that all of it works
+    python experiments/remedies_mlp.py --size paper    4 to 64 layers of 256 units, 10 seeds: for an accelerator
+
+Three starts: `vanishing`, N(0, 1/(3 n)), the variance of Glorot & Bengio's standard start; `healthy`, N(0, 1/n), as
+Xavier is often written; `exploding`, N(0, 9/n). The remedies are settings of `jaxinit run`; each is compared, seed by
+seed, with the plain tanh net of the same start. A lower rate is a comparison of its own: the best rate of the grid
+against one ten times as high.
+
+EXPECTED
+"""
+
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import tyro
+
+from jaxinit.cli import exit_code
+from jaxinit.study import Study
+
+STARTS = {"vanishing": 1 / 3, "healthy": 1.0, "exploding": 9.0}  # n Var[W]
+REMEDIES: dict[str, dict[str, Any]] = {
+    "none": {},
+    "sigmoid": {"activation": "sigmoid"},
+    "relu": {"activation": "relu"},
+    "batch norm": {"norm": "batch"},
+    "layer norm": {"norm": "layer"},
+    "residual": {"residual": True},
+    "clip by norm 1": {"clip": 1.0},
+    "clip by value 0.01": {"clip_value": 0.01},
+    "L2 0.001": {"l2": 0.001},
+    "decay 0.001": {"weight_decay": 0.001},
+    "dropout 0.1": {"dropout": 0.1},
+}
+AGAINST = {  # what is claimed to help against what
+    "C4": ("vanishing", ("relu", "batch norm", "layer norm", "residual")),
+    "C5": ("exploding", ("clip by norm 1", "clip by value 0.01", "L2 0.001")),
+}
+BASE = Study(
+    model="mlp",
+    hidden=64,
+    activation="tanh",
+    task="digits_rows",
+    schemes=tuple(STARTS),
+    baseline="vanishing",
+    lrs=(0.01, 0.03, 0.1, 0.3, 1.0),
+    seeds=4,
+    tune_seeds=1,
+    epochs=10,
+    evaluations=4,
+    target=0.9,
+)
+
+
+LOST = {"censored": "cens", "diverged": "div"}
+KEPT = ("lr", "lr_at_edge", "epochs", "epochs_low", "epochs_high", "seeds", "converged", "censored", "diverged")
+
+
+@dataclass(frozen=True)
+class Size:
+    """The study without its depth and remedy, the depths, and the remedies tried."""
+
+    study: Study
+    depths: tuple[int, ...]
+    remedies: tuple[str, ...] = tuple(REMEDIES)
+
+
+SIZES = {
+    "smoke": Size(
+        replace(BASE, hidden=8, lrs=(0.03, 0.3), seeds=2, epochs=1, target=0.3),
+        (3,),
+        ("none", "relu", "batch norm", "clip by norm 1"),
+    ),
+    "quick": Size(BASE, (4, 16)),
+    "paper": Size(replace(BASE, hidden=256, seeds=10, tune_seeds=3, epochs=50), (4, 16, 64)),
+}
+
+
+@dataclass(frozen=True)
+class RemediesMlp:
+    """Which remedy helps against vanishing and which against exploding gradients, at which depth."""
+
+    size: Literal["smoke", "quick", "paper"] = "quick"
+    """smoke: seconds; quick: minutes on two cores; paper: for an accelerator."""
+    out: Path | None = None
+    """Folder of the results. Default: results/remedies_mlp-<size>."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the experiment; exit code 0, 2 for bad input, 130 when interrupted."""
+    settings = tyro.cli(RemediesMlp, args=argv)
+    out = settings.out or Path(f"results/remedies_mlp-{settings.size}")
+    return exit_code(lambda: compare(SIZES[settings.size], out))
+
+
+def compare(size: Size, out: Path) -> int:
+    """Every remedy at every depth as a study of its own, the claims, a figure, and summary.json."""
+    from jaxinit import engine, store, sweep
+    from jaxinit.report import print_claims
+
+    sweep.one_device_per_core()
+    sweep.keep_compilations()
+    results = {}
+    for depth in size.depths:
+        for remedy in size.remedies:
+            study = replace(size.study, layers=depth, **REMEDIES[remedy])
+            print(f"{depth} layers, {remedy}", file=sys.stderr)
+            folder = out / f"{depth}-{remedy.replace(' ', '_')}"
+            result = engine.run(study, out=folder, schemes={name: start(name) for name in STARTS})
+            if not result.complete:
+                print(f"interrupted: run the same command again to go on ({out})", file=sys.stderr)
+                return 130
+            results[depth, remedy] = result
+    rows = table(results)
+    claims = [*gradients(size), *helped(size, results)]
+    store.write_json(out / "summary.json", {"table": rows, "claims": claims, "study": size.study.plain()})
+    draw(size, rows, out / "figures")
+    for row in rows:
+        print(
+            f"{row['layers']:2d} x {row['start']:9} {row['remedy']:18} rate {row['lr']:<5g} {shown(row):>6} epochs; "
+            f"{row['converged']} converged, {row['censored']} censored, {row['diverged']} diverged"
+        )
+    print_claims(claims)
+    print(f"summary and figures: {out}")
+    return 0
+
+
+def start(name: str) -> Any:
+    """The scheme N(0, v/n), zero biases, with v of `STARTS`."""
+    from jaxinit.initializers import variance_scaling, vector
+
+    return lambda leaf: vector(leaf) or variance_scaling(STARTS[name], "fan_in", "normal")
+
+
+def table(results: dict[tuple[int, str], Any]) -> list[dict[str, Any]]:
+    """A row for every depth, remedy and start."""
+    rows = []
+    for (depth, remedy), result in results.items():
+        for row in sorted(result.summary["table"], key=lambda row: list(STARTS).index(row["scheme"])):
+            rows.append({"layers": depth, "remedy": remedy, "start": row["scheme"]} | {key: row[key] for key in KEPT})
+    return rows
+
+
+def gradients(size: Size) -> list[dict[str, Any]]:
+    """C1 to C3: what gradients do at the start, going back through the deepest plain nets."""
+    from jaxinit import stats
+    from jaxinit.survey import survey
+
+    depth = size.depths[-1]
+    slopes, smallest, largest = {}, {}, {}
+    for activation in ("tanh", "sigmoid"):
+        study = replace(size.study, layers=depth, activation=activation, lrs=(1.0,))
+        signals = survey(study, schemes={name: start(name) for name in STARTS})
+        for name in STARTS:
+            of = signals.sel(scheme=name).gradient_mean_square.mean(("step", "copy"), skipna=True) ** 0.5
+            logs = np.log10(of.transpose("seed", "parameter").values[:, ::-1])  # going back
+            slopes[name, activation] = [np.polyfit(np.arange(depth + 1), seed, 1)[0] for seed in logs]
+            smallest[name, activation] = 1 - logs.argmin(1) / depth  # 0: at the input, 1: at the output
+            largest[name, activation] = 1 - logs.argmax(1) / depth
+    note = f"{depth} layers of {size.study.hidden} units, {size.study.seeds} seeds, before training"
+    row = lambda key, what, which, band, published: stats.claim_of(key, what, slopes[which], published, band, note)
+    decades = "decades that the gradient changes by per layer going back"
+    return [
+        row("C1", f"{decades}, tanh, N(0, 1/(3 n))", ("vanishing", "tanh"), (-np.inf, -0.1), "shrinks"),
+        row("C1", f"{decades}, sigmoid, N(0, 1/n)", ("healthy", "sigmoid"), (-np.inf, -0.1), "shrinks"),
+        row("C2", f"{decades}, tanh, N(0, 9/n)", ("exploding", "tanh"), (0.03, np.inf), "grows"),
+        stats.claim_of(
+            "C3",
+            "where the gradient is smallest under N(0, 1/(3 n)), tanh: 0 the input, 1 the output",
+            smallest["vanishing", "tanh"],
+            "the early layers",
+            (0.0, 0.25),
+            note,
+        ),
+        stats.claim_of(
+            "C3",
+            "where the gradient is largest under N(0, 9/n), tanh: 0 the input, 1 the output",
+            largest["exploding", "tanh"],
+            "the deep layers",
+            (0.75, 1.0),
+            note,
+        ),
+    ]
+
+
+def helped(size: Size, results: dict[tuple[int, str], Any]) -> list[dict[str, Any]]:
+    """C2, C4 and C5: how many times fewer epochs a remedy needs than the plain net of the same start."""
+    from jaxinit import stats
+
+    rng, horizon, claims = np.random.default_rng(0), float(size.study.epochs), []
+
+    def times(depth: int, remedy: str, name: str) -> stats.Times:
+        records = results[depth, remedy].records
+        return stats.times_of(records, name, stats.best_rate(records, name), "report")
+
+    def claim(key: str, depth: int, what: str, before: stats.Times, after: stats.Times, note: str = "") -> None:
+        ratio, low, high = stats.ratio_interval(before, after, horizon, rng)
+        kind = stats.bound(before, after)
+        one = stats.claim_of(key, f"{depth} layers: times fewer epochs, {what}", 1.0, "helps", (1.05, np.inf), "")
+        counts = f"{int(after.event.sum())} of {len(after.event)} arrived, {int(before.event.sum())} without"
+        one |= {"measured": ratio, "low": low, "high": high, "verdict": stats.verdict(low, high, (1.05, np.inf), kind)}
+        one["note"] = f"{kind}; {counts}; restricted means up to {horizon:g} epochs, paired bootstrap{note}"
+        claims.append(one)
+
+    for depth in size.depths:
+        plain = {name: times(depth, "none", name) for name in STARTS}
+        claim("C2", depth, "N(0, 1/n) against N(0, 9/n)", plain["exploding"], plain["healthy"])
+        claim("C4", depth, "N(0, 1/n) (Xavier) against N(0, 1/(3 n))", plain["vanishing"], plain["healthy"])
+        for key, (name, remedies) in AGAINST.items():
+            for remedy in remedies:
+                if remedy in size.remedies:
+                    claim(key, depth, f"{remedy} on the {name} start", plain[name], times(depth, remedy, name))
+        records = results[depth, "none"].records
+        rate = stats.best_rate(records, "exploding")
+        claims.append(lower_rate(size, depth, records, rate))
+    return claims
+
+
+def lower_rate(size: Size, depth: int, records: Any, rate: float) -> dict[str, Any]:
+    """C5: the accuracy that exploding nets end with, at their best rate less that at ten times it, on tuning seeds."""
+    from jaxinit import stats
+
+    rates = records.lr.values
+    high = float(rates[np.abs(rates - 10 * rate).argmin()])
+    tuning = records.sel(scheme="exploding").isel(seed=np.flatnonzero(records.phase.values == "tune"))
+    best = tuning.metric.max("epoch")
+    gap = best.sel(lr=rate).values - best.sel(lr=high).values
+    what = f"{depth} layers: best accuracy of the exploding start at its best rate, {rate:g}, less that at {high:g}"
+    note = f"{len(gap)} tuning seed(s)" + ("; no higher rate in the grid" if high <= rate else "")
+    return stats.claim_of("C5", what, gap if len(gap) > 1 else float(gap[0]), "a lower rate helps", (0.01, 1.0), note)
+
+
+def shown(row: dict[str, Any]) -> str:
+    return f"{'' if row['converged'] == row['seeds'] else '>'}{row['epochs']:.1f}"
+
+
+def draw(size: Size, rows: list[dict[str, Any]], folder: Path) -> None:
+    """Epochs to the target as a table in grey: a row for each remedy, a column for each depth and start."""
+    import matplotlib.pyplot as plt
+
+    from jaxinit.figure import save, style
+
+    columns = [(depth, name) for depth in size.depths for name in STARTS]
+    of = {(row["layers"], row["start"], row["remedy"]): row for row in rows}
+    values = np.asarray([[of[*column, remedy]["epochs"] for column in columns] for remedy in size.remedies])
+    with style():
+        figure, axes = plt.subplots(
+            figsize=(2.6 + 0.85 * len(columns), 1.7 + 0.3 * len(size.remedies)), layout="constrained"
+        )
+        axes.imshow(values, cmap="Greys", vmin=0, vmax=2 * size.study.epochs, aspect="auto")
+        for y, remedy in enumerate(size.remedies):
+            for x, column in enumerate(columns):
+                row = of[*column, remedy]
+                lost = " ".join(f"{row[what]} {short}" for what, short in LOST.items() if row[what])
+                axes.text(x, y, f"{shown(row)}\n{lost}".strip(), ha="center", va="center", fontsize=6)
+        axes.set_xticks(range(len(columns)), [f"{depth} layers\n{name}" for depth, name in columns], fontsize=7)
+        axes.set_yticks(range(len(size.remedies)), size.remedies)
+        axes.tick_params(length=0)
+        axes.xaxis.tick_top()
+        study = size.study
+        figure.suptitle(
+            f"Epochs to {study.target:.0%} accuracy (mean up to {study.epochs}) at the best rate; n = {study.seeds} "
+            f"seeds\nMLP, {study.hidden} tanh units a layer, digits, SGD; cens: censored, div: diverged",
+            fontsize=8,
+            x=0.01,
+            ha="left",
+        )
+        save(figure, folder, "remedies")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,186 @@
+"""A study resolved: its names turned into a task, a model and schemes, all of it checked, and its starts drawn.
+
+Study -> check -> Cell -> draw_starts -> calibrate_starts -> parameters of every scheme and seed
+"""
+
+import hashlib
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from jaxinit import calibrate, train
+from jaxinit.introspect import Functional, Params, functional
+from jaxinit.models import ACTIVATIONS, MODELS
+from jaxinit.schemes import SCHEMES
+from jaxinit.spec import Scheme, draw, named_key, rules
+from jaxinit.study import RATES, BadStudy, Study, check_name, check_settings
+from jaxinit.tasks import TASKS, Task
+
+CALIBRATION_BATCHES = 8  # what a calibration looks at, as many as fit into the training set
+
+Calibration = Callable[[calibrate.Problem, Params, calibrate.Batch], calibrate.Calibrated]
+Starts = dict[str, dict[str, np.ndarray]]  # of every scheme, by parameter: the seeds are the leading axis
+Reports = dict[str, dict[str, dict[str, float]]]  # of every calibrated scheme: median, low and high of each number
+
+
+class Cell(NamedTuple):
+    """A checked study: its defaults filled in, its names resolved to a task, a pure model and schemes.
+
+    `schemes` has the scheme that each name draws with, `calibrations` what corrects the draws of `scheme+calibration`.
+    """
+
+    study: Study
+    task: Task
+    model: Functional
+    schemes: dict[str, Scheme]
+    calibrations: dict[str, Calibration]
+
+
+def check(
+    study: Study,
+    schemes: Mapping[str, Scheme] | None = None,
+    tasks: Mapping[str, Callable[..., Task]] | None = None,
+) -> Cell:
+    """Resolve the names of a study and check everything that can be checked before any work.
+
+    Raises: BadStudy, one line that names what was got, what was expected and the nearest name.
+    """
+    known = SCHEMES | dict(schemes or {})
+    check_name("model", study.model, MODELS)
+    known_tasks = TASKS | dict(tasks or {})
+    check_name("task", study.task, known_tasks)
+    check_name("optimizer", study.optimizer, train.OPTIMIZERS)
+    pairs = {name: parts(name, known) for name in study.schemes}
+    for scheme, calibration in pairs.values():
+        check_name("scheme", scheme, known)
+        if calibration:
+            check_name("calibration", calibration, calibrate.CALIBRATIONS)
+    if study.activation is not None:
+        check_name("activation", study.activation, ACTIVATIONS)
+        if study.model in ("lstm", "gru"):
+            raise BadStudy(f"model {study.model!r} has its own activations; leave --activation out, or use rnn or mlp")
+    study = replace(study, lrs=study.lrs or RATES[study.optimizer])
+    check_settings(study)
+    takes_length = [name for name, make in known_tasks.items() if "length" in inspect.signature(make).parameters]
+    if study.length is not None and study.task not in takes_length:
+        raise BadStudy(
+            f"task {study.task!r} has a fixed length; leave --length out, or use one of {', '.join(takes_length)}"
+        )
+    try:
+        task = known_tasks[study.task]() if study.length is None else known_tasks[study.task](study.length)
+        if study.target is None:
+            study = replace(study, target=task.target)
+        assert study.target is not None
+        task.check_target(study.target)
+        if study.batch > task.examples:
+            raise BadStudy(
+                f"batch is at most {task.examples}, the training examples of {task.name!r}; got {study.batch}"
+            )
+        model = functional(_model(study, task))
+        for scheme, _ in pairs.values():
+            rules(known[scheme], model.leaves)
+    except BadStudy:
+        raise
+    except ValueError as error:
+        raise BadStudy(str(error)) from error
+    schemes = {name: known[scheme] for name, (scheme, _) in pairs.items()}
+    calibrations = {name: calibrate.CALIBRATIONS[second] for name, (_, second) in pairs.items() if second}
+    return Cell(study, task, model, schemes, calibrations)
+
+
+def parts(name: str, known: Mapping[str, Scheme]) -> tuple[str, str]:
+    """The scheme and the calibration (or "") of a name such as `orthogonal+lsuv`."""
+    if name in known or "+" not in name:
+        return name, ""
+    scheme, _, calibration = name.rpartition("+")
+    return scheme, calibration
+
+
+def draw_starts(cell: Cell) -> Starts:
+    """The starting parameters of every scheme and seed, drawn by one program.
+
+    The base key of a seed does not depend on the scheme, so that draws are paired.
+    """
+    seeds = jnp.asarray([*cell.study.tuning, *cell.study.reporting])
+
+    def starts(seeds: jax.Array) -> Any:
+        of = lambda scheme: lambda s: draw(scheme, named_key(jax.random.key(s), "parameters"), cell.model.leaves)
+        return {name: jax.vmap(of(scheme))(seeds) for name, scheme in cell.schemes.items()}
+
+    return jax.tree.map(np.asarray, jax.jit(starts)(seeds))
+
+
+def calibrate_starts(cell: Cell, starts: Starts) -> tuple[Starts, Reports]:
+    """The starts after the calibrations that the study asks for, and what those report.
+
+    Each seed is calibrated on batches of the training set that depend on the seed alone.
+    """
+    task, study = cell.task, cell.study
+    seeds = jnp.asarray([*study.tuning, *study.reporting])
+    count = min(CALIBRATION_BATCHES, task.examples // study.batch)
+    starts, reports = dict(starts), {}
+    for name, calibration in cell.calibrations.items():
+        factors = {leaf: rule.multiplier for leaf, rule in rules(cell.schemes[name], cell.model.leaves).items()}
+        apply = lambda p, x, factors=factors: cell.model.as_trained(
+            {leaf: w * factors[leaf] for leaf, w in p.items()}, x
+        )
+        problem = calibrate.Problem(cell.model.leaves, apply, task.loss, study.optimizer)
+
+        def of(data: Any, start: tuple, problem=problem, calibration=calibration) -> tuple[Params, dict]:
+            seed, params = start
+            key = named_key(jax.random.key(seed), "calibration")
+            batches = jax.vmap(lambda ticket: task.batch(data, ticket))(task.tickets(data, key, count, study.batch))
+            done = calibration(problem, params, batches)
+            return done.params, done.report
+
+        run_all = jax.jit(lambda data, seeds, params, of=of: jax.lax.map(lambda s: of(data, s), (seeds, params)))
+        try:
+            params, report = jax.tree.map(np.asarray, run_all(task.data, seeds, starts[name]))
+        except ValueError as error:
+            raise BadStudy(f"{name}: {error}") from error
+        starts[name] = params
+        spread = lambda values: {
+            "median": float(np.median(values)),
+            "low": float(values.min()),
+            "high": float(values.max()),
+        }
+        reports[name] = {what: spread(values) for what, values in report.items()}
+    return starts, reports
+
+
+def draw_digest(cell: Cell, scheme: str) -> str:
+    """What a scheme of the caller's own draws and how it scales, as a hash: a name alone does not tell what it is."""
+    digest, drawn = hashlib.sha256(), draw(cell.schemes[scheme], jax.random.key(0), cell.model.leaves)
+    for name, rule in rules(cell.schemes[scheme], cell.model.leaves).items():
+        digest.update(f"{name} {rule.multiplier} {rule.lr_scale} {rule.wd_scale}".encode())
+        digest.update(np.asarray(drawn[name]).tobytes())
+    return digest.hexdigest()
+
+
+def _model(study: Study, task: Task) -> Callable[[], nnx.Module]:
+    """The constructor of the study's model for its task. Raises: BadStudy when the two do not fit."""
+    options: dict[str, Any] = {"layers": study.layers}
+    if study.activation is not None:
+        options["activation"] = study.activation
+    if study.norm is not None:
+        options["norm"] = study.norm
+    if study.residual:
+        options["residual"] = True
+    in_features = task.in_features
+    if study.model == "mlp":
+        in_features *= task.length
+        if task.readout == "all":
+            raise BadStudy(f"task {task.name!r} wants an output at every step, 'mlp' gives one; use rnn, lstm or gru")
+    else:
+        options["readout"] = task.readout
+        if (study.unroll or 1) > task.length:
+            raise BadStudy(f"unroll is at most {task.length}, the steps of task {task.name!r}; got {study.unroll}")
+        options |= {"unroll": study.unroll or 1, "segment": study.segment}
+    make: Any = MODELS[study.model]
+    return lambda: make(in_features, study.hidden, task.out_features, rngs=nnx.Rngs(0), **options)

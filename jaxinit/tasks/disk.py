@@ -1,0 +1,225 @@
+"""Pictures from files: MNIST, Fashion-MNIST and CIFAR-10, found on disk, verified, never downloaded by a study.
+
+    folders -> bytes, their hash checked -> pictures and labels -> Task
+
+`scripts/fetch-data` brings the files. Their hashes are those of the decompressed content, so that a copy recompressed
+by a distribution is as good. CIFAR-10 comes as pickles, which may run code: its archive is verified first, then read
+by an unpickler that knows nothing but arrays.
+"""
+
+import gzip
+import hashlib
+import io
+import lzma
+import os
+import pickle
+import tarfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from jaxinit.tasks.base import Data, Task, accuracy, cross_entropy, shuffled
+
+VALID = 10_000  # the last training pictures validate; the test pictures stay untouched
+PACKED: dict[str, Callable[[bytes], bytes]] = {"": bytes, ".gz": gzip.decompress, ".xz": lzma.decompress}
+IDX = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+CIFAR = "cifar-10-python.tar.gz"
+
+
+@dataclass(frozen=True)
+class Pinned:
+    """A data set's files with the digests of their content, system folders that may hold it, and a stand-in."""
+
+    files: dict[str, str]
+    hash: str = "sha256"
+    system: tuple[str, ...] = ()
+    embedded: str = "digits_rows"
+
+
+PINS = {
+    "mnist": Pinned(
+        dict(
+            zip(
+                IDX,
+                (
+                    "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+                    "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+                    "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+                    "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+                ),
+                strict=True,
+            )
+        )
+    ),
+    "fashion_mnist": Pinned(
+        dict(
+            zip(
+                IDX,
+                (
+                    "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+                    "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+                    "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+                    "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+                ),
+                strict=True,
+            )
+        ),
+        system=("/usr/share/datasets/fashion-mnist",),
+    ),
+    "cifar10": Pinned({CIFAR: "c58f30108f718f92721af3b95e74349a"}, hash="md5", embedded="shapeset"),
+}
+
+
+def mnist(length: int = 28) -> Task:
+    """MNIST's handwritten digits (files: scripts/fetch-data): `length` steps of 784 / length pixels, 10 classes.
+
+    50,000 train and 10,000 of the training file validate; the test file is not used. `length` 1 is a whole picture at
+    once, 28 its rows, 784 its pixels. Source: LeCun et al. (1998).
+    """
+    return _pictures("mnist", *idx("mnist"), length, target=0.95)
+
+
+def mnist_permuted(length: int = 784) -> Task:
+    """`mnist` with its pixels in an order drawn once: neighbours in time are no neighbours in the picture.
+
+    Source: Le et al. (2015), section 4.2.
+    """
+    return _pictures("mnist_permuted", *idx("mnist"), length, target=0.9, permuted=True)
+
+
+def fashion_mnist(length: int = 28) -> Task:
+    """Fashion-MNIST's ten kinds of clothes (files: scripts/fetch-data), read as `mnist` is.
+
+    Source: Xiao, Rasul & Vollgraf (2017).
+    """
+    return _pictures("fashion_mnist", *idx("fashion_mnist"), length, target=0.85)
+
+
+def cifar10(length: int = 32) -> Task:
+    """CIFAR-10's photographs of ten kinds (archive: scripts/fetch-data): `length` steps of 3072 / length values.
+
+    40,000 train and 10,000 of the training batches validate. `length` 1 is a whole picture at once, 32 its rows.
+    Source: Krizhevsky (2009).
+    """
+    x, y = _cifar(verified("cifar10", CIFAR))
+    return _pictures("cifar10", x, y, length, target=0.45)
+
+
+def verified(name: str, file: str) -> bytes:
+    """The content of a data set's file, decompressed, from the first folder that has it.
+
+    Raises: ValueError when no folder has it (saying where it looked, where to put it and what to use instead), and when
+    it is not what it should be.
+    """
+    pinned = PINS[name]
+    places = folders(name)
+    for folder in places:
+        for suffix, unpack in PACKED.items():
+            path = folder / f"{file}{suffix}"
+            if path.exists():
+                return check(pinned, file, path.read_bytes(), unpack, str(path))
+    raise ValueError(
+        f"task {name!r} needs the file {file}, which is in none of: {', '.join(map(str, places))}; fetch it with "
+        f"scripts/fetch-data {name}, or put it into {places[0]}, or use the embedded task {pinned.embedded!r} instead"
+    )
+
+
+def check(pinned: Pinned, file: str, raw: bytes, unpack: Callable[[bytes], bytes], where: str) -> bytes:
+    """The content of a file, decompressed. Raises: ValueError when it is torn or its digest is not the pinned one."""
+    try:
+        content = unpack(raw)
+    except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
+        raise ValueError(f"{where} is torn ({error}); delete it and run scripts/fetch-data again") from error
+    digest = hashlib.new(pinned.hash, content, usedforsecurity=False).hexdigest()
+    if digest != pinned.files[file]:
+        raise ValueError(
+            f"{where} is truncated or corrupted: its {len(content):,} bytes have the {pinned.hash} {digest}, expected "
+            f"{pinned.files[file]}; delete it and run scripts/fetch-data again"
+        )
+    return content
+
+
+def folders(name: str) -> list[Path]:
+    """Where a data set is looked for: $JAXINIT_DATA_DIR, the cache folder, where a system package puts it."""
+    given = os.environ.get("JAXINIT_DATA_DIR")
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxinit" / "data"
+    return [*([Path(given) / name] if given else []), cache / name, *map(Path, PINS[name].system)]
+
+
+def idx(name: str) -> tuple[np.ndarray, np.ndarray]:
+    """The training pictures `[n, pixels]` and labels `[n]` of a data set in MNIST's format, uint8."""
+    pictures, labels = (verified(name, file) for file in IDX[:2])
+    return np.frombuffer(pictures, np.uint8, offset=16).reshape(-1, 784), np.frombuffer(labels, np.uint8, offset=8)
+
+
+class _Arrays(pickle.Unpickler):
+    """Reads CIFAR-10's dictionaries of arrays, and refuses anything else."""
+
+    KNOWN = frozenset({("numpy", "dtype"), ("numpy", "ndarray"), ("_codecs", "encode")})
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in self.KNOWN:
+            return super().find_class(module, name)
+        if name == "_reconstruct" and module.startswith("numpy"):
+            return super().find_class("numpy._core.multiarray", name)
+        raise pickle.UnpicklingError(f"a batch of CIFAR-10 asks for {module}.{name}, which is no array")
+
+
+def _cifar(archive: bytes) -> tuple[np.ndarray, np.ndarray]:
+    """The training pictures, rows of (pixel, colour), and labels."""
+    pictures, labels = [], []
+    with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as tar:
+        for k in range(1, 6):
+            member = tar.extractfile(f"cifar-10-batches-py/data_batch_{k}")
+            assert member is not None
+            batch = _Arrays(member, encoding="bytes").load()
+            pictures.append(batch[b"data"].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1).reshape(-1, 3072))
+            labels.append(np.asarray(batch[b"labels"], np.uint8))
+    return np.concatenate(pictures), np.concatenate(labels)
+
+
+def _pictures(
+    name: str, pictures: np.ndarray, labels: np.ndarray, length: int, target: float, permuted: bool = False
+) -> Task:
+    """A task on pictures `[n, values]`, uint8, which are kept as bytes and standardized batch by batch."""
+    count = pictures.shape[1]
+    if length < 1 or count % length:
+        raise ValueError(f"task {name!r}: length must divide its {count} values a picture, got {length}")
+    if permuted:
+        pictures = pictures[:, np.random.RandomState(0).permutation(count)]
+    train, valid = pictures[:-VALID], pictures[-VALID:]
+    mean, std = float(train.mean()), float(train.std())
+    standard = lambda x: ((x.astype(jnp.float32) - mean) / std).reshape(-1, length, count // length)
+
+    def batch(data: Data, ticket: Array) -> tuple[Array, Array]:
+        return standard(data["train_x"][ticket]), data["train_y"][ticket]
+
+    return Task(
+        name=name,
+        in_features=count // length,
+        length=length,
+        out_features=10,
+        readout="last",
+        examples=len(train),
+        data={
+            "train_x": jnp.asarray(train),
+            "train_y": jnp.asarray(labels[:-VALID].astype(np.int32)),
+            "valid_x": standard(jnp.asarray(valid)),
+            "valid_y": jnp.asarray(labels[-VALID:].astype(np.int32)),
+        },
+        tickets=shuffled,
+        batch=batch,
+        loss=cross_entropy,
+        metric=accuracy,
+        metric_name="validation accuracy",
+        higher_is_better=True,
+        chance=0.1,
+        target=target,
+        why="a round number below what a small net reaches; set another with --target",
+    )

@@ -1,0 +1,59 @@
+"""A study resolved: names, options that must fit together, and paired starts."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from jaxinit import cell as cells
+from jaxinit.study import BadStudy, Study
+from jaxinit.tasks import TASKS
+
+STUDY = Study(hidden=16, schemes=("small_normal", "xavier_rnn"), lrs=(0.1,), batch=64)
+
+
+def test_seeds_are_paired_across_schemes() -> None:
+    cell = cells.check(replace(STUDY, schemes=("small_normal", "xavier_rnn")))
+    starts = cells.draw_starts(cell)
+    fan_in = {leaf.name: leaf.fan_in for leaf in cell.model.leaves if leaf.role != "bias"}
+    for name, n in fan_in.items():
+        # The same Gaussian numbers under both schemes, at different scales.
+        np.testing.assert_allclose(
+            starts["small_normal"][name] * 100, starts["xavier_rnn"][name] * np.sqrt(n), rtol=1e-5
+        )
+
+
+def test_a_task_of_the_callers_own_takes_a_length_when_its_function_does() -> None:
+    def longer(length: int = 7):
+        return replace(TASKS["adding"](length), name="longer")
+
+    cell = cells.check(replace(STUDY, task="longer", length=9), tasks={"longer": longer})
+    assert cell.task.length == 9
+    with pytest.raises(BadStudy, match=r"'digits_rows' has a fixed length; .* adding, copy.*, longer"):
+        cells.check(replace(STUDY, length=9), tasks={"longer": longer})
+
+
+@pytest.mark.parametrize("norm", ["layer", "batch"])
+def test_normalized_residual_nets_are_a_setting(norm: str) -> None:
+    cell = cells.check(replace(STUDY, model="mlp", layers=3, norm=norm, residual=True, dropout=0.5))
+    scales = [leaf for leaf in cell.model.leaves if leaf.role == "scale"]
+    assert [leaf.shape for leaf in scales] == [(16,)] * 3
+    starts = cells.draw_starts(cell)
+    for leaf in scales:
+        np.testing.assert_array_equal(starts["small_normal"][leaf.name], 1)
+    assert len(cell.model.running) == (6 if norm == "batch" else 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"norm": "layer"}, "norm and residual are options of mlp"),
+        ({"model": "mlp", "norm": "group"}, "norm must be layer or batch"),
+        ({"dropout": 1.0}, "dropout must be 0 or more and below 1, got 1"),
+        ({"clip_value": 0.0}, "clip_value must be positive, got 0"),
+        ({"l2": -1.0}, "l2 must be 0 or more"),
+    ],
+)
+def test_remedies_that_make_no_sense_are_refused(change: dict, message: str) -> None:
+    with pytest.raises(BadStudy, match=message):
+        cells.check(replace(STUDY, **change))
