@@ -13,7 +13,10 @@ Xavier is often written; `exploding`, N(0, 9/n). The remedies are settings of `j
 seed, with the plain tanh net of the same start. A lower rate is a comparison of its own: the best rate of the grid
 against one ten times as high.
 
-EXPECTED
+Expect at quick (a minute and a half): at 16 layers the healthy start needs 2.8 epochs and neither other arrives within
+10; batch and layer normalization and residual connections rescue both (0.7 to 5.9 epochs), ReLU at the same variance,
+clipping, L2, decay and dropout neither; the gradient is largest at the input in exploding nets too, since it grows going
+back, so C3 is half wrong; ten times the best rate costs exploding nets 0.4 to 0.8 of accuracy.
 """
 
 import sys
