@@ -15,8 +15,8 @@ against one ten times as high.
 
 Expect at quick (a minute and a half): at 16 layers the healthy start needs 2.8 epochs and neither other arrives within
 10; batch and layer normalization and residual connections rescue both (0.7 to 5.9 epochs), ReLU at the same variance,
-clipping, L2, decay and dropout neither; the gradient is largest at the input in exploding nets too, since it grows going
-back, so C3 is half wrong; ten times the best rate costs exploding nets 0.4 to 0.8 of accuracy.
+clipping, L2, decay and dropout neither; the gradient is largest at the input in exploding nets too, since it grows
+going back, so C3 is half wrong; ten times the best rate costs exploding nets 0.4 to 0.8 of accuracy.
 """
 
 import sys

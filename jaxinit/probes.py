@@ -6,6 +6,7 @@ One forward and one backward pass, compiled together; the statistics are taken o
 `signals` is pure, for one draw, and maps over seeds; `probe` is the same for a module, as an xarray Dataset.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple, TypeAlias
@@ -26,7 +27,8 @@ Loss: TypeAlias = Callable[[Array, Array], Array]
 
 SIGNALS = ("activation", "product", "gradient", "weight_gradient", "weight")
 EDGES = np.linspace(-4.0, 4.0, 82)  # of histograms, in units of the root mean square
-SAMPLE = 4096  # entries that an order statistic or a histogram is taken from, evenly spaced
+SAMPLE = 1024, 4096  # fewest and most entries, evenly spaced, of order statistics, shares and histograms; 1/16 between
+PERCENTILE = 0.98  # what counts as the high end of a signal
 SATURATED = 0.98  # of a bounded activation's range
 EXACT = 256  # inputs or outputs up to which a Jacobian is computed whole
 
@@ -36,7 +38,7 @@ class Stats(NamedTuple):
 
     Shapes: `[groups]` each, `histogram` `[groups, 81]`; float32. `high` is the 98th percentile of |x|; `saturated` the
     share of |x| above 0.98, `zero` that of exact zeros; `histogram` is a density over `EDGES`, in units of the root
-    mean square. `high` and `histogram` are those of at most 4096 entries, evenly spaced.
+    mean square. `high`, the shares and the histogram are those of 1024 to 4096 entries, evenly spaced, or of all.
     """
 
     mean: Float[Array, "*groups"]
@@ -53,11 +55,14 @@ def stats(entries: Float[Array, "groups entries"]) -> Stats:
     wide = entries.astype(jnp.float32)
     finite = jnp.isfinite(wide)
     clean = jnp.where(finite, wide, 0)
-    count = jnp.maximum(finite.sum(1), 1).astype(jnp.float32)
-    share = lambda which: jnp.sum(which & finite, 1).astype(jnp.float32) / count
+    finite_count = finite.sum(1).astype(jnp.float32)
+    count = jnp.maximum(finite_count, 1)
     square = jnp.sum(clean**2, 1) / count
     n = wide.shape[1]
-    sample = clean[:, np.linspace(0, n - 1, min(n, SAMPLE)).astype(int)]
+    wanted = min(max(n // 16, SAMPLE[0]), SAMPLE[1])
+    stride = next(k for k in range(-(-n // wanted), n + 1) if math.gcd(k, n) == 1)  # so that no column is passed over
+    sample, there = clean[:, ::stride], finite[:, ::stride].astype(jnp.float32)
+    share = lambda which: jnp.sum(jnp.where(which, there, 0), 1) / jnp.maximum(there.sum(1), 1)
     size = jnp.sqrt(square)[:, None]
     scaled = sample / jnp.where(size > 0, size, 1)
     place = jnp.clip(jnp.floor((scaled - EDGES[0]) / (EDGES[1] - EDGES[0])), -1, len(EDGES) - 1).astype(int)
@@ -65,12 +70,25 @@ def stats(entries: Float[Array, "groups entries"]) -> Stats:
     return Stats(
         mean=clean.sum(1) / count,
         mean_square=square,
-        high=jnp.quantile(jnp.abs(sample), 0.98, axis=1),
-        saturated=share(jnp.abs(wide) > SATURATED),
-        zero=share(wide == 0),
-        not_finite=jnp.sum(~finite, 1).astype(jnp.float32),
+        high=_high(jnp.abs(sample)),
+        saturated=share(jnp.abs(sample) > SATURATED),
+        zero=share(sample == 0),
+        not_finite=n - finite_count,
         histogram=density / (sample.shape[1] * (EDGES[1] - EDGES[0])),
     )
+
+
+def _high(size: Float[Array, "groups entries"]) -> Float[Array, " groups"]:
+    """The 98th percentile of every row, to 1e-6 of its largest, by bisection: 50 times faster than a sort on CPU."""
+    most = (1 - PERCENTILE) * size.shape[1]
+
+    def halve(_: Array, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = ends
+        middle = (low + high) / 2
+        above = jnp.sum((size > middle[:, None]).astype(jnp.float32), 1) > most
+        return jnp.where(above, middle, low), jnp.where(above, high, middle)
+
+    return jax.lax.fori_loop(0, 20, halve, (jnp.zeros(len(size)), size.max(1)))[1]
 
 
 def signals(

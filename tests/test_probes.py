@@ -25,7 +25,7 @@ def test_statistics_of_known_entries() -> None:
     np.testing.assert_allclose(got.mean_square, [1 / 3, 6.75], rtol=1e-3)
     np.testing.assert_allclose(got.high, [0.98, 3], rtol=1e-2)
     np.testing.assert_allclose(got.saturated, [0.02, 0.75], atol=1e-3)
-    np.testing.assert_allclose(got.zero, [0, 0.25], atol=2e-4)
+    np.testing.assert_allclose(got.zero, [0, 0.25], atol=1e-3)  # one entry of the sample
     width = probes.EDGES[1] - probes.EDGES[0]
     np.testing.assert_allclose(got.histogram.sum(1) * width, [1, 1], atol=0.03)
     inside = np.abs((probes.EDGES[1:] + probes.EDGES[:-1]) / 2) < 1.6  # uniform on +-sqrt(3) of its root mean square
