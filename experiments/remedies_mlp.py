@@ -199,20 +199,15 @@ def helped(size: Size, results: dict[tuple[int, str], Any]) -> list[dict[str, An
     """C2, C4 and C5: how many times fewer epochs a remedy needs than the plain net of the same start."""
     from jaxinit import stats
 
-    rng, horizon, claims = np.random.default_rng(0), float(size.study.epochs), []
+    horizon, claims = float(size.study.epochs), []
 
     def times(depth: int, remedy: str, name: str) -> stats.Times:
         records = results[depth, remedy].records
         return stats.times_of(records, name, stats.best_rate(records, name), "report")
 
-    def claim(key: str, depth: int, what: str, before: stats.Times, after: stats.Times, note: str = "") -> None:
-        ratio, low, high = stats.ratio_interval(before, after, horizon, rng)
-        kind = stats.bound(before, after)
-        one = stats.claim_of(key, f"{depth} layers: times fewer epochs, {what}", 1.0, "helps", (1.05, np.inf), "")
-        counts = f"{int(after.event.sum())} of {len(after.event)} arrived, {int(before.event.sum())} without"
-        one |= {"measured": ratio, "low": low, "high": high, "verdict": stats.verdict(low, high, (1.05, np.inf), kind)}
-        one["note"] = f"{kind}; {counts}; restricted means up to {horizon:g} epochs, paired bootstrap{note}"
-        claims.append(one)
+    def claim(key: str, depth: int, what: str, before: stats.Times, after: stats.Times) -> None:
+        what = f"{depth} layers: times fewer epochs, {what}"
+        claims.append(stats.ratio_claim(key, what, before, after, horizon, "helps", (1.05, np.inf)))
 
     for depth in size.depths:
         plain = {name: times(depth, "none", name) for name in STARTS}

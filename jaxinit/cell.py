@@ -41,6 +41,14 @@ class Cell(NamedTuple):
     schemes: dict[str, Scheme]
     calibrations: dict[str, Calibration]
 
+    def multipliers(self, scheme: str) -> dict[str, float]:
+        """What a scheme multiplies each parameter by in the forward pass."""
+        return {leaf: rule.multiplier for leaf, rule in rules(self.schemes[scheme], self.model.leaves).items()}
+
+    def as_trained(self, params: Params, multipliers: Mapping[str, Any], x: jax.Array) -> jax.Array:
+        """What a training step under a scheme computes, without its noise."""
+        return self.model.as_trained({leaf: w * multipliers[leaf] for leaf, w in params.items()}, x)
+
 
 def check(
     study: Study,
@@ -126,10 +134,8 @@ def calibrate_starts(cell: Cell, starts: Starts) -> tuple[Starts, Reports]:
     count = min(CALIBRATION_BATCHES, task.examples // study.batch)
     starts, reports = dict(starts), {}
     for name, calibration in cell.calibrations.items():
-        factors = {leaf: rule.multiplier for leaf, rule in rules(cell.schemes[name], cell.model.leaves).items()}
-        apply = lambda p, x, factors=factors: cell.model.as_trained(
-            {leaf: w * factors[leaf] for leaf, w in p.items()}, x
-        )
+        factors = cell.multipliers(name)
+        apply = lambda p, x, factors=factors: cell.as_trained(p, factors, x)
         problem = calibrate.Problem(cell.model.leaves, apply, task.loss, study.optimizer)
 
         def of(data: Any, start: tuple, problem=problem, calibration=calibration) -> tuple[Params, dict]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 from rich.console import Console
@@ -175,9 +176,14 @@ class Campaign:
         self.seen: dict[tuple[str, float], xr.Dataset] = {}  # by scheme and epoch
         cell, data = self.cell, self.cell.task.data
         batch = data["valid_x"][: self.signals], data["valid_y"][: self.signals]
-        self.look = jax.jit(
-            lambda p: probes.signals(cell.model.as_trained, cell.task.loss, cell.model.leaves, p, batch)
-        )
+
+        def look(state: train.State, trial: train.Trial, factors: dict[str, Any]) -> Any:
+            step = lambda grads: self.sweeper.program.descend(state.params, grads, state.opt, trial)[0]
+            update = lambda grads: jax.tree.map(jnp.subtract, step(grads), state.params)
+            apply = lambda p, x: cell.as_trained(p, factors, x)
+            return probes.signals(apply, cell.task.loss, cell.model.leaves, state.params, batch, update=update)
+
+        self.look = jax.jit(look)
         for name in (*store.TRACES, *ENDS):
             if self.saved is not None:
                 self.records[name].values[...] = self.saved[name]
@@ -198,9 +204,8 @@ class Campaign:
         self.report(phase, sum(ended), best_point)
         if not (waiting or seats):
             return True
-        for rows, going_on in self.sweeper.run(
-            *_queue(self.cell, self.starts, points, per_epoch), waiting=waiting, seats=seats
-        ):
+        params, trials = _queue(self.cell, self.starts, points, per_epoch)
+        for rows, going_on in self.sweeper.run(params, trials, waiting=waiting, seats=seats):
             for row in rows:
                 place, scheme = places[row.number], points[row.number][0]
                 for name, values in row.records._asdict().items():
@@ -210,7 +215,7 @@ class Campaign:
                 if row.outcome is Outcome.CONVERGED and epochs < best:
                     best, best_point = epochs, f"{scheme} {epochs:.3g} epochs"
             if self.signals:
-                self._probe(points, going_on, per_epoch)
+                self._probe(points, trials, going_on, per_epoch)
             self.report(phase, sum(row.outcome is not Outcome.UNFINISHED for row in rows), best_point)
             if self.stop or time.monotonic() - self.last_save > SAVE_EVERY:
                 self._save(going_on, places)
@@ -218,18 +223,22 @@ class Campaign:
                 return False
         return True
 
-    def _probe(self, points: Sequence[Point], seats: Sequence[sweep.Seat], per_epoch: int) -> None:
+    def _probe(self, points: Sequence[Point], trials: train.Trial, seats: Sequence[sweep.Seat], per_epoch: int) -> None:
         """Record the signals of the first reporting seed's trials, those at their start too."""
         first = self.cell.study.reporting[0]
         for seat in seats:
             scheme, _, seed = points[seat.number]
             if seed != first:
                 continue
+            trial = jax.tree.map(lambda a, k=seat.number: a[k], trials)
+            factors = jax.tree.map(np.float32, self.cell.multipliers(scheme))
+            states = {int(seat.state.evaluations) / per_epoch: seat.state}
             if (scheme, 0.0) not in self.seen:
-                start = {name: a[seed] for name, a in self.starts[scheme].items()}
-                self.seen[scheme, 0.0] = probes.to_dataset(self.look(start), self.cell.model.leaves)
-            epoch = int(seat.state.evaluations) / per_epoch
-            self.seen[scheme, epoch] = probes.to_dataset(self.look(seat.state.params), self.cell.model.leaves)
+                start = {name: jnp.asarray(a[seed]) for name, a in self.starts[scheme].items()}
+                states[0.0] = self.sweeper.program.start(start)
+            for epoch, state in states.items():
+                found = self.look(state, trial, factors)
+                self.seen[scheme, epoch] = probes.to_dataset(found, self.cell.model.leaves)
 
     def courses(self) -> xr.Dataset:
         """The signals recorded, over (scheme, epoch, parameter, step, copy)."""
@@ -293,6 +302,7 @@ def _task_attributes(cell: Cell) -> dict[str, Any]:
     task = cell.task
     return {
         "task": task.name,
+        "examples": task.examples,
         "metric_name": task.metric_name,
         "higher_is_better": int(task.higher_is_better),
         "chance": task.chance,

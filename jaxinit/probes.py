@@ -25,7 +25,8 @@ from jaxinit.spec import Leaf
 Params: TypeAlias = dict[str, Array]
 Loss: TypeAlias = Callable[[Array, Array], Array]
 
-SIGNALS = ("activation", "product", "gradient", "weight_gradient", "weight")
+SIGNALS = ("activation", "product", "gradient", "weight_gradient", "weight", "update")
+OF_COPIES = ("weight_gradient", "weight", "update")  # signals that are of the parameter, not of its products
 EDGES = np.linspace(-4.0, 4.0, 82)  # of histograms, in units of the root mean square
 SAMPLE = 1024, 4096  # fewest and most entries, evenly spaced, of order statistics, shares and histograms; 1/16 between
 PERCENTILE = 0.98  # what counts as the high end of a signal
@@ -98,15 +99,17 @@ def signals(
     params: Params,
     batch: tuple[Array, Array],
     only: str = "*",
+    update: Callable[[Params], Params] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Statistics of every signal at every kernel: `{parameter: {signal: Stats}}`, parameters in data order.
 
     activation: what the kernel multiplies, its layer's input. product: x W, the pre-activation without its bias.
     gradient: dC/d(x W), the back-propagated gradient, where C is the mean loss of the batch times its size, so that it
-    is that of an example. weight_gradient: dC/dW of the mean loss. weight: W itself.
+    is that of an example. weight_gradient: dC/dW of the mean loss. weight: W itself. update: what `update` makes of the
+    weight gradients of all parameters, where it is given: the step that an optimizer would take.
     `only` is a pattern on names.
     Shapes: Stats of `[steps, copies]`, without the first axis where no loop uses the kernel, and without copies for the
-    activation; weights and their gradients have copies only.
+    activation; weights, their gradients and updates have copies only.
     Raises: ValueError when `only` matches no kernel.
     """
     x, y = batch
@@ -129,6 +132,7 @@ def signals(
 
     (slopes, gradients), measured = jax.grad(cost, argnums=(0, 1), has_aux=True)(params, taps)
     size = float(x.shape[0])
+    whole = {"weight_gradient": slopes, "weight": params} | ({} if update is None else {"update": update(slopes)})
     found: dict[str, dict[str, Any]] = {}
     seen: dict[str, list[int]] = {}  # the copies of a parameter whose products have been met
     for (name, copies), (product, given), gradient in zip(names, measured, gradients, strict=True):
@@ -147,8 +151,7 @@ def signals(
             seen[name] = sorted([*seen[name], *numbers])
     for leaf in kept:
         if leaf.name in found:
-            of = lambda values, leaf=leaf: watch.by_copy(stats, leaf, values[leaf.name])
-            found[leaf.name] |= {"weight_gradient": of(slopes), "weight": of(params)}
+            found[leaf.name] |= {what: watch.by_copy(stats, leaf, of[leaf.name]) for what, of in whole.items()}
     return found
 
 
@@ -176,7 +179,7 @@ def to_dataset(found: dict[str, dict[str, Any]], leaves: Sequence[Leaf]) -> xr.D
     steps = max((of["product"].mean.shape[0] for of in host.values() if of["product"].mean.ndim > 1), default=1)
     copies = max(of["weight"].mean.shape[0] for of in host.values())
     variables: dict[str, Any] = {}
-    for signal in SIGNALS:
+    for signal in (signal for signal in SIGNALS if signal in host[order[0]]):
         for what in Stats._fields:
             more = (len(EDGES) - 1,) if what == "histogram" else ()
             block = np.full((len(order), steps, copies, *more), np.nan, np.float32)
@@ -184,7 +187,7 @@ def to_dataset(found: dict[str, dict[str, Any]], leaves: Sequence[Leaf]) -> xr.D
                 values = getattr(host[name][signal], what)
                 if signal == "activation":  # the same for every copy
                     values = values[..., None, :] if more else values[..., None]
-                if signal.startswith("weight") or values.ndim == 1 + len(more):
+                if signal in OF_COPIES or values.ndim == 1 + len(more):
                     values = values[None]
                 block[row, : values.shape[0], : values.shape[1]] = values
             axes = ("parameter", "step", "copy", *(("bin",) if more else ()))

@@ -351,6 +351,36 @@ def claim_of(
     }
 
 
+def ratio_claim(
+    name: str,
+    statement: str,
+    baseline: Times,
+    scheme: Times,
+    horizon: float,
+    published: str,
+    band: tuple[float, float],
+    note: str = "",
+) -> dict[str, Any]:
+    """A row of summary.json for "`scheme` needs so many times fewer epochs than `baseline`": see `ratio_interval`."""
+    ratio, low, high = ratio_interval(baseline, scheme, horizon, np.random.default_rng(0))
+    kind = bound(baseline, scheme)
+    counts = f"{int(scheme.event.sum())} of {len(scheme.event)} arrived, {int(baseline.event.sum())} of the baseline"
+    meaning = "" if kind == "=" else f"; the ratio is {kind} this"
+    return {
+        "id": name,
+        "statement": statement,
+        "measured": ratio,
+        "measured_is": kind,
+        "low": low,
+        "high": high,
+        "published": published,
+        "band": [None if np.isinf(end) else float(end) for end in band],
+        "verdict": verdict(low, high, band, kind),
+        "note": f"{counts}{meaning}; restricted means up to {horizon:g} epochs, paired bootstrap over seeds"
+        + (f"; {note}" if note else ""),
+    }
+
+
 def verdict(low: float, high: float, band: tuple[float, float], kind: str = "=") -> str:
     """What an interval says of a band: see `judge`."""
     if kind in ("<=", "?"):

@@ -17,6 +17,7 @@ from jaxinit import probes, store, verdict
 from jaxinit.cell import calibrate_starts, check, draw_starts
 from jaxinit.spec import Scheme
 from jaxinit.study import BadStudy, Study
+from jaxinit.train import OPTIMIZERS
 
 
 def survey(
@@ -29,6 +30,7 @@ def survey(
 ) -> xr.Dataset:
     """Signals at the start of training: a Dataset over (scheme, seed, parameter, step, copy), as `probes.to_dataset`.
 
+    The update among them is the first step of the study's optimizer at a rate of 1.
     The network, the task, the schemes (calibrated ones too) and the seeds that report are those of `study`; the signals
     are those of `examples` examples of the validation set. With `out`, signals.nc and verdicts.json are written there.
     Raises: BadStudy as `cell.check`, for more examples than the validation set has, or a filter that matches nothing.
@@ -40,15 +42,23 @@ def survey(
         raise BadStudy(f"examples must be 1 to {there}, the validation set of {cell.task.name!r}; got {examples}")
     batch = data["valid_x"][:examples], data["valid_y"][:examples]
     starts, _ = calibrate_starts(cell, draw_starts(cell))
-    look = jax.jit(
-        lambda params, batch: jax.lax.map(
-            lambda p: probes.signals(cell.model.as_trained, cell.task.loss, cell.model.leaves, p, batch, only), params
-        )
-    )
+    optimizer = OPTIMIZERS[study.optimizer]()
+
+    def update(grads: Any) -> Any:
+        with jax.numpy_dtype_promotion("standard"):  # Optax relies on it
+            return optimizer.update(grads, optimizer.init(grads))[0]
+
+    @jax.jit
+    def look(params: Any, factors: dict[str, Any], batch: tuple[Any, Any]) -> Any:
+        apply = lambda p, x: cell.as_trained(p, factors, x)
+        of = lambda p: probes.signals(apply, cell.task.loss, cell.model.leaves, p, batch, only, update)
+        return jax.lax.map(of, params)
+
     by_scheme = []
     try:
         for name in study.schemes:
-            found = jax.tree.map(np.asarray, look(jax.tree.map(jnp.asarray, starts[name]), batch))
+            factors = jax.tree.map(np.float32, cell.multipliers(name))
+            found = jax.tree.map(np.asarray, look(jax.tree.map(jnp.asarray, starts[name]), factors, batch))
             seeds = [jax.tree.map(lambda a, k=k: a[k], found) for k in range(study.seeds)]
             by_scheme.append(xr.concat([probes.to_dataset(one, cell.model.leaves) for one in seeds], "seed"))
     except ValueError as error:

@@ -84,10 +84,15 @@ class Records(NamedTuple):
 
 
 class Program(NamedTuple):
-    """`start(params) -> state` and `advance(data, state, trial) -> (state, records)`, records of `rows` evaluations."""
+    """`start(params) -> state` and `advance(data, state, trial) -> (state, records)`, records of `rows` evaluations.
+
+    `descend(params, gradients of the loss, optimizer state, trial) -> (params, optimizer state, gradient norm)` is one
+    step of the optimizer, with all that bounds, decays and scales it.
+    """
 
     start: Callable[[Params], State]
     advance: Callable[[Data, State, Trial], tuple[State, Records]]
+    descend: Callable[[Params, Params, optax.OptState, Trial], tuple[Params, optax.OptState, Array]]
     rows: int
     evaluations_per_epoch: int
 
@@ -149,6 +154,23 @@ def make_program(
             jnp.int32(Outcome.UNFINISHED),
         )
 
+    def descend(
+        params: Params, grads: Params, opt: optax.OptState, trial: Trial
+    ) -> tuple[Params, optax.OptState, Array]:
+        grads = jax.tree.map(lambda g, p: g + trial.l2 * p, grads, params)
+        norm = optax.tree.norm(grads)
+        shrink = jnp.where(norm > trial.clip, trial.clip / norm, 1.0)
+        bounded = lambda g: jnp.clip(g * shrink, -trial.clip_value, trial.clip_value)
+        with jax.numpy_dtype_promotion("standard"):  # Optax relies on it
+            updates, opt = tx.update(jax.tree.map(bounded, grads), opt, params)
+
+        def move(p: Array, u: Array, lr: Array, decay: Array) -> Array:
+            return p - trial.lr * lr * (u + trial.weight_decay * decay * p)
+
+        ones = dict.fromkeys(params, jnp.float32(1))
+        lr, decay = (trial.scales.lr, trial.scales.decay) if trial.scales else (ones, ones)
+        return jax.tree.map(move, params, updates, lr, decay), opt, norm
+
     def advance(data: Data, state: State, trial: Trial) -> tuple[State, Records]:
         order_key, noise_key = (named_key(jax.random.key(trial.seed), name) for name in ("data order", "dropout"))
 
@@ -159,19 +181,8 @@ def make_program(
             x, y = task.batch(data, ticket)
             of_loss = jax.value_and_grad(loss_of, has_aux=True)
             (loss, running), grads = of_loss(params, running, trial, noise, x, y)
-            grads = jax.tree.map(lambda g, p: g + trial.l2 * p, grads, params)
-            norm = optax.tree.norm(grads)
-            shrink = jnp.where(norm > trial.clip, trial.clip / norm, 1.0)
-            bounded = lambda g: jnp.clip(g * shrink, -trial.clip_value, trial.clip_value)
-            with jax.numpy_dtype_promotion("standard"):  # Optax relies on it
-                updates, opt = tx.update(jax.tree.map(bounded, grads), opt, params)
-
-            def move(p: Array, u: Array, lr: Array, decay: Array) -> Array:
-                return p - trial.lr * lr * (u + trial.weight_decay * decay * p)
-
-            ones = dict.fromkeys(params, jnp.float32(1))
-            lr, decay = (trial.scales.lr, trial.scales.decay) if trial.scales else (ones, ones)
-            return (jax.tree.map(move, params, updates, lr, decay), running, opt), (loss, norm)
+            params, opt, norm = descend(params, grads, opt, trial)
+            return (params, running, opt), (loss, norm)
 
         def interval(state: State, plan: tuple[Array, Array | None]) -> tuple[State, Records]:
             carry = state.params, state.running, state.opt
@@ -207,7 +218,7 @@ def make_program(
         state, records = jax.lax.scan(epoch, state, None, length=epochs)
         return state, jax.tree.map(lambda r: r.reshape(-1), records)
 
-    return Program(start, advance, epochs * intervals, intervals)
+    return Program(start, advance, descend, epochs * intervals, intervals)
 
 
 def nearest_divisor(n: int, wanted: int) -> int:

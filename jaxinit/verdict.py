@@ -10,7 +10,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy import stats
 
-Kind = Literal["healthy", "vanishing", "exploding", "saturated", "dead"]
+Kind = Literal["healthy", "vanishing", "exploding", "saturated", "dead", "not finite"]
 Numbers = NDArray[np.floating]
 
 DECADES = 1.0  # what a signal may grow or shrink over the whole depth or length and be healthy
@@ -25,6 +25,7 @@ REMEDIES: dict[Kind, str] = {
     "exploding": "a smaller gain or spectral radius, orthogonal kernels, lsuv, clipping of gradients, a lower rate",
     "saturated": "a smaller gain, lsuv, softsign or ReLU in place of tanh or sigmoid, normalization before the "
     "activation",
+    "not finite": "a smaller gain (the first kernel named is where it begins), a lower rate, clipping of gradients",
     "dead": "he_normal, a positive bias or a leaky ReLU, a lower rate",
 }
 
@@ -45,6 +46,10 @@ class Verdict(NamedTuple):
     value: float
 
     def __str__(self) -> str:
+        if self.kind == "not finite":
+            return (
+                f"not finite: {self.value:.0f} entries of {self.signal}s at {self.where}, the first where there are any"
+            )
         if self.kind in ("saturated", "dead"):
             what = "saturated" if self.kind == "saturated" else "zero"
             return f"{self.kind}: {self.value:.0%} of the {self.signal}s into {self.where} are {what}"
@@ -90,7 +95,14 @@ def judge(probes: xr.Dataset) -> list[Verdict]:
         if share[worst] > limit:
             name = str(seeds.parameter.values[worst])
             found.append(Verdict("activation", "layer", kind, np.nan, np.nan, np.nan, name, float(share[worst])))
-    order = {"dead": 0, "exploding": 1, "vanishing": 1, "saturated": 2, "healthy": 3}
+    for signal in ("product", "gradient"):  # where they first are, in the order in which the signal travels
+        count = seeds[f"{signal}_not_finite"].sum(("seed", "copy", "step"), skipna=True).values
+        places = np.flatnonzero(count)
+        if len(places):
+            first = int(places[0] if signal == "product" else places[-1])
+            name = str(seeds.parameter.values[first])
+            found.append(Verdict(signal, "layer", "not finite", np.nan, np.nan, np.nan, name, float(count[first])))
+    order = {"not finite": -1, "dead": 0, "exploding": 1, "vanishing": 1, "saturated": 2, "healthy": 3}
     return sorted(found, key=lambda verdict: order[verdict.kind])
 
 

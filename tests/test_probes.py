@@ -163,3 +163,12 @@ def test_recurrent_nets_are_told_which_activations_they_take() -> None:
     with pytest.raises(ValueError, match=r"an RNN takes the activations linear, tanh.*got 'gelu'; an MLP takes it"):
         RNN(3, 4, 2, activation="gelu", rngs=nnx.Rngs(0))
     assert LSTM.gates[1] == "forget"
+
+
+def test_updates_are_what_the_optimizer_makes_of_the_gradients() -> None:
+    leaves, apply, params = parts("mlp", layers=2)
+    twice = lambda grads: jax.tree.map(lambda g: -2 * g, grads)
+    found = probes.signals(apply, cross_entropy, leaves, params, (X, Y), update=twice)
+    data = probes.to_dataset(found, leaves)
+    np.testing.assert_allclose(data.update_mean_square, 4 * data.weight_gradient_mean_square, rtol=1e-5)
+    assert "update_mean" not in probes.to_dataset(probes.signals(apply, cross_entropy, leaves, params, (X, Y)), leaves)

@@ -248,3 +248,13 @@ def test_a_measured_claim_has_its_interval_and_its_verdict() -> None:
     assert stats.claim_of("X1", "a number", values, "2", (1.8, np.inf), "")["verdict"] == "refuted"
     single = stats.claim_of("X1", "a number", 3.0, "2", (1.8, np.inf), "no seeds")
     assert (single["verdict"], single["low"], single["band"]) == ("supported", None, [1.8, None])
+
+
+def test_a_ratio_as_a_claim_says_when_it_is_a_bound() -> None:
+    slow, fast = times(8.0, 9.0, 10.0, censored=(10.0,)), times(2.0, 3.0, 2.0, 3.0)
+    row = stats.ratio_claim("X", "what", slow, fast, 10.0, "none", (1.05, np.inf))
+    assert row["measured"] == pytest.approx(37 / 10)
+    assert row["measured_is"] == ">="
+    assert row["verdict"] == "supported with a condition"
+    assert "4 of 4 arrived, 3 of the baseline; the ratio is >= this" in row["note"]
+    assert row["band"] == [1.05, None]

@@ -63,3 +63,14 @@ def test_saturation_and_death_are_named_with_their_share() -> None:
     dead = judge(probed("mlp", scale(SCHEMES["uniform01"], 0.0), seeds=1, layers=4, activation="relu"))
     assert dead[0].kind == "dead"
     assert "100% of the activations into" in str(dead[0])
+
+
+def test_entries_that_are_not_finite_are_located() -> None:
+    """Linear layers that overflow: the first products that do are named, not averaged away."""
+    dataset = probed("mlp", scale(SCHEMES["saxe_orthogonal"], 1e13), seeds=1, layers=4, activation="linear")
+    verdict = next(v for v in judge(dataset) if v.signal == "product")
+    assert verdict.kind == "not finite"
+    assert judge(dataset)[0].kind == "not finite"
+    assert verdict.where == "layers.2.kernel"  # 1e13^3 is above the largest float32
+    assert verdict.value > 0
+    assert "the first where there are any" in str(verdict)
