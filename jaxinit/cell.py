@@ -71,17 +71,21 @@ def check(
             check_name("calibration", calibration, calibrate.CALIBRATIONS)
     if study.activation is not None:
         check_name("activation", study.activation, ACTIVATIONS)
-        if study.model in ("lstm", "gru"):
+        if study.model not in ("rnn", "mlp"):
             raise BadStudy(f"model {study.model!r} has its own activations; leave --activation out, or use rnn or mlp")
     study = replace(study, lrs=study.lrs or RATES[study.optimizer])
     check_settings(study)
-    takes_length = [name for name, make in known_tasks.items() if "length" in inspect.signature(make).parameters]
-    if study.length is not None and study.task not in takes_length:
-        raise BadStudy(
-            f"task {study.task!r} has a fixed length; leave --length out, or use one of {', '.join(takes_length)}"
-        )
+    given = {}
+    for argument, value, what in (("length", study.length, "has a fixed length"), ("file", study.text, "has no text")):
+        takes = [name for name, make in known_tasks.items() if argument in inspect.signature(make).parameters]
+        if value is None:
+            continue
+        if study.task not in takes:
+            option = "length" if argument == "length" else "text"
+            raise BadStudy(f"task {study.task!r} {what}; leave --{option} out, or use one of {', '.join(takes)}")
+        given[argument] = value
     try:
-        task = known_tasks[study.task]() if study.length is None else known_tasks[study.task](study.length)
+        task = known_tasks[study.task](**given)
         if study.target is None:
             study = replace(study, target=task.target)
         assert study.target is not None
@@ -100,6 +104,15 @@ def check(
     schemes = {name: known[scheme] for name, (scheme, _) in pairs.items()}
     calibrations = {name: calibrate.CALIBRATIONS[second] for name, (_, second) in pairs.items() if second}
     return Cell(study, task, model, schemes, calibrations)
+
+
+def unsegmented(cell: Cell) -> Cell:
+    """The cell with a time loop in one piece and no gradient cut, so that probes see every step, and see it once."""
+    study = cell.study
+    if study.model == "mlp" or study.bidirectional:
+        return cell
+    whole = replace(study, segment=cell.task.length, truncate=None)
+    return cell._replace(model=functional(_model(whole, cell.task)))
 
 
 def parts(name: str, known: Mapping[str, Scheme]) -> tuple[str, str]:
@@ -185,8 +198,14 @@ def _model(study: Study, task: Task) -> Callable[[], nnx.Module]:
             raise BadStudy(f"task {task.name!r} wants an output at every step, 'mlp' gives one; use rnn, lstm or gru")
     else:
         options["readout"] = task.readout
-        if (study.unroll or 1) > task.length:
-            raise BadStudy(f"unroll is at most {task.length}, the steps of task {task.name!r}; got {study.unroll}")
-        options |= {"unroll": study.unroll or 1, "segment": study.segment}
+        for name in ("unroll", "truncate"):
+            if (getattr(study, name) or 1) > task.length:
+                raise BadStudy(
+                    f"{name} is at most {task.length}, the steps of task {task.name!r}; got {getattr(study, name)}"
+                )
+        options |= {"unroll": study.unroll or 1, "stateful": study.batch if study.stateful else None}
+        for name in ("segment", "truncate", "embedding", "bidirectional", "learned_start", "variational"):
+            options[name] = getattr(study, name)
+        options |= {name: getattr(study, name) for name in ("peepholes", "leak") if getattr(study, name)}
     make: Any = MODELS[study.model]
     return lambda: make(in_features, study.hidden, task.out_features, rngs=nnx.Rngs(0), **options)

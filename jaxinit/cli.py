@@ -5,6 +5,7 @@ import inspect
 import runpy
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Literal
@@ -17,9 +18,9 @@ if TYPE_CHECKING:
     from jaxinit.store import Result
 
 STUDY = Study()  # the main job
-PROBED = Study(  # Glorot & Bengio (2010): five layers, both of their initializations
+PROBED = Study(  # Glorot & Bengio (2010): both of their initializations
     model="mlp",
-    layers=5,
+    layers=0,
     hidden=200,
     schemes=("glorot_standard", "glorot_normalized"),
     baseline="glorot_standard",
@@ -103,23 +104,28 @@ def probe(
 ) -> int:
     """Look at a network's signals before training: figures by layer and by step, and a verdict for each scheme.
 
+    Of recurrent networks also how far back the gradient reaches (lens.png): gradients and sizes of the states by step,
+    Jacobians between steps, and the steps back in which the gradient falls to 1/e.
+
     Healthy, vanishing, exploding, saturated or dead, where and by how much. Nothing is trained, so that rates, epochs
     and targets do not matter. Example: jaxinit probe --model rnn --task adding --length 100 --schemes orthogonal irnn
 
     Args:
-        study: The network, the task, the schemes and the number of seeds.
+        study: The network, the task, the schemes and the number of seeds. 0 layers are five of mlp, one of others.
         examples: How many examples of the validation set to look at.
         only: A pattern: which kernels to look at, such as "layers.*".
         out: Folder for signals.nc, verdicts.json and the figures. Default: results/probe-<model>-<task>-<hash>.
     """
-    return exit_code(lambda: look(study, examples, only, out))
+    layers = study.layers or (5 if study.model == "mlp" else 1)
+    return exit_code(lambda: look(replace(study, layers=layers), examples, only, out))
 
 
 def look(study: Study, examples: int, only: str, out: Path | None) -> int:
     """Probe a network, draw its figures and print the verdicts."""
     from jaxinit import sweep
-    from jaxinit.portrait import draw_all
-    from jaxinit.survey import survey, verdicts
+    from jaxinit.figure import save, style
+    from jaxinit.portrait import draw_all, lens, memory
+    from jaxinit.survey import survey, through_time, verdicts
     from jaxinit.verdict import REMEDIES
 
     sweep.one_device_per_core()
@@ -132,7 +138,15 @@ def look(study: Study, examples: int, only: str, out: Path | None) -> int:
             print(f"  {verdict}")
         if found and found[0].kind != "healthy":
             print(f"  try: {REMEDIES[found[0].kind]}")
-    print(f"signals: {folder}; figures: {' '.join(map(str, draw_all(signals, folder / 'figures')))}")
+    figures = draw_all(signals, folder / "figures")
+    if study.model != "mlp" and not study.bidirectional:
+        courses = through_time(study, examples=examples, out=folder)
+        for scheme in study.schemes:
+            length = memory(courses, scheme)
+            print(f"{scheme}: the gradient falls to 1/e in {length} steps back, of {courses.sizes['step']}")
+        with style():
+            figures.append(save(lens(courses), folder / "figures", "lens"))
+    print(f"signals: {folder}; figures: {' '.join(map(str, figures))}")
     return 0
 
 

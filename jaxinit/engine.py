@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from jaxinit import probes, stats, store, sweep, train
-from jaxinit.cell import Cell, Reports, Starts, calibrate_starts, check, draw_digest, draw_starts, parts
+from jaxinit.cell import Cell, Reports, Starts, calibrate_starts, check, draw_digest, draw_starts, parts, unsegmented
 from jaxinit.outcome import Outcome
 from jaxinit.spec import Scheme, rules
 from jaxinit.store import Result
@@ -174,7 +174,7 @@ class Campaign:
     def __post_init__(self):
         self.last_save = time.monotonic()
         self.seen: dict[tuple[str, float], xr.Dataset] = {}  # by scheme and epoch
-        cell, data = self.cell, self.cell.task.data
+        cell, data = unsegmented(self.cell), self.cell.task.data
         batch = data["valid_x"][: self.signals], data["valid_y"][: self.signals]
 
         def look(state: train.State, trial: train.Trial, factors: dict[str, Any]) -> Any:
@@ -238,7 +238,9 @@ class Campaign:
                 states[0.0] = self.sweeper.program.start(start)
             for epoch, state in states.items():
                 found = self.look(state, trial, factors)
-                self.seen[scheme, epoch] = probes.to_dataset(found, self.cell.model.leaves)
+                seen, leaves = probes.to_dataset(found, self.cell.model.leaves), self.cell.model.leaves
+                host = jax.tree.map(np.asarray, state.params)
+                self.seen[scheme, epoch] = seen.assign(probes.spectra(leaves, host, seen.parameter.values.tolist()))
 
     def courses(self) -> xr.Dataset:
         """The signals recorded, over (scheme, epoch, parameter, step, copy)."""

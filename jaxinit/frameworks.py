@@ -17,23 +17,30 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Key
 
 from jaxinit import initializers
-from jaxinit.initializers import normal, ones, truncated_normal, truncated_std, uniform, zeros
+from jaxinit.initializers import normal, truncated_normal, truncated_std, uniform, vector, zeros
 from jaxinit.spec import Initializer, Joint, Leaf, axis_size
 from jaxinit.structured import gate_biases
 
 RECURRENT = ("rnn", "lstm", "gru")
+NOT_THEIRS = (
+    "scale",
+    "peephole",
+    "start",
+    "log_decay",
+    "log_phase",
+)  # scales start at 1 everywhere; they lack the rest
 QKV = ("query", "key", "value")
 
 
-def pytorch(leaf: Leaf) -> Initializer:
+def pytorch(leaf: Leaf) -> Initializer | None:
     """PyTorch: U(+-1/sqrt(fan_in)) for dense and convolution layers and their biases; U(+-1/sqrt(units)) for recurrent.
 
     Its recurrent layers have two biases that are added, so ours is the sum of two draws; the new gate of a GRU keeps
     them apart. Embeddings N(0, 1). Query, key and value are one Glorot matrix of 3 E outputs, attention biases 0.
     Source: torch.nn.Linear, _ConvNd, RNNBase, Embedding, MultiheadAttention, LayerNorm (2.13).
     """
-    if leaf.role == "scale":
-        return ones
+    if leaf.role in NOT_THEIRS:
+        return vector(leaf)
     if leaf.role == "embedding":
         return normal(1.0)
     if leaf.role in QKV:
@@ -48,14 +55,14 @@ def pytorch(leaf: Leaf) -> Initializer:
     return _two_biases(one, alone="new" if leaf.kind == "gru" else None, gates=leaf.gate)
 
 
-def equinox(leaf: Leaf) -> Initializer:
+def equinox(leaf: Leaf) -> Initializer | None:
     """Equinox: U(+-1/sqrt(fan_in)) for dense and convolution layers and their biases; U(+-1/sqrt(units)) for recurrent.
 
     It has no vanilla RNN cell; ours gets the law of LSTM and GRU. Embeddings N(0, 1); attention is of dense layers.
     Source: equinox.nn.Linear, Conv, LSTMCell, GRUCell, Embedding, MultiheadAttention, LayerNorm (0.13).
     """
-    if leaf.role == "scale":
-        return ones
+    if leaf.role in NOT_THEIRS:
+        return vector(leaf)
     if leaf.role == "embedding":
         return normal(1.0)
     if leaf.role == "bias" and leaf.kind == "norm":
@@ -65,15 +72,15 @@ def equinox(leaf: Leaf) -> Initializer:
     return _plus_minus(leaf.inputs if leaf.role == "bias" else leaf.fan_in)
 
 
-def keras(leaf: Leaf) -> Initializer:
+def keras(leaf: Leaf) -> Initializer | None:
     """Keras: Glorot uniform kernels, orthogonal recurrent kernels, each one matrix for all gates; forget bias 1.
 
     With g gates the fan out of an input kernel is g times the units, and the recurrent kernel is orthogonal as a whole
     only. The heads of an attention kernel and the groups of a convolution count in the fan out. Embeddings U(+-0.05).
     Source: keras.layers.LSTM, GRU, SimpleRNN, Dense, Conv2D, Embedding, MultiHeadAttention, LayerNormalization (3.15).
     """
-    if leaf.role == "scale":
-        return ones
+    if leaf.role in NOT_THEIRS:
+        return vector(leaf)
     if leaf.role == "bias":
         return gate_biases(leaf.gate, forget=1.0) if leaf.kind == "lstm" else zeros
     if leaf.role == "embedding":
@@ -85,24 +92,24 @@ def keras(leaf: Leaf) -> Initializer:
     return _glorot(leaf.fan_in, math.prod(leaf.shape) // axis_size(leaf.shape, leaf.dims, "i"))
 
 
-def flax_nnx(leaf: Leaf) -> Initializer:
+def flax_nnx(leaf: Leaf) -> Initializer | None:
     """Flax NNX: LeCun normal kernels, orthogonal recurrent ones, in LSTM and GRU one matrix for all gates; zero biases.
 
     Its plain LSTMCell draws per gate: that is `flax_linen`. Embeddings N(0, 1/features).
     Source: flax.nnx.Linear, Conv, SimpleCell, OptimizedLSTMCell, GRUCell, Embed, MultiHeadAttention, LayerNorm (0.12).
     """
     of_role = flax_linen(leaf)
-    return _fused(of_role) if leaf.role == "recurrent" and leaf.gate else of_role
+    return _fused(of_role) if of_role and leaf.role == "recurrent" and leaf.gate else of_role
 
 
-def flax_linen(leaf: Leaf) -> Initializer:
+def flax_linen(leaf: Leaf) -> Initializer | None:
     """Flax Linen: LeCun normal kernels, orthogonal recurrent kernels per gate, zero biases.
 
     Embeddings N(0, 1/features).
     Source: flax.linen.Dense, Conv, SimpleCell, LSTMCell, GRUCell, Embed, MultiHeadDotProductAttention (0.12).
     """
-    if leaf.role == "scale":
-        return ones
+    if leaf.role in NOT_THEIRS:
+        return vector(leaf)
     if leaf.role == "bias":
         return zeros
     if leaf.role == "embedding":
@@ -110,7 +117,7 @@ def flax_linen(leaf: Leaf) -> Initializer:
     return initializers.orthogonal() if leaf.role == "recurrent" else initializers.lecun("truncated_normal")
 
 
-def haiku(leaf: Leaf) -> Initializer:
+def haiku(leaf: Leaf) -> Initializer | None:
     """Haiku: Gaussians cut at 2 of variance near 1/fan_in; the LSTM's fan counts inputs and units; forget bias 1.
 
     Dense layers, convolutions, RNN and LSTM do not correct the cut, so that their standard deviation is 0.880 of
@@ -118,8 +125,8 @@ def haiku(leaf: Leaf) -> Initializer:
     its dense layers. Source: hk.Linear, ConvND, VanillaRNN, LSTM, GRU, Embed, LayerNorm (0.0.17), whose LSTM adds 1 to
     the forget gate instead of a bias.
     """
-    if leaf.role == "scale":
-        return ones
+    if leaf.role in NOT_THEIRS:
+        return vector(leaf)
     if leaf.role == "bias":
         return gate_biases(leaf.gate, forget=1.0) if leaf.kind == "lstm" else zeros
     if leaf.kind == "gru":

@@ -266,8 +266,48 @@ def glorot_scheme(leaf: Leaf) -> Initializer:
 
 
 def vector(leaf: Leaf) -> Initializer | None:
-    """How schemes start what is no matrix: biases at 0, the scales of normalizations at 1. None for a matrix."""
-    return {"bias": zeros, "scale": ones}.get(leaf.role)
+    """How schemes start what is no matrix, None for a matrix.
+
+    Biases, peepholes and states before the first step start at 0, the scales of normalizations at 1, and the poles of a
+    diagonal recurrence on the ring 0.9 <= |l| <= 0.999.
+    """
+    return {
+        "bias": zeros,
+        "peephole": zeros,
+        "start": zeros,
+        "scale": ones,
+        "log_decay": log_decay(0.9, 0.999),
+        "log_phase": log_phase(),
+    }.get(leaf.role)
+
+
+def log_decay(low: float, high: float) -> Initializer:
+    """log(-log |l|) for |l|^2 uniform on [low^2, high^2]: the radii of the poles of a diagonal recurrence.
+
+    Shapes: any. Raises: ValueError unless 0 <= low < high < 1. Source: Orvieto et al. (2023), lemma 3.2.
+    """
+    if not 0 <= low < high < 1:
+        raise ValueError(f"log_decay needs radii 0 <= low < high < 1, got low={low}, high={high}")
+
+    def init(key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+        square = jax.random.uniform(key, shape, dtype) * (high**2 - low**2) + low**2
+        return jnp.log(-0.5 * jnp.log(jnp.maximum(square, 1e-12)))
+
+    return sampled_wide(init)
+
+
+def log_phase(most: float = 2 * math.pi) -> Initializer:
+    """log(t) for t uniform on (0, most]: the angles of the poles of a diagonal recurrence.
+
+    Shapes: any. Raises: ValueError for a `most` that is not positive. Source: Orvieto et al. (2023), lemma 3.2.
+    """
+    if not most > 0:
+        raise ValueError(f"log_phase needs a positive angle, got {most}")
+
+    def init(key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+        return jnp.log(most * (1 - jax.random.uniform(key, shape, dtype)))
+
+    return sampled_wide(init)
 
 
 def _check_std(std: float, what: str) -> None:

@@ -41,13 +41,15 @@ class Functional(NamedTuple):
 
     `apply(params, x)` evaluates: no noise, normalization by the running statistics `params` holds under their names, or
     by those of the start. `learn(params, running, x, training)` is a training step's forward pass, normalization by the
-    batch. `running` holds the running statistics at the start; most modules have none.
+    batch. `running` holds the running statistics at the start; most modules have none. `filled(params)` is the module
+    itself with those parameters, for what only it can do.
     """
 
     leaves: tuple[Leaf, ...]
     apply: Apply
     learn: Learn
     running: Params
+    filled: Callable[[Params], Any]
 
     def as_trained(self, params: Params, x: Array) -> Array:
         """What a training step computes, without its noise: what to probe and to calibrate."""
@@ -137,8 +139,11 @@ def functional(make: Callable[[], nnx.Module]) -> Functional:
         filled = [(path, variable.replace(values[_name(path)])) for path, variable in flat]
         return nnx.merge(graph, nnx.from_flat_state(filled))
 
+    def filled(values: Params) -> Any:
+        return module(running | values)
+
     def apply(values: Params, x: Array) -> Array:
-        return module(running | values)(x)
+        return filled(values)(x)
 
     def learn(values: Params, before: Params, x: Array, training: Training) -> tuple[Array, Params]:
         one = module(before | values)
@@ -147,7 +152,7 @@ def functional(make: Callable[[], nnx.Module]) -> Functional:
         after = nnx.to_flat_state(nnx.state(one, nnx.BatchStat))
         return y, {_name(path): variable.get_value() for path, variable in after}
 
-    return Functional(leaves(abstract), apply, learn, running)
+    return Functional(leaves(abstract), apply, learn, running, filled)
 
 
 def _params(model: nnx.Module) -> dict[str, nnx.Param]:

@@ -5,7 +5,7 @@ Layers go from black (the first) to light grey (the last); bands are the range o
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
@@ -24,6 +24,7 @@ NAMES = {
 }
 MARKS = ("o", "s", "^", "v", "D", "P", "X", "*")
 LAST_GREY = 0.75
+FEWEST_DECADES = 24  # of an axis of sizes, at most
 
 
 def draw_all(signals: xr.Dataset, folder: Path) -> list[Path]:
@@ -132,6 +133,64 @@ def through_time(signals: xr.Dataset) -> "Figure":
             if column == 0:
                 axes.set_ylabel(f"gradient at\n{signals.parameter.values[kernel]}\n(root mean square)")
     return _finish(figure, signals, "Gradients through time", "a line for each gate, from the first (black) on")
+
+
+def lens(courses: xr.Dataset) -> "Figure":
+    """Back through time, a mark for each scheme: gradients of the states, sizes of the states, Jacobians between them.
+
+    `courses` as `survey.through_time` returns them. One row a layer; the Jacobians are those of the last one.
+    """
+    import matplotlib.pyplot as plt
+
+    layers, steps = courses.sizes["layer"], courses.step.values
+    figure, grid = plt.subplots(layers, 3, figsize=(11, 1.3 + 2.9 * layers), layout="constrained", squeeze=False)
+    every = max(len(steps) // 8, 1)
+    for k, scheme in enumerate(courses.scheme.values):
+        of = courses.sel(scheme=scheme)
+        line: Any = {"color": str(0.6 * k / max(courses.sizes["scheme"] - 1, 1)), "linewidth": 1.1}
+        marked = line | {"marker": MARKS[k % len(MARKS)], "markersize": 4, "markevery": every, "label": str(scheme)}
+        for layer in range(layers):
+            gradient = np.sqrt((of.gradient.isel(layer=layer) ** 2).sum("carry")).transpose("seed", "step")
+            gradient = gradient.where(gradient > 0)
+            lags = steps[-1] - steps
+            grid[layer, 0].plot(lags, gradient.mean("seed"), **marked)
+            grid[layer, 0].fill_between(
+                lags, gradient.min("seed"), gradient.max("seed"), color=line["color"], alpha=0.2, linewidth=0
+            )
+            spread = (of.mean_square - of["mean"] ** 2).isel(layer=layer, carry=0)
+            grid[layer, 1].plot(steps, spread.clip(0).mean("seed"), **marked)
+            if layer == 0 and not np.isnan(of.expected).all():
+                grid[layer, 1].plot(steps, of.expected.mean("seed"), color=line["color"], linewidth=0.9, linestyle=":")
+        values = of.jacobian.where(of.jacobian > 0).transpose("seed", "lag", "index")
+        middle = np.log10(values.isel(index=0)).mean("seed"), np.log10(values.median("index")).mean("seed")
+        grid[-1, 2].plot(courses.lag, 10.0 ** middle[0], **marked | {"markevery": 1})
+        grid[-1, 2].plot(courses.lag, 10.0 ** middle[1], **line | {"linestyle": "--"})
+    theory_shown = not np.isnan(courses.expected).all()
+    for layer in range(layers):
+        grid[layer, 0].set(yscale="log", xlabel="steps back from the last", ylabel=f"|dC/ds|, layer {layer + 1}")
+        note = "; dotted: mean-field" if layer == 0 and theory_shown else ""
+        grid[layer, 1].set(yscale="log", xlabel="time step", ylabel=f"variance of h{note}")
+        if layer < layers - 1:
+            grid[layer, 2].set_visible(False)
+    grid[-1, 2].set(
+        xscale="log", yscale="log", xlabel="lag", ylabel="singular values of ds_T/ds_t\n(largest; dashed: median)"
+    )
+    for axes in grid.flat:
+        low, high = axes.get_ylim()
+        if low < high / 10**FEWEST_DECADES:  # what underflows would press all else together
+            axes.set_ylim(high / 10**FEWEST_DECADES, high)
+    grid[0, 0].legend(frameon=False, fontsize=7)
+    lengths = ", ".join(f"{name} {memory(courses, name)}" for name in courses.scheme.values)
+    note = f"band: range over seeds; steps back until the gradient has fallen to 1/e: {lengths}"
+    return _finish(figure, courses, "Through time", note)
+
+
+def memory(courses: xr.Dataset, scheme: str) -> str:
+    """The memory length of the last layer in steps: its median over seeds, and their range."""
+    values = np.sort(courses.memory.sel(scheme=scheme).isel(layer=-1).values)
+    shown = [f"{value:g}" if np.isfinite(value) else "more than the sequence has" for value in values]
+    middle = shown[(len(shown) - 1) // 2]
+    return middle if shown[0] == shown[-1] else f"{middle} ({shown[0]} to {shown[-1]})"
 
 
 def through_training(courses: xr.Dataset, rows: dict[str, str], title: str, note: str) -> "Figure":

@@ -202,6 +202,24 @@ def to_dataset(found: dict[str, dict[str, Any]], leaves: Sequence[Leaf]) -> xr.D
     return xr.Dataset(variables, {"parameter": order, "layer": layer, "role": role, "bin": middles} | fans)
 
 
+def spectra(leaves: Sequence[Leaf], params: dict[str, np.ndarray], parameters: Sequence[str]) -> dict[str, Any]:
+    """Spectral radius and norm of every copy of the recurrent kernels, on the host: variables of a Dataset of signals.
+
+    `recurrent_radius` and `recurrent_norm` over (parameter, copy), NaN where a kernel is not square or not recurrent.
+    """
+    by_name = {leaf.name: leaf for leaf in leaves}
+    copies = max(by_name[name].copies for name in parameters)
+    found = np.full((2, len(parameters), copies), np.nan, np.float32)
+    for row, name in enumerate(parameters):
+        if by_name[name].role == "recurrent":
+            w = np.asarray(params[name], np.float64).reshape(-1, *by_name[name].shape[-2:])
+            sound = np.isfinite(w).all((1, 2))
+            found[0, row, : len(w)][sound] = np.abs(np.linalg.eigvals(w[sound])).max(1)
+            found[1, row, : len(w)][sound] = np.linalg.norm(w[sound], 2, axis=(1, 2))
+    axes = ("parameter", "copy")
+    return {"recurrent_radius": (axes, found[0]), "recurrent_norm": (axes, found[1])}
+
+
 def jacobian_singular_values(
     apply: Callable[[Params, Array], Array], params: Params, x: Array, count: int | None = None
 ) -> np.ndarray:

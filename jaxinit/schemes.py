@@ -18,6 +18,7 @@ from jaxinit import frameworks, initializers, spec, structured
 from jaxinit.initializers import glorot_scheme, normal, vector
 from jaxinit.spec import Initializer, Joint, Leaf, Rule, Scheme
 
+LEARNED = ("bias", "peephole", "start")  # vectors that are weights like others to Zaremba et al.
 Unmatched = Callable[[Sequence[Leaf]], list[str]]
 
 
@@ -93,7 +94,7 @@ def glorot_standard(leaf: Leaf) -> Initializer:
 
 def zaremba(limit: float = 0.1) -> Scheme:
     """U(+-limit) for every parameter, biases included: Zaremba et al. (2014), 0.1 small, 0.05 medium, 0.04 large."""
-    of = lambda leaf: initializers.ones if leaf.role == "scale" else initializers.uniform(-limit, limit)
+    of = lambda leaf: (leaf.role not in LEARNED and vector(leaf)) or initializers.uniform(-limit, limit)
     return _named("zaremba", of, zaremba.__doc__)
 
 

@@ -22,6 +22,18 @@ RATES = {
 }
 
 
+RECURRENT_ONLY = (
+    "unroll",
+    "segment",
+    "bidirectional",
+    "learned_start",
+    "embedding",
+    "variational",
+    "truncate",
+    "stateful",
+)
+
+
 class BadStudy(ValueError):
     """A study that cannot be run as asked; the message is one line that says what to do."""
 
@@ -36,7 +48,7 @@ class Study:
     """
 
     model: str = "rnn"
-    """rnn, lstm, gru or mlp (see `jaxinit list models`)."""
+    """rnn, lstm, gru, mgu, lru or mlp (see `jaxinit list models`)."""
     hidden: int = 128
     """Units in every hidden layer."""
     layers: int = 1
@@ -44,13 +56,25 @@ class Study:
     activation: str | None = None
     """tanh, relu, sigmoid, softsign, gelu, ... for rnn and mlp. Default: tanh."""
     norm: str | None = None
-    """layer or batch normalization of pre-activations, for mlp. Default: none."""
+    """layer or batch normalization of pre-activations; recurrent networks take layer. Default: none."""
     residual: bool = False
     """Add the input of every hidden layer but the first to its output, for mlp."""
+    bidirectional: bool = False
+    """Read every layer's input from both ends, for recurrent networks."""
+    peepholes: bool = False
+    """Let the gates see the cell, for lstm."""
+    leak: float | None = None
+    """Share of the new state in each state, for rnn. Default: all of it."""
+    learned_start: bool = False
+    """Train the states before the first step too, for recurrent networks."""
+    embedding: int | None = None
+    """Units of an embedding before the first layer, for recurrent networks. Default: none."""
     task: str = "digits_rows"
-    """digits_rows, digits_pixels, adding or copy (see `jaxinit list tasks`)."""
+    """digits_rows, adding, copy, text, ... (see `jaxinit list tasks`)."""
     length: int | None = None
-    """Length of an adding or copy sequence. Default: the task's."""
+    """Length of a sequence, where the task has no fixed one. Default: the task's."""
+    text: str | None = None
+    """A text file of yours, for the tasks text and words. Default: the embedded text."""
     schemes: tuple[str, ...] = (
         "uniform01",
         "small_normal",
@@ -92,7 +116,13 @@ class Study:
     l2: float = 0.0
     """L2 regularization: this times half the sum of the squares of all parameters is added to the loss."""
     dropout: float = 0.0
-    """Share of units dropped in training: of hidden layers (mlp), of non-recurrent connections (rnn, lstm, gru)."""
+    """Share of units dropped in training: of hidden layers (mlp), of non-recurrent connections (recurrent networks)."""
+    variational: bool = False
+    """Drop the same units at every step, and of the states passed on too, for recurrent networks."""
+    truncate: int | None = None
+    """Time steps after which the gradient is cut, for recurrent networks. Default: the whole sequence."""
+    stateful: bool = False
+    """Start each training batch from the states the last one ended with, for the tasks on text."""
     baseline: str = "small_normal"
     """The scheme that the ratios compare with."""
 
@@ -146,14 +176,18 @@ def check_settings(study: Study) -> None:
     for name in ("hidden", "layers", "epochs", "evaluations", "batch"):
         if getattr(study, name) < 1:
             raise BadStudy(f"{name} must be 1 or more, got {getattr(study, name)}")
-    for name in ("unroll", "segment"):
+    for name in RECURRENT_ONLY:
         value = getattr(study, name)
-        if value is None:
+        if value is None or value is False:
             continue
+        option = name.replace("_", "-")
         if study.model == "mlp":
-            raise BadStudy(f"model 'mlp' has no time loop; leave --{name} out, or use rnn, lstm or gru")
+            raise BadStudy(f"model 'mlp' has no time loop; leave --{option} out, or use rnn, lstm or gru")
         if value < 1:
             raise BadStudy(f"{name} must be 1 or more, got {value}")
+    for name, model in (("peepholes", "lstm"), ("leak", "rnn")):
+        if getattr(study, name) and study.model != model:
+            raise BadStudy(f"{name} is an option of {model}; leave it out, or use it in place of {study.model!r}")
     rates = study.lrs
     if any(not (math.isfinite(rate) and rate > 0) for rate in rates) or len(set(rates)) < len(rates):
         raise BadStudy(
@@ -174,8 +208,10 @@ def check_settings(study: Study) -> None:
         raise BadStudy(f"dropout must be 0 or more and below 1, got {study.dropout:g}")
     if study.norm not in (None, "layer", "batch"):
         raise BadStudy(f"norm must be layer or batch, or left out; got {study.norm!r}")
-    if study.model != "mlp" and (study.norm or study.residual):
-        raise BadStudy(f"norm and residual are options of mlp; leave them out, or use it in place of {study.model!r}")
+    if study.model != "mlp" and (study.norm == "batch" or study.residual):
+        raise BadStudy(
+            f"batch normalization and residual are options of mlp; leave them out, or use it instead of {study.model!r}"
+        )
     if study.target is not None and not math.isfinite(study.target):
         raise BadStudy(f"target must be a number, got {study.target}")
 

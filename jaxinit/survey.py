@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from jaxinit import probes, store, verdict
-from jaxinit.cell import calibrate_starts, check, draw_starts
+from jaxinit import lens, probes, store, verdict
+from jaxinit.cell import Cell, calibrate_starts, check, draw_starts, unsegmented
 from jaxinit.spec import Scheme
 from jaxinit.study import BadStudy, Study
 from jaxinit.train import OPTIMIZERS
@@ -35,12 +35,7 @@ def survey(
     are those of `examples` examples of the validation set. With `out`, signals.nc and verdicts.json are written there.
     Raises: BadStudy as `cell.check`, for more examples than the validation set has, or a filter that matches nothing.
     """
-    cell = check(replace(study, lrs=(1.0,), baseline=study.schemes[0]), schemes)
-    data = cell.task.data
-    there = data["valid_x"].shape[0]
-    if not 1 <= examples <= there:
-        raise BadStudy(f"examples must be 1 to {there}, the validation set of {cell.task.name!r}; got {examples}")
-    batch = data["valid_x"][:examples], data["valid_y"][:examples]
+    cell, batch = _cell_and_batch(study, schemes, examples)
     starts, _ = calibrate_starts(cell, draw_starts(cell))
     optimizer = OPTIMIZERS[study.optimizer]()
 
@@ -59,19 +54,18 @@ def survey(
         for name in study.schemes:
             factors = jax.tree.map(np.float32, cell.multipliers(name))
             found = jax.tree.map(np.asarray, look(jax.tree.map(jnp.asarray, starts[name]), factors, batch))
-            seeds = [jax.tree.map(lambda a, k=k: a[k], found) for k in range(study.seeds)]
-            by_scheme.append(xr.concat([probes.to_dataset(one, cell.model.leaves) for one in seeds], "seed"))
+            by_seed = []
+            for seed in range(study.seeds):
+                one, params = (jax.tree.map(lambda a, k=seed: a[k], of) for of in (found, starts[name]))
+                dataset = probes.to_dataset(one, cell.model.leaves)
+                by_seed.append(
+                    dataset.assign(probes.spectra(cell.model.leaves, params, dataset.parameter.values.tolist()))
+                )
+            by_scheme.append(xr.concat(by_seed, "seed"))
     except ValueError as error:
         raise BadStudy(str(error)) from error
     signals: Any = xr.concat(by_scheme, xr.Variable("scheme", list(study.schemes)))
-    signals.attrs = {
-        "model": study.model,
-        "hidden": study.hidden,
-        "layers": study.layers,
-        "activation": study.activation or ("its gates" if cell.model.leaves[0].gate else "tanh"),
-        "task": cell.task.name,
-        "examples": examples,
-    }
+    signals.attrs = _about(study, cell, examples)
     if out is not None:
         folder = Path(out)
         folder.mkdir(parents=True, exist_ok=True)
@@ -79,6 +73,73 @@ def survey(
         judged = {name: [one._asdict() for one in of] for name, of in verdicts(signals).items()}
         store.write_json(folder / "verdicts.json", {"study": study.plain(), "verdicts": judged})
     return signals
+
+
+def through_time(
+    study: Study, *, schemes: Mapping[str, Scheme] | None = None, examples: int = 300, out: str | Path | None = None
+) -> xr.Dataset:
+    """A recurrent network's states and their gradients by step, before training: a Dataset, see `lens`.
+
+    Variables: `gradient`, `mean`, `mean_square` over (scheme, seed, layer, carry, step); `memory` over (scheme, seed,
+    layer), in steps, of the whole state; `jacobian` over (scheme, seed, lag, index), singular values of the last
+    layer's ds_T/ds_t for one example; `expected` over (scheme, seed, step), the mean square of h by mean-field theory,
+    NaN for networks that it says nothing of. With `out`, through_time.nc is written there.
+    Raises: BadStudy as `survey`, and for a network without a time loop in one direction.
+    """
+    cell, batch = _cell_and_batch(study, schemes, examples)
+    starts, _ = calibrate_starts(cell, draw_starts(cell))
+    multiplied = lambda p, factors: {name: w * factors[name] for name, w in p.items()}
+    look = jax.jit(lambda p, b: lens.through_time(cell.model, cell.task.loss, p, b))
+    by_step = jax.jit(lambda p, x: lens.step_jacobians(cell.model, p, x))
+    by_scheme = []
+    for scheme in study.schemes:
+        by_seed = []
+        for seed in range(study.seeds):
+            factors = jax.tree.map(np.float32, cell.multipliers(scheme))
+            params = multiplied({name: jnp.asarray(a[seed]) for name, a in starts[scheme].items()}, factors)
+            try:
+                course = jax.tree.map(np.asarray, look(params, batch))
+            except ValueError as error:
+                raise BadStudy(str(error)) from error
+            lags, jacobian = lens.singular_values(np.asarray(by_step(params, batch[0][:1])))
+            host = jax.tree.map(np.asarray, params)
+            expected = lens.expected_mean_square(
+                cell.model.leaves, host, np.asarray(batch[0]), study.activation or "tanh"
+            )
+            steps = course.gradient.shape[-1]
+            axes = ("layer", "carry", "step")
+            variables: Any = {what: (axes, values) for what, values in course._asdict().items()}
+            variables["memory"] = ("layer", lens.memory_length(np.linalg.norm(course.gradient, axis=1)))
+            variables["jacobian"] = (("lag", "index"), jacobian)
+            variables["expected"] = ("step", np.full(steps, np.nan) if expected is None else expected)
+            by_seed.append(xr.Dataset(variables, {"lag": lags, "step": np.arange(1, steps + 1)}))
+        by_scheme.append(xr.concat(by_seed, "seed"))
+    found: Any = xr.concat(by_scheme, xr.Variable("scheme", list(study.schemes)))
+    found.attrs = _about(study, cell, examples)
+    if out is not None:
+        Path(out).mkdir(parents=True, exist_ok=True)
+        store.write_records(Path(out), found, "through_time.nc")
+    return found
+
+
+def _cell_and_batch(study: Study, schemes: Mapping[str, Scheme] | None, examples: int) -> tuple[Cell, tuple[Any, Any]]:
+    cell = check(replace(study, lrs=(1.0,), baseline=study.schemes[0]), schemes)
+    data = cell.task.data
+    there = data["valid_x"].shape[0]
+    if not 1 <= examples <= there:
+        raise BadStudy(f"examples must be 1 to {there}, the validation set of {cell.task.name!r}; got {examples}")
+    return unsegmented(cell), (data["valid_x"][:examples], data["valid_y"][:examples])
+
+
+def _about(study: Study, cell: Cell, examples: int) -> dict[str, Any]:
+    return {
+        "model": study.model,
+        "hidden": study.hidden,
+        "layers": study.layers,
+        "activation": study.activation or ("its gates" if any(leaf.gate for leaf in cell.model.leaves) else "tanh"),
+        "task": cell.task.name,
+        "examples": examples,
+    }
 
 
 def verdicts(signals: xr.Dataset) -> dict[str, list[verdict.Verdict]]:

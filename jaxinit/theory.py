@@ -64,11 +64,11 @@ def activation(name: str) -> Activation:
 
 def gaussian_mean(function: Function, kinks: tuple[float, ...] = ()) -> float:
     """E[f(z)] for z ~ N(0, 1), with f smooth between its kinks; to about 1e-9."""
-    z, w = _nodes(kinks)
+    z, w = nodes_of(kinks)
     return float(function(z) @ w)
 
 
-def _nodes(kinks: tuple[float, ...]) -> tuple[Numbers, Numbers]:
+def nodes_of(kinks: tuple[float, ...] = ()) -> tuple[Numbers, Numbers]:
     """Nodes and weights of E over N(0, 1), split at the kinks."""
     ends = np.unique(np.clip([*PANELS, *kinks], -REACH, REACH))
     middle, half = (ends[1:] + ends[:-1]) / 2, (ends[1:] - ends[:-1]) / 2
@@ -90,7 +90,7 @@ def _of_pair(name: str, q: float, c: float, function: Callable[[Activation, Numb
         second = (lambda u: function(phi, u)) if c > 0 else (lambda u: function(phi, -u))
         return _of_variance(name, q, lambda _, u: function(phi, u) * second(u))
     kinks = [kink / root for kink in phi.kinks]
-    z1, w1 = _nodes(tuple(kinks))
+    z1, w1 = nodes_of(tuple(kinks))
     inner = np.stack([(kink - c * z1) / rest for kink in kinks], 1) if kinks else np.empty((len(z1), 0))
     fixed = np.broadcast_to(PANELS, (len(z1), len(PANELS)))
     ends = np.sort(np.clip(np.concatenate([fixed, inner], 1), -REACH, REACH), 1)

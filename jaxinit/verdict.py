@@ -16,7 +16,7 @@ Numbers = NDArray[np.floating]
 DECADES = 1.0  # what a signal may grow or shrink over the whole depth or length and be healthy
 MOSTLY = 0.5  # the share of saturated entries that makes a layer saturated
 DEAD = 0.95  # the share of zeros that makes it dead
-TINY = 1e-30
+FLOOR = 1e-18  # sizes below it have underflowed on the way, as squares of float32
 
 REMEDIES: dict[Kind, str] = {
     "healthy": "none needed",
@@ -53,6 +53,8 @@ class Verdict(NamedTuple):
         if self.kind in ("saturated", "dead"):
             what = "saturated" if self.kind == "saturated" else "zero"
             return f"{self.kind}: {self.value:.0%} of the {self.signal}s into {self.where} are {what}"
+        if np.isinf(self.change):
+            return f"{self.kind}: nothing of the {self.signal} is left, {self.value:.2g} at {self.where}"
         spread = "" if np.isnan(self.low) else f" ({self.low:+.3f} to {self.high:+.3f})"
         back = " going back" if self.signal == "gradient" else ""
         return (
@@ -106,13 +108,19 @@ def judge(probes: xr.Dataset) -> list[Verdict]:
     return sorted(found, key=lambda verdict: order[verdict.kind])
 
 
+def _slope_above_floor(logs: Numbers) -> float:
+    """The slope of a course up to where it has underflowed; further on it would seem flat."""
+    under = np.flatnonzero(logs <= np.log10(FLOOR))
+    there = max(int(under[0]) + 1, 2) if len(under) else len(logs)
+    return float(np.polyfit(np.arange(there), logs[:there], 1)[0]) if logs[0] > np.log10(FLOOR) else -np.inf
+
+
 def _slope(signal: str, along: Literal["layer", "step"], values: Numbers, names: NDArray) -> Verdict:
     """The verdict on a course `[seed, place]`, places and their names in the order in which the signal travels."""
-    logs = np.log10(np.maximum(values, TINY))
-    places = np.arange(logs.shape[1])
-    slopes = np.asarray([np.polyfit(places, course, 1)[0] for course in logs])
+    logs = np.log10(np.maximum(values, FLOOR))
+    slopes = np.asarray([_slope_above_floor(course) for course in logs])
     change, low, high = float(slopes.mean()), np.nan, np.nan
-    if len(slopes) > 1:
+    if len(slopes) > 1 and np.isfinite(change):
         half = stats.t.ppf(0.975, len(slopes) - 1) * slopes.std(ddof=1) / np.sqrt(len(slopes))
         low, high = change - half, change + half
     total = change * (logs.shape[1] - 1)

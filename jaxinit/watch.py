@@ -105,8 +105,8 @@ def products(
 ) -> tuple[Any, dict[str, Moments]]:
     """The result of `function(params, *arguments)`, and the moments of every product with a parameter.
 
-    A product is a matrix product or a convolution with a parameter, or rows picked from one whose role is `embedding`;
-    the moments of one that is used more than once (steps of a loop, tied weights) are pooled over its uses.
+    A product is a matrix product or a convolution with a parameter, or rows picked from one whose role is `embedding`
+    or `input`; the moments of one that is used more than once (steps of a loop, tied weights) are pooled.
     Shapes: `{name: Moments}`, `[copies]` each, in the order in which the data meets the parameters. Can be jitted,
     mapped and differentiated.
     Assumes that a loop with an unknown number of turns (`while`) or a branch holds no product with a parameter; one
@@ -150,7 +150,7 @@ def watched(
         Origin(name, copies_of(by_name[name])) if name in by_name else None for name in names
     ]
     origins += [None] * (len(flat) - len(names))
-    rows = frozenset(name for name, leaf in by_name.items() if leaf.role == "embedding")
+    rows = frozenset(name for name, leaf in by_name.items() if leaf.role in ("embedding", "input"))
     look = _Look(measure, rows, None if taps is None else iter(taps))
     out, _, sites = look.run(traced.jaxpr, traced.consts, flat, origins)
     return jax.tree.unflatten(jax.tree.structure(shape), out), sites

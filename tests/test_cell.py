@@ -47,7 +47,13 @@ def test_normalized_residual_nets_are_a_setting(norm: str) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"norm": "layer"}, "norm and residual are options of mlp"),
+        ({"norm": "batch"}, "batch normalization and residual are options of mlp"),
+        ({"peepholes": True}, "peepholes is an option of lstm"),
+        ({"model": "lstm", "leak": 0.5}, "leak is an option of rnn"),
+        ({"model": "mlp", "learned_start": True}, "model 'mlp' has no time loop; leave --learned-start out"),
+        ({"truncate": 9}, "truncate is at most 8, the steps of task 'digits_rows'; got 9"),
+        ({"text": "a.txt"}, "task 'digits_rows' has no text; leave --text out, or use one of text, words"),
+        ({"bidirectional": True, "segment": 2}, "leave segment out"),
         ({"model": "mlp", "norm": "group"}, "norm must be layer or batch"),
         ({"dropout": 1.0}, "dropout must be 0 or more and below 1, got 1"),
         ({"clip_value": 0.0}, "clip_value must be positive, got 0"),

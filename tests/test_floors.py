@@ -10,7 +10,7 @@ FLOORS = [
     {"spec", "theory", "outcome", "study", "figure"},
     {"initializers", "introspect", "watch", "tasks", "stats", "store", "verdict"},
     {"structured", "models", "train", "calibrate", "probes", "plot", "portrait", "report"},
-    {"frameworks", "sweep"},
+    {"frameworks", "sweep", "lens"},
     {"schemes"},
     {"cell"},
     {"engine", "survey"},

@@ -5,11 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from scipy.stats import kstest
 
 from jaxinit import introspect, spec
-from jaxinit.initializers import constant, normal
+from jaxinit.initializers import constant, normal, vector
 from jaxinit.introspect import Training, functional
-from jaxinit.models import GRU, LSTM, MLP, MODELS, RNN
+from jaxinit.models import GRU, LRU, LSTM, MGU, MLP, MODELS, RNN
 
 KEY = jax.random.key(0)
 B, T, D, H, K = 3, 6, 4, 5, 2
@@ -143,16 +144,16 @@ def test_causality_by_gradient(kind: str) -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_overrides_reach_their_role_only(name: str) -> None:
-    arguments = {"kernel_init": "input", "readout_init": "readout", "bias_init": "bias"}
-    if name != "mlp":
-        arguments["recurrent_init"] = "recurrent"
-    for argument, role in arguments.items():
+    arguments = {"kernel_init": ("input", "hidden"), "readout_init": ("readout",), "bias_init": ("bias",)}
+    if name not in ("mlp", "lru"):
+        arguments["recurrent_init"] = ("recurrent",)
+    for argument, roles in arguments.items():
         model = MODELS[name](D, H, K, rngs=nnx.Rngs(0), **{argument: constant(3.0)})
         plain = MODELS[name](D, H, K, rngs=nnx.Rngs(0))
         values = nnx.to_flat_state(nnx.state(model, nnx.Param))
         defaults = dict(nnx.to_flat_state(nnx.state(plain, nnx.Param)))
         for path, value in values:
-            if value.get_metadata()["role"] == role:
+            if value.get_metadata()["role"] in roles:
                 assert bool((value[...] == 3.0).all()), (argument, path)
             else:
                 np.testing.assert_array_equal(value[...], defaults[path][...])
@@ -227,3 +228,284 @@ def test_dropout_of_recurrent_nets_is_on_what_goes_up_and_never_on_what_goes_on_
     segments = functional(lambda: RNN(3, 4, 2, activation="linear", layers=2, segment=2, rngs=nnx.Rngs(0)))
     y = np.asarray(segments.learn(params, {}, x, Training(jax.random.key(0), 0.5))[0][:, 0])
     assert set(np.unique(y).tolist()) == {0.0, 8.0}
+
+
+# Options of the recurrent networks, each against its equation or against the network without it.
+
+RECURRENT = ("rnn", "lstm", "gru", "mgu", "lru")
+
+
+def drawn(model, scheme=RANDOM, key=KEY):
+    """A model whose parameters are drawn under `scheme`, biases too."""
+    return introspect.initialize(model, scheme, key)
+
+
+def exact(model) -> dict[str, np.ndarray]:
+    return {name: np.asarray(value, np.float64) for name, value in introspect.values(model).items()}
+
+
+def normalized(z: np.ndarray) -> np.ndarray:
+    return (z - z.mean(-1, keepdims=True)) / np.sqrt(z.var(-1, keepdims=True) + 1e-5)
+
+
+def states_of(h: np.ndarray, p: dict[str, np.ndarray]) -> np.ndarray:
+    return h @ p["readout.kernel"] + p["readout.bias"]
+
+
+def test_peepholes_by_their_equations() -> None:
+    model = drawn(LSTM(D, H, K, peepholes=True, readout="all", rngs=nnx.Rngs(0)))
+    p, x = exact(model), np.asarray(X, np.float64)
+    w, u, b, peep = (p[f"layers.0.{name}"] for name in ("input", "recurrent", "bias", "peephole"))
+    h = c = np.zeros((B, H))
+    out = []
+    for t in range(T):
+        i, f, g, o = (x[:, t] @ w[k] + h @ u[k] + b[k] for k in range(4))
+        i, f = sigmoid(i + peep[0] * c), sigmoid(f + peep[1] * c)
+        c = f * c + i * np.tanh(g)
+        h = sigmoid(o + peep[2] * c) * np.tanh(c)
+        out.append(h)
+    np.testing.assert_allclose(model(X), states_of(np.stack(out, 1), p), rtol=2e-5, atol=2e-6)
+
+
+def test_the_minimal_gated_unit_and_the_leak_by_their_equations() -> None:
+    model = drawn(MGU(D, H, K, rngs=nnx.Rngs(0)))
+    p, x, h = exact(model), np.asarray(X, np.float64), np.zeros((B, H))
+    w, u, b = (p[f"layers.0.{name}"] for name in ("input", "recurrent", "bias"))
+    for t in range(T):
+        z = sigmoid(x[:, t] @ w[0] + h @ u[0] + b[0])
+        h = z * h + (1 - z) * np.tanh(x[:, t] @ w[1] + ((1 - z) * h) @ u[1] + b[1])
+    np.testing.assert_allclose(model(X), states_of(h, p), rtol=2e-5, atol=2e-6)
+
+    leaky = drawn(RNN(D, H, K, leak=0.3, rngs=nnx.Rngs(0)))
+    p, h = exact(leaky), np.zeros((B, H))
+    w, u, b = (p[f"layers.0.{name}"] for name in ("input", "recurrent", "bias"))
+    for t in range(T):
+        h = 0.7 * h + 0.3 * np.tanh(x[:, t] @ w + h @ u + b)
+    np.testing.assert_allclose(leaky(X), states_of(h, p), rtol=2e-5, atol=2e-6)
+
+
+def test_layer_normalization_inside_the_cell() -> None:
+    model = drawn(RNN(D, H, K, norm="layer", rngs=nnx.Rngs(0)))
+    p, x, h = exact(model), np.asarray(X, np.float64), np.zeros((B, H))
+    w, u, b, scale = (p[f"layers.0.{name}"] for name in ("input", "recurrent", "bias", "scale"))
+    for t in range(T):
+        h = np.tanh(scale * normalized(x[:, t] @ w + h @ u) + b)
+    np.testing.assert_allclose(model(X), states_of(h, p), rtol=2e-4, atol=2e-5)
+    for kind in ("lstm", "gru", "mgu"):  # whatever the size of the inputs, the pre-activations are the same
+        big = MODELS[kind](D, H, K, norm="layer", recurrent_init=constant(0.0), rngs=nnx.Rngs(0))
+        np.testing.assert_allclose(big(100 * X), big(X), rtol=0.02, atol=1e-3)
+
+
+def test_the_linear_recurrent_unit_by_its_equation() -> None:
+    model = drawn(LRU(D, H, K, rngs=nnx.Rngs(0)), lambda leaf: vector(leaf) or normal(0.6))
+    p, x, s = exact(model), np.asarray(X, np.float64), np.zeros((B, H), complex)
+    of = lambda name: p[f"layers.0.{name}"]
+    pole = np.exp(-np.exp(of("log_decay")) + 1j * np.exp(of("log_phase")))
+    into, mix = ((of(name)[0] + 1j * of(name)[1]) / np.sqrt(2) for name in ("input", "mix"))
+    for t in range(T):
+        s = pole * s + np.sqrt(1 - np.abs(pole) ** 2) * (x[:, t] @ into)
+    h = jax.nn.gelu(jnp.asarray((s @ mix).real + x[:, -1] @ of("skip.kernel") + of("skip.bias"), jnp.float32))
+    np.testing.assert_allclose(model(X), states_of(np.asarray(h, np.float64), p), rtol=2e-4, atol=2e-5)
+
+
+def test_the_poles_lie_uniformly_on_their_ring() -> None:
+    model = LRU(D, 4000, K, rngs=nnx.Rngs(0))
+    size = np.exp(-2 * np.exp(np.asarray(model.layers[0].log_decay[...], np.float64)))
+    phase = np.exp(np.asarray(model.layers[0].log_phase[...]))
+    low, high = 0.9**2, 0.999**2
+    assert kstest(size, "uniform", args=(low, high - low)).pvalue > 0.01
+    assert kstest(phase, "uniform", args=(0, 2 * np.pi)).pvalue > 0.01
+
+
+@pytest.mark.parametrize("name", RECURRENT)
+def test_steps_of_every_kind_equal_its_own_loop(name: str) -> None:
+    model = drawn(
+        MODELS[name](D, H, K, layers=2, readout="all", learned_start=True, rngs=nnx.Rngs(0)),
+        lambda leaf: vector(leaf) if leaf.role.startswith("log_") else normal(0.5),
+    )
+    outputs, states, _ = model.unrolled(X)
+    np.testing.assert_allclose(model(X), outputs, rtol=1e-5, atol=2e-6)
+    assert [[of.shape for of in carry] for carry in states] == [[(T, B, H)] * model.carries] * 2
+
+
+@pytest.mark.parametrize("name", RECURRENT)
+def test_two_directions_are_two_networks_side_by_side(name: str) -> None:
+    model = MODELS[name](D, H, K, bidirectional=True, readout="all", rngs=nnx.Rngs(0))
+    p = introspect.values(model)
+    assert p["readout.kernel"].shape == (2 * H, K)
+    whole = jnp.zeros((B, T, K))
+    for direction, rows in (("layers", slice(0, H)), ("layers_back", slice(H, 2 * H))):
+        leaves, apply, *_ = functional(lambda: MODELS[name](D, H, K, readout="all", rngs=nnx.Rngs(0)))
+        mine = {leaf.name: p[leaf.name.replace("layers", direction)] for leaf in leaves if "layers" in leaf.name}
+        mine |= {"readout.kernel": p["readout.kernel"][rows], "readout.bias": 0 * p["readout.bias"]}
+        x = X if direction == "layers" else X[:, ::-1]
+        y = apply(mine, x)
+        whole = whole + (y if direction == "layers" else y[:, ::-1])
+    np.testing.assert_allclose(model(X), whole, rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match="reads the whole sequence at once"):
+        model.advance(X)
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("readout", ["last", "all"])
+def test_what_follows_a_sequences_end_does_not_matter(readout: str, bidirectional: bool) -> None:
+    model = LSTM(D, H, K, layers=2, bidirectional=bidirectional, readout=readout, rngs=nnx.Rngs(0))
+    lengths = jnp.asarray([T, 2, 1])
+    y = model(X, lengths=lengths)
+    for row, length in enumerate([T, 2, 1]):
+        alone = model(X[row : row + 1, :length])
+        np.testing.assert_allclose(y[row, :length] if readout == "all" else y[row], alone[0], rtol=1e-5, atol=1e-6)
+    if readout == "all":
+        assert not y[1, 2:].any()
+    mask = jnp.arange(T)[None] < lengths[:, None]
+    np.testing.assert_array_equal(model(X, mask=mask), y)
+    gradient = jax.grad(lambda x: jnp.sum(model(x, lengths=lengths) ** 2))(X)
+    assert not gradient[1, 2:].any()
+    assert jnp.isfinite(gradient).all()
+
+
+def test_lengths_and_masks_that_make_no_sense_are_refused() -> None:
+    model = RNN(D, H, K, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="lengths must be 1 to 6, the steps there are; sequence 1 has 0"):
+        model(X, lengths=jnp.asarray([1, 0, 2]))
+    with pytest.raises(ValueError, match="sequence 2 has 7"):
+        model(X, lengths=jnp.asarray([1, 6, 7]))
+    with pytest.raises(ValueError, match="one for each sequence"):
+        model(X, lengths=jnp.asarray([1, 2]))
+    mask = jnp.ones((B, T), bool).at[1, 4:].set(False)
+    with pytest.raises(ValueError, match="lengths and mask disagree: sequence 1 has length 5"):
+        model(X, lengths=jnp.asarray([6, 5, 6]), mask=mask)
+    with pytest.raises(ValueError, match="without gaps"):
+        model(X, mask=mask.at[0, 2].set(False))
+
+
+@pytest.mark.parametrize("name", RECURRENT)
+def test_a_sequence_in_parts_is_the_whole_sequence(name: str) -> None:
+    model = MODELS[name](D, H, K, layers=2, readout="all", rngs=nnx.Rngs(0))
+    first, states = model.advance(X[:, :2])
+    rest, _ = model.advance(X[:, 2:], states)
+    np.testing.assert_allclose(jnp.concatenate([first, rest], 1), model(X), rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match=r"states have the shapes .* expected"):
+        model.advance(X[:1], states)
+
+
+def test_truncation_cuts_the_gradient_and_nothing_else() -> None:
+    whole, cut = (RNN(D, H, K, truncate=k, rngs=nnx.Rngs(0)) for k in (None, 2))
+    np.testing.assert_allclose(whole(X), cut(X), rtol=1e-6)
+    gradient = jax.grad(lambda x: jnp.sum(cut(x)))(X)
+    assert not gradient[:, :4].any()
+    assert gradient[:, 4:].any()
+    with pytest.raises(ValueError, match="truncate=9 is more than the 6 time steps"):
+        RNN(D, H, K, truncate=9, rngs=nnx.Rngs(0))(X)
+
+
+def test_states_carried_from_batch_to_batch() -> None:
+    make = lambda **o: LSTM(D, H, K, layers=2, readout="all", rngs=nnx.Rngs(0), **o)
+    model = functional(lambda: make(stateful=B))
+    params = introspect.values(make())
+    first, running = model.learn(params, model.running, X[:, :3], Training())
+    second, _ = model.learn(params, running, X[:, 3:], Training())
+    np.testing.assert_allclose(jnp.concatenate([first, second], 1), make()(X), rtol=1e-5, atol=1e-6)
+    into = jax.grad(
+        lambda x: jnp.sum(model.learn(params, model.learn(params, model.running, x, Training())[1], X, Training())[0])
+    )
+    assert not into(X).any(), "no gradient passes from batch to batch"
+    np.testing.assert_allclose(model.apply(params | running, X), make()(X), rtol=1e-6)  # evaluation starts afresh
+
+
+def test_whole_numbers_stand_for_one_hot_vectors() -> None:
+    tokens = jax.random.randint(KEY, (B, T), 0, D)
+    for options in ({}, {"embedding": 3}):
+        for name in RECURRENT:
+            model = MODELS[name](D, H, K, rngs=nnx.Rngs(0), **options)
+            np.testing.assert_allclose(model(tokens), model(jax.nn.one_hot(tokens, D)), rtol=1e-5, atol=1e-6)
+
+
+def test_variational_dropout_drops_the_same_units_at_every_step() -> None:
+    same = jnp.broadcast_to(X[:, :1], X.shape)
+    noise = Training(jax.random.key(3), 0.5)
+    for variational in (True, False):
+        model = RNN(D, H, K, readout="all", variational=variational, recurrent_init=constant(0.0), rngs=nnx.Rngs(0))
+        y = model(same, noise)
+        assert bool(jnp.allclose(y, y[:, :1], atol=1e-6)) is variational
+        assert not jnp.allclose(y[:, 0], model(same)[:, 0])
+    kept = drawn(LSTM(D, H, K, variational=True, rngs=nnx.Rngs(0)))
+    np.testing.assert_allclose(kept(X, Training(None, 0.5)), kept(X), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"bidirectional": True, "truncate": 2}, "leave truncate out"),
+        ({"truncate": 2, "segment": 2}, "leave segment out"),
+        ({"leak": 1.5}, "leak must be above 0 and at most 1"),
+        ({"embedding": 0}, "embedding must be a positive integer"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        RNN(D, H, K, rngs=nnx.Rngs(0), **options)
+
+
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
+def test_outputs_and_gradients_equal_pytorchs_with_copied_weights(kind: str) -> None:
+    torch = pytest.importorskip("torch", reason="the parity extra is not installed")
+    net = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU}[kind](D, H, batch_first=True)
+    gates = 4 if kind == "lstm" else 3
+    of = lambda name: getattr(net, name).detach().numpy()
+    by_gate = lambda name: of(name).reshape(gates, H, -1).swapaxes(1, 2)
+    biases = of("bias_ih_l0").reshape(gates, H), of("bias_hh_l0").reshape(gates, H)
+    leaves, apply, *_ = functional(lambda: MODELS[kind](D, H, H, readout="all", rngs=nnx.Rngs(0)))
+    params = {"layers.0.input": by_gate("weight_ih_l0"), "layers.0.recurrent": by_gate("weight_hh_l0")}
+    params["layers.0.bias"] = biases[0] + biases[1]
+    if kind == "gru":  # the new gate keeps its two biases apart
+        params["layers.0.bias"] = biases[0] + biases[1] * np.asarray([1, 1, 0])[:, None].astype(np.float32)
+        params["layers.0.reset_bias"] = biases[1][2]
+    params |= {"readout.kernel": np.eye(H, dtype=np.float32), "readout.bias": np.zeros(H, np.float32)}
+    params = {name: jnp.asarray(value) for name, value in params.items()}
+    assert set(params) == {leaf.name for leaf in leaves}
+    x = torch.tensor(np.asarray(X), requires_grad=True)
+    theirs, _ = net(x)
+    (theirs**2).sum().backward()
+    cost = lambda p, x: jnp.sum(apply(p, x) ** 2)
+    mine, into = jax.grad(cost, argnums=(0, 1))(params, X)
+    np.testing.assert_allclose(apply(params, X), theirs.detach().numpy(), atol=1e-5)
+    np.testing.assert_allclose(into, x.grad.numpy(), atol=1e-5)
+    for name, other in (("layers.0.input", "weight_ih_l0"), ("layers.0.recurrent", "weight_hh_l0")):
+        grad = getattr(net, other).grad.numpy().reshape(gates, H, -1).swapaxes(1, 2)
+        np.testing.assert_allclose(mine[name], grad, atol=1e-5 * max(1, float(np.abs(grad).max())))
+
+
+@pytest.mark.parametrize("kind", ["rnn", "lstm", "gru"])
+def test_outputs_and_gradients_equal_flaxs_with_copied_weights(kind: str) -> None:
+    cell = {"rnn": nnx.SimpleCell, "lstm": nnx.OptimizedLSTMCell, "gru": nnx.GRUCell}[kind](D, H, rngs=nnx.Rngs(0))
+    gates = {"rnn": 1, "lstm": 4, "gru": 3}[kind]
+    order = {"rnn": [0], "lstm": [0, 1, 2, 3], "gru": [0, 1, 2]}[kind]
+
+    def by_gate(w):
+        split = jnp.stack(jnp.split(w, gates, axis=-1))[jnp.asarray(order)]
+        return split[0] if kind == "rnn" else split
+
+    start = cell.initialize_carry((B, D), nnx.Rngs(0))
+
+    def theirs(x):
+        carry, out = start, []
+        for t in range(T):
+            carry, h = cell(carry, x[:, t])
+            out.append(h)
+        return jnp.stack(out, 1)
+
+    leaves, apply, *_ = functional(lambda: MODELS[kind](D, H, H, readout="all", rngs=nnx.Rngs(0)))
+    zero = {leaf.name: jnp.zeros(leaf.shape) for leaf in leaves}
+    ours = lambda w, u: (
+        zero
+        | {
+            "layers.0.input": by_gate(w),
+            "layers.0.recurrent": by_gate(u),
+            "readout.kernel": jnp.eye(H),
+        }
+    )
+    w, u = cell.dense_i.kernel[...], cell.dense_h.kernel[...]
+    np.testing.assert_allclose(apply(ours(w, u), X), theirs(X), atol=1e-5)
+    mine = jax.grad(lambda x: jnp.sum(apply(ours(w, u), x) ** 2))(X)
+    np.testing.assert_allclose(mine, jax.grad(lambda x: jnp.sum(theirs(x) ** 2))(X), atol=1e-5)

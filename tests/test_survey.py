@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from jaxinit import theory
+from jaxinit import portrait, theory
 from jaxinit.study import BadStudy, Study
-from jaxinit.survey import survey, verdicts
+from jaxinit.survey import survey, through_time, verdicts
 
 STUDY = Study(
     model="mlp",
@@ -53,3 +53,33 @@ def test_bad_requests_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(BadStudy, match=r"the filter 'conv\*' matches no kernel"):
         survey(STUDY, only="conv*", out=tmp_path / "s")
     assert not (tmp_path / "s").exists()
+
+
+def test_every_step_of_a_long_sequence_is_seen_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A study trains long sequences in segments; a probe looks at all steps, not at those of the first segment."""
+    from jaxinit.models import recurrent
+
+    monkeypatch.setattr(recurrent, "KEPT_WHOLE", 1)
+    study = Study(
+        model="rnn", hidden=8, task="adding", length=30, schemes=("orthogonal",), baseline="orthogonal", seeds=2
+    )
+    found = survey(study, examples=20)
+    course = found.gradient_mean_square.sel(parameter="layers.0.recurrent", copy=0)
+    assert course.sizes["step"] == 30
+    assert (course > 0).all()
+    np.testing.assert_allclose(found.recurrent_radius.sel(parameter="layers.0.recurrent"), 1, rtol=1e-4)
+    np.testing.assert_allclose(found.recurrent_norm.sel(parameter="layers.0.recurrent"), 1, rtol=1e-4)
+
+
+def test_a_network_through_time(tmp_path: Path) -> None:
+    study = Study(model="lstm", hidden=8, task="adding", length=20, schemes=("orthogonal", "chrono"), seeds=2)
+    courses = through_time(study, examples=20, out=tmp_path / "s")
+    assert dict(courses.gradient.sizes) == {"scheme": 2, "seed": 2, "layer": 1, "carry": 2, "step": 20}
+    assert courses.memory.sel(scheme="chrono").min() > courses.memory.sel(scheme="orthogonal").max()
+    assert courses.jacobian.sizes["index"] == 16
+    with xr.open_dataset(tmp_path / "s" / "through_time.nc", engine="h5netcdf") as kept:
+        xr.testing.assert_allclose(kept.load(), courses)
+    figure = portrait.lens(courses)
+    assert "orthogonal 2" in figure.get_suptitle()
+    with pytest.raises(BadStudy, match="no time loop"):
+        through_time(STUDY)

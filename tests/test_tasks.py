@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import io
+import itertools
 import math
 import pickle
 import sys
@@ -17,6 +18,7 @@ import pytest
 from jaxinit.spec import named_key
 from jaxinit.tasks import TASKS, disk
 from jaxinit.tasks.base import cross_entropy, squared_error
+from jaxinit.tasks.text import encode
 
 KEY = jax.random.key(0)
 BATCH = 64
@@ -33,7 +35,8 @@ def epoch(task, key=KEY, steps: int = 4):
 def test_every_task_holds_its_shapes(name: str) -> None:
     task = TASKS[name]()
     x, y = epoch(task)
-    assert x.shape == (4 * BATCH, task.length, task.in_features)
+    whole_numbers = np.issubdtype(x.dtype, np.integer)
+    assert x.shape == (4 * BATCH, task.length, *(() if whole_numbers else (task.in_features,)))
     assert len(y) == len(x)
     assert task.data["valid_x"].shape[1:] == x.shape[1:]
     width = (task.length, task.out_features) if task.readout == "all" else (task.out_features,)
@@ -129,7 +132,10 @@ def test_targets_out_of_reach_are_refused(name: str, target: float) -> None:
         TASKS[name]().check_target(target)
 
 
-@pytest.mark.parametrize(("name", "length"), [("adding", 1), ("copy", 0)])
+@pytest.mark.parametrize(
+    ("name", "length"),
+    [("adding", 1), ("copy", 0), ("multiplication", 1), ("temporal_order", 9), ("parity", 0), ("text", 0)],
+)
 def test_lengths_that_make_no_sense_are_refused(name: str, length: int) -> None:
     with pytest.raises(ValueError, match=f"task '{name}' .* got {length}"):
         TASKS[name](length)
@@ -265,3 +271,101 @@ def test_no_pickle_is_read_unverified_and_none_runs_code(tmp_path: Path, monkeyp
     put(archive(Evil()), pinned=True)
     with pytest.raises(pickle.UnpicklingError, match=r"print, which is no array"):
         TASKS["cifar10"]()
+
+
+def test_a_variable_copy_answers_right_after_its_delimiter() -> None:
+    length = 7
+    x, y = epoch(TASKS["copy_variable"](length))
+    symbols, delimiter = x.argmax(-1), (x.argmax(-1) == 9).argmax(1)
+    assert (x.argmax(-1) == 9).sum() == len(x)
+    assert set(delimiter) == set(range(10, 10 + length))
+    for k in range(20):
+        answer = slice(delimiter[k] + 1, delimiter[k] + 11)
+        np.testing.assert_array_equal(y[k, answer], symbols[k, :10])
+        assert (np.delete(y[k], range(answer.start, answer.stop)) == 8).all()
+        assert (np.delete(symbols[k], [*range(10), delimiter[k]]) == 8).all()
+
+
+def test_multiplication_multiplies_and_its_chance_is_known() -> None:
+    task = TASKS["multiplication"](9)
+    x, y = epoch(task, steps=160)
+    marked = np.where(x[..., 1] > 0, x[..., 0], 1)
+    np.testing.assert_allclose(marked.prod(1), y, rtol=1e-6)
+    error = np.asarray((y - 0.25) ** 2, np.float64)
+    assert error.mean() == pytest.approx(task.chance, abs=4 * float(error.std()) / math.sqrt(len(y)))
+
+
+@pytest.mark.parametrize(("name", "tenths"), [("temporal_order", (1, 5)), ("temporal_order_3", (1, 3, 6))])
+def test_temporal_order_is_told_by_the_marked_symbols(name: str, tenths: tuple[int, ...]) -> None:
+    x, y = epoch(TASKS[name](60))
+    symbols = x.argmax(-1)
+    marked = symbols < 2
+    assert (marked.sum(1) == len(tenths)).all()
+    places = np.nonzero(marked)[1].reshape(-1, len(tenths))
+    for k, tenth in enumerate(tenths):
+        assert set(places[:, k]) == set(range(6 * tenth, 6 * tenth + 6))
+    kinds = np.take_along_axis(symbols, places, 1)
+    np.testing.assert_array_equal((kinds * 2 ** np.arange(len(tenths))).sum(1), y)
+    counts = np.bincount(y, minlength=2 ** len(tenths))
+    assert counts.min() > len(y) / len(counts) - 5 * math.sqrt(len(y) / len(counts))
+
+
+def test_parity_counts_the_ones() -> None:
+    x, y = epoch(TASKS["parity"](5))
+    np.testing.assert_array_equal((x[..., 0] > 0).sum(1) % 2, y)
+
+
+def test_streams_of_text_go_on_from_batch_to_batch(tmp_path: Path) -> None:
+    path = tmp_path / "alphabet.txt"
+    path.write_text("abcdefghijklmnopqrstuvwxyz" * 100)
+    task = TASKS["text"](length=7, file=path)
+    batches = [task.batch(task.data, ticket) for ticket in task.tickets(task.data, KEY, 3, 4)]
+    total = len(task.data["train"]) - 1
+    for (x, y), (later, _) in itertools.pairwise(batches):
+        np.testing.assert_array_equal(y[:, :-1], x[:, 1:])
+        ends = np.asarray(y[:, -1]) == np.asarray(later[:, 0])
+        assert ends.mean() >= 0.75, "one stream at most passes the end of the text"
+        inside = (np.asarray(y) - np.asarray(x)) % 26 == 1
+        assert inside.mean() > 0.95
+    assert total > 1000
+    assert task.in_features == 26
+    assert task.chance == pytest.approx(math.log2(26), rel=0.01)
+    np.testing.assert_array_equal((task.data["valid_x"] + 1) % 26, task.data["valid_y"])
+    perfect = 1e3 * jax.nn.one_hot(task.data["valid_y"], 26)
+    assert float(task.metric(perfect, task.data["valid_y"])) == pytest.approx(0, abs=1e-6)
+
+
+def test_words_have_one_number_each_and_rare_ones_share_one(tmp_path: Path) -> None:
+    path = tmp_path / "words.txt"
+    path.write_text("the cat, the Dog.\n" * 400)
+    task = TASKS["words"](length=5, file=path)
+    assert task.in_features == 7  # the cat dog , . <eos> <unk>
+    uniform = jnp.zeros((*task.data["valid_y"].shape, 7))
+    assert float(task.metric(uniform, task.data["valid_y"])) == pytest.approx(7, rel=1e-5)
+    assert TASKS["words"]().in_features == 2000
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty; give a file"),
+        (b"  \n", "is empty"),
+        (b"abc\x00def", r"is binary \(byte 3 is 0\)"),
+        (b"abc\xff\xfe", r"no UTF-8 text \(byte 3 is 0xff\)"),
+        (b"too short", "too few for windows of 50"),
+    ],
+)
+def test_files_that_are_no_text_are_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "file.txt"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        TASKS["text"](file=path)
+
+
+def test_text_that_is_missing_or_holds_other_characters_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="cannot be read: No such file"):
+        TASKS["text"](file=tmp_path / "none.txt")
+    with pytest.raises(ValueError, match=r"2 characters are outside the vocabulary of 3: 'd' at 1, 'e' at 3"):
+        encode("adbec", "abc")
+    with pytest.raises(ValueError, match="it is licensed, so put it into"):
+        TASKS["penn_treebank"]()

@@ -7,7 +7,7 @@ import xarray as xr
 from flax import nnx
 
 from jaxinit import probes, spec
-from jaxinit.initializers import orthogonal
+from jaxinit.initializers import constant, orthogonal
 from jaxinit.introspect import functional
 from jaxinit.models import MODELS
 from jaxinit.schemes import SCHEMES, scale
@@ -74,3 +74,15 @@ def test_entries_that_are_not_finite_are_located() -> None:
     assert verdict.where == "layers.2.kernel"  # 1e13^3 is above the largest float32
     assert verdict.value > 0
     assert "the first where there are any" in str(verdict)
+
+
+def test_a_gradient_that_underflows_on_the_way_is_not_called_healthy() -> None:
+    """Past the step where it is 0 a course is flat: the slope is that of what is above."""
+    scheme = spec.Override(SCHEMES["xavier_rnn"], {"recurrent": orthogonal(0.1)})
+    verdict = found(probed("rnn", scheme, activation="linear", length=200), "gradient", "step")
+    assert verdict.kind == "vanishing"
+    assert verdict.change == pytest.approx(-1, abs=0.05)
+    nothing = judge(probed("rnn", spec.Override(SCHEMES["xavier_rnn"], {"readout": constant(0.0)}), length=5))
+    verdict = next(v for v in nothing if v.signal == "gradient" and v.along == "step")
+    assert verdict.kind == "vanishing"
+    assert "nothing of the gradient is left" in str(verdict)

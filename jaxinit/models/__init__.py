@@ -3,9 +3,9 @@
 from flax import nnx
 
 from jaxinit.models.bptt import ACTIVATIONS
+from jaxinit.models.cells import GRU, LRU, LSTM, MGU, RNN
 from jaxinit.models.mlp import MLP
-from jaxinit.models.recurrent import GRU, LSTM, RNN
 
-MODELS: dict[str, type[nnx.Module]] = {"rnn": RNN, "lstm": LSTM, "gru": GRU, "mlp": MLP}
+MODELS: dict[str, type[nnx.Module]] = {"rnn": RNN, "lstm": LSTM, "gru": GRU, "mgu": MGU, "lru": LRU, "mlp": MLP}
 
-__all__ = ["ACTIVATIONS", "GRU", "LSTM", "MLP", "MODELS", "RNN"]
+__all__ = ["ACTIVATIONS", "GRU", "LRU", "LSTM", "MGU", "MLP", "MODELS", "RNN"]

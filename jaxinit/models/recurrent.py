@@ -1,41 +1,56 @@
-"""The recurrent networks: vanilla RNN, LSTM and GRU, each a stack of layers under one readout.
+"""What all recurrent networks share: layers in a stack, directions, lengths, segments, states carried on, the readout.
 
-In every layer the input projection of all time steps is one matrix product outside the time loop, and
-`jax.lax.scan` runs the loop (in `bptt`). Gates are an axis of their own in every parameter, so that each gate is
-drawn as a matrix of its own.
+    x -> (embedding) -> layer by layer, the time loop of each -> states -> readout
+
+In every layer the input projection of all time steps is one matrix product outside the time loop. The networks
+themselves (`cells`) say what one step does, and may have a faster loop of their own (`bptt`).
 """
 
 import math
-from typing import ClassVar, Literal, Unpack
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal, Unpack
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float
+from jax.core import Tracer
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxinit.introspect import Place, Training, param
-from jaxinit.models.bptt import SLOPES, Backward, States, gru_states, lstm_states, projection, rnn_states
-from jaxinit.models.common import Dense, Inits, activation_named, check_sizes, dropped, start
+from jaxinit.models.bptt import Backward, Matrix, State, States, projection
+from jaxinit.models.common import EPSILON, Dense, Inits, check_sizes, dropped, start
 
 KEPT_WHOLE = 2**28  # bytes that the time loop of one batch may keep for its backward pass before it is segmented
 
 Carry = tuple[Array, ...]  # the states of one layer between two steps
+Inputs = Float[Array, "b t i"] | Int[Array, "b t"]
 
 
 class Options(Inits, total=False):
-    """What RNN, LSTM and GRU share: depth, where the output is read, and how the time loop is run."""
+    """What the recurrent networks share: depth, direction, where the output is read, and how the time loop is run."""
 
     layers: int
     readout: Literal["last", "all"]
+    bidirectional: bool
+    norm: Literal["layer"] | None
+    learned_start: bool
+    variational: bool
+    embedding: int | None
+    truncate: int | None
+    stateful: int | None
     unroll: int
     segment: int | None
     backward: Backward
 
 
 class Layer(nnx.Module):
-    """The parameters of one recurrent layer; with gates, their first axis runs over them."""
+    """The parameters of one recurrent layer in one direction; with gates, their first axis runs over them."""
 
     reset_bias: nnx.Param
+    peephole: nnx.Param
+    scale: nnx.Param
+    start: nnx.List
 
     def __init__(self, n_in: int, n: int, **place: Unpack[Place]):
         gates = place.get("gate", ())
@@ -46,7 +61,7 @@ class Layer(nnx.Module):
 
 
 class Recurrent(nnx.Module):
-    """What RNN, LSTM and GRU share. A subclass names its gates and runs one layer over time.
+    """What the recurrent networks share. A subclass names its gates and says what one step of one layer does.
 
     `kept` is the number of arrays `[t, b, n]` that the backward pass of a layer needs, projections and their gradients
     included; `carries` the number of arrays `[b, n]` that pass from one step to the next.
@@ -56,6 +71,7 @@ class Recurrent(nnx.Module):
     kind: ClassVar[str] = "rnn"
     kept: ClassVar[int] = 3
     carries: ClassVar[int] = 1
+    roles: ClassVar[set[str]] = {"input", "recurrent", "readout", "bias"}
     activation_name = "tanh"
 
     def __init__(
@@ -66,35 +82,52 @@ class Recurrent(nnx.Module):
         *,
         layers: int = 1,
         readout: Literal["last", "all"] = "last",
+        bidirectional: bool = False,
+        norm: Literal["layer"] | None = None,
+        learned_start: bool = False,
+        variational: bool = False,
+        embedding: int | None = None,
+        truncate: int | None = None,
+        stateful: int | None = None,
         unroll: int = 1,
         segment: int | None = None,
         backward: Backward = "by_hand",
         rngs: nnx.Rngs,
         **inits: Unpack[Inits],
     ):
+        sizes = {"segment": segment, "embedding": embedding, "truncate": truncate, "stateful": stateful}
         check_sizes(
             in_features=in_features,
             hidden_features=hidden_features,
             out_features=out_features,
             layers=layers,
             unroll=unroll,
-            **({} if segment is None else {"segment": segment}),
+            **{name: size for name, size in sizes.items() if size is not None},
         )
         if readout not in ("last", "all"):
             raise ValueError(f"readout is 'last' or 'all' (every step), got {readout!r}")
         if backward not in ("by_hand", "autodiff"):
             raise ValueError(f"backward is 'by_hand' or 'autodiff', got {backward!r}")
+        if norm not in (None, "layer"):
+            raise ValueError(f"norm is 'layer' or None in a recurrent network, got {norm!r}")
+        in_parts = {"segment": segment, "truncate": truncate, "stateful": stateful}
+        if bidirectional and any(value is not None for value in in_parts.values()):
+            asked = ", ".join(name for name, value in in_parts.items() if value is not None)
+            raise ValueError(f"a bidirectional network reads the whole sequence at once; leave {asked} out")
+        if truncate is not None and segment is not None:
+            raise ValueError("truncate cuts the sequence into segments already; leave segment out")
         self.read_every_step = readout == "all"
-        self.unroll = unroll
-        self.segment = segment
-        self.hidden_features = hidden_features
+        self.unroll, self.segment, self.truncate = unroll, segment, truncate
+        self.hidden_features, self.in_features = hidden_features, in_features
         self.backward: Backward = backward
-        widths = [in_features] + [hidden_features] * layers
-        self.layers = nnx.List(
+        self.variational, self.learned_start, self.norm = variational, learned_start, norm
+        self.table = None if embedding is None else param((in_features, embedding), "io", "embedding", layer=0)
+        directions = 2 if bidirectional else 1
+        widths = [embedding or in_features] + [directions * hidden_features] * layers
+        make = lambda: nnx.List(
             [
-                self.make_layer(
+                self._layer(
                     n_in,
-                    hidden_features,
                     gate=self.gates,
                     layer=k,
                     n_layers=layers,
@@ -105,47 +138,252 @@ class Recurrent(nnx.Module):
                 for k, n_in in enumerate(widths[:-1])
             ]
         )
-        self.readout = Dense(hidden_features, out_features, "readout", layer=layers, n_layers=layers)
-        start(self, rngs, {"input", "recurrent", "readout", "bias"}, inits)
+        self.layers = make()
+        self.layers_back = make() if bidirectional else None
+        self.readout = Dense(widths[-1], out_features, "readout", layer=layers, n_layers=layers)
+        zeros = lambda: jnp.zeros((stateful or 0, hidden_features))
+        passed_on = range(layers * self.carries if stateful else 0)
+        self.carried = nnx.List([nnx.BatchStat(zeros()) for _ in passed_on])
+        start(self, rngs, self.roles | ({"embedding"} if embedding else set()), inits)
+
+    # What a network says of itself.
 
     def make_layer(self, n_in: int, n: int, **place: Unpack[Place]) -> Layer:
+        """The parameters of one layer, those of options aside."""
         return Layer(n_in, n, **place)
 
-    def run_layer(self, layer: Layer, x_tbi: Float[Array, "t b i"], before: Carry) -> tuple[States, Carry]:
-        raise TypeError(f"{type(self).__name__} is the shared part; use RNN, LSTM or GRU")
+    def project(self, layer: Layer, x_tbi: Array) -> tuple[States, ...]:
+        """What the inputs of all steps contribute to each gate: outside the time loop."""
+        bias = layer.bias[...] if self.norm is None else jnp.zeros_like(layer.bias[...])  # else it follows the norm
+        if self.gates:
+            pairs = zip(layer.input[...], bias, strict=True)
+            return tuple(projected(x_tbi, w_in, b, self.backward) for w_in, b in pairs)
+        return (projected(x_tbi, layer.input[...], bias, self.backward),)
+
+    def step(self, layer: Layer, carry: Carry, z: tuple[Array, ...], keep: Array | None) -> Carry:
+        """The states of one layer after one step; `keep` multiplies the state before its recurrent product."""
+        raise TypeError(f"{type(self).__name__} is the shared part; use RNN, LSTM, GRU, MGU or LRU")
+
+    def out(self, layer: Layer, carry: Carry, z: tuple[Array, ...]) -> Array:
+        """What a layer hands on of its states after a step."""
+        del layer, z
+        return carry[0]
+
+    def loop(self, layer: Layer, z: tuple[States, ...], before: Carry) -> tuple[States, Carry] | None:
+        """A faster loop over time than a scan of `step`, where there is one for the options asked."""
+        del layer, z, before
+        return None
+
+    # Running them.
 
     def __call__(
-        self, x_bti: Float[Array, "b t i"], training: Training | None = None
+        self,
+        x: Inputs,
+        training: Training | None = None,
+        *,
+        lengths: Int[Array, " n"] | None = None,
+        mask: Bool[Array, "b t"] | None = None,
     ) -> Float[Array, "b o"] | Float[Array, "b t o"]:
-        b, t, _ = x_bti.shape
+        """The outputs; see `advance` for those of a part of a sequence.
+
+        With `lengths`, or a `mask` that is true for each sequence's first steps, what follows a sequence's end does not
+        reach its output: the last output is that of its own last step, outputs after it are 0, and the backward
+        direction starts at its end.
+        Raises: ValueError for lengths of 0 or beyond T, or a mask that is no such prefix or disagrees with `lengths`.
+        """
+        b, t = x.shape[:2]
+        lengths = agreed(lengths, mask, b, t)
         if self.unroll > t:
             raise ValueError(f"unroll={self.unroll} is more than the {t} time steps; give 1 to that")
-        x_tbi = x_bti.swapaxes(0, 1)
-        zero = jnp.zeros((b, self.hidden_features), x_bti.dtype)
-        before = ((zero,) * self.carries,) * len(self.layers)
-        size = min(self.segment or self._segment(t, b), t)
+        if self.truncate is not None and self.truncate > t:
+            raise ValueError(f"truncate={self.truncate} is more than the {t} time steps; give 1 to that")
+        passes_on = bool(self.carried) and training is not None and b == self.carried[0][...].shape[0]
+        before = self._carried() if passes_on else self.start(b)
+        y, after = self._outputs(x, before, training, lengths)
+        if passes_on:
+            for variable, value in zip(self.carried, [a for carry in after for a in carry], strict=True):
+                variable.set_value(jax.lax.stop_gradient(value))
+        return y
+
+    def advance(self, x: Inputs, before: Sequence[Carry] | None = None) -> tuple[Array, tuple[Carry, ...]]:
+        """The outputs of a part of a sequence, and the states after it, to be given to the next part.
+
+        `before` are the states before the part, one tuple of `[b, n]` a layer (default: `start`). To truncate the
+        gradient there, pass them through `jax.lax.stop_gradient`.
+        Raises: ValueError for states of the wrong shape, or for a bidirectional network.
+        """
+        if self.layers_back is not None:
+            raise ValueError("a bidirectional network reads the whole sequence at once; it has no states to go on from")
+        fresh = self.start(x.shape[0])
+        if before is not None:
+            shapes = lambda states: [[a.shape for a in carry] for carry in states]
+            if shapes(before) != shapes(fresh):
+                raise ValueError(
+                    f"states have the shapes {shapes(before)}, expected {shapes(fresh)}: one tuple a layer"
+                )
+        return self._outputs(x, fresh if before is None else tuple(map(tuple, before)), None, None)
+
+    def start(self, b: int) -> tuple[Carry, ...]:
+        """The states before the first step of `b` sequences: zero, or learned."""
+        shape = (b, self.hidden_features)
+        if not self.learned_start:
+            return ((jnp.zeros(shape),) * self.carries,) * len(self.layers)
+        return tuple(tuple(jnp.broadcast_to(one[...], shape) for one in layer.start) for layer in self.layers)
+
+    def unrolled(
+        self, x: Inputs, taps: Sequence[Carry] | None = None
+    ) -> tuple[Float[Array, "b o"] | Float[Array, "b t o"], list[Carry], list[tuple[States, ...]]]:
+        """The outputs, every state of every layer at every step, as `step` computes them, and each layer's projections.
+
+        `taps`, one tuple of `[t, b, n]` a layer, are added to the states: the gradient with respect to zeros there is
+        that with respect to the states, through everything that depends on them.
+        Shapes: states `[t, b, n]`. Raises: ValueError for a bidirectional network.
+        """
+        if self.layers_back is not None:
+            raise ValueError("the states of a bidirectional network are of two directions; probe one that has one")
+        h_tbn, states, projections = self._embedded(x), [], []
+        for k, (layer, before) in enumerate(zip(self.layers, self.start(x.shape[0]), strict=True)):
+            z = self.project(layer, h_tbn)
+
+            def turn(carry: Carry, at: tuple, layer: Layer = layer) -> tuple[Carry, tuple[Array, Carry]]:
+                z, tap = at
+                carry = self.step(layer, carry, z, None)
+                if tap is not None:
+                    carry = tuple(jnp.add(a, b) for a, b in zip(carry, tap, strict=True))
+                return carry, (self.out(layer, carry, z), carry)
+
+            h_tbn, kept = jax.lax.scan(turn, before, (z, None if taps is None else taps[k]))[1]
+            states.append(kept)
+            projections.append(z)
+        y_tbo = self.readout(h_tbn if self.read_every_step else h_tbn[-1])
+        return y_tbo.swapaxes(0, 1) if self.read_every_step else y_tbo, states, projections
+
+    def _outputs(
+        self, x: Inputs, before: tuple[Carry, ...], training: Training | None, lengths: Array | None
+    ) -> tuple[Array, tuple[Carry, ...]]:
+        x_tbi, (b, t) = self._embedded(x), x.shape[:2]
+        key = None if training is None else training.key
+        every_step = self.read_every_step or lengths is not None or self.layers_back is not None
+        size = self.truncate or min(self.segment or self._segment(t, b), t)
+        if self.layers_back is not None:
+            size = t
         first = t % size or size  # the first segment takes what is left over
-        noise = None if training is None or training.key is None else jax.random.split(training.key, -(-t // size))
-        run = lambda before, at: self._run(before, at[0], training and training._replace(key=at[1]))
-        after, y_tbo = run(before, (x_tbi[:first], None if noise is None else noise[0]))
+        noise = None if key is None else jax.random.split(key, -(-t // size))
+
+        def run(before: tuple[Carry, ...], at: tuple[Array, Any]) -> tuple[tuple[Carry, ...], Array]:
+            x_tbi, key = at
+            if self.truncate is not None:
+                before = jax.lax.stop_gradient(before)
+            after, h_tbn = self._run(before, x_tbi, training and training._replace(key=key), training, lengths)
+            return after, h_tbn if every_step else h_tbn[-1:]
+
+        after, h_tbn = run(before, (x_tbi[:first], None if noise is None else noise[0]))
         if first < t:
             segments = x_tbi[first:].reshape(-1, size, *x_tbi.shape[1:]), None if noise is None else noise[1:]
             after, more = jax.lax.scan(jax.checkpoint(run, prevent_cse=False), after, segments)
-            y_tbo = jnp.concatenate([y_tbo, more.reshape(-1, *more.shape[2:])])
-        if self.read_every_step:
-            return y_tbo.swapaxes(0, 1)
-        return self.readout(dropped(after[-1][0], training, len(self.layers)))
+            more = more.reshape(-1, *more.shape[2:])
+            h_tbn = jnp.concatenate([h_tbn, more]) if every_step else more[-1:]
+        if not self.read_every_step:
+            n = self.hidden_features  # the backward direction ends at the first step
+            last = h_tbn[-1] if lengths is None else h_tbn[lengths - 1, jnp.arange(b)]
+            h_bn = last if self.layers_back is None else jnp.concatenate([last[:, :n], h_tbn[0][:, n:]], axis=1)
+            return self.readout(self._dropped(h_bn[None], training, training, len(self.layers))[0]), after
+        y_tbo = self.readout(self._dropped(h_tbn, training, training, len(self.layers)))
+        if lengths is not None:
+            y_tbo = jnp.where((jnp.arange(t)[:, None] < lengths[None])[:, :, None], y_tbo, 0)
+        return y_tbo.swapaxes(0, 1), after
 
     def _run(
-        self, before: tuple[Carry, ...], x_tbi: Float[Array, "t b i"], training: Training | None
-    ) -> tuple[tuple[Carry, ...], Array]:
-        """All layers over some steps: the states after them, and the outputs of those steps that are read."""
+        self,
+        before: tuple[Carry, ...],
+        x_tbi: Array,
+        training: Training | None,
+        whole: Training | None,
+        lengths: Array | None,
+    ) -> tuple[tuple[Carry, ...], States]:
+        """All layers over some steps: the states after them, and what the last layer hands on at each of them.
+
+        `training` has the noise of these steps, `whole` that of the sequence.
+        """
         h_tbn, after = x_tbi, []
         for k, (layer, carry) in enumerate(zip(self.layers, before, strict=True)):
-            h_tbn, carry = self.run_layer(layer, dropped(h_tbn, training, k), carry)
+            given = self._dropped(h_tbn, training, whole, k)
+            keep = self._keep(whole, k, (x_tbi.shape[1], self.hidden_features))
+            h_tbn, carry = self.run_layer(layer, given, carry, keep)
             after.append(carry)
-        read = dropped(h_tbn, training, len(self.layers)) if self.read_every_step else h_tbn[:0]
-        return tuple(after), self.readout(read)
+            if self.layers_back is not None:
+                layer_back = self.layers_back[k]
+                begin = layer_back.start if self.learned_start else None
+                zero = self.start(x_tbi.shape[1])[k]
+                fresh = zero if begin is None else tuple(jnp.broadcast_to(s[...], zero[0].shape) for s in begin)
+                back, _ = self.run_layer(layer_back, reverse(given, lengths), fresh, keep)
+                h_tbn = jnp.concatenate([h_tbn, reverse(back, lengths)], axis=-1)
+        return tuple(after), h_tbn
+
+    def run_layer(self, layer: Layer, x_tbi: Array, before: Carry, keep: Array | None) -> tuple[States, Carry]:
+        """One layer over some steps, by its own loop where it has one."""
+        z = self.project(layer, x_tbi)
+        found = self.loop(layer, z, before) if keep is None and self.norm is None else None
+        if found is not None:
+            return found
+
+        def turn(carry: Carry, z: tuple[Array, ...]) -> tuple[Carry, Array]:
+            carry = self.step(layer, carry, z, keep)
+            return carry, self.out(layer, carry, z)
+
+        after, h_tbn = jax.lax.scan(turn, before, z, unroll=self.unroll)
+        return h_tbn, after
+
+    def recur(self, layer: Layer, gate: int, z: Array, h: State, plus: Array | None = None) -> Array:
+        """The pre-activation of one gate: z + h U (+ `plus`), normalized over the units where the layers are."""
+        u_nn: Matrix = layer.recurrent[...][gate] if self.gates else layer.recurrent[...]
+        return self.normalized(layer, gate, z + h @ u_nn if plus is None else z + h @ u_nn + plus)
+
+    def normalized(self, layer: Layer, gate: int, z: Array) -> Array:
+        """gamma (z - mean) / std + b over the units, where the layers are normalized; z itself where not."""
+        if self.norm is None:
+            return z
+        centred = z - z.mean(-1, keepdims=True)
+        size = jnp.sqrt((centred**2).mean(-1, keepdims=True) + EPSILON)
+        pick = lambda of: jnp.broadcast_to(of[...][gate] if self.gates else of[...], z.shape)
+        return pick(layer.scale) * centred / size + pick(layer.bias)
+
+    def _layer(self, n_in: int, **place: Unpack[Place]) -> Layer:
+        n, gates = self.hidden_features, self.gates
+        layer = self.make_layer(n_in, n, **place)
+        if self.norm is not None:
+            shape, dims = ((len(gates), n), ".o") if gates else ((n,), "o")
+            layer.scale = param(shape, dims, "scale", **(place | {"kind": "norm"}))
+        if self.learned_start:
+            ungated: Place = {**place, "gate": ()}
+            layer.start = nnx.List([param((n,), "o", "start", **ungated) for _ in range(self.carries)])
+        return layer
+
+    def _embedded(self, x: Inputs) -> Array:
+        """Time first; whole numbers as rows of the embedding, or as they are where there is none."""
+        x_t = x.swapaxes(0, 1)
+        if self.table is None:
+            return x_t
+        rows = self.table[...]
+        return rows[x_t] if jnp.issubdtype(x_t.dtype, jnp.integer) else x_t @ rows
+
+    def _carried(self) -> tuple[Carry, ...]:
+        values, n = [variable[...] for variable in self.carried], self.carries
+        return tuple(tuple(values[k * n : (k + 1) * n]) for k in range(len(self.layers)))
+
+    def _dropped(self, h: Array, training: Training | None, whole: Training | None, place: int) -> Array:
+        """Non-recurrent connections with entries dropped, anew at every step or, where variational, once a sequence."""
+        if not jnp.issubdtype(h.dtype, jnp.floating):  # whole numbers stand for rows, which are dropped further on
+            return h
+        if not self.variational:
+            return dropped(h, training, place)
+        return h * dropped(jnp.ones_like(h[:1]), whole, place)
+
+    def _keep(self, whole: Training | None, place: int, shape: tuple[int, int]) -> Array | None:
+        """What multiplies the states before their recurrent products: a mask of one sequence, where variational."""
+        if not self.variational or whole is None or whole.key is None:
+            return None
+        return dropped(jnp.ones(shape), whole, len(self.layers) + 1 + place)
 
     def _segment(self, t: int, b: int) -> int:
         """The whole length where its residuals are few, else the square root: memory grows as sqrt(t) from there."""
@@ -153,117 +391,53 @@ class Recurrent(nnx.Module):
         return t if whole <= KEPT_WHOLE else math.isqrt(t - 1) + 1
 
 
-def by_gate(
-    x_tbi: Float[Array, "t b i"], layer: Layer, backward: Backward
-) -> tuple[tuple[States, ...], tuple[Array, ...]]:
-    """What a gated loop takes: the projections and the recurrent matrix of each gate."""
-    w_gin, u_gnn, b_gn = layer.input[...], layer.recurrent[...], layer.bias[...]
-    return tuple(projection(x_tbi, w, b, backward) for w, b in zip(w_gin, b_gn, strict=True)), tuple(u_gnn)
+def projected(x_tbi: Array, w_in: Array, bias_n: Array, backward: Backward) -> States:
+    """`bptt.projection`, and for whole numbers, which stand for one-hot vectors, the rows that they name."""
+    if jnp.issubdtype(x_tbi.dtype, jnp.integer):
+        rows = w_in[x_tbi]
+        return rows + jnp.broadcast_to(bias_n, rows.shape)
+    return projection(x_tbi, w_in, bias_n, backward)
 
 
-class RNN(Recurrent):
-    """The vanilla recurrent network with three matrices, Wxh, Whh and Why.
+def reverse(h_tbn: Array, lengths: Array | None) -> Array:
+    """The steps of every sequence in reverse; those after its end stay where they are."""
+    if lengths is None:
+        return h_tbn[::-1]
+    t = jnp.arange(h_tbn.shape[0])[:, None]
+    back = jnp.where(t < lengths[None], lengths[None] - 1 - t, t)
+    return h_tbn[back, jnp.arange(h_tbn.shape[1])[None]]
 
-    h_t = phi(x_t Wxh + h_{t-1} Whh + b), h_0 = 0; y = h_T Why + c, or y_t = h_t Why + c with `readout="all"`.
 
-    Shapes: x `[batch, time, in_features]`; y `[batch, out_features]` or `[batch, time, out_features]`. float32.
-    Roles: `input` (Wxh), `recurrent` (Whh), `readout` (Why), `bias`. Further layers read the states below them.
-    Options: `activation` tanh, sigmoid, softsign, relu, leaky_relu, hard_tanh or linear; `layers`; `readout` last or
-    all; `unroll` 1 to T steps of the loop written out in the compiled program; `segment` steps between two states kept
-    for the backward pass, which computes the steps in between again (default: all in one, or about sqrt(T) where one
-    batch would keep more than 256 MiB); in training, entries of the inputs of every layer and of the readout, never of
-    the states passed on in time, are dropped at the rate that `training` says; `backward` by_hand or autodiff (see
-    `bptt`); `init` and `kernel_init`, `recurrent_init`, `readout_init`, `bias_init`.
-    Raises: ValueError for sizes below 1, unknown names, or an unroll beyond T.
-    Source: Chen et al. (2016), section 4, for the segments; Zaremba et al. (2014), section 3.1, for the dropout.
+def agreed(lengths: Array | None, mask: Array | None, b: int, t: int) -> Array | None:
+    """The lengths that `lengths` and `mask` say, checked where they are known.
+
+    Raises: ValueError as `Recurrent.__call__`.
     """
-
-    def __init__(
-        self,
-        in_features: int,
-        hidden_features: int,
-        out_features: int,
-        *,
-        activation: str = "tanh",
-        rngs: nnx.Rngs,
-        **options: Unpack[Options],
-    ):
-        activation_named(activation)  # raises for an unknown name
-        if activation not in SLOPES:
-            raise ValueError(f"an RNN takes the activations {', '.join(SLOPES)}, got {activation!r}; an MLP takes it")
-        self.activation_name = activation
-        super().__init__(in_features, hidden_features, out_features, rngs=rngs, **options)
-
-    def run_layer(self, layer: Layer, x_tbi: Float[Array, "t b i"], before: Carry) -> tuple[States, Carry]:
-        z_tbn = projection(x_tbi, layer.input[...], layer.bias[...], self.backward)
-        u_nn, (h_0,) = layer.recurrent[...], before
-        h_tbn = rnn_states(z_tbn, u_nn, h_0, self.activation_name, self.unroll, self.backward)
-        return h_tbn, (h_tbn[-1],)
-
-
-class LSTM(Recurrent):
-    """Long short-term memory with a forget gate and no peepholes.
-
-    (i, f, g, o)_t = x_t W + h_{t-1} U + b, one matrix and bias per gate; c_t = s(f) c_{t-1} + s(i) tanh(g);
-    h_t = s(o) tanh(c_t); h_0 = c_0 = 0; s the logistic function. y as in `RNN`.
-
-    Shapes, roles and options as in `RNN`, without `activation`; `input`, `recurrent` and `bias` have a leading
-    axis over the gates (input, forget, cell, output).
-    Source: Hochreiter & Schmidhuber (1997), with the forget gate of Gers et al. (2000).
-    """
-
-    gates = ("input", "forget", "cell", "output")
-    kind = "lstm"
-    kept = 15
-    carries = 2
-
-    def run_layer(self, layer: Layer, x_tbi: Float[Array, "t b i"], before: Carry) -> tuple[States, Carry]:
-        (z, u), (h_0, c_0) = by_gate(x_tbi, layer, self.backward), before
-        h_tbn, c = lstm_states(z, u, h_0, c_0, self.unroll, self.backward)
-        return h_tbn, (h_tbn[-1], c)
-
-
-class GRU(Recurrent):
-    """Gated recurrent unit, in both conventions of the reset gate.
-
-    (r, z)_t = s(x_t W + h_{t-1} U + b), one matrix and bias per gate; h_t = (1 - z) n + z h_{t-1}; h_0 = 0, with
-    reset="after":  n = tanh(x_t W_n + b_n + r (h_{t-1} U_n + b_hn)), as PyTorch and cuDNN;
-    reset="before": n = tanh(x_t W_n + b_n + (r h_{t-1}) U_n), as the paper.
-
-    Shapes, roles and options as in `RNN`, without `activation`; `input`, `recurrent` and `bias` have a leading
-    axis over the gates (reset, update, new).
-    Raises: ValueError for another `reset`.
-    Source: Cho et al. (2014), eq. 5 to 8. Departure: biases, which the paper leaves out. Other papers write z for
-    1 - z.
-    """
-
-    gates = ("reset", "update", "new")
-    kind = "gru"
-    kept = 11
-
-    def __init__(
-        self,
-        in_features: int,
-        hidden_features: int,
-        out_features: int,
-        *,
-        reset: Literal["after", "before"] = "after",
-        rngs: nnx.Rngs,
-        **options: Unpack[Options],
-    ):
-        if reset not in ("after", "before"):
-            raise ValueError(f"reset is 'after' or 'before' the recurrent product, got {reset!r}")
-        self.reset_after = reset == "after"
-        super().__init__(in_features, hidden_features, out_features, rngs=rngs, **options)
-
-    def make_layer(self, n_in: int, n: int, **place: Unpack[Place]) -> Layer:
-        layer = super().make_layer(n_in, n, **place)
-        if self.reset_after:  # the bias inside the reset product, which only this convention has
-            layer.reset_bias = param((n,), "o", "bias", **(place | {"gate": ()}))
-        return layer
-
-    def run_layer(self, layer: Layer, x_tbi: Float[Array, "t b i"], before: Carry) -> tuple[States, Carry]:
-        bias = layer.reset_bias[...] if self.reset_after else None
-        (z, u), (h_0,) = by_gate(x_tbi, layer, self.backward), before
-        h_tbn = gru_states(z, u, bias, h_0, self.unroll, self.backward)
-        return h_tbn, (h_tbn[-1],)
+    if lengths is None and mask is None:
+        return None
+    known = not any(isinstance(of, Tracer) for of in (lengths, mask))
+    if mask is not None and known:
+        steps = np.asarray(mask)
+        of_mask = steps.sum(1)
+        if (steps != (np.arange(t) < of_mask[:, None])).any():
+            raise ValueError(
+                "mask must be true for the first steps of each sequence and false after its end, without gaps"
+            )
+        if lengths is not None and (np.asarray(lengths) != of_mask).any():
+            wrong = int(np.flatnonzero(np.asarray(lengths) != of_mask)[0])
+            raise ValueError(
+                f"lengths and mask disagree: sequence {wrong} has length {int(lengths[wrong])}, and its mask is true "
+                f"for {int(of_mask[wrong])} steps; give one of them"
+            )
+    if lengths is None:
+        assert mask is not None
+        lengths = mask.sum(1)
+    if lengths.shape != (b,):
+        raise ValueError(f"lengths has the shape {lengths.shape}, expected {(b,)}: one for each sequence")
+    if known:
+        off = np.flatnonzero((np.asarray(lengths) < 1) | (np.asarray(lengths) > t))
+        if len(off):
+            raise ValueError(
+                f"lengths must be 1 to {t}, the steps there are; sequence {off[0]} has {int(lengths[off[0]])}"
+            )
+    return lengths

@@ -1,4 +1,4 @@
-"""The tasks; `TASKS` is the table of names. A task of variable length takes `length=`."""
+"""The tasks; `TASKS` is the table of names. A task of variable length takes `length=`, one on text `file=`."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,16 @@ from jaxinit.tasks.base import Task
 from jaxinit.tasks.digits import digits_permuted, digits_pixels, digits_rows
 from jaxinit.tasks.disk import cifar10, fashion_mnist, mnist, mnist_permuted
 from jaxinit.tasks.shapeset import shapeset
-from jaxinit.tasks.synthetic import adding, copy
+from jaxinit.tasks.synthetic import (
+    adding,
+    copy,
+    copy_variable,
+    multiplication,
+    parity,
+    temporal_order,
+    temporal_order_3,
+)
+from jaxinit.tasks.text import penn_treebank, text, words
 
 TASKS: dict[str, Callable[..., Task]] = {
     "digits_rows": digits_rows,
@@ -14,6 +23,14 @@ TASKS: dict[str, Callable[..., Task]] = {
     "digits_permuted": digits_permuted,
     "adding": adding,
     "copy": copy,
+    "copy_variable": copy_variable,
+    "multiplication": multiplication,
+    "temporal_order": temporal_order,
+    "temporal_order_3": temporal_order_3,
+    "parity": parity,
+    "text": text,
+    "words": words,
+    "penn_treebank": penn_treebank,
     "shapeset": shapeset,
     "mnist": mnist,
     "mnist_permuted": mnist_permuted,

@@ -20,7 +20,8 @@ class Task:
     An epoch is `examples` training examples. `tickets(data, key, steps, batch)` plans one: an array with a leading
     axis over the steps, and `batch(data, ticket) -> (x, y)` makes the batch of one step from its entry. So a fixed
     set is shuffled and a generated one is drawn, through the same two functions.
-    Shapes: x `[batch, time, in_features]`; the validation set is `data["valid_x"]`, `data["valid_y"]`.
+    Shapes: x `[batch, time, in_features]`, or whole numbers `[batch, time]` that stand for one-hot vectors; the
+    validation set is `data["valid_x"]`, `data["valid_y"]`.
     `loss` and `metric` take (outputs, y) and return the mean over the batch; `metric_range` is what the metric can
     be, both ends attainable or not; `why` says why the target is that number.
     """

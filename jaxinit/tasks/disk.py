@@ -1,4 +1,4 @@
-"""Pictures from files: MNIST, Fashion-MNIST and CIFAR-10, found on disk, verified, never downloaded by a study.
+"""Files on disk: MNIST, Fashion-MNIST, CIFAR-10, Penn Treebank, found and verified, never downloaded by a study.
 
     folders -> bytes, their hash checked -> pictures and labels -> Task
 
@@ -34,12 +34,16 @@ CIFAR = "cifar-10-python.tar.gz"
 
 @dataclass(frozen=True)
 class Pinned:
-    """A data set's files with the digests of their content, system folders that may hold it, and a stand-in."""
+    """A data set's files with the digests of their content, system folders that may hold it, and a stand-in.
+
+    What is licensed cannot be fetched: the user supplies it.
+    """
 
     files: dict[str, str]
     hash: str = "sha256"
     system: tuple[str, ...] = ()
     embedded: str = "digits_rows"
+    licensed: bool = False
 
 
 PINS = {
@@ -71,6 +75,16 @@ PINS = {
             )
         ),
         system=("/usr/share/datasets/fashion-mnist",),
+    ),
+    "penn_treebank": Pinned(
+        {
+            "ptb.train.txt": "f26c4b92c5fdc7b3f8c7cdcb991d8420",
+            "ptb.valid.txt": "aa0affc06ff7c36e977d7cd49e3839bf",
+            "ptb.test.txt": "8b80168b89c18661a38ef683c0dc3721",
+        },
+        hash="md5",
+        embedded="words",
+        licensed=True,
     ),
     "cifar10": Pinned({CIFAR: "c58f30108f718f92721af3b95e74349a"}, hash="md5", embedded="shapeset"),
 }
@@ -124,9 +138,10 @@ def verified(name: str, file: str) -> bytes:
             path = folder / f"{file}{suffix}"
             if path.exists():
                 return check(pinned, file, path.read_bytes(), unpack, str(path))
+    fetch = "it is licensed, so" if pinned.licensed else f"fetch it with scripts/fetch-data {name}, or"
     raise ValueError(
-        f"task {name!r} needs the file {file}, which is in none of: {', '.join(map(str, places))}; fetch it with "
-        f"scripts/fetch-data {name}, or put it into {places[0]}, or use the embedded task {pinned.embedded!r} instead"
+        f"task {name!r} needs the file {file}, which is in none of: {', '.join(map(str, places))}; {fetch} put it into "
+        f"{places[0]}, or use the embedded task {pinned.embedded!r} instead"
     )
 
 

@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -9,11 +11,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from jaxinit.spec import named_key
-from jaxinit.tasks.base import Data, Task, cross_entropy, squared_error
+from jaxinit.tasks.base import Data, Task, accuracy, cross_entropy, squared_error
 
 EXAMPLES = 1280  # an epoch, as long as that of the digits
 VALID = 1024
-SYMBOLS, COPIED = 8, 10
+SYMBOLS, COPIED, DISTRACTORS = 8, 10, 4
 BLANK, DELIMITER = SYMBOLS, SYMBOLS + 1
 
 # One example, (key, length) -> (x, y); mapped over the batch outside.
@@ -73,6 +75,109 @@ def copy(length: int = 20) -> Task:
     )
 
 
+def copy_variable(length: int = 20) -> Task:
+    """`copy` after 1 to `length` blanks, a number drawn anew for each sequence: the delay cannot be counted.
+
+    Blanks follow the answer up to length + 20 steps. Chance, cost and shapes as in `copy`.
+    Raises: ValueError for a length below 1.
+    Source: Henaff, Szlam & LeCun (2016), section 3.1, as restated by Tallec & Ollivier (2018), section 3.
+    """
+    return replace(copy(length), name="copy_variable", **_drawn("copy_variable", _copy_variable_example, length))
+
+
+def multiplication(length: int = 50) -> Task:
+    """Multiply the two marked numbers of a sequence: MSE, chance 7/144 (always answering 1/4).
+
+    Inputs as in `adding`; y = the product of the two. Var(u v) = 1/9 - 1/16 for u, v ~ U[0, 1].
+    Raises: ValueError for a length below 2.
+    Source: Hochreiter & Schmidhuber (1997), exp. 5.
+    """
+    if length < 2:
+        raise ValueError(
+            f"task 'multiplication' marks one step in each half, so it needs 2 steps or more, got {length}"
+        )
+    return replace(
+        adding(length),
+        name="multiplication",
+        chance=7 / 144,
+        target=0.3 * 7 / 144,
+        why="30 % of the error of always answering 1/4, as for adding",
+        **_drawn("multiplication", _multiplication_example, length),
+    )
+
+
+def temporal_order(length: int = 50) -> Task:
+    """In which order were two of X and Y seen: four classes, validation accuracy, chance 1/4.
+
+    X or Y stands at one step of the second tenth of the sequence and at one of its sixth tenth, among four other
+    symbols at random; inputs one-hot over 6.
+    Raises: ValueError for a length below 10.
+    Source: Hochreiter & Schmidhuber (1997), exp. 6a, in the form of Pascanu et al. (2013) and their code.
+    """
+    return _temporal("temporal_order", length, ((1, 2), (5, 6)))
+
+
+def temporal_order_3(length: int = 50) -> Task:
+    """In which order were three of X and Y seen: eight classes, validation accuracy, chance 1/8.
+
+    As `temporal_order`, with the symbols in the second, the fourth and the seventh tenth.
+    Raises: ValueError for a length below 10.
+    Source: Hochreiter & Schmidhuber (1997), exp. 6b, whose positions 10-20, 33-43 and 66-76 of 100 these are, rounded.
+    """
+    return _temporal("temporal_order_3", length, ((1, 2), (3, 4), (6, 7)))
+
+
+def parity(length: int = 10) -> Task:
+    """Is the number of ones even or odd: two classes, validation accuracy, chance 1/2.
+
+    x_t is -1 or 1 at random; y = 1 where the number of ones is odd. One bit must be kept through all steps, and every
+    step may turn it over: no gradient points the way.
+    Raises: ValueError for a length below 1.
+    Source: Hochreiter & Schmidhuber (1997), section 5, who solve it by guessing weights.
+    """
+    if length < 1:
+        raise ValueError(f"task 'parity' needs a length of 1 or more, got {length}")
+    return _generated(
+        "parity",
+        _parity_example,
+        delay=length,
+        length=length,
+        in_features=1,
+        out_features=2,
+        readout="last",
+        loss=cross_entropy,
+        metric=accuracy,
+        metric_name="validation accuracy",
+        higher_is_better=True,
+        chance=0.5,
+        target=0.95,
+        why="far above one half: there is little between guessing and solving it",
+    )
+
+
+def _temporal(name: str, length: int, tenths: tuple[tuple[int, int], ...]) -> Task:
+    if length < 10:
+        raise ValueError(
+            f"task {name!r} has symbols in tenths of the sequence, so it needs 10 steps or more, got {length}"
+        )
+    return _generated(
+        name,
+        partial(_temporal_example, tenths),
+        delay=length,
+        length=length,
+        in_features=2 + DISTRACTORS,
+        out_features=2 ** len(tenths),
+        readout="last",
+        loss=cross_entropy,
+        metric=accuracy,
+        metric_name="validation accuracy",
+        higher_is_better=True,
+        chance=0.5 ** len(tenths),
+        target=0.95,
+        why="both symbols must be remembered: one alone gives at most half of it",
+    )
+
+
 def _adding_example(key: Key[Array, ""], length: int) -> tuple[Float[Array, "t 2"], Float[Array, ""]]:
     numbers, first, second = (named_key(key, name) for name in ("numbers", "first mark", "second mark"))
     u_t = jax.random.uniform(numbers, (length,))
@@ -91,8 +196,46 @@ def _copy_example(key: Key[Array, ""], length: int) -> tuple[Float[Array, "t 10"
     return jax.nn.one_hot(x_t, SYMBOLS + 2), y_t
 
 
+def _copy_variable_example(key: Key[Array, ""], length: int) -> tuple[Float[Array, "t 10"], Int[Array, " t"]]:
+    of_symbols, of_delay = (named_key(key, name) for name in ("symbols", "delay"))
+    symbols = jax.random.randint(of_symbols, (COPIED,), 0, SYMBOLS)
+    delimiter = COPIED + jax.random.randint(of_delay, (), 0, length)  # after 0 to length - 1 blanks
+    t = jnp.arange(length + 2 * COPIED)
+    past = t - delimiter - 1  # steps of the answer
+    x_t = jnp.where(t < COPIED, symbols[jnp.minimum(t, COPIED - 1)], jnp.where(t == delimiter, DELIMITER, BLANK))
+    y_t = jnp.where((past >= 0) & (past < COPIED), symbols[jnp.clip(past, 0, COPIED - 1)], BLANK)
+    return jax.nn.one_hot(x_t, SYMBOLS + 2), y_t
+
+
+def _multiplication_example(key: Key[Array, ""], length: int) -> tuple[Float[Array, "t 2"], Float[Array, ""]]:
+    x, _ = _adding_example(key, length)
+    return x, jnp.prod(jnp.where(x[:, 1] > 0, x[:, 0], 1))
+
+
+def _temporal_example(
+    tenths: tuple[tuple[int, int], ...], key: Key[Array, ""], length: int
+) -> tuple[Float[Array, "t 6"], Int[Array, ""]]:
+    of_others, of_kinds, of_places = (named_key(key, name) for name in ("others", "kinds", "places"))
+    x_t = 2 + jax.random.randint(of_others, (length,), 0, DISTRACTORS)
+    kinds = jax.random.randint(of_kinds, (len(tenths),), 0, 2)
+    low, high = (jnp.asarray([length * end // 10 for end in ends]) for ends in zip(*tenths, strict=True))
+    x_t = x_t.at[jax.random.randint(of_places, low.shape, low, high)].set(kinds)
+    return jax.nn.one_hot(x_t, 2 + DISTRACTORS), jnp.sum(kinds * 2 ** jnp.arange(len(tenths)))
+
+
+def _parity_example(key: Key[Array, ""], length: int) -> tuple[Float[Array, "t 1"], Int[Array, ""]]:
+    ones = jax.random.bernoulli(key, shape=(length,)).astype(jnp.int32)
+    return (2 * ones - 1).astype(jnp.float32)[:, None], jnp.sum(ones) % 2
+
+
 def _generated(name: str, example: Example, *, delay: int, **rest: Any) -> Task:
     """A task whose examples are drawn one by one: a fixed validation set, fresh training examples at every step."""
+    settings = {"metric": rest["loss"], "higher_is_better": False, "examples": EXAMPLES}
+    return Task(name=name, **settings | rest, **_drawn(name, example, delay))
+
+
+def _drawn(name: str, example: Example, delay: int) -> dict[str, Any]:
+    """The part of such a task that draws: its data and batches."""
 
     def tickets(data: Data, key: Key[Array, ""], steps: int, batch: int) -> Array:
         del data
@@ -104,13 +247,4 @@ def _generated(name: str, example: Example, *, delay: int, **rest: Any) -> Task:
 
     valid_keys = jax.random.split(named_key(jax.random.key(0), f"{name} valid"), VALID)
     valid_x, valid_y = jax.jit(lambda keys: jax.vmap(lambda key: example(key, delay))(keys))(valid_keys)
-    return Task(
-        name=name,
-        examples=EXAMPLES,
-        data={"valid_x": valid_x, "valid_y": valid_y},
-        tickets=tickets,
-        batch=batch,
-        metric=rest["loss"],
-        higher_is_better=False,
-        **rest,
-    )
+    return {"data": {"valid_x": valid_x, "valid_y": valid_y}, "tickets": tickets, "batch": batch}
