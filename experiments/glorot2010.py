@@ -14,19 +14,19 @@ errors are those of the validation set. Small-ImageNet was never published.
 
 Expect at quick, 30,000 updates where the paper made 5 million: errors of 62 % (tanh, normalized), 64 and 66 %
 (softsign, normalized and standard), 72 % (tanh, standard) and chance (sigmoid), the order of Table 1; mean singular
-values of layer Jacobians near 0.75 and 0.48; back-propagated gradients that shrink to a tenth under the standard start.
+values of layer Jacobians near 0.75 and 0.48; back-propagated gradients that shrink to a tenth under the standard
+start.
 """
 
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-import tyro
 import xarray as xr
 
-from jaxinit.cli import exit_code
+from jaxinit.experiment import main_of, run_all
 from jaxinit.outcome import Outcome
 from jaxinit.study import Study
 
@@ -103,24 +103,6 @@ ERROR_TARGETS, LAST = (0.75, 0.65), 3  # errors whose time is measured; evaluati
 EXAMPLES = 4  # whose layer Jacobians are measured
 
 
-@dataclass(frozen=True)
-class Glorot2010:
-    """Glorot & Bengio (2010) on Shapeset-3x2: signals at the start and during training, Table 1, time to target."""
-
-    size: Literal["smoke", "quick", "paper"] = "quick"
-    """smoke: seconds; quick: minutes on two cores; paper: for an accelerator."""
-    out: Path | None = None
-    """Folder of the results. Default: results/glorot2010-<size>."""
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the experiment; exit code 0, 2 for bad input, 130 when interrupted."""
-    settings = tyro.cli(Glorot2010, args=argv)
-    return exit_code(
-        lambda: reproduce(SIZES[settings.size], settings.out or Path(f"results/glorot2010-{settings.size}"))
-    )
-
-
 def reproduce(size: Size, out: Path) -> int:
     """Both halves of the paper, the figures, and summary.json."""
     from jaxinit import store, sweep
@@ -132,16 +114,12 @@ def reproduce(size: Size, out: Path) -> int:
     claims += plateaus()
     draw_costs(out / "figures")
     trained = train(size, out)
-    if trained is None:
-        return 130
     draw_training(trained, out / "figures")
     draw_errors("shapeset", trained, out / "figures", "figure_11_error")
     rows = table_1("shapeset", trained)
     claims += on_shapeset(trained)
     for name in ("mnist", "cifar10"):
         of = on_disk(name, size.on_disk, out)
-        if of is None:
-            return 130
         if of:
             draw_errors(name, of, out / "figures", f"figure_12_error_{name}")
             rows += table_1(name, of)
@@ -203,8 +181,8 @@ def at_the_start(study: Study, out: Path) -> list[dict[str, Any]]:
     return claims
 
 
-def train(size: Size, out: Path) -> dict[str, Any] | None:
-    """Every activation under its initializations on Shapeset; None when interrupted."""
+def train(size: Size, out: Path) -> dict[str, Any]:
+    """Every activation under its initializations on Shapeset."""
     from jaxinit.tasks import TASKS
 
     make = TASKS["shapeset"]
@@ -216,7 +194,7 @@ def train(size: Size, out: Path) -> dict[str, Any] | None:
     return every_activation(size.trained, out, {size.trained.task: make}, 300)
 
 
-def on_disk(name: str, study: Study, out: Path) -> dict[str, Any] | None:
+def on_disk(name: str, study: Study, out: Path) -> dict[str, Any]:
     """The same on a data set that may be on disk: empty where it is not, and says how to get it."""
     from jaxinit.tasks import TASKS
 
@@ -228,21 +206,13 @@ def on_disk(name: str, study: Study, out: Path) -> dict[str, Any] | None:
     return every_activation(replace(study, task=name), out / name, {name: lambda length: task}, 0)
 
 
-def every_activation(study: Study, out: Path, tasks: dict[str, Any], signals: int) -> dict[str, Any] | None:
-    """The study for every activation under its initializations, by `engine.run`; None when interrupted."""
-    from jaxinit import engine
-
-    trained = {}
+def every_activation(study: Study, out: Path, tasks: dict[str, Any], signals: int) -> dict[str, Any]:
+    """The study for every activation under its initializations."""
+    studies = {}
     for activation in ("tanh", "softsign", "sigmoid"):
         schemes = tuple(scheme for phi, scheme in sorted(ROWS, reverse=True) if phi == activation)
-        one = replace(study, activation=activation, schemes=schemes)
-        print(f"{study.task}, {activation}: {', '.join(schemes)}", file=sys.stderr)
-        result = engine.run(one, out=out / activation, tasks=tasks, signals=signals)
-        if not result.complete:
-            print(f"interrupted: run the same command again to go on ({out})", file=sys.stderr)
-            return None
-        trained[activation] = result
-    return trained
+        studies[activation] = replace(study, activation=activation, schemes=schemes)
+    return run_all(studies, out, tasks=tasks, signals=signals)
 
 
 def errors(result: Any) -> dict[str, np.ndarray]:
@@ -500,6 +470,8 @@ def final_histograms(courses: xr.Dataset, what: str) -> Any:
     )
     return figure
 
+
+main = main_of("glorot2010", __doc__, SIZES, reproduce)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -10,19 +10,18 @@ stall with 1/n whatever the rate (H2), and do signals shrink by 2^(-1/2) a layer
 Departures from the paper: dense layers on Shapeset instead of convolutions on ImageNet, SGD with momentum 0.9, batch
 64, no weight decay. "Xavier" is N(0, 1/n), as the paper uses the name.
 
-Expect at quick: at 30 layers Xavier stays at the entropy of the class priors at every rate and He learns; at 22 layers
-both learn, He sooner; at 10 layers no difference beyond noise.
+Expect at quick: at 30 layers Xavier stays at the entropy of the class priors at every rate and He learns; at 22
+layers both learn, He sooner; at 10 layers no difference beyond noise.
 """
 
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-import tyro
 
-from jaxinit.cli import exit_code
+from jaxinit.experiment import main_of
 
 GAINS = {"xavier": 1.0, "he": 2.0}
 MOMENTUM, BATCH, EVERY = 0.9, 64, 50
@@ -46,23 +45,6 @@ SIZES = {
     "quick": Size(128, (10, 22, 30), 2000, (0.003, 0.01, 0.03), 3, 40_000),
     "paper": Size(1024, (10, 22, 30), 20_000, (0.001, 0.003, 0.01, 0.03), 5, 400_000),
 }
-
-
-@dataclass(frozen=True)
-class He2015:
-    """He et al. (2015): plain ReLU nets of 10, 22 and 30 layers, with variance 1/n and 2/n."""
-
-    size: Literal["smoke", "quick", "paper"] = "quick"
-    """smoke: seconds; quick: minutes on two cores; paper: for an accelerator."""
-    out: Path | None = None
-    """Folder of the results. Default: results/he2015-<size>."""
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the experiment; exit code 0, or 2 for bad input."""
-    settings = tyro.cli(He2015, args=argv)
-    out = settings.out or Path(f"results/he2015-{settings.size}")
-    return exit_code(lambda: reproduce(SIZES[settings.size], out))
 
 
 def reproduce(size: Size, out: Path) -> int:
@@ -244,6 +226,8 @@ def draw(size: Size, courses: dict, entropy: float, folder: Path) -> None:
         figure.suptitle(note, fontsize=9, x=0.01, ha="left")
         save(figure, folder, "plateau")
 
+
+main = main_of("he2015", __doc__, SIZES, reproduce)
 
 if __name__ == "__main__":
     sys.exit(main())

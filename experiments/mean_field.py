@@ -9,8 +9,8 @@ grow with depth for Gaussian and orthogonal weights (M3, Pennington et al. 2017)
     python experiments/mean_field.py --size paper     width 300, depths to 300, 5000 steps: for an accelerator
 
 M2 is on handwritten digits, SGD at the best of a grid of rates, tanh, bias variance 0.05.
-Expect at quick: the critical weight variance of tanh at that bias variance 1.761; measured and predicted slopes within
-a few per cent; the boundary of what trains within a factor of two of six depth scales in the ordered phase.
+Expect at quick: the critical weight variance of tanh at that bias variance 1.761; measured and predicted slopes
+within a few per cent; the boundary of what trains within a factor of two of six depth scales in the ordered phase.
 """
 
 import math
@@ -20,9 +20,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import tyro
 
-from jaxinit.cli import exit_code
+from jaxinit.experiment import main_of
 
 SIGMA_B2 = 0.05
 
@@ -48,23 +47,6 @@ SIZES = {
     "quick": Size(1000, 5, 100, (10, 20, 40, 80), VARIANCES, (0.01, 0.1), 500, 2, 400),
     "paper": Size(1000, 20, 300, (10, 30, 60, 100, 150, 200, 300), VARIANCES, (0.001, 0.01, 0.1), 5000, 5, 400),
 }
-
-
-@dataclass(frozen=True)
-class MeanField:
-    """Mean-field theory against real nets: maps, what trains, Jacobians."""
-
-    size: Literal["smoke", "quick", "paper"] = "quick"
-    """smoke: seconds; quick: minutes on two cores; paper: for an accelerator."""
-    out: Path | None = None
-    """Folder of the results. Default: results/mean_field-<size>."""
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the experiment; exit code 0, or 2 for bad input."""
-    settings = tyro.cli(MeanField, args=argv)
-    out = settings.out or Path(f"results/mean_field-{settings.size}")
-    return exit_code(lambda: reproduce(SIZES[settings.size], out))
 
 
 def reproduce(size: Size, out: Path) -> int:
@@ -290,6 +272,8 @@ def draw_trainability(size: Size, reached: np.ndarray, folder: Path) -> None:
         axes.legend(frameon=True, fontsize=7)
         save(figure, folder, "trainability")
 
+
+main = main_of("mean_field", __doc__, SIZES, reproduce)
 
 if __name__ == "__main__":
     sys.exit(main())

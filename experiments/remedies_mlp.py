@@ -13,21 +13,20 @@ Xavier is often written; `exploding`, N(0, 9/n). The remedies are settings of `j
 seed, with the plain tanh net of the same start. A lower rate is a comparison of its own: the best rate of the grid
 against one ten times as high.
 
-Expect at quick (a minute and a half): at 16 layers the healthy start needs 2.8 epochs and neither other arrives within
-10; batch and layer normalization and residual connections rescue both (0.7 to 5.9 epochs), ReLU at the same variance,
-clipping, L2, decay and dropout neither; the gradient is largest at the input in exploding nets too, since it grows
-going back, so C3 is half wrong; ten times the best rate costs exploding nets 0.4 to 0.8 of accuracy.
+Expect at quick (a minute and a half): at 16 layers the healthy start needs 2.8 epochs and neither other arrives
+within 10; batch and layer normalization and residual connections rescue both (0.7 to 5.9 epochs), ReLU at the same
+variance, clipping, L2, decay and dropout neither; the gradient is largest at the input in exploding nets too, since
+it grows going back, so C3 is half wrong; ten times the best rate costs exploding nets 0.4 to 0.8 of accuracy.
 """
 
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-import tyro
 
-from jaxinit.cli import exit_code
+from jaxinit.experiment import main_of, run_all
 from jaxinit.study import Study
 
 STARTS = {"vanishing": 1 / 3, "healthy": 1.0, "exploding": 9.0}  # n Var[W]
@@ -88,41 +87,15 @@ SIZES = {
 }
 
 
-@dataclass(frozen=True)
-class RemediesMlp:
-    """Which remedy helps against vanishing and which against exploding gradients, at which depth."""
-
-    size: Literal["smoke", "quick", "paper"] = "quick"
-    """smoke: seconds; quick: minutes on two cores; paper: for an accelerator."""
-    out: Path | None = None
-    """Folder of the results. Default: results/remedies_mlp-<size>."""
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the experiment; exit code 0, 2 for bad input, 130 when interrupted."""
-    settings = tyro.cli(RemediesMlp, args=argv)
-    out = settings.out or Path(f"results/remedies_mlp-{settings.size}")
-    return exit_code(lambda: compare(SIZES[settings.size], out))
-
-
 def compare(size: Size, out: Path) -> int:
     """Every remedy at every depth as a study of its own, the claims, a figure, and summary.json."""
-    from jaxinit import engine, store, sweep
+    from jaxinit import store
     from jaxinit.report import print_claims
 
-    sweep.one_device_per_core()
-    sweep.keep_compilations()
-    results = {}
-    for depth in size.depths:
-        for remedy in size.remedies:
-            study = replace(size.study, layers=depth, **REMEDIES[remedy])
-            print(f"{depth} layers, {remedy}", file=sys.stderr)
-            folder = out / f"{depth}-{remedy.replace(' ', '_')}"
-            result = engine.run(study, out=folder, schemes={name: start(name) for name in STARTS})
-            if not result.complete:
-                print(f"interrupted: run the same command again to go on ({out})", file=sys.stderr)
-                return 130
-            results[depth, remedy] = result
+    cells = {f"{depth} layers, {remedy}": (depth, remedy) for depth in size.depths for remedy in size.remedies}
+    studies = {name: replace(size.study, layers=depth, **REMEDIES[remedy]) for name, (depth, remedy) in cells.items()}
+    found = run_all(studies, out, schemes={name: start(name) for name in STARTS})
+    results = {cells[name]: result for name, result in found.items()}
     rows = table(results)
     claims = [*gradients(size), *helped(size, results)]
     store.write_json(out / "summary.json", {"table": rows, "claims": claims, "study": size.study.plain()})
@@ -274,6 +247,8 @@ def draw(size: Size, rows: list[dict[str, Any]], folder: Path) -> None:
         )
         save(figure, folder, "remedies")
 
+
+main = main_of("remedies_mlp", __doc__, SIZES, compare)
 
 if __name__ == "__main__":
     sys.exit(main())

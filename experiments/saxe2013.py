@@ -10,20 +10,19 @@ independent of depth where a Gaussian one does not (S2), and is the delay of a d
 The condition of S2: the map to learn has few modes (rank 10 of 32), all of strength 1, and the inputs are white; the
 rate of each depth and start is the best of a grid. Learning time: steps until the loss is a twentieth of its start.
 
-Expect at quick: S1 within 0.005 of the exact curve. Orthogonal times grow from 3 to 9 matrices and are flat from there
-on (1.6 times from 3 to 41 matrices, where a flat curve was published); Gaussian times are over a hundred times longer
-than orthogonal ones at 41 matrices, and most Gaussian nets never arrive.
+Expect at quick: S1 within 0.005 of the exact curve. Orthogonal times grow from 3 to 9 matrices and are flat from
+there on (1.6 times from 3 to 41 matrices, where a flat curve was published); Gaussian times are over a hundred times
+longer than orthogonal ones at 41 matrices, and most Gaussian nets never arrive.
 """
 
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-import tyro
 
-from jaxinit.cli import exit_code
+from jaxinit.experiment import main_of
 
 RANK, STARTS = 10, ("orthogonal", "gaussian")
 DEEP = 9  # matrices from which on a net counts as deep
@@ -46,23 +45,6 @@ SIZES = {
     "quick": Size((3, 5, 9, 17, 41), 32, 5, 4000, (0.003, 0.01, 0.03, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)),
     "paper": Size((3, 5, 9, 17, 41, 65, 99), 256, 10, 20_000, (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)),
 }
-
-
-@dataclass(frozen=True)
-class Saxe2013:
-    """Saxe et al. (2013): exact learning curves, learning time against depth, and the delay of deep nets."""
-
-    size: Literal["smoke", "quick", "paper"] = "quick"
-    """smoke: seconds; quick: minutes on two cores; paper: for an accelerator."""
-    out: Path | None = None
-    """Folder of the results. Default: results/saxe2013-<size>."""
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the experiment; exit code 0, or 2 for bad input."""
-    settings = tyro.cli(Saxe2013, args=argv)
-    out = settings.out or Path(f"results/saxe2013-{settings.size}")
-    return exit_code(lambda: reproduce(SIZES[settings.size], out))
 
 
 def reproduce(size: Size, out: Path) -> int:
@@ -261,6 +243,8 @@ def draw(size: Size, curves: dict, times: dict[str, list[tuple[float, np.ndarray
         )
         save(figure, folder, "learning")
 
+
+main = main_of("saxe2013", __doc__, SIZES, reproduce)
 
 if __name__ == "__main__":
     sys.exit(main())

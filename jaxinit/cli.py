@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from jaxinit.study import BadStudy, Study, check_name
+from jaxinit.study import BadStudy, Interrupted, Study, check_name
 
 if TYPE_CHECKING:
     from jaxinit.store import Result
@@ -222,6 +222,9 @@ def exit_code(command: Callable[[], "Result | int"]) -> int:
     except BadStudy as error:
         print(f"jaxinit: {error}", file=sys.stderr)
         return 2
+    except Interrupted:
+        print("jaxinit: interrupted; the same command goes on from there", file=sys.stderr)
+        return INTERRUPTED
     except KeyboardInterrupt:
         print("jaxinit: stopped at once; the same command goes on from the last saved chunk", file=sys.stderr)
         return INTERRUPTED

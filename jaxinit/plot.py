@@ -5,7 +5,7 @@ Each panel shows one scheme in black over all the others in light grey; the base
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
@@ -132,6 +132,61 @@ def learning_curves(records: xr.Dataset) -> "Figure":
         "Learning curves at each scheme's best rate",
         "median and range over seeds; a curve ends (●) when its last seed has ended",
         has_target=True,
+    )
+    return figure
+
+
+def forest(rows: list[dict[str, Any]], title: str) -> "Figure":
+    """Epochs to target of every scheme, a panel for each `cell`, with 95 % intervals and the trials that arrived.
+
+    Filled: all trials arrived; open: some did not, and the mean is a lower bound; beside it how many of how many.
+    """
+    import matplotlib.pyplot as plt
+
+    cells = list(dict.fromkeys(row["cell"] for row in rows))
+    by_cell = {cell: [row for row in rows if row["cell"] == cell] for cell in cells}
+    columns = min(3, len(cells))
+    lines = -(-len(cells) // columns)
+    most = max(map(len, by_cell.values()))
+    figure, grid = plt.subplots(
+        lines,
+        columns,
+        figsize=(1.2 + 3.4 * columns, 0.7 + lines * (0.75 + 0.2 * most)),
+        layout="constrained",
+        squeeze=False,
+    )
+    for axes, cell in zip(grid.flat, cells, strict=False):
+        for y, row in enumerate(reversed(by_cell[cell])):
+            whole = row["converged"] == row["seeds"]
+            if row["epochs_low"] is not None:
+                axes.plot([row["epochs_low"], row["epochs_high"]], [y, y], color="0.5", linewidth=1.4, zorder=1)
+            axes.plot(row["epochs"], y, "o", color="black", mfc="black" if whole else "white", ms=4.5, zorder=2)
+            axes.annotate(
+                f"{row['converged']}/{row['seeds']}",
+                (1.01, y),
+                xycoords=("axes fraction", "data"),
+                fontsize=6.5,
+                va="center",
+                color="0.25",
+            )
+        axes.set_yticks(range(len(by_cell[cell])), [row["scheme"] for row in reversed(by_cell[cell])], fontsize=7)
+        axes.set(title=cell, xscale="log", xlabel="epochs to target", ylim=(-0.6, len(by_cell[cell]) - 0.4))
+        low, high = axes.get_xlim()
+        ticks = [k * 10.0**p for p in range(-2, 5) for k in ((1, 2, 5) if high / low < 60 else (1,))]
+        shown = [tick for tick in ticks if low <= tick <= high]
+        axes.set_xticks(shown or [low, high], [f"{tick:g}" for tick in shown] or [f"{low:.2g}", f"{high:.2g}"])
+        axes.minorticks_off()
+        axes.grid(axis="x", color="0.9", linewidth=0.7)
+    for axes in list(grid.flat)[len(cells) :]:
+        axes.set_visible(False)
+    seeds = sorted({row["seeds"] for row in rows})
+    n = " or ".join(map(str, seeds))
+    figure.suptitle(
+        f"{title}\nrestricted mean up to the budget, 95 % interval, n = {n} seeds, each scheme at its own best rate; "
+        "right: how many arrived\nopen: some did not arrive, so the mean is a lower bound",
+        fontsize=8,
+        x=0.01,
+        ha="left",
     )
     return figure
 

@@ -8,6 +8,8 @@ from rich.table import Table
 
 from jaxinit.store import Result
 
+ROW_WIDTH = 120  # what the rows of several studies need, whatever the terminal says
+
 
 def print_answer(result: Result, console: Console | None = None) -> None:
     """Print the table, the claims and the notes of a result."""
@@ -30,7 +32,7 @@ def print_answer(result: Result, console: Console | None = None) -> None:
     for header in ("rate", "epochs\n(95 %)", "times fewer\n(95 %)", "p", "conv/\ncens/div"):
         table.add_column(header, justify="right", no_wrap=True)
     for row in summary["table"]:
-        table.add_row(*cells(row, summary))
+        table.add_row(*cells(row))
     console.print(table)
     console.print(
         f"times fewer: epochs of {summary['baseline']} / epochs of the scheme, paired by seed. p: log-rank against "
@@ -50,22 +52,38 @@ def print_answer(result: Result, console: Console | None = None) -> None:
         console.print(f"- {note}", highlight=False)
 
 
+def print_rows(rows: list[dict[str, Any]], console: Console | None = None) -> None:
+    """Print the rows of several studies (`stats.table`), each with its `cell`, as one table."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("cell", no_wrap=True)
+    table.add_column("scheme", no_wrap=True)
+    for header in ("rate", "epochs\n(95 %)", "times fewer\n(95 %)", "conv/\ncens/div"):
+        table.add_column(header, justify="right", no_wrap=True)
+    before = None
+    for row in rows:
+        name, rate, epochs, ratio, _, counts = cells(row)
+        table.add_row(row["cell"] if row["cell"] != before else "", name, rate, epochs, ratio, counts)
+        before = row["cell"]
+    (console or Console(width=max(ROW_WIDTH, Console().width))).print(table)
+
+
 def print_claims(claims: list[dict[str, Any]]) -> None:
     """Print the claims of an experiment (`stats.claim_of`), a line each."""
     for claim in claims:
         spread = "" if claim["low"] is None else f" ({claim['low']:.4g} to {claim['high']:.4g})"
+        sign = {">=": "at least ", "<=": "at most ", "?": "no estimate: "}.get(claim.get("measured_is", "="), "")
         print(
-            f"{claim['id']}: {claim['statement']}: {claim['measured']:.4g}{spread}; "
-            f"published {claim['published']}; {claim['verdict']}"
+            f"{claim['id']}: {claim['statement']}: {sign}{claim['measured']:.4g}{spread}; "
+            f"published: {claim['published'] or 'no source found'}; {claim['verdict']}"
         )
 
 
-def cells(row: dict[str, Any], summary: dict[str, Any]) -> list[str]:
+def cells(row: dict[str, Any]) -> list[str]:
     """One row of the table as text; a bound is marked as one."""
     epochs = f"{'>' if row['converged'] < row['seeds'] else ''}{row['epochs']:.2f}"
     if row["converged"] and row["epochs_low"] is not None:
         epochs += f" ({row['epochs_low']:.2f}-{row['epochs_high']:.2f})"
-    if row["scheme"] == summary["baseline"]:
+    if row["scheme"] == row["baseline"]:
         ratio = "baseline"
     elif row["ratio"] is None:
         ratio = "-"

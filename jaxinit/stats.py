@@ -249,6 +249,7 @@ def table(records: xr.Dataset, baseline: str) -> list[dict[str, Any]]:
                 "model": records.attrs["model"],
                 "task": records.attrs["task"],
                 "scheme": scheme,
+                "baseline": baseline,
                 "lr": rates[scheme],
                 "lr_at_edge": len(grid) > 1 and rates[scheme] in (grid.min(), grid.max()),
                 "epochs": restricted_mean(of, horizon),
@@ -266,6 +267,30 @@ def table(records: xr.Dataset, baseline: str) -> list[dict[str, Any]]:
             }
         )
     return sorted(rows, key=lambda row: (row["epochs"], row["scheme"]))
+
+
+def profile_scores(rows: Iterable[dict[str, Any]], most: float = 4.0) -> dict[str, float]:
+    """How near each scheme is to the best over many cells: the area under its performance profile, best first.
+
+    rho(tau) = share of cells in which the scheme's epochs are at most tau times those of the cell's best scheme;
+    score = 1 / (most - 1) * integral of rho from 1 to `most`, so 1 is "always the best" and 0 "never within `most`".
+    A scheme that fewer than half of the seeds brought to the target misses the cell (infinite ratio).
+    Shapes: rows of `table`, each with its `cell`. Only schemes that every cell has are scored.
+    Source: Dahl et al. (2023), AlgoPerf, section 4.2; Dolan & More (2002).
+    """
+    by_cell: dict[str, dict[str, float]] = {}
+    for row in rows:
+        arrived = 2 * row["converged"] >= row["seeds"]
+        by_cell.setdefault(row["cell"], {})[row["scheme"]] = row["epochs"] if arrived else np.inf
+    everywhere = set.intersection(*(set(of) for of in by_cell.values()))
+    areas: dict[str, list[float]] = {scheme: [] for scheme in sorted(everywhere)}
+    for of in by_cell.values():
+        fastest = min(of.values())
+        for scheme, areas_of in areas.items():
+            ratio = of[scheme] / fastest if np.isfinite(of[scheme]) else np.inf
+            areas_of.append(max(most - ratio, 0) / (most - 1))
+    scores = {scheme: float(np.mean(of)) for scheme, of in areas.items()}
+    return dict(sorted(scores.items(), key=lambda item: -item[1]))
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,10 @@ class BadStudy(ValueError):
     """A study that cannot be run as asked; the message is one line that says what to do."""
 
 
+class Interrupted(Exception):
+    """A study was stopped before its end; what was computed is kept."""
+
+
 @dataclass(frozen=True)
 class Study:
     """What is asked: one cell (model, task, optimizer) and the schemes, rates and seeds to compare on it.

@@ -15,6 +15,7 @@ FLOORS = [
     {"cell"},
     {"engine", "survey"},
     {"cli"},
+    {"experiment"},
 ]
 FLOOR = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
 WITHOUT_JAX = {"theory", "outcome", "study", "stats", "store", "verdict", "figure", "plot", "portrait", "report"}

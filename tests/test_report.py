@@ -13,6 +13,7 @@ from jaxinit.study import Study
 
 ROW = {
     "scheme": "glorot_uniform",
+    "baseline": "small_normal",
     "lr": 0.003,
     "lr_at_edge": False,
     "epochs": 12.34,
@@ -74,9 +75,9 @@ def test_what_is_only_a_bound_is_marked() -> None:
 
 
 def test_a_best_rate_at_the_edge_is_marked() -> None:
-    assert report.cells(ROW | {"lr_at_edge": True}, SUMMARY)[1] == "0.003*"
-    assert report.cells(ROW | {"p_holm": 1e-6}, SUMMARY)[4] == "<1e-4"
-    assert report.cells(ROW | {"ratio": None}, SUMMARY)[3] == "-"
+    assert report.cells(ROW | {"lr_at_edge": True})[1] == "0.003*"
+    assert report.cells(ROW | {"p_holm": 1e-6})[4] == "<1e-4"
+    assert report.cells(ROW | {"ratio": None})[3] == "-"
 
 
 def test_nothing_reported_yet_is_said() -> None:
@@ -91,4 +92,21 @@ def test_claims_of_experiments_are_a_line_each(capsys: pytest.CaptureFixture[str
     report.print_claims(rows)
     first, second = capsys.readouterr().out.splitlines()
     assert first.startswith("X1: a number: 1.1 (")
-    assert second == "X2: another: 3; published 2; refuted"
+    assert second == "X2: another: 3; published: 2; refuted"
+
+
+def test_the_rows_of_several_studies_are_one_table() -> None:
+    out = io.StringIO()
+    rows = [row | {"cell": cell} for cell in ("rnn, T=8", "lstm, T=64") for row in (ROW, BASELINE, NEVER)]
+    report.print_rows(rows, Console(width=120, file=out))
+    lines = out.getvalue().splitlines()
+    assert sum("rnn, T=8" in line for line in lines) == 1, "a cell is named once"
+    assert sum("≤4.36 (3.84-5.05)" in line for line in lines) == 2
+    assert sum("0/5/3" in line for line in lines) == 2
+
+
+def test_a_claim_that_is_a_bound_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    report.print_claims([CLAIM | {"published": None}])
+    assert (
+        "at least 8.42 (7.9 to 9.1); published: no source found; supported with a condition" in capsys.readouterr().out
+    )

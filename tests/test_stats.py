@@ -258,3 +258,21 @@ def test_a_ratio_as_a_claim_says_when_it_is_a_bound() -> None:
     assert row["verdict"] == "supported with a condition"
     assert "4 of 4 arrived, 3 of the baseline; the ratio is >= this" in row["note"]
     assert row["band"] == [1.05, None]
+
+
+def test_profile_scores_are_areas_under_the_profile() -> None:
+    row = lambda cell, scheme, epochs, converged=5: {
+        "cell": cell,
+        "scheme": scheme,
+        "epochs": epochs,
+        "converged": converged,
+        "seeds": 5,
+    }
+    rows = [row("1", "a", 2.0), row("1", "b", 4.0), row("1", "c", 2.0, 2), row("2", "a", 9.0), row("2", "b", 3.0)]
+    rows += [row("2", "c", 30.0), row("2", "only here", 1.0)]
+    scores = stats.profile_scores(rows)
+    # a: the best, then 9 times the best; "only here" is the best of cell 2 with 1 epoch
+    assert list(scores) == ["a", "b", "c"]
+    assert scores["a"] == pytest.approx((1 + 0) / 2)
+    assert scores["b"] == pytest.approx(((4 - 2) / 3 + (4 - 3) / 3) / 2)
+    assert scores["c"] == 0.0

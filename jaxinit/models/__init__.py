@@ -5,7 +5,8 @@ from flax import nnx
 from jaxinit.models.bptt import ACTIVATIONS
 from jaxinit.models.cells import GRU, LRU, LSTM, MGU, RNN
 from jaxinit.models.mlp import MLP
+from jaxinit.models.transformer import Transformer
 
 MODELS: dict[str, type[nnx.Module]] = {"rnn": RNN, "lstm": LSTM, "gru": GRU, "mgu": MGU, "lru": LRU, "mlp": MLP}
 
-__all__ = ["ACTIVATIONS", "GRU", "LRU", "LSTM", "MGU", "MLP", "MODELS", "RNN"]
+__all__ = ["ACTIVATIONS", "GRU", "LRU", "LSTM", "MGU", "MLP", "MODELS", "RNN", "Transformer"]

@@ -23,6 +23,14 @@ class Inits(TypedDict, total=False):
     recurrent_init: Initializer | None
     readout_init: Initializer | None
     bias_init: Initializer | None
+    embedding_init: Initializer | None
+    position_init: Initializer | None
+    query_init: Initializer | None
+    key_init: Initializer | None
+    value_init: Initializer | None
+    attention_out_init: Initializer | None
+    ffn_in_init: Initializer | None
+    ffn_out_init: Initializer | None
 
 
 EPSILON = 1e-5  # under the square root of a normalization
@@ -37,6 +45,9 @@ ROLES = {
     "recurrent_init": ("recurrent",),
     "readout_init": ("readout",),
     "bias_init": ("bias",),
+} | {
+    f"{role}_init": (role,)
+    for role in ("embedding", "position", "query", "key", "value", "attention_out", "ffn_in", "ffn_out")
 }
 
 

@@ -22,7 +22,7 @@ from jaxinit.tasks import disk
 from jaxinit.tasks.base import Data, Task, cross_entropy
 
 SHARE = 10  # one part in so many, the last, validates
-VALID = 256  # windows that validate, evenly spaced
+VALID = 512  # windows that validate, evenly spaced
 WORDS = 2000  # of a vocabulary: the most frequent of the training part
 EPOCH = 80_000  # characters or words in an epoch, at most: the fineness of the answer on long texts
 UNKNOWN, END = "<unk>", "<eos>"

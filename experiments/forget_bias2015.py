@@ -1,0 +1,86 @@
+"""Jozefowicz, Zaremba & Sutskever (2015), "An empirical exploration of recurrent network architectures": forget bias.
+
+The question: is an LSTM whose forget bias starts at 1 faster than one at 0 (F1), what does 2 do, and how does it
+compare with the GRU, whose gap to the LSTM it is said to close?
+
+    python experiments/forget_bias2015.py                 quick: copy over 20, adding over 50, 64 units; minutes
+    python experiments/forget_bias2015.py --size smoke    seconds: checks that all of it works
+    python experiments/forget_bias2015.py --size paper    copy over 100, adding over 200, 256 units: for an accelerator
+
+Departure: the paper's tasks (arithmetic, XML, language) are replaced by two of pure memory.
+
+Expect at quick: not measured on the final settings yet.
+"""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from jaxinit import stats
+from jaxinit.experiment import best, faster, finish, main_of, rows_of, run_all
+from jaxinit.schemes import forget_bias
+from jaxinit.study import Study
+
+BIASES = {f"bias_{value}": forget_bias(float(value)) for value in (0, 1, 2)}
+ADDING = Study(
+    model="lstm",
+    hidden=64,
+    task="adding",
+    length=50,
+    schemes=tuple(BIASES),
+    baseline="bias_0",
+    optimizer="adam",
+    lrs=(0.003, 0.01),
+    clip=1.0,
+    seeds=5,
+    tune_seeds=1,
+    epochs=60,
+    evaluations=1,
+)
+QUICK = {
+    "lstm, adding": ADDING,
+    "gru, adding": replace(ADDING, model="gru", schemes=("glorot_uniform",), baseline="glorot_uniform"),
+    "lstm, copy": replace(ADDING, task="copy", length=20, lrs=(0.003, 0.01), seeds=3, epochs=100, target=0.35),
+}
+SIZES = {
+    "smoke": {
+        name: replace(study, hidden=8, length=6, seeds=2, epochs=1, target=None) for name, study in QUICK.items()
+    },
+    "quick": QUICK,
+    "paper": {
+        name: replace(
+            study,
+            hidden=256,
+            length=100 if study.task == "copy" else 200,
+            lrs=(0.0003, 0.001, 0.003, 0.01),
+            seeds=10,
+            epochs=400,
+            target=None,
+        )
+        for name, study in QUICK.items()
+    },
+}
+
+
+def reproduce(studies: dict[str, Study], out: Path) -> int:
+    results = run_all(studies, out, schemes=BIASES)
+    claims = []
+    for cell in ("lstm, adding", "lstm, copy"):
+        result = results[cell]
+        for bias in ("bias_1", "bias_2"):
+            what = f"{cell} over {result.study.length}: times fewer epochs, forget bias {bias[-1]} against 0"
+            pair = (result, bias), (result, "bias_0")
+            claims.append(faster("F1", what, *pair, "1 is better than 0", (1.0, float("inf"))))
+        gap = best(result, "bias_0") - best(result, "bias_1")
+        what = f"{cell}: lowest cost with bias 0 less that with 1, over the cost without memory"
+        claims.append(stats.claim_of("F1", what, gap / result.records.attrs["chance"], "1 is better", (0.0, 1.0), ""))
+    pair = (results["lstm, adding"], "bias_1"), (results["gru, adding"], "glorot_uniform")
+    what = f"adding over {studies['lstm, adding'].length}: times fewer epochs, LSTM with bias 1 against a GRU"
+    claims.append(faster("F1", what, *pair, "the bias closes the gap to the GRU", (0.8, 1.25)))
+    return finish(out, rows_of(results), claims, studies, "Forget bias: epochs to target")
+
+
+main = main_of("forget_bias2015", __doc__, SIZES, reproduce)
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,120 @@
+"""Arjovsky, Shah & Bengio (2016) and Henaff, Szlam & LeCun (2016): pure memory, orthogonal against identity.
+
+The questions: what does a network that remembers nothing cost on copy and adding, and do tanh networks and LSTMs stay
+there (A1, A2)? Does an orthogonal start solve copy and an identity adding, and not the other way round?
+
+    python experiments/memory2016.py                 quick: copy over 20 and 50, adding over 50, 64 units; minutes
+    python experiments/memory2016.py --size smoke    seconds: checks that all of it works
+    python experiments/memory2016.py --size paper    copy over 500, adding over 400, 128 units: for an accelerator
+
+Departures: Adam for RMSprop; linear transitions are a linear and a ReLU network here, the latter since no linear
+network can multiply a number by its mark.
+
+Expect at quick: not measured on the final settings yet.
+"""
+
+import math
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from jaxinit import stats
+from jaxinit.experiment import best, finish, main_of, rows_of, run_all
+from jaxinit.study import Study
+
+COPY = Study(
+    model="rnn",
+    hidden=64,
+    activation="tanh",
+    task="copy",
+    length=50,
+    schemes=("glorot_uniform", "orthogonal", "identity"),
+    baseline="glorot_uniform",
+    optimizer="adam",
+    lrs=(0.001, 0.003),
+    clip=1.0,
+    seeds=3,
+    tune_seeds=1,
+    epochs=150,
+    evaluations=1,
+)
+PAIR = replace(COPY, schemes=("orthogonal", "identity"), baseline="identity", length=20)
+
+
+def shrunk(study: Study) -> Study:
+    return replace(study, hidden=8, length=4, lrs=(0.003,), seeds=2, epochs=1)
+
+
+def grown(study: Study) -> Study:
+    length = 400 if study.task == "adding" else 500
+    return replace(study, hidden=128, length=length, lrs=(0.0001, 0.0003, 0.001, 0.003), seeds=5, epochs=1000)
+
+
+QUICK = {
+    "tanh, copy": COPY,
+    "lstm, copy": replace(
+        COPY, model="lstm", activation=None, schemes=("forget_bias",), baseline="forget_bias", lrs=(0.003,), seeds=2
+    ),
+    "linear, copy": replace(PAIR, activation="linear"),
+    "relu, copy": replace(PAIR, activation="relu"),
+    "relu, adding": replace(PAIR, activation="relu", task="adding", length=50),
+}
+SIZES = {
+    "smoke": {name: shrunk(study) for name, study in QUICK.items()},
+    "quick": QUICK,
+    "paper": {name: grown(study) for name, study in QUICK.items()},
+}
+
+
+def without_memory() -> list[dict[str, Any]]:
+    """A1: the chance levels of the tasks against the printed formulas, of predictors that remember nothing."""
+    import jax.numpy as jnp
+    import numpy as np
+
+    from jaxinit.tasks import TASKS
+
+    claims = []
+    for length, printed in ((20, 0.5199), (50, 0.2971), (200, 0.0945)):
+        task = TASKS["copy"](length)
+        y = task.data["valid_y"]
+        logits = np.full((*y.shape, 9), -1e4, np.float32)
+        logits[:, : length + 10, 8], logits[:, length + 10 :, :8] = 0, 0
+        error = float(task.loss(jnp.asarray(logits), y)) - 10 * math.log(8) / (length + 20)
+        what = f"copy over {length}: cost without memory less 10 ln 8 / (T + 20)"
+        claims.append(stats.claim_of("A1", what, error, f"{printed}", (-1e-5, 1e-5), "a float32 mean"))
+    task = TASKS["adding"](50)
+    y = np.asarray(task.data["valid_y"], np.float64)
+    what = "adding: error of always answering 1"
+    claims.append(
+        stats.claim_of("A1", what, (y - 1) ** 2, "1/6 = 0.1667 (0.1767 is a slip)", (0.155, 0.178), "examples")
+    )
+    return claims
+
+
+def reproduce(studies: dict[str, Study], out: Path) -> int:
+    results = run_all(studies, out)
+    claims = without_memory()
+    over = lambda cell, scheme: best(results[cell], scheme) / results[cell].records.attrs["chance"]
+    note = "lowest validation cost over that without memory"
+    for cell, scheme in (("tanh, copy", "glorot_uniform"), ("tanh, copy", "orthogonal"), ("lstm, copy", "forget_bias")):
+        what = f"{cell} over {studies[cell].length}, {scheme}"
+        claims.append(stats.claim_of("A2", what, over(cell, scheme), "stays at the baseline", (0.98, 1.05), note))
+    for cell, scheme, solves in (
+        ("linear, copy", "orthogonal", True),
+        ("linear, copy", "identity", False),
+        ("relu, copy", "orthogonal", True),
+        ("relu, copy", "identity", False),
+        ("relu, adding", "orthogonal", False),
+        ("relu, adding", "identity", True),
+    ):
+        what = f"{cell} over {studies[cell].length}, {scheme}"
+        published, band = ("solves it", (0.0, 0.3)) if solves else ("does not", (0.9, 1.1))
+        claims.append(stats.claim_of("A2", what, over(cell, scheme), published, band, note))
+    return finish(out, rows_of(results), claims, studies, "Pure memory: epochs to 30 % of the cost without memory")
+
+
+main = main_of("memory2016", __doc__, SIZES, reproduce)
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,135 @@
+"""What the experiments share: their command line, studies run one after another, rows, claims, summary and figure.
+
+sizes -> studies -> results -> rows and claims -> summary.json, figures
+"""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import tyro
+
+from jaxinit import stats, store
+from jaxinit.cli import exit_code
+from jaxinit.figure import save, style
+from jaxinit.plot import forest
+from jaxinit.report import print_claims, print_rows
+from jaxinit.store import Result
+from jaxinit.study import Interrupted, Study
+
+if TYPE_CHECKING:
+    from jaxinit.spec import Scheme
+    from jaxinit.tasks import Task
+
+Results = dict[str, Result]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What every experiment is asked."""
+
+    size: Literal["smoke", "quick", "paper"] = "quick"
+    """smoke: seconds, checks that all of it works; quick: minutes on two cores; paper: for an accelerator."""
+    out: Path | None = None
+    """Folder of the results. Default: results/<name>-<size>."""
+
+
+def main_of(name: str, about: str | None, sizes: Mapping[str, Any], carry_out: Callable[[Any, Path], int]) -> Any:
+    """The `main(argv)` of an experiment: `carry_out(sizes[size], folder)` with an exit code.
+
+    `about` is its docstring, which `--help` shows.
+    """
+
+    def main(argv: Sequence[str] | None = None) -> int:
+        settings = tyro.cli(Settings, args=argv, prog=name, description=about)
+        out = settings.out or Path("results") / f"{name}-{settings.size}"
+        return exit_code(lambda: carry_out(sizes[settings.size], out))
+
+    return main
+
+
+def run_all(
+    studies: Mapping[str, Study],
+    out: Path,
+    *,
+    schemes: "Mapping[str, Scheme] | None" = None,
+    tasks: "Mapping[str, Callable[..., Task]] | None" = None,
+    signals: int = 0,
+) -> Results:
+    """Run studies one after another on all cores, each in a folder of its own below `out`.
+
+    What is complete already is read. Raises: Interrupted when one was stopped.
+    """
+    from jaxinit import engine, sweep
+
+    sweep.one_device_per_core()
+    sweep.keep_compilations()
+    results = {}
+    for k, (name, study) in enumerate(studies.items()):
+        print(f"{k + 1}/{len(studies)} {name}", file=sys.stderr)
+        folder = out / "".join(letter if letter.isalnum() or letter in "-.=" else "_" for letter in name)
+        results[name] = engine.run(study, out=folder, schemes=schemes, tasks=tasks, signals=signals)
+        if not results[name].complete:
+            raise Interrupted
+    return results
+
+
+def rows_of(results: Results) -> list[dict[str, Any]]:
+    """The tables of all studies, one below the other, each row with the name of its `cell`."""
+    return [{"cell": name} | row for name, result in results.items() for row in result.summary["table"]]
+
+
+def times(result: Result, scheme: str) -> stats.Times:
+    """The times to target of the reporting seeds of a scheme at its best rate."""
+    return stats.times_of(result.records, scheme, stats.reported(result.records)[scheme], "report")
+
+
+def best(result: Result, scheme: str) -> np.ndarray:
+    """The best metric that each reporting seed of a scheme reached, at its best rate: `[seed]`.
+
+    A trial that diverged keeps what it had reached; one that never had a finite metric counts as the chance level.
+    """
+    records = result.records
+    of = records.metric.sel(scheme=scheme, lr=stats.reported(records)[scheme])
+    values = of.isel(seed=np.flatnonzero(records.phase.values == "report")).transpose("seed", "epoch").values
+    higher = records.attrs["higher_is_better"]
+    finite = np.where(np.isfinite(values), values, -np.inf if higher else np.inf)
+    found = finite.max(1) if higher else finite.min(1)
+    return np.where(np.isfinite(found), found, records.attrs["chance"])
+
+
+def faster(
+    name: str,
+    what: str,
+    results: tuple[Result, str],
+    against: tuple[Result, str],
+    published: str,
+    band: tuple[float, float],
+    note: str = "",
+) -> dict[str, Any]:
+    """The claim that one (result, scheme) needs so many times fewer epochs than another, each at its best rate."""
+    pair = times(*against), times(*results)
+    horizon = float(min(results[0].study.epochs, against[0].study.epochs))
+    return stats.ratio_claim(name, what, *pair, horizon, published, band, note)
+
+
+def finish(
+    out: Path,
+    rows: list[dict[str, Any]],
+    claims: list[dict[str, Any]],
+    studies: Mapping[str, Study],
+    title: str,
+    **more: Any,
+) -> int:
+    """Write summary.json, draw the rows, print both, and say where they are; the exit code."""
+    shown = {name: study.plain() for name, study in studies.items()}
+    store.write_json(out / "summary.json", {"table": rows, "claims": claims, "studies": shown, **more})
+    with style():
+        save(forest(rows, title), out / "figures", "epochs")
+    print_rows(rows)
+    print_claims(claims)
+    print(f"summary, records and figures: {out}")
+    return 0

@@ -1,0 +1,77 @@
+"""What the experiments share: several studies in a row, their rows, claims and summary."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jaxinit import engine, experiment
+from jaxinit.study import BadStudy, Interrupted, Study
+
+STUDY = Study(
+    hidden=8, schemes=("small_normal", "orthogonal"), lrs=(0.1, 0.3), seeds=2, tune_seeds=1, epochs=1, target=0.2
+)
+STUDIES = {"T=8": STUDY, "a ReLU": replace(STUDY, activation="relu")}
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> tuple[experiment.Results, Path]:
+    out = tmp_path_factory.mktemp("studies")
+    return {name: engine.run(study, out=out / name, progress=False) for name, study in STUDIES.items()}, out
+
+
+def test_rows_claims_and_the_figure_of_several_studies(
+    results: tuple[experiment.Results, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found, _ = results
+    rows = experiment.rows_of(found)
+    assert [row["cell"] for row in rows] == ["T=8"] * 2 + ["a ReLU"] * 2
+    claim = experiment.faster(
+        "X", "what", (found["T=8"], "orthogonal"), (found["a ReLU"], "orthogonal"), "?", (1.0, 2.0)
+    )
+    pair = [experiment.times(found[name], "orthogonal").time.mean() for name in ("a ReLU", "T=8")]
+    assert claim["measured"] == pytest.approx(pair[0] / pair[1])
+    assert experiment.finish(tmp_path, rows, [claim], STUDIES, "A title", more=1) == 0
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["studies"]["a ReLU"]["activation"] == "relu"
+    assert summary["claims"][0]["id"] == "X"
+    assert summary["more"] == 1
+    assert (tmp_path / "figures" / "epochs.png").exists()
+    assert "X: what" in capsys.readouterr().out
+
+
+def test_the_best_metric_of_a_seed(results: tuple[experiment.Results, Path]) -> None:
+    result = results[0]["T=8"]
+    got = experiment.best(result, "orthogonal")
+    assert got.shape == (2,)
+    assert ((got > 0.1) & (got <= 1)).all()
+    lost = result._replace(records=result.records.assign(metric=np.nan * result.records.metric))
+    np.testing.assert_array_equal(experiment.best(lost, "orthogonal"), 0.1)
+
+
+def test_an_interrupted_study_ends_the_experiment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Exit code 130, and no claim from half of the studies."""
+    from jaxinit import sweep
+
+    monkeypatch.setattr(sweep, "one_device_per_core", lambda: None)
+    monkeypatch.setattr(sweep, "keep_compilations", lambda: None)
+    whole = engine.run
+
+    def half(*args, **kwargs):
+        return whole(*args, **kwargs, progress=False)._replace(complete=False)
+
+    monkeypatch.setattr(engine, "run", half)
+    with pytest.raises(Interrupted):
+        experiment.run_all({"T=8": STUDY}, tmp_path)
+    main = experiment.main_of("x", "About x.", {"quick": STUDIES}, lambda of, out: len(experiment.run_all(of, out)))
+    assert main(["--out", str(tmp_path / "x")]) == 130
+
+
+def test_bad_input_is_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+    def bad(size: int, out: Path) -> int:
+        raise BadStudy(f"size {size} is bad")
+
+    assert experiment.main_of("x", "About x.", {"quick": 3}, bad)([]) == 2
+    assert "size 3 is bad" in capsys.readouterr().err

@@ -1,0 +1,166 @@
+"""The Transformer against other libraries with copied weights, and its options one by one."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from jaxinit import introspect, spec
+from jaxinit.initializers import glorot_scheme, normal, vector
+from jaxinit.introspect import Training, functional
+from jaxinit.models import Transformer
+from jaxinit.models.transformer import rotated, waves
+
+V, D, K, T, B = 11, 16, 11, 6, 3
+TOKENS = jax.random.randint(jax.random.key(0), (B, T), 0, V)
+RANDOM = lambda leaf: vector(leaf) if leaf.role == "scale" else normal(0.3)
+OPTIONS = {
+    "plain": {},
+    "post-norm": {"placed": "post", "skip_scale": 1.5},
+    "no norm": {"norm": None},
+    "rms": {"norm": "rms", "qk_norm": True, "bias": False},
+    "llama": {"norm": "rms", "positions": "rotary", "activation": "swiglu", "bias": False, "kv_heads": 2},
+    "sinusoidal": {"positions": "sinusoidal", "tied": True},
+    "rezero": {"norm": None, "gate": True},
+}
+
+
+def make(**options) -> Transformer:
+    return Transformer(V, D, K, rngs=nnx.Rngs(0), **{"layers": 2, "heads": 4, "length": T} | options)
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_scanned_blocks_equal_blocks_one_by_one(name: str) -> None:
+    scheme = lambda leaf: normal(0.3)  # gates and scales too, so that all of it is seen
+    scanned, unrolled = (
+        introspect.initialize(make(scan=scan, **OPTIONS[name]), scheme, jax.random.key(1)) for scan in (True, False)
+    )
+    y = scanned(TOKENS)
+    assert y.shape == (B, T, K)
+    np.testing.assert_allclose(y, unrolled(TOKENS), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(scanned(jax.nn.one_hot(TOKENS, V)), y, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_causality_by_gradient(name: str) -> None:
+    x = jax.nn.one_hot(TOKENS, V)
+    for causal in (True, False):
+        model = introspect.initialize(make(causal=causal, **OPTIONS[name]), lambda leaf: normal(0.3), jax.random.key(1))
+        jacobian = jax.jit(jax.jacrev(lambda x, model=model: jnp.sum(model(x), axis=(0, 2))))(x)
+        future = [bool(jacobian[t, :, t + 1 :].any()) for t in range(T - 1)]
+        assert not any(future) if causal else all(future)
+
+
+def test_attention_equals_flaxs_with_copied_weights() -> None:
+    theirs = nnx.MultiHeadAttention(num_heads=4, in_features=D, qkv_features=D, decode=False, rngs=nnx.Rngs(3))
+    model = make(positions=None)
+    block = model.blocks[0]
+    for name in ("query", "key", "value"):
+        getattr(block, name).set_value(getattr(theirs, name).kernel[...])
+    block.attention_out.set_value(theirs.out.kernel[...])
+    x = jax.random.normal(jax.random.key(5), (B, T, D))
+    mask = nnx.make_causal_mask(jnp.ones((B, T)))
+    np.testing.assert_allclose(block.attend(x, model.shape), theirs(x, mask=mask), atol=1e-5)
+    ours = jax.grad(lambda x: jnp.sum(block.attend(x, model.shape) ** 2))(x)
+    graph, state = nnx.split(theirs)
+    other = jax.grad(lambda x: jnp.sum(nnx.merge(graph, state)(x, mask=mask) ** 2))(x)
+    np.testing.assert_allclose(ours, other, atol=1e-5)
+
+
+@pytest.mark.parametrize("placed", ["pre", "post"])
+def test_a_block_equals_pytorchs_with_copied_weights(placed: str) -> None:
+    torch = pytest.importorskip("torch", reason="the parity extra is not installed")
+    layer = torch.nn.TransformerEncoderLayer(
+        D, 4, 4 * D, dropout=0.0, activation="gelu", batch_first=True, norm_first=placed == "pre"
+    )
+    model = make(causal=False, placed=placed, positions=None)
+    block = model.blocks[0]
+    of = lambda tensor: jnp.asarray(tensor.detach().numpy())
+    packed, bias = of(layer.self_attn.in_proj_weight), 0.1 * jnp.arange(3.0 * D)
+    with torch.no_grad():
+        layer.self_attn.in_proj_bias.copy_(torch.tensor(np.asarray(bias)))
+    for k, name in enumerate(("query", "key", "value")):
+        rows = slice(k * D, (k + 1) * D)
+        getattr(block, name).set_value(packed[rows].T.reshape(D, 4, D // 4))
+        getattr(block, f"{name}_bias").set_value(bias[rows].reshape(4, D // 4))
+    block.attention_out.set_value(of(layer.self_attn.out_proj.weight).T.reshape(4, D // 4, D))
+    block.ffn_in.set_value(of(layer.linear1.weight).T)
+    block.ffn_out.set_value(of(layer.linear2.weight).T)
+    block.ffn_in_bias.set_value(of(layer.linear1.bias))
+    block.ffn_out_bias.set_value(of(layer.linear2.bias))
+    x = jax.random.normal(jax.random.key(5), (B, T, D))
+    theirs = torch.tensor(np.asarray(x), requires_grad=True)
+    (layer(theirs) ** 2).sum().backward()
+    ours = lambda x: block(x, model.shape, None, 0)
+    np.testing.assert_allclose(ours(x), layer(theirs).detach().numpy(), atol=1e-5)
+    gradient = jax.grad(lambda x: jnp.sum(ours(x) ** 2))(x)
+    np.testing.assert_allclose(gradient, theirs.grad.numpy(), atol=2e-5)
+
+
+def test_rotary_scores_depend_on_distance_alone() -> None:
+    q, k = (jnp.broadcast_to(jax.random.normal(jax.random.key(s), (1, 1, 2, 8)), (1, 9, 2, 8)) for s in (1, 2))
+    scores = jnp.einsum("bqhk,bshk->hqs", rotated(q), rotated(k))[0]
+    for distance in range(-4, 5):
+        diagonal = jnp.diagonal(scores, offset=distance)
+        np.testing.assert_allclose(diagonal, diagonal[0], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(jnp.linalg.norm(rotated(q), axis=-1), jnp.linalg.norm(q, axis=-1), rtol=1e-5)
+
+
+def test_positions_by_their_formula() -> None:
+    of = waves(7, 6)
+    np.testing.assert_allclose(of[3, 4], np.sin(3 / 10_000 ** (4 / 6)), rtol=1e-6)
+    np.testing.assert_allclose(of[3, 5], np.cos(3 / 10_000 ** (4 / 6)), rtol=1e-6)
+    np.testing.assert_array_equal(of[0], [0, 1] * 3)
+
+
+def test_a_gate_at_zero_leaves_the_stream_alone() -> None:
+    model = make(norm=None, gate=True, scan=False)  # every scheme starts the gates at 0
+    courses = model.stream(TOKENS)
+    for after in courses[1:]:
+        np.testing.assert_array_equal(after, courses[0])
+    gates = jax.grad(lambda gate: jnp.sum(model.blocks[0].attend(courses[0], model.shape) * gate))(1.0)
+    assert gates != 0
+
+
+def test_fans_count_no_copy_and_layers_are_known() -> None:
+    leaves = {leaf.name: leaf for leaf in introspect.leaves(make(kv_heads=2, layers=3))}
+    query, key, out = (leaves[f"blocks.2.{name}"] for name in ("query", "key", "attention_out"))
+    assert (query.fan_in, query.fan_out, query.copies, query.layer, query.n_layers) == (D, 4, 4, 2, 3)
+    assert (key.shape, key.copies) == ((D, 2, 4), 2)
+    assert (out.fan_in, out.fan_out) == (D, D)
+    assert leaves["blocks.0.ffn_out"].fan_in == 4 * D
+    drawn = spec.draw(glorot_scheme, jax.random.key(0), leaves.values())
+    assert not np.array_equal(drawn["blocks.0.query"], drawn["blocks.1.query"])
+
+
+def test_dropout_and_readouts() -> None:
+    model = make(readout="mean")
+    assert model(TOKENS).shape == (B, K)
+    noisy = model(TOKENS, Training(jax.random.key(1), 0.5))
+    assert not np.allclose(noisy, model(TOKENS))
+    np.testing.assert_allclose(model(TOKENS, Training()), model(TOKENS), rtol=1e-6)
+    whole = functional(lambda: make(tied=True))
+    assert not any("readout" in leaf.name for leaf in whole.leaves)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"heads": 3}, "heads must divide the width, got 3 heads and a width of 16"),
+        ({"kv_heads": 3}, "kv_heads must divide the heads, got 3 and 4"),
+        ({"heads": 16, "positions": "rotary"}, "the width of a head must be even, got 1"),
+        ({"activation": "swish"}, "no activation is called 'swish'"),
+        ({"layers": 0}, "layers must be a positive integer"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make(**options)
+
+
+def test_a_sequence_that_is_too_long_is_refused() -> None:
+    with pytest.raises(ValueError, match="the sequence has 7 steps, and the network positions for 6; raise length"):
+        make()(jnp.zeros((1, 7), jnp.int32))
+    with pytest.raises(ValueError, match="a tied readout needs as many outputs as inputs, got 5 and 11"):
+        Transformer(V, D, 5, tied=True, rngs=nnx.Rngs(0))
