@@ -29,7 +29,7 @@ COPY = Study(
     activation="tanh",
     task="copy",
     length=50,
-    schemes=("glorot_uniform", "orthogonal", "identity"),
+    schemes=("glorot_uniform", "orthogonal"),
     baseline="glorot_uniform",
     optimizer="adam",
     lrs=(0.001, 0.003),
@@ -39,7 +39,7 @@ COPY = Study(
     epochs=150,
     evaluations=1,
 )
-PAIR = replace(COPY, schemes=("orthogonal", "identity"), baseline="identity", length=20)
+PAIR = replace(COPY, schemes=("orthogonal", "identity"), baseline="identity", length=20, epochs=100)
 
 
 def shrunk(study: Study) -> Study:

@@ -7,6 +7,7 @@ import hashlib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +20,7 @@ from jaxinit.introspect import Functional, Params, functional
 from jaxinit.models import ACTIVATIONS, MODELS
 from jaxinit.schemes import SCHEMES
 from jaxinit.spec import Scheme, draw, named_key, rules
-from jaxinit.study import RATES, BadStudy, Study, check_name, check_settings
+from jaxinit.study import RATES, RECURRENT, BadStudy, Study, check_name, check_settings
 from jaxinit.tasks import TASKS, Task
 
 CALIBRATION_BATCHES = 8  # what a calibration looks at, as many as fit into the training set
@@ -32,7 +33,8 @@ Reports = dict[str, dict[str, dict[str, float]]]  # of every calibrated scheme: 
 class Cell(NamedTuple):
     """A checked study: its defaults filled in, its names resolved to a task, a pure model and schemes.
 
-    `schemes` has the scheme that each name draws with, `calibrations` what corrects the draws of `scheme+calibration`.
+    `schemes` has the scheme that each name draws with, `calibrations` what corrects the draws of `scheme+calibration`,
+    `make` what builds the model.
     """
 
     study: Study
@@ -40,6 +42,7 @@ class Cell(NamedTuple):
     model: Functional
     schemes: dict[str, Scheme]
     calibrations: dict[str, Calibration]
+    make: Callable[..., nnx.Module]
 
     def multipliers(self, scheme: str) -> dict[str, float]:
         """What a scheme multiplies each parameter by in the forward pass."""
@@ -54,13 +57,15 @@ def check(
     study: Study,
     schemes: Mapping[str, Scheme] | None = None,
     tasks: Mapping[str, Callable[..., Task]] | None = None,
+    models: Mapping[str, Callable[..., nnx.Module]] | None = None,
 ) -> Cell:
     """Resolve the names of a study and check everything that can be checked before any work.
 
     Raises: BadStudy, one line that names what was got, what was expected and the nearest name.
     """
     known = SCHEMES | dict(schemes or {})
-    check_name("model", study.model, MODELS)
+    known_models: dict[str, Callable[..., nnx.Module]] = {**MODELS, **(models or {})}
+    check_name("model", study.model, known_models)
     known_tasks = TASKS | dict(tasks or {})
     check_name("task", study.task, known_tasks)
     check_name("optimizer", study.optimizer, train.OPTIMIZERS)
@@ -71,7 +76,7 @@ def check(
             check_name("calibration", calibration, calibrate.CALIBRATIONS)
     if study.activation is not None:
         check_name("activation", study.activation, ACTIVATIONS)
-        if study.model not in ("rnn", "mlp"):
+        if study.model in RECURRENT and study.model != "rnn":
             raise BadStudy(f"model {study.model!r} has its own activations; leave --activation out, or use rnn or mlp")
     study = replace(study, lrs=study.lrs or RATES[study.optimizer])
     check_settings(study)
@@ -94,7 +99,8 @@ def check(
             raise BadStudy(
                 f"batch is at most {task.examples}, the training examples of {task.name!r}; got {study.batch}"
             )
-        model = functional(_model(study, task))
+        make = known_models[study.model]
+        model = functional(_model(study, task, make))
         for scheme, _ in pairs.values():
             rules(known[scheme], model.leaves)
     except BadStudy:
@@ -103,16 +109,18 @@ def check(
         raise BadStudy(str(error)) from error
     schemes = {name: known[scheme] for name, (scheme, _) in pairs.items()}
     calibrations = {name: calibrate.CALIBRATIONS[second] for name, (_, second) in pairs.items() if second}
-    return Cell(study, task, model, schemes, calibrations)
+    return Cell(study, task, model, schemes, calibrations, make)
 
 
 def unsegmented(cell: Cell) -> Cell:
-    """The cell with a time loop in one piece and no gradient cut, so that probes see every step, and see it once."""
+    """The cell with nothing that hides a product: a time loop in one piece, its gradient uncut; blocks not scanned."""
     study = cell.study
-    if study.model == "mlp" or study.bidirectional:
+    if study.model == "transformer":
+        return cell._replace(model=functional(_model(study, cell.task, partial(cell.make, scan=False))))
+    if study.model not in RECURRENT or study.bidirectional:
         return cell
     whole = replace(study, segment=cell.task.length, truncate=None)
-    return cell._replace(model=functional(_model(whole, cell.task)))
+    return cell._replace(model=functional(_model(whole, cell.task, cell.make)))
 
 
 def parts(name: str, known: Mapping[str, Scheme]) -> tuple[str, str]:
@@ -182,7 +190,7 @@ def draw_digest(cell: Cell, scheme: str) -> str:
     return digest.hexdigest()
 
 
-def _model(study: Study, task: Task) -> Callable[[], nnx.Module]:
+def _model(study: Study, task: Task, make: Callable[..., nnx.Module]) -> Callable[[], nnx.Module]:
     """The constructor of the study's model for its task. Raises: BadStudy when the two do not fit."""
     options: dict[str, Any] = {"layers": study.layers}
     if study.activation is not None:
@@ -196,6 +204,10 @@ def _model(study: Study, task: Task) -> Callable[[], nnx.Module]:
         in_features *= task.length
         if task.readout == "all":
             raise BadStudy(f"task {task.name!r} wants an output at every step, 'mlp' gives one; use rnn, lstm or gru")
+    elif study.model not in RECURRENT:
+        options |= {"readout": task.readout, "length": task.length}
+        if study.model == "transformer":
+            options |= {"heads": study.heads, "placed": "post" if study.post_norm else "pre"}
     else:
         options["readout"] = task.readout
         for name in ("unroll", "truncate"):
@@ -207,5 +219,4 @@ def _model(study: Study, task: Task) -> Callable[[], nnx.Module]:
         for name in ("segment", "truncate", "embedding", "bidirectional", "learned_start", "variational"):
             options[name] = getattr(study, name)
         options |= {name: getattr(study, name) for name in ("peepholes", "leak") if getattr(study, name)}
-    make: Any = MODELS[study.model]
     return lambda: make(in_features, study.hidden, task.out_features, rngs=nnx.Rngs(0), **options)

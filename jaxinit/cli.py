@@ -1,4 +1,4 @@
-"""The command line: `jaxinit run`, `probe`, `reproduce`, `list`, `plot`. Options are read before JAX is imported."""
+"""The command line: `run`, `probe`, `coordcheck`, `reproduce`, `list`, `plot`. It parses before JAX is imported."""
 
 import ast
 import inspect
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from jaxinit.study import BadStudy, Interrupted, Study, check_name
+from jaxinit.study import RECURRENT, BadStudy, Interrupted, Study, check_name
 
 if TYPE_CHECKING:
     from jaxinit.store import Result
@@ -27,6 +27,11 @@ PROBED = Study(  # Glorot & Bengio (2010): both of their initializations
     seeds=3,
 )
 INTERRUPTED = 130  # what a shell reports for Ctrl-C
+
+
+CHECKED = Study(
+    model="mlp", layers=3, activation="relu", optimizer="adam", schemes=("mup", "xavier_rnn"), baseline="mup", seeds=5
+)
 
 
 def run(study: tyro.conf.OmitArgPrefixes[Study] = STUDY, out: Path | None = None) -> int:
@@ -139,7 +144,7 @@ def look(study: Study, examples: int, only: str, out: Path | None) -> int:
         if found and found[0].kind != "healthy":
             print(f"  try: {REMEDIES[found[0].kind]}")
     figures = draw_all(signals, folder / "figures")
-    if study.model != "mlp" and not study.bidirectional:
+    if study.model in RECURRENT and not study.bidirectional:
         courses = through_time(study, examples=examples, out=folder)
         for scheme in study.schemes:
             length = memory(courses, scheme)
@@ -148,6 +153,53 @@ def look(study: Study, examples: int, only: str, out: Path | None) -> int:
             figures.append(save(lens(courses), folder / "figures", "lens"))
     print(f"signals: {folder}; figures: {' '.join(map(str, figures))}")
     return 0
+
+
+def coordcheck(
+    study: tyro.conf.OmitArgPrefixes[Study] = CHECKED,
+    widths: tuple[int, ...] = (64, 128, 256, 512, 1024),
+    steps: int = 10,
+    rate: float = 0.001,
+    out: Path | None = None,
+) -> int:
+    """Coordinate check: do signals, their updates and gradients keep their size as the network grows wider?
+
+    A slope with its interval for every kernel, and pass or fail for every scheme. What passes carries its learning rate
+    from narrow to wide. Example: jaxinit coordcheck --model transformer --task text --length 16 --schemes mup llama
+
+    Args:
+        study: The network, the task, the schemes, the optimizer and the number of seeds.
+        widths: Units at which to look, two or more.
+        steps: Training steps on one batch before looking.
+        rate: Learning rate of the steps.
+        out: Folder for coordinates.nc, slopes.json and the figure. Default: results/coordcheck-<model>-<task>-<hash>.
+    """
+    return exit_code(lambda: check_coordinates(study, widths, steps, rate, out))
+
+
+def check_coordinates(study: Study, widths: tuple[int, ...], steps: int, rate: float, out: Path | None) -> int:
+    """Run a coordinate check, draw it and print its slopes; 1 when the first scheme fails."""
+    from jaxinit import sweep
+    from jaxinit.coordcheck import coordinate_check, passes, slopes
+    from jaxinit.figure import save, style
+    from jaxinit.portrait import coordinates
+
+    sweep.one_device_per_core()
+    sweep.keep_compilations()
+    folder = out or study.folder.with_name(f"coordcheck-{study.folder.name}")
+    found = coordinate_check(study, widths, steps=steps, rate=rate, out=folder)
+    rows = slopes(found)
+    for scheme in study.schemes:
+        print(f"{scheme}: {'pass' if passes(rows, scheme) else 'FAIL'}")
+        for row in rows:
+            if row.scheme == scheme:
+                verdict = "" if row.passed else "  not flat"
+                spread = f"({row.low:+.2f} to {row.high:+.2f})"
+                print(f"  {row.parameter:28} {row.kind:8} slope {row.slope:+.2f} {spread}{verdict}")
+    with style():
+        path = save(coordinates(found), folder / "figures", "coordinates")
+    print(f"sizes and slopes: {folder}; figure: {path}")
+    return 0 if passes(rows, study.schemes[0]) else 1
 
 
 def reproduce(
@@ -235,7 +287,14 @@ def exit_code(command: Callable[[], "Result | int"]) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the `jaxinit` command."""
-    commands = {"run": run, "probe": probe, "reproduce": reproduce, "list": list_names, "plot": plot}
+    commands = {
+        "run": run,
+        "probe": probe,
+        "coordcheck": coordcheck,
+        "reproduce": reproduce,
+        "list": list_names,
+        "plot": plot,
+    }
     about = "Does it matter how this network is initialized? Measure it."
     return exit_code(
         lambda: tyro.extras.subcommand_cli_from_dict(commands, prog="jaxinit", description=about, args=argv)

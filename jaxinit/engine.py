@@ -26,7 +26,7 @@ from jaxinit.cell import Cell, Reports, Starts, calibrate_starts, check, draw_di
 from jaxinit.outcome import Outcome
 from jaxinit.spec import Scheme, rules
 from jaxinit.store import Result
-from jaxinit.study import Study
+from jaxinit.study import RECURRENT, Study
 from jaxinit.tasks import Task
 
 EPOCHS_PER_CHUNK = 2
@@ -48,21 +48,23 @@ def run(
     mapping: sweep.Mapping | None = None,
     slots_per_device: int = 16,
     tasks: Mapping[str, Callable[..., Task]] | None = None,
+    models: Mapping[str, Callable[..., Any]] | None = None,
     signals: int = 0,
 ) -> Result:
     """Run a study, or read it when its folder holds it complete, and write its folder.
 
-    `schemes` and `tasks` add to the names that the study may use. With `signals`, the signals of the first reporting
-    seed of every scheme on that many validation examples are recorded after every chunk of epochs, in signals.nc
-    (those of chunks before an interruption are lost). `mapping` says how a device runs its trials, one after
-    another (`map`, the default on CPU) or together (`vmap`). Call `sweep.one_device_per_core()` first to use all
-    cores. Ctrl-C or SIGTERM ends the run after the chunk under way and keeps what was computed: the result is then not
-    `complete`, and running the same study on the same folder goes on from there, as it does after a kill, to the same
-    records bit for bit.
+    `schemes`, `tasks` and `models` add to the names that the study may use; a model is what builds a module of this
+    package's kind, `(in_features, hidden, out_features, *, layers, readout, length, rngs)`. With `signals`, the signals
+    of the first reporting seed of every scheme on that many validation examples are recorded after every chunk of
+    epochs, in signals.nc (those of chunks before an interruption are lost). `mapping` says how a device runs its
+    trials, one after another (`map`, the default on CPU) or together (`vmap`). Call `sweep.one_device_per_core()` first
+    to use all cores. Ctrl-C or SIGTERM ends the run after the chunk under way and keeps what was computed: the result
+    is then not `complete`, and running the same study on the same folder goes on from there, as it does after a kill,
+    to the same records bit for bit.
     Raises: BadStudy for anything wrong with the study or the folder, before any work is done.
     """
     began = time.time()
-    cell = check(study, schemes, tasks)
+    cell = check(study, schemes, tasks, models)
     study, task = cell.study, cell.task
     folder = Path(out) if out is not None else study.folder
     own = {name: draw_digest(cell, name) for name in study.schemes if parts(name, schemes or {})[0] in (schemes or {})}
@@ -118,7 +120,7 @@ def summarize(records: xr.Dataset, study: Study, calibrated: Reports | None = No
     claims = [
         stats.Claim("A10", f"{XAVIER_CLAIM} (xavier_rnn against {baseline})", "xavier_rnn", baseline, (2.0, 10.0))
         for baseline in ("small_normal", "uniform01")
-        if study.model != "mlp"
+        if study.model in RECURRENT
     ]
     rows = stats.table(records, study.baseline)
     per_epoch = records.attrs["evaluations_per_epoch"]
@@ -204,7 +206,7 @@ class Campaign:
         self.report(phase, sum(ended), best_point)
         if not (waiting or seats):
             return True
-        params, trials = _queue(self.cell, self.starts, points, per_epoch)
+        params, trials = queue(self.cell, self.starts, points, per_epoch)
         for rows, going_on in self.sweeper.run(params, trials, waiting=waiting, seats=seats):
             for row in rows:
                 place, scheme = places[row.number], points[row.number][0]
@@ -275,7 +277,7 @@ class Campaign:
         return seats
 
 
-def _queue(
+def queue(
     cell: Cell, starts: Starts, points: Sequence[Point], per_epoch: int
 ) -> tuple[list[dict[str, np.ndarray]], train.Trial]:
     """The parameters of each trial at `points` (views, not copies), and the traced settings of all of them."""

@@ -57,6 +57,7 @@ def run_all(
     *,
     schemes: "Mapping[str, Scheme] | None" = None,
     tasks: "Mapping[str, Callable[..., Task]] | None" = None,
+    models: Mapping[str, Callable[..., Any]] | None = None,
     signals: int = 0,
 ) -> Results:
     """Run studies one after another on all cores, each in a folder of its own below `out`.
@@ -71,7 +72,7 @@ def run_all(
     for k, (name, study) in enumerate(studies.items()):
         print(f"{k + 1}/{len(studies)} {name}", file=sys.stderr)
         folder = out / "".join(letter if letter.isalnum() or letter in "-.=" else "_" for letter in name)
-        results[name] = engine.run(study, out=folder, schemes=schemes, tasks=tasks, signals=signals)
+        results[name] = engine.run(study, out=folder, schemes=schemes, tasks=tasks, models=models, signals=signals)
         if not results[name].complete:
             raise Interrupted
     return results

@@ -13,10 +13,10 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Key
+from jaxtyping import Array, Float, Key
 
 from jaxinit import theory
-from jaxinit.spec import Initializer, Leaf, sampling_dtype
+from jaxinit.spec import Initializer, Joint, Leaf, sampling_dtype
 
 Law = Literal["uniform", "truncated_normal", "normal"]
 Mode = Literal["fan_in", "fan_out", "fan_avg", "fan_geo_avg"]
@@ -254,6 +254,15 @@ def identity(gain: float = 1.0) -> Initializer:
         return gain * jnp.eye(*shape, dtype=dtype)
 
     return sampled_wide(init)
+
+
+def scaled(init: Initializer, factor: float | Float[Array, ""]) -> Initializer:
+    """`init` times a factor, which may be traced."""
+
+    def draw(key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike = jnp.float32, /) -> Array:
+        return init(key, shape, dtype) * jnp.asarray(factor, dtype)
+
+    return Joint(draw) if isinstance(init, Joint) else draw
 
 
 def glorot_scheme(leaf: Leaf) -> Initializer:

@@ -65,6 +65,7 @@ class Place(TypedDict, total=False):
     activation: str
     inputs: int
     kind: str
+    width: int
 
 
 def param(shape: tuple[int, ...], dims: str, role: str, **place: Unpack[Place]) -> nnx.Param:
@@ -171,5 +172,5 @@ def _leaf(name: str, variable: nnx.Variable) -> Leaf:
             f"parameter {name!r} (shape {variable.get_value().shape}) declares no dims and role; "
             "create it with jaxinit.introspect.param(shape, dims, role)"
         )
-    known = ("dims", "role", "gate", "layer", "n_layers", "activation", "inputs", "kind")
+    known = ("dims", "role", "gate", "layer", "n_layers", "activation", "inputs", "kind", "width")
     return Leaf(name, tuple(variable.get_value().shape), **{key: meta[key] for key in known if key in meta})

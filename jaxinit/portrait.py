@@ -185,6 +185,44 @@ def lens(courses: xr.Dataset) -> "Figure":
     return _finish(figure, courses, "Through time", note)
 
 
+def coordinates(found: xr.Dataset) -> "Figure":
+    """Sizes of signals against the width, a row for each scheme, a line for each parameter (black: the first)."""
+    import matplotlib.pyplot as plt
+
+    kinds = {"forward": "size of products", "update": "size of their changes", "gradient": "size of weight gradients"}
+    schemes = [str(name) for name in found.scheme.values]
+    figure, grid = plt.subplots(
+        len(schemes),
+        len(kinds),
+        figsize=(10, 1.2 + 2.4 * len(schemes)),
+        layout="constrained",
+        squeeze=False,
+        sharex=True,
+    )
+    widths = found.width.values
+    for row, scheme in enumerate(schemes):
+        for axes, (kind, label) in zip(grid[row], kinds.items(), strict=True):
+            for k, parameter in enumerate(found.parameter.values):
+                size = found[kind].sel(scheme=scheme, parameter=parameter).transpose("width", "seed")
+                grey = str(LAST_GREY * k / max(found.sizes["parameter"] - 1, 1))
+                axes.plot(widths, size.mean("seed"), color=grey, marker="o", markersize=2.5, linewidth=1)
+            axes.set(xscale="log", yscale="log", title=f"{scheme}: {label}")
+            axes.set_xticks(widths, [str(width) for width in widths])
+            axes.minorticks_off()
+    for axes in grid[-1]:
+        axes.set_xlabel("units")
+    a = found.attrs
+    figure.suptitle(
+        f"Coordinate check: {a['model']}, {a['layers']} layer(s), {a['task']}, {a['optimizer']} at rate {a['rate']:g}, "
+        f"{a['steps']} steps, n = {found.sizes['seed']} seeds\nflat lines carry rates from narrow to wide (weight "
+        "gradients fall as 1/width but in the readout)",
+        fontsize=8,
+        x=0.01,
+        ha="left",
+    )
+    return figure
+
+
 def memory(courses: xr.Dataset, scheme: str) -> str:
     """The memory length of the last layer in steps: its median over seeds, and their range."""
     values = np.sort(courses.memory.sel(scheme=scheme).isel(layer=-1).values)

@@ -10,13 +10,11 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import jax.numpy as jnp
-from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
-from jaxinit import frameworks, initializers, spec, structured
+from jaxinit import frameworks, initializers, residual, spec, structured
 from jaxinit.initializers import glorot_scheme, normal, vector
-from jaxinit.spec import Initializer, Joint, Leaf, Rule, Scheme
+from jaxinit.spec import Initializer, Leaf, Rule, Scheme
 
 LEARNED = ("bias", "peephole", "start")  # vectors that are weights like others to Zaremba et al.
 Unmatched = Callable[[Sequence[Leaf]], list[str]]
@@ -133,7 +131,7 @@ def scale(base: Scheme, gain: float | Float[Array, ""]) -> Scheme:
         if rule is None or not leaf.is_kernel:
             return rule
         rule = rule if isinstance(rule, Rule) else Rule(rule)
-        return replace(rule, draw=_scaled(rule.draw, gain))
+        return replace(rule, draw=initializers.scaled(rule.draw, gain))
 
     return _named("scale", of, scale.__doc__, partial(spec.unmatched, base))
 
@@ -158,13 +156,6 @@ def with_bias(base: Scheme, **values: float) -> Scheme:
         return [*spec.unmatched(base, leaves), *(f"gate {gate}" for gate in values if gate not in there)]
 
     return _named("with_bias", of, with_bias.__doc__, unmatched)
-
-
-def _scaled(init: Initializer, gain: float | Float[Array, ""]) -> Initializer:
-    def draw(key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike = jnp.float32, /) -> Array:
-        return init(key, shape, dtype) * jnp.asarray(gain, dtype)
-
-    return Joint(draw) if isinstance(init, Joint) else draw
 
 
 def _named(
@@ -196,6 +187,19 @@ SCHEMES: dict[str, Scheme] = {
     "zaremba": zaremba(),
     "chrono": chrono(100),
     "forget_bias": forget_bias(),
+    "gpt2": residual.gpt2,
+    "gpt2_blocks": residual.gpt2_blocks,
+    "llama": residual.llama,
+    "bert": residual.bert,
+    "t5": residual.t5,
+    "small_init_wang": residual.small_init_wang,
+    "spike_no_more": residual.spike_no_more,
+    "xavier_transformer": residual.xavier_transformer,
+    "t_fixup": residual.t_fixup,
+    "fixup": residual.fixup,
+    "deepnorm": residual.deepnorm,
+    "mup": residual.mup(64),
+    "mup_sgd": residual.mup(64, "sgd"),
     "pytorch": frameworks.pytorch,
     "keras": frameworks.keras,
     "flax_nnx": frameworks.flax_nnx,

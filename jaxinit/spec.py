@@ -42,7 +42,8 @@ class Leaf:
     of a convolution) and `.` (independent copy). `gate` names the copies along the first `.` axis, if they are
     gates. `layer` counts from 0; `activation` is the nonlinearity that the layer applies; `inputs` the number of inputs
     of the layer that the parameter belongs to, which a bias cannot tell from its shape (0 if unknown); `kind` what
-    its layer is, where a law may depend on that (rnn, lstm, gru, attention, norm), empty elsewhere.
+    its layer is, where a law may depend on that (rnn, lstm, gru, attention, norm), empty elsewhere; `width` the number
+    of units of the model's hidden layers, which scaling rules compare with that of another model (0 if unknown).
     Raises: ValueError when `dims` does not fit `shape` or holds another letter, and for an axis of size 0.
     """
 
@@ -56,6 +57,7 @@ class Leaf:
     activation: str = "linear"
     inputs: int = 0
     kind: str = ""
+    width: int = 0
 
     def __post_init__(self):
         check_dims(self.dims, self.shape, f"parameter {self.name!r}")

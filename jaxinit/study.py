@@ -22,6 +22,7 @@ RATES = {
 }
 
 
+RECURRENT = ("rnn", "lstm", "gru", "mgu", "lru")
 RECURRENT_ONLY = (
     "unroll",
     "segment",
@@ -52,7 +53,7 @@ class Study:
     """
 
     model: str = "rnn"
-    """rnn, lstm, gru, mgu, lru or mlp (see `jaxinit list models`)."""
+    """rnn, lstm, gru, mgu, lru, mlp or transformer (see `jaxinit list models`)."""
     hidden: int = 128
     """Units in every hidden layer."""
     layers: int = 1
@@ -67,6 +68,10 @@ class Study:
     """Read every layer's input from both ends, for recurrent networks."""
     peepholes: bool = False
     """Let the gates see the cell, for lstm."""
+    heads: int = 4
+    """Heads of attention, for transformer."""
+    post_norm: bool = False
+    """Normalize the sum of each branch and the stream instead of the branch's input, for transformer."""
     leak: float | None = None
     """Share of the new state in each state, for rnn. Default: all of it."""
     learned_start: bool = False
@@ -177,7 +182,7 @@ def check_settings(study: Study) -> None:
             f"the baseline {study.baseline!r} is not among the schemes ({', '.join(study.schemes)}); "
             "add it to --schemes, or choose another with --baseline"
         )
-    for name in ("hidden", "layers", "epochs", "evaluations", "batch"):
+    for name in ("hidden", "layers", "epochs", "evaluations", "batch", "heads"):
         if getattr(study, name) < 1:
             raise BadStudy(f"{name} must be 1 or more, got {getattr(study, name)}")
     for name in RECURRENT_ONLY:
@@ -185,8 +190,8 @@ def check_settings(study: Study) -> None:
         if value is None or value is False:
             continue
         option = name.replace("_", "-")
-        if study.model == "mlp":
-            raise BadStudy(f"model 'mlp' has no time loop; leave --{option} out, or use rnn, lstm or gru")
+        if study.model not in RECURRENT:
+            raise BadStudy(f"model {study.model!r} has no time loop; leave --{option} out, or use rnn, lstm or gru")
         if value < 1:
             raise BadStudy(f"{name} must be 1 or more, got {value}")
     for name, model in (("peepholes", "lstm"), ("leak", "rnn")):

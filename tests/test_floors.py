@@ -10,10 +10,11 @@ FLOORS = [
     {"spec", "theory", "outcome", "study", "figure"},
     {"initializers", "introspect", "watch", "tasks", "stats", "store", "verdict"},
     {"structured", "models", "train", "calibrate", "probes", "plot", "portrait", "report"},
-    {"frameworks", "sweep", "lens"},
+    {"frameworks", "residual", "sweep", "lens"},
     {"schemes"},
     {"cell"},
     {"engine", "survey"},
+    {"coordcheck"},
     {"cli"},
     {"experiment"},
 ]

@@ -40,6 +40,10 @@ VARIANCE = {
 IDENTITY = {"identity": ("recurrent", "hidden"), "irnn": ("recurrent",)}
 ORTHOGONAL = {"orthogonal": ("recurrent", "hidden")}
 ELSEWHERE = {"np_rnn": ("recurrent",), "smart_tanh": ("recurrent",)}  # tested in test_structured
+RESIDUAL = {  # tested in test_residual
+    *("gpt2", "gpt2_blocks", "llama", "bert", "t5", "small_init_wang", "spike_no_more", "xavier_transformer"),
+    *("t_fixup", "fixup", "deepnorm", "mup", "mup_sgd"),
+}
 FRAMEWORKS = {"pytorch", "keras", "flax_nnx", "flax_linen", "haiku", "equinox"}  # tested in test_frameworks
 BIASES = {"zaremba", "chrono", "forget_bias"}  # not zero, tested below
 GATED_ONLY = {
@@ -56,7 +60,7 @@ def leaves_of(model: str) -> tuple[Leaf, ...]:
 
 
 def test_every_scheme_is_covered_here() -> None:
-    assert set(VARIANCE) | FRAMEWORKS == set(SCHEMES)
+    assert set(VARIANCE) | FRAMEWORKS | RESIDUAL == set(SCHEMES)
 
 
 @pytest.mark.parametrize(("scheme", "model"), sorted(GATED_ONLY))

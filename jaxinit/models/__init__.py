@@ -7,6 +7,14 @@ from jaxinit.models.cells import GRU, LRU, LSTM, MGU, RNN
 from jaxinit.models.mlp import MLP
 from jaxinit.models.transformer import Transformer
 
-MODELS: dict[str, type[nnx.Module]] = {"rnn": RNN, "lstm": LSTM, "gru": GRU, "mgu": MGU, "lru": LRU, "mlp": MLP}
+MODELS: dict[str, type[nnx.Module]] = {
+    "rnn": RNN,
+    "lstm": LSTM,
+    "gru": GRU,
+    "mgu": MGU,
+    "lru": LRU,
+    "mlp": MLP,
+    "transformer": Transformer,
+}
 
 __all__ = ["ACTIVATIONS", "GRU", "LRU", "LSTM", "MGU", "MLP", "MODELS", "RNN", "Transformer"]

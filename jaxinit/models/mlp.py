@@ -6,7 +6,7 @@ from typing import Literal, Unpack
 from flax import nnx
 from jaxtyping import Array, Float
 
-from jaxinit.introspect import Training
+from jaxinit.introspect import Place, Training
 from jaxinit.models.common import Dense, Inits, activation_named, check_sizes, dropped, norm_named, normalize, start
 
 
@@ -43,15 +43,16 @@ class MLP(nnx.Module):
         self.activation = activation_named(activation)
         self.residual = residual
         widths = [in_features] + [hidden_features] * layers
+        of = lambda k, phi="linear": Place(layer=k, n_layers=layers, activation=phi, width=hidden_features)
         self.layers = nnx.List(
             [
-                Dense(n_in, n, "hidden" if k else "input", layer=k, n_layers=layers, activation=activation)
+                Dense(n_in, n, "hidden" if k else "input", **of(k, activation))
                 for k, (n_in, n) in enumerate(pairwise(widths))
             ]
         )
         places = range(layers) if norm else ()
-        self.norms = nnx.List([norm_named(norm, hidden_features, rngs, layer=k, n_layers=layers) for k in places])
-        self.readout = Dense(hidden_features, out_features, "readout", layer=layers, n_layers=layers)
+        self.norms = nnx.List([norm_named(norm, hidden_features, rngs, **of(k)) for k in places])
+        self.readout = Dense(hidden_features, out_features, "readout", **of(layers))
         start(self, rngs, {"input", "hidden", "readout", "bias"} if layers > 1 else {"input", "readout", "bias"}, inits)
 
     def __call__(self, x: Float[Array, "batch ..."], training: Training | None = None) -> Float[Array, "batch out"]:

@@ -121,7 +121,11 @@ class Recurrent(nnx.Module):
         self.hidden_features, self.in_features = hidden_features, in_features
         self.backward: Backward = backward
         self.variational, self.learned_start, self.norm = variational, learned_start, norm
-        self.table = None if embedding is None else param((in_features, embedding), "io", "embedding", layer=0)
+        self.table = (
+            None
+            if embedding is None
+            else param((in_features, embedding), "io", "embedding", layer=0, width=hidden_features)
+        )
         directions = 2 if bidirectional else 1
         widths = [embedding or in_features] + [directions * hidden_features] * layers
         make = lambda: nnx.List(
@@ -134,13 +138,14 @@ class Recurrent(nnx.Module):
                     activation=self.activation_name,
                     inputs=n_in,
                     kind=self.kind,
+                    width=hidden_features,
                 )
                 for k, n_in in enumerate(widths[:-1])
             ]
         )
         self.layers = make()
         self.layers_back = make() if bidirectional else None
-        self.readout = Dense(widths[-1], out_features, "readout", layer=layers, n_layers=layers)
+        self.readout = Dense(widths[-1], out_features, "readout", layer=layers, n_layers=layers, width=hidden_features)
         zeros = lambda: jnp.zeros((stateful or 0, hidden_features))
         passed_on = range(layers * self.carries if stateful else 0)
         self.carried = nnx.List([nnx.BatchStat(zeros()) for _ in passed_on])

@@ -132,7 +132,8 @@ class Transformer(nnx.Module):
     `readout`, `residual_gate`.
     Options: `layers`; `heads`; `kv_heads` (grouped-query attention); `ffn` (width over d); `causal`; `norm` layer, rms
     or None, `placed` pre or post; `qk_norm` normalizes queries and keys; `positions` learned, sinusoidal, rotary or
-    None, of at most `length` steps; `activation` as in `MLP`, or swiglu; `tied` uses the embedding as the readout;
+    None, of at most `length` steps; `activation` as in `MLP`, or swiglu; `tied` uses the embedding as the readout,
+    times `tied_scale` (1/m under muP at m times the base width);
     `bias`; `gate`; `skip_scale`; `readout` all, last or mean; `scan` (False: blocks one by one, which probes need).
     In training, branches are dropped out at the rate that `training` says.
     Raises: ValueError for heads that do not divide the width or key-value heads that do not divide the heads, unknown
@@ -163,6 +164,7 @@ class Transformer(nnx.Module):
         bias: bool = True,
         gate: bool = False,
         skip_scale: float = 1.0,
+        tied_scale: float = 1.0,
         readout: Literal["all", "last", "mean"] = "all",
         scan: bool = True,
         rngs: nnx.Rngs,
@@ -195,13 +197,13 @@ class Transformer(nnx.Module):
         self.shape = Shape(
             heads, kv, ffn * d, causal, norm, placed, qk_norm, rotary, activation, bias, gate, float(skip_scale)
         )
-        self.read, self.scan, self.length = readout, scan, length
-        edge: Place = {"layer": 0, "n_layers": layers, "inputs": in_features}
+        self.read, self.scan, self.length, self.tied_scale = readout, scan, length, float(tied_scale)
+        edge: Place = {"layer": 0, "n_layers": layers, "inputs": in_features, "width": d}
         self.embedding = param((in_features, d), "io", "embedding", **edge)
         self.positions = param((length, d), "io", "position", **edge) if positions == "learned" else None
         self.sinusoidal = positions == "sinusoidal"
-        self.blocks = nnx.List([Block(d, self.shape, layer=k, n_layers=layers) for k in range(layers)])
-        last: Place = {"layer": layers, "n_layers": layers}
+        self.blocks = nnx.List([Block(d, self.shape, layer=k, n_layers=layers, width=d) for k in range(layers)])
+        last: Place = {"layer": layers, "n_layers": layers, "width": d}
         self.norm = Norm(norm, d, **last) if norm and placed == "pre" else None
         self.readout = None if tied else Dense(d, out_features, "readout", **last)
         roles = {
@@ -225,7 +227,7 @@ class Transformer(nnx.Module):
         if self.read != "all":
             s = s[:, -1] if self.read == "last" else s.mean(1)
         if self.readout is None:
-            return s @ self.embedding[...].T
+            return self.tied_scale * (s @ self.embedding[...].T)
         return self.readout(s)
 
     def stream(

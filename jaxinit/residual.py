@@ -1,0 +1,192 @@
+"""Schemes for Transformers and other residual networks, and scaling rules across width and depth (muP and its kin).
+
+    leaf (role, layer, n_layers, width) -> rule: the law of the draw, forward multiplier, rate and decay scales
+
+Where a paper adds structure, it is an option of the model (`gate` for ReZero and SkipInit, `skip_scale` for DeepNorm),
+and the scheme here is the paper's draw.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from jaxinit import initializers
+from jaxinit.initializers import glorot, glorot_scheme, lecun, normal, scaled, truncated_normal, vector, zeros
+from jaxinit.spec import Initializer, Leaf, Rule, Scheme
+
+INTO_STREAM = ("attention_out", "ffn_out")  # the kernels whose products are added to the residual stream
+SCALED_BRANCH = ("value", "attention_out", "ffn_in", "ffn_out")
+TABLES = ("embedding", "position")
+EDGES = ("input", *TABLES)  # kernels whose inputs do not grow with the width
+
+
+def gpt2(leaf: Leaf) -> Initializer:
+    """N(0, 0.02^2); kernels into the residual stream 0.02 / sqrt(2 n_layers); zero biases: GPT-2 as its ports read it.
+
+    Two additions a block make 2 n_layers residual layers. Source: Radford et al. (2019), section 2.3, "1/sqrt(N), N the
+    number of residual layers"; the reading of 2 n_layers is that of Hugging Face's and Karpathy's code.
+    """
+    return vector(leaf) or normal(0.02 / math.sqrt(2 * leaf.n_layers) if leaf.role in INTO_STREAM else 0.02)
+
+
+def gpt2_blocks(leaf: Leaf) -> Initializer:
+    """As gpt2 with N read as the number of blocks: 0.02 / sqrt(n_layers) into the residual stream."""
+    return vector(leaf) or normal(0.02 / math.sqrt(leaf.n_layers) if leaf.role in INTO_STREAM else 0.02)
+
+
+def llama(leaf: Leaf) -> Initializer:
+    """N(0, 0.02^2) for every matrix, zero biases: LLaMA's and OLMo 2's start, without residual scaling."""
+    return vector(leaf) or normal(0.02)
+
+
+def bert(leaf: Leaf) -> Initializer:
+    """N(0, 0.02^2) cut at two standard deviations, zero biases: BERT; the cut is corrected for, as in JAX."""
+    return vector(leaf) or truncated_normal(0.02)
+
+
+def t5(leaf: Leaf) -> Initializer:
+    """N(0, 1/fan_in) for every kernel, N(0, 1) for the embedding, zero biases: T5.
+
+    T5 divides its queries' variance by the width of a head and its scores by nothing; ours divides the scores.
+    Source: Raffel et al. (2020) and mesh-tensorflow's code.
+    """
+    return vector(leaf) or (normal(1.0) if leaf.role == "embedding" else lecun("normal"))
+
+
+def small_init_wang(leaf: Leaf) -> Initializer:
+    """N(0, 2/(5 d)), and 2/(n_layers sqrt(d)) into the residual stream, zero biases: GPT-NeoX-20B.
+
+    Source: Nguyen & Salazar (2019), section 3.2; Black et al. (2022), section 2.1, for the pair.
+    """
+    if leaf.role in INTO_STREAM:
+        return initializers.wang(leaf.n_layers)
+    width = leaf.fan_out if leaf.role in TABLES else leaf.fan_in
+    return vector(leaf) or normal(math.sqrt(2 / (5 * width)))
+
+
+def spike_no_more(leaf: Leaf) -> Initializer:
+    """N(0, 2/(5 d)), / sqrt(2 n_layers) into the residual stream, embedding N(0, 1): Takase et al. (2023)."""
+    if leaf.role in TABLES:
+        return normal(1.0)
+    std = math.sqrt(2 / (5 * leaf.fan_in))
+    return vector(leaf) or normal(std / math.sqrt(2 * leaf.n_layers) if leaf.role in INTO_STREAM else std)
+
+
+def xavier_transformer(leaf: Leaf) -> Initializer:
+    """Glorot uniform kernels, embedding N(0, 1/d), zero biases: Vaswani et al. (2017) as their code has it."""
+    return normal(1 / math.sqrt(leaf.fan_out)) if leaf.role in TABLES else glorot_scheme(leaf)
+
+
+def t_fixup(leaf: Leaf) -> Initializer:
+    """Glorot uniform; embedding N(0, 1/d); values, outputs and feed-forward times (9 n_layers)^(-1/4): T-Fixup.
+
+    For a decoder; meant without normalization and without warm-up. Source: Huang et al. (2020), section 3.2.
+    """
+    factor = (9 * leaf.n_layers) ** -0.25
+    if leaf.role in TABLES:
+        return normal(factor / math.sqrt(leaf.fan_out))
+    return scaled(glorot("uniform"), factor) if leaf.role in SCALED_BRANCH else glorot_scheme(leaf)
+
+
+def fixup(leaf: Leaf) -> Initializer:
+    """Zero for the last kernel of each branch and for the readout, the others of a branch times (2 n_layers)^(-1/2).
+
+    Meant without normalization. Departure: the scalar biases and multipliers are the options `bias` and `gate` of the
+    model. Source: Zhang et al. (2019), Fixup, section 3, with m = 2 kernels a branch.
+    """
+    if leaf.role in (*INTO_STREAM, "readout"):
+        return zeros
+    he = initializers.he("normal")
+    return vector(leaf) or (scaled(he, (2 * leaf.n_layers) ** -0.5) if leaf.role in SCALED_BRANCH else he)
+
+
+def deepnorm(leaf: Leaf) -> Initializer:
+    """Glorot normal; values, outputs and feed-forward times (8 n_layers)^(-1/4): DeepNorm for one stack.
+
+    Meant for post-norm with `skip_scale` (2 n_layers)^(1/4). Source: Wang et al. (2022), figure 2.
+    """
+    factor = (8 * leaf.n_layers) ** -0.25 if leaf.role in SCALED_BRANCH else 1.0
+    return vector(leaf) or scaled(glorot("normal"), factor)
+
+
+def mup(base_width: int, optimizer: str = "adam", zero_readout: bool = False) -> Scheme:
+    """Maximal update parametrization: N(0, 1/fan_in), rates and the readout scaled by the width over `base_width` (m).
+
+    Readout: variance 1/(m fan_in), rate 1/m. Hidden kernels: rate 1/m under Adam, 1 under SGD. Inputs, tables, scales
+    and biases, but for the readout's: rate 1 under Adam, m under SGD. Queries times m^(-1/2), so that scores go as 1/d.
+    Decoupled decay keeps its size: its scale is the inverse of the rate's. At the base width it is `xavier_rnn`.
+    Assumes leaves that know the `width` of their model. For a tied readout give the model `tied_scale` 1/m.
+    Raises: ValueError for another optimizer; and, when drawn, for a width below the base's or unknown.
+    Source: Yang et al. (2021), Tensor Programs V, table 3; Adam's row holds for any optimizer of its kind.
+    """
+    if optimizer not in ("adam", "sgd", "momentum"):
+        raise ValueError(f"mup knows adam, sgd and momentum, got {optimizer!r}")
+    adam = optimizer == "adam"
+
+    def of(leaf: Leaf) -> Rule:
+        m = _over(leaf, base_width)
+        if leaf.role == "readout":
+            draw = zeros if zero_readout else normal(1 / math.sqrt(m * leaf.fan_in))
+            return Rule(draw, lr_scale=1 / m, wd_scale=m)
+        draw = vector(leaf) or lecun("normal")
+        if leaf.role in EDGES or not leaf.is_kernel:
+            of_readout = leaf.role == "bias" and leaf.layer == leaf.n_layers and leaf.kind != "norm"
+            rate = 1.0 if adam or of_readout else m
+            return Rule(draw, lr_scale=rate, wd_scale=1 / rate)
+        rate = 1 / m if adam else 1.0
+        return Rule(draw, multiplier=m**-0.5 if leaf.role == "query" else 1.0, lr_scale=rate, wd_scale=1 / rate)
+
+    return _named("mup", of, mup.__doc__)
+
+
+def depth_mup(base: Scheme, base_depth: int, alpha: float = 0.5) -> Scheme:
+    """`base` with every branch of a residual network times (n_layers / base_depth)^-alpha, for transfer across depth.
+
+    Rates of the blocks' kernels go as (n_layers / base_depth)^(alpha - 1) under Adam. alpha 1/2: depth-muP; 1:
+    CompleteP. The factor is the forward multiplier of the kernels into the residual stream; that of a branch's bias,
+    which starts at 0, is left at 1. `draw` refuses a model without such kernels.
+    Source: Yang et al. (2023), Tensor Programs VI; Dey et al. (2025), CompleteP, table 1.
+    """
+
+    def of(leaf: Leaf) -> Rule | None:
+        rule = base(leaf)
+        if rule is None:
+            return None
+        rule = rule if isinstance(rule, Rule) else Rule(rule)
+        ratio = leaf.n_layers / base_depth
+        if leaf.role in (*INTO_STREAM, *SCALED_BRANCH, "query", "key"):
+            rate = rule.lr_scale * ratio ** (alpha - 1)
+            factor = ratio**-alpha if leaf.role in INTO_STREAM else 1.0
+            return Rule(rule.draw, rule.multiplier * factor, rate, rule.wd_scale / ratio ** (alpha - 1))
+        return rule
+
+    return _named("depth_mup", of, depth_mup.__doc__, without_stream)
+
+
+def without_stream(leaves: Sequence[Leaf]) -> list[str]:
+    """What a rule for residual branches misses in a model that has none."""
+    return [] if any(leaf.role in INTO_STREAM for leaf in leaves) else [f"the roles {' and '.join(INTO_STREAM)}"]
+
+
+def _over(leaf: Leaf, base_width: int) -> float:
+    """How many times the base width a leaf's model has."""
+    if not leaf.width:
+        raise ValueError(f"mup needs the width of the model, which parameter {leaf.name!r} does not know")
+    if leaf.width < base_width:
+        raise ValueError(
+            f"mup: the base width is at most that of the model, got a base of {base_width} and a model of {leaf.width}"
+        )
+    return leaf.width / base_width
+
+
+def _named(
+    name: str, scheme: Any, doc: str | None, unmatched: Callable[[Sequence[Leaf]], list[str]] | None = None
+) -> Scheme:
+    scheme.__name__, scheme.__doc__ = name, doc
+    if unmatched:
+        scheme.unmatched = unmatched
+    return scheme
+
+
+for _scheme in (gpt2, gpt2_blocks, small_init_wang, spike_no_more, t_fixup, fixup, deepnorm):
+    _named(_scheme.__name__, _scheme, _scheme.__doc__, without_stream)

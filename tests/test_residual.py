@@ -1,0 +1,135 @@
+"""Schemes of residual networks by their formulas, and muP by its table, role by role."""
+
+import math
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from jaxinit import residual
+from jaxinit.introspect import functional
+from jaxinit.models import LSTM, MLP, RNN, Transformer
+from jaxinit.schemes import SCHEMES
+from jaxinit.spec import Leaf, draw, rules
+
+V, D, L = 50, 64, 6
+KEY = jax.random.key(0)
+
+
+def leaves(width: int = D, layers: int = L, **options) -> tuple[Leaf, ...]:
+    return functional(lambda: Transformer(V, width, V, layers=layers, length=40, rngs=nnx.Rngs(0), **options)).leaves
+
+
+def std(scheme, role: str, of: tuple[Leaf, ...] | None = None) -> float:
+    """The standard deviation over all parameters of a role."""
+    of = of or leaves()
+    drawn = draw(scheme, KEY, of)
+    return float(np.concatenate([np.ravel(drawn[leaf.name]) for leaf in of if leaf.role == role]).std())
+
+
+GLOROT = {"query": math.sqrt(2 / (D + 16)), "ffn_in": math.sqrt(2 / (5 * D))}
+EXPECTED = {
+    "gpt2": {
+        "query": 0.02,
+        "attention_out": 0.02 / math.sqrt(2 * L),
+        "ffn_out": 0.02 / math.sqrt(2 * L),
+        "position": 0.02,
+    },
+    "gpt2_blocks": {"ffn_in": 0.02, "ffn_out": 0.02 / math.sqrt(L)},
+    "llama": {"ffn_out": 0.02, "embedding": 0.02},
+    "bert": {"ffn_out": 0.02, "readout": 0.02},
+    "t5": {"ffn_out": 1 / math.sqrt(4 * D), "embedding": 1.0, "key": 1 / math.sqrt(D)},
+    "small_init_wang": {
+        "query": math.sqrt(2 / (5 * D)),
+        "ffn_out": 2 / (L * math.sqrt(D)),
+        "embedding": math.sqrt(2 / (5 * D)),
+    },
+    "spike_no_more": {
+        "query": math.sqrt(2 / (5 * D)),
+        "attention_out": math.sqrt(2 / (5 * D)) / math.sqrt(2 * L),
+        "embedding": 1.0,
+    },
+    "xavier_transformer": GLOROT | {"embedding": 1 / math.sqrt(D)},
+    "t_fixup": {"ffn_in": (9 * L) ** -0.25 * GLOROT["ffn_in"], "query": GLOROT["query"]},
+    "fixup": {"attention_out": 0, "ffn_out": 0, "readout": 0, "ffn_in": math.sqrt(2 / D / (2 * L))},
+    "deepnorm": {"ffn_in": (8 * L) ** -0.25 * GLOROT["ffn_in"], "query": GLOROT["query"]},
+}
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_every_role_has_the_size_of_the_paper(name: str) -> None:
+    for role, expected in EXPECTED[name].items():
+        # The least role has 3,200 entries: three standard errors of a standard deviation are 3.8 %.
+        assert std(SCHEMES[name], role) == pytest.approx(expected, rel=0.04), role
+    drawn = draw(SCHEMES[name], KEY, leaves())
+    assert not any(np.any(drawn[leaf.name]) for leaf in leaves() if leaf.role == "bias")
+
+
+@pytest.mark.parametrize(
+    "name", ["gpt2", "gpt2_blocks", "small_init_wang", "spike_no_more", "t_fixup", "fixup", "deepnorm"]
+)
+def test_a_rule_for_branches_is_refused_by_a_model_without(name: str) -> None:
+    plain = functional(lambda: MLP(4, 8, 2, rngs=nnx.Rngs(0))).leaves
+    with pytest.raises(ValueError, match=r"the rules for \['the roles attention_out and ffn_out'\] match no parameter"):
+        draw(SCHEMES[name], KEY, plain)
+
+
+def scales(scheme, of: tuple[Leaf, ...]) -> dict[str, tuple[float, float, float]]:
+    found = rules(scheme, of)
+    return {
+        leaf.role if leaf.role != "bias" else f"bias of {leaf.name}": (
+            found[leaf.name].multiplier,
+            found[leaf.name].lr_scale,
+            found[leaf.name].lr_scale * found[leaf.name].wd_scale,
+        )
+        for leaf in of
+    }
+
+
+def test_mup_by_its_table() -> None:
+    """Table 3 of Tensor Programs V at four times the base width; decoupled decay keeps its size everywhere."""
+    wide = leaves(4 * D)
+    adam, sgd = (scales(residual.mup(D, optimizer), wide) for optimizer in ("adam", "sgd"))
+    for role in ("key", "value", "attention_out", "ffn_in", "ffn_out"):
+        assert adam[role] == (1, 1 / 4, 1)
+        assert sgd[role] == (1, 1, 1)
+    assert adam["query"] == (1 / 2, 1 / 4, 1)
+    for role in ("embedding", "position", "scale", "bias of blocks.0.ffn_in_bias"):
+        assert adam[role] == (1, 1, 1)
+        assert sgd[role] == (1, 4, 1)
+    assert adam["readout"] == sgd["readout"] == (1, 1 / 4, 1)
+    assert sgd["bias of readout.bias"] == (1, 1, 1)
+    assert std(residual.mup(D), "readout", wide) == pytest.approx(1 / math.sqrt(4 * 4 * D), rel=0.04)
+    assert std(residual.mup(D), "ffn_out", wide) == pytest.approx(1 / math.sqrt(16 * D), rel=0.04)
+    assert std(residual.mup(D, zero_readout=True), "readout", wide) == 0
+
+
+@pytest.mark.parametrize("kind", [RNN, LSTM])
+def test_mup_scales_recurrent_networks_too(kind: type) -> None:
+    of = functional(lambda: kind(5, 128, 3, rngs=nnx.Rngs(0))).leaves
+    adam = scales(residual.mup(32), of)
+    assert adam["recurrent"] == (1, 1 / 4, 1)
+    assert adam["input"] == (1, 1, 1)
+    assert adam["readout"] == (1, 1 / 4, 1)
+
+
+def test_mup_at_its_base_width_is_plain() -> None:
+    assert set(scales(residual.mup(D), leaves()).values()) == {(1, 1, 1)}
+
+
+def test_a_base_width_above_the_models_is_refused() -> None:
+    with pytest.raises(ValueError, match="got a base of 128 and a model of 64"):
+        draw(residual.mup(128), KEY, leaves())
+    with pytest.raises(ValueError, match="mup knows adam, sgd and momentum, got 'lion'"):
+        residual.mup(64, "lion")
+    with pytest.raises(ValueError, match="mup needs the width of the model"):
+        draw(residual.mup(2), KEY, [Leaf("w", (4, 4), "io", "hidden")])
+
+
+@pytest.mark.parametrize(("alpha", "rate"), [(0.5, 0.5), (1.0, 1.0)])
+def test_depth_scaling(alpha: float, rate: float) -> None:
+    of = scales(residual.depth_mup(SCHEMES["xavier_rnn"], 2, alpha), leaves(layers=8))
+    assert of["ffn_out"] == pytest.approx((4**-alpha, rate, 1))
+    assert of["ffn_in"] == pytest.approx((1, rate, 1))
+    assert of["readout"] == (1, 1, 1)
