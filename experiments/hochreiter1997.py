@@ -34,8 +34,7 @@ def plus_minus(leaf: Leaf) -> Initializer:
 
 STARTS = {
     "paper": with_bias(plus_minus, input=-2.0, forget=5.0),
-    "open_gates": with_bias(plus_minus, forget=5.0),
-    "no_biases": plus_minus,
+    "open_gates": with_bias(plus_minus, forget=5.0),  # the input gate too
 }
 PRINTED = {"temporal_order": 31_390, "temporal_order_3": 571_100, "adding": 74_000, "multiplication": 482_000}
 ORDER = Study(
@@ -44,12 +43,12 @@ ORDER = Study(
     task="temporal_order",
     length=100,
     schemes=tuple(STARTS),
-    baseline="no_biases",
+    baseline="open_gates",
     optimizer="sgd",
     lrs=(0.1, 0.3, 1.0),
     clip=1.0,
     seeds=6,
-    tune_seeds=2,
+    tune_seeds=1,
     epochs=75,
     evaluations=1,
     batch=8,
@@ -69,7 +68,7 @@ def reproduce(studies: dict[str, Study], out: Path) -> int:
     claims = []
     for task, result in results.items():
         examples = result.records.attrs["examples"]
-        for scheme in ("paper", "open_gates"):
+        for scheme in STARTS:
             arrived = times(result, scheme)
             sequences = arrived.time * examples
             printed = PRINTED[task]
@@ -78,8 +77,8 @@ def reproduce(studies: dict[str, Study], out: Path) -> int:
             )
             what = f"{task} over {result.study.length}: sequences until solved, {scheme}"
             claims.append(stats.claim_of("L1", what, sequences, f"{printed:,}", (printed / 3, 3 * printed), note))
-        what = f"{task}: times fewer sequences, the paper's biases against none"
-        pair = (result, "paper"), (result, "no_biases")
+        what = f"{task}: times fewer sequences, input gates biased shut against open"
+        pair = (result, "paper"), (result, "open_gates")
         claims.append(faster("L1", what, *pair, "not compared", (1.0, float("inf"))))
     return finish(out, rows_of(results), claims, studies, "LSTM of 1997: epochs of 1280 sequences until solved")
 

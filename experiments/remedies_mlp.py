@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxinit.experiment import main_of, run_all
+from jaxinit.experiment import lower_rate, main_of, run_all
 from jaxinit.study import Study
 
 STARTS = {"vanishing": 1 / 3, "healthy": 1.0, "exploding": 9.0}  # n Var[W]
@@ -190,24 +190,8 @@ def helped(size: Size, results: dict[tuple[int, str], Any]) -> list[dict[str, An
             for remedy in remedies:
                 if remedy in size.remedies:
                     claim(key, depth, f"{remedy} on the {name} start", plain[name], times(depth, remedy, name))
-        records = results[depth, "none"].records
-        rate = stats.best_rate(records, "exploding")
-        claims.append(lower_rate(size, depth, records, rate))
+        claims.append(lower_rate(results[depth, "none"], "exploding", f"{depth} layers"))
     return claims
-
-
-def lower_rate(size: Size, depth: int, records: Any, rate: float) -> dict[str, Any]:
-    """C5: the accuracy that exploding nets end with, at their best rate less that at ten times it, on tuning seeds."""
-    from jaxinit import stats
-
-    rates = records.lr.values
-    high = float(rates[np.abs(rates - 10 * rate).argmin()])
-    tuning = records.sel(scheme="exploding").isel(seed=np.flatnonzero(records.phase.values == "tune"))
-    best = tuning.metric.max("epoch")
-    gap = best.sel(lr=rate).values - best.sel(lr=high).values
-    what = f"{depth} layers: best accuracy of the exploding start at its best rate, {rate:g}, less that at {high:g}"
-    note = f"{len(gap)} tuning seed(s)" + ("; no higher rate in the grid" if high <= rate else "")
-    return stats.claim_of("C5", what, gap if len(gap) > 1 else float(gap[0]), "a lower rate helps", (0.01, 1.0), note)
 
 
 def shown(row: dict[str, Any]) -> str:

@@ -22,8 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxinit import stats
-from jaxinit.experiment import Results, faster, finish, main_of, rows_of, run_all
+from jaxinit.experiment import Results, faster, finish, lower_rate, main_of, rows_of, run_all
 from jaxinit.initializers import glorot_scheme, normal, orthogonal
 from jaxinit.spec import Initializer, Leaf
 from jaxinit.study import Study
@@ -130,24 +129,9 @@ def compare(size: Size, out: Path) -> int:
             if remedy in results:
                 what = f"times fewer epochs, {remedy} on the {case} start"
                 claims.append(faster(name, what, (results[remedy], case), (plain, case), "helps", ahead))
-    claims.append(lower_rate(size, results))
+    claims.append(lower_rate(plain, "exploding", f"{size.study.hidden} units"))
     draw(size, results, out / "figures")
     return finish(out, rows_of(results), claims, studies, "Remedies: epochs to target by start")
-
-
-def lower_rate(size: Size, results: Results) -> dict[str, Any]:
-    """C5: the accuracy that exploding nets reach at the best rate of the grid less that at ten times it."""
-    records = results["none"].records
-    rates = records.lr.values
-    rate = stats.best_rate(records, "exploding")
-    high = float(rates[np.abs(np.log(rates / (10 * rate))).argmin()])
-    tuning = (
-        records.sel(scheme="exploding").isel(seed=np.flatnonzero(records.phase.values == "tune")).metric.max("epoch")
-    )
-    gap = tuning.sel(lr=rate).values - tuning.sel(lr=high).values
-    what = f"best accuracy of the exploding start at rate {rate:g} less that at {high:g}"
-    note = f"{len(gap)} tuning seed(s)" + ("; no higher rate in the grid" if high <= rate else "")
-    return stats.claim_of("C5", what, gap if len(gap) > 1 else float(gap[0]), "a lower rate helps", (0.01, 1.0), note)
 
 
 def draw(size: Size, results: Results, folder: Path) -> None:

@@ -177,7 +177,7 @@ def draw(rows: list[dict[str, Any]], folder: Path) -> None:
         for axes, (label, (what, scale)) in zip(panels, panels_of.items(), strict=True):
             axes.plot(units, [row[what] for row in rows], "o-", color="black", markersize=4)
             axes.set(xscale="log", yscale=scale, xlabel="units", ylabel=label)
-            axes.set_xticks(units, [str(n) for n in units], fontsize=7)
+            axes.set_xticks(units, [str(n) for n in units], fontsize=7, rotation=45)
             axes.minorticks_off()
         panels[0].plot(units, [n / 2 for n in units], color="0.4", linestyle=":", label="n/2: all states at 1")
         panels[0].legend(frameon=False, fontsize=7)

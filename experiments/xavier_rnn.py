@@ -9,7 +9,12 @@ the safe default for sigmoid and tanh.
     python experiments/xavier_rnn.py --size smoke    seconds: checks that all of it works
     python experiments/xavier_rnn.py --size paper    more seeds, wider: for an accelerator
 
-Expect at quick: not measured on the final settings yet.
+Expect at quick: weights of variance 1/fan_in (A1), but a state of mean square 0.24 after 50 steps, where mean-field
+theory puts its fixed point (A2: not near 1); in a linear network the gradient changes by half of log10(n Var) decades
+a step at either width, so n times the variance, not the entry's, is what counts, and under tanh it vanishes at n Var
+= 1.56 too (A3); one-hot inputs give sums of mean square 1/vocabulary, not 1 (A8); an orthogonal matrix keeps norms
+exactly in a linear network and loses four decades in 50 steps of tanh (A12). Orthogonal needs 3.5 epochs under tanh,
+Xavier more than 8.7 (4 of 5 seeds arrive), and He is the slower one under ReLU (A13, A11).
 """
 
 import math

@@ -14,9 +14,12 @@ if TYPE_CHECKING:
     from jaxinit.introspect import initialize as initialize
     from jaxinit.introspect import leaves as leaves
     from jaxinit.models import GRU as GRU
+    from jaxinit.models import LRU as LRU
     from jaxinit.models import LSTM as LSTM
+    from jaxinit.models import MGU as MGU
     from jaxinit.models import MLP as MLP
     from jaxinit.models import RNN as RNN
+    from jaxinit.models import Transformer as Transformer
     from jaxinit.probes import probe as probe
     from jaxinit.schemes import SCHEMES as SCHEMES
     from jaxinit.spec import Leaf as Leaf
@@ -31,7 +34,7 @@ _HOME = {
     "spec": ("Leaf", "Rule", "Scheme", "draw"),
     "schemes": ("SCHEMES",),
     "introspect": ("leaves", "initialize"),
-    "models": ("RNN", "LSTM", "GRU", "MLP"),
+    "models": ("RNN", "LSTM", "GRU", "MGU", "LRU", "MLP", "Transformer"),
     "probes": ("probe",),
     "tasks": ("TASKS",),
     "study": ("Study",),

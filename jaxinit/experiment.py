@@ -117,6 +117,19 @@ def faster(
     return stats.ratio_claim(name, what, *pair, horizon, published, band, note)
 
 
+def lower_rate(result: Result, scheme: str, what: str) -> dict[str, Any]:
+    """C5: the best metric of a scheme at its best rate less that at ten times it (or the nearest), on tuning seeds."""
+    records = result.records
+    rates, rate = records.lr.values, stats.best_rate(records, scheme)
+    high = float(rates[np.abs(np.log(rates / (10 * rate))).argmin()])
+    tuning = records.sel(scheme=scheme).isel(seed=np.flatnonzero(records.phase.values == "tune")).metric.max("epoch")
+    gap = tuning.sel(lr=rate).values - tuning.sel(lr=high).values
+    note = f"{len(gap)} tuning seed(s)" + ("; no higher rate in the grid" if high <= rate else "")
+    statement = f"{what}: best accuracy of the {scheme} start at its best rate, {rate:g}, less that at {high:g}"
+    value = gap if len(gap) > 1 else float(gap[0])
+    return stats.claim_of("C5", statement, value, "a lower rate helps", (0.01, 1.0), note)
+
+
 def finish(
     out: Path,
     rows: list[dict[str, Any]],

@@ -8,6 +8,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray as xr
@@ -18,7 +19,7 @@ from jaxinit.initializers import glorot_scheme, normal, zeros
 from jaxinit.outcome import Outcome
 from jaxinit.store import Result
 from jaxinit.study import BadStudy, Study
-from jaxinit.tasks import TASKS
+from jaxinit.tasks import TASKS, Task
 
 STUDY = Study(
     hidden=16,
@@ -300,3 +301,18 @@ def test_notes_say_when_the_resolution_is_another(result: Result) -> None:
     records = store.empty_records(cell.study, 5, engine._task_attributes(cell))
     notes = engine.summarize(records, cell.study)["notes"]
     assert any("7 evaluations an epoch do not divide its batches; 5 were made" in note for note in notes)
+
+
+def test_sequences_of_nan_are_diverged_trials_and_cost_no_other(tmp_path: Path) -> None:
+    """A task whose inputs are not numbers: every trial ends as diverged, and the table says so."""
+
+    def holed() -> Task:
+        task = TASKS["digits_rows"]()
+        return replace(
+            task, name="holed", batch=lambda data, t: (jnp.nan * task.batch(data, t)[0], task.batch(data, t)[1])
+        )
+
+    study = replace(STUDY, task="holed", lrs=(0.1,), epochs=1, target=0.9)
+    got = engine.run(study, out=tmp_path / "s", tasks={"holed": holed}, progress=False)
+    assert got.complete
+    assert all(row["diverged"] == row["seeds"] for row in got.summary["table"])

@@ -5,7 +5,7 @@ back-propagation through time by hand (`bptt`). Gates are an axis of their own i
 drawn as a matrix of its own.
 """
 
-from typing import Literal, Unpack
+from typing import ClassVar, Literal, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -240,7 +240,7 @@ class LRU(Recurrent):
     kind = "lru"
     kept = 8
     carries = 2  # the real and the imaginary part
-    roles = {"input", "hidden", "readout", "bias"}  # noqa: RUF012
+    roles: ClassVar[set[str]] = {"input", "hidden", "readout", "bias"}
     activation_name = "linear"
 
     def __init__(

@@ -233,7 +233,7 @@ class Transformer(nnx.Module):
     def stream(
         self, x: Int[Array, "b t"] | Float[Array, "b t i"], training: Training | None = None
     ) -> list[Float[Array, "b t d"]]:
-        """The residual stream: embedded, after every block (where they are not scanned), and as the readout sees it."""
+        """The residual stream: embedded, after every block (scanned: after the last), and as the readout sees it."""
         t = x.shape[1]
         if t > self.length:
             raise ValueError(f"the sequence has {t} steps, and the network positions for {self.length}; raise length")
@@ -259,6 +259,7 @@ class Transformer(nnx.Module):
                 return one(s, self.shape, training and training._replace(key=key), 0), None
 
             s = jax.lax.scan(step, s, (stacked, keys))[0]
+            courses.append(s)
         else:
             for k, block in enumerate(self.blocks):
                 s = block(s, self.shape, training, k)
