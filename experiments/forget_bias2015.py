@@ -9,7 +9,9 @@ compare with the GRU, whose gap to the LSTM it is said to close?
 
 Departure: the paper's tasks (arithmetic, XML, language) are replaced by two of pure memory.
 
-Expect at quick: not measured on the final settings yet.
+Expect at quick: on adding a forget bias of 1 is no faster than 0 once each has its own rate (1.02 times, 0.89 to
+1.21) and 2 is slower; on copy 2 is at least 2.8 times faster than 0 and 1 in between. The GRU needs a third of the
+epochs of the LSTM with bias 1: the gap is not closed on adding.
 """
 
 import sys

@@ -10,7 +10,10 @@ there (A1, A2)? Does an orthogonal start solve copy and an identity adding, and 
 Departures: Adam for RMSprop; linear transitions are a linear and a ReLU network here, the latter since no linear
 network can multiply a number by its mark.
 
-Expect at quick: not measured on the final settings yet.
+Expect at quick: tanh networks stay at the cost without memory on copy (1.00), the LSTM comes below it (0.77); an
+orthogonal linear network solves copy over 20 in 2.3 epochs, an identity one does not within 100, though it gets to
+0.59; on adding a ReLU network solves it from an orthogonal start as from an identity (7 and 9 epochs): that
+orthogonal fails on adding is not seen here.
 """
 
 import math
@@ -69,6 +72,7 @@ SIZES = {
 
 def without_memory() -> list[dict[str, Any]]:
     """A1: the chance levels of the tasks against the printed formulas, of predictors that remember nothing."""
+    import jax
     import jax.numpy as jnp
     import numpy as np
 
@@ -84,10 +88,11 @@ def without_memory() -> list[dict[str, Any]]:
         what = f"copy over {length}: cost without memory less 10 ln 8 / (T + 20)"
         claims.append(stats.claim_of("A1", what, error, f"{printed}", (-1e-5, 1e-5), "a float32 mean"))
     task = TASKS["adding"](50)
-    y = np.asarray(task.data["valid_y"], np.float64)
+    tickets = task.tickets(task.data, jax.random.key(0), 40, 1024)
+    y = np.concatenate([np.asarray(task.batch(task.data, ticket)[1], np.float64) for ticket in tickets])
     what = "adding: error of always answering 1"
     claims.append(
-        stats.claim_of("A1", what, (y - 1) ** 2, "1/6 = 0.1667 (0.1767 is a slip)", (0.155, 0.178), "examples")
+        stats.claim_of("A1", what, (y - 1) ** 2, "1/6 = 0.1667 (0.1767 is a slip)", (0.163, 0.17), "40,960 examples")
     )
     return claims
 

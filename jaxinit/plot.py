@@ -24,6 +24,13 @@ OTHERS = {"color": "0.8", "linewidth": 0.9, "zorder": 1}
 BAND = {"color": "0.55", "alpha": 0.35, "linewidth": 0, "zorder": 2}
 TARGET = {"color": "0.35", "linewidth": 1.0, "linestyle": ":", "zorder": 2}
 
+TICKS = (  # of a logarithmic axis, by the ratio of its ends at most
+    (2.0, (1, 1.1, 1.2, 1.3, 1.4, 1.6, 1.8, 2, 2.2, 2.5, 2.8, 3.2, 3.6, 4, 4.5, 5, 5.6, 6.3, 7, 8, 9)),
+    (6.0, (1, 1.5, 2, 3, 4, 5, 7)),
+    (60.0, (1, 2, 5)),
+    (float("inf"), (1,)),
+)
+
 Draw = Callable[["Axes", str, dict], None]
 
 
@@ -172,9 +179,9 @@ def forest(rows: list[dict[str, Any]], title: str) -> "Figure":
         axes.set_yticks(range(len(by_cell[cell])), [row["scheme"] for row in reversed(by_cell[cell])], fontsize=7)
         axes.set(title=cell, xscale="log", xlabel="epochs to target", ylim=(-0.6, len(by_cell[cell]) - 0.4))
         low, high = axes.get_xlim()
-        ticks = [k * 10.0**p for p in range(-2, 5) for k in ((1, 2, 5) if high / low < 60 else (1,))]
-        shown = [tick for tick in ticks if low <= tick <= high]
-        axes.set_xticks(shown or [low, high], [f"{tick:g}" for tick in shown] or [f"{low:.2g}", f"{high:.2g}"])
+        fine = next(steps for most, steps in TICKS if high / low <= most)
+        shown = [k * 10.0**power for power in range(-2, 5) for k in fine if low <= k * 10.0**power <= high]
+        axes.set_xticks(shown, [f"{tick:g}" for tick in shown])
         axes.minorticks_off()
         axes.grid(axis="x", color="0.9", linewidth=0.7)
     for axes in list(grid.flat)[len(cells) :]:
