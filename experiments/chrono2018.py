@@ -10,8 +10,8 @@ forget bias of 1 on long memory, and does it break the plateau of the copy task 
 Departure: Adam for RMSprop. Both starts are trained at their own best of the same rates.
 
 Expect at quick: adding over 50 steps 1.7 times (1.5 to 2.1) and over 150 steps 2.9 times (2.5 to 3.6) fewer epochs
-than a forget bias of 1: the ratio grows with the length; on copy chrono comes to a quarter of the cost without
-memory, a forget bias of 1 to between that and three quarters, 0 to three quarters.
+than a forget bias of 1: the ratio grows with the length; on copy chrono comes to 0.35 of the cost without memory, a
+forget bias of 1 to 0.48 with a wide spread, 0 to 0.78.
 """
 
 import sys
