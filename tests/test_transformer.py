@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from jaxinit import introspect, spec
-from jaxinit.initializers import glorot_scheme, normal, vector
+from jaxinit.initializers import constant, glorot_scheme, normal, vector
 from jaxinit.introspect import Training, functional
 from jaxinit.models import Transformer
 from jaxinit.models.transformer import rotated, waves
@@ -166,3 +166,18 @@ def test_a_sequence_that_is_too_long_is_refused() -> None:
         make()(jnp.zeros((1, 7), jnp.int32))
     with pytest.raises(ValueError, match="a tied readout needs as many outputs as inputs, got 5 and 11"):
         Transformer(V, D, 5, tied=True, rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize(
+    "role", ["embedding", "position", "query", "key", "value", "attention_out", "ffn_in", "ffn_out", "readout", "bias"]
+)
+def test_an_initializer_for_every_role(role: str) -> None:
+    plain, other = make(), make(**{f"{role}_init": constant(3.0)})
+    roles = {leaf.name: leaf.role for leaf in introspect.leaves(plain)}
+    before, after = introspect.values(plain), introspect.values(other)
+    assert role in roles.values()
+    for name, value in after.items():
+        if roles[name] == role:
+            assert bool((value == 3.0).all()), name
+        else:
+            np.testing.assert_array_equal(value, before[name])
