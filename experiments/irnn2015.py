@@ -9,7 +9,10 @@ a small Gaussian do not (I2, adding), and read pictures pixel by pixel (I1)?
 
 Departures: Adam for SGD; at quick the embedded 8 x 8 digits (64 steps) for MNIST, 64 units for 100.
 
-Expect at quick: not measured on the final settings yet.
+Expect at quick: on adding over 150 steps tanh networks and the small Gaussian stay at the baseline, the identity
+solves it in one of three seeds (one diverges) and a ReLU network of variance 2/n in 53 epochs in all three, so that
+the identity is not what helps; the LSTM needs 44 epochs. On the 64 pixels of the embedded digits an IRNN is 0.3 to
+0.4 of accuracy below tanh: the sequence is too short to need it.
 """
 
 import sys
