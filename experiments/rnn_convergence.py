@@ -11,7 +11,11 @@ The first cell is the main job (`jaxinit run`): 128 tanh units on digits read ro
 32 or 64 units and six schemes: digits by rows (8 steps) and by pixels (64 steps) with SGD, adding over 20 and 60 steps
 with Adam.
 
-Expect at quick: not measured on the final settings yet.
+Expect at quick: against a small Gaussian Xavier needs 4.4 times fewer epochs in the main job, at least 1.6 to 7.7
+times in the other vanilla cells but one (digits by rows with 64 units, where one of five seeds does not arrive), 1.4
+and 1.5 times in LSTMs on digits, 3.3 and 4.1 on adding, and 1.9 to 2.3 times in GRUs: supported in 2 of 13 cells,
+with a condition in 2, refuted in 2, too noisy to tell in 7. U[0, 1] arrives in GRUs on adding only. glorot_uniform,
+xavier_rnn and orthogonal are equally near the best (scores 0.90, 0.88, 0.87), identity 0.60, the small Gaussian 0.36.
 """
 
 import sys
