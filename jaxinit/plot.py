@@ -158,7 +158,7 @@ def forest(rows: list[dict[str, Any]], title: str) -> "Figure":
     figure, grid = plt.subplots(
         lines,
         columns,
-        figsize=(1.2 + 4.0 * columns, 0.7 + lines * (0.75 + 0.2 * most)),
+        figsize=(max(1.2 + 4.0 * columns, 8.5), 0.7 + lines * (0.75 + 0.2 * most)),
         layout="constrained",
         squeeze=False,
     )
