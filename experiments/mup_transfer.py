@@ -79,10 +79,10 @@ def measure(size: Size, out: Path) -> int:
         claims.append(stats.claim_of("U1", what, abs(steepest.slope), published, band, note))
     optima = {scheme: [optimum(results[name], scheme) for name in studies] for scheme in size.study.schemes}
     for scheme, of in optima.items():
-        shift = np.abs(of[-1] - of[0])
+        shift = of[-1] - of[0]
         what = f"{scheme}: octaves that the best rate moves from {size.widths[0]} to {size.widths[-1]} units"
-        band = (0.0, 1.0) if scheme == "mup" else (2.0, np.inf)
-        published = "carries over" if scheme == "mup" else "moves"
+        band = (-1.0, 1.0) if scheme == "mup" else (-np.inf, -2.0)
+        published = "carries over" if scheme == "mup" else "moves down"
         claims.append(
             stats.claim_of("B5", what, shift, published, band, "training loss after a fixed number of epochs")
         )

@@ -142,7 +142,7 @@ def draw_starts(cell: Cell) -> Starts:
         of = lambda scheme: lambda s: draw(scheme, named_key(jax.random.key(s), "parameters"), cell.model.leaves)
         return {name: jax.vmap(of(scheme))(seeds) for name, scheme in cell.schemes.items()}
 
-    return jax.tree.map(np.asarray, jax.jit(starts)(seeds))
+    return jax.tree.map(np.asarray, starts(seeds))
 
 
 def calibrate_starts(cell: Cell, starts: Starts) -> tuple[Starts, Reports]:

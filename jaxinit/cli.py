@@ -158,11 +158,12 @@ def look(study: Study, examples: int, only: str, out: Path | None) -> int:
 def coordcheck(
     study: tyro.conf.OmitArgPrefixes[Study] = CHECKED,
     widths: tuple[int, ...] = (64, 128, 256, 512, 1024),
+    depths: tuple[int, ...] = (),
     steps: int = 10,
     rate: float = 0.001,
     out: Path | None = None,
 ) -> int:
-    """Coordinate check: do signals, their updates and gradients keep their size as the network grows wider?
+    """Coordinate check: do signals, their updates and gradients keep their size as the network grows wider, or deeper?
 
     A slope with its interval for every kernel, and pass or fail for every scheme. What passes carries its learning rate
     from narrow to wide. Example: jaxinit coordcheck --model transformer --task text --length 16 --schemes mup llama
@@ -170,24 +171,28 @@ def coordcheck(
     Args:
         study: The network, the task, the schemes, the optimizer and the number of seeds.
         widths: Units at which to look, two or more.
+        depths: Layers at which to look, two or more, instead of widths: the check against depth.
         steps: Training steps on one batch before looking.
         rate: Learning rate of the steps.
         out: Folder for coordinates.nc, slopes.json and the figure. Default: results/coordcheck-<model>-<task>-<hash>.
     """
-    return exit_code(lambda: check_coordinates(study, widths, steps, rate, out))
+    return exit_code(lambda: check_coordinates(study, widths, depths, steps, rate, out))
 
 
-def check_coordinates(study: Study, widths: tuple[int, ...], steps: int, rate: float, out: Path | None) -> int:
+def check_coordinates(
+    study: Study, widths: tuple[int, ...], depths: tuple[int, ...], steps: int, rate: float, out: Path | None
+) -> int:
     """Run a coordinate check, draw it and print its slopes; 1 when the first scheme fails."""
     from jaxinit import sweep
-    from jaxinit.coordcheck import coordinate_check, passes, slopes
+    from jaxinit.coordcheck import coordinate_check, depth_check, passes, slopes
     from jaxinit.figure import save, style
     from jaxinit.portrait import coordinates
 
     sweep.one_device_per_core()
     sweep.keep_compilations()
-    folder = out or study.folder.with_name(f"coordcheck-{study.folder.name}")
-    found = coordinate_check(study, widths, steps=steps, rate=rate, out=folder)
+    folder = out or study.folder.with_name(f"{'depth' if depths else 'coord'}check-{study.folder.name}")
+    looked_at = depth_check if depths else coordinate_check
+    found = looked_at(study, depths or widths, steps=steps, rate=rate, out=folder)
     rows = slopes(found)
     for scheme in study.schemes:
         print(f"{scheme}: {'pass' if passes(rows, scheme) else 'FAIL'}")

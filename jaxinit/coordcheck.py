@@ -1,12 +1,13 @@
-"""Coordinate check: do the sizes of signals and of their updates stay the same as a network grows wider?
+"""Coordinate check: do the sizes of signals and of their updates stay the same as a network grows wider, or deeper?
 
-    Study, widths -> a few steps of training at every width and seed -> sizes by width -> slopes, pass or fail
+    Study, widths or depths -> a few steps of training at each, for every seed -> sizes -> slopes, pass or fail
 
 Under a parametrization that transfers, activations, their changes and gradients have a slope of 0 against the width.
 Source: Yang et al. (2021), Tensor Programs V, appendix D.1; here with numbers, and for updates and gradients too.
+Against depth: Dey et al. (2025), CompleteP, section 3.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,12 +25,13 @@ from jaxinit.spec import Scheme
 from jaxinit.study import BadStudy, Study
 
 SLOPE, STEEP = 0.1, 0.2  # of log10(size) against log10(width): flat, and too steep however wide the interval
-MAY_SHRINK = (("query", "gradient"), ("key", "gradient"), ("readout", "forward"))  # what is said of them in `Slope`
+# What is said of them in `Slope`.
+MAY_SHRINK = (("query", "gradient"), ("key", "gradient"), ("readout", "forward"), ("branches", "forward"))
 KINDS = ("forward", "update", "gradient")
 
 
 class Slope(NamedTuple):
-    """How one signal grows with the width: its slope, a 95 % interval over seeds, and whether that allows for flat.
+    """How one signal grows with width or depth: its slope, a 95 % interval over seeds, whether that allows for flat.
 
     `forward`: a product's size after the last step, without the rule's multiplier. `update`: the size of what the steps
     have changed in it. `gradient`: the size of dC/dW at the start, times the width but for the readout, since its
@@ -56,22 +58,55 @@ def coordinate_check(
     models: Mapping[str, Any] | None = None,
     out: str | Path | None = None,
 ) -> xr.Dataset:
-    """Sizes of every product after training for `steps` steps on one batch, over (scheme, seed, width, parameter).
+    """Sizes of every product after training for `steps` steps on one batch, over (width, scheme, seed, parameter).
 
-    Variables `forward`, `update`, `gradient`, and `start` (forward before the first step): root mean squares.
+    Variables `forward`, `update`, `gradient`: root mean squares.
     Raises: BadStudy as `cell.check`, for fewer than two widths, or a scheme that cannot be drawn at one of them.
     """
-    if len(set(widths)) < 2:
-        raise BadStudy(f"a slope needs two or more different widths, got {' '.join(map(str, widths)) or 'none'}")
+    return _against("width", study, widths, steps, rate, schemes, models, out)
+
+
+def depth_check(
+    study: Study,
+    depths: Sequence[int] = (2, 4, 8, 16, 32),
+    *,
+    steps: int = 10,
+    rate: float = 0.001,
+    schemes: Mapping[str, Scheme] | None = None,
+    models: Mapping[str, Any] | None = None,
+    out: str | Path | None = None,
+) -> xr.Dataset:
+    """As `coordinate_check` over (depth, scheme, seed, parameter), for what a residual stream gathers; see `Slope`.
+
+    Raises: BadStudy as `coordinate_check`, and for a model without a residual stream.
+    """
+    return _against("depth", study, depths, steps, rate, schemes, models, out)
+
+
+def _against(
+    axis: str,
+    study: Study,
+    sizes: Sequence[int],
+    steps: int,
+    rate: float,
+    schemes: Mapping[str, Scheme] | None,
+    models: Mapping[str, Any] | None,
+    out: str | Path | None,
+) -> xr.Dataset:
+    if len(set(sizes)) < 2:
+        raise BadStudy(f"a slope needs two or more different {axis}s, got {' '.join(map(str, sizes)) or 'none'}")
     one_rate = replace(study, lrs=(rate,), baseline=study.schemes[0])
-    by_width = []
-    for width in sorted(widths):
-        cell = unsegmented(check(replace(one_rate, hidden=width), schemes, models=models))
-        by_width.append(_at_width(cell, steps).expand_dims(width=[width]))
-    found: Any = xr.concat(by_width, "width")
+    found_at = []
+    for size in sorted(set(sizes)):
+        sized = replace(one_rate, hidden=size) if axis == "width" else replace(one_rate, layers=size)
+        cell = check(sized, schemes, models=models)
+        found_at.append((_products if axis == "width" else _stream)(cell, steps).expand_dims({axis: [size]}))
+    found: Any = xr.concat(found_at, axis)
+    fixed = {"layers": study.layers} if axis == "width" else {"units": study.hidden}
     found.attrs = {
         "model": study.model,
-        "layers": study.layers,
+        **fixed,
+        "axis": axis,
         "task": study.task,
         "optimizer": study.optimizer,
         "steps": steps,
@@ -86,14 +121,15 @@ def coordinate_check(
 
 
 def slopes(found: xr.Dataset) -> list[Slope]:
-    """The slope of every signal, over all widths, by least squares on each seed; in the order of the data."""
-    logs = np.log10(found.width.values.astype(float))
+    """The slope of every signal, over all widths or depths, by least squares on each seed; in the order of the data."""
+    axis = found.attrs["axis"]
+    logs = np.log10(found[axis].values.astype(float))
     rows = []
     for scheme in found.scheme.values:
         for parameter in found.parameter.values:
             for kind in KINDS:
-                size = found[kind].sel(scheme=scheme, parameter=parameter).transpose("width", "seed").values
-                if kind == "gradient" and found.role.sel(parameter=parameter) != "readout":
+                size = found[kind].sel(scheme=scheme, parameter=parameter).transpose(axis, "seed").values
+                if axis == "width" and kind == "gradient" and found.role.sel(parameter=parameter) != "readout":
                     size = size * found.width.values[:, None]
                 of = np.polyfit(logs, np.log10(np.maximum(size, 1e-30)), 1)[0]
                 middle, half = float(of.mean()), 0.0
@@ -111,9 +147,50 @@ def passes(rows: Sequence[Slope], scheme: str) -> bool:
     return all(row.passed for row in rows if row.scheme == scheme)
 
 
-def _at_width(cell: Cell, steps: int) -> xr.Dataset:
-    """The sizes of one width, over (scheme, seed, parameter)."""
-    study, task, leaves = cell.study, cell.task, cell.model.leaves
+def _products(cell: Cell, steps: int) -> xr.Dataset:
+    """The sizes of every kernel's product, without its multiplier, over (scheme, seed, parameter)."""
+    cell = unsegmented(cell)
+    kept = [leaf for leaf in cell.model.leaves if leaf.is_kernel]
+
+    def look(params: Any, factors: dict[str, Any], x: jax.Array) -> dict[str, jax.Array]:
+        apply = lambda p, x: cell.as_trained(p, factors, x)
+        uses = watch.watched(apply, kept, lambda entries: entries, params, None, x)[1]
+        first: dict[str, Any] = {}  # the first use of a parameter that is used twice
+        for use in uses:
+            first.setdefault(use.name, use.product / factors[use.name])
+        return first
+
+    roles = {leaf.name: leaf.role for leaf in sorted(kept, key=lambda leaf: leaf.layer)}
+    return _sizes(cell, steps, look, {name: (name, role) for name, role in roles.items()})
+
+
+def _stream(cell: Cell, steps: int) -> xr.Dataset:
+    """The sizes of what a residual stream gathers and of the answer, over (scheme, seed, parameter)."""
+
+    def look(params: Any, factors: dict[str, Any], x: jax.Array) -> dict[str, jax.Array]:
+        filled = cell.model.filled({name: w * factors[name] for name, w in params.items()})
+        if not hasattr(filled, "stream"):
+            raise BadStudy(
+                f"a check against depth needs a residual stream, as transformer has; got {cell.study.model!r}"
+            )
+        courses = filled.stream(x)
+        return {"branches": courses[-2] - courses[0], "readout": filled.answer(courses[-1])}
+
+    last = max(cell.model.leaves, key=lambda leaf: (leaf.role == "readout", leaf.role == "embedding")).name
+    return _sizes(cell, steps, look, {"branches": ("embedding", "branches"), "readout": (last, "readout")})
+
+
+def _sizes(
+    cell: Cell,
+    steps: int,
+    look: Callable[[Any, dict[str, Any], jax.Array], dict[str, jax.Array]],
+    names: Mapping[str, tuple[str, str]],
+) -> xr.Dataset:
+    """The sizes of what `look` gives, over (scheme, seed, parameter).
+
+    `names` has the parameter whose gradient belongs to each, and its role.
+    """
+    study, task = cell.study, cell.task
     starts = draw_starts(cell)
     program = train.make_program(
         cell.model, task, study.optimizer, batch=study.batch, evaluations=study.evaluations, epochs=1
@@ -121,47 +198,33 @@ def _at_width(cell: Cell, steps: int) -> xr.Dataset:
     data = task.data
     points = [(name, study.lrs[0], seed) for name in cell.schemes for seed in study.reporting]
     params, trials = queue(cell, starts, points, program.evaluations_per_epoch)
-    kept = [leaf for leaf in leaves if leaf.is_kernel]
 
     @jax.jit
     def run(params: Any, trial: train.Trial, factors: dict[str, Any]) -> dict[str, Any]:
         x, y = data["valid_x"][: study.batch], data["valid_y"][: study.batch]
-        cost = lambda p: task.loss(cell.as_trained(p, factors, x), y)
-        look = lambda p: watch.watched(
-            lambda p, x: cell.as_trained(p, factors, x), kept, lambda entries: entries, p, None, x
-        )[1]
+        gradient = jax.grad(lambda p: task.loss(cell.as_trained(p, factors, x), y))
 
         def step(carry: tuple[Any, Any], _: None) -> tuple[tuple[Any, Any], None]:
             p, opt = carry
-            p, opt, _norm = program.descend(p, jax.grad(cost)(p), opt, trial)
+            p, opt, _norm = program.descend(p, gradient(p), opt, trial)
             return (p, opt), None
 
         state = program.start(params)
         (after, _), _ = jax.lax.scan(step, (state.params, state.opt), None, length=steps)
-        before, later = look(params), look(after)
-        found: dict[str, Any] = {}
-        for first, last in zip(before, later, strict=True):
-            name, change = first.name, last.product - first.product
-            if name not in found:  # the first use of a parameter that is used twice
-                found[name] = [size_of(of) / factors[name] for of in (last.product, change, first.product)]
-        gradient = jax.grad(cost)(params)
-        for name in found:
-            found[name].append(size_of(gradient[name]))
-        return found
-
-    def size_of(a: jax.Array) -> jax.Array:
-        return jnp.sqrt(jnp.mean(a**2))
+        before, later, slope = look(params, factors, x), look(after, factors, x), gradient(params)
+        sizes = lambda name: (later[name], later[name] - before[name], slope[names[name][0]])
+        return {name: [jnp.sqrt(jnp.mean(a**2)) for a in sizes(name)] for name in names if name in before}
 
     rows = []
     for k, (name, _, _) in enumerate(points):
         trial = jax.tree.map(lambda a, k=k: a[k], trials)
         factors = jax.tree.map(np.float32, cell.multipliers(name))
         rows.append(jax.tree.map(np.asarray, run(jax.tree.map(jnp.asarray, params[k]), trial, factors)))
-    order = sorted(rows[0], key=lambda name: next(leaf.layer for leaf in leaves if leaf.name == name))
+    order = [name for name in names if name in rows[0]]
     shape = len(cell.schemes), len(study.reporting), len(order)
-    block = np.asarray([[row[name] for name in order] for row in rows]).reshape(*shape, 4)
+    block = np.asarray([[row[name] for name in order] for row in rows]).reshape(*shape, len(KINDS))
     axes = ("scheme", "seed", "parameter")
-    variables: Any = {what: (axes, block[..., k]) for k, what in enumerate(("forward", "update", "start", "gradient"))}
-    role = ("parameter", [next(leaf.role for leaf in leaves if leaf.name == name) for name in order])
+    variables: Any = {what: (axes, block[..., k]) for k, what in enumerate(KINDS)}
+    role = ("parameter", [names[name][1] for name in order])
     coords = {"scheme": list(cell.schemes), "seed": list(study.reporting), "parameter": order, "role": role}
     return xr.Dataset(variables, coords)

@@ -186,36 +186,46 @@ def lens(courses: xr.Dataset) -> "Figure":
 
 
 def coordinates(found: xr.Dataset) -> "Figure":
-    """Sizes of signals against the width, a row for each scheme, a line for each parameter (black: the first)."""
+    """Sizes of signals against the width or depth, a row for each scheme, a line for each parameter."""
     import matplotlib.pyplot as plt
 
     kinds = {"forward": "size of products", "update": "size of their changes", "gradient": "size of weight gradients"}
-    schemes = [str(name) for name in found.scheme.values]
+    schemes, axis = [str(name) for name in found.scheme.values], found.attrs["axis"]
     figure, grid = plt.subplots(
         len(schemes),
         len(kinds),
-        figsize=(10, 1.2 + 2.4 * len(schemes)),
+        figsize=(10, 1.4 + 2.4 * len(schemes)),
         layout="constrained",
         squeeze=False,
         sharex=True,
+        sharey="col",
     )
-    widths = found.width.values
+    sizes, last = found[axis].values, max(found.sizes["parameter"] - 1, 1)
     for row, scheme in enumerate(schemes):
         for axes, (kind, label) in zip(grid[row], kinds.items(), strict=True):
             for k, parameter in enumerate(found.parameter.values):
-                size = found[kind].sel(scheme=scheme, parameter=parameter).transpose("width", "seed")
-                grey = str(LAST_GREY * k / max(found.sizes["parameter"] - 1, 1))
-                axes.plot(widths, size.mean("seed"), color=grey, marker="o", markersize=2.5, linewidth=1)
+                size = found[kind].sel(scheme=scheme, parameter=parameter).transpose(axis, "seed")
+                look = {"color": str(LAST_GREY * k / last), "marker": MARKS[k % len(MARKS)], "markersize": 3}
+                axes.plot(sizes, size.mean("seed"), linewidth=1, label=str(parameter), **look)
             axes.set(xscale="log", yscale="log", title=f"{scheme}: {label}")
-            axes.set_xticks(widths, [str(width) for width in widths])
-            axes.minorticks_off()
+            axes.set_xticks(sizes, [str(size) for size in sizes])
+            axes.tick_params(axis="x", which="minor", bottom=False)
+    for column in grid.T:
+        low, high = column[0].get_ylim()  # shared: two decades at least, or a tenth of one looks steep
+        short = max(0.0, 1 - np.log10(high / low) / 2)
+        column[0].set_ylim(low / 10**short, high * 10**short)
     for axes in grid[-1]:
-        axes.set_xlabel("units")
+        axes.set_xlabel("units" if axis == "width" else "layers")
+    if found.sizes["parameter"] <= 2 * len(MARKS):
+        handles, labels = grid[0, 0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=7)
     a = found.attrs
+    other = f"{a['layers']} layer(s)" if axis == "width" else f"{a['units']} units"
+    note = " (weight gradients fall as 1/width but in the readout)" if axis == "width" else ""
+    wider = "narrow to wide" if axis == "width" else "shallow to deep"
     figure.suptitle(
-        f"Coordinate check: {a['model']}, {a['layers']} layer(s), {a['task']}, {a['optimizer']} at rate {a['rate']:g}, "
-        f"{a['steps']} steps, n = {found.sizes['seed']} seeds\nflat lines carry rates from narrow to wide (weight "
-        "gradients fall as 1/width but in the readout)",
+        f"Coordinate check: {a['model']}, {other}, {a['task']}, {a['optimizer']} at rate {a['rate']:g}, {a['steps']} "
+        f"steps, n = {found.sizes['seed']} seeds\nflat lines carry rates from {wider}{note}",
         fontsize=8,
         x=0.01,
         ha="left",

@@ -9,7 +9,8 @@ import pytest
 from jaxinit import cli, coordcheck
 from jaxinit.coordcheck import coordinate_check, passes, slopes
 from jaxinit.initializers import normal
-from jaxinit.residual import mup
+from jaxinit.residual import depth_mup, mup
+from jaxinit.schemes import xavier_rnn
 from jaxinit.spec import Leaf, Rule, Scheme
 from jaxinit.study import BadStudy, Study
 
@@ -73,7 +74,7 @@ def test_the_command_says_pass_or_fail(tmp_path: Path, capsys: pytest.CaptureFix
     monkeypatch.setattr(sweep, "one_device_per_core", lambda: None)
     monkeypatch.setattr(sweep, "keep_compilations", lambda: None)
     study = replace(STUDY, schemes=("xavier_rnn",), baseline="xavier_rnn", seeds=2)
-    assert cli.check_coordinates(study, (16, 64), 2, 0.001, tmp_path / "c") == 1
+    assert cli.check_coordinates(study, (16, 64), (), 2, 0.001, tmp_path / "c") == 1
     printed = capsys.readouterr().out
     assert "xavier_rnn: FAIL" in printed
     assert "not flat" in printed
@@ -87,3 +88,28 @@ def test_bad_requests_are_one_line() -> None:
         coordinate_check(STUDY, (64,))
     with pytest.raises(ValueError, match="got a base of 64 and a model of 16"):
         coordinate_check(STUDY, (16, 64))
+
+
+DEEP = Study(model="transformer", hidden=32, task="text", length=16, optimizer="adam", schemes=("s",), baseline="s")
+
+
+def unscaled_rate(leaf: Leaf) -> Rule:
+    """depth-muP without its factor on the rate."""
+    rule = depth_mup(xavier_rnn, 2)(leaf)
+    assert isinstance(rule, Rule)
+    return replace(rule, lr_scale=1.0)
+
+
+def test_the_depth_check_tells_depth_mup_from_the_rest() -> None:
+    """What the branches' sum changes by goes as L times the multiplier times the rate, where they pull together."""
+    schemes = {"depth_mup": depth_mup(xavier_rnn, 2), "plain": xavier_rnn, "fault": unscaled_rate}
+    study = replace(DEEP, seeds=3, batch=32, schemes=tuple(schemes), baseline="plain")
+    rows = slopes(coordcheck.depth_check(study, (2, 8), steps=5, rate=0.004, schemes=schemes))
+    update = {row.scheme: row.slope for row in rows if (row.parameter, row.kind) == ("branches", "update")}
+    assert {name: passes(rows, name) for name in schemes} == {"depth_mup": True, "plain": False, "fault": False}
+    assert update == pytest.approx({"depth_mup": 0.0, "plain": 1.0, "fault": 0.5}, abs=0.25)
+
+
+def test_the_depth_check_refuses_a_model_without_a_stream() -> None:
+    with pytest.raises(BadStudy, match=r"residual stream.*'mlp'"):
+        coordcheck.depth_check(replace(STUDY, seeds=2), (2, 4), schemes={"mup": mup(BASE)})

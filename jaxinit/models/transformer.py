@@ -223,7 +223,10 @@ class Transformer(nnx.Module):
     def __call__(
         self, x: Int[Array, "b t"] | Float[Array, "b t i"], training: Training | None = None
     ) -> Float[Array, "b o"] | Float[Array, "b t o"]:
-        s = self.stream(x, training)[-1]
+        return self.answer(self.stream(x, training)[-1])
+
+    def answer(self, s: Stream) -> Float[Array, "b o"] | Float[Array, "b t o"]:
+        """The outputs, from the last of `stream`."""
         if self.read != "all":
             s = s[:, -1] if self.read == "last" else s.mean(1)
         if self.readout is None:
