@@ -7,7 +7,7 @@ other layout, and for gates, heads, experts or stacked layers, wrap with `jaxini
 
 import math
 from collections.abc import Callable
-from functools import wraps
+from functools import cache, wraps
 from typing import Any, Literal
 
 import jax
@@ -164,6 +164,7 @@ def variance_scaling(scale: float, mode: Mode, law: Law) -> Initializer:
     return init
 
 
+@cache
 def glorot(law: Law = "uniform") -> Initializer:
     """Glorot, also called Xavier: variance 2 / (fan_in + fan_out).
 
@@ -172,6 +173,7 @@ def glorot(law: Law = "uniform") -> Initializer:
     return variance_scaling(1.0, "fan_avg", law)
 
 
+@cache
 def he(law: Law = "truncated_normal", negative_slope: float = 0.0) -> Initializer:
     """He, also called Kaiming: variance 2 / ((1 + a^2) fan_in), for ReLU (a = 0) or a leaky ReLU of slope a.
 
@@ -180,6 +182,7 @@ def he(law: Law = "truncated_normal", negative_slope: float = 0.0) -> Initialize
     return variance_scaling(2 / (1 + negative_slope**2), "fan_in", law)
 
 
+@cache
 def lecun(law: Law = "truncated_normal") -> Initializer:
     """LeCun: variance 1 / fan_in.
 
@@ -280,15 +283,7 @@ def vector(leaf: Leaf) -> Initializer | None:
     Biases, peepholes, residual gates and states before the first step start at 0, the scales of normalizations at 1,
     and the poles of a diagonal recurrence on the ring 0.9 <= |l| <= 0.999.
     """
-    return {
-        "bias": zeros,
-        "peephole": zeros,
-        "start": zeros,
-        "residual_gate": zeros,
-        "scale": ones,
-        "log_decay": log_decay(0.9, 0.999),
-        "log_phase": log_phase(),
-    }.get(leaf.role)
+    return VECTORS.get(leaf.role)
 
 
 def log_decay(low: float, high: float) -> Initializer:
@@ -323,3 +318,14 @@ def log_phase(most: float = 2 * math.pi) -> Initializer:
 def _check_std(std: float, what: str) -> None:
     if not std >= 0:
         raise ValueError(f"{what}: the standard deviation must not be negative, got {std}")
+
+
+VECTORS: dict[str, Initializer] = {
+    "bias": zeros,
+    "peephole": zeros,
+    "start": zeros,
+    "residual_gate": zeros,
+    "scale": ones,
+    "log_decay": log_decay(0.9, 0.999),
+    "log_phase": log_phase(),
+}
