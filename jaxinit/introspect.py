@@ -22,6 +22,10 @@ Params = dict[str, Array]
 Apply = Callable[[Params, Array], Array]
 
 
+class Frozen(nnx.Variable):
+    """A value that a module needs and that training leaves alone: the weights of a pre-trained base."""
+
+
 class Training(NamedTuple):
     """What a module needs to know of a training step: its noise. None in its place means evaluation.
 
@@ -75,6 +79,32 @@ def param(shape: tuple[int, ...], dims: str, role: str, **place: Unpack[Place]) 
     return nnx.Param(jnp.zeros(shape), **meta)
 
 
+def declare(model: nnx.Module) -> None:
+    """Say of every parameter of Flax's own layers what it is, in place: dims and role, where none are declared yet.
+
+    Linear, LinearGeneral, MultiHeadAttention, Embed, Conv, and the scales and biases of normalizations. A kernel's role
+    is the name of its layer where that is a role of attention (query, key, value, out), else `hidden`.
+    """
+    for path, module in nnx.iter_modules(model):
+        kernel: str | None = None
+        if isinstance(module, nnx.Linear):
+            kernel = "io"
+        elif isinstance(module, nnx.LinearGeneral):
+            kernel = "i" * len(module.in_features) + "o" * len(module.out_features)
+        elif isinstance(module, nnx.Conv):
+            kernel = "w" * len(module.kernel_size) + "io"
+        called = str(path[-1]) if path else ""
+        role = {"query": "query", "key": "key", "value": "value", "out": "attention_out"}.get(called, "hidden")
+        for name, dims, role_of in (("kernel", kernel, role), ("embedding", "io", "embedding")):
+            variable = getattr(module, name, None)
+            if isinstance(variable, nnx.Param) and dims and "dims" not in variable.get_metadata():
+                variable.set_metadata(dims=dims, role=role_of)
+        for name in ("bias", "scale"):
+            variable = getattr(module, name, None)
+            if isinstance(variable, nnx.Param) and "dims" not in variable.get_metadata():
+                variable.set_metadata(dims="o" * variable.get_value().ndim, role=name)
+
+
 def leaves(model: nnx.Module) -> tuple[Leaf, ...]:
     """The leaves of a module's parameters, in the order of their names.
 
@@ -118,25 +148,27 @@ def values(model: nnx.Module) -> dict[str, Array]:
 def functional(make: Callable[[], nnx.Module]) -> Functional:
     """The module that `make` builds, as leaves and pure functions; its parameters are not allocated.
 
-    A module that holds running statistics (`nnx.BatchStat`) or takes noise has a second argument, `training`.
+    A module that holds running statistics (`nnx.BatchStat`) or takes noise has a second argument, `training`; what is
+    `Frozen` is a constant.
     Raises: ValueError for a module with state of another kind.
     """
     abstract = nnx.eval_shape(make)
     graph, params, rest = nnx.split(abstract, nnx.Param, ...)
     kept = nnx.to_flat_state(rest)
-    others = [_name(path) for path, variable in kept if not isinstance(variable, nnx.BatchStat)]
+    others = [_name(path) for path, variable in kept if not isinstance(variable, nnx.BatchStat | Frozen)]
     if others:
         raise ValueError(
-            f"only parameters (nnx.Param) and running statistics (nnx.BatchStat) are carried, but the module also "
-            f"holds {others}"
+            f"only parameters (nnx.Param), running statistics (nnx.BatchStat) and frozen values are carried, but the "
+            f"module also holds {others}"
         )
-    running = {}
+    running, frozen = {}, {}
     if kept:  # their start is a value, not a shape
-        made = nnx.to_flat_state(nnx.state(make(), nnx.BatchStat))
-        running = {_name(path): jnp.asarray(variable.get_value()) for path, variable in made}
+        for path, variable in nnx.to_flat_state(nnx.state(make(), (nnx.BatchStat, Frozen))):
+            of = frozen if isinstance(variable, Frozen) else running
+            of[_name(path)] = jnp.asarray(variable.get_value())
 
     def module(values: Params) -> Any:
-        flat = [*nnx.to_flat_state(params), *kept]
+        flat, values = [*nnx.to_flat_state(params), *kept], frozen | values
         filled = [(path, variable.replace(values[_name(path)])) for path, variable in flat]
         return nnx.merge(graph, nnx.from_flat_state(filled))
 
@@ -170,7 +202,8 @@ def _leaf(name: str, variable: nnx.Variable) -> Leaf:
     if "dims" not in meta or "role" not in meta:
         raise ValueError(
             f"parameter {name!r} (shape {variable.get_value().shape}) declares no dims and role; "
-            "create it with jaxinit.introspect.param(shape, dims, role)"
+            "create it with jaxinit.introspect.param(shape, dims, role); jaxinit.introspect.declare does it for the "
+            "layers of Flax"
         )
     known = ("dims", "role", "gate", "layer", "n_layers", "activation", "inputs", "kind", "width")
     return Leaf(name, tuple(variable.get_value().shape), **{key: meta[key] for key in known if key in meta})

@@ -8,13 +8,13 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "jaxinit"
 FLOORS = [
     {"spec", "theory", "outcome", "study", "figure"},
-    {"initializers", "introspect", "watch", "tasks", "stats", "store", "verdict"},
+    {"initializers", "introspect", "watch", "tasks", "stats", "store", "verdict", "checkpoint"},
     {"structured", "models", "train", "calibrate", "probes", "plot", "portrait", "report"},
     {"frameworks", "residual", "sweep", "lens"},
     {"schemes"},
     {"cell"},
     {"engine", "survey"},
-    {"coordcheck"},
+    {"coordcheck", "finetune"},
     {"cli"},
     {"experiment"},
 ]

@@ -1,0 +1,189 @@
+"""Starting from a trained model: functions preserved, gradients where learning can begin, bounds that hold."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from jaxinit import finetune, introspect
+from jaxinit.finetune import LoRA, extend_rows, extend_vocabulary, lora_gaussian, lora_init_b, lora_kaiming
+from jaxinit.initializers import lecun, normal, zeros
+from jaxinit.introspect import functional
+from jaxinit.models import LSTM, Transformer
+from jaxinit.schemes import by_role, xavier_rnn
+from jaxinit.spec import Leaf, draw
+from jaxinit.study import BadStudy, Study
+from jaxinit.tasks.base import cross_entropy
+
+X = jax.random.normal(jax.random.key(0), (5, 3))
+TOKENS = jax.random.randint(jax.random.key(1), (2, 6), 0, 7)
+BASES: dict[str, tuple[Callable[[], nnx.Module], Any]] = {
+    "Linear": (lambda: nnx.Linear(3, 4, rngs=nnx.Rngs(0)), X),
+    "Embed": (lambda: nnx.Embed(7, 4, rngs=nnx.Rngs(0)), TOKENS),
+    "LinearGeneral": (lambda: nnx.LinearGeneral(3, (2, 4), rngs=nnx.Rngs(0)), X),
+    "Transformer": (lambda: Transformer(7, 8, 7, layers=2, length=16, rngs=nnx.Rngs(0)), TOKENS),
+    "LSTM": (lambda: LSTM(3, 8, 2, rngs=nnx.Rngs(0)), X[None]),
+}
+
+
+@pytest.mark.parametrize("init", [lora_kaiming, lora_gaussian, lora_init_b])
+@pytest.mark.parametrize("kind", BASES)
+def test_an_adapted_model_starts_as_itself_and_can_learn(kind: str, init: Any) -> None:
+    """B6, pitfall 24: B A = 0 at step 0, and the factor that is 0 has a gradient."""
+    make, x = BASES[kind]
+    base = make()
+    model = functional(lambda: LoRA(base, 2, init=init, rngs=nnx.Rngs(1)))
+    params = draw(init, jax.random.key(2), model.leaves)
+    call: Any = base
+    np.testing.assert_allclose(model.apply(params, x), call(x), atol=1e-6)
+    slopes = jax.grad(lambda p: jnp.sum(model.apply(p, x) ** 2))(params)
+    at_zero, other = ("lora_a", "lora_b") if init is lora_init_b else ("lora_b", "lora_a")
+    for name, slope in slopes.items():
+        if name.startswith(other):
+            np.testing.assert_array_equal(slope, 0)
+    assert all(float(jnp.abs(slope).max()) > 0 for name, slope in slopes.items() if name.startswith(at_zero))
+
+
+@pytest.mark.parametrize("kind", BASES)
+def test_merged_and_unmerged(kind: str) -> None:
+    make, x = BASES[kind]
+    base: Any = make()
+    adapted = LoRA(base, 2, alpha=3.0, init=lambda leaf: normal(0.5), rngs=nnx.Rngs(1))
+    merged = adapted.merged()
+    np.testing.assert_allclose(merged(x), adapted(x), atol=1e-6)
+    assert float(jnp.abs(merged(x) - base(x)).max()) > 1e-3
+    np.testing.assert_allclose(adapted.unmerged(merged)(x), base(x), atol=1e-5)
+    assert not nnx.to_flat_state(nnx.state(merged, introspect.Frozen))
+
+
+def test_the_formula_of_an_adapted_linear_layer() -> None:
+    base = nnx.Linear(3, 4, rngs=nnx.Rngs(0))
+    for options, scale in (
+        ({}, 1.0),
+        ({"alpha": 6.0}, 3.0),
+        ({"alpha": 6.0, "rank_stabilized": True}, 6 / math.sqrt(2)),
+    ):
+        adapted = LoRA(base, 2, init=lambda leaf: normal(0.5), rngs=nnx.Rngs(1), **options)
+        a, b = adapted.lora_a["kernel"][...], adapted.lora_b["kernel"][...]
+        np.testing.assert_allclose(adapted(X), base(X) + scale * (X @ a) @ b, rtol=1e-5, atol=1e-6)
+
+
+def test_training_sees_the_adapters_alone() -> None:
+    adapted = LoRA(BASES["Transformer"][0](), 2, adapt=("query", "value"), rngs=nnx.Rngs(1))
+    names = [leaf.name for leaf in introspect.leaves(adapted)]
+    assert len(names) == 8
+    assert all(name.startswith(("lora_a.blocks", "lora_b.blocks")) for name in names)
+
+
+def test_sizes_of_adapters() -> None:
+    """Variances of the laws, from 4096 entries each, within four standard errors."""
+    a = Leaf("a", (256, 16), "io", "lora_a")
+    table = Leaf("t", (256, 16), "io", "lora_a", kind="embedding")
+    b = Leaf("b", (16, 256), "io", "lora_b")
+    for scheme, leaf, variance in (
+        (lora_kaiming, a, 1 / (3 * 256)),
+        (lora_kaiming, table, 1 / 3),
+        (lora_gaussian, a, 1 / 16**2),
+        (lora_init_b, b, 1 / (3 * 16)),
+    ):
+        drawn = np.asarray(draw(scheme, jax.random.key(0), [leaf])[leaf.name])
+        assert drawn.var() == pytest.approx(variance, rel=4 * math.sqrt(2 / drawn.size))
+
+
+def test_bad_adapters() -> None:
+    base = nnx.Linear(3, 4, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="rank of 5 is above the smaller side of 'kernel', which is 3 x 4"):
+        LoRA(base, 5, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="positive integer, got 0"):
+        LoRA(base, 0, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match=r"'nothing'.* matches no kernel to adapt; the kernels are kernel \(hidden\)"):
+        LoRA(base, 2, adapt=("nothing",), rngs=nnx.Rngs(0))
+
+
+def test_a_start_from_trained_values_is_a_scheme() -> None:
+    make = lambda out: functional(lambda: LSTM(3, 8, out, rngs=nnx.Rngs(0)))
+    old, new = make(2), make(5)
+    values = draw(xavier_rnn, jax.random.key(0), old.leaves)
+    body = {name: value for name, value in values.items() if not name.startswith("readout")}
+    scheme = finetune.pretrained(body, by_role({"readout": lecun("normal"), "bias": zeros}), frozen=True)
+    drawn = draw(scheme, jax.random.key(1), new.leaves)
+    for name, value in body.items():  # gates are copies: the layout must survive
+        np.testing.assert_array_equal(drawn[name], value)
+    assert drawn["readout.kernel"].shape == (8, 5)
+    rules = finetune.rules(scheme, new.leaves)
+    assert {rules[name].lr_scale for name in body} == {0.0}
+    assert rules["readout.kernel"].lr_scale == 1.0
+    with pytest.raises(ValueError, match=r"'readout.bias' has shape \(2,\), the parameter \(5,\)"):
+        draw(finetune.pretrained(values, xavier_rnn), jax.random.key(1), new.leaves)
+    with pytest.raises(ValueError, match="match no parameter"):
+        draw(finetune.pretrained({"x": jnp.zeros(1)}, xavier_rnn), jax.random.key(1), new.leaves)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_new_tokens_by_the_mean_are_bounded(tied: bool) -> None:
+    """B2, B8, pitfall 25: log(1 + n/V) for any context, however far the logits are shifted; old logits stay."""
+    v, n, d = 11, 4, 8
+    make = lambda v: functional(lambda: Transformer(v, d, v, layers=1, length=8, tied=tied, rngs=nnx.Rngs(0)))
+    old, new = make(v), make(v + n)
+    values = {name: 3.0 * w for name, w in draw(xavier_rnn, jax.random.key(0), old.leaves).items()}
+    if not tied:
+        values["readout.bias"] = values["readout.bias"] - 20.0  # the same function
+    x = jax.random.randint(jax.random.key(1), (4, 8), 0, v)
+    before = old.apply(values, x)
+    found = {}
+    for how in ("zero", "normal", "mean", "mean_cov"):
+        wider = extend_vocabulary(values, old.leaves, n, how, jax.random.key(2))
+        assert {name: w.shape for name, w in wider.items()} == {leaf.name: leaf.shape for leaf in new.leaves}
+        report = finetune.step_zero(before, new.apply, wider, (x, x), cross_entropy, ("embedding",), slice(v, None))
+        assert report.shift < 1e-5
+        found[how] = report.kl
+        z = jax.nn.logsumexp(new.apply(wider, x), -1) - jax.nn.logsumexp(before, -1)
+        assert report.kl == pytest.approx(float(z.mean()), rel=1e-4, abs=1e-6)
+    bound = math.log(1 + n / v)
+    assert 0 < found["mean"] <= bound
+    assert found["mean_cov"] == pytest.approx(found["mean"], abs=0.01)
+    if not tied:  # what the bias hides from the mean
+        assert found["zero"] > 10 * bound
+        assert found["normal"] > 10 * bound
+
+
+def test_new_rows() -> None:
+    rows = jax.random.normal(jax.random.key(0), (200, 4)) * jnp.asarray([[1.0, 2.0, 0.1, 5.0]]) + 3
+    wide = np.asarray(extend_rows(rows, 2000, "mean_cov", jax.random.key(1), share=1.0))[200:]
+    np.testing.assert_allclose(wide.mean(0), rows.mean(0), atol=4 * 5 / math.sqrt(2000))
+    np.testing.assert_allclose(np.cov(wide.T), np.cov(rows.T, bias=True), atol=4 * 25 * math.sqrt(2 / 2000))
+    padded = extend_rows(rows, 3, "mean", jax.random.key(1), used=190)
+    assert padded.shape == rows.shape  # rows of padding are taken first
+    np.testing.assert_allclose(padded[190:193], jnp.broadcast_to(rows[:190].mean(0), (3, 4)), rtol=1e-5)
+    np.testing.assert_array_equal(padded[193:], rows[193:])
+    with pytest.raises(ValueError, match="1 row or more, got 0"):
+        extend_rows(rows, 0, "mean", jax.random.key(0))
+    with pytest.raises(ValueError, match=r"used rows must be 1 to 200.*got 201"):
+        extend_rows(rows, 1, "mean", jax.random.key(0), used=201)
+
+
+def test_pretraining_and_the_report() -> None:
+    study = Study(
+        model="mlp", layers=1, hidden=16, schemes=("xavier_rnn",), baseline="xavier_rnn", lrs=(0.3,), epochs=3
+    )
+    trained = finetune.pretrain(study, progress=False)
+    assert trained.metric > 0.6
+    x, y = trained.cell.task.data["valid_x"][:50], trained.cell.task.data["valid_y"][:50]
+    before = trained.cell.model.apply(trained.values, x)
+    report = finetune.step_zero(
+        before, trained.cell.model.apply, trained.values, (x, y), trained.cell.task.loss, ("readout.*",)
+    )
+    assert report.shift == 0
+    assert report.kl == 0
+    assert set(report.gradient) == {"readout.kernel", "readout.bias"}
+    assert "gradient norms: readout.bias" in str(report)
+    with pytest.raises(BadStudy, match="forward pass"):
+        finetune.pretrain(replace(study, model="transformer", hidden=128, schemes=("mup",)), progress=False)
+    with pytest.raises(ValueError, match="matches no parameter"):
+        finetune.step_zero(before, trained.cell.model.apply, trained.values, (x, y), trained.cell.task.loss, ("z",))
