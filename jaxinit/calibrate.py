@@ -3,8 +3,9 @@
     (problem, parameters, batches) -> parameters, and what is worth knowing of them
 
 Each only rescales: a kernel is multiplied by one factor for each of its independent copies (gates, heads), so that the
-law of a scheme keeps its shape. All are pure: they can be jitted and mapped over seeds. `CALIBRATIONS` is the table of
-names; a study's `orthogonal+lsuv` is the scheme `orthogonal`, calibrated by `lsuv`.
+law of a scheme keeps its shape (`admin` rescales the stream and no kernel). All are pure: they can be jitted and mapped
+over seeds. `CALIBRATIONS` is the table of names; a study's `orthogonal+lsuv` is the scheme `orthogonal`, calibrated by
+`lsuv`.
 """
 
 import math
@@ -242,10 +243,38 @@ def gradinit(
     return Calibrated(_stretched(problem, params, factors), factors, report)
 
 
+def admin(problem: Problem, params: Params, batches: Batch) -> Calibrated:
+    """Admin: scales of a post-norm stream by a profile of what its branches add.
+
+    omega_k^2 = 1 + sum over j < k of Var f_j, with f_j the output of branch j in one forward pass at omega = 1; the
+    stream is then x_k = N(omega_k x_{k-1} + f_k).
+    Shapes: `batches` is (x, y), `[count, batch, ...]`; y is not used. Report: `omega_last`, the scale before the last
+    branch. Factors: none of a kernel.
+    Assumes a model with learned scales of the stream (role `skip`, option `learned_skip`), one before each branch, in
+    the order of the data. Raises: ValueError for a model without.
+    Source: Liu et al. (2020), section 4.2. Departure: the stream before the first branch counts with a variance of 1.
+    """
+    skips = {leaf.name: leaf for leaf in problem.leaves if leaf.role == "skip"}
+    if not skips:
+        raise ValueError("admin needs learned scales of the stream (the role skip); give the model learned_skip")
+    at_one = params | {name: jnp.ones_like(params[name]) for name in skips}
+    x = batches[0].reshape(-1, *batches[0].shape[2:])
+    moments = watch.products(problem.apply, problem.leaves, at_one, x)[1]
+    last = {leaf.name for leaf in problem.leaves if leaf.role in ("attention_out", "ffn_out")}
+    branches = [name for name in moments if name in last]
+    layer = {leaf.name: leaf.layer for leaf in problem.leaves}
+    omega, found = jnp.ones(()), dict(at_one)
+    for skip, branch in zip(sorted(skips, key=lambda name: (layer[name], name)), branches, strict=True):
+        found[skip] = jnp.broadcast_to(jnp.sqrt(omega), params[skip].shape)
+        omega = omega + jnp.mean(moments[branch].variance)
+    return Calibrated(found, {}, {"omega_last": jnp.sqrt(omega)})
+
+
 CALIBRATIONS: dict[str, Callable[[Problem, Params, Batch], Calibrated]] = {
     "lsuv": lsuv,
     "metainit": metainit,
     "gradinit": gradinit,
+    "admin": admin,
 }
 
 

@@ -20,7 +20,7 @@ from jaxinit.introspect import Functional, Params, functional
 from jaxinit.models import ACTIVATIONS, MODELS
 from jaxinit.schemes import SCHEMES
 from jaxinit.spec import Scheme, draw, named_key, rules
-from jaxinit.study import RATES, RECURRENT, BadStudy, Study, check_name, check_settings
+from jaxinit.study import ATTENTION, RATES, RECURRENT, BadStudy, Study, check_name, check_settings
 from jaxinit.tasks import TASKS, Task
 
 CALIBRATION_BATCHES = 8  # what a calibration looks at, as many as fit into the training set
@@ -115,7 +115,7 @@ def check(
 def unsegmented(cell: Cell) -> Cell:
     """The cell with nothing that hides a product: a time loop in one piece, its gradient uncut; blocks not scanned."""
     study = cell.study
-    if study.model == "transformer":
+    if study.model in ATTENTION:
         return cell._replace(model=functional(_model(study, cell.task, partial(cell.make, scan=False))))
     if study.model not in RECURRENT or study.bidirectional:
         return cell
@@ -153,10 +153,10 @@ def calibrate_starts(cell: Cell, starts: Starts) -> tuple[Starts, Reports]:
     task, study = cell.task, cell.study
     seeds = jnp.asarray([*study.tuning, *study.reporting])
     count = min(CALIBRATION_BATCHES, task.examples // study.batch)
-    starts, reports = dict(starts), {}
+    starts, reports, open_cell = dict(starts), {}, unsegmented(cell)
     for name, calibration in cell.calibrations.items():
         factors = cell.multipliers(name)
-        apply = lambda p, x, factors=factors: cell.as_trained(p, factors, x)
+        apply = lambda p, x, factors=factors: open_cell.as_trained(p, factors, x)
         problem = calibrate.Problem(cell.model.leaves, apply, task.loss, study.optimizer)
 
         def of(data: Any, start: tuple, problem=problem, calibration=calibration) -> tuple[Params, dict]:
@@ -206,8 +206,13 @@ def _model(study: Study, task: Task, make: Callable[..., nnx.Module]) -> Callabl
             raise BadStudy(f"task {task.name!r} wants an output at every step, 'mlp' gives one; use rnn, lstm or gru")
     elif study.model not in RECURRENT:
         options |= {"readout": task.readout, "length": task.length}
-        if study.model == "transformer":
+        if study.model in ATTENTION:
             options |= {"heads": study.heads, "placed": "post" if study.post_norm else "pre"}
+            if study.norm == "none":
+                options["norm"] = None
+            options |= {name: getattr(study, name) for name in ("gate", "skip_scale", "learned_skip")}
+        if study.model == "vit" and options.pop("readout") == "all":
+            raise BadStudy(f"task {task.name!r} wants an output at every step, 'vit' gives one; use transformer")
     else:
         options["readout"] = task.readout
         for name in ("unroll", "truncate"):

@@ -280,8 +280,8 @@ def glorot_scheme(leaf: Leaf) -> Initializer:
 def vector(leaf: Leaf) -> Initializer | None:
     """How schemes start what is no matrix, None for a matrix.
 
-    Biases, peepholes, residual gates and states before the first step start at 0, the scales of normalizations at 1,
-    and the poles of a diagonal recurrence on the ring 0.9 <= |l| <= 0.999.
+    Biases, peepholes, residual gates and states before the first step start at 0, the scales of normalizations and
+    of streams at 1, and the poles of a diagonal recurrence on the ring 0.9 <= |l| <= 0.999.
     """
     return VECTORS.get(leaf.role)
 
@@ -326,6 +326,7 @@ VECTORS: dict[str, Initializer] = {
     "start": zeros,
     "residual_gate": zeros,
     "scale": ones,
+    "skip": ones,
     "log_decay": log_decay(0.9, 0.999),
     "log_phase": log_phase(),
 }

@@ -8,7 +8,7 @@ and the scheme here is the paper's draw.
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxinit import initializers
 from jaxinit.initializers import glorot, glorot_scheme, lecun, normal, scaled, truncated_normal, vector, zeros
@@ -91,8 +91,8 @@ def t_fixup(leaf: Leaf) -> Initializer:
 def fixup(leaf: Leaf) -> Initializer:
     """Zero for the last kernel of each branch and for the readout, the others of a branch times (2 n_layers)^(-1/2).
 
-    Meant without normalization. Departure: the scalar biases and multipliers are the options `bias` and `gate` of the
-    model. Source: Zhang et al. (2019), Fixup, section 3, with m = 2 kernels a branch.
+    Meant without normalization. Departure: the scalar biases are the biases of the layers, and there are no multipliers
+    that start at 1. Source: Zhang et al. (2019), Fixup, section 3, with m = 2 kernels a branch.
     """
     if leaf.role in (*INTO_STREAM, "readout"):
         return zeros
@@ -107,6 +107,67 @@ def deepnorm(leaf: Leaf) -> Initializer:
     """
     factor = (8 * leaf.n_layers) ** -0.25 if leaf.role in SCALED_BRANCH else 1.0
     return vector(leaf) or scaled(glorot("normal"), factor)
+
+
+def rezero(leaf: Leaf) -> Initializer:
+    """Glorot uniform; every branch times a gate that starts at 0: ReZero, for a model with `gate`.
+
+    Meant without normalization: the stream starts as the identity, whatever the depth.
+    Source: Bachlechner et al. (2020), eq. 2.
+    """
+    return xavier_transformer(leaf)
+
+
+def skipinit(leaf: Leaf) -> Initializer:
+    """He normal; every branch times a gate that starts at 0: SkipInit, for a model with `gate`.
+
+    Meant without normalization. Source: De & Smith (2020), section 4. It differs from ReZero in the draw alone.
+    """
+    return normal(1 / math.sqrt(leaf.fan_out)) if leaf.role in TABLES else vector(leaf) or initializers.he("normal")
+
+
+def t_fixup_encoder(leaf: Leaf) -> Initializer:
+    """As t_fixup with the encoder's factor, 0.67 n_layers^(-1/4), for values, outputs and feed-forward kernels.
+
+    The embedding takes it too. Source: Huang et al. (2020), section 3.2.
+    """
+    factor = 0.67 * leaf.n_layers**-0.25
+    if leaf.role in TABLES:
+        return normal(factor / math.sqrt(leaf.fan_out))
+    return scaled(glorot("uniform"), factor) if leaf.role in SCALED_BRANCH else glorot_scheme(leaf)
+
+
+def encoder_decoder(encoder: Scheme, decoder: Scheme) -> Scheme:
+    """A scheme for two stacks: `encoder` answers the parameters of the first, `decoder` all others.
+
+    `encoder_decoder(t_fixup_encoder, t_fixup)` is T-Fixup; `deepnorm_pair` makes DeepNorm's.
+    """
+    of = lambda leaf: (encoder if leaf.name.startswith("encoder.") else decoder)(leaf)
+    return _named(f"{encoder.__name__}+{decoder.__name__}", of, encoder_decoder.__doc__, without_stream)
+
+
+class DeepNorm(NamedTuple):
+    """DeepNorm for two stacks: its scheme, and the `skip_scale` of the encoder and of the decoder."""
+
+    scheme: Scheme
+    skip_scale: float
+    decoder_skip_scale: float
+
+
+def deepnorm_pair(encoder_layers: int, decoder_layers: int) -> DeepNorm:
+    """DeepNorm for N encoder and M decoder blocks.
+
+    Encoder: the stream times 0.81 (N^4 M)^(1/16), values, outputs and feed-forward times 0.87 (N^4 M)^(-1/16); decoder:
+    (3 M)^(1/4) and (12 M)^(-1/4). Source: Wang et al. (2022), figure 2.
+    """
+    n, m = encoder_layers, decoder_layers
+    beta = (0.87 * (n**4 * m) ** (-1 / 16), (12 * m) ** -0.25)
+
+    def of(factor: float) -> Scheme:
+        scheme = lambda leaf: vector(leaf) or scaled(glorot("normal"), factor if leaf.role in SCALED_BRANCH else 1.0)
+        return _named("deepnorm", scheme, deepnorm_pair.__doc__)
+
+    return DeepNorm(encoder_decoder(of(beta[0]), of(beta[1])), 0.81 * (n**4 * m) ** (1 / 16), (3 * m) ** 0.25)
 
 
 def mup(base_width: int, optimizer: str = "adam", zero_readout: bool = False) -> Scheme:
@@ -130,13 +191,65 @@ def mup(base_width: int, optimizer: str = "adam", zero_readout: bool = False) ->
             return Rule(draw, lr_scale=1 / m, wd_scale=m)
         draw = vector(leaf) or lecun("normal")
         if leaf.role in EDGES or not leaf.is_kernel:
-            of_readout = leaf.role == "bias" and leaf.layer == leaf.n_layers and leaf.kind != "norm"
-            rate = 1.0 if adam or of_readout else m
+            rate = 1.0 if adam or _of_readout(leaf) else m
             return Rule(draw, lr_scale=rate, wd_scale=1 / rate)
         rate = 1 / m if adam else 1.0
         return Rule(draw, multiplier=m**-0.5 if leaf.role == "query" else 1.0, lr_scale=rate, wd_scale=1 / rate)
 
     return _named("mup", of, mup.__doc__)
+
+
+def u_mup(base_width: int) -> Scheme:
+    """Unit-scaled muP for Adam: every kernel N(0, 1), its size in a multiplier, so that rates alone are left to tune.
+
+    With m the width over `base_width`: hidden kernels have multiplier fan_in^(-1/2) and rate m^(-1/2), the input kernel
+    likewise and rate 1, the readout multiplier 1/fan_in and rate 1, tables multiplier 1 and rate m^(-1/2), vectors
+    rate 1.
+    Assumes leaves that know the width of their model. Raises: as `mup`.
+    Source: Blake et al. (2024), u-muP, table 2. Departures: no scaling of gradients and of activation functions, and
+    rates relative to those of the base width.
+    """
+
+    def of(leaf: Leaf) -> Rule:
+        m = _over(leaf, base_width)
+        if leaf.role == "readout":
+            return Rule(normal(1.0), multiplier=1 / leaf.fan_in)
+        if leaf.role in TABLES:
+            return Rule(normal(1.0), lr_scale=m**-0.5, wd_scale=m**0.5)
+        if not leaf.is_kernel:
+            return Rule(vector(leaf) or zeros)
+        multiplier = leaf.fan_in**-0.5 * (m**-0.5 if leaf.role == "query" else 1.0)
+        rate = 1.0 if leaf.role in EDGES else m**-0.5
+        return Rule(normal(1.0), multiplier, rate, 1 / rate)
+
+    return _named("u_mup", of, u_mup.__doc__)
+
+
+def spectral_mup(base_width: int, optimizer: str = "adam") -> Scheme:
+    """Spectral muP: every kernel and every update of it of spectral norm about sqrt(fan_out / fan_in); no roles needed.
+
+    N(0, s^2) with s = min(1, sqrt(fan_out / fan_in)) / sqrt(fan_in); rates fan_out / fan_in under SGD, 1 / fan_in under
+    Adam, relative to those of the base width; vectors and tables count a fan_in of 1, since a one-hot input has.
+    Assumes leaves that know the width of their model. Raises: as `mup`.
+    Source: Yang, Simon & Bernstein (2023), A spectral condition for feature learning, section 4, eq. 5 and 6.
+    """
+    if optimizer not in ("adam", "sgd", "momentum"):
+        raise ValueError(f"spectral_mup knows adam, sgd and momentum, got {optimizer!r}")
+
+    def of(leaf: Leaf) -> Rule:
+        m = _over(leaf, base_width)
+        one_hot = leaf.role in TABLES or not leaf.is_kernel
+        grows_in, grows_out = (
+            leaf.role not in EDGES and leaf.is_kernel,
+            leaf.role != "readout" and not _of_readout(leaf),
+        )
+        rate = (m if grows_out and optimizer != "adam" else 1.0) / (m if grows_in else 1.0)
+        fan_in = 1 if one_hot else leaf.fan_in
+        std = min(1.0, math.sqrt(leaf.fan_out / fan_in)) / math.sqrt(fan_in)
+        multiplier = m**-0.5 if leaf.role == "query" else 1.0
+        return Rule(vector(leaf) or normal(std), multiplier, lr_scale=rate, wd_scale=1 / rate)
+
+    return _named("spectral_mup", of, spectral_mup.__doc__)
 
 
 def depth_mup(base: Scheme, base_depth: int, alpha: float = 0.5) -> Scheme:
@@ -168,6 +281,16 @@ def without_stream(leaves: Sequence[Leaf]) -> list[str]:
     return [] if any(leaf.role in INTO_STREAM for leaf in leaves) else [f"the roles {' and '.join(INTO_STREAM)}"]
 
 
+def without_gate(leaves: Sequence[Leaf]) -> list[str]:
+    """What a rule for gated branches misses in a model that has none."""
+    return [] if any(leaf.role == "residual_gate" for leaf in leaves) else ["the role residual_gate (option gate)"]
+
+
+def _of_readout(leaf: Leaf) -> bool:
+    """Whether a leaf is the readout's bias."""
+    return leaf.role == "bias" and leaf.layer == leaf.n_layers and leaf.kind != "norm"
+
+
 def _over(leaf: Leaf, base_width: int) -> float:
     """How many times the base width a leaf's model has."""
     if not leaf.width:
@@ -188,5 +311,7 @@ def _named(
     return scheme
 
 
-for _scheme in (gpt2, gpt2_blocks, small_init_wang, spike_no_more, t_fixup, fixup, deepnorm):
+for _scheme in (gpt2, gpt2_blocks, small_init_wang, spike_no_more, t_fixup, t_fixup_encoder, fixup, deepnorm):
     _named(_scheme.__name__, _scheme, _scheme.__doc__, without_stream)
+for _scheme in (rezero, skipinit):
+    _named(_scheme.__name__, _scheme, _scheme.__doc__, without_gate)

@@ -23,6 +23,7 @@ RATES = {
 
 
 RECURRENT = ("rnn", "lstm", "gru", "mgu", "lru")
+ATTENTION = ("transformer", "vit")
 RECURRENT_ONLY = (
     "unroll",
     "segment",
@@ -53,7 +54,7 @@ class Study:
     """
 
     model: str = "rnn"
-    """rnn, lstm, gru, mgu, lru, mlp or transformer (see `jaxinit list models`)."""
+    """rnn, lstm, gru, mgu, lru, mlp, transformer or vit (see `jaxinit list models`)."""
     hidden: int = 128
     """Units in every hidden layer."""
     layers: int = 1
@@ -61,7 +62,8 @@ class Study:
     activation: str | None = None
     """tanh, relu, sigmoid, softsign, gelu, ... for rnn and mlp. Default: tanh."""
     norm: str | None = None
-    """layer or batch normalization of pre-activations; recurrent networks take layer. Default: none."""
+    """layer or batch normalization of pre-activations; recurrent networks take layer. Default: none. For
+    transformer and vit: layer (the default), rms or none."""
     residual: bool = False
     """Add the input of every hidden layer but the first to its output, for mlp."""
     bidirectional: bool = False
@@ -69,9 +71,15 @@ class Study:
     peepholes: bool = False
     """Let the gates see the cell, for lstm."""
     heads: int = 4
-    """Heads of attention, for transformer."""
+    """Heads of attention, for transformer and vit."""
     post_norm: bool = False
-    """Normalize the sum of each branch and the stream instead of the branch's input, for transformer."""
+    """Normalize the sum of each branch and the stream instead of the branch's input, for transformer and vit."""
+    gate: bool = False
+    """Multiply every branch by a learned scalar that starts at 0 (ReZero), for transformer and vit."""
+    skip_scale: float = 1.0
+    """Multiply the stream by it where a branch is added (DeepNorm), for transformer and vit."""
+    learned_skip: bool = False
+    """Learn such a factor for each branch and unit, from 1 (Admin), for transformer and vit."""
     leak: float | None = None
     """Share of the new state in each state, for rnn. Default: all of it."""
     learned_start: bool = False
@@ -215,8 +223,17 @@ def check_settings(study: Study) -> None:
             raise BadStudy(f"{name} must be 0 or more, and finite; got {getattr(study, name):g}")
     if not 0 <= study.dropout < 1:
         raise BadStudy(f"dropout must be 0 or more and below 1, got {study.dropout:g}")
-    if study.norm not in (None, "layer", "batch"):
-        raise BadStudy(f"norm must be layer or batch, or left out; got {study.norm!r}")
+    norms = (None, "layer", "rms", "none") if study.model in ATTENTION else (None, "layer", "batch")
+    if study.norm not in norms:
+        raise BadStudy(f"norm of {study.model!r} is {', '.join(map(str, norms[1:]))} or left out; got {study.norm!r}")
+    for name in ("post_norm", "gate", "learned_skip"):
+        if getattr(study, name) and study.model not in ATTENTION:
+            raise BadStudy(f"{name} is an option of {', '.join(ATTENTION)}; leave it out of a study of {study.model!r}")
+    if study.skip_scale != 1 and (study.model not in ATTENTION or study.learned_skip or not study.skip_scale > 0):
+        raise BadStudy(
+            f"skip_scale is positive, and an option of {', '.join(ATTENTION)} without learned_skip; got "
+            f"{study.skip_scale:g} for {study.model!r}"
+        )
     if study.model != "mlp" and (study.norm == "batch" or study.residual):
         raise BadStudy(
             f"batch normalization and residual are options of mlp; leave them out, or use it instead of {study.model!r}"

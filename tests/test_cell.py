@@ -54,7 +54,7 @@ def test_normalized_residual_nets_are_a_setting(norm: str) -> None:
         ({"truncate": 9}, "truncate is at most 8, the steps of task 'digits_rows'; got 9"),
         ({"text": "a.txt"}, "task 'digits_rows' has no text; leave --text out, or use one of text, words"),
         ({"bidirectional": True, "segment": 2}, "leave segment out"),
-        ({"model": "mlp", "norm": "group"}, "norm must be layer or batch"),
+        ({"model": "mlp", "norm": "group"}, "is layer, batch or left out"),
         ({"dropout": 1.0}, "dropout must be 0 or more and below 1, got 1"),
         ({"clip_value": 0.0}, "clip_value must be positive, got 0"),
         ({"l2": -1.0}, "l2 must be 0 or more"),

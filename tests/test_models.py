@@ -11,6 +11,7 @@ from jaxinit import introspect, spec
 from jaxinit.initializers import constant, normal, vector
 from jaxinit.introspect import Training, functional
 from jaxinit.models import GRU, LRU, LSTM, MGU, MLP, MODELS, RNN
+from jaxinit.study import ATTENTION
 
 KEY = jax.random.key(0)
 B, T, D, H, K = 3, 6, 4, 5, 2
@@ -142,7 +143,7 @@ def test_causality_by_gradient(kind: str) -> None:
         assert jacobian[t, :, t].any()
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS if name != "transformer"])  # test_transformer has its own
+@pytest.mark.parametrize("name", [name for name in MODELS if name not in ATTENTION])  # test_transformer has its own
 def test_overrides_reach_their_role_only(name: str) -> None:
     arguments = {"kernel_init": ("input", "hidden"), "readout_init": ("readout",), "bias_init": ("bias",)}
     if name not in ("mlp", "lru"):

@@ -9,7 +9,7 @@ from flax import nnx
 
 from jaxinit import residual
 from jaxinit.introspect import functional
-from jaxinit.models import LSTM, MLP, RNN, Transformer
+from jaxinit.models import LSTM, MLP, RNN, EncoderDecoder, Transformer
 from jaxinit.schemes import SCHEMES
 from jaxinit.spec import Leaf, draw, rules
 
@@ -52,6 +52,7 @@ EXPECTED = {
     },
     "xavier_transformer": GLOROT | {"embedding": 1 / math.sqrt(D)},
     "t_fixup": {"ffn_in": (9 * L) ** -0.25 * GLOROT["ffn_in"], "query": GLOROT["query"]},
+    "t_fixup_encoder": {"ffn_in": 0.67 * L**-0.25 * GLOROT["ffn_in"], "embedding": 0.67 * L**-0.25 / math.sqrt(D)},
     "fixup": {"attention_out": 0, "ffn_out": 0, "readout": 0, "ffn_in": math.sqrt(2 / D / (2 * L))},
     "deepnorm": {"ffn_in": (8 * L) ** -0.25 * GLOROT["ffn_in"], "query": GLOROT["query"]},
 }
@@ -67,7 +68,8 @@ def test_every_role_has_the_size_of_the_paper(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["gpt2", "gpt2_blocks", "small_init_wang", "spike_no_more", "t_fixup", "fixup", "deepnorm"]
+    "name",
+    ["gpt2", "gpt2_blocks", "small_init_wang", "spike_no_more", "t_fixup", "fixup", "deepnorm", "t_fixup_encoder"],
 )
 def test_a_rule_for_branches_is_refused_by_a_model_without(name: str) -> None:
     plain = functional(lambda: MLP(4, 8, 2, rngs=nnx.Rngs(0))).leaves
@@ -133,3 +135,55 @@ def test_depth_scaling(alpha: float, rate: float) -> None:
     assert of["ffn_out"] == pytest.approx((4**-alpha, rate, 1))
     assert of["ffn_in"] == pytest.approx((1, rate, 1))
     assert of["readout"] == (1, 1, 1)
+
+
+@pytest.mark.parametrize("name", ["rezero", "skipinit"])
+def test_a_gated_scheme_starts_as_the_identity_and_needs_gates(name: str) -> None:
+    gated = leaves(gate=True, norm=None)
+    drawn = draw(SCHEMES[name], KEY, gated)
+    assert all(float(drawn[leaf.name]) == 0 for leaf in gated if leaf.role == "residual_gate")
+    ffn_in = math.sqrt(2 / D) if name == "skipinit" else GLOROT["ffn_in"]
+    assert std(SCHEMES[name], "ffn_in", gated) == pytest.approx(ffn_in, rel=0.02)
+    with pytest.raises(ValueError, match="residual_gate"):
+        draw(SCHEMES[name], KEY, leaves())
+
+
+def test_two_stacks_have_factors_of_their_own() -> None:
+    model = functional(lambda: EncoderDecoder(V, D, V, layers=L, decoder_layers=2, length=40, rngs=nnx.Rngs(0)))
+    pair = residual.deepnorm_pair(L, 2)
+    beta = {"encoder": 0.87 * (L**4 * 2) ** (-1 / 16), "decoder": 24**-0.25}
+    assert (pair.skip_scale, pair.decoder_skip_scale) == pytest.approx((0.81 * (L**4 * 2) ** (1 / 16), 6**0.25))
+    fixup = residual.encoder_decoder(residual.t_fixup_encoder, residual.t_fixup)
+    tau = {"encoder": 0.67 * L**-0.25, "decoder": 18**-0.25}
+    for stack in ("encoder", "decoder"):
+        of = tuple(leaf for leaf in model.leaves if leaf.name.startswith(stack))
+        assert std(pair.scheme, "ffn_in", of) == pytest.approx(beta[stack] * GLOROT["ffn_in"], rel=0.02)
+        assert std(pair.scheme, "query", of) == pytest.approx(GLOROT["query"], rel=0.02)
+        assert std(fixup, "ffn_out", of) == pytest.approx(tau[stack] * GLOROT["ffn_in"], rel=0.02)
+
+
+def test_spectral_mup_needs_fans_alone_and_agrees_with_mup() -> None:
+    """At four times the base width its sizes and rates are those of muP, whose table it derives."""
+    wide = leaves(4 * D)
+    for optimizer in ("adam", "sgd"):
+        spectral, table = (scales(of(D, optimizer), wide) for of in (residual.spectral_mup, residual.mup))
+        for role in ("query", "value", "attention_out", "ffn_in", "ffn_out", "embedding", "readout", "scale"):
+            assert spectral[role] == pytest.approx(table[role]), role
+    # ||W|| of n x m Gaussians is s (sqrt(n) + sqrt(m)): within 10 % of sqrt(fan_out / fan_in) but for that sum
+    w = np.asarray(draw(residual.spectral_mup(D), KEY, wide)["blocks.0.ffn_in"])
+    n, m = w.shape
+    assert np.linalg.norm(w, 2) == pytest.approx((1 + math.sqrt(m / n)), rel=0.1)
+
+
+def test_u_mup_has_mups_sizes_in_its_multipliers() -> None:
+    wide = leaves(4 * D)
+    found = rules(residual.u_mup(D), wide)
+    base = rules(residual.u_mup(D), leaves())
+    plain = rules(residual.mup(D), wide)
+    for leaf in wide:
+        rule, was, table = found[leaf.name], base[leaf.name], plain[leaf.name]
+        if leaf.is_kernel and leaf.role not in ("embedding", "position"):
+            # Under Adam an effective weight moves by multiplier times rate: its change with the width is muP's.
+            moves = rule.multiplier * rule.lr_scale / (was.multiplier * was.lr_scale)
+            assert moves == pytest.approx(table.multiplier * table.lr_scale), leaf.name
+    assert std(residual.u_mup(D), "ffn_out", wide) == pytest.approx(1, rel=0.02)

@@ -9,7 +9,7 @@ from flax import nnx
 from jaxinit import introspect, spec
 from jaxinit.initializers import constant, glorot_scheme, normal, vector
 from jaxinit.introspect import Training, functional
-from jaxinit.models import Transformer
+from jaxinit.models import EncoderDecoder, Transformer, ViT
 from jaxinit.models.transformer import rotated, waves
 
 V, D, K, T, B = 11, 16, 11, 6, 3
@@ -23,6 +23,7 @@ OPTIONS = {
     "llama": {"norm": "rms", "positions": "rotary", "activation": "swiglu", "bias": False, "kv_heads": 2},
     "sinusoidal": {"positions": "sinusoidal", "tied": True},
     "rezero": {"norm": None, "gate": True},
+    "admin": {"placed": "post", "learned_skip": True},
 }
 
 
@@ -55,17 +56,39 @@ def test_causality_by_gradient(name: str) -> None:
 def test_attention_equals_flaxs_with_copied_weights() -> None:
     theirs = nnx.MultiHeadAttention(num_heads=4, in_features=D, qkv_features=D, decode=False, rngs=nnx.Rngs(3))
     model = make(positions=None)
-    block = model.blocks[0]
-    for name in ("query", "key", "value"):
-        getattr(block, name).set_value(getattr(theirs, name).kernel[...])
-    block.attention_out.set_value(theirs.out.kernel[...])
+    attention = model.blocks[0].attention
+    for name in ("query", "key", "value", "out"):
+        getattr(attention, name).set_value(getattr(theirs, name).kernel[...])
+    attend = lambda x: attention(x, x, model.shape, True)
     x = jax.random.normal(jax.random.key(5), (B, T, D))
     mask = nnx.make_causal_mask(jnp.ones((B, T)))
-    np.testing.assert_allclose(block.attend(x, model.shape), theirs(x, mask=mask), atol=1e-5)
-    ours = jax.grad(lambda x: jnp.sum(block.attend(x, model.shape) ** 2))(x)
+    np.testing.assert_allclose(attend(x), theirs(x, mask=mask), atol=1e-5)
+    ours = jax.grad(lambda x: jnp.sum(attend(x) ** 2))(x)
     graph, state = nnx.split(theirs)
     other = jax.grad(lambda x: jnp.sum(nnx.merge(graph, state)(x, mask=mask) ** 2))(x)
     np.testing.assert_allclose(ours, other, atol=1e-5)
+
+
+def copy_attention(ours, theirs, bias) -> None:
+    """PyTorch's packed query, key, value and output kernels, with biases other than 0, into ours."""
+    import torch
+
+    of = lambda tensor: jnp.asarray(tensor.detach().numpy())
+    with torch.no_grad():
+        theirs.in_proj_bias.copy_(torch.tensor(np.asarray(bias)))
+    for k, name in enumerate(("query", "key", "value")):
+        rows = slice(k * D, (k + 1) * D)
+        getattr(ours, name).set_value(of(theirs.in_proj_weight)[rows].T.reshape(D, 4, D // 4))
+        getattr(ours, f"{name}_bias").set_value(bias[rows].reshape(4, D // 4))
+    ours.out.set_value(of(theirs.out_proj.weight).T.reshape(4, D // 4, D))
+
+
+def copy_feed(block, layer) -> None:
+    of = lambda tensor: jnp.asarray(tensor.detach().numpy())
+    block.ffn_in.set_value(of(layer.linear1.weight).T)
+    block.ffn_out.set_value(of(layer.linear2.weight).T)
+    block.ffn_in_bias.set_value(of(layer.linear1.bias))
+    block.ffn_out_bias.set_value(of(layer.linear2.bias))
 
 
 @pytest.mark.parametrize("placed", ["pre", "post"])
@@ -76,28 +99,74 @@ def test_a_block_equals_pytorchs_with_copied_weights(placed: str) -> None:
     )
     model = make(causal=False, placed=placed, positions=None)
     block = model.blocks[0]
-    of = lambda tensor: jnp.asarray(tensor.detach().numpy())
-    packed, bias = of(layer.self_attn.in_proj_weight), 0.1 * jnp.arange(3.0 * D)
-    with torch.no_grad():
-        layer.self_attn.in_proj_bias.copy_(torch.tensor(np.asarray(bias)))
-    for k, name in enumerate(("query", "key", "value")):
-        rows = slice(k * D, (k + 1) * D)
-        getattr(block, name).set_value(packed[rows].T.reshape(D, 4, D // 4))
-        getattr(block, f"{name}_bias").set_value(bias[rows].reshape(4, D // 4))
-    block.attention_out.set_value(of(layer.self_attn.out_proj.weight).T.reshape(4, D // 4, D))
-    block.ffn_in.set_value(of(layer.linear1.weight).T)
-    block.ffn_out.set_value(of(layer.linear2.weight).T)
-    block.ffn_in_bias.set_value(of(layer.linear1.bias))
-    block.ffn_out_bias.set_value(of(layer.linear2.bias))
+    copy_attention(block.attention, layer.self_attn, 0.1 * jnp.arange(3.0 * D))
+    copy_feed(block, layer)
     x = jax.random.normal(jax.random.key(5), (B, T, D))
     theirs = torch.tensor(np.asarray(x), requires_grad=True)
     weight = np.cos(np.arange(x.size)).reshape(x.shape).astype(np.float32)
     (layer(theirs) * torch.tensor(weight)).sum().backward()
-    ours = lambda x: block(x, model.shape, None, 0)
+    ours = lambda x: block(x, model.shape, None, 0, None)
     np.testing.assert_allclose(ours(x), layer(theirs).detach().numpy(), atol=1e-5)
     gradient = jax.grad(lambda x: jnp.sum(ours(x) * weight))(x)
     expected = theirs.grad.numpy()
     np.testing.assert_allclose(gradient, expected, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("placed", ["pre", "post"])
+def test_a_decoder_block_equals_pytorchs_with_copied_weights(placed: str) -> None:
+    torch = pytest.importorskip("torch", reason="the parity extra is not installed")
+    layer = torch.nn.TransformerDecoderLayer(
+        D, 4, 4 * D, dropout=0.0, activation="gelu", batch_first=True, norm_first=placed == "pre"
+    )
+    model = make(cross=True, placed=placed, positions=None)
+    block = model.blocks[0]
+    copy_attention(block.attention, layer.self_attn, 0.1 * jnp.arange(3.0 * D))
+    copy_attention(block.cross, layer.multihead_attn, 0.05 * jnp.arange(3.0 * D))
+    copy_feed(block, layer)
+    x, memory = (jax.random.normal(jax.random.key(k), (B, t, D)) for k, t in ((5, T), (6, T + 3)))
+    mask = torch.nn.Transformer.generate_square_subsequent_mask(T)
+    tensors = [torch.tensor(np.asarray(of), requires_grad=True) for of in (x, memory)]
+    theirs = layer(*tensors, tgt_mask=mask)
+    weight = np.cos(np.arange(x.size)).reshape(x.shape).astype(np.float32)
+    (theirs * torch.tensor(weight)).sum().backward()
+    ours = lambda x, memory: block(x, model.shape, None, 0, memory)
+    np.testing.assert_allclose(ours(x, memory), theirs.detach().numpy(), atol=1e-5)
+    gradients = jax.grad(lambda x, memory: jnp.sum(ours(x, memory) * weight), argnums=(0, 1))(x, memory)
+    for gradient, tensor in zip(gradients, tensors, strict=True):
+        assert tensor.grad is not None
+        expected = tensor.grad.numpy()
+        np.testing.assert_allclose(gradient, expected, atol=1e-5 * np.abs(expected).max())
+
+
+def test_an_encoder_decoder() -> None:
+    """The target sees all of the source and its own past; both stacks are drawn, and know which they are."""
+    options = {"layers": 2, "decoder_layers": 3, "heads": 2, "length": 16}
+    model = EncoderDecoder(V, D, K, **options, init=lambda leaf: normal(0.3), rngs=nnx.Rngs(0))
+    x, z = jax.nn.one_hot(TOKENS, V), jax.random.normal(jax.random.key(1), (B, 5, K))
+    assert model(x, z).shape == (B, 5, K)
+    by_source, by_target = jax.jacrev(lambda x, z: jnp.sum(model(x, z), axis=(0, 2)), argnums=(0, 1))(x, z)
+    assert all(bool(by_source[t, :, s].any()) for t in range(5) for s in range(T))
+    assert not any(bool(by_target[t, :, t + 1 :].any()) for t in range(4))
+    leaves = introspect.leaves(model)
+    stacks = {name.split(".")[0]: [] for name in ("encoder", "decoder")}
+    for leaf in leaves:
+        stacks[leaf.name.split(".")[0]].append(leaf)
+    assert {leaf.n_layers for leaf in stacks["encoder"]} == {2}
+    assert {leaf.n_layers for leaf in stacks["decoder"]} == {3}
+    with pytest.raises(ValueError, match="give memory"):
+        model.decoder(z)
+
+
+def test_a_vision_transformer_sees_all_patches_alike() -> None:
+    """Without positions the order of the patches does not matter, and with them it does."""
+    x = jax.random.normal(jax.random.key(0), (B, T, V))
+    for positions in (None, "learned"):
+        model = ViT(V, D, K, layers=1, positions=positions, init=lambda leaf: normal(0.3), rngs=nnx.Rngs(0))
+        y, shuffled = model(x), model(x[:, ::-1])
+        assert y.shape == (B, K)
+        assert np.allclose(y, shuffled, atol=1e-5) == (positions is None)
+    with pytest.raises(TypeError, match="ViT decides causal itself"):
+        ViT(V, D, K, causal=True, rngs=nnx.Rngs(0))
 
 
 def test_rotary_scores_depend_on_distance_alone() -> None:
@@ -121,19 +190,19 @@ def test_a_gate_at_zero_leaves_the_stream_alone() -> None:
     courses = model.stream(TOKENS)
     for after in courses[1:]:
         np.testing.assert_array_equal(after, courses[0])
-    gates = jax.grad(lambda gate: jnp.sum(model.blocks[0].attend(courses[0], model.shape) * gate))(1.0)
-    assert gates != 0
+    branch = model.blocks[0].attention(courses[0], courses[0], model.shape, True)
+    assert jax.grad(lambda gate: jnp.sum(branch * gate))(1.0) != 0
 
 
 def test_fans_count_no_copy_and_layers_are_known() -> None:
     leaves = {leaf.name: leaf for leaf in introspect.leaves(make(kv_heads=2, layers=3))}
-    query, key, out = (leaves[f"blocks.2.{name}"] for name in ("query", "key", "attention_out"))
+    query, key, out = (leaves[f"blocks.2.{name}"] for name in ("attention.query", "attention.key", "attention.out"))
     assert (query.fan_in, query.fan_out, query.copies, query.layer, query.n_layers) == (D, 4, 4, 2, 3)
     assert (key.shape, key.copies) == ((D, 2, 4), 2)
     assert (out.fan_in, out.fan_out) == (D, D)
     assert leaves["blocks.0.ffn_out"].fan_in == 4 * D
     drawn = spec.draw(glorot_scheme, jax.random.key(0), leaves.values())
-    assert not np.array_equal(drawn["blocks.0.query"], drawn["blocks.1.query"])
+    assert not np.array_equal(drawn["blocks.0.attention.query"], drawn["blocks.1.attention.query"])
 
 
 def test_dropout_and_readouts() -> None:

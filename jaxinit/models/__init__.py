@@ -5,7 +5,7 @@ from flax import nnx
 from jaxinit.models.bptt import ACTIVATIONS
 from jaxinit.models.cells import GRU, LRU, LSTM, MGU, RNN
 from jaxinit.models.mlp import MLP
-from jaxinit.models.transformer import Transformer
+from jaxinit.models.transformer import EncoderDecoder, Transformer, ViT
 
 MODELS: dict[str, type[nnx.Module]] = {
     "rnn": RNN,
@@ -15,6 +15,7 @@ MODELS: dict[str, type[nnx.Module]] = {
     "lru": LRU,
     "mlp": MLP,
     "transformer": Transformer,
+    "vit": ViT,
 }
 
-__all__ = ["ACTIVATIONS", "GRU", "LRU", "LSTM", "MGU", "MLP", "MODELS", "RNN", "Transformer"]
+__all__ = ["ACTIVATIONS", "GRU", "LRU", "LSTM", "MGU", "MLP", "MODELS", "RNN", "EncoderDecoder", "Transformer", "ViT"]

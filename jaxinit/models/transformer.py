@@ -7,6 +7,7 @@ scanned, so that depth costs no compile time.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, Unpack
 
 import jax
@@ -19,6 +20,8 @@ from jaxinit.introspect import Place, Training, param
 from jaxinit.models.common import EPSILON, Dense, Inits, activation_named, check_sizes, dropped, start
 
 WAVELENGTH = 10_000.0  # the longest of sinusoidal and rotary positions, over 2 pi
+
+ROLES = {"embedding", "position", "query", "key", "value", "attention_out", "ffn_in", "ffn_out", "bias", "readout"}
 
 Stream = Float[Array, "b t d"]
 
@@ -38,6 +41,8 @@ class Shape(NamedTuple):
     bias: bool
     gate: bool
     skip_scale: float
+    learned_skip: bool
+    cross: bool
 
 
 class Norm(nnx.Module):
@@ -55,8 +60,8 @@ class Norm(nnx.Module):
         return y if self.bias is None else y + jnp.broadcast_to(self.bias[...], x.shape)
 
 
-class Block(nnx.Module):
-    """The parameters of one block: an attention and a feed-forward branch, and what the options add."""
+class Attention(nnx.Module):
+    """The parameters of one attention: queries from the stream, keys and values from it or from another."""
 
     def __init__(self, d: int, o: Shape, **place: Unpack[Place]):
         head = d // o.heads
@@ -64,37 +69,19 @@ class Block(nnx.Module):
         self.query = param((d, o.heads, head), "i.o", "query", **of)
         self.key = param((d, o.kv_heads, head), "i.o", "key", **of)
         self.value = param((d, o.kv_heads, head), "i.o", "value", **of)
-        self.attention_out = param((o.heads, head, d), "iio", "attention_out", **of)
-        inner: Place = {**place, "inputs": d, "activation": o.activation}
-        outer: Place = {**place, "inputs": o.ffn, "activation": "linear"}
-        self.ffn_in = param((d, o.ffn), "io", "ffn_in", **inner)
-        self.ffn_gate = param((d, o.ffn), "io", "ffn_in", **inner) if o.activation == "swiglu" else None
-        self.ffn_out = param((o.ffn, d), "io", "ffn_out", **outer)
+        self.out = param((o.heads, head, d), "iio", "attention_out", **of)
         self.query_bias = param((o.heads, head), ".o", "bias", **of) if o.bias else None
         self.key_bias = param((o.kv_heads, head), ".o", "bias", **of) if o.bias else None
         self.value_bias = param((o.kv_heads, head), ".o", "bias", **of) if o.bias else None
-        self.attention_bias = param((d,), "o", "bias", **of) if o.bias else None
-        self.ffn_in_bias = param((o.ffn,), "o", "bias", **inner) if o.bias else None
-        self.ffn_out_bias = param((d,), "o", "bias", **outer) if o.bias else None
-        self.attention_norm = Norm(o.norm, d, **place) if o.norm else None
-        self.ffn_norm = Norm(o.norm, d, **place) if o.norm else None
+        self.out_bias = param((d,), "o", "bias", **of) if o.bias else None
         self.query_norm = Norm("rms", head, **place) if o.qk_norm else None
         self.key_norm = Norm("rms", head, **place) if o.qk_norm else None
-        self.attention_gate = param((), "", "residual_gate", **place) if o.gate else None
-        self.ffn_gate_scalar = param((), "", "residual_gate", **place) if o.gate else None
 
-    def __call__(self, x: Stream, o: Shape, training: Training | None, place: int) -> Stream:
-        attention = lambda x: dropped(self.attend(x, o), training, 2 * place)
-        feed = lambda x: dropped(self.feed(x, o), training, 2 * place + 1)
-        x = added(x, attention, self.attention_norm, self.attention_gate, o)
-        return added(x, feed, self.ffn_norm, self.ffn_gate_scalar, o)
-
-    def attend(self, x: Stream, o: Shape) -> Stream:
+    def __call__(self, x: Stream, seen: Float[Array, "b s d"], o: Shape, causal: bool) -> Stream:
         """softmax(q k / sqrt(d_head)) v of every head, the heads mixed by the output kernel."""
-        q, k, v = (
-            plus(jnp.einsum("btd,dhk->bthk", x, w[...]), bias)
-            for w, bias in ((self.query, self.query_bias), (self.key, self.key_bias), (self.value, self.value_bias))
-        )
+        q = plus(jnp.einsum("btd,dhk->bthk", x, self.query[...]), self.query_bias)
+        k = plus(jnp.einsum("btd,dhk->bthk", seen, self.key[...]), self.key_bias)
+        v = plus(jnp.einsum("btd,dhk->bthk", seen, self.value[...]), self.value_bias)
         if self.query_norm is not None and self.key_norm is not None:
             q, k = self.query_norm(q), self.key_norm(k)
         if o.rotary:
@@ -102,11 +89,57 @@ class Block(nnx.Module):
         if o.kv_heads < o.heads:
             k, v = (jnp.repeat(of, o.heads // o.kv_heads, axis=2) for of in (k, v))
         scores = jnp.einsum("bqhk,bshk->bhqs", q, k) / math.sqrt(q.shape[-1])
-        if o.causal:
-            seen = np.tril(np.ones((x.shape[1], x.shape[1]), bool))
-            scores = jnp.where(seen[None, None], scores, jnp.finfo(scores.dtype).min)
+        if causal:
+            past = np.tril(np.ones((x.shape[1], x.shape[1]), bool))
+            scores = jnp.where(past[None, None], scores, jnp.finfo(scores.dtype).min)
         mixed = jnp.einsum("bhqs,bshk->bqhk", jax.nn.softmax(scores, axis=-1), v)
-        return plus(jnp.einsum("bqhk,hkd->bqd", mixed, self.attention_out[...]), self.attention_bias)
+        return plus(jnp.einsum("bqhk,hkd->bqd", mixed, self.out[...]), self.out_bias)
+
+
+class Branch(nnx.Module):
+    """What stands around a branch: its normalization, its gate, the scale of the stream that it is added to."""
+
+    def __init__(self, d: int, o: Shape, **place: Unpack[Place]):
+        self.norm = Norm(o.norm, d, **place) if o.norm else None
+        self.gate = param((), "", "residual_gate", **place) if o.gate else None
+        self.skip = param((d,), "o", "skip", **place) if o.learned_skip else None
+
+    def __call__(self, x: Stream, branch: Callable[[Stream], Stream], o: Shape) -> Stream:
+        """The branch added to the stream."""
+        before = self.norm is not None and o.placed == "pre"
+        y = branch(self.norm(x) if self.norm is not None and before else x)
+        if self.gate is not None:
+            y = y * jnp.broadcast_to(self.gate[...], y.shape)
+        x = x * (o.skip_scale if self.skip is None else jnp.broadcast_to(self.skip[...], x.shape)) + y
+        return self.norm(x) if self.norm is not None and not before else x
+
+
+class Block(nnx.Module):
+    """The parameters of one block: attention, attention to another stream in a decoder of two stacks, feed-forward."""
+
+    def __init__(self, d: int, o: Shape, **place: Unpack[Place]):
+        inner: Place = {**place, "inputs": d, "activation": o.activation}
+        outer: Place = {**place, "inputs": o.ffn, "activation": "linear"}
+        self.attention = Attention(d, o, **place)
+        self.attended = Branch(d, o, **place)
+        self.cross = Attention(d, o, **place) if o.cross else None
+        self.crossed = Branch(d, o, **place) if o.cross else None
+        self.ffn_in = param((d, o.ffn), "io", "ffn_in", **inner)
+        self.ffn_gate = param((d, o.ffn), "io", "ffn_in", **inner) if o.activation == "swiglu" else None
+        self.ffn_out = param((o.ffn, d), "io", "ffn_out", **outer)
+        self.ffn_in_bias = param((o.ffn,), "o", "bias", **inner) if o.bias else None
+        self.ffn_out_bias = param((d,), "o", "bias", **outer) if o.bias else None
+        self.fed = Branch(d, o, **place)
+
+    def __call__(
+        self, x: Stream, o: Shape, training: Training | None, place: int, memory: Float[Array, "b s d"] | None
+    ) -> Stream:
+        noisy = lambda y, which: dropped(y, training, 3 * place + which)
+        x = self.attended(x, lambda x: noisy(self.attention(x, x, o, o.causal), 0), o)
+        if self.cross is not None and self.crossed is not None and memory is not None:
+            cross = self.cross
+            x = self.crossed(x, lambda x: noisy(cross(x, memory, o, False), 1), o)
+        return self.fed(x, lambda x: noisy(self.feed(x, o), 2), o)
 
     def feed(self, x: Stream, o: Shape) -> Stream:
         """phi(x W + b) V + c, or (silu(x W + b) * x G) V + c with swiglu."""
@@ -129,18 +162,21 @@ class Transformer(nnx.Module):
     out_features]` or `[batch, time, out_features]`. float32. `hidden_features` d is the width of the stream, which
     `heads` divides; attention kernels are `[d, heads, d / heads]`.
     Roles: `embedding`, `position`, `query`, `key`, `value`, `attention_out`, `ffn_in`, `ffn_out`, `scale`, `bias`,
-    `readout`, `residual_gate`.
+    `readout`, `residual_gate`, `skip`.
     Options: `layers`; `heads`; `kv_heads` (grouped-query attention); `ffn` (width over d); `causal`; `norm` layer, rms
     or None, `placed` pre or post; `qk_norm` normalizes queries and keys; `positions` learned, sinusoidal, rotary or
     None, of at most `length` steps; `activation` as in `MLP`, or swiglu; `tied` uses the embedding as the readout,
     times `tied_scale` (1/m under muP at m times the base width);
-    `bias`; `gate`; `skip_scale`; `readout` all, last or mean; `scan` (False: blocks one by one, which probes need).
+    `bias`; `gate`; `skip_scale`, or `learned_skip` for one of each branch and unit that starts at 1; `cross`: blocks
+    attend to `memory` too, another stream (see `EncoderDecoder`); `readout` all, last or mean, None for the stream
+    itself; `scan` (False: blocks one by one, which probes need).
     In training, branches are dropped out at the rate that `training` says.
     Raises: ValueError for heads that do not divide the width or key-value heads that do not divide the heads, unknown
     names, a sequence longer than `length`, or a tied readout of another size than the input.
     Source: Vaswani et al. (2017), sections 3.1 to 3.5; Xiong et al. (2020) for pre-norm; Su et al. (2021), eq. 34;
-    Shazeer (2020) for swiglu; Ainslie et al. (2023) for grouped queries; Henry et al. (2020) for normalized ones; Wang
-    et al. (2022), DeepNorm, for `skip_scale`; Bachlechner et al. (2020), ReZero, for `gate`.
+    Shazeer (2020) for swiglu; Ainslie et al. (2023) for grouped queries; Henry et al. (2020) for normalized ones;
+    Wang et al. (2022), DeepNorm, for `skip_scale`; Liu et al. (2020), Admin, for `learned_skip`; Bachlechner et al.
+    (2020), ReZero, for `gate`.
     """
 
     def __init__(
@@ -164,8 +200,10 @@ class Transformer(nnx.Module):
         bias: bool = True,
         gate: bool = False,
         skip_scale: float = 1.0,
+        learned_skip: bool = False,
+        cross: bool = False,
         tied_scale: float = 1.0,
-        readout: Literal["all", "last", "mean"] = "all",
+        readout: Literal["all", "last", "mean"] | None = "all",
         scan: bool = True,
         rngs: nnx.Rngs,
         **inits: Unpack[Inits],
@@ -187,7 +225,7 @@ class Transformer(nnx.Module):
             ("norm", norm, ("layer", "rms", None)),
             ("placed", placed, ("pre", "post")),
             ("positions", positions, ("learned", "sinusoidal", "rotary", None)),
-            ("readout", readout, ("all", "last", "mean")),
+            ("readout", readout, ("all", "last", "mean", None)),
         ):
             if value not in known:
                 raise ValueError(f"{name} is one of {', '.join(map(repr, known))}, got {value!r}")
@@ -195,8 +233,9 @@ class Transformer(nnx.Module):
             raise ValueError(f"a tied readout needs as many outputs as inputs, got {out_features} and {in_features}")
         rotary = positions == "rotary"
         self.shape = Shape(
-            heads, kv, ffn * d, causal, norm, placed, qk_norm, rotary, activation, bias, gate, float(skip_scale)
-        )
+            heads, kv, ffn * d, causal, norm, placed, qk_norm, rotary, activation, bias, gate, float(skip_scale),
+            learned_skip, cross,
+        )  # fmt: skip
         self.read, self.scan, self.length, self.tied_scale = readout, scan, length, float(tied_scale)
         edge: Place = {"layer": 0, "n_layers": layers, "inputs": in_features, "width": d}
         self.embedding = param((in_features, d), "io", "embedding", **edge)
@@ -205,28 +244,22 @@ class Transformer(nnx.Module):
         self.blocks = nnx.List([Block(d, self.shape, layer=k, n_layers=layers, width=d) for k in range(layers)])
         last: Place = {"layer": layers, "n_layers": layers, "width": d}
         self.norm = Norm(norm, d, **last) if norm and placed == "pre" else None
-        self.readout = None if tied else Dense(d, out_features, "readout", **last)
-        roles = {
-            "embedding",
-            "position",
-            "query",
-            "key",
-            "value",
-            "attention_out",
-            "ffn_in",
-            "ffn_out",
-            "bias",
-            "readout",
-        }
-        start(self, rngs, roles, inits)
+        self.readout = None if tied or readout is None else Dense(d, out_features, "readout", **last)
+        roles = ROLES - (set() if positions == "learned" else {"position"})
+        start(self, rngs, roles - ({"readout"} if self.readout is None else set()), inits)
 
     def __call__(
-        self, x: Int[Array, "b t"] | Float[Array, "b t i"], training: Training | None = None
+        self,
+        x: Int[Array, "b t"] | Float[Array, "b t i"],
+        training: Training | None = None,
+        memory: Float[Array, "b s d"] | None = None,
     ) -> Float[Array, "b o"] | Float[Array, "b t o"]:
-        return self.answer(self.stream(x, training)[-1])
+        return self.answer(self.stream(x, training, memory)[-1])
 
     def answer(self, s: Stream) -> Float[Array, "b o"] | Float[Array, "b t o"]:
         """The outputs, from the last of `stream`."""
+        if self.read is None:
+            return s
         if self.read != "all":
             s = s[:, -1] if self.read == "last" else s.mean(1)
         if self.readout is None:
@@ -234,10 +267,15 @@ class Transformer(nnx.Module):
         return self.readout(s)
 
     def stream(
-        self, x: Int[Array, "b t"] | Float[Array, "b t i"], training: Training | None = None
+        self,
+        x: Int[Array, "b t"] | Float[Array, "b t i"],
+        training: Training | None = None,
+        memory: Float[Array, "b s d"] | None = None,
     ) -> list[Float[Array, "b t d"]]:
         """The residual stream: embedded, after every block (scanned: after the last), and as the readout sees it."""
         t = x.shape[1]
+        if self.shape.cross and memory is None:
+            raise ValueError("blocks that attend to another stream need it: give memory, [batch, steps, width]")
         if t > self.length:
             raise ValueError(f"the sequence has {t} steps, and the network positions for {self.length}; raise length")
         rows = self.embedding[...]
@@ -259,25 +297,75 @@ class Transformer(nnx.Module):
                 variables = zip(nnx.to_flat_state(first), values, strict=True)
                 state = nnx.from_flat_state([(path, of.replace(value)) for (path, of), value in variables])
                 one: Any = nnx.merge(graph, state)
-                return one(s, self.shape, training and training._replace(key=key), 0), None
+                return one(s, self.shape, training and training._replace(key=key), 0, memory), None
 
             s = jax.lax.scan(step, s, (stacked, keys))[0]
             courses.append(s)
         else:
             for k, block in enumerate(self.blocks):
-                s = block(s, self.shape, training, k)
+                s = block(s, self.shape, training, k, memory)
                 courses.append(s)
         return [*courses, s if self.norm is None else self.norm(s)]
 
 
-def added(x: Stream, branch: Any, norm: Norm | None, gate: nnx.Param | None, o: Shape) -> Stream:
-    """A branch added to the stream."""
-    before = norm is not None and o.placed == "pre"
-    y = branch(norm(x) if norm is not None and before else x)
-    if gate is not None:
-        y = y * jnp.broadcast_to(gate[...], y.shape)
-    x = o.skip_scale * x + y
-    return norm(x) if norm is not None and not before else x
+class ViT(Transformer):
+    """A Transformer that sees all patches of a picture at once and answers from their mean: a small Vision Transformer.
+
+    Shapes: x `[batch, patches, in_features]`; y `[batch, out_features]`. Options, roles and errors as `Transformer`.
+    Source: Dosovitskiy et al. (2021), eq. 1 to 4, with the mean over patches in place of a class token (Zhai et al.,
+    2022, section 3.2).
+    """
+
+    def __init__(self, in_features: int, hidden_features: int, out_features: int, **options: Any):
+        fixed = sorted({"causal", "readout", "tied", "cross"} & set(options))
+        if fixed:
+            raise TypeError(f"ViT decides {', '.join(fixed)} itself; leave it out, or use Transformer")
+        super().__init__(in_features, hidden_features, out_features, causal=False, readout="mean", **options)
+
+
+class EncoderDecoder(nnx.Module):
+    """Two stacks: an encoder of the source, and a decoder of the target that attends to it.
+
+    m = N(encoder stream of x); y = readout of the decoder of z, each of whose blocks attends to z so far, then to m.
+    Shapes: x and z as a `Transformer`'s x, of `in_features` and `out_features`, of different lengths; y `[batch, time
+    of z, out_features]`. Options and errors as `Transformer`, for both stacks; `decoder_layers` (default: `layers`),
+    `decoder_skip_scale` (default: `skip_scale`).
+    Roles as `Transformer`; names begin with `encoder.` and `decoder.` (see `residual.encoder_decoder`).
+    Source: Vaswani et al. (2017), figure 1.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden_features: int,
+        out_features: int,
+        *,
+        layers: int = 2,
+        decoder_layers: int | None = None,
+        skip_scale: float = 1.0,
+        decoder_skip_scale: float | None = None,
+        rngs: nnx.Rngs,
+        **options: Any,
+    ):
+        inits: Any = {name: options.pop(name) for name in list(options) if name == "init" or name.endswith("_init")}
+        second = skip_scale if decoder_skip_scale is None else decoder_skip_scale
+        self.encoder = Transformer(
+            in_features, hidden_features, out_features, layers=layers, causal=False, readout=None,
+            skip_scale=skip_scale, rngs=rngs, **options,
+        )  # fmt: skip
+        self.decoder = Transformer(
+            out_features, hidden_features, out_features, layers=decoder_layers or layers, cross=True,
+            skip_scale=second, rngs=rngs, **options,
+        )  # fmt: skip
+        start(self, rngs, ROLES, inits)
+
+    def __call__(
+        self,
+        x: Int[Array, "b s"] | Float[Array, "b s i"],
+        z: Int[Array, "b t"] | Float[Array, "b t o"],
+        training: Training | None = None,
+    ) -> Float[Array, "b t o"]:
+        return self.decoder(z, training, memory=self.encoder(x, training))
 
 
 def plus(y: Array, bias: nnx.Param | None) -> Array:
