@@ -13,12 +13,11 @@ Expect at quick: not measured on the final settings yet.
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from jaxinit import stats
-from jaxinit.experiment import Results, finish, main_of, rows_of, run_all
+from jaxinit.experiment import draw_transfer, finish, main_of, optimum, rows_of, run_all
 from jaxinit.residual import mup
 from jaxinit.study import Study
 
@@ -86,60 +85,12 @@ def measure(size: Size, out: Path) -> int:
         claims.append(
             stats.claim_of("B5", what, shift, published, band, "training loss after a fixed number of epochs")
         )
-    draw(size, results, out / "figures")
+    study = size.study
+    title = f"MLP of {study.layers} layers on digits, {study.epochs} epochs, n = {study.tune_seeds}; base {BASE} units"
+    draw_transfer(results, title, out / "figures")
     with style():
         save(coordinates(found), out / "figures", "coordinates")
     return finish(out, rows_of(results), claims, studies, "Transfer: epochs to a target that is out of reach")
-
-
-def losses(result: Any, scheme: str) -> np.ndarray:
-    """The training loss of the last evaluation by rate and tuning seed; where a trial diverged, the worst of all."""
-    records = result.records.sel(scheme=scheme)
-    of = records.train_loss.isel(seed=np.flatnonzero(records.phase.values == "tune"), epoch=-1)
-    values = of.transpose("lr", "seed").values
-    return np.where(np.isfinite(values), values, np.nanmax(values))
-
-
-def optimum(result: Any, scheme: str) -> np.ndarray:
-    """log2 of the best rate of every seed, by a parabola through the best rate and its neighbours."""
-    rates = np.log2(result.records.lr.values)
-    found = []
-    for course in np.log(losses(result, scheme)).T:
-        k = int(np.clip(course.argmin(), 1, len(rates) - 2))
-        a, b, _ = np.polyfit(rates[k - 1 : k + 2], course[k - 1 : k + 2], 2)
-        best = -b / (2 * a) if a > 0 else rates[course.argmin()]
-        found.append(float(np.clip(best, rates[0], rates[-1])))
-    return np.asarray(found)
-
-
-def draw(size: Size, results: Results, folder: Path) -> None:
-    """Loss against the rate at every width, a panel for each parametrization."""
-    import matplotlib.pyplot as plt
-
-    from jaxinit.figure import save, style
-    from jaxinit.portrait import MARKS
-
-    with style():
-        figure, panels = plt.subplots(1, len(size.study.schemes), figsize=(8, 3.4), layout="constrained", sharey=True)
-        for axes, scheme in zip(panels, size.study.schemes, strict=True):
-            for k, (width, result) in enumerate(zip(size.widths, results.values(), strict=True)):
-                of, grey = losses(result, scheme), str(0.6 * k / max(len(size.widths) - 1, 1))
-                rates = result.records.lr.values
-                axes.plot(
-                    rates, of.mean(1), color=grey, marker=MARKS[k], markersize=4, linewidth=1, label=f"{width} units"
-                )
-                axes.fill_between(rates, of.min(1), of.max(1), color=grey, alpha=0.2, linewidth=0)
-            axes.set(xscale="log", yscale="log", xlabel="learning rate (Adam)", title=scheme)
-        panels[0].set_ylabel("training loss")
-        panels[0].legend(frameon=False, fontsize=7)
-        study = size.study
-        figure.suptitle(
-            f"MLP of {study.layers} layers on digits, {study.epochs} epochs, n = {study.tune_seeds}; base {BASE} units",
-            fontsize=9,
-            x=0.01,
-            ha="left",
-        )
-        save(figure, folder, "transfer")
 
 
 main = main_of("mup_transfer", __doc__, SIZES, measure)

@@ -130,6 +130,50 @@ def lower_rate(result: Result, scheme: str, what: str) -> dict[str, Any]:
     return stats.claim_of("C5", statement, value, "a lower rate helps", (0.01, 1.0), note)
 
 
+def losses(result: Result, scheme: str) -> np.ndarray:
+    """The last training loss by rate and tuning seed; where a trial diverged, the worst of all: `[lr, seed]`."""
+    records = result.records.sel(scheme=scheme)
+    of = records.train_loss.isel(seed=np.flatnonzero(records.phase.values == "tune"), epoch=-1)
+    values = of.transpose("lr", "seed").values
+    return np.where(np.isfinite(values), values, np.nanmax(values))
+
+
+def optimum(result: Result, scheme: str) -> np.ndarray:
+    """log2 of the best rate of every tuning seed, by a parabola through the best rate and its neighbours: `[seed]`."""
+    rates = np.log2(result.records.lr.values)
+    found = []
+    for course in np.log(losses(result, scheme)).T:
+        k = int(np.clip(course.argmin(), 1, len(rates) - 2))
+        a, b, _ = np.polyfit(rates[k - 1 : k + 2], course[k - 1 : k + 2], 2)
+        top = -b / (2 * a) if a > 0 else rates[course.argmin()]
+        found.append(float(np.clip(top, rates[0], rates[-1])))
+    return np.asarray(found)
+
+
+def draw_transfer(results: Results, title: str, folder: Path) -> None:
+    """The training loss against the rate, a panel for each scheme, a line for each study (a width, or a depth)."""
+    import matplotlib.pyplot as plt
+
+    from jaxinit.portrait import MARKS
+
+    first = next(iter(results.values()))
+    schemes, rates = first.study.schemes, first.records.lr.values
+    with style():
+        figure, panels = plt.subplots(
+            1, len(schemes), figsize=(1.5 + 3.2 * len(schemes), 3.4), layout="constrained", sharey=True, squeeze=False
+        )
+        for axes, scheme in zip(panels[0], schemes, strict=True):
+            for k, (name, result) in enumerate(results.items()):
+                of, grey = losses(result, scheme), str(0.6 * k / max(len(results) - 1, 1))
+                axes.plot(rates, of.mean(1), color=grey, marker=MARKS[k], markersize=4, linewidth=1, label=name)
+                axes.fill_between(rates, of.min(1), of.max(1), color=grey, alpha=0.2, linewidth=0)
+            axes.set(xscale="log", yscale="log", xlabel=f"learning rate ({first.study.optimizer})", title=scheme)
+        panels[0][0].set_ylabel("training loss")
+        panels[0][0].legend(frameon=False, fontsize=7)
+        figure.suptitle(title, fontsize=9, x=0.01, ha="left")
+        save(figure, folder, "transfer")
+
+
 def finish(
     out: Path,
     rows: list[dict[str, Any]],

@@ -17,12 +17,12 @@ import pytest
 
 from jaxinit.spec import named_key
 from jaxinit.tasks import TASKS, disk
-from jaxinit.tasks.base import cross_entropy, squared_error
+from jaxinit.tasks.base import cross_entropy, patches, squared_error
 from jaxinit.tasks.text import encode
 
 KEY = jax.random.key(0)
 BATCH = 64
-EMBEDDED = [name for name in TASKS if name.removesuffix("_permuted") not in disk.PINS]
+EMBEDDED = [name for name in TASKS if name.removesuffix("_permuted").removesuffix("_patches") not in disk.PINS]
 
 
 def epoch(task, key=KEY, steps: int = 4):
@@ -369,3 +369,14 @@ def test_text_that_is_missing_or_holds_other_characters_is_refused(tmp_path: Pat
         encode("adbec", "abc")
     with pytest.raises(ValueError, match="it is licensed, so put it into"):
         TASKS["penn_treebank"]()
+
+
+def test_patches_hold_neighbours() -> None:
+    """Every patch of a picture is a square of it, all colours together."""
+    pixels, of_patches = TASKS["digits_pixels"](), TASKS["digits_patches"]()
+    picture = np.asarray(pixels.data["valid_x"][3]).reshape(8, 8)
+    np.testing.assert_array_equal(of_patches.data["valid_x"][3, 5], picture[2:4, 2:4].ravel())
+    coloured = np.arange(4 * 4 * 3).reshape(4, 4, 3)
+    np.testing.assert_array_equal(patches(4, 2, 3).reshape(4, -1)[1], coloured[:2, 2:].ravel())
+    with pytest.raises(ValueError, match="must divide the picture's 8, got 3"):
+        patches(8, 3)

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 
 from jaxinit.tasks.base import Task
-from jaxinit.tasks.digits import digits_permuted, digits_pixels, digits_rows
-from jaxinit.tasks.disk import cifar10, fashion_mnist, mnist, mnist_permuted
+from jaxinit.tasks.digits import digits_patches, digits_permuted, digits_pixels, digits_rows
+from jaxinit.tasks.disk import cifar10, cifar10_patches, fashion_mnist, mnist, mnist_permuted
 from jaxinit.tasks.shapeset import shapeset
 from jaxinit.tasks.synthetic import (
     adding,
@@ -21,6 +21,7 @@ TASKS: dict[str, Callable[..., Task]] = {
     "digits_rows": digits_rows,
     "digits_pixels": digits_pixels,
     "digits_permuted": digits_permuted,
+    "digits_patches": digits_patches,
     "adding": adding,
     "copy": copy,
     "copy_variable": copy_variable,
@@ -36,6 +37,7 @@ TASKS: dict[str, Callable[..., Task]] = {
     "mnist_permuted": mnist_permuted,
     "fashion_mnist": fashion_mnist,
     "cifar10": cifar10,
+    "cifar10_patches": cifar10_patches,
 }
 
 __all__ = ["TASKS", "Task"]

@@ -67,6 +67,14 @@ class Task:
             )
 
 
+def patches(side: int, size: int, colours: int = 1) -> np.ndarray:
+    """The order of a square picture's values, rows of (pixel, colour), in which patches of size x size lie together."""
+    if side % size:
+        raise ValueError(f"the side of a patch must divide the picture's {side}, got {size}")
+    grid = np.arange(side**2 * colours).reshape(side // size, size, side // size, size, colours)
+    return grid.transpose(0, 2, 1, 3, 4).ravel()
+
+
 def shuffled(data: Data, key: Key[Array, ""], steps: int, batch: int) -> Int[Array, "steps batch"]:
     """The order in which one epoch visits a fixed training set: a permutation, its last incomplete batch dropped."""
     order = jax.random.permutation(key, data["train_y"].shape[0])

@@ -6,7 +6,7 @@ Source: Alpaydin & Kaynak (1998), Optical Recognition of Handwritten Digits, tes
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinit.tasks.base import Task, accuracy, cross_entropy, shuffled, taken
+from jaxinit.tasks.base import Task, accuracy, cross_entropy, patches, shuffled, taken
 
 TRAIN = 1280  # 40 batches of 32; the other 517 images validate
 
@@ -44,18 +44,29 @@ def digits_permuted() -> Task:
         length=64,
         target=0.80,
         why="less than for digits_pixels: what lies together in the picture is spread over all steps",
-        permuted=True,
+        order=np.random.RandomState(1).permutation(64),
     )
 
 
-def _digits(name: str, length: int, target: float, why: str, permuted: bool = False) -> Task:
+def digits_patches() -> Task:
+    """The digits as 16 patches of 2 x 2 pixels, for a Vision Transformer: 16 steps of 4, 10 classes."""
+    return _digits(
+        "digits_patches",
+        length=16,
+        target=0.95,
+        why="two blocks of 64 units reached it in 3 to 15 epochs of Adam in trial runs",
+        order=patches(8, 2),
+    )
+
+
+def _digits(name: str, length: int, target: float, why: str, order: np.ndarray | None = None) -> Task:
     from sklearn.datasets import load_digits  # imported where used: it costs a second
 
     pixels, labels = load_digits(return_X_y=True)
-    order = np.random.RandomState(0).permutation(len(labels))  # the legacy generator's stream is frozen
-    pixels, labels = pixels[order], labels[order]
-    if permuted:
-        pixels = pixels[:, np.random.RandomState(1).permutation(pixels.shape[1])]
+    mixed = np.random.RandomState(0).permutation(len(labels))  # the legacy generator's stream is frozen
+    pixels, labels = pixels[mixed], labels[mixed]
+    if order is not None:
+        pixels = pixels[:, order]
     train = pixels[:TRAIN]
     x_nti = ((pixels - train.mean()) / train.std()).astype(np.float32).reshape(len(labels), length, -1)
     y_n = labels.astype(np.int32)

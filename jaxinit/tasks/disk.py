@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from jaxinit.tasks.base import Data, Task, accuracy, cross_entropy, shuffled
+from jaxinit.tasks.base import Data, Task, accuracy, cross_entropy, patches, shuffled
 
 VALID = 10_000  # the last training pictures validate; the test pictures stay untouched
 PACKED: dict[str, Callable[[bytes], bytes]] = {"": bytes, ".gz": gzip.decompress, ".xz": lzma.decompress}
@@ -123,6 +123,12 @@ def cifar10(length: int = 32) -> Task:
     """
     x, y = _cifar(verified("cifar10", CIFAR))
     return _pictures("cifar10", x, y, length, target=0.45)
+
+
+def cifar10_patches(size: int = 4) -> Task:
+    """`cifar10` as patches of 4 x 4 pixels, for a Vision Transformer: 64 steps of 48."""
+    x, y = _cifar(verified("cifar10", CIFAR))
+    return _pictures("cifar10_patches", x[:, patches(32, size, 3)], y, (32 // size) ** 2, target=0.45)
 
 
 def verified(name: str, file: str) -> bytes:

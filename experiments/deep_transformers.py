@@ -1,0 +1,102 @@
+"""Which starts train a deep Transformer without warm-up (claim T2)?
+
+The question: Transformers normalized after the addition (post-norm) are said to need warm-up, or a start that scales
+with depth. How many epochs do 24 blocks on characters need to a target, at each remedy's own best learning rate:
+DeepNorm (a larger stream, smaller branches), Admin (stream scaled by a profile), ReZero (gates from 0, no
+normalization), normalization before each branch (pre-norm), and none?
+
+    python experiments/deep_transformers.py                 quick: 24 blocks of width 64; minutes on 2 cores
+    python experiments/deep_transformers.py --size smoke    seconds: checks that all of it works
+    python experiments/deep_transformers.py --size paper    48 blocks of width 256, more epochs: for an accelerator
+
+Expect at quick: not measured on the final settings yet.
+"""
+
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from jaxinit import stats
+from jaxinit.experiment import best, faster, finish, main_of, rows_of, run_all
+from jaxinit.study import Study
+
+PLAIN = "post-norm"
+STUDY = Study(
+    model="transformer",
+    hidden=64,
+    layers=24,
+    task="text",
+    length=16,
+    batch=16,
+    schemes=("xavier_transformer",),
+    baseline="xavier_transformer",
+    optimizer="adam",
+    clip=1.0,
+    lrs=(0.0003, 0.001, 0.003),
+    seeds=3,
+    tune_seeds=1,
+    epochs=1,
+    evaluations=12,
+    target=3.4,
+)
+
+
+@dataclass(frozen=True)
+class Size:
+    """The study that every remedy changes."""
+
+    study: Study
+
+
+SIZES = {
+    "smoke": Size(replace(STUDY, hidden=8, heads=2, layers=3, batch=64, lrs=(0.003,), seeds=2)),
+    "quick": Size(STUDY),
+    "paper": Size(replace(STUDY, hidden=256, layers=48, length=128, batch=64, seeds=5, tune_seeds=3, epochs=20)),
+}
+
+
+def remedies(study: Study) -> dict[str, Study]:
+    """The studies: what each remedy changes in the plain post-norm Transformer."""
+    of = lambda scheme, **changes: replace(study, schemes=(scheme,), baseline=scheme, **changes)
+    return {
+        PLAIN: of("xavier_transformer", post_norm=True),
+        "pre-norm": of("xavier_transformer"),
+        "DeepNorm": of("deepnorm", post_norm=True, skip_scale=(2 * study.layers) ** 0.25),
+        "Admin": of("xavier_transformer+admin", post_norm=True, learned_skip=True),
+        "ReZero": of("rezero", norm="none", gate=True),
+    }
+
+
+def measure(size: Size, out: Path) -> int:
+    studies = remedies(size.study)
+    results = run_all(studies, out)
+    only = {name: (result, result.study.schemes[0]) for name, result in results.items()}
+    claims = [
+        faster(
+            "T2",
+            f"{name}: times fewer epochs than plain post-norm, {size.study.layers} blocks, no warm-up",
+            only[name],
+            only[PLAIN],
+            "plain post-norm fails or is the slowest",
+            (1.0, np.inf),
+        )
+        for name in studies
+        if name != PLAIN
+    ]
+    chance = results[PLAIN].records.attrs["chance"]
+    for name in studies:
+        reached = chance - best(*only[name])
+        what = f"{name}: bits per character better than knowing the frequencies only, at its best rate"
+        band = (-0.1, 0.2) if name == PLAIN else (0.5, np.inf)
+        published = "does not train" if name == PLAIN else "trains"
+        claims.append(stats.claim_of("T2", what, reached, published, band, f"chance is {chance:.3g} bits"))
+    title = f"{size.study.layers} blocks without warm-up: epochs to {size.study.target:g} bits per character"
+    return finish(out, rows_of(results), claims, studies, title)
+
+
+main = main_of("deep_transformers", __doc__, SIZES, measure)
+
+if __name__ == "__main__":
+    sys.exit(main())
