@@ -36,7 +36,9 @@ def text(length: int = 50, file: str | Path | None = None) -> Task:
     """
     content = read(file)
     vocabulary = sorted(set(content))
-    return _next("text", encode(content, vocabulary), len(vocabulary), length, bits, "validation bits per character")
+    return next_token(
+        "text", encode(content, vocabulary), len(vocabulary), length, bits, "validation bits per character"
+    )
 
 
 def words(length: int = 20, file: str | Path | None = None) -> Task:
@@ -115,10 +117,10 @@ def _of_words(name: str, train: list[str], valid: list[str], most: int | None, l
     vocabulary = sorted({*kept, UNKNOWN})
     known = set(vocabulary)
     numbers = encode([word if word in known else UNKNOWN for word in (*train, *valid)], vocabulary)
-    return _next(name, numbers, len(vocabulary), length, perplexity, "validation perplexity", len(valid))
+    return next_token(name, numbers, len(vocabulary), length, perplexity, "validation perplexity", len(valid))
 
 
-def _next(
+def next_token(
     name: str,
     numbers: np.ndarray,
     size: int,
@@ -127,7 +129,10 @@ def _next(
     metric_name: str,
     valid: int | None = None,
 ) -> Task:
-    """Predict number k + 1 from those up to k."""
+    """A task on whole numbers below `size`: predict number k + 1 from those up to k, in windows of `length`.
+
+    The last `valid` numbers validate (default: a tenth). Raises: ValueError for too few numbers, or a length below 1.
+    """
     if length < 1:
         raise ValueError(f"task {name!r} needs a length of 1 or more, got {length}")
     held = len(numbers) // SHARE if valid is None else valid
