@@ -8,7 +8,7 @@ Draws: the parameters of many trials. Study: the wall clock of a whole study, st
 often an epoch is evaluated, by all alike. Growth: time against trials, T and H^2, memory against T, and what unrolling
 costs and brings.
 
-    scripts/benchmark [--quick] [--parts steps draws study growth] [--json FILE]
+    scripts/benchmark [--quick] [--parts steps tokens draws study growth] [--json FILE]
 """
 
 import importlib
@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tyro
-from variants import CELLS, RECORDING, flops
+from variants import CELLS, CHARACTERS, CHARACTERS_CELL, RECORDING, flops
 
 QUICK = ("RNN H=128 T=28", "LSTM H=128 T=28", "GRU H=128 T=28")
 # name: processes at once
@@ -186,6 +186,25 @@ def study_part(settings: "Benchmark", has_torch: bool) -> Iterator[dict]:
     yield from rows_of(name, times)
 
 
+def tokens_part(settings: "Benchmark", has_torch: bool) -> Iterator[dict]:
+    """Training steps of a character model, a decoder of 4 blocks of 128 units; prints tokens per second too."""
+    left_out = ("PyTorch, torch.compile", "its products alone")
+    variants = {
+        variant: count
+        for variant, count in VARIANTS.items()
+        if (has_torch or not variant.startswith("PyTorch")) and variant not in left_out
+    }
+    workers = start_workers(variants)
+    rows = rows_of(CHARACTERS_CELL, measure(workers, CHARACTERS_CELL, 5 if settings.quick else 9, 8))
+    stop(workers)
+    _, _, _, batch, length = CHARACTERS
+    for row in rows:
+        row["tokens_per_s"] = batch * length / row["ms"]["median"] * 1e3
+        yield row
+    told = ", ".join(f"{row['variant']} {row['tokens_per_s']:,.0f}" for row in rows if row["variant"] != "matmul peak")
+    print(f"tokens per second, on all cores: {told}")
+
+
 def draws_part(settings: "Benchmark", has_torch: bool) -> Iterator[dict]:
     """Parameters of many trials, drawn by us and by `jax.nn.initializers`, in all: `ms` is not per trial."""
     del settings, has_torch
@@ -211,8 +230,8 @@ class Benchmark:
 
     quick: bool = False
     """Three cells instead of six, fewer rounds and a small study: under three minutes."""
-    parts: tuple[Literal["steps", "draws", "study", "growth"], ...] = ("steps", "draws", "study")
-    """What to measure: training steps, drawing parameters, a whole study, how time and memory grow."""
+    parts: tuple[Literal["steps", "tokens", "draws", "study", "growth"], ...] = ("steps", "draws", "study")
+    """What to measure: training steps, those of a Transformer, drawing parameters, a whole study, how cost grows."""
     evaluations: int = 8
     """Evaluations an epoch in the whole study; a divisor of its 40 batches."""
     json: Path | None = None
@@ -225,10 +244,10 @@ def main() -> None:
     if not has_torch:
         print("PyTorch is not installed in this environment, so its rows are left out", file=sys.stderr)
     rows = []
-    parts = {"steps": steps_part, "draws": draws_part, "study": study_part}
+    parts = {"steps": steps_part, "tokens": tokens_part, "draws": draws_part, "study": study_part}
     for part in settings.parts:
         if part in parts:
-            heading = "ms/step/trial" if part == "steps" else "ms in all"
+            heading = "ms/step/trial" if part in ("steps", "tokens") else "ms in all"
             print(
                 f"{'cell':16} {'variant':26} {heading + ' (low-high)':>28} {'of peak':>8} {'x torch':>8} {'x NNX':>6}"
             )

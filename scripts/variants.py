@@ -15,6 +15,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import character_models
+
+CHARACTERS_CELL = "4 blocks of 128, T=64"
 # model, hidden, input, batch, time
 CELLS = {
     "RNN H=128 T=28": ("rnn", 128, 8, 32, 28),
@@ -24,6 +27,7 @@ CELLS = {
     "RNN H=512 T=28": ("rnn", 512, 8, 64, 28),
     "LSTM H=512 T=28": ("lstm", 512, 8, 64, 28),
 }
+CHARACTERS = ("transformer", 128, 97, 32, 64)  # the inputs are characters
 GATES = {"rnn": 1, "lstm": 4, "gru": 3}
 TRIALS_PER_DEVICE, CLASSES, RATE = 2, 10, 0.01
 TINY = 1e-9  # the rate of "its products alone", whose sizes must neither vanish nor grow
@@ -169,6 +173,14 @@ def _jax_loss(model: str, hidden: int, inputs: int, batch: int, length: int, **o
     from jaxinit.tasks.base import cross_entropy
 
     make: Any = MODELS[model]
+    if model == "transformer":
+        sizes = {"layers": character_models.BLOCKS, "heads": character_models.HEADS, "length": length}
+        leaves, apply, *_ = introspect.functional(
+            lambda: make(inputs, hidden, inputs, rngs=nnx.Rngs(0), **sizes, **options)
+        )
+        x, y = map(jax.numpy.asarray, character_models.tokens(inputs, batch, length))
+        start = jax.jit(lambda seed: spec.draw(SCHEMES["xavier_transformer"], jax.random.key(seed), leaves))
+        return (lambda p: cross_entropy(apply(p, x), y)), start
     leaves, apply, *_ = introspect.functional(lambda: make(inputs, hidden, CLASSES, rngs=nnx.Rngs(0), **options))
     x = jax.random.normal(jax.random.key(0), (batch, length, inputs))
     y = jax.numpy.zeros(batch, int)
@@ -177,6 +189,8 @@ def _jax_loss(model: str, hidden: int, inputs: int, batch: int, length: int, **o
 
 
 def flax_nnx(model: str, hidden: int, inputs: int, batch: int, length: int) -> Step:
+    if model == "transformer":
+        return character_models.flax_nnx(hidden, inputs, batch, length, RATE)
     import jax
     import optax
     from flax import nnx
@@ -217,6 +231,8 @@ def flax_nnx(model: str, hidden: int, inputs: int, batch: int, length: int) -> S
 def pytorch(
     model: str, hidden: int, inputs: int, batch: int, length: int, threads: int, compiled: bool = False
 ) -> Step:
+    if model == "transformer":
+        return character_models.pytorch(hidden, inputs, batch, length, RATE, threads)
     torch: Any = importlib.import_module("torch")
     torch.set_num_threads(threads)
     kinds: dict[str, Any] = {"rnn": torch.nn.RNN, "lstm": torch.nn.LSTM, "gru": torch.nn.GRU}
@@ -257,6 +273,8 @@ def peak(model: str, hidden: int, inputs: int, batch: int, length: int) -> Step:
 
 def flops(model: str, hidden: int, inputs: int, batch: int, length: int) -> float:
     """Multiplications and additions of one training step: forward, and twice that backward."""
+    if model == "transformer":
+        return character_models.flops(hidden, inputs, batch, length)
     return 3 * 2 * length * batch * hidden * (hidden + inputs) * GATES[model]
 
 
@@ -278,7 +296,11 @@ def work(variant: str) -> None:
     run: Step = lambda steps: 0
     for line in map(str.strip, sys.stdin):
         if not line.isdigit():
-            run = recording(*RECORDING[variant]) if variant in RECORDING else makers[variant](*CELLS[line])
+            run = (
+                recording(*RECORDING[variant])
+                if variant in RECORDING
+                else makers[variant](*(CHARACTERS if line == CHARACTERS_CELL else CELLS[line]))
+            )
             run(40 if variant in RECORDING else 3)
             print("ready", flush=True)
             continue
