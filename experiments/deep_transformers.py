@@ -34,12 +34,12 @@ STUDY = Study(
     baseline="xavier_transformer",
     optimizer="adam",
     clip=1.0,
-    lrs=(0.0003, 0.001, 0.003),
+    lrs=(0.0001, 0.0003, 0.001, 0.003),
     seeds=3,
     tune_seeds=1,
     epochs=1,
-    evaluations=12,
-    target=3.4,
+    evaluations=6,
+    target=3.6,
 )
 
 

@@ -46,7 +46,7 @@ ADAPTED = replace(
     seeds=4,
     tune_seeds=2,
     epochs=3,
-    evaluations=13,
+    evaluations=6,
     target=3.0,
 )
 

@@ -41,7 +41,7 @@ STUDY = Study(
     seeds=4,
     tune_seeds=1,
     epochs=2,
-    evaluations=12,
+    evaluations=8,
     target=3.2,
 )
 

@@ -56,7 +56,7 @@ class Size:
 
 STUDY = replace(
     TRAINED, task="pairs", schemes=WAYS, baseline="normal", lrs=(0.0003, 0.001, 0.003, 0.01), seeds=4, tune_seeds=2,
-    epochs=3, evaluations=13, target=4.0,
+    epochs=3, evaluations=6, target=4.0,
 )  # fmt: skip
 SIZES = {
     "smoke": Size(
