@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from jaxinit import initializers
+from jaxinit import initializers, structured
 from jaxinit.initializers import glorot, glorot_scheme, lecun, normal, scaled, truncated_normal, vector, zeros
 from jaxinit.spec import Initializer, Leaf, Rule, Scheme
 
@@ -107,6 +107,23 @@ def deepnorm(leaf: Leaf) -> Initializer:
     """
     factor = (8 * leaf.n_layers) ** -0.25 if leaf.role in SCALED_BRANCH else 1.0
     return vector(leaf) or scaled(glorot("normal"), factor)
+
+
+def mimetic(leaf: Leaf) -> Rule | Initializer:
+    """Queries and keys whose product is near the identity, values and outputs near its negative: mimetic attention.
+
+    W_Q W_K^T ~ 0.7 Z + 0.7 I of every head, W_V W_O = 0.4 Z - 0.4 I, Z ~ N(0, 1/d); elsewhere `xavier_transformer`.
+    Meant for a Vision Transformer with sinusoidal positions, with as many key as query heads.
+    Source: Trockman & Kolter (2023), section 3 and table 1.
+    """
+    attention = leaf.name.rpartition(".")[0]
+    if leaf.role in ("query", "key"):
+        side = "left" if leaf.role == "query" else "right"
+        return Rule(structured.mimetic(side, 0.7, 0.7), key=f"{attention}.query_key")
+    if leaf.role in ("value", "attention_out"):
+        side = "left" if leaf.role == "value" else "right"
+        return Rule(structured.mimetic_whole(side, 0.4, -0.4), key=f"{attention}.value_out")
+    return xavier_transformer(leaf)
 
 
 def rezero(leaf: Leaf) -> Initializer:
@@ -311,7 +328,7 @@ def _named(
     return scheme
 
 
-for _scheme in (gpt2, gpt2_blocks, small_init_wang, spike_no_more, t_fixup, t_fixup_encoder, fixup, deepnorm):
+for _scheme in (gpt2, gpt2_blocks, small_init_wang, spike_no_more, t_fixup, t_fixup_encoder, fixup, deepnorm, mimetic):
     _named(_scheme.__name__, _scheme, _scheme.__doc__, without_stream)
 for _scheme in (rezero, skipinit):
     _named(_scheme.__name__, _scheme, _scheme.__doc__, without_gate)

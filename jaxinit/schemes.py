@@ -198,6 +198,7 @@ SCHEMES: dict[str, Scheme] = {
     "t_fixup": residual.t_fixup,
     "fixup": residual.fixup,
     "deepnorm": residual.deepnorm,
+    "mimetic": residual.mimetic,
     "t_fixup_encoder": residual.t_fixup_encoder,
     "rezero": residual.rezero,
     "skipinit": residual.skipinit,

@@ -117,13 +117,15 @@ class Rule:
     """How one parameter starts and how it is trained: effective weight = `multiplier` * parameter.
 
     `lr_scale` and `wd_scale` multiply the learning rate and the decoupled weight decay of this parameter. All
-    three are 1 unless the scheme is of the muP kind.
+    three are 1 unless the scheme is of the muP kind. `key` is a name that the draw's key belongs to in place of the
+    parameter's own, so that parameters can be factors of one random matrix.
     """
 
     draw: Initializer
     multiplier: float = 1.0
     lr_scale: float = 1.0
     wd_scale: float = 1.0
+    key: str = ""
 
 
 # A scheme answers every leaf: a Rule, or a plain initializer, or None for "no rule of mine covers it".
@@ -278,7 +280,8 @@ def draw(
 ) -> dict[str, Array]:
     """Draw every parameter under a scheme: `{name: array}`, the one place where a scheme meets a model.
 
-    The key of a leaf is `key` folded with the leaf's name, so the same key gives paired draws across schemes.
+    The key of a leaf is `key` folded with the leaf's name (or its rule's): the same key gives paired draws across
+    schemes.
     Shapes: `leaf.shape`; dtype: `dtype`, sampled in float32 and cast last.
     Raises: ValueError as `rules` does, and when a rule cannot draw a leaf (naming scheme, leaf and reason).
     """
@@ -288,7 +291,7 @@ def draw(
     for leaf in leaves:
         init = along(leaf.dims, by_name[leaf.name].draw)
         try:
-            drawn[leaf.name] = init(named_key(key, leaf.name), leaf.shape, dtype)
+            drawn[leaf.name] = init(named_key(key, by_name[leaf.name].key or leaf.name), leaf.shape, dtype)
         except (ValueError, TypeError) as error:
             raise ValueError(
                 f"scheme {scheme_name(scheme)!r} cannot draw parameter {leaf.name!r} (role {leaf.role!r}, "

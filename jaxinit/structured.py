@@ -5,6 +5,7 @@ The layout is that of `initializers`: `(*window, inputs, outputs)`. All sample i
 
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,7 @@ EIGENVALUES, SINGULAR_VALUES = (
     one_by_one(lambda matrix: jnp.linalg.eigvalsh(matrix, symmetrize_input=False)),
     one_by_one(lambda matrix: jnp.linalg.svd(matrix, compute_uv=False)),
 )
+SVD = one_by_one(lambda matrix: tuple(jnp.linalg.svd(matrix)))
 SQUARINGS = 14  # the spectral radius is read off the 2^14th power
 
 
@@ -109,6 +111,48 @@ def positive_definite_identity() -> Initializer:
         return a / EIGENVALUES(a)[-1]
 
     return sampled_wide(init)
+
+
+def mimetic(side: Literal["left", "right"], alpha: float, beta: float) -> Joint:
+    """One of two kernels of an attention whose product is alpha Z + beta I, Z ~ N(0, 1/d) of d x d, by its key.
+
+    With U S V^T the singular value decomposition of alpha Z + beta I: left U S^(1/2), right V S^(1/2); their product is
+    the matrix, or the best of the rank of a head. The two must be drawn with the same key (`spec.Rule.key`).
+    Shapes: queries and keys `[heads, d, d / heads]`, where every head has a Z of its own; values and outputs have one
+    for all heads: `mimetic_whole`. Source: Trockman & Kolter (2023), section 3.
+    """
+
+    def draw(key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike = jnp.float32, /) -> Array:
+        heads, d, rank = shape
+        of_head = lambda key: _half(key, d, side, alpha, beta)[:, :rank]
+        return jax.vmap(of_head)(jax.random.split(key, heads)).astype(dtype)
+
+    return Joint(draw)
+
+
+def mimetic_whole(side: Literal["left", "right"], alpha: float, beta: float) -> Joint:
+    """As `mimetic` for the values of all heads (left) and the output kernel (right), whose product is d x d.
+
+    Raises: ValueError unless the heads' widths add up to d, as they do not with grouped queries.
+    """
+
+    def draw(key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike = jnp.float32, /) -> Array:
+        d = shape[-1] if side == "right" else shape[-2]
+        if math.prod(shape) != d * d:
+            raise ValueError(f"mimetic: values and outputs need heads whose widths add up to {d}, got shape {shape}")
+        half = _half(key, d, side, alpha, beta)
+        if side == "right":
+            return half.T.reshape(shape).astype(dtype)
+        heads, _, width = shape
+        return half.reshape(d, heads, width).transpose(1, 0, 2).astype(dtype)
+
+    return Joint(draw)
+
+
+def _half(key: Key[Array, ""], d: int, side: str, alpha: float, beta: float) -> Array:
+    """U S^(1/2) or V S^(1/2) of alpha Z + beta I: `[d, d]`."""
+    u, s, vt = SVD(alpha * jax.random.normal(key, (d, d)) / math.sqrt(d) + beta * jnp.eye(d))
+    return (u if side == "left" else vt.T) * jnp.broadcast_to(jnp.sqrt(s), (d, d))
 
 
 def ring(low: float = 0.0, high: float = 1.0, phase: float = 2 * math.pi) -> Initializer:

@@ -187,3 +187,23 @@ def test_u_mup_has_mups_sizes_in_its_multipliers() -> None:
             moves = rule.multiplier * rule.lr_scale / (was.multiplier * was.lr_scale)
             assert moves == pytest.approx(table.multiplier * table.lr_scale), leaf.name
     assert std(residual.u_mup(D), "ffn_out", wide) == pytest.approx(1, rel=0.02)
+
+
+def test_mimetic_attention_mimics_the_identity() -> None:
+    """Values times outputs are 0.4 Z - 0.4 I exactly; queries times keys the best approximation of a head's rank."""
+    of = leaves()
+    drawn = draw(SCHEMES["mimetic"], KEY, of)
+    at = "blocks.1.attention"
+    whole = np.asarray(drawn[f"{at}.value"]).reshape(D, D) @ np.asarray(drawn[f"{at}.out"]).reshape(D, D)
+    noise = (whole + 0.4 * np.eye(D)) / 0.4 * math.sqrt(D)
+    assert noise.mean() == pytest.approx(0, abs=4 / D)
+    assert noise.var() == pytest.approx(1, abs=4 * math.sqrt(2) / D)
+    query, key = (np.asarray(drawn[f"{at}.{name}"])[:, 2] for name in ("query", "key"))
+    product = query @ key.T
+    assert np.linalg.matrix_rank(product, tol=1e-4) == 16
+    assert np.trace(product) / D > 0.3  # 0.7 at full rank; the largest quarter of the singular directions leans to I
+    other = np.asarray(drawn[f"{at}.query"])[:, 0]
+    assert abs(np.trace(other @ key.T)) / D < 0.3  # another head has another Z
+    np.testing.assert_allclose(np.sort(np.linalg.norm(query, axis=0)), np.sort(np.linalg.norm(key, axis=0)), rtol=1e-4)
+    with pytest.raises(ValueError, match="widths add up to 64"):
+        draw(SCHEMES["mimetic"], KEY, leaves(kv_heads=2))

@@ -42,18 +42,8 @@ ORTHOGONAL = {"orthogonal": ("recurrent", "hidden")}
 ELSEWHERE = {"np_rnn": ("recurrent",), "smart_tanh": ("recurrent",)}  # tested in test_structured
 RESIDUAL = {  # tested in test_residual
     *("gpt2", "gpt2_blocks", "llama", "bert", "t5", "small_init_wang", "spike_no_more", "xavier_transformer"),
-    *(
-        "t_fixup",
-        "t_fixup_encoder",
-        "fixup",
-        "deepnorm",
-        "rezero",
-        "skipinit",
-        "mup",
-        "mup_sgd",
-        "u_mup",
-        "spectral_mup",
-    ),
+    *("t_fixup", "t_fixup_encoder", "fixup", "deepnorm", "mimetic", "rezero", "skipinit"),
+    *("mup", "mup_sgd", "u_mup", "spectral_mup"),
 }
 FRAMEWORKS = {"pytorch", "keras", "flax_nnx", "flax_linen", "haiku", "equinox"}  # tested in test_frameworks
 BIASES = {"zaremba", "chrono", "forget_bias"}  # not zero, tested below
