@@ -217,6 +217,9 @@ def on_layers(size: Size) -> list[dict[str, Any]]:
         what = f"Init[{init}]: slope of the largest stable rate against the width"
         band = (expected - 0.2, expected + 0.2)
         claims.append(stats.claim_of("B1", what, slope, f"{expected:g}", band, note))
+    slope = np.polyfit(np.log2(size.widths), best["A"] - best["B"], 1)[0]
+    what = "slope of the best rate of Init[A] over that of Init[B] against the width"
+    claims.append(stats.claim_of("B1", what, slope, "0.5: grows", (0.25, np.inf), note))
     for k, n in enumerate(size.widths):
         what = f"{n} inputs and outputs: octaves between the best rates of Init[A] and Init[B]"
         claims.append(stats.claim_of("B1", what, best["A"][k] - best["B"][k], "above 0", (0.5, np.inf), note))

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from jaxinit import initializers as initializers
     from jaxinit import theory as theory
+    from jaxinit.checkpoint import load_checkpoint as load_checkpoint
+    from jaxinit.checkpoint import save_checkpoint as save_checkpoint
     from jaxinit.engine import run as run
+    from jaxinit.finetune import LoRA as LoRA
+    from jaxinit.finetune import extend_vocabulary as extend_vocabulary
+    from jaxinit.finetune import pretrain as pretrain
+    from jaxinit.finetune import pretrained as pretrained
+    from jaxinit.finetune import step_zero as step_zero
     from jaxinit.introspect import initialize as initialize
     from jaxinit.introspect import leaves as leaves
     from jaxinit.models import GRU as GRU
@@ -19,7 +26,9 @@ if TYPE_CHECKING:
     from jaxinit.models import MGU as MGU
     from jaxinit.models import MLP as MLP
     from jaxinit.models import RNN as RNN
+    from jaxinit.models import EncoderDecoder as EncoderDecoder
     from jaxinit.models import Transformer as Transformer
+    from jaxinit.models import ViT as ViT
     from jaxinit.probes import probe as probe
     from jaxinit.schemes import SCHEMES as SCHEMES
     from jaxinit.spec import Leaf as Leaf
@@ -34,12 +43,14 @@ _HOME = {
     "spec": ("Leaf", "Rule", "Scheme", "draw"),
     "schemes": ("SCHEMES",),
     "introspect": ("leaves", "initialize"),
-    "models": ("RNN", "LSTM", "GRU", "MGU", "LRU", "MLP", "Transformer"),
+    "models": ("RNN", "LSTM", "GRU", "MGU", "LRU", "MLP", "Transformer", "ViT", "EncoderDecoder"),
     "probes": ("probe",),
     "tasks": ("TASKS",),
     "study": ("Study",),
     "engine": ("run",),
     "store": ("load",),
+    "finetune": ("LoRA", "pretrained", "pretrain", "extend_vocabulary", "step_zero"),
+    "checkpoint": ("save_checkpoint", "load_checkpoint"),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
 __all__ = ["initializers", "theory", *_MODULE]  # pyright: ignore[reportUnsupportedDunderAll]

@@ -82,19 +82,24 @@ def param(shape: tuple[int, ...], dims: str, role: str, **place: Unpack[Place]) 
 def declare(model: nnx.Module) -> None:
     """Say of every parameter of Flax's own layers what it is, in place: dims and role, where none are declared yet.
 
-    Linear, LinearGeneral, MultiHeadAttention, Embed, Conv, and the scales and biases of normalizations. A kernel's role
-    is the name of its layer where that is a role of attention (query, key, value, out), else `hidden`.
+    Linear, LinearGeneral, MultiHeadAttention (heads are copies), Embed, Conv, and the scales and biases of
+    normalizations. Kernels have the roles query, key, value and attention_out in an attention, else `hidden`.
     """
-    for path, module in nnx.iter_modules(model):
-        kernel: str | None = None
+    heads: dict[int, str] = {}  # of the parts of an attention, by identity: the role of each
+    for _, module in nnx.iter_modules(model):
+        if isinstance(module, nnx.MultiHeadAttention):
+            parts = {"query": "query", "key": "key", "value": "value", "out": "attention_out"}
+            heads |= {id(getattr(module, name)): role for name, role in parts.items()}
+    for _, module in nnx.iter_modules(model):
+        kernel, role = None, heads.get(id(module), "hidden")
+        outputs = ".o" if role in ("query", "key", "value") else ""
         if isinstance(module, nnx.Linear):
             kernel = "io"
         elif isinstance(module, nnx.LinearGeneral):
-            kernel = "i" * len(module.in_features) + "o" * len(module.out_features)
+            outputs = outputs or "o" * len(module.out_features)
+            kernel = "i" * len(module.in_features) + outputs
         elif isinstance(module, nnx.Conv):
             kernel = "w" * len(module.kernel_size) + "io"
-        called = str(path[-1]) if path else ""
-        role = {"query": "query", "key": "key", "value": "value", "out": "attention_out"}.get(called, "hidden")
         for name, dims, role_of in (("kernel", kernel, role), ("embedding", "io", "embedding")):
             variable = getattr(module, name, None)
             if isinstance(variable, nnx.Param) and dims and "dims" not in variable.get_metadata():
@@ -102,7 +107,7 @@ def declare(model: nnx.Module) -> None:
         for name in ("bias", "scale"):
             variable = getattr(module, name, None)
             if isinstance(variable, nnx.Param) and "dims" not in variable.get_metadata():
-                variable.set_metadata(dims="o" * variable.get_value().ndim, role=name)
+                variable.set_metadata(dims=outputs or "o" * variable.get_value().ndim, role=name)
 
 
 def leaves(model: nnx.Module) -> tuple[Leaf, ...]:

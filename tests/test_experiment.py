@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xarray as xr
 
 from jaxinit import engine, experiment
+from jaxinit.store import Result
 from jaxinit.study import BadStudy, Interrupted, Study
 
 STUDY = Study(
@@ -75,3 +77,18 @@ def test_bad_input_is_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
 
     assert experiment.main_of("x", "About x.", {"quick": 3}, bad)([]) == 2
     assert "size 3 is bad" in capsys.readouterr().err
+
+
+def test_the_optimum_of_a_rate_is_read_off_a_parabola() -> None:
+    """A loss whose logarithm is a parabola in log2 of the rate has its optimum where it was put, off the grid or at an
+    edge; a diverged trial counts as the worst."""
+    rates, tops = 2.0 ** np.arange(-10, -2), (-6.3, -4.8, -13.0)
+    course = np.stack([np.exp(0.1 * (np.log2(rates) - top) ** 2) for top in tops], 1)
+    course[-1, 0] = np.nan
+    records = xr.Dataset(
+        {"train_loss": (("scheme", "lr", "seed", "epoch"), course[None, :, :, None])},
+        {"scheme": ["s"], "lr": rates, "phase": ("seed", ["tune"] * 3)},
+    )
+    result = Result(STUDY, records, {}, Path(), True)
+    assert experiment.losses(result, "s")[-1, 0] == np.nanmax(course)
+    np.testing.assert_allclose(experiment.optimum(result, "s"), [-6.3, -4.8, -10.0], atol=1e-6)

@@ -79,3 +79,28 @@ def test_our_modules_live_inside_any_flax_module() -> None:
 
     names = [leaf.name for leaf in introspect.leaves(Net(nnx.Rngs(0)))]
     assert names == [f"inner.{name}" for name in ("layers.0.bias", "layers.0.kernel", "readout.bias", "readout.kernel")]
+
+
+def test_flaxs_own_layers_are_declared_by_what_they_are() -> None:
+    class Net(nnx.Module):
+        def __init__(self, rngs: nnx.Rngs):
+            self.table = nnx.Embed(7, 8, rngs=rngs)
+            self.conv = nnx.Conv(8, 6, (3, 3), rngs=rngs)
+            self.attention = nnx.MultiHeadAttention(2, 8, decode=False, rngs=rngs)
+            self.norm = nnx.LayerNorm(8, rngs=rngs)
+            self.layers = nnx.List([nnx.Linear(8, 4, rngs=rngs)])
+            self.mine = introspect.param((3, 4, 5), ".io", "recurrent")
+
+    net = Net(nnx.Rngs(0))
+    introspect.declare(net)
+    found = {leaf.name: (leaf.dims, leaf.role) for leaf in introspect.leaves(net)}
+    assert found["table.embedding"] == ("io", "embedding")
+    assert found["conv.kernel"] == ("wwio", "hidden")
+    assert found["attention.query.kernel"] == ("i.o", "query")
+    assert found["attention.out.kernel"] == ("iio", "attention_out")
+    assert found["attention.out.bias"] == ("o", "bias")
+    assert found["norm.scale"] == ("o", "scale")
+    assert found["layers.0.kernel"] == ("io", "hidden")
+    assert found["mine"] == (".io", "recurrent")  # what is declared already stays
+    drawn = introspect.initialize(net, SCHEMES["he_normal"], jax.random.key(0))
+    assert float(jnp.std(drawn.attention.query.kernel[...])) == pytest.approx((2 / 8) ** 0.5, rel=0.3)
