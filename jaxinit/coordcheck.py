@@ -25,18 +25,25 @@ from jaxinit.spec import Scheme
 from jaxinit.study import BadStudy, Study
 
 SLOPE, STEEP = 0.1, 0.2  # of log10(size) against log10(width): flat, and too steep however wide the interval
-# What is said of them in `Slope`.
-MAY_SHRINK = (("query", "gradient"), ("key", "gradient"), ("readout", "forward"), ("branches", "forward"))
 KINDS = ("forward", "update", "gradient")
+# What is said of them in `Slope`.
+MAY_SHRINK = (
+    *(("query", kind) for kind in KINDS),
+    ("key", "gradient"),
+    ("readout", "forward"),
+    ("branches", "forward"),
+)
 
 
 class Slope(NamedTuple):
     """How one signal grows with width or depth: its slope, a 95 % interval over seeds, whether that allows for flat.
 
-    `forward`: a product's size after the last step, without the rule's multiplier. `update`: the size of what the steps
-    have changed in it. `gradient`: the size of dC/dW at the start, times the width but for the readout, since its
-    entries go as 1/width elsewhere. The scores of attention and the answer at the start may shrink with the width, and
-    so gradients of queries and keys, and the readout's product, are judged for growth only.
+    `forward`: a product's size after the last step, with the rule's multiplier. `update`: the size of what the steps
+    have changed in it. `gradient`: the size of dC/dW at the start, W with its multiplier, times the width but for the
+    readout, since its entries go as 1/width elsewhere. The scores of attention and the answer at the start may shrink
+    with the width, and so queries, gradients of keys, and the readout's product are judged for growth only.
+    Against depth: of the sum of all branches ("branches", with the gradient of the embedding) and of the answer
+    ("readout"), as they are; the sum at the start may shrink, as it does under CompleteP.
     """
 
     scheme: str
@@ -148,7 +155,7 @@ def passes(rows: Sequence[Slope], scheme: str) -> bool:
 
 
 def _products(cell: Cell, steps: int) -> xr.Dataset:
-    """The sizes of every kernel's product, without its multiplier, over (scheme, seed, parameter)."""
+    """The sizes of every kernel's product, with its multiplier, over (scheme, seed, parameter)."""
     cell = unsegmented(cell)
     kept = [leaf for leaf in cell.model.leaves if leaf.is_kernel]
 
@@ -157,7 +164,7 @@ def _products(cell: Cell, steps: int) -> xr.Dataset:
         uses = watch.watched(apply, kept, lambda entries: entries, params, None, x)[1]
         first: dict[str, Any] = {}  # the first use of a parameter that is used twice
         for use in uses:
-            first.setdefault(use.name, use.product / factors[use.name])
+            first.setdefault(use.name, use.product)
         return first
 
     roles = {leaf.name: leaf.role for leaf in sorted(kept, key=lambda leaf: leaf.layer)}
@@ -212,7 +219,8 @@ def _sizes(
         state = program.start(params)
         (after, _), _ = jax.lax.scan(step, (state.params, state.opt), None, length=steps)
         before, later, slope = look(params, factors, x), look(after, factors, x), gradient(params)
-        sizes = lambda name: (later[name], later[name] - before[name], slope[names[name][0]])
+        of = lambda name: slope[name] / factors[name]  # by the kernel with its multiplier
+        sizes = lambda name: (later[name], later[name] - before[name], of(names[name][0]))
         return {name: [jnp.sqrt(jnp.mean(a**2)) for a in sizes(name)] for name in names if name in before}
 
     rows = []

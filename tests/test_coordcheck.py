@@ -9,7 +9,7 @@ import pytest
 from jaxinit import cli, coordcheck
 from jaxinit.coordcheck import coordinate_check, passes, slopes
 from jaxinit.initializers import normal
-from jaxinit.residual import depth_mup, mup
+from jaxinit.residual import depth_mup, mup, spectral_mup, u_mup
 from jaxinit.schemes import xavier_rnn
 from jaxinit.spec import Leaf, Rule, Scheme
 from jaxinit.study import BadStudy, Study
@@ -42,9 +42,14 @@ def rows_of(scheme: Scheme, study: Study = STUDY) -> list[coordcheck.Slope]:
     return slopes(coordinate_check(replace(study, schemes=("s",), baseline="s"), WIDTHS, schemes={"s": scheme}))
 
 
-def test_mup_passes() -> None:
-    rows = rows_of(mup(BASE))
-    assert passes(rows, "s"), [row for row in rows if not row.passed]
+@pytest.mark.parametrize("model", ["mlp", "rnn"])
+def test_mup_and_its_kin_pass(model: str) -> None:
+    """Sizes in the draw (muP, spectral) or in a multiplier (u-muP): the network computes the same but for factors."""
+    schemes = {"mup": mup(BASE), "spectral": spectral_mup(BASE), "u_mup": u_mup(BASE)}
+    study = replace(STUDY, model=model, activation="tanh", layers=2 if model == "mlp" else 1, batch=32)
+    study = replace(study, schemes=tuple(schemes), baseline="mup")
+    rows = slopes(coordinate_check(study, WIDTHS, schemes=schemes))
+    assert all(passes(rows, name) for name in schemes), [row for row in rows if not row.passed]
     assert all(row.low <= row.slope <= row.high for row in rows)
 
 
