@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from jaxinit import initializers as initializers
+    from jaxinit import introspect as introspect
     from jaxinit import theory as theory
     from jaxinit.checkpoint import load_checkpoint as load_checkpoint
     from jaxinit.checkpoint import save_checkpoint as save_checkpoint
@@ -53,12 +54,12 @@ _HOME = {
     "checkpoint": ("save_checkpoint", "load_checkpoint"),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
-__all__ = ["initializers", "theory", *_MODULE]  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = ["initializers", "introspect", "theory", *_MODULE]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> object:
     if name in _MODULE:
         return getattr(import_module(f"jaxinit.{_MODULE[name]}"), name)
-    if name in ("initializers", "theory"):
+    if name in ("initializers", "introspect", "theory"):
         return import_module(f"jaxinit.{name}")
     raise AttributeError(f"module 'jaxinit' has no attribute {name!r}")
