@@ -5,11 +5,15 @@ The question: does it matter how the head starts when a Vision Transformer that 
 (a probe), against a model that starts anew; and before the first step: the loss, and the gradient norms in head and
 body.
 
-    python experiments/new_head.py                 quick: two blocks of width 64; a minute on 2 cores
+    python experiments/new_head.py                 quick: two blocks of width 64; minutes on 2 cores
     python experiments/new_head.py --size smoke    seconds: checks that all of it works
     python experiments/new_head.py --size paper    width 256, more seeds: for an accelerator
 
-Expect at quick: not measured on the final settings yet.
+Expect at quick: to 93 % (6 seeds, each at its own best rate) a scaled head N(0, 1/fan_in) needs 1.4 epochs, N(0,
+0.02^2) 1.6, zeros 1.8, a model that starts anew 1.8, N(0, 1) 2.0: the scaled head is 1.40 times (1.27 to 1.54) faster
+than the large one, and a head of zeros slower than a scaled one (0.79, 0.59 to 1.07: too noisy to tell). Before the
+first step the large head sends 10.3 times the gradient of the scaled one into the body, zeros send none. A probe, the
+head alone, ends at 82 to 85 % and at the highest rate of the grid, whatever its start.
 """
 
 import math

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from jaxinit import initializers, structured
-from jaxinit.initializers import glorot, glorot_scheme, lecun, normal, scaled, truncated_normal, vector, zeros
+from jaxinit.initializers import glorot, glorot_scheme, lecun, normal, ones, scaled, truncated_normal, vector, zeros
 from jaxinit.spec import Initializer, Leaf, Rule, Scheme
 
 INTO_STREAM = ("attention_out", "ffn_out")  # the kernels whose products are added to the residual stream
@@ -91,11 +91,14 @@ def t_fixup(leaf: Leaf) -> Initializer:
 def fixup(leaf: Leaf) -> Initializer:
     """Zero for the last kernel of each branch and for the readout, the others of a branch times (2 n_layers)^(-1/2).
 
-    Meant without normalization. Departure: the scalar biases are the biases of the layers, and there are no multipliers
-    that start at 1. Source: Zhang et al. (2019), Fixup, section 3, with m = 2 kernels a branch.
+    Meant without normalization. The multipliers of branches are the gates of a model with `gate`, which start at 1 here.
+    Departure: for scalar biases before each kernel there are the biases after it.
+    Source: Zhang et al. (2019), Fixup, section 3, with m = 2 kernels a branch.
     """
     if leaf.role in (*INTO_STREAM, "readout"):
         return zeros
+    if leaf.role == "residual_gate":
+        return ones
     he = initializers.he("normal")
     return vector(leaf) or (scaled(he, (2 * leaf.n_layers) ** -0.5) if leaf.role in SCALED_BRANCH else he)
 

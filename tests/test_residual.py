@@ -148,6 +148,13 @@ def test_a_gated_scheme_starts_as_the_identity_and_needs_gates(name: str) -> Non
         draw(SCHEMES[name], KEY, leaves())
 
 
+def test_fixup_in_a_gated_model_can_learn() -> None:
+    """Its last kernels start at 0, so its multipliers must not: two zeros in a row have no gradient."""
+    gated = leaves(gate=True, norm=None)
+    drawn = draw(SCHEMES["fixup"], KEY, gated)
+    assert all(float(drawn[leaf.name]) == 1 for leaf in gated if leaf.role == "residual_gate")
+
+
 def test_two_stacks_have_factors_of_their_own() -> None:
     model = functional(lambda: EncoderDecoder(V, D, V, layers=L, decoder_layers=2, length=40, rngs=nnx.Rngs(0)))
     pair = residual.deepnorm_pair(L, 2)
