@@ -91,7 +91,7 @@ def t_fixup(leaf: Leaf) -> Initializer:
 def fixup(leaf: Leaf) -> Initializer:
     """Zero for the last kernel of each branch and for the readout, the others of a branch times (2 n_layers)^(-1/2).
 
-    Meant without normalization. The multipliers of branches are the gates of a model with `gate`, which start at 1 here.
+    Meant without normalization. The multipliers of branches are the gates of a model with `gate`; they start at 1 here.
     Departure: for scalar biases before each kernel there are the biases after it.
     Source: Zhang et al. (2019), Fixup, section 3, with m = 2 kernels a branch.
     """
