@@ -230,8 +230,9 @@ def extend_vocabulary(
     """The values of a language model with `n` new tokens, in its input table and in its output table with its bias.
 
     Arguments as `extend_rows`, whose row is a token: a row of an `embedding`, a column of a `readout` kernel together
-    with its entry of the bias. A model without a readout ties the two. New rows by the mean give each new token the
-    mean of the old logits, so that KL(before || after) <= log(1 + n / V), whatever the context, by Jensen's inequality.
+    with its entry of the bias (0 for zero and normal). A model without a readout ties the two. New rows by the mean
+    give each new token the mean of the old logits, so that KL(before || after) <= log(1 + n / V), whatever the context,
+    by Jensen's inequality.
     Raises: ValueError as `extend_rows`, and for a model without an embedding.
     Source: Hewitt (2021), Initializing new word embeddings for pretrained language models.
     """
@@ -250,7 +251,8 @@ def extend_vocabulary(
         joined = extend(leaf.name, joined)
         found[leaf.name] = joined[:, : rows.shape[1]].T
         if bias in values:
-            found[bias] = joined[:, -1] if how != "normal" else joined[:, -1].at[rows.shape[0] :].set(0.0)
+            first = rows.shape[0] if used is None else used
+            found[bias] = joined[:, -1] if how != "normal" else joined[:, -1].at[first : first + n].set(0.0)
     return found
 
 

@@ -153,6 +153,18 @@ def test_new_tokens_by_the_mean_are_bounded(tied: bool) -> None:
         assert found["normal"] > 10 * bound
 
 
+def test_new_tokens_take_rows_of_padding_in_every_table() -> None:
+    leaves = [Leaf("table", (8, 4), "io", "embedding"), Leaf("readout.kernel", (4, 8), "io", "readout")]
+    values = {"table": jnp.ones((8, 4)), "readout.kernel": jnp.ones((4, 8)), "readout.bias": jnp.arange(8.0)}
+    for how, bias in (("normal", 0.0), ("zero", 0.0), ("mean", 2.0)):
+        wider = extend_vocabulary(values, leaves, 2, how, jax.random.key(0), used=5)
+        assert {name: w.shape for name, w in wider.items()} == {name: w.shape for name, w in values.items()}
+        np.testing.assert_array_equal(wider["readout.bias"], [0, 1, 2, 3, 4, bias, bias, 7])
+        for name, rows in (("table", wider["table"]), ("readout.kernel", wider["readout.kernel"].T)):
+            assert bool((rows[5:7] == 1).all()) == (how == "mean"), name
+            np.testing.assert_array_equal(rows[7], 1)
+
+
 def test_new_rows() -> None:
     rows = jax.random.normal(jax.random.key(0), (200, 4)) * jnp.asarray([[1.0, 2.0, 0.1, 5.0]]) + 3
     wide = np.asarray(extend_rows(rows, 2000, "mean_cov", jax.random.key(1), share=1.0))[200:]
