@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxinit import stats
-from jaxinit.experiment import best, faster, finish, main_of, rows_of, run_all
+from jaxinit.experiment import as_one, best, faster, finish, main_of, run_all
 from jaxinit.study import Study
 
 PLAIN = "post-norm"
@@ -93,7 +93,8 @@ def measure(size: Size, out: Path) -> int:
         published = "does not train" if name == PLAIN else "trains"
         claims.append(stats.claim_of("T2", what, reached, published, band, f"chance is {chance:.3g} bits"))
     title = f"{size.study.layers} blocks without warm-up: epochs to {size.study.target:g} bits per character"
-    return finish(out, rows_of(results), claims, studies, title)
+    rows = as_one(results, f"{size.study.layers} blocks", PLAIN)
+    return finish(out, rows, claims, studies, title)
 
 
 main = main_of("deep_transformers", __doc__, SIZES, measure)

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxinit import stats
-from jaxinit.experiment import draw_transfer, finish, main_of, optimum, rows_of, run_all
+from jaxinit.experiment import draw_transfer, finish, main_of, optimum, run_all
 from jaxinit.residual import mup
 from jaxinit.study import Study
 
@@ -90,7 +90,7 @@ def measure(size: Size, out: Path) -> int:
     draw_transfer(results, title, out / "figures")
     with style():
         save(coordinates(found), out / "figures", "coordinates")
-    return finish(out, rows_of(results), claims, studies, "Transfer: epochs to a target that is out of reach")
+    return finish(out, [], claims, studies)
 
 
 main = main_of("mup_transfer", __doc__, SIZES, measure)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxinit.experiment import faster, finish, main_of, rows_of, run_all
+from jaxinit.experiment import as_one, faster, finish, main_of, run_all
 from jaxinit.initializers import ones
 from jaxinit.residual import rezero
 from jaxinit.spec import Initializer as Init
@@ -85,7 +85,8 @@ def measure(size: Size, out: Path) -> int:
         for name in published
     ]
     title = f"ReZero: epochs to {size.study.target:g} bits per character, {size.study.layers} blocks"
-    return finish(out, rows_of(results), claims, studies, title)
+    rows = as_one(results, f"{size.study.layers} blocks", "post-norm")
+    return finish(out, rows, claims, studies, title)
 
 
 main = main_of("rezero2020", __doc__, SIZES, measure)

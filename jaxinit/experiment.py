@@ -83,6 +83,26 @@ def rows_of(results: Results) -> list[dict[str, Any]]:
     return [{"cell": name} | row for name, result in results.items() for row in result.summary["table"]]
 
 
+def as_one(results: Results, cell: str, baseline: str) -> list[dict[str, Any]]:
+    """The rows of studies with one scheme each as those of one `cell`: named by their study, the fastest first.
+
+    Ratios are against the study `baseline`, as in `stats.table` but for the log-rank test.
+    """
+    scheme = lambda name: results[name].study.schemes[0]
+    against, horizon = times(results[baseline], scheme(baseline)), float(results[baseline].study.epochs)
+    rows = []
+    for row, name in zip(rows_of(results), results, strict=True):
+        of = times(results[name], scheme(name))
+        ratio, low, high = stats.ratio_interval(against, of, horizon, np.random.default_rng(0))
+        rows.append(
+            row
+            | {"cell": cell, "scheme": name, "drawn_by": scheme(name), "baseline": baseline, "ratio": ratio}
+            | {"ratio_low": low, "ratio_high": high}
+            | {"ratio_is": stats.bound(against, of) if name != baseline else "=", "p_holm": None}
+        )
+    return sorted(rows, key=lambda row: (row["epochs"], row["scheme"]))
+
+
 def times(result: Result, scheme: str) -> stats.Times:
     """The times to target of the reporting seeds of a scheme at its best rate."""
     return stats.times_of(result.records, scheme, stats.reported(result.records)[scheme], "report")
@@ -179,15 +199,19 @@ def finish(
     rows: list[dict[str, Any]],
     claims: list[dict[str, Any]],
     studies: Mapping[str, Study],
-    title: str,
+    title: str = "",
     **more: Any,
 ) -> int:
-    """Write summary.json, draw the rows, print both, and say where they are; the exit code."""
+    """Write summary.json, draw the rows, print both, and say where they are; the exit code.
+
+    `rows` is empty where epochs to a target are not the question.
+    """
     shown = {name: study.plain() for name, study in studies.items()}
     store.write_json(out / "summary.json", {"table": rows, "claims": claims, "studies": shown, **more})
-    with style():
-        save(forest(rows, title), out / "figures", "epochs")
-    print_rows(rows)
+    if rows:
+        with style():
+            save(forest(rows, title), out / "figures", "epochs")
+        print_rows(rows)
     print_claims(claims)
     print(f"summary, records and figures: {out}")
     return 0

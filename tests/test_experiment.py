@@ -92,3 +92,16 @@ def test_the_optimum_of_a_rate_is_read_off_a_parabola() -> None:
     result = Result(STUDY, records, {}, Path(), True)
     assert experiment.losses(result, "s")[-1, 0] == np.nanmax(course)
     np.testing.assert_allclose(experiment.optimum(result, "s"), [-6.3, -4.8, -10.0], atol=1e-6)
+
+
+def test_studies_of_one_scheme_are_rows_of_one_cell(tmp_path: Path) -> None:
+    one = replace(STUDY, schemes=("orthogonal",), baseline="orthogonal", lrs=(0.1,), seeds=3)
+    studies = {"tanh": one, "relu": replace(one, activation="relu")}
+    found = {name: engine.run(study, out=tmp_path / name, progress=False) for name, study in studies.items()}
+    rows = experiment.as_one(found, "both", "tanh")
+    assert {row["cell"] for row in rows} == {"both"}
+    assert {row["scheme"]: row["drawn_by"] for row in rows} == {"tanh": "orthogonal", "relu": "orthogonal"}
+    relu = next(row for row in rows if row["scheme"] == "relu")
+    means = {name: experiment.times(found[name], "orthogonal").time.mean() for name in studies}
+    assert relu["ratio"] == pytest.approx(means["tanh"] / means["relu"])
+    assert next(row for row in rows if row["scheme"] == "tanh")["ratio"] == 1
