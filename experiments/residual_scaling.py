@@ -7,7 +7,11 @@ The questions: how does the stream of a pre-norm Transformer grow with depth und
     python experiments/residual_scaling.py --size smoke    seconds: checks that all of it works
     python experiments/residual_scaling.py --size paper    width 512, training of 2 to 24 blocks: for an accelerator
 
-Expect at quick: not measured on the final settings yet.
+Expect at quick: from 2 to 32 blocks the stream grows 4.9 times plain, 4.1 times under llama, 1.17 times with the
+kernels into it divided by sqrt(2 n_layers), and not at all under gpt2 (0.99). The plain slope is 0.58 (0.575 to
+0.591), a bit above the 0.5 of branches that are all of one size: attention averages rows, and the deeper the more
+alike they are. Epochs to 2.9 bits: 1.14 times fewer with the scaling at 2 blocks and 1.08 times (1.00 to 1.25) at 8,
+three seeds: too noisy to tell; gpt2's own sizes are slower than both.
 """
 
 import sys
@@ -170,6 +174,8 @@ def draw(size: Size, growth: dict[str, dict[str, np.ndarray]], folder: Path) -> 
         axes.plot(size.depths, theory, color="0.2", linestyle=":", linewidth=1, label="sqrt(1 + 2 L v)")
         axes.set(xscale="log", yscale="log", xlabel="blocks", ylabel="size of the stream over that at the start")
         axes.set_xticks(size.depths, [str(depth) for depth in size.depths])
+        ticks = [of for of in (1, 2, 5, 10, 20, 50, 100, 200) if axes.get_ylim()[0] <= of <= axes.get_ylim()[1]]
+        axes.set_yticks(ticks, [str(of) for of in ticks])
         axes.minorticks_off()
         axes.legend(frameon=False, fontsize=7)
         figure.suptitle(
