@@ -58,6 +58,18 @@ def test_normalized_residual_nets_are_a_setting(norm: str) -> None:
         ({"dropout": 1.0}, "dropout must be 0 or more and below 1, got 1"),
         ({"clip_value": 0.0}, "clip_value must be positive, got 0"),
         ({"l2": -1.0}, "l2 must be 0 or more"),
+        (
+            {"model": "transformer", "norm": "batch"},
+            "norm of 'transformer' is layer, rms, none or left out; got 'batch'",
+        ),
+        ({"model": "mlp", "gate": True}, "gate is an option of transformer, vit"),
+        ({"model": "vit", "skip_scale": 2.0, "learned_skip": True}, "skip_scale is positive, and an option of"),
+        ({"model": "transformer", "skip_scale": -1.0}, "without learned_skip; got -1 for 'transformer'"),
+        ({"model": "vit", "task": "text"}, "task 'text' wants an output at every step, 'vit' gives one"),
+        (
+            {"model": "transformer", "heads": 3, "hidden": 16},
+            "heads must divide the width, got 3 heads and a width of 16",
+        ),
     ],
 )
 def test_remedies_that_make_no_sense_are_refused(change: dict, message: str) -> None:
