@@ -3,9 +3,10 @@
 The question: Transformers normalized after the addition (post-norm) are said to need warm-up, or a start that scales
 with depth. How many epochs do 24 blocks on characters need to a target, at each remedy's own best learning rate:
 DeepNorm (a larger stream, smaller branches), Admin (stream scaled by a profile), ReZero (gates from 0, no
-normalization), normalization before each branch (pre-norm), and none?
+normalization), normalization before each branch (pre-norm), and none? Kernels have no biases, which would double the
+time of compilation.
 
-    python experiments/deep_transformers.py                 quick: 24 blocks of width 48; minutes on 2 cores
+    python experiments/deep_transformers.py                 quick: 24 blocks of width 64; minutes on 2 cores
     python experiments/deep_transformers.py --size smoke    seconds: checks that all of it works
     python experiments/deep_transformers.py --size paper    48 blocks of width 256, more epochs: for an accelerator
 
@@ -14,18 +15,20 @@ Expect at quick: not measured on the final settings yet.
 
 import sys
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from jaxinit import stats
 from jaxinit.experiment import as_one, best, faster, finish, main_of, run_all
+from jaxinit.models import Transformer
 from jaxinit.study import Study
 
 PLAIN = "post-norm"
 STUDY = Study(
     model="transformer",
-    hidden=48,
+    hidden=64,
     layers=24,
     task="text",
     length=16,
@@ -71,7 +74,7 @@ def remedies(study: Study) -> dict[str, Study]:
 
 def measure(size: Size, out: Path) -> int:
     studies = remedies(size.study)
-    results = run_all(studies, out)
+    results = run_all(studies, out, models={"transformer": partial(Transformer, bias=False)})
     only = {name: (result, result.study.schemes[0]) for name, result in results.items()}
     claims = [
         faster(
