@@ -54,7 +54,7 @@ class Size:
 
 
 SIZES = {
-    "smoke": Size(replace(STUDY, hidden=8, heads=2, layers=3, batch=64, lrs=(0.003,), seeds=2)),
+    "smoke": Size(replace(STUDY, hidden=8, heads=2, layers=1, batch=64, lrs=(0.003,), seeds=2)),
     "quick": Size(STUDY),
     "paper": Size(replace(STUDY, hidden=256, layers=48, length=128, batch=64, seeds=5, tune_seeds=3, epochs=20)),
 }

@@ -57,7 +57,7 @@ class Size:
 
 
 SIZES = {
-    "smoke": Size(replace(STUDY, hidden=8, heads=2, layers=2, batch=64, lrs=(0.003,), seeds=2, epochs=1)),
+    "smoke": Size(replace(STUDY, hidden=8, heads=2, layers=1, batch=64, lrs=(0.003,), seeds=2, epochs=1)),
     "quick": Size(STUDY),
     "paper": Size(replace(STUDY, hidden=512, heads=8, length=512, batch=64, tune_seeds=3, epochs=100, target=1.9)),
 }

@@ -9,6 +9,7 @@ import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -23,7 +24,7 @@ from jaxinit import introspect, train
 from jaxinit.cell import Cell, check, draw_starts
 from jaxinit.engine import queue
 from jaxinit.initializers import normal, variance_scaling, zeros
-from jaxinit.introspect import Frozen, Params, param
+from jaxinit.introspect import Frozen, Params, name_of, param
 from jaxinit.spec import Initializer, Joint, Leaf, Rule, Scheme, axis_size, matches, named_key, rules
 from jaxinit.study import BadStudy, Study
 
@@ -116,10 +117,10 @@ class LoRA(nnx.Module):
         )
         graph, state = nnx.split(base)
         flat = nnx.to_flat_state(state)
-        self.base = nnx.Dict({_name(path): Frozen(of.get_value()) for path, of in flat})
+        self.base = nnx.Dict({name_of(path): Frozen(of.get_value()) for path, of in flat})
         kinds = [(path, of.replace(0)) for path, of in flat]
         self.fill: Callable[[dict[str, Array]], Any] = lambda values: nnx.merge(
-            graph, nnx.from_flat_state([(path, of.replace(values[_name(path)])) for path, of in kinds])
+            graph, nnx.from_flat_state([(path, of.replace(values[name_of(path)])) for path, of in kinds])
         )
         introspect.fill(self, init, rngs.params())
 
@@ -293,14 +294,29 @@ def step_zero(
     for pattern in new:
         if not any(matches(pattern, leaf) for leaf in leaves):
             raise ValueError(f"step_zero: {pattern!r} matches no parameter; they are {', '.join(params)}")
-    outputs, slopes = jax.jit(lambda p: (after(p, x), jax.grad(lambda p: loss(after(p, x), y))(p)))(params)
+    outputs, slopes = _outputs_and_slopes(after, loss, params, x, y)
     both = min(before.shape[-1], outputs.shape[-1])
     shift = jnp.max(jnp.abs(outputs[..., :both] - before[..., :both])) / jnp.std(before)
-    p, q = jax.nn.log_softmax(before), jax.nn.log_softmax(outputs)
-    kl = jnp.mean(jnp.sum(jnp.exp(p[..., :both]) * (p[..., :both] - q[..., :both]), -1))
+    kl = divergence(before, outputs)
     parts = [leaf.name for leaf in leaves if any(matches(pattern, leaf) for pattern in new)]
     norms = {name: float(jnp.linalg.norm(slopes[name] if rows is None else slopes[name][rows])) for name in parts}
     return StepZero(float(shift), float(kl), norms)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _outputs_and_slopes(after: Any, loss: Any, params: Params, x: Array, y: Array) -> tuple[Array, Params]:
+    """The outputs of a start and the gradient of the loss; one compilation for all starts of a model."""
+    return after(params, x), jax.grad(lambda p: loss(after(p, x), y))(params)
+
+
+def divergence(before: Float[Array, "*batch c"], after: Float[Array, "*batch k"]) -> Float[Array, ""]:
+    """KL(before || after) of the softmax over all classes of each, in nats, mean over the batch.
+
+    Assumes that the classes that both have come first, and that `before` has no others.
+    """
+    p, q = jax.nn.log_softmax(before), jax.nn.log_softmax(after)
+    both = min(before.shape[-1], after.shape[-1])
+    return jnp.mean(jnp.sum(jnp.exp(p[..., :both]) * (p[..., :both] - q[..., :both]), -1))
 
 
 class Trained(NamedTuple):
@@ -319,8 +335,9 @@ def pretrain(
     models: Mapping[str, Callable[..., nnx.Module]] | None = None,
     progress: bool = True,
 ) -> Trained:
-    """Train one model: the first scheme of a study, at its first rate, on its first reporting seed, for all its epochs.
+    """Train one model: the first scheme of a study, at the first rate of its grid, on its first reporting seed.
 
+    It trains for all its epochs, whatever the target.
     Raises: BadStudy as `cell.check`, for a scheme with forward multipliers (values alone cannot carry them), and for a
     run that diverges.
     """
@@ -348,7 +365,3 @@ def pretrain(
 def _sides(leaf: Leaf) -> tuple[int, int]:
     """Inputs and outputs of a kernel as one matrix: copies count as outputs."""
     return axis_size(leaf.shape, leaf.dims, "iw"), axis_size(leaf.shape, leaf.dims, "o.")
-
-
-def _name(path: tuple[Any, ...]) -> str:
-    return ".".join(map(str, path))

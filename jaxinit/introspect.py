@@ -160,7 +160,7 @@ def functional(make: Callable[[], nnx.Module]) -> Functional:
     abstract = nnx.eval_shape(make)
     graph, params, rest = nnx.split(abstract, nnx.Param, ...)
     kept = nnx.to_flat_state(rest)
-    others = [_name(path) for path, variable in kept if not isinstance(variable, nnx.BatchStat | Frozen)]
+    others = [name_of(path) for path, variable in kept if not isinstance(variable, nnx.BatchStat | Frozen)]
     if others:
         raise ValueError(
             f"only parameters (nnx.Param), running statistics (nnx.BatchStat) and frozen values are carried, but the "
@@ -170,11 +170,11 @@ def functional(make: Callable[[], nnx.Module]) -> Functional:
     if kept:  # their start is a value, not a shape
         for path, variable in nnx.to_flat_state(nnx.state(make(), (nnx.BatchStat, Frozen))):
             of = frozen if isinstance(variable, Frozen) else running
-            of[_name(path)] = jnp.asarray(variable.get_value())
+            of[name_of(path)] = jnp.asarray(variable.get_value())
 
     def module(values: Params) -> Any:
         flat, values = [*nnx.to_flat_state(params), *kept], frozen | values
-        filled = [(path, variable.replace(values[_name(path)])) for path, variable in flat]
+        filled = [(path, variable.replace(values[name_of(path)])) for path, variable in flat]
         return nnx.merge(graph, nnx.from_flat_state(filled))
 
     def filled(values: Params) -> Any:
@@ -188,17 +188,18 @@ def functional(make: Callable[[], nnx.Module]) -> Functional:
         takes_training = "training" in inspect.signature(type(one).__call__).parameters
         y = one(x, training=training) if takes_training else one(x)
         after = nnx.to_flat_state(nnx.state(one, nnx.BatchStat))
-        return y, {_name(path): variable.get_value() for path, variable in after}
+        return y, {name_of(path): variable.get_value() for path, variable in after}
 
     return Functional(leaves(abstract), apply, learn, running, filled)
 
 
 def _params(model: nnx.Module) -> dict[str, nnx.Param]:
     flat = nnx.to_flat_state(nnx.state(model, nnx.Param))
-    return {_name(path): variable for path, variable in flat}
+    return {name_of(path): variable for path, variable in flat}
 
 
-def _name(path: tuple[Any, ...]) -> str:
+def name_of(path: tuple[Any, ...]) -> str:
+    """The name of a parameter: its path in the module."""
     return ".".join(map(str, path))
 
 

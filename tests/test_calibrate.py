@@ -173,6 +173,7 @@ def loss_after(problem: Problem, params: dict[str, Array], steps: int, rate: flo
     return float(problem.loss_of(params, everything))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("std", [0.1, 0.01])  # both readings of N(0, 0.01)
 @pytest.mark.parametrize("calibration", [metainit, gradinit])
 def test_metainit_and_gradinit_lower_the_loss_after_500_steps(calibration, std: float) -> None:

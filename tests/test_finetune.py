@@ -27,7 +27,7 @@ BASES: dict[str, tuple[Callable[[], nnx.Module], Any]] = {
     "Linear": (lambda: nnx.Linear(3, 4, rngs=nnx.Rngs(0)), X),
     "Embed": (lambda: nnx.Embed(7, 4, rngs=nnx.Rngs(0)), TOKENS),
     "LinearGeneral": (lambda: nnx.LinearGeneral(3, (2, 4), rngs=nnx.Rngs(0)), X),
-    "Transformer": (lambda: Transformer(7, 8, 7, layers=2, length=16, rngs=nnx.Rngs(0)), TOKENS),
+    "Transformer": (lambda: Transformer(7, 8, 7, layers=1, length=16, rngs=nnx.Rngs(0)), TOKENS),
     "LSTM": (lambda: LSTM(3, 8, 2, rngs=nnx.Rngs(0)), X[None]),
 }
 
@@ -77,7 +77,7 @@ def test_the_formula_of_an_adapted_linear_layer() -> None:
 def test_training_sees_the_adapters_alone() -> None:
     adapted = LoRA(BASES["Transformer"][0](), 2, adapt=("query", "value"), rngs=nnx.Rngs(1))
     names = [leaf.name for leaf in introspect.leaves(adapted)]
-    assert len(names) == 8
+    assert len(names) == 4
     assert all(name.startswith(("lora_a.blocks", "lora_b.blocks")) for name in names)
 
 
