@@ -42,7 +42,7 @@ def flax_nnx(hidden: int, characters: int, batch: int, length: int, rate: float)
 
         def __call__(self, x: Any, mask: Any) -> Any:
             x = x + self.attention(self.first(x), mask=mask)
-            return x + self.outer(jax.nn.gelu(self.inner(self.second(x))))
+            return x + self.outer(jax.nn.gelu(self.inner(self.second(x)), approximate=False))
 
     class Net(nnx.Module):
         def __init__(self, rngs: nnx.Rngs):
