@@ -3,14 +3,18 @@
 The question: Transformers normalized after the addition (post-norm) are said to need warm-up, or a start that scales
 with depth. How many epochs do 24 blocks on characters need to a target, at each remedy's own best learning rate:
 DeepNorm (a larger stream, smaller branches), Admin (stream scaled by a profile), ReZero (gates from 0, no
-normalization), normalization before each branch (pre-norm), and none? Kernels have no biases,
-and feed-forward branches are twice as wide as the stream, to save time.
+normalization), normalization before each branch (pre-norm), and none? Kernels have no biases, and feed-forward
+branches are twice as wide as the stream, to save time.
 
     python experiments/deep_transformers.py                 quick: 24 blocks of width 64; minutes on 2 cores
     python experiments/deep_transformers.py --size smoke    seconds: checks that all of it works
     python experiments/deep_transformers.py --size paper    48 blocks of width 256, more epochs: for an accelerator
 
-Expect at quick: not measured on the final settings yet.
+Expect at quick: to 3.6 bits per character (3 seeds, each at its own best rate) DeepNorm needs 0.39 epochs, ReZero
+0.44, pre-norm 0.78, Admin 0.89, and plain post-norm does not arrive in 1: it ends 0.12 bits (-0.23 to 0.48) below
+what the frequencies alone give, where the others gain 1.08 to 1.18. DeepNorm is at least 2.6 times faster (2.0 to
+3.0), ReZero 2.3 (2.0 to 3.0), pre-norm 1.3 (1.2 to 1.5); Admin's lead, at least 1.1 times (1.0 to 1.2), is too small
+to tell in one epoch, though it trains.
 """
 
 import sys
