@@ -177,7 +177,7 @@ def draw(size: Size, growth: dict[str, dict[str, np.ndarray]], folder: Path) -> 
         ticks = [of for of in (1, 2, 5, 10, 20, 50, 100, 200) if axes.get_ylim()[0] <= of <= axes.get_ylim()[1]]
         axes.set_yticks(ticks, [str(of) for of in ticks])
         axes.minorticks_off()
-        axes.legend(frameon=False, fontsize=7)
+        figure.legend(loc="outside right upper", frameon=False, fontsize=7)
         figure.suptitle(
             f"Pre-norm Transformer of width {size.width} before training, n = {size.seeds} seeds",
             fontsize=9,
