@@ -25,7 +25,7 @@ from jaxinit.cell import Cell, check, draw_starts
 from jaxinit.engine import queue
 from jaxinit.initializers import normal, variance_scaling, zeros
 from jaxinit.introspect import Frozen, Params, name_of, param
-from jaxinit.spec import Initializer, Joint, Leaf, Rule, Scheme, axis_size, matches, named_key, rules
+from jaxinit.spec import Initializer, Joint, Leaf, Rule, Scheme, axis_size, canonical_order, matches, named_key, rules
 from jaxinit.study import BadStudy, Study
 
 NewRows = Literal["zero", "normal", "mean", "mean_cov"]
@@ -164,7 +164,7 @@ def pretrained(values: Mapping[str, Array], new: Scheme, *, frozen: bool = False
                 f"the trained value of {leaf.name!r} has shape {value.shape}, the parameter {leaf.shape}; leave it out "
                 "to draw it anew, or extend it (extend_vocabulary)"
             )
-        order = [axis for letter in ".wio" for axis, d in enumerate(leaf.dims) if d == letter]
+        order = canonical_order(leaf.dims)
 
         def stored(key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike = jnp.float32, /) -> Array:
             return value.transpose(order).reshape(shape).astype(dtype)

@@ -8,6 +8,7 @@ and the scheme here is the paper's draw.
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from jaxinit import initializers, structured
@@ -82,10 +83,7 @@ def t_fixup(leaf: Leaf) -> Initializer:
 
     For a decoder; meant without normalization and without warm-up. Source: Huang et al. (2020), section 3.2.
     """
-    factor = (9 * leaf.n_layers) ** -0.25
-    if leaf.role in TABLES:
-        return normal(factor / math.sqrt(leaf.fan_out))
-    return scaled(glorot("uniform"), factor) if leaf.role in SCALED_BRANCH else glorot_scheme(leaf)
+    return _t_fixup(leaf, (9 * leaf.n_layers) ** -0.25)
 
 
 def fixup(leaf: Leaf) -> Initializer:
@@ -108,8 +106,11 @@ def deepnorm(leaf: Leaf) -> Initializer:
 
     Meant for post-norm with `skip_scale` (2 n_layers)^(1/4). Source: Wang et al. (2022), figure 2.
     """
-    factor = (8 * leaf.n_layers) ** -0.25 if leaf.role in SCALED_BRANCH else 1.0
-    return vector(leaf) or scaled(glorot("normal"), factor)
+    return _deepnorm(leaf, (8 * leaf.n_layers) ** -0.25)
+
+
+def _deepnorm(leaf: Leaf, factor: float) -> Initializer:
+    return vector(leaf) or scaled(glorot("normal"), factor if leaf.role in SCALED_BRANCH else 1.0)
 
 
 def mimetic(leaf: Leaf) -> Rule | Initializer:
@@ -151,7 +152,10 @@ def t_fixup_encoder(leaf: Leaf) -> Initializer:
 
     The embedding takes it too. Source: Huang et al. (2020), section 3.2.
     """
-    factor = 0.67 * leaf.n_layers**-0.25
+    return _t_fixup(leaf, 0.67 * leaf.n_layers**-0.25)
+
+
+def _t_fixup(leaf: Leaf, factor: float) -> Initializer:
     if leaf.role in TABLES:
         return normal(factor / math.sqrt(leaf.fan_out))
     return scaled(glorot("uniform"), factor) if leaf.role in SCALED_BRANCH else glorot_scheme(leaf)
@@ -184,8 +188,7 @@ def deepnorm_pair(encoder_layers: int, decoder_layers: int) -> DeepNorm:
     beta = (0.87 * (n**4 * m) ** (-1 / 16), (12 * m) ** -0.25)
 
     def of(factor: float) -> Scheme:
-        scheme = lambda leaf: vector(leaf) or scaled(glorot("normal"), factor if leaf.role in SCALED_BRANCH else 1.0)
-        return _named("deepnorm", scheme, deepnorm_pair.__doc__)
+        return _named("deepnorm", lambda leaf: _deepnorm(leaf, factor), deepnorm_pair.__doc__)
 
     return DeepNorm(encoder_decoder(of(beta[0]), of(beta[1])), 0.81 * (n**4 * m) ** (1 / 16), (3 * m) ** 0.25)
 
@@ -290,7 +293,8 @@ def depth_mup(base: Scheme, base_depth: int, alpha: float = 0.5) -> Scheme:
         if leaf.role in (*INTO_STREAM, *SCALED_BRANCH, "query", "key"):
             rate = rule.lr_scale * ratio ** (alpha - 1)
             factor = ratio**-alpha if leaf.role in INTO_STREAM else 1.0
-            return Rule(rule.draw, rule.multiplier * factor, rate, rule.wd_scale / ratio ** (alpha - 1))
+            decay = rule.wd_scale / ratio ** (alpha - 1)
+            return replace(rule, multiplier=rule.multiplier * factor, lr_scale=rate, wd_scale=decay)
         return rule
 
     return _named("depth_mup", of, depth_mup.__doc__, without_stream)

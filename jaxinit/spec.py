@@ -202,6 +202,11 @@ class Joint:
         return self.draw(key, shape, dtype)
 
 
+def canonical_order(dims: str) -> list[int]:
+    """The axes in the layout that an initializer is asked for: copies, windows, inputs, outputs."""
+    return [axis for letter in ".wio" for axis, d in enumerate(dims) if d == letter]
+
+
 def along(dims: str, init: Initializer) -> Initializer:
     """`init`, drawn once for each independent copy, for an array whose axes are `dims`.
 
@@ -217,7 +222,7 @@ def along(dims: str, init: Initializer) -> Initializer:
     def init_along(key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike = jnp.float32, /) -> Array:
         check_dims(dims, shape, "along")
         sampled = sampling_dtype(dtype)
-        order = [axis for letter in ".wio" for axis, d in enumerate(dims) if d == letter]
+        order = canonical_order(dims)
         copies = tuple(size for size, d in zip(shape, dims, strict=True) if d == ".")
         core = tuple(shape[axis] for axis in order[len(copies) :])
         asked = core

@@ -214,3 +214,9 @@ def test_mimetic_attention_mimics_the_identity() -> None:
     np.testing.assert_allclose(np.sort(np.linalg.norm(query, axis=0)), np.sort(np.linalg.norm(key, axis=0)), rtol=1e-4)
     with pytest.raises(ValueError, match="widths add up to 64"):
         draw(SCHEMES["mimetic"], KEY, leaves(kv_heads=2))
+
+
+def test_depth_scaling_keeps_the_key_that_kernels_share() -> None:
+    of = leaves()
+    base, scaled_ = (rules(scheme, of) for scheme in (SCHEMES["mimetic"], residual.depth_mup(SCHEMES["mimetic"], 2)))
+    assert {name: rule.key for name, rule in scaled_.items()} == {name: rule.key for name, rule in base.items()}
