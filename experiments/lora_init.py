@@ -85,11 +85,13 @@ SIZES = {
 
 
 def measure(size: Size, out: Path) -> int:
+    import jax
     from flax import nnx
 
     from jaxinit import checkpoint, finetune, sweep
     from jaxinit.introspect import functional
     from jaxinit.models import Transformer
+    from jaxinit.spec import draw
 
     sweep.one_device_per_core()
     sweep.keep_compilations()
@@ -120,7 +122,7 @@ def measure(size: Size, out: Path) -> int:
     model = functional(lambda: adapted(task.in_features, study.hidden, task.out_features, rngs=nnx.Rngs(0), **options))
     reports = {}
     for name in study.schemes:
-        start = drawn(own[name], model.leaves)
+        start = draw(own[name], jax.random.key(0), model.leaves)
         report = finetune.step_zero(before, model.apply, start, batch, task.loss, ("lora_*",))
         reports[name] = report._asdict()
         sizes = {of: np.linalg.norm([g for name, g in report.gradient.items() if of in name]) for of in ("_a", "_b")}
@@ -150,14 +152,6 @@ def measure(size: Size, out: Path) -> int:
         claims.append(faster("B1", f"times fewer epochs, {what}", of, against, published, (1.05, np.inf)))
     title = f"Adapting to swapped letters: epochs to {study.target:g} bits per character"
     return finish(out, rows_of(results), claims, studies, title, step_zero=reports)
-
-
-def drawn(scheme: Any, leaves: Any) -> dict[str, Any]:
-    import jax
-
-    from jaxinit.spec import draw
-
-    return draw(scheme, jax.random.key(0), leaves)
 
 
 def of_text(swapped: bool) -> Any:
