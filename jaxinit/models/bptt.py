@@ -13,6 +13,7 @@ Shapes: t time, b batch, n units. `z` are the projections of one gate with their
 the first step.
 """
 
+import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -47,7 +48,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "hard_tanh": jax.nn.hard_tanh,
     "erf": jax.lax.erf,
     "elu": jax.nn.elu,
-    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu": lambda x: x * (1 + jax.lax.erf(x / math.sqrt(2))) / 2,  # erf: half the time of erfc, on CPU
     "silu": jax.nn.silu,
 }
 

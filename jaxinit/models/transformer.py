@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Int
 from jaxinit.introspect import Place, Training, param
 from jaxinit.models.common import EPSILON, Dense, Inits, activation_named, check_sizes, dropped, start
 
+NEVER = -1e30  # added to the score of a step to come: its softmax is 0
 WAVELENGTH = 10_000.0  # the longest of sinusoidal and rotary positions, over 2 pi
 
 ROLES = {"embedding", "position", "query", "key", "value", "attention_out", "ffn_in", "ffn_out", "bias", "readout"}
@@ -79,21 +80,23 @@ class Attention(nnx.Module):
 
     def __call__(self, x: Stream, seen: Float[Array, "b s d"], o: Shape, causal: bool) -> Stream:
         """softmax(q k / sqrt(d_head)) v of every head, the heads mixed by the output kernel."""
-        q = plus(jnp.einsum("btd,dhk->bthk", x, self.query[...]), self.query_bias)
-        k = plus(jnp.einsum("btd,dhk->bthk", seen, self.key[...]), self.key_bias)
-        v = plus(jnp.einsum("btd,dhk->bthk", seen, self.value[...]), self.value_bias)
+        q = plus(times(x, self.query[...]), self.query_bias)
+        k = plus(times(seen, self.key[...]), self.key_bias)
+        v = plus(times(seen, self.value[...]), self.value_bias)
         if self.query_norm is not None and self.key_norm is not None:
             q, k = self.query_norm(q), self.key_norm(k)
         if o.rotary:
             q, k = rotated(q), rotated(k)
         if o.kv_heads < o.heads:
             k, v = (jnp.repeat(of, o.heads // o.kv_heads, axis=2) for of in (k, v))
-        scores = jnp.einsum("bqhk,bshk->bhqs", q, k) / math.sqrt(q.shape[-1])
+        q, k, v = (of.swapaxes(1, 2) for of in (q / math.sqrt(q.shape[-1]), k, v))
+        scores = q @ k.swapaxes(2, 3)
         if causal:
-            past = np.tril(np.ones((x.shape[1], x.shape[1]), bool))
-            scores = jnp.where(past[None, None], scores, jnp.finfo(scores.dtype).min)
-        mixed = jnp.einsum("bhqs,bshk->bqhk", jax.nn.softmax(scores, axis=-1), v)
-        return plus(jnp.einsum("bqhk,hkd->bqd", mixed, self.out[...]), self.out_bias)
+            future = np.triu(np.full((x.shape[1], x.shape[1]), NEVER), 1)
+            scores = scores + jnp.asarray(future, scores.dtype)[None, None]
+        weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
+        mixed = (weights @ v / weights.sum(-1, keepdims=True)).swapaxes(1, 2)
+        return plus(times(mixed.reshape(x.shape), self.out[...].reshape(-1, x.shape[-1])), self.out_bias)
 
 
 class Branch(nnx.Module):
@@ -143,12 +146,12 @@ class Block(nnx.Module):
 
     def feed(self, x: Stream, o: Shape) -> Stream:
         """phi(x W + b) V + c, or (silu(x W + b) * x G) V + c with swiglu."""
-        z = plus(x @ self.ffn_in[...], self.ffn_in_bias)
+        z = plus(times(x, self.ffn_in[...]), self.ffn_in_bias)
         if self.ffn_gate is not None:
-            h = jax.nn.silu(z) * (x @ self.ffn_gate[...])
+            h = jax.nn.silu(z) * times(x, self.ffn_gate[...])
         else:
             h = activation_named(o.activation)(z)
-        return plus(h @ self.ffn_out[...], self.ffn_out_bias)
+        return plus(times(h, self.ffn_out[...]), self.ffn_out_bias)
 
 
 class Transformer(nnx.Module):
@@ -299,7 +302,9 @@ class Transformer(nnx.Module):
                 one: Any = nnx.merge(graph, state)
                 return one(s, self.shape, training and training._replace(key=key), 0, memory), None
 
-            s = jax.lax.scan(step, s, (stacked, keys))[0]
+            # products with kernels are kept for the backward pass, all else is computed again: less memory, and faster
+            kept = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+            s = jax.lax.scan(jax.checkpoint(step, prevent_cse=False, policy=kept), s, (stacked, keys))[0]
             courses.append(s)
         else:
             for k, block in enumerate(self.blocks):
@@ -366,6 +371,20 @@ class EncoderDecoder(nnx.Module):
         training: Training | None = None,
     ) -> Float[Array, "b t o"]:
         return self.decoder(z, training, memory=self.encoder(x, training))
+
+
+def times(x: Float[Array, "b t i"], kernel: Float[Array, "i *o"]) -> Float[Array, "b t *o"]:
+    """x W, in the form whose gradients XLA computes fastest on CPU (measured: CONTRIBUTING.md).
+
+    The steps of all sequences are rows of one matrix. A kernel of more inputs than outputs enters transposed, and so
+    does its gradient then: the barrier keeps XLA from turning the product round again.
+    """
+    rows, w = x.reshape(-1, x.shape[-1]), kernel.reshape(x.shape[-1], -1)
+    if w.shape[0] > w.shape[1]:
+        y = jax.lax.dot_general(rows, jax.lax.optimization_barrier(w.T), (((1,), (1,)), ((), ())))
+    else:
+        y = rows @ w
+    return y.reshape(*x.shape[:-1], *kernel.shape[1:])
 
 
 def plus(y: Array, bias: nnx.Param | None) -> Array:
