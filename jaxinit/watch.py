@@ -27,7 +27,7 @@ Measure: TypeAlias = Callable[[Float[Array, "groups entries"]], Any]
 
 # What leaves entries as they are, and only moves them.
 MOVES = {"reshape", "transpose", "squeeze", "slice", "broadcast_in_dim", "expand_dims", "rev", "split", "unstack"}
-CASTS = {"convert_element_type", "copy", "copy_p", "name", "reduce_precision", "stop_gradient"}
+CASTS = {"convert_element_type", "copy", "copy_p", "name", "reduce_precision", "stop_gradient", "optimization_barrier"}
 INNER = {  # the parameter that holds the inner program of what only calls it
     "jit": "jaxpr",
     "pjit": "jaxpr",
@@ -213,7 +213,7 @@ class _Look(NamedTuple):
                 moved = alone(jnp.asarray(origin.copy))
             return out, [Origin(origin.name, np.asarray(copy)) for copy in moved], []
         if kind in CASTS:
-            return out, of[:1], []
+            return out, of[: len(out)], []
         if kind == "concatenate" and all(of) and len({origin.name for origin in of if origin}) == 1:
             joined = np.concatenate([origin.copy for origin in of if origin], equation.params["dimension"])
             return out, [Origin(of[0].name, joined)] if of[0] else nothing, []
