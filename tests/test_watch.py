@@ -99,6 +99,20 @@ def test_heads_stacks_tables_convolutions_and_tied_weights() -> None:
     check(found["conv"], convolved)
 
 
+def test_a_barrier_hides_no_product() -> None:
+    leaves = (Leaf("w", (3, 4), "io", "hidden"), Leaf("v", (3, 2), "io", "hidden"))
+    params = drawn(leaves)
+
+    def function(p: dict[str, Array], x: Array) -> Array:
+        x, w, v = jax.lax.optimization_barrier((x, p["w"].T, p["v"]))
+        return jnp.concatenate([x @ w.T, x @ v], -1)
+
+    found = watch.products(function, leaves, params, X)[1]
+    assert list(found) == ["w", "v"]
+    for name, moments in found.items():
+        check(moments, X @ params[name])
+
+
 def test_what_is_fused_is_told_apart_by_its_columns() -> None:
     leaves = (Leaf("fused", (4, 3, 6), ".io", "recurrent"),)
     params = drawn(leaves)
