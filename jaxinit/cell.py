@@ -210,7 +210,7 @@ def _model(study: Study, task: Task, make: Callable[..., nnx.Module]) -> Callabl
             options |= {"heads": study.heads, "placed": "post" if study.post_norm else "pre"}
             if study.norm == "none":
                 options["norm"] = None
-            options |= {name: getattr(study, name) for name in ("gate", "skip_scale", "learned_skip")}
+            options |= {name: getattr(study, name) for name in ("gate", "scalar_bias", "skip_scale", "learned_skip")}
         if study.model == "vit" and options.pop("readout") == "all":
             raise BadStudy(f"task {task.name!r} wants an output at every step, 'vit' gives one; use transformer")
     else:

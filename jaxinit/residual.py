@@ -89,8 +89,8 @@ def t_fixup(leaf: Leaf) -> Initializer:
 def fixup(leaf: Leaf) -> Initializer:
     """Zero for the last kernel of each branch and for the readout, the others of a branch times (2 n_layers)^(-1/2).
 
-    Meant without normalization. The multipliers of branches are the gates of a model with `gate`; they start at 1 here.
-    Departure: for scalar biases before each kernel there are the biases after it.
+    Meant for a model with norm=None, gate (the multipliers of branches, which start at 1 here), scalar_bias (before
+    every kernel and activation function, from 0) and bias=False.
     Source: Zhang et al. (2019), Fixup, section 3, with m = 2 kernels a branch.
     """
     if leaf.role in (*INTO_STREAM, "readout"):

@@ -76,6 +76,8 @@ class Study:
     """Normalize the sum of each branch and the stream instead of the branch's input, for transformer and vit."""
     gate: bool = False
     """Multiply every branch by a learned scalar that starts at 0 (ReZero), for transformer and vit."""
+    scalar_bias: bool = False
+    """Add a learned scalar before every kernel and activation function (Fixup), for transformer and vit."""
     skip_scale: float = 1.0
     """Multiply the stream by it where a branch is added (DeepNorm), for transformer and vit."""
     learned_skip: bool = False
@@ -226,7 +228,7 @@ def check_settings(study: Study) -> None:
     norms = (None, "layer", "rms", "none") if study.model in ATTENTION else (None, "layer", "batch")
     if study.norm not in norms:
         raise BadStudy(f"norm of {study.model!r} is {', '.join(map(str, norms[1:]))} or left out; got {study.norm!r}")
-    for name in ("post_norm", "gate", "learned_skip"):
+    for name in ("post_norm", "gate", "scalar_bias", "learned_skip"):
         if getattr(study, name) and study.model not in ATTENTION:
             raise BadStudy(f"{name} is an option of {', '.join(ATTENTION)}; leave it out of a study of {study.model!r}")
     if study.skip_scale != 1 and (study.model not in ATTENTION or study.learned_skip or not study.skip_scale > 0):

@@ -3,15 +3,17 @@
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
 from jaxinit import residual
+from jaxinit.initializers import he
 from jaxinit.introspect import functional
 from jaxinit.models import LSTM, MLP, RNN, EncoderDecoder, Transformer
 from jaxinit.schemes import SCHEMES
-from jaxinit.spec import Leaf, draw, rules
+from jaxinit.spec import Leaf, Override, Scheme, draw, rules
 
 V, D, L = 50, 64, 6
 KEY = jax.random.key(0)
@@ -153,6 +155,30 @@ def test_fixup_in_a_gated_model_can_learn() -> None:
     gated = leaves(gate=True, norm=None)
     drawn = draw(SCHEMES["fixup"], KEY, gated)
     assert all(float(drawn[leaf.name]) == 1 for leaf in gated if leaf.role == "residual_gate")
+
+
+def test_fixups_steps_move_the_stream_alike_at_every_depth() -> None:
+    """A step of SGD moves each of 2 L branches as its scale squared, which Fixup makes 1/(2 L); else the sum as L."""
+    x = jax.random.randint(jax.random.key(1), (8, 12), 0, V)
+
+    def moved(scheme: Scheme, layers: int) -> float:
+        options = {"norm": None, "gate": True, "scalar_bias": True, "bias": False, "layers": layers, "length": 12}
+        model = functional(lambda: Transformer(V, D, V, rngs=nnx.Rngs(0), **options))
+        loss = lambda p: -jnp.take_along_axis(jax.nn.log_softmax(model.apply(p, x)), x[..., None], axis=-1).mean()
+        step = lambda p: jax.tree.map(lambda w, g: w - 0.1 * g, p, jax.grad(loss)(p))
+        stream = lambda p: model.filled(p).stream(x)[-1]
+
+        @jax.jit
+        def second(p: dict) -> jax.Array:  # the first moves the readout alone, which starts at 0
+            once = step(p)
+            return jnp.sqrt(jnp.mean((stream(step(once)) - stream(once)) ** 2))
+
+        return float(second(draw(scheme, KEY, model.leaves)))
+
+    growth = lambda scheme: moved(scheme, 8) / moved(scheme, 2)
+    assert growth(SCHEMES["fixup"]) == pytest.approx(1, rel=0.2)
+    unscaled = Override(SCHEMES["fixup"], dict.fromkeys(("value", "ffn_in"), he("normal")))
+    assert growth(unscaled) == pytest.approx(4, rel=0.2)
 
 
 def test_two_stacks_have_factors_of_their_own() -> None:

@@ -23,6 +23,7 @@ OPTIONS = {
     "llama": {"norm": "rms", "positions": "rotary", "activation": "swiglu", "bias": False, "kv_heads": 2},
     "sinusoidal": {"positions": "sinusoidal", "tied": True},
     "rezero": {"norm": None, "gate": True},
+    "fixup": {"norm": None, "gate": True, "scalar_bias": True, "bias": False},
     "admin": {"placed": "post", "learned_skip": True},
 }
 
@@ -41,6 +42,20 @@ def test_scanned_blocks_equal_blocks_one_by_one(name: str) -> None:
     assert y.shape == (B, T, K)
     np.testing.assert_allclose(y, unrolled(TOKENS), rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(scanned(jax.nn.one_hot(TOKENS, V)), y, rtol=1e-5, atol=1e-5)
+
+
+def test_the_backward_pass_keeps_the_products_of_each_block_alone() -> None:
+    """10 d floats a step: the stream, queries, keys, values, attention's product, 4 d into and d out of the ffn."""
+    batch, length, width = 32, 32, 32
+
+    def temporary(layers: int) -> int:
+        model = functional(lambda: Transformer(V, width, V, layers=layers, length=length, rngs=nnx.Rngs(0)))
+        params = {leaf.name: jax.ShapeDtypeStruct(leaf.shape, jnp.float32) for leaf in model.leaves}
+        loss = lambda p: jnp.mean(model.apply(p, jnp.zeros((batch, length), int)) ** 2)
+        return jax.jit(jax.grad(loss)).lower(params).compile().memory_analysis().temp_size_in_bytes
+
+    kept = (temporary(12) - temporary(4)) / 8
+    assert kept == pytest.approx(10 * width * batch * length * 4, rel=0.3)  # 3.8 times that where all is kept
 
 
 @pytest.mark.parametrize("name", OPTIONS)
@@ -183,6 +198,30 @@ def test_positions_by_their_formula() -> None:
     np.testing.assert_allclose(of[3, 4], np.sin(3 / 10_000 ** (4 / 6)), rtol=1e-6)
     np.testing.assert_allclose(of[3, 5], np.cos(3 / 10_000 ** (4 / 6)), rtol=1e-6)
     np.testing.assert_array_equal(of[0], [0, 1] * 3)
+
+
+def test_scalar_biases_stand_before_every_kernel_and_activation() -> None:
+    model = make(layers=1, positions=None, causal=False, **OPTIONS["fixup"])
+    model = introspect.initialize(model, lambda leaf: normal(0.5), jax.random.key(1))
+    block, s = model.blocks[0], model.embedding[...][TOKENS]
+    of = {
+        name: [float(getattr(part, name)[...]) for name in ("before", "before_activation", "before_out")
+               if hasattr(part, name)]
+        for name, part in (("attention", block.attention), ("feed", block))
+    }  # fmt: skip
+    assert len(set(of["attention"] + of["feed"] + [float(model.before[...])])) == 6  # all different, none 0
+    before, before_out = of["attention"]
+    attention, heads = block.attention, []
+    for h in range(4):
+        q, k, v = ((s + before) @ kernel[...][:, h] for kernel in (attention.query, attention.key, attention.value))
+        heads.append(jax.nn.softmax(q @ k.swapaxes(1, 2) / 2, axis=-1) @ v)
+    mixed = jnp.concatenate(heads, axis=-1) + before_out
+    s = s + block.attended.gate[...] * (mixed @ attention.out[...].reshape(D, D))
+    before, before_activation, before_out = of["feed"]
+    h = jax.nn.gelu((s + before) @ block.ffn_in[...] + before_activation, approximate=False)
+    s = s + block.fed.gate[...] * ((h + before_out) @ block.ffn_out[...])
+    y = (s + model.before[...]) @ model.readout.kernel[...] + model.readout.bias[...][None, None]
+    np.testing.assert_allclose(model(TOKENS), y, rtol=1e-5, atol=1e-5)
 
 
 def test_a_gate_at_zero_leaves_the_stream_alone() -> None:

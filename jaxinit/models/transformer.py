@@ -40,6 +40,7 @@ class Shape(NamedTuple):
     rotary: bool
     activation: str
     bias: bool
+    scalar_bias: bool
     gate: bool
     skip_scale: float
     learned_skip: bool
@@ -75,11 +76,13 @@ class Attention(nnx.Module):
         self.key_bias = param((o.kv_heads, head), ".o", "bias", **of) if o.bias else None
         self.value_bias = param((o.kv_heads, head), ".o", "bias", **of) if o.bias else None
         self.out_bias = param((d,), "o", "bias", **of) if o.bias else None
+        self.before, self.before_out = scalars(2, o, **of)
         self.query_norm = Norm("rms", head, **place) if o.qk_norm else None
         self.key_norm = Norm("rms", head, **place) if o.qk_norm else None
 
     def __call__(self, x: Stream, seen: Float[Array, "b s d"], o: Shape, causal: bool) -> Stream:
         """softmax(q k / sqrt(d_head)) v of every head, the heads mixed by the output kernel."""
+        x, seen = plus(x, self.before), plus(seen, self.before)
         q = plus(times(x, self.query[...]), self.query_bias)
         k = plus(times(seen, self.key[...]), self.key_bias)
         v = plus(times(seen, self.value[...]), self.value_bias)
@@ -95,8 +98,8 @@ class Attention(nnx.Module):
             future = np.triu(np.full((x.shape[1], x.shape[1]), NEVER), 1)
             scores = scores + jnp.asarray(future, scores.dtype)[None, None]
         weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
-        mixed = (weights @ v / weights.sum(-1, keepdims=True)).swapaxes(1, 2)
-        return plus(times(mixed.reshape(x.shape), self.out[...].reshape(-1, x.shape[-1])), self.out_bias)
+        mixed = (weights @ v / weights.sum(-1, keepdims=True)).swapaxes(1, 2).reshape(x.shape)
+        return plus(times(plus(mixed, self.before_out), self.out[...].reshape(-1, x.shape[-1])), self.out_bias)
 
 
 class Branch(nnx.Module):
@@ -132,6 +135,7 @@ class Block(nnx.Module):
         self.ffn_out = param((o.ffn, d), "io", "ffn_out", **outer)
         self.ffn_in_bias = param((o.ffn,), "o", "bias", **inner) if o.bias else None
         self.ffn_out_bias = param((d,), "o", "bias", **outer) if o.bias else None
+        self.before, self.before_activation, self.before_out = scalars(3, o, **inner)
         self.fed = Branch(d, o, **place)
 
     def __call__(
@@ -146,12 +150,13 @@ class Block(nnx.Module):
 
     def feed(self, x: Stream, o: Shape) -> Stream:
         """phi(x W + b) V + c, or (silu(x W + b) * x G) V + c with swiglu."""
-        z = plus(times(x, self.ffn_in[...]), self.ffn_in_bias)
+        x = plus(x, self.before)
+        z = plus(plus(times(x, self.ffn_in[...]), self.ffn_in_bias), self.before_activation)
         if self.ffn_gate is not None:
             h = jax.nn.silu(z) * times(x, self.ffn_gate[...])
         else:
             h = activation_named(o.activation)(z)
-        return plus(times(h, self.ffn_out[...]), self.ffn_out_bias)
+        return plus(times(plus(h, self.before_out), self.ffn_out[...]), self.ffn_out_bias)
 
 
 class Transformer(nnx.Module):
@@ -170,7 +175,8 @@ class Transformer(nnx.Module):
     or None, `placed` pre or post; `qk_norm` normalizes queries and keys; `positions` learned, sinusoidal, rotary or
     None, of at most `length` steps; `activation` as in `MLP`, or swiglu; `tied` uses the embedding as the readout,
     times `tied_scale` (1/m under muP at m times the base width);
-    `bias`; `gate`; `skip_scale`, or `learned_skip` for one of each branch and unit that starts at 1; `cross`: blocks
+    `bias`; `scalar_bias`: one number, from 0, before every kernel and activation function of a branch, and before the
+    readout; `gate`; `skip_scale`, or `learned_skip` for one of each branch and unit that starts at 1; `cross`: blocks
     attend to `memory` too, another stream (see `EncoderDecoder`); `readout` all, last or mean, None for the stream
     itself; `scan` (False: blocks one by one, which probes need).
     In training, branches are dropped out at the rate that `training` says.
@@ -179,7 +185,7 @@ class Transformer(nnx.Module):
     Source: Vaswani et al. (2017), sections 3.1 to 3.5; Xiong et al. (2020) for pre-norm; Su et al. (2021), eq. 34;
     Shazeer (2020) for swiglu; Ainslie et al. (2023) for grouped queries; Henry et al. (2020) for normalized ones;
     Wang et al. (2022), DeepNorm, for `skip_scale`; Liu et al. (2020), Admin, for `learned_skip`; Bachlechner et al.
-    (2020), ReZero, for `gate`.
+    (2020), ReZero, for `gate`; Zhang et al. (2019), Fixup, section 3, for `scalar_bias`.
     """
 
     def __init__(
@@ -201,6 +207,7 @@ class Transformer(nnx.Module):
         activation: str = "gelu",
         tied: bool = False,
         bias: bool = True,
+        scalar_bias: bool = False,
         gate: bool = False,
         skip_scale: float = 1.0,
         learned_skip: bool = False,
@@ -236,8 +243,8 @@ class Transformer(nnx.Module):
             raise ValueError(f"a tied readout needs as many outputs as inputs, got {out_features} and {in_features}")
         rotary = positions == "rotary"
         self.shape = Shape(
-            heads, kv, ffn * d, causal, norm, placed, qk_norm, rotary, activation, bias, gate, float(skip_scale),
-            learned_skip, cross,
+            heads, kv, ffn * d, causal, norm, placed, qk_norm, rotary, activation, bias, scalar_bias, gate,
+            float(skip_scale), learned_skip, cross,
         )  # fmt: skip
         self.read, self.scan, self.length, self.tied_scale = readout, scan, length, float(tied_scale)
         edge: Place = {"layer": 0, "n_layers": layers, "inputs": in_features, "width": d}
@@ -249,6 +256,7 @@ class Transformer(nnx.Module):
         self.norm = Norm(norm, d, **last) if norm and placed == "pre" else None
         self.readout = None if tied or readout is None else Dense(d, out_features, "readout", **last)
         roles = ROLES - (set() if positions == "learned" else {"position"})
+        (self.before,) = scalars(1, self.shape, **last)
         start(self, rngs, roles - ({"readout"} if self.readout is None else set()), inits)
 
     def __call__(
@@ -265,6 +273,7 @@ class Transformer(nnx.Module):
             return s
         if self.read != "all":
             s = s[:, -1] if self.read == "last" else s.mean(1)
+        s = plus(s, self.before)
         if self.readout is None:
             return self.tied_scale * (s @ self.embedding[...].T)
         return self.readout(s)
@@ -385,6 +394,11 @@ def times(x: Float[Array, "b t i"], kernel: Float[Array, "i *o"]) -> Float[Array
     else:
         y = rows @ w
     return y.reshape(*x.shape[:-1], *kernel.shape[1:])
+
+
+def scalars(count: int, o: Shape, **place: Unpack[Place]) -> list[nnx.Param | None]:
+    """Biases of one number each, where the option asks for them."""
+    return [param((), "", "bias", **place) if o.scalar_bias else None for _ in range(count)]
 
 
 def plus(y: Array, bias: nnx.Param | None) -> Array:
