@@ -56,10 +56,10 @@ TRAINED = Study(
     optimizer="adam",
     lrs=(0.001, 0.003, 0.01),
     clip=1.0,
-    seeds=3,
+    seeds=4,
     tune_seeds=1,
     epochs=4,
-    evaluations=4,
+    evaluations=6,
     target=2.9,
     batch=64,
 )

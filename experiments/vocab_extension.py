@@ -59,8 +59,8 @@ class Size:
 
 
 STUDY = replace(
-    TRAINED, task="pairs", schemes=WAYS, baseline="normal", lrs=(0.001, 0.003, 0.01, 0.03), seeds=4, tune_seeds=2,
-    epochs=3, evaluations=6, target=4.0,
+    TRAINED, task="pairs", schemes=WAYS, baseline="normal", lrs=(0.001, 0.003, 0.01, 0.03), seeds=8, tune_seeds=3,
+    epochs=3, evaluations=13, target=4.0,
 )  # fmt: skip
 SIZES = {
     "smoke": Size(

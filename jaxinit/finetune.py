@@ -25,7 +25,9 @@ from jaxinit.cell import Cell, check, draw_starts
 from jaxinit.engine import queue
 from jaxinit.initializers import normal, variance_scaling, zeros
 from jaxinit.introspect import Frozen, Params, name_of, param
-from jaxinit.spec import Initializer, Joint, Leaf, Rule, Scheme, axis_size, canonical_order, matches, named_key, rules
+from jaxinit.spec import (
+    Initializer, Joint, Leaf, Rule, Scheme, axis_size, canonical_order, matches, named_key, rules, unmatched,
+)  # fmt: skip
 from jaxinit.study import BadStudy, Study
 
 NewRows = Literal["zero", "normal", "mean", "mean_cov"]
@@ -152,7 +154,8 @@ def pretrained(values: Mapping[str, Array], new: Scheme, *, frozen: bool = False
 
     For another head leave its kernel and bias out of `values`. With `frozen`, what is trained already stands still
     (rates and decay times 0): a linear probe, if the head is all that is new.
-    Raises, when drawn: ValueError for a value of another shape than the parameter's, or that no parameter is named as.
+    Raises, when drawn: ValueError for a value of another shape than the parameter's, or that no parameter is named as,
+    and for rules of `new` that match nothing in the whole model.
     """
 
     def of(leaf: Leaf) -> Rule | Initializer | None:
@@ -174,7 +177,8 @@ def pretrained(values: Mapping[str, Array], new: Scheme, *, frozen: bool = False
 
     scheme: Any = of
     scheme.__name__, scheme.__doc__ = "pretrained", pretrained.__doc__
-    scheme.unmatched = lambda leaves: [name for name in values if name not in {leaf.name for leaf in leaves}]
+    idle = lambda leaves: [name for name in values if name not in {leaf.name for leaf in leaves}]
+    scheme.unmatched = lambda leaves: [*idle(leaves), *unmatched(new, leaves)]
     return scheme
 
 

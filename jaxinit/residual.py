@@ -203,9 +203,7 @@ def mup(base_width: int, optimizer: str = "adam", zero_readout: bool = False) ->
     Raises: ValueError for another optimizer; and, when drawn, for a width below the base's or unknown.
     Source: Yang et al. (2021), Tensor Programs V, table 3; Adam's row holds for any optimizer of its kind.
     """
-    if optimizer not in ("adam", "sgd", "momentum"):
-        raise ValueError(f"mup knows adam, sgd and momentum, got {optimizer!r}")
-    adam = optimizer == "adam"
+    adam = _adam("mup", optimizer)
 
     def of(leaf: Leaf) -> Rule:
         m = _over(leaf, base_width)
@@ -256,8 +254,7 @@ def spectral_mup(base_width: int, optimizer: str = "adam") -> Scheme:
     Assumes leaves that know the width of their model. Raises: as `mup`.
     Source: Yang, Simon & Bernstein (2023), A spectral condition for feature learning, section 4, eq. 5 and 6.
     """
-    if optimizer not in ("adam", "sgd", "momentum"):
-        raise ValueError(f"spectral_mup knows adam, sgd and momentum, got {optimizer!r}")
+    adam = _adam("spectral_mup", optimizer)
 
     def of(leaf: Leaf) -> Rule:
         m = _over(leaf, base_width)
@@ -266,7 +263,7 @@ def spectral_mup(base_width: int, optimizer: str = "adam") -> Scheme:
             leaf.role not in EDGES and leaf.is_kernel,
             leaf.role != "readout" and not _of_readout(leaf),
         )
-        rate = (m if grows_out and optimizer != "adam" else 1.0) / (m if grows_in else 1.0)
+        rate = (m if grows_out and not adam else 1.0) / (m if grows_in else 1.0)
         fan_in = 1 if one_hot else leaf.fan_in
         std = min(1.0, math.sqrt(leaf.fan_out / fan_in)) / math.sqrt(fan_in)
         multiplier = m**-0.5 if leaf.role == "query" else 1.0
@@ -308,6 +305,13 @@ def without_stream(leaves: Sequence[Leaf]) -> list[str]:
 def without_gate(leaves: Sequence[Leaf]) -> list[str]:
     """What a rule for gated branches misses in a model that has none."""
     return [] if any(leaf.role == "residual_gate" for leaf in leaves) else ["the role residual_gate (option gate)"]
+
+
+def _adam(scheme: str, optimizer: str) -> bool:
+    """Whether the rates of a parametrization are Adam's, and not those of gradient descent."""
+    if optimizer not in ("adam", "sgd", "momentum"):
+        raise ValueError(f"{scheme} knows adam, sgd and momentum, got {optimizer!r}")
+    return optimizer == "adam"
 
 
 def _of_readout(leaf: Leaf) -> bool:

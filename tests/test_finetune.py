@@ -17,7 +17,7 @@ from jaxinit.initializers import lecun, normal, zeros
 from jaxinit.introspect import functional
 from jaxinit.models import LSTM, Transformer
 from jaxinit.schemes import by_role, xavier_rnn
-from jaxinit.spec import Leaf, draw
+from jaxinit.spec import Leaf, Override, draw
 from jaxinit.study import BadStudy, Study
 from jaxinit.tasks.base import cross_entropy
 
@@ -123,6 +123,8 @@ def test_a_start_from_trained_values_is_a_scheme() -> None:
         draw(finetune.pretrained(values, xavier_rnn), jax.random.key(1), new.leaves)
     with pytest.raises(ValueError, match="match no parameter"):
         draw(finetune.pretrained({"x": jnp.zeros(1)}, xavier_rnn), jax.random.key(1), new.leaves)
+    with pytest.raises(ValueError, match=r"\['head'\] match no parameter"):  # of the scheme for what is new
+        draw(finetune.pretrained(body, Override(xavier_rnn, {"head": zeros})), jax.random.key(1), new.leaves)
 
 
 @pytest.mark.parametrize("tied", [False, True])
