@@ -26,8 +26,18 @@ from jaxinit.engine import queue
 from jaxinit.initializers import normal, variance_scaling, zeros
 from jaxinit.introspect import Frozen, Params, name_of, param
 from jaxinit.spec import (
-    Initializer, Joint, Leaf, Rule, Scheme, axis_size, canonical_order, matches, named_key, rules, unmatched,
-)  # fmt: skip
+    Initializer,
+    Joint,
+    Leaf,
+    Rule,
+    Scheme,
+    axis_size,
+    canonical_order,
+    matches,
+    named_key,
+    rules,
+    unmatched,
+)
 from jaxinit.study import BadStudy, Study
 
 NewRows = Literal["zero", "normal", "mean", "mean_cov"]
