@@ -45,7 +45,7 @@ STUDY = Study(
     optimizer="adam",
     lrs=tuple(2.0**-k for k in range(13, 4, -1)),
     seeds=2,
-    tune_seeds=4,
+    tune_seeds=16,
     epochs=2,
     evaluations=1,
     target=1.0,
@@ -103,7 +103,7 @@ SIZES = {
         replace(STUDY, hidden=16, lrs=(2.0**-9, 2.0**-7, 2.0**-5), tune_seeds=2, epochs=1), (4, 8), (4, 8), 2
     ),
     "quick": Size(STUDY, (4, 8, 16, 32, 64), (4, 16, 64), 8),
-    "paper": Size(replace(STUDY, hidden=512, tune_seeds=10, epochs=20), (4, 16, 64, 256), (4, 16, 64, 256), 20),
+    "paper": Size(replace(STUDY, hidden=512, tune_seeds=20, epochs=20), (4, 16, 64, 256), (4, 16, 64, 256), 20),
 }
 
 
