@@ -102,7 +102,7 @@ SIZES = {
     "smoke": Size(
         replace(STUDY, hidden=16, lrs=(2.0**-9, 2.0**-7, 2.0**-5), tune_seeds=2, epochs=1), (4, 8), (4, 8), 2
     ),
-    "quick": Size(STUDY, (4, 8, 16, 32, 64), (4, 16, 64), 8),
+    "quick": Size(STUDY, (4, 8, 16, 32, 64), (4, 16, 64), 20),
     "paper": Size(replace(STUDY, hidden=512, tune_seeds=20, epochs=20), (4, 16, 64, 256), (4, 16, 64, 256), 20),
 }
 
