@@ -172,12 +172,12 @@ TASKS = {"as_it_is": of_text(swapped=False), "swapped": of_text(swapped=True)}
 
 
 def on_layers(size: Size) -> list[dict[str, Any]]:
-    """B1 on a linear layer: slopes of the largest stable rate against the width, and the ratio of the best rates."""
+    """B1 on a linear layer: how stable and best rates go with the width, and which start ends lower."""
     import jax
     import jax.numpy as jnp
     import optax
 
-    rates = 2.0 ** np.arange(-14, 1)
+    rates = 2.0 ** np.arange(-10, 7)
     rank = size.rank
 
     def losses(n: int, init: str) -> np.ndarray:
@@ -218,12 +218,16 @@ def on_layers(size: Size) -> list[dict[str, Any]]:
         what = f"Init[{init}]: slope of the largest stable rate against the width"
         band = (expected - 0.2, expected + 0.2)
         claims.append(stats.claim_of("B1", what, slope, f"{expected:g}", band, note))
-    slope = np.polyfit(np.log2(size.widths), best["A"] - best["B"], 1)[0]
-    what = "slope of the best rate of Init[A] over that of Init[B] against the width"
-    claims.append(stats.claim_of("B1", what, slope, "0.5: grows", (0.25, np.inf), note))
+    for kind, of in (("largest stable", stable), ("best", best)):
+        slope = np.polyfit(np.log2(size.widths), of["A"] - of["B"], 1)[0]
+        what = f"slope of the {kind} rate of Init[A] over that of Init[B] against the width"
+        claims.append(stats.claim_of("B1", what, slope, "0.5: grows", (0.25, np.inf), note))
     for k, n in enumerate(size.widths):
         what = f"{n} inputs and outputs: octaves between the best rates of Init[A] and Init[B]"
         claims.append(stats.claim_of("B1", what, best["A"][k] - best["B"][k], "above 0", (0.5, np.inf), note))
+        what = f"{n} inputs and outputs: decades between the losses of Init[B] and Init[A], each at its best rate"
+        lead = np.log10(found["B"][k].min(0) / found["A"][k].min(0))
+        claims.append(stats.claim_of("B1", what, lead, "at least 0, on average", (0.02, np.inf), note))
     return claims
 
 
