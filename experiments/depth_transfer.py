@@ -8,10 +8,10 @@ move from the shallowest to the deepest network, without such a factor (alpha = 
     python experiments/depth_transfer.py --size smoke    seconds: checks that all of it works
     python experiments/depth_transfer.py --size paper    width 512, 4 to 256 blocks, more seeds: for an accelerator
 
-Expect at quick: the squared sum of the branches goes as depth to the 0.98 (0.95 to 1.01) plain, -0.01 (-0.05 to 0.02)
-under depth-muP, -1.01 (-1.05 to -0.98) under CompleteP. From 4 to 64 blocks the best rate moves by -2.2 octaves (-2.7
-to -1.7) plain, -0.2 (-1.0 to 0.6) under depth-muP and -0.5 (-1.2 to 0.2) under CompleteP: those two carry it over to
-within an octave in the mean, and 4 seeds leave the ends of their intervals just outside.
+Expect at quick: the squared sum of the branches goes as depth to the 0.99 (0.97 to 1.01) plain, -0.01 (-0.03 to 0.01)
+under depth-muP, -1.01 (-1.03 to -0.99) under CompleteP (20 draws). From 4 to 64 blocks the best rate moves by -2.1
+octaves (-2.3 to -2.0; 16 seeds) plain, 0.0 (-0.2 to 0.2) under depth-muP and -0.4 (-0.5 to -0.3) under CompleteP:
+both carry it over to within an octave, depth-muP the better.
 """
 
 import sys
