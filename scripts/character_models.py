@@ -28,7 +28,6 @@ def flops(hidden: int, characters: int, batch: int, length: int) -> float:
 
 def flax_nnx(hidden: int, characters: int, batch: int, length: int, rate: float) -> Step:
     import jax
-    import optax
     from flax import nnx
 
     class Block(nnx.Module):
@@ -57,9 +56,17 @@ def flax_nnx(hidden: int, characters: int, batch: int, length: int, rate: float)
                 h = block(h, mask)
             return self.out(self.norm(h))
 
-    net = Net(nnx.Rngs(0))
-    optimizer = nnx.Optimizer(net, optax.sgd(rate), wrt=nnx.Param)
     x, y = map(jax.numpy.asarray, tokens(characters, batch, length))
+    return nnx_steps(Net(nnx.Rngs(0)), x, y, rate)
+
+
+def nnx_steps(net: Any, x: Any, y: Any, rate: float) -> Step:
+    """The steps of any NNX classifier as a user of Flax would write them."""
+    import jax
+    import optax
+    from flax import nnx
+
+    optimizer = nnx.Optimizer(net, optax.sgd(rate), wrt=nnx.Param)
     loss = lambda net: optax.softmax_cross_entropy_with_integer_labels(net(x), y).mean()
 
     @nnx.jit

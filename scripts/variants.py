@@ -192,7 +192,6 @@ def flax_nnx(model: str, hidden: int, inputs: int, batch: int, length: int) -> S
     if model == "transformer":
         return character_models.flax_nnx(hidden, inputs, batch, length, RATE)
     import jax
-    import optax
     from flax import nnx
 
     cells: dict[str, Any] = {"rnn": nnx.SimpleCell, "lstm": nnx.OptimizedLSTMCell, "gru": nnx.GRUCell}
@@ -206,26 +205,8 @@ def flax_nnx(model: str, hidden: int, inputs: int, batch: int, length: int) -> S
             states: Any = self.rnn(x)
             return self.out(states[:, -1])
 
-    net = Net(nnx.Rngs(0))
-    optimizer = nnx.Optimizer(net, optax.sgd(RATE), wrt=nnx.Param)
     x = jax.random.normal(jax.random.key(0), (batch, length, inputs))
-    y = jax.numpy.zeros(batch, int)
-    loss = lambda net: optax.softmax_cross_entropy_with_integer_labels(net(x), y).mean()
-
-    @nnx.jit
-    def step(net, optimizer):
-        value, grads = nnx.value_and_grad(loss)(net)
-        optimizer.update(net, grads)
-        return value
-
-    def run(steps: int) -> int:
-        value = None
-        for _ in range(steps):
-            value = step(net, optimizer)
-        jax.block_until_ready(value)
-        return 1
-
-    return run
+    return character_models.nnx_steps(Net(nnx.Rngs(0)), x, jax.numpy.zeros(batch, int), RATE)
 
 
 def pytorch(
