@@ -197,7 +197,8 @@ def mup(base_width: int, optimizer: str = "adam", zero_readout: bool = False) ->
     """Maximal update parametrization: N(0, 1/fan_in), rates and the readout scaled by the width over `base_width` (m).
 
     Readout: variance 1/(m fan_in), rate 1/m. Hidden kernels: rate 1/m under Adam, 1 under SGD. Inputs, tables, scales
-    and biases, but for the readout's: rate 1 under Adam, m under SGD. Queries times m^(-1/2), so that scores go as 1/d.
+    and biases, but for the readout's: rate 1 under Adam, m under SGD. Single numbers, as gates: rate 1, since their
+    gradients sum over the width. Queries times m^(-1/2), so that scores go as 1/d.
     Decoupled decay keeps its size: its scale is the inverse of the rate's. At the base width it is `xavier_rnn`.
     Assumes leaves that know the `width` of their model. For a tied readout give the model `tied_scale` 1/m.
     Raises: ValueError for another optimizer; and, when drawn, for a width below the base's or unknown.
@@ -212,7 +213,7 @@ def mup(base_width: int, optimizer: str = "adam", zero_readout: bool = False) ->
             return Rule(draw, lr_scale=1 / m, wd_scale=m)
         draw = vector(leaf) or lecun("normal")
         if leaf.role in EDGES or not leaf.is_kernel:
-            rate = 1.0 if adam or _of_readout(leaf) else m
+            rate = 1.0 if adam or _of_readout(leaf) or not leaf.dims else m
             return Rule(draw, lr_scale=rate, wd_scale=1 / rate)
         rate = 1 / m if adam else 1.0
         return Rule(draw, multiplier=m**-0.5 if leaf.role == "query" else 1.0, lr_scale=rate, wd_scale=1 / rate)
@@ -261,7 +262,7 @@ def spectral_mup(base_width: int, optimizer: str = "adam") -> Scheme:
         one_hot = leaf.role in TABLES or not leaf.is_kernel
         grows_in, grows_out = (
             leaf.role not in EDGES and leaf.is_kernel,
-            leaf.role != "readout" and not _of_readout(leaf),
+            leaf.role != "readout" and not _of_readout(leaf) and bool(leaf.dims),
         )
         rate = (m if grows_out and not adam else 1.0) / (m if grows_in else 1.0)
         fan_in = 1 if one_hot else leaf.fan_in

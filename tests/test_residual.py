@@ -104,6 +104,10 @@ def test_mup_by_its_table() -> None:
         assert sgd[role] == (1, 4, 1)
     assert adam["readout"] == sgd["readout"] == (1, 1 / 4, 1)
     assert sgd["bias of readout.bias"] == (1, 1, 1)
+    gated = leaves(4 * D, gate=True, scalar_bias=True)
+    for scheme in (residual.mup(D, "sgd"), residual.spectral_mup(D, "sgd")):  # a number's gradient sums over the width
+        single = scales(scheme, gated)
+        assert single["residual_gate"] == single["bias of blocks.0.attention.before"] == (1, 1, 1)
     assert std(residual.mup(D), "readout", wide) == pytest.approx(1 / math.sqrt(4 * 4 * D), rel=0.04)
     assert std(residual.mup(D), "ffn_out", wide) == pytest.approx(1 / math.sqrt(16 * D), rel=0.04)
     assert std(residual.mup(D, zero_readout=True), "readout", wide) == 0
