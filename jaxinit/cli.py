@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import os
 import runpy
 import sys
 from collections.abc import Callable, Sequence
@@ -27,6 +28,7 @@ PROBED = Study(  # Glorot & Bengio (2010): both of their initializations
     seeds=3,
 )
 INTERRUPTED = 130  # what a shell reports for Ctrl-C
+CLOSED = 141  # and for output that nobody reads any more
 
 
 CHECKED = Study(
@@ -273,9 +275,18 @@ def _show(result: "Result") -> None:
 
 
 def exit_code(command: Callable[[], "Result | int"]) -> int:
-    """Run `command`: 0 or its own code, 2 for a request that cannot be carried out, 130 when interrupted."""
+    """Run `command`: 0 or its own code, 2 for a request that cannot be carried out, 130 when interrupted.
+
+    141 when whoever reads the output has closed it, as `head` does: quietly, since what was computed is in the folder.
+    """
     try:
-        done = command()
+        try:
+            done = command()
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing left to complain at exit
+        return CLOSED
     except BadStudy as error:
         print(f"jaxinit: {error}", file=sys.stderr)
         return 2

@@ -31,6 +31,17 @@ def test_help_never_imports_jax() -> None:
         assert f"--{option}" in done.stdout
 
 
+@pytest.mark.parametrize("words", [["run", "--help"], ["list", "--verbose"]])
+def test_output_that_nobody_reads_any_more_is_no_error(words: list[str]) -> None:
+    command = [sys.executable, "-m", "jaxinit.cli", *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()  # as `head` does
+        assert process.stderr.read() == ""
+    assert process.returncode == cli.CLOSED
+
+
 @pytest.mark.parametrize(
     ("what", "expected"),
     [("schemes", "xavier_rnn"), ("models", "lstm"), ("tasks", "digits_pixels"), ("all", "schemes:")],
