@@ -187,8 +187,8 @@ def pretrained(values: Mapping[str, Array], new: Scheme, *, frozen: bool = False
 
     scheme: Any = of
     scheme.__name__, scheme.__doc__ = "pretrained", pretrained.__doc__
-    idle = lambda leaves: [name for name in values if name not in {leaf.name for leaf in leaves}]
-    scheme.unmatched = lambda leaves: [*idle(leaves), *unmatched(new, leaves)]
+    strangers = lambda leaves: sorted(set(values) - {leaf.name for leaf in leaves})
+    scheme.unmatched = lambda leaves: [*strangers(leaves), *unmatched(new, leaves)]
     return scheme
 
 

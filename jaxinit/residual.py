@@ -213,7 +213,7 @@ def mup(base_width: int, optimizer: str = "adam", zero_readout: bool = False) ->
             return Rule(draw, lr_scale=1 / m, wd_scale=m)
         draw = vector(leaf) or lecun("normal")
         if leaf.role in EDGES or not leaf.is_kernel:
-            rate = 1.0 if adam or _of_readout(leaf) or not leaf.dims else m
+            rate = m if _grows_out(leaf) and not adam else 1.0
             return Rule(draw, lr_scale=rate, wd_scale=1 / rate)
         rate = 1 / m if adam else 1.0
         return Rule(draw, multiplier=m**-0.5 if leaf.role == "query" else 1.0, lr_scale=rate, wd_scale=1 / rate)
@@ -260,11 +260,8 @@ def spectral_mup(base_width: int, optimizer: str = "adam") -> Scheme:
     def of(leaf: Leaf) -> Rule:
         m = _over(leaf, base_width)
         one_hot = leaf.role in TABLES or not leaf.is_kernel
-        grows_in, grows_out = (
-            leaf.role not in EDGES and leaf.is_kernel,
-            leaf.role != "readout" and not _of_readout(leaf) and bool(leaf.dims),
-        )
-        rate = (m if grows_out and not adam else 1.0) / (m if grows_in else 1.0)
+        grows_in = leaf.role not in EDGES and leaf.is_kernel
+        rate = (m if _grows_out(leaf) and not adam else 1.0) / (m if grows_in else 1.0)
         fan_in = 1 if one_hot else leaf.fan_in
         std = min(1.0, math.sqrt(leaf.fan_out / fan_in)) / math.sqrt(fan_in)
         multiplier = m**-0.5 if leaf.role == "query" else 1.0
@@ -315,9 +312,10 @@ def _adam(scheme: str, optimizer: str) -> bool:
     return optimizer == "adam"
 
 
-def _of_readout(leaf: Leaf) -> bool:
-    """Whether a leaf is the readout's bias."""
-    return leaf.role == "bias" and leaf.layer == leaf.n_layers and leaf.kind != "norm"
+def _grows_out(leaf: Leaf) -> bool:
+    """Whether a leaf has an entry for every unit of the stream or of a layer: not the readout, nor a single number."""
+    of_readout = leaf.role == "bias" and leaf.layer == leaf.n_layers and leaf.kind != "norm"
+    return leaf.role != "readout" and not of_readout and bool(leaf.dims)
 
 
 def _over(leaf: Leaf, base_width: int) -> float:

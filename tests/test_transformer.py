@@ -204,22 +204,17 @@ def test_scalar_biases_stand_before_every_kernel_and_activation() -> None:
     model = make(layers=1, positions=None, causal=False, **OPTIONS["fixup"])
     model = introspect.initialize(model, lambda leaf: normal(0.5), jax.random.key(1))
     block, s = model.blocks[0], model.embedding[...][TOKENS]
-    of = {
-        name: [float(getattr(part, name)[...]) for name in ("before", "before_activation", "before_out")
-               if hasattr(part, name)]
-        for name, part in (("attention", block.attention), ("feed", block))
-    }  # fmt: skip
-    assert len(set(of["attention"] + of["feed"] + [float(model.before[...])])) == 6  # all different, none 0
-    before, before_out = of["attention"]
     attention, heads = block.attention, []
+    scalars = attention.before, attention.before_out, block.before, block.before_activation, block.before_out
+    before, before_out, before_ffn, before_activation, before_ffn_out = numbers = [float(of[...]) for of in scalars]
+    assert len({*numbers, float(model.before[...]), 0.0}) == 7  # all different, none 0
     for h in range(4):
         q, k, v = ((s + before) @ kernel[...][:, h] for kernel in (attention.query, attention.key, attention.value))
         heads.append(jax.nn.softmax(q @ k.swapaxes(1, 2) / 2, axis=-1) @ v)
     mixed = jnp.concatenate(heads, axis=-1) + before_out
     s = s + block.attended.gate[...] * (mixed @ attention.out[...].reshape(D, D))
-    before, before_activation, before_out = of["feed"]
-    h = jax.nn.gelu((s + before) @ block.ffn_in[...] + before_activation, approximate=False)
-    s = s + block.fed.gate[...] * ((h + before_out) @ block.ffn_out[...])
+    h = jax.nn.gelu((s + before_ffn) @ block.ffn_in[...] + before_activation, approximate=False)
+    s = s + block.fed.gate[...] * ((h + before_ffn_out) @ block.ffn_out[...])
     y = (s + model.before[...]) @ model.readout.kernel[...] + model.readout.bias[...][None, None]
     np.testing.assert_allclose(model(TOKENS), y, rtol=1e-5, atol=1e-5)
 

@@ -59,7 +59,7 @@ class Norm(nnx.Module):
         if self.bias is not None:
             x = x - x.mean(-1, keepdims=True)
         y = x / jnp.sqrt((x**2).mean(-1, keepdims=True) + EPSILON) * jnp.broadcast_to(self.scale[...], x.shape)
-        return y if self.bias is None else y + jnp.broadcast_to(self.bias[...], x.shape)
+        return plus(y, self.bias)
 
 
 class Attention(nnx.Module):
