@@ -3,22 +3,89 @@
 file, leaves -> names and shapes compared, all of them -> values
 """
 
+import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array
 
-from jaxinit.spec import Leaf
+from jaxinit.spec import Leaf, axis_size
+
+# The dtypes of the format that arrays have here, by the format's names.
+DTYPES = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+    "F8_E4M3FNUZ": "float8_e4m3fnuz",
+    "F8_E5M2FNUZ": "float8_e5m2fnuz",
+    "F8_E8M0": "float8_e8m0fnu",
+    "C64": "complex64",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U64": "uint64",
+    "U32": "uint32",
+    "U16": "uint16",
+    "U8": "uint8",
+    "BOOL": "bool",
+}
+DIGEST = "sha256"  # the entry of the file's metadata that damage is found by
 
 
-def save_checkpoint(path: str | Path, values: Mapping[str, Array]) -> None:
-    """Write `{name: array}` as safetensors."""
-    from safetensors.flax import save_file
+def save_checkpoint(path: str | Path, values: Mapping[str, Any]) -> None:
+    """Write `{name: array}` as safetensors.
 
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    save_file(dict(values), path)
+    Shapes, dtypes: any array of JAX or NumPy, in whatever layout it lies in memory, sharded or not; each keeps its
+    shape and its dtype. The file appears under its name when it is complete, and holds a SHA-256 of its contents.
+    Raises: ValueError for names that are not strings, or that the format keeps for itself, and for values that are no
+    arrays of a dtype that it has; all of them are named.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import save
+
+    arrays, problems = {}, []
+    for name, value in values.items():
+        if not isinstance(name, str) or name == "__metadata__":
+            problems.append(f"{name!r} is no name of a parameter")
+            continue
+        try:
+            array = np.asarray(value)
+        except (TypeError, ValueError) as error:
+            problems.append(f"{name!r} is no array: {error}")
+            continue
+        if array.dtype.name not in DTYPES.values():
+            problems.append(f"{name!r} has dtype {array.dtype}")
+            continue
+        # the format is little-endian and row-major, and so must the memory be that is handed to it
+        arrays[name] = np.require(array, array.dtype.newbyteorder("<"), "C")
+    if problems:
+        raise ValueError(
+            f"the checkpoint {path} cannot be written: {'; '.join(problems)}; safetensors holds arrays under names, of "
+            f"the dtypes {', '.join(DTYPES.values())}"
+        )
+    contents = {name: (array.dtype.name, array.shape, array.tobytes()) for name, array in arrays.items()}
+    try:
+        written = save(arrays, {DIGEST: _digest(contents)})
+    except SafetensorError as error:
+        raise ValueError(f"the checkpoint {path} cannot be written as safetensors: {error}") from error
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        partial.write_bytes(written)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def load_checkpoint(
@@ -28,24 +95,23 @@ def load_checkpoint(
     names: Mapping[str, str] | None = None,
     transposed: Sequence[str] = (),
     new: Sequence[str] = (),
+    dtype: DTypeLike | None = None,
 ) -> dict[str, Array]:
-    """The values of a model's parameters from any safetensors file: `{name: array}`, float32.
+    """The values of a model's parameters from any safetensors file: `{name: array}`.
 
-    `names` maps the model's names to the file's where they differ; those whose name (in the model) matches a pattern in
-    `transposed` are `[outputs, inputs]` in the file, as PyTorch's are; those that match `new` may be missing, or be of
-    another shape, and are then left out.
-    Raises: ValueError for a file that cannot be read, and one that lists every parameter that is missing, of another
-    shape, or in the file and not in the model.
+    `names` maps the model's names to the file's where they differ, and several to one where the file ties them; those
+    whose name (in the model) matches a pattern in `transposed` have their axes in PyTorch's order in the file; those
+    that match `new` may be missing, or be of another shape, and are then left out.
+    Shapes: PyTorch's order is outputs, inputs, window: `[o, i]` for a linear layer, `[o, i, h, w]` for a convolution,
+    of any number of windows. Where the model has several axes of outputs or inputs (heads), the file may have them as
+    one; gates are never split so, since libraries put them in different orders.
+    dtypes: as in the file, or `dtype`; float64 needs `jax_enable_x64`, and is float32 without.
+    Raises: ValueError for a file that cannot be read or is damaged, and one that lists every parameter that is missing,
+    of another shape, or in the file and not in the model.
     """
-    from safetensors import SafetensorError
-    from safetensors.flax import load_file
-
-    try:
-        stored = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"the checkpoint {path} cannot be read as safetensors: {error}") from error
+    stored = _read(Path(path))
     names = dict(names or {})
-    found, problems = {}, []
+    found, used, problems = {}, set(), []
     unknown = sorted(set(names) - {leaf.name for leaf in leaves})
     if unknown:
         problems.append(f"names for parameters that the model has not: {', '.join(unknown)}")
@@ -56,15 +122,65 @@ def load_checkpoint(
             if not may_differ:
                 problems.append(f"missing: {name} {leaf.shape}")
             continue
-        value = stored.pop(name)
-        if any(fnmatchcase(leaf.name, pattern) for pattern in transposed):
-            value = value.T
-        if value.shape == leaf.shape:
-            found[leaf.name] = value.astype(jnp.float32)
+        used.add(name)
+        value = stored[name]
+        turned = _from_pytorch(leaf, value)
+        told = any(fnmatchcase(leaf.name, pattern) for pattern in transposed)
+        fitting = turned if told else value
+        if fitting is not None and fitting.shape == leaf.shape:
+            found[leaf.name] = jnp.asarray(fitting, dtype)
         elif not may_differ:
-            hint = ", whose transpose fits: see `transposed`" if value.T.shape == leaf.shape else ""
+            hint = ""
+            if told and value.shape == leaf.shape:
+                hint = ", which fits as it is: see `transposed`"
+            elif not told and turned is not None:
+                hint = ", whose transpose fits: see `transposed`"
             problems.append(f"of another shape: {name} {value.shape}{hint}, the model has {leaf.shape}")
-    problems += [f"not in the model: {name} {value.shape}" for name, value in stored.items()]
+    problems += [f"not in the model: {name} {value.shape}" for name, value in stored.items() if name not in used]
     if problems:
         raise ValueError(f"the checkpoint {path} does not fit the model: {'; '.join(problems)}")
     return found
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of a file, compared with its digest where it has one."""
+    import json
+
+    from safetensors import SafetensorError, deserialize
+
+    try:
+        raw = path.read_bytes()
+        entries = deserialize(raw)
+        length = int.from_bytes(raw[:8], "little")
+        digest = json.loads(raw[8 : 8 + length]).get("__metadata__", {}).get(DIGEST)
+    except (OSError, SafetensorError, ValueError) as error:
+        raise ValueError(f"the checkpoint {path} cannot be read as safetensors: {error}") from error
+    strange = sorted({entry["dtype"] for _, entry in entries} - set(DTYPES))
+    if strange:
+        raise ValueError(f"the checkpoint {path} has dtypes that JAX has not: {', '.join(strange)}; convert it")
+    contents = {name: (DTYPES[entry["dtype"]], tuple(entry["shape"]), bytes(entry["data"])) for name, entry in entries}
+    if digest is not None and digest != _digest(contents):
+        raise ValueError(f"the checkpoint {path} is damaged: its contents are not what was saved; fetch it again")
+    return {
+        name: np.frombuffer(data, jnp.dtype(dtype)).reshape(shape) for name, (dtype, shape, data) in contents.items()
+    }
+
+
+def _digest(contents: Mapping[str, tuple[str, tuple[int, ...], bytes]]) -> str:
+    """The SHA-256 of names, dtypes, shapes and bytes, whatever their order in the file."""
+    digest = hashlib.sha256()
+    for name, (dtype, shape, data) in sorted(contents.items()):
+        digest.update(f"{len(name)} {name} {dtype} {shape} {len(data)} ".encode())
+        digest.update(data)
+    return digest.hexdigest()
+
+
+def _from_pytorch(leaf: Leaf, value: np.ndarray) -> np.ndarray | None:
+    """A value whose axes are outputs, inputs, window, in the order of the leaf's; None if it does not fit."""
+    there = [axis for letters in (".o", "i", "w") for axis, letter in enumerate(leaf.dims) if letter in letters]
+    apart = tuple(leaf.shape[axis] for axis in there)
+    window = tuple(leaf.shape[axis] for axis in there if leaf.dims[axis] == "w")
+    flat = (axis_size(leaf.shape, leaf.dims, ".o"), axis_size(leaf.shape, leaf.dims, "i"), *window)
+    if value.shape != apart and not (value.shape == flat and leaf.is_kernel and not leaf.gate):
+        return None
+    return value.reshape(apart).transpose(np.argsort(there))

@@ -1,5 +1,6 @@
 """Checkpoints: what was saved comes back, and whatever does not fit is listed."""
 
+import math
 from pathlib import Path
 
 import jax
@@ -11,7 +12,7 @@ from jaxinit.checkpoint import load_checkpoint, save_checkpoint
 from jaxinit.introspect import functional
 from jaxinit.models import MLP
 from jaxinit.schemes import xavier_rnn
-from jaxinit.spec import draw
+from jaxinit.spec import Leaf, draw
 
 
 @pytest.fixture
@@ -43,8 +44,17 @@ def test_pytorchs_layout_and_names(model, tmp_path: Path) -> None:
         tmp_path / "m.safetensors", model.leaves, names=names, transposed=("*.kernel",), new=("readout.*",)
     )
     assert sorted(found) == ["layers.0.bias", "layers.0.kernel"]
-    assert found["layers.0.kernel"].dtype == jnp.float32
-    np.testing.assert_allclose(found["layers.0.kernel"], values["layers.0.kernel"], rtol=2**-8)
+    assert found["layers.0.kernel"].dtype == jnp.bfloat16  # what the file has
+    wide = load_checkpoint(
+        tmp_path / "m.safetensors",
+        model.leaves,
+        names=names,
+        transposed=("*.kernel",),
+        new=("readout.*",),
+        dtype=jnp.float32,
+    )["layers.0.kernel"]
+    assert wide.dtype == jnp.float32
+    np.testing.assert_allclose(wide, values["layers.0.kernel"], rtol=2**-8)
 
 
 def test_all_that_does_not_fit_is_listed(model, tmp_path: Path) -> None:
@@ -65,3 +75,115 @@ def test_all_that_does_not_fit_is_listed(model, tmp_path: Path) -> None:
         load_checkpoint(tmp_path / "bad", model.leaves)
     with pytest.raises(ValueError, match="cannot be read"):
         load_checkpoint(tmp_path / "absent", model.leaves)
+
+
+def test_any_layout_in_memory_is_saved_as_the_array_it_is(tmp_path: Path) -> None:
+    whole = np.arange(24, dtype=np.float32).reshape(4, 6)
+    mesh = jax.sharding.Mesh(np.asarray(jax.devices()[:2]), ("x",))
+    arrays = {
+        "transposed": whole.T,
+        "strided": whole[::2, ::-1],
+        "broadcast": np.broadcast_to(whole[:1], (5, 6)),
+        "fortran": np.asfortranarray(whole),
+        "big_endian": whole.astype(">f4"),
+        "scalar": np.float32(3.0),
+        "zero_axes": np.asarray(2.0, np.float32).T,
+        "": whole,
+        "jax_transposed": jnp.asarray(whole).T,
+        "sharded": jax.device_put(whole, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("x"))),
+        "sharded_across": jax.device_put(
+            whole, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "x"))
+        ),
+    }
+    save_checkpoint(tmp_path / "m.safetensors", arrays)
+    leaves = [Leaf(name, np.shape(of), "o" * np.ndim(of), "any") for name, of in arrays.items()]
+    found = load_checkpoint(tmp_path / "m.safetensors", leaves)
+    assert found.keys() == arrays.keys()
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(found[name], np.asarray(array, np.float32), err_msg=name)
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    ["bfloat16", "float16", "float32", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "complex64", "int8", "bool"],
+)
+def test_dtypes_come_back(dtype: str, tmp_path: Path) -> None:
+    value = np.asarray([[0, 1, 1], [1, 0, 1]]).astype(jnp.dtype(dtype)).T
+    save_checkpoint(tmp_path / "m.safetensors", {"w": value, "one": value[0, 0]})
+    leaves = [Leaf("w", (3, 2), "io", "hidden"), Leaf("one", (), "", "scale")]
+    found = load_checkpoint(tmp_path / "m.safetensors", leaves)
+    for name, expected in (("w", value), ("one", value[0, 0])):
+        assert found[name].dtype == jnp.dtype(dtype)
+        np.testing.assert_array_equal(np.asarray(found[name]), expected)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dims", "order"),
+    [
+        ((3, 5, 4, 6), "wwio", (2, 3, 1, 0)),  # [o, i, h, w]
+        ((3, 4, 6), "wio", (2, 1, 0)),
+        ((2, 3, 5, 4, 6), "wwwio", (2, 3, 4, 1, 0)),
+        ((4, 6), "io", (1, 0)),
+        ((6, 4), "oi", (0, 1)),
+        ((6,), "o", (0,)),
+        ((3, 3, 1, 6), "wwi.", (2, 3, 1, 0)),  # a channel each
+    ],
+)
+def test_pytorchs_order_of_axes(shape: tuple[int, ...], dims: str, order: tuple[int, ...], tmp_path: Path) -> None:
+    theirs = np.arange(math.prod(shape), dtype=np.float32).reshape([shape[order.index(k)] for k in range(len(shape))])
+    save_checkpoint(tmp_path / "m.safetensors", {"w": theirs})
+    leaf = Leaf("w", shape, dims, "hidden")
+    found = load_checkpoint(tmp_path / "m.safetensors", [leaf], transposed=("w",))["w"]
+    np.testing.assert_array_equal(found, theirs.transpose(order))
+
+
+def test_heads_may_be_one_axis_and_gates_may_not(tmp_path: Path) -> None:
+    theirs = np.arange(24, dtype=np.float32).reshape(6, 4)
+    save_checkpoint(tmp_path / "m.safetensors", {"w": theirs})
+    query = Leaf("w", (4, 2, 3), "i.o", "query")
+    found = load_checkpoint(tmp_path / "m.safetensors", [query], transposed=("w",))["w"]
+    np.testing.assert_array_equal(found, theirs.T.reshape(4, 2, 3))
+    gated = Leaf("w", (4, 2, 3), "i.o", "input", gate=("update", "reset"))
+    with pytest.raises(ValueError, match=r"of another shape: w \(6, 4\), the model has \(4, 2, 3\)"):
+        load_checkpoint(tmp_path / "m.safetensors", [gated], transposed=("w",))
+
+
+def test_two_names_of_one_stored_array(tmp_path: Path) -> None:
+    table = np.arange(12, dtype=np.float32).reshape(4, 3)
+    save_checkpoint(tmp_path / "m.safetensors", {"wte": table})
+    leaves = [Leaf("embedding", (4, 3), "io", "embedding"), Leaf("readout.kernel", (3, 4), "io", "readout")]
+    names = {leaf.name: "wte" for leaf in leaves}
+    found = load_checkpoint(tmp_path / "m.safetensors", leaves, names=names, transposed=("readout.kernel",))
+    np.testing.assert_array_equal(found["embedding"], table)
+    np.testing.assert_array_equal(found["readout.kernel"], table.T)
+
+
+def test_what_cannot_be_saved_is_named(tmp_path: Path) -> None:
+    bad = {"key": jax.random.key(0), "wide": np.zeros(2, np.complex128), "text": np.asarray("a"), "__metadata__": 1.0}
+    with pytest.raises(ValueError, match="cannot be written") as error:
+        save_checkpoint(tmp_path / "m.safetensors", bad)
+    for part in ("'key' ", "'wide' has dtype complex128", "'text' has dtype", "'__metadata__' is no name"):
+        assert part in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_damage_is_one_clear_error(tmp_path: Path) -> None:
+    """Every truncation of a file and every single-bit flip, but for those that leave all values as they are."""
+    path, leaf = tmp_path / "m.safetensors", Leaf("w", (3,), "o", "hidden")
+    save_checkpoint(path, {"w": jnp.arange(3.0)})
+    whole = path.read_bytes()
+    for size in range(len(whole)):
+        path.write_bytes(whole[:size])
+        with pytest.raises(ValueError, match=r"^the checkpoint .* (cannot be read|is damaged|does not fit)"):
+            load_checkpoint(path, [leaf])
+    for place in range(len(whole)):
+        for bit in range(8):
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << bit]) + whole[place + 1 :])
+            try:
+                found = load_checkpoint(path, [leaf])
+            except ValueError as error:
+                assert str(error).startswith("the checkpoint")  # noqa: PT017
+            else:
+                np.testing.assert_array_equal(found["w"], np.arange(3.0))
+    with pytest.raises(ValueError, match="cannot be read"):
+        load_checkpoint(tmp_path, [leaf])
