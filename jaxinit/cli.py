@@ -7,6 +7,7 @@ import runpy
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Literal
@@ -230,8 +231,17 @@ def reproduce(
 
 
 def experiments() -> dict[str, Path]:
-    """The experiments of this checkout by name; an installed package has none."""
-    return {path.stem: path for path in sorted((Path(__file__).parent.parent / "experiments").glob("*.py"))}
+    """The experiments by name: a wheel carries them inside the package, a checkout beside it."""
+    package = Path(__file__).parent
+    inside = package / "experiments"
+    folder = inside if inside.is_dir() else package.parent / "experiments"
+    return {path.stem: path for path in sorted(folder.glob("*.py"))}
+
+
+def print_version() -> int:
+    """Print the version of the installed package."""
+    print(f"jaxinit {version('jaxinit')}")
+    return 0
 
 
 def plot(folder: tyro.conf.Positional[Path], /) -> int:
@@ -311,7 +321,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         "list": list_names,
         "plot": plot,
     }
-    about = "Does it matter how this network is initialized? Measure it."
+    about = "Does it matter how this network is initialized? Measure it. --version prints the version."
+    words = sys.argv[1:] if argv is None else argv
+    if list(words) == ["--version"]:
+        return exit_code(print_version)
     return exit_code(
         lambda: tyro.extras.subcommand_cli_from_dict(commands, prog="jaxinit", description=about, args=argv)
     )

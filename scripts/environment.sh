@@ -1,7 +1,7 @@
 # Sourced by quickstart, test and check: finds a Python, makes an environment, installs, and says what is missing.
 # JAXINIT_PYTHON chooses the Python, JAXINIT_VENV the folder of the environment (default: .venv).
 
-oldest=11 newest=13 # Python 3.x
+oldest=11           # Python 3.x
 needs_mib=1800      # the environment with everything in it, and some room
 
 fail() {
@@ -10,13 +10,13 @@ fail() {
 }
 
 suits() { # whether a command is a Python that jaxinit runs on
-  "$1" -c "import sys, venv; sys.exit(not (3, $oldest) <= sys.version_info[:2] <= (3, $newest))" >/dev/null 2>&1
+  "$1" -c "import sys, venv; sys.exit(sys.version_info[:2] < (3, $oldest))" >/dev/null 2>&1
 }
 
 pythons() { # every suitable Python found: the default first, then the newest
   local candidate
-  for candidate in python3 python python3.{13,12,11} \
-    "${PYENV_ROOT:-$HOME/.pyenv}"/versions/3.{13,12,11}.*/bin/python3; do
+  for candidate in python3 python python3.{19..11} \
+    "${PYENV_ROOT:-$HOME/.pyenv}"/versions/3.{19..11}.*/bin/python3; do
     if command -v "$candidate" >/dev/null 2>&1 && suits "$candidate"; then
       "$candidate" -c 'import sys; print(sys.executable)'
     fi
@@ -49,16 +49,16 @@ prepare() { # prepare EXTRA: an environment in $venv with jaxinit and EXTRA ("" 
 
   if [ ! -x "$venv/bin/python" ]; then
     if command -v uv >/dev/null 2>&1; then
-      uv venv --quiet --seed --python "${python:->=3.$oldest,<3.$((newest + 1))}" "$venv" || fail \
-        "uv found no Python 3.$oldest to 3.$newest and could not get one." \
-        "With a network: uv python install 3.$newest; or set JAXINIT_PYTHON to one that is installed."
+      uv venv --quiet --seed --python "${python:->=3.$oldest}" "$venv" || fail \
+        "uv found no Python 3.$oldest or later and could not get one." \
+        "With a network: uv python install 3.13; or set JAXINIT_PYTHON to one that is installed."
     else
       [ -n "$python" ] || python=$(pythons | head -n 1)
       [ -n "$python" ] || fail \
-        "no suitable Python: jaxinit needs 3.$oldest to 3.$newest with the venv module, and none was found." \
-        "Install one (Debian: apt-get install python3 python3-venv; or pyenv install 3.$newest; or install uv)," \
+        "no suitable Python: jaxinit needs 3.$oldest or later with the venv module, and none was found." \
+        "Install one (Debian: apt-get install python3 python3-venv; or pyenv install 3.13; or install uv)," \
         "or set JAXINIT_PYTHON to its path."
-      suits "$python" || fail "JAXINIT_PYTHON=$python is not a Python 3.$oldest to 3.$newest with the venv module."
+      suits "$python" || fail "JAXINIT_PYTHON=$python is not a Python 3.$oldest or later with the venv module."
       echo "Making $venv with Python $(version_of "$python") ..."
       "$python" -m venv "$venv" || fail "could not make the environment $venv (Debian: apt-get install python3-venv)."
     fi

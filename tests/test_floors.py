@@ -21,7 +21,8 @@ FLOORS = [
 FLOOR = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
 WITHOUT_JAX = {"theory", "outcome", "study", "stats", "store", "verdict", "figure", "plot", "portrait", "report"}
 STDLIB_ONLY = {"outcome", "study"}
-FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+DOORS = {PACKAGE / "__init__.py", PACKAGE / "__main__.py"}  # the ways in, above all floors
+FILES = sorted(set(PACKAGE.rglob("*.py")) - DOORS)
 
 
 def home(path: Path) -> str:

@@ -53,14 +53,22 @@ def test_no_suitable_python(clone: Path, script: str) -> None:
     path = tools(clone / "bin", *BASICS, python3="exit 1")
     done = run(clone, script, PATH=path, HOME=str(clone), PYENV_ROOT=str(clone))
     assert done.returncode != 0
-    assert "no suitable Python: jaxinit needs 3.11 to 3.13" in done.stderr
+    assert "no suitable Python: jaxinit needs 3.11 or later" in done.stderr
     assert "Install one" in done.stderr
 
 
 def test_a_python_that_was_asked_for_but_does_not_suit(clone: Path) -> None:
     done = run(clone, "quickstart", JAXINIT_PYTHON="/bin/false", PATH=tools(clone / "bin", *BASICS))
     assert done.returncode != 0
-    assert "JAXINIT_PYTHON=/bin/false is not a Python 3.11 to 3.13" in done.stderr
+    assert "JAXINIT_PYTHON=/bin/false is not a Python 3.11 or later" in done.stderr
+
+
+@pytest.mark.parametrize(("minor", "suits"), [(10, False), (11, True), (14, True), (19, True)])
+def test_which_pythons_suit(clone: Path, minor: int, suits: bool) -> None:
+    told = f"import sys; sys.version_info = (3, {minor}, 0); exec(sys.argv[1])"
+    folder = tools(clone / "bin", python=f"exec {sys.executable} -c '{told}' \"$2\"")
+    command = f"source {clone}/scripts/environment.sh; suits {folder}/python"
+    assert (subprocess.run(["bash", "-c", command]).returncode == 0) == suits
 
 
 def test_no_space(clone: Path) -> None:
