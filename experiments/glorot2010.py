@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from jaxinit.experiment import main_of, run_all
+from jaxinit.experiment import main_of, run_all, write_summary
 from jaxinit.outcome import Outcome
 from jaxinit.study import Study
 
@@ -125,7 +125,7 @@ def reproduce(size: Size, out: Path) -> int:
             rows += table_1(name, of)
             claims += ranking(name, of)
     summary = {"table": rows, "claims": claims, "size": size.trained.plain()}
-    store.write_json(out / "summary.json", summary)
+    write_summary(out, summary)
     for row in rows:
         print(
             f"{row['task']:8} {row['activation']:9} {row['scheme']:18} {row['lr']:<6g} error {row['error']:.1%} "

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxinit.experiment import main_of
+from jaxinit.experiment import main_of, write_summary
 
 GAINS = {"xavier": 1.0, "he": 2.0}
 MOMENTUM, BATCH, EVERY = 0.9, 64, 50
@@ -70,7 +70,7 @@ def reproduce(size: Size, out: Path) -> int:
         for (depth, name, rate), of in courses.items()
     ]
     claims = judge(size, courses, slopes, entropy)
-    store.write_json(out / "summary.json", {"table": rows, "claims": claims, "entropy_of_priors": entropy})
+    write_summary(out, {"table": rows, "claims": claims, "entropy_of_priors": entropy})
     draw(size, courses, entropy, out / "figures")
     for row in rows:
         print(

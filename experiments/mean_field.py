@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from jaxinit.experiment import main_of
+from jaxinit.experiment import main_of, write_summary
 
 SIGMA_B2 = 0.05
 
@@ -59,7 +59,7 @@ def reproduce(size: Size, out: Path) -> int:
     slopes, m1 = maps(size)
     accuracy, rows, m2 = trainability(size)
     claims = [*m1, *m2, *jacobians(size)]
-    store.write_json(out / "summary.json", {"table": rows, "claims": claims})
+    write_summary(out, {"table": rows, "claims": claims})
     draw_phases(slopes, out / "figures")
     draw_trainability(size, accuracy, out / "figures")
     for row in rows:

@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxinit.experiment import lower_rate, main_of, run_all
+from jaxinit.experiment import lower_rate, main_of, run_all, write_summary
 from jaxinit.study import Study
 
 STARTS = {"vanishing": 1 / 3, "healthy": 1.0, "exploding": 9.0}  # n Var[W]
@@ -98,7 +98,7 @@ def compare(size: Size, out: Path) -> int:
     results = {cells[name]: result for name, result in found.items()}
     rows = table(results)
     claims = [*gradients(size), *helped(size, results)]
-    store.write_json(out / "summary.json", {"table": rows, "claims": claims, "study": size.study.plain()})
+    write_summary(out, {"table": rows, "claims": claims, "study": size.study.plain()})
     draw(size, rows, out / "figures")
     for row in rows:
         print(

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxinit.experiment import main_of
+from jaxinit.experiment import main_of, write_summary
 
 RANK, STARTS = 10, ("orthogonal", "gaussian")
 DEEP = 9  # matrices from which on a net counts as deep
@@ -69,7 +69,7 @@ def reproduce(size: Size, out: Path) -> int:
         for depth, (rate, of) in zip(size.depths, times[start], strict=True)
     ]
     claims = [s1, *depth_claims(size, times), *delay_claims()]
-    store.write_json(out / "summary.json", {"table": table, "claims": claims})
+    write_summary(out, {"table": table, "claims": claims})
     draw(size, curves, times, out / "figures")
     for row in table:
         bound = "" if row["arrived"] == row["seeds"] else f" or more ({row['arrived']} of {row['seeds']} arrived)"

@@ -3,7 +3,6 @@
 Study -> check -> Cell -> draw_starts -> calibrate_starts -> parameters of every scheme and seed
 """
 
-import hashlib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -179,15 +178,6 @@ def calibrate_starts(cell: Cell, starts: Starts) -> tuple[Starts, Reports]:
         }
         reports[name] = {what: spread(values) for what, values in report.items()}
     return starts, reports
-
-
-def draw_digest(cell: Cell, scheme: str) -> str:
-    """What a scheme of the caller's own draws and how it scales, as a hash: a name alone does not tell what it is."""
-    digest, drawn = hashlib.sha256(), draw(cell.schemes[scheme], jax.random.key(0), cell.model.leaves)
-    for name, rule in rules(cell.schemes[scheme], cell.model.leaves).items():
-        digest.update(f"{name} {rule.multiplier} {rule.lr_scale} {rule.wd_scale}".encode())
-        digest.update(np.asarray(drawn[name]).tobytes())
-    return digest.hexdigest()
 
 
 def _model(study: Study, task: Task, make: Callable[..., nnx.Module]) -> Callable[[], nnx.Module]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
+from jaxinit.folder import quoted
 from jaxinit.study import RECURRENT, BadStudy, Interrupted, Study, check_name
 
 if TYPE_CHECKING:
@@ -37,7 +38,9 @@ CHECKED = Study(
 )
 
 
-def run(study: tyro.conf.OmitArgPrefixes[Study] = STUDY, out: Path | None = None) -> int:
+def run(
+    study: tyro.conf.OmitArgPrefixes[Study] = STUDY, out: Path | None = None, force_resume: bool = False
+) -> int:
     """Measure epochs to convergence for each initialization scheme, each at its own best learning rate.
 
     Without options this is the main job: a vanilla RNN on handwritten digits, nine schemes, five rates, about a
@@ -46,8 +49,9 @@ def run(study: tyro.conf.OmitArgPrefixes[Study] = STUDY, out: Path | None = None
     Args:
         study: The study.
         out: Folder for the records, the summary and the figures. Default: results/<model>-<task>-<hash>.
+        force_resume: Go on with an unfinished study under other versions or another commit; the answer says so.
     """
-    return exit_code(lambda: carry_out(study, out))
+    return exit_code(lambda: carry_out(study, out, force_resume))
 
 
 def list_names(
@@ -250,38 +254,46 @@ def plot(folder: tyro.conf.Positional[Path], /) -> int:
     Args:
         folder: The folder of the study.
     """
-    from jaxinit.store import load
+    from jaxinit.store import summarize_again
 
-    _show(load(folder))
-    return 0
+    return exit_code(lambda: _show(summarize_again(folder)))
 
 
-def carry_out(study: Study, out: Path | None) -> "Result":
+def carry_out(study: Study, out: Path | None, force_resume: bool = False) -> "Result":
     """Run a study on all cores, draw its figures and print its answer: what the command and the experiments do."""
     from jaxinit import sweep
     from jaxinit.engine import run
 
     sweep.one_device_per_core()
     sweep.keep_compilations()
-    result = run(study, out=out)
+    result = run(study, out=out, force_resume=force_resume)
     _show(result)
     counts = (
         f"{result.summary['trials']} trials, {result.summary['compilations']} compilation(s) of the training program"
     )
     print(f"{counts}, {result.summary['wall_s']:.0f} s")
+    if result.read_back:
+        print(f"read from {result.folder}, {result.origin}")
     if not result.complete:
-        print(f"interrupted: what was computed is in {result.folder}; look at it with: jaxinit plot {result.folder}")
+        folder = quoted(result.folder)
+        print(f"interrupted: what was computed is in {result.folder}; look at it with: jaxinit plot {folder}")
         print("the same command goes on from there")
     return result
 
 
-def _show(result: "Result") -> None:
+def _show(result: "Result") -> int:
+    """Print an answer and draw its figures, where its folder can be written."""
     from jaxinit.plot import draw_all
     from jaxinit.report import print_answer
 
     print_answer(result)
-    paths = draw_all(result.records, result.folder / "figures")
+    try:
+        paths = draw_all(result.records, result.folder / "figures")
+    except OSError as error:
+        print(f"answer and records: {result.folder}; no figures: {error.strerror or error}")
+        return 0
     print(f"answer and records: {result.folder}; figures: {' '.join(map(str, paths)) or 'none yet'}")
+    return 0
 
 
 def exit_code(command: Callable[[], "Result | int"]) -> int:

@@ -21,6 +21,7 @@ from scipy import stats
 from jaxinit import store, train, watch
 from jaxinit.cell import Cell, check, draw_starts, unsegmented
 from jaxinit.engine import queue
+from jaxinit.folder import Folder, to_json
 from jaxinit.spec import Scheme
 from jaxinit.study import BadStudy, Study
 
@@ -102,6 +103,9 @@ def _against(
 ) -> xr.Dataset:
     if len(set(sizes)) < 2:
         raise BadStudy(f"a slope needs two or more different {axis}s, got {' '.join(map(str, sizes)) or 'none'}")
+    question = {"study": study.plain(), axis: sorted(set(sizes)), "steps": steps, "rate": rate}
+    if out is not None:
+        Folder(Path(out)).claim("coordinate check", question)
     one_rate = replace(study, lrs=(rate,), baseline=study.schemes[0])
     found_at = []
     for size in sorted(set(sizes)):
@@ -120,10 +124,12 @@ def _against(
         "rate": rate,
     }
     if out is not None:
-        Path(out).mkdir(parents=True, exist_ok=True)
-        store.write_records(Path(out), found, "coordinates.nc")
         rows = [slope._asdict() for slope in slopes(found)]
-        store.write_json(Path(out) / "slopes.json", {"study": study.plain(), "slopes": rows})
+        files = {
+            "coordinates.nc": store.netcdf(found),
+            "slopes.json": to_json({"study": study.plain(), "slopes": rows}),
+        }
+        store.write_answer(Path(out), "coordinate check", question, files)
     return found
 
 

@@ -3,6 +3,7 @@
 Study -> Cell -> starts -> tuning trials -> rates -> reporting trials -> records.nc, summary.json
 """
 
+import datetime
 import math
 import signal
 import sys
@@ -22,18 +23,19 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from jaxinit import probes, stats, store, sweep, train
-from jaxinit.cell import Cell, Reports, Starts, calibrate_starts, check, draw_digest, draw_starts, parts, unsegmented
+from jaxinit.cell import Cell, Starts, calibrate_starts, check, draw_starts, unsegmented
+from jaxinit.folder import Folder, quoted, to_json
+from jaxinit.identity import Identity, changed, combined, identify
 from jaxinit.outcome import Outcome
 from jaxinit.spec import Scheme, rules
 from jaxinit.store import Result
-from jaxinit.study import RECURRENT, Study
+from jaxinit.study import BadStudy, Study
+from jaxinit.summary import summarize
 from jaxinit.tasks import Task
 
 EPOCHS_PER_CHUNK = 2
 VALIDATED_AT_ONCE = 64  # examples on one core: what stays in its cache is faster than all at once (CONTRIBUTING.md)
 SAVE_EVERY = 5.0  # seconds between saved states of a running study
-ENDS = ("outcome", "last_epoch")
-XAVIER_CLAIM = "Xavier cuts the epochs needed to converge by 2 to 10 times in deep and recurrent networks."
 
 Point = tuple[str, float, int]  # scheme, learning rate, seed: one trial
 Report = Callable[[str, int, str], None]  # phase, trials ended since the last report, best so far
@@ -50,6 +52,7 @@ def run(
     tasks: Mapping[str, Callable[..., Task]] | None = None,
     models: Mapping[str, Callable[..., Any]] | None = None,
     signals: int = 0,
+    force_resume: bool = False,
 ) -> Result:
     """Run a study, or read it when its folder holds it complete, and write its folder.
 
@@ -60,103 +63,146 @@ def run(
     trials, one after another (`map`, the default on CPU) or together (`vmap`). Call `sweep.one_device_per_core()` first
     to use all cores. Ctrl-C or SIGTERM ends the run after the chunk under way and keeps what was computed: the result
     is then not `complete`, and running the same study on the same folder goes on from there, as it does after a kill,
-    to the same records bit for bit.
+    to the same records: bit for bit under `map`, and under `vmap` with the same slots, whose number shapes the program
+    and its rounding.
+    What the folder holds is returned or gone on with only if settings, data, task, model, schemes, calibrations and
+    precision are the same by their digests (`identity`), and gone on with only on the same kind of device, under the
+    same versions and commit; `force_resume` goes on under others, and the answer says so.
     Raises: BadStudy for anything wrong with the study or the folder, before any work is done.
     """
     began = time.time()
     cell = check(study, schemes, tasks, models)
-    study, task = cell.study, cell.task
-    folder = Path(out) if out is not None else study.folder
-    own = {name: draw_digest(cell, name) for name in study.schemes if parts(name, schemes or {})[0] in (schemes or {})}
-    if store.holds(folder, study, own):
-        return store.load(folder)
-    epochs = min(EPOCHS_PER_CHUNK, study.epochs)
     mapping = mapping or sweep.default_mapping()
+    folder = Folder(Path(out) if out is not None else cell.study.folder)
+    identity = identify(cell)
+    if _is_answered(folder, cell.study, identity):
+        return store.load(folder.path)._replace(read_back=True)
+    with folder.locked():
+        if _is_answered(folder, cell.study, identity):  # by another process, meanwhile
+            return store.load(folder.path)._replace(read_back=True)
+        _answer(cell, folder, identity, began, mapping, slots_per_device, progress, signals, force_resume)
+    return store.load(folder.path)
+
+
+def _is_answered(folder: Folder, study: Study, identity: Identity) -> bool:
+    """Whether a folder holds this very study, complete. Raises: BadStudy when it holds anything but this study."""
+    about = store.answered(folder, study)
+    if about is None:
+        return False
+    changes = changed(about["identity"], identity, study)
+    if changes:
+        raise BadStudy(
+            f"{folder.path} holds another study ({'; '.join(changes)}); give --out a new folder, or look at it with: "
+            f"jaxinit plot {quoted(folder.path)} (nothing was overwritten)"
+        )
+    return about["status"] == "complete"
+
+
+def _answer(
+    cell: Cell,
+    folder: Folder,
+    identity: Identity,
+    began: float,
+    mapping: sweep.Mapping,
+    slots_per_device: int,
+    progress: bool,
+    signals: int,
+    force_resume: bool,
+) -> None:
+    """Train what the folder does not hold yet, and write it; needs the folder's lock."""
+    study, task = cell.study, cell.task
+    digest = combined(identity, study.plain())
+    saved, remark = store.read_state(folder.path, digest)
+    if remark:
+        print(f"jaxinit: {remark}", file=sys.stderr)
+    forced = [] if saved is None else _check_resume(folder, saved["lives"][-1], mapping, force_resume)
     program = train.make_program(
         cell.model,
         task,
         study.optimizer,
         batch=study.batch,
         evaluations=study.evaluations,
-        epochs=epochs,
+        epochs=min(EPOCHS_PER_CHUNK, study.epochs),
         at_once=VALIDATED_AT_ONCE if mapping == "map" else None,
     )
     per_epoch = program.evaluations_per_epoch
-    about = _about(cell, per_epoch) | {"own_schemes": own}
-    store.write_study(folder, study, "running", about)
-    records = store.empty_records(study, per_epoch, _task_attributes(cell))
-    saved, found = store.read_state(folder)
-    if found:
-        print(f"jaxinit: {found}", file=sys.stderr)
+    records = store.empty_records(study, per_epoch, _task_attributes(cell), digest)
     with (
         sweep.CompileCounter("training_program") as compiled,
         _stop_requests() as stop,
         _progress(study, progress) as report,
     ):
         starts, calibrated = calibrate_starts(cell, draw_starts(cell))
+        about = _about(cell, per_epoch, mapping) | {"identity": identity, "digest": digest, "calibrations": calibrated}
+        past = [] if saved is None else saved["lives"]
+        history = History(past, began, store.conditions() | {"device": about["device"]}, forced, compiled)
+        store.write_study(folder, study, about | {"status": "running"} | history.about())
         devices = jax.devices()
         sweeper = sweep.Sweep(program, task.data, slots_per_device * len(devices), devices, mapping)
-        campaign = Campaign(cell, records, sweeper, starts, folder, saved, report, stop, signals)
+        campaign = Campaign(cell, records, sweeper, starts, folder, digest, history, saved, report, stop, signals)
         tuning = [(name, rate, seed) for name in cell.schemes for rate in study.lrs for seed in study.tuning]
         complete = campaign.fill(tuning)
         if complete:
             rates = {name: stats.best_rate(records, name) for name in cell.schemes}
             complete = campaign.fill([(name, rate, seed) for name, rate in rates.items() for seed in study.reporting])
-    summary = summarize(records, study, calibrated)
-    summary |= {"compilations": compiled.count, "compile_s": compiled.seconds, "wall_s": time.time() - began}
-    store.write_records(folder, records)
-    if campaign.seen:
-        store.write_records(folder, campaign.courses(), "signals.nc")
-    store.write_json(folder / "summary.json", summary)
-    store.write_study(folder, study, "complete" if complete else "interrupted", about)
-    if complete:
-        store.clear_state(folder)
-    return store.load(folder)
-
-
-def summarize(records: xr.Dataset, study: Study, calibrated: Reports | None = None) -> dict[str, Any]:
-    """The answer: the table, the claims, the counts, and what a reader must know to read them."""
-    outcome = records.outcome.values
-    claims = [
-        stats.Claim("A10", f"{XAVIER_CLAIM} (xavier_rnn against {baseline})", "xavier_rnn", baseline, (2.0, 10.0))
-        for baseline in ("small_normal", "uniform01")
-        if study.model in RECURRENT
-    ]
-    rows = stats.table(records, study.baseline)
-    per_epoch = records.attrs["evaluations_per_epoch"]
-    chosen = f"the rate that was best on {len(study.tuning)} other seeds" if study.tuning else "the one rate given"
-    notes = [
-        f"epochs: restricted mean up to the budget of {study.epochs} epochs, {study.seeds} seeds, at {chosen}",
-        f"resolution: one evaluation every 1/{per_epoch} epoch",
-        "intervals: 95 %, percentile bootstrap over seeds, paired for the ratios; with few seeds they are too narrow",
-    ]
-    if per_epoch != study.evaluations:
-        notes.append(f"{study.evaluations} evaluations an epoch do not divide its batches; {per_epoch} were made")
-    edge = [f"{row['scheme']} ({row['lr']:g})" for row in rows if row["lr_at_edge"] and row["converged"]]
-    if edge:
-        notes.append(f"*best rate at the edge of the grid, a wider grid might do better: {', '.join(edge)}")
-    never = [row["scheme"] for row in rows if not row["converged"]]
-    if never:
-        notes.append(f"never reached the target, so their rate means little and ratios are bounds: {', '.join(never)}")
-    unfinished = int(((records.last_epoch.values > 0) & (outcome == Outcome.UNFINISHED)).sum())
-    if unfinished:
-        notes.append(f"interrupted: {unfinished} trials are censored where they stopped")
-    for name, report in (calibrated or {}).items():
-        numbers = ", ".join(f"{what} {of['median']:.3g}" for what, of in report.items())
-        notes.append(
-            f"{name}: {numbers} (medians over seeds; `jaxinit list calibrations --verbose` says what they are)"
-        )
-    return {
-        "calibrations": calibrated or {},
-        "baseline": study.baseline,
-        "target": records.attrs["target"],
-        "metric": records.attrs["metric_name"],
-        "budget": records.attrs["budget"],
-        "trials": int((outcome != Outcome.UNFINISHED).sum()),
-        "table": rows,
-        "claims": stats.judge(records, claims),
-        "notes": notes,
+    about |= {"status": "complete" if complete else "interrupted"} | history.about()
+    files = {
+        store.RECORDS: store.netcdf(records),
+        store.SUMMARY: to_json(summarize(records, study, about)),
     }
+    if campaign.seen:
+        files["signals.nc"] = store.netcdf(campaign.courses())
+    store.write_study(folder, study, about, files)
+    if complete:
+        store.clear_state(folder.path)
+
+
+def _check_resume(folder: Folder, last: dict[str, Any], mapping: str, force: bool) -> list[str]:
+    """The conditions that have changed since the last life of a study, where the caller forces it to go on.
+
+    Raises: BadStudy when they have and nobody forces it, and for another kind of device.
+    """
+    before, now = (f"{device['kind']} by {device['mapping']}" for device in (last["device"], _device(mapping)))
+    if before != now:
+        raise BadStudy(
+            f"{folder.path} was begun on {before} and would go on on {now}, which rounds otherwise; go on there, or "
+            "give --out a new folder"
+        )
+    changes = store.changed_conditions(last, store.conditions())
+    if changes and not force:
+        raise BadStudy(
+            f"{folder.path} was begun under other conditions ({'; '.join(changes)}); go on under them, with "
+            "--force-resume all the same, or give --out a new folder"
+        )
+    return changes
+
+
+@dataclass(frozen=True)
+class History:
+    """The lives of a study: each run of it, from its start to its end or death."""
+
+    past: list[dict[str, Any]]
+    began: float
+    conditions: dict[str, Any]
+    forced: list[str]
+    compiled: sweep.CompileCounter
+
+    def lives(self) -> list[dict[str, Any]]:
+        """Those before and this one, with what it has spent so far."""
+        spent = {
+            "compilations": self.compiled.count,
+            "compile_s": self.compiled.seconds,
+            "wall_s": time.time() - self.began,
+        }
+        return [*self.past, {"began": _date(self.began), **self.conditions, "forced": self.forced, **spent}]
+
+    def about(self) -> dict[str, Any]:
+        """What study.json says of them, and of the conditions of this one."""
+        return {"written": _date(time.time()), **self.conditions, "lives": self.lives()}
+
+
+def _date(seconds: float) -> str:
+    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).isoformat(timespec="seconds")
 
 
 @dataclass
@@ -167,8 +213,10 @@ class Campaign:
     records: xr.Dataset
     sweeper: sweep.Sweep
     starts: Starts
-    folder: Path
-    saved: dict[str, np.ndarray] | None
+    folder: Folder
+    identity: str
+    history: History
+    saved: dict[str, Any] | None
     report: Report
     stop: list[int]
     signals: int = 0
@@ -186,9 +234,8 @@ class Campaign:
             return probes.signals(apply, cell.task.loss, cell.model.leaves, state.params, batch, update=update)
 
         self.look = jax.jit(look)
-        for name in (*store.TRACES, *ENDS):
-            if self.saved is not None:
-                self.records[name].values[...] = self.saved[name]
+        if self.saved is not None:
+            store.restore(self.records, self.saved)
 
     def fill(self, points: Sequence[Point]) -> bool:
         """Sweep the trials at `points` into the records, chunk by chunk; False when a signal asked to stop."""
@@ -256,11 +303,11 @@ class Campaign:
         return joined
 
     def _save(self, seats: Sequence[sweep.Seat], places: Sequence[tuple[int, ...]]) -> None:
-        arrays = {name: self.records[name].values for name in (*store.TRACES, *ENDS)}
+        arrays = {name: self.records[name].values for name in (*store.TRACES, *store.ENDS)}
         arrays["seats"] = np.asarray([places[seat.number] for seat in seats], np.int64).reshape(-1, 3)
         for k, leaves in enumerate(zip(*(jax.tree.leaves(seat.state) for seat in seats), strict=True)):
             arrays[f"state{k}"] = np.stack(leaves)
-        store.write_state(self.folder, arrays)
+        store.write_state(self.folder.path, arrays, self.identity, self.history.lives())
         self.last_save = time.monotonic()
 
     def _seats(self, places: Sequence[tuple[int, ...]]) -> list[sweep.Seat]:
@@ -314,15 +361,24 @@ def _task_attributes(cell: Cell) -> dict[str, Any]:
     }
 
 
-def _about(cell: Cell, per_epoch: int) -> dict[str, Any]:
+def _about(cell: Cell, per_epoch: int, mapping: str) -> dict[str, Any]:
     """What study.json says beside the study itself."""
-    device = jax.devices()[0]
     return {
         "evaluations_per_epoch": per_epoch,
+        "task": _task_attributes(cell),
         "target_because": cell.task.why if cell.study.target == cell.task.target else "given by the user",
-        "data_sha256": cell.task.fingerprint(),
         "parameters": sum(math.prod(leaf.shape) for leaf in cell.model.leaves),
-        "device": {"platform": device.platform, "kind": device.device_kind, "count": jax.device_count()},
+        "device": _device(mapping),
+    }
+
+
+def _device(mapping: str) -> dict[str, Any]:
+    device = jax.devices()[0]
+    return {
+        "platform": device.platform,
+        "kind": device.device_kind,
+        "count": jax.device_count(),
+        "mapping": mapping,
     }
 
 

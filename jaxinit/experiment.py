@@ -15,6 +15,7 @@ import tyro
 from jaxinit import stats, store
 from jaxinit.cli import exit_code
 from jaxinit.figure import save, style
+from jaxinit.folder import Folder, to_json
 from jaxinit.plot import forest
 from jaxinit.report import print_claims, print_rows
 from jaxinit.store import Result
@@ -46,7 +47,14 @@ def main_of(name: str, about: str | None, sizes: Mapping[str, Any], carry_out: C
     def main(argv: Sequence[str] | None = None) -> int:
         settings = tyro.cli(Settings, args=argv, prog=name, description=about)
         out = settings.out or Path("results") / f"{name}-{settings.size}"
-        return exit_code(lambda: carry_out(sizes[settings.size], out))
+
+        def alone() -> int:
+            folder = Folder(out)
+            with folder.locked():
+                folder.write("experiment", {"experiment": name, "size": settings.size}, {})
+                return carry_out(sizes[settings.size], out)
+
+        return exit_code(alone)
 
     return main
 
@@ -76,6 +84,11 @@ def run_all(
         if not results[name].complete:
             raise Interrupted
     return results
+
+
+def write_summary(out: Path, content: Mapping[str, Any]) -> None:
+    """Write an experiment's summary.json into its folder, which `main_of` has locked."""
+    Folder(out).write("experiment", {}, {store.SUMMARY: to_json(content)})
 
 
 def rows_of(results: Results) -> list[dict[str, Any]]:
@@ -207,7 +220,7 @@ def finish(
     `rows` is empty where epochs to a target are not the question.
     """
     shown = {name: study.plain() for name, study in studies.items()}
-    store.write_json(out / "summary.json", {"table": rows, "claims": claims, "studies": shown, **more})
+    write_summary(out, {"table": rows, "claims": claims, "studies": shown, **more})
     if rows:
         with style():
             save(forest(rows, title), out / "figures", "epochs")

@@ -1,25 +1,26 @@
-"""The folder of a study: study.json, records.nc and summary.json, each written whole or not at all.
+"""The folder of a study: study.json, records.nc and summary.json, one answer that is written as a whole.
 
 Analysis, figures and reports read these files and nothing else. While a study runs, its state lies beside them, so
-that the same command goes on where it was stopped or killed.
+that the same command goes on where it was stopped or killed, and others can look at what there is.
 """
 
-import datetime
 import hashlib
 import io
 import json
-import math
-import os
 import platform
+import shlex
 import subprocess
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
 
+from jaxinit import summary as summaries
+from jaxinit.folder import Folder, digest, quoted, sync_folder, to_json, write_synced
 from jaxinit.outcome import Outcome
 from jaxinit.study import BadStudy, Study
 
@@ -29,64 +30,134 @@ TRACES = {
     "valid_loss": "validation loss",
     "metric": "validation metric",
 }
+ENDS = ("outcome", "last_epoch")
+STUDY, RECORDS, SUMMARY = "study.json", "records.nc", "summary.json"
 STATE, SPARE = "state.bin", "state.before.bin"
 PACKAGES = ("jaxinit", "jax", "jaxlib", "flax", "optax", "numpy", "scipy", "xarray")
+SCHEMA = 2  # of study.json and records.nc
 
 
 class Result(NamedTuple):
-    """A study as its folder holds it: what was asked, the records, the answer, and whether every trial ran."""
+    """A study as its folder holds it: what was asked, the records, the answer, and whether every trial ran.
+
+    `about` is all of study.json. `read_back` says that nothing was computed: the answer was in the folder.
+    """
 
     study: Study
     records: xr.Dataset
     summary: dict[str, Any]
     folder: Path
     complete: bool
+    about: Mapping[str, Any] = MappingProxyType({})
+    read_back: bool = False
+
+    @property
+    def origin(self) -> str:
+        """Where and when this was computed, and on what: a line."""
+        device, versions = self.about["device"], self.about["versions"]
+        place = f"{device['count']} {device['kind']} device(s)"
+        return f"computed {self.about['written']} on {place}, JAX {versions['jax']}"
 
 
-def load(folder: str | Path) -> Result:
-    """Read a study from its folder. Raises: BadStudy when the folder holds none, or one without records yet."""
-    folder = Path(folder)
-    if not (folder / "study.json").exists():
-        raise BadStudy(f"{folder} holds no study (no study.json); give the folder that `jaxinit run` printed")
-    stored = _stored(folder)
-    if not (folder / "records.nc").exists():
-        raise BadStudy(f"the study in {folder} wrote no records yet; run it again: {stored['command']} --out {folder}")
-    with xr.open_dataset(folder / "records.nc", engine="h5netcdf") as file:
-        records = file.load()
-    summary = json.loads((folder / "summary.json").read_text())
-    return Result(Study.from_json(folder / "study.json"), records, summary, folder, stored["status"] == "complete")
+def load(path: str | Path) -> Result:
+    """Read a study from its folder, every file verified by its hash.
+
+    Of a study that runs, or that was killed, the records are those of its last saved state.
+    Raises: BadStudy when the folder holds none, one without records yet, or a file that is damaged, missing or of
+    another version.
+    """
+    folder, about = Folder(Path(path)), stored(path)
+    study = Study.from_plain(about["study"])
+    complete = about["status"] == "complete"
+    if complete:
+        return Result(study, read_records(folder), _read_json(folder, SUMMARY), folder.path, True, about)
+    records = unfinished_records(folder, study, about)
+    summary = summaries.summarize(records, study, about)
+    return Result(study, records, summary, folder.path, False, about)
 
 
-def holds(folder: Path, study: Study, own_schemes: dict[str, str] | None = None) -> bool:
-    """Whether `folder` holds this very study, complete; an unfinished one may be gone on with.
+def summarize_again(path: str | Path) -> Result:
+    """Read a study and make its summary anew from its records, whatever summary.json holds.
 
-    `own_schemes` has a digest of what each scheme of the caller's own draws.
+    Of a complete study summary.json is written again where it differs and the folder can be written.
+    Raises: BadStudy as `load`, but not for summary.json.
+    """
+    folder, about = Folder(Path(path)), stored(path)
+    if about["status"] != "complete":
+        return load(path)
+    study, records = Study.from_plain(about["study"]), read_records(folder)
+    summary = json.loads(to_json(summaries.summarize(records, study, about)))
+    try:
+        kept = _read_json(folder, SUMMARY)
+    except BadStudy:
+        kept = None
+    if kept != summary:
+        try:
+            with folder.locked():
+                folder.write("study", {"study": study.plain()}, {SUMMARY: to_json(summary)})
+        except OSError:
+            pass  # a folder that cannot be written still prints its answer
+    return Result(study, records, summary, folder.path, True, about)
+
+
+def stored(path: str | Path) -> dict[str, Any]:
+    """The content of a folder's study.json. Raises: BadStudy when the folder holds no study, or a damaged one."""
+    folder = Folder(Path(path))
+    held = folder.manifest()
+    if held is None or held.kind != "study":
+        what = "no study" if held is None else f"a {held.kind} and no study"
+        raise BadStudy(f"{folder.path} holds {what} (no study.json); give the folder that `jaxinit run` printed")
+    return _read_json(folder, STUDY)
+
+
+def answered(folder: Folder, study: Study) -> dict[str, Any] | None:
+    """study.json of a folder that holds this very question, complete or not; None for a folder with nothing.
+
     Raises: BadStudy when it holds anything else, saying what differs. Nothing is ever overwritten but the same study.
     """
-    if folder.exists() and not folder.is_dir():
-        raise BadStudy(f"{folder} is a file; give --out a folder")
-    if not folder.exists() or not any(folder.iterdir()):
-        return False
-    if not (folder / "study.json").exists():
-        raise BadStudy(f"{folder} is not empty and holds no study; give --out a new folder (nothing was overwritten)")
-    stored = _stored(folder)
-    mine, its = study.plain(), stored["study"]
-    differs = [key for key in sorted(mine | its) if mine.get(key) != its.get(key)]
-    what = [f"{key} is {its.get(key)!r} there, {mine.get(key)!r} here" for key in differs]
-    digests = stored.get("own_schemes", {})
-    changed = [name for name, digest in (own_schemes or {}).items() if digests.get(name) != digest]
-    what += [f"the draws of scheme {name!r} differ" for name in changed]
-    if what:
-        raise BadStudy(
-            f"{folder} holds another study ({'; '.join(what)}); give --out a new folder (nothing was overwritten)"
-        )
-    return stored["status"] == "complete"
+    if folder.claim("study", {"study": study.plain()}) is None:
+        return None
+    return _read_json(folder, STUDY)
 
 
-def empty_records(study: Study, evaluations_per_epoch: int, about: dict[str, Any]) -> xr.Dataset:
+def read_records(folder: Folder, name: str = RECORDS) -> xr.Dataset:
+    """A Dataset of a folder. Raises: BadStudy as `Folder.read`."""
+    with xr.open_dataset(io.BytesIO(folder.read(name)), engine="h5netcdf") as file:
+        return file.load()
+
+
+def netcdf(records: xr.Dataset) -> bytes:
+    """A Dataset as a NetCDF-4 file, compressed: made in memory, since HDF5 does not survive a full disk."""
+    packed = {str(name): {"zlib": True} for name in records.data_vars if records[name].dtype.kind == "f"}
+    content = io.BytesIO()
+    records.to_netcdf(content, engine="h5netcdf", encoding=packed)
+    return content.getvalue()
+
+
+def unfinished_records(folder: Folder, study: Study, about: Mapping[str, Any]) -> xr.Dataset:
+    """What is known of a study that is not complete: its last saved state. Raises: BadStudy where there is none."""
+    state, _ = read_state(folder.path, about["digest"], set_aside=False)
+    if state is None:
+        again = f"{about['command']} --out {quoted(folder.path)}"
+        raise BadStudy(f"the study in {folder.path} has no records yet; run it again: {again}")
+    records = empty_records(study, about["evaluations_per_epoch"], about["task"], about["digest"])
+    restore(records, state)
+    return records
+
+
+def restore(records: xr.Dataset, state: Mapping[str, np.ndarray]) -> None:
+    """Put what a saved state knows into the records, in place."""
+    for name in (*TRACES, *ENDS):
+        records[name].values[...] = state[name]
+
+
+def empty_records(
+    study: Study, evaluations_per_epoch: int, about: Mapping[str, Any], identity: str = ""
+) -> xr.Dataset:
     """The records of a study before any trial: all axes named, NaN and UNFINISHED everywhere.
 
-    `about` says what the attributes cannot take from the study: task, metric, direction, chance.
+    `about` says what the attributes cannot take from the study: task, metric, direction, chance; `identity` is the
+    digest of what was asked.
     """
     rows = study.epochs * evaluations_per_epoch
     seeds = [*study.tuning, *study.reporting]
@@ -110,94 +181,118 @@ def empty_records(study: Study, evaluations_per_epoch: int, about: dict[str, Any
     variables["phase"] = (("seed",), ["tune"] * len(study.tuning) + ["report"] * len(study.reporting))
     attrs = {name: getattr(study, name) for name in ("model", "hidden", "layers", "optimizer", "batch", "baseline")}
     attrs |= {"budget": float(study.epochs), "evaluations_per_epoch": evaluations_per_epoch, **about}
+    attrs |= {"schema": SCHEMA, "identity": identity}
     return xr.Dataset(variables, coords, attrs)
 
 
-def write_study(folder: Path, study: Study, status: str, about: dict[str, Any]) -> None:
-    """Write study.json: all that is needed to run the study again, and on what it ran."""
+def write_study(folder: Folder, study: Study, about: Mapping[str, Any], files: Mapping[str, bytes] | None = None) -> None:
+    """Write study.json, all that is needed to run the study again and on what it ran, and other files with it."""
     content = {
+        "schema": SCHEMA,
         "study": study.plain(),
         "command": study.command(),
-        "status": status,
-        "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "seeds": {"tune": list(study.tuning), "report": list(study.reporting)},
-        "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
-        "commit": _commit(),
         **about,
     }
-    write_json(folder / "study.json", content)
+    folder.write("study", {"study": study.plain()}, {**(files or {}), STUDY: to_json(content)})
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write strict JSON; numbers that are not finite, which it cannot hold, become null."""
-    text = json.dumps(_finite(content), indent=2, allow_nan=False)
-    _write_atomically(path, lambda to: to.write_text(text + "\n"))
+def conditions() -> dict[str, Any]:
+    """Under what a study runs: versions of the packages, the commit, a digest of this package's source."""
+    versions = {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
+    return {"versions": versions, "commit": _commit(), "source": _source_digest()}
 
 
-def _finite(content: Any) -> Any:
-    if isinstance(content, dict):
-        return {key: _finite(value) for key, value in content.items()}
-    if isinstance(content, list | tuple):
-        return [_finite(value) for value in content]
-    return None if isinstance(content, float) and not math.isfinite(content) else content
+def changed_conditions(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """What differs between the conditions of two lives of a study, in words."""
+    before, now = there["versions"], here["versions"]
+    changes = []
+    for name in sorted(before.keys() | now.keys()):
+        if before.get(name) != now.get(name):
+            changes.append(f"{name} {before.get(name)} there, {now.get(name)} here")
+    if there["commit"] != here["commit"]:
+        changes.append(f"commit {there['commit']} there, {here['commit']} here")
+    elif there["source"] != here["source"]:
+        changes.append("the source of jaxinit")
+    return changes
 
 
-def write_records(folder: Path, records: xr.Dataset, name: str = "records.nc") -> None:
-    """Write records.nc (or `name`), NetCDF-4, compressed."""
-    packed = {str(of): {"zlib": True} for of in records.data_vars if records[of].dtype.kind == "f"}
-    _write_atomically(folder / name, lambda to: records.to_netcdf(to, engine="h5netcdf", encoding=packed))
+def write_state(path: Path, arrays: Mapping[str, np.ndarray], identity: str, lives: Sequence[Mapping]) -> None:
+    """Write how far a running study is, with a checksum, keeping the state before as a spare.
 
-
-def write_state(folder: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Write how far a running study is, with a checksum, keeping the state before as a spare."""
+    `identity` is the digest of the study that it belongs to, `lives` what study.json says of the runs so far.
+    """
     payload = io.BytesIO()
+    header = np.frombuffer(to_json({"identity": identity, "lives": list(lives)}), np.uint8)
     save: Any = np.savez
-    save(payload, **arrays)
+    save(payload, header=header, **arrays)
     content = payload.getvalue()
-    path = folder / STATE
-    if path.exists():
-        path.replace(folder / SPARE)
-    _write_atomically(path, lambda to: to.write_bytes(hashlib.sha256(content).digest() + content))
+    state, fresh = path / STATE, path / f".{STATE}.new"
+    try:
+        write_synced(fresh, hashlib.sha256(content).digest() + content)
+    except OSError:
+        fresh.unlink(missing_ok=True)
+        raise
+    if state.exists():
+        state.replace(path / SPARE)
+    fresh.replace(state)
+    sync_folder(path)
 
 
-def read_state(folder: Path) -> tuple[dict[str, np.ndarray] | None, str]:
+def read_state(
+    path: Path, identity: str, set_aside: bool = True
+) -> tuple[dict[str, Any] | None, str]:
     """The last good state of an unfinished study, or None, and a line on what was found ("" for nothing).
 
-    A torn file, whose checksum does not fit, is set aside with `.torn` added to its name.
+    `lives` among its entries is what `write_state` was told. A file that is torn, whose checksum does not fit, or that
+    belongs to another study, is set aside under another name, or left alone.
     """
-    torn = ""
+    remarks = ""
     for name in (STATE, SPARE):
-        path = folder / name
-        if not path.exists():
+        file = path / name
+        try:
+            content = file.read_bytes()
+        except FileNotFoundError:
             continue
-        content = path.read_bytes()
+        fault = "torn"
         if hashlib.sha256(content[32:]).digest() == content[:32]:
-            with np.load(io.BytesIO(content[32:]), allow_pickle=False) as file:
-                return dict(file), f"{torn}going on from {path}"
-        path.replace(folder / f"{name}.torn")
-        torn += f"{path} is torn and was set aside as {name}.torn; "
-    return None, torn
+            with np.load(io.BytesIO(content[32:]), allow_pickle=False) as arrays:
+                state: dict[str, Any] = dict(arrays)
+            header = json.loads(state.pop("header").tobytes())
+            if header["identity"] == identity:
+                return state | {"lives": header["lives"]}, f"{remarks}going on from {file}"
+            fault = "foreign"
+        if set_aside:
+            file.replace(path / f"{name}.{fault}")
+            reason = "is torn" if fault == "torn" else "belongs to another study"
+            remarks += f"{file} {reason} and was set aside as {name}.{fault}; "
+    return None, remarks
 
 
-def clear_state(folder: Path) -> None:
+def clear_state(path: Path) -> None:
     """Remove the states of a study that is complete."""
     for name in (STATE, SPARE):
-        (folder / name).unlink(missing_ok=True)
+        (path / name).unlink(missing_ok=True)
 
 
-def _write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Write to a temporary name in the same folder and rename, so that no reader ever sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        write(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def write_answer(path: Path, kind: str, question: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
+    """Write the files of another kind of answer than a study: a probe, a coordinate check, an experiment.
+
+    Raises: BadStudy when the folder holds anything else.
+    """
+    folder = Folder(path)
+    with folder.locked():
+        folder.write(kind, question, files)
 
 
-def _stored(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "study.json").read_text())
+def _read_json(folder: Folder, name: str) -> dict[str, Any]:
+    content = json.loads(folder.read(name))
+    if name == STUDY and content.get("schema") != SCHEMA:
+        raise BadStudy(
+            f"{folder.path / name} has schema {content.get('schema')}, and this version of jaxinit reads {SCHEMA}; "
+            "read it with the version that wrote it, or give --out a new folder"
+        )
+    return content
 
 
 def _version(package: str) -> str | None:
@@ -205,6 +300,13 @@ def _version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
+
+
+def _source_digest() -> str:
+    """The SHA-256 of this package's source files."""
+    here = Path(__file__).parent
+    sources = [file.read_bytes() for file in sorted(here.rglob("*.py"))]
+    return digest(b"\0".join(sources))
 
 
 def _commit() -> str | None:

@@ -9,7 +9,8 @@ import difflib
 import hashlib
 import json
 import math
-from collections.abc import Iterable
+import shlex
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -147,20 +148,37 @@ class Study:
 
     @classmethod
     def from_json(cls, path: str | Path) -> "Study":
-        """The study that a `study.json` describes: `run(Study.from_json(path))` runs it again."""
-        stored: dict[str, Any] = json.loads(Path(path).read_text())["study"]
-        settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
-        return cls(**settings)
+        """The study that a `study.json` describes: `run(Study.from_json(path))` runs it again.
+
+        Raises: BadStudy for a file that cannot be read or describes no study.
+        """
+        try:
+            stored = json.loads(Path(path).read_bytes())["study"]
+        except OSError as error:
+            raise BadStudy(f"{path} cannot be read: {error.strerror}; give the study.json of a study") from error
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise BadStudy(f"{path} describes no study, or is damaged; give the study.json of a study") from error
+        return cls.from_plain(stored)
+
+    @classmethod
+    def from_plain(cls, stored: Mapping[str, Any]) -> "Study":
+        """The study of `plain`. Raises: BadStudy for settings that this version does not have."""
+        try:
+            return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()})
+        except (TypeError, AttributeError) as error:
+            raise BadStudy(f"no study of this version of jaxinit: {error}; read it with the one that wrote it") from error
 
     def command(self) -> str:
         """The command line that runs this study."""
-        words = ["jaxinit run"]
+        words = ["jaxinit", "run"]
         for field in fields(self):
             value = getattr(self, field.name)
-            if value != field.default:
-                shown = f" {' '.join(map(str, value)) if isinstance(value, tuple) else value}"
-                words.append(f"--{field.name.replace('_', '-')}{'' if value is True else shown}")
-        return " ".join(words)
+            if value == field.default:
+                continue
+            words.append(f"--{field.name.replace('_', '-')}")
+            if value is not True:
+                words += map(str, value if isinstance(value, tuple) else (value,))
+        return shlex.join(words)
 
     def plain(self) -> dict[str, Any]:
         """The study as JSON keeps it."""

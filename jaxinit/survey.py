@@ -15,6 +15,7 @@ import xarray as xr
 
 from jaxinit import lens, probes, store, verdict
 from jaxinit.cell import Cell, calibrate_starts, check, draw_starts, unsegmented
+from jaxinit.folder import Folder, to_json
 from jaxinit.spec import Scheme
 from jaxinit.study import BadStudy, Study
 from jaxinit.train import OPTIMIZERS
@@ -36,6 +37,9 @@ def survey(
     Raises: BadStudy as `cell.check`, for more examples than the validation set has, or a filter that matches nothing.
     """
     cell, batch = _cell_and_batch(study, schemes, examples)
+    question = {"study": study.plain(), "examples": examples, "only": only}
+    if out is not None:
+        Folder(Path(out)).claim("probe", question)
     starts, _ = calibrate_starts(cell, draw_starts(cell))
     optimizer = OPTIMIZERS[study.optimizer]()
 
@@ -67,11 +71,12 @@ def survey(
     signals: Any = xr.concat(by_scheme, xr.Variable("scheme", list(study.schemes)))
     signals.attrs = _about(study, cell, examples)
     if out is not None:
-        folder = Path(out)
-        folder.mkdir(parents=True, exist_ok=True)
-        store.write_records(folder, signals, "signals.nc")
-        judged = {name: [one._asdict() for one in of] for name, of in verdicts(signals).items()}
-        store.write_json(folder / "verdicts.json", {"study": study.plain(), "verdicts": judged})
+        judged = {name: [one._asdict() for one in judgements] for name, judgements in verdicts(signals).items()}
+        files = {
+            "signals.nc": store.netcdf(signals),
+            "verdicts.json": to_json({"study": study.plain(), "verdicts": judged}),
+        }
+        store.write_answer(Path(out), "probe", question, files)
     return signals
 
 
@@ -87,6 +92,9 @@ def through_time(
     Raises: BadStudy as `survey`, and for a network without a time loop in one direction.
     """
     cell, batch = _cell_and_batch(study, schemes, examples)
+    question = {"study": study.plain(), "examples": examples}
+    if out is not None:
+        Folder(Path(out)).claim("probe", question)
     starts, _ = calibrate_starts(cell, draw_starts(cell))
     multiplied = lambda p, factors: {name: w * factors[name] for name, w in p.items()}
     look = jax.jit(lambda p, b: lens.through_time(cell.model, cell.task.loss, p, b))
@@ -117,8 +125,7 @@ def through_time(
     found: Any = xr.concat(by_scheme, xr.Variable("scheme", list(study.schemes)))
     found.attrs = _about(study, cell, examples)
     if out is not None:
-        Path(out).mkdir(parents=True, exist_ok=True)
-        store.write_records(Path(out), found, "through_time.nc")
+        store.write_answer(Path(out), "probe", question, {"through_time.nc": store.netcdf(found)})
     return found
 
 

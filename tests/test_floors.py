@@ -8,19 +8,23 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "jaxinit"
 FLOORS = [
     {"spec", "theory", "outcome", "study", "figure"},
-    {"initializers", "introspect", "watch", "tasks", "stats", "store", "verdict", "checkpoint"},
-    {"structured", "models", "train", "calibrate", "probes", "plot", "portrait", "report"},
-    {"frameworks", "residual", "sweep", "lens"},
-    {"schemes"},
+    {"initializers", "introspect", "watch", "tasks", "stats", "folder", "verdict", "checkpoint"},
+    {"structured", "models", "train", "calibrate", "probes", "plot", "portrait", "summary"},
+    {"frameworks", "residual", "sweep", "lens", "store"},
+    {"schemes", "report"},
     {"cell"},
+    {"identity"},
     {"engine", "survey"},
     {"coordcheck", "finetune"},
     {"cli"},
     {"experiment"},
 ]
 FLOOR = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
-WITHOUT_JAX = {"theory", "outcome", "study", "stats", "store", "verdict", "figure", "plot", "portrait", "report"}
-STDLIB_ONLY = {"outcome", "study"}
+WITHOUT_JAX = {
+    *("theory", "outcome", "study", "stats", "folder", "summary", "store", "verdict"),
+    *("figure", "plot", "portrait", "report"),
+}
+STDLIB_ONLY = {"outcome", "study", "folder"}
 DOORS = {PACKAGE / "__init__.py", PACKAGE / "__main__.py"}  # the ways in, above all floors
 FILES = sorted(set(PACKAGE.rglob("*.py")) - DOORS)
 

@@ -1,0 +1,309 @@
+"""A folder that keeps one answer: several files written as one, verified when read, one writer at a time.
+
+    files -> .NAME.new, synced -> manifest.json renamed: from here on they count -> each renamed to NAME
+
+The manifest has the SHA-256 of every file. A reader takes a file, or its `.new` twin, whichever the manifest means, so
+a kill at any moment leaves the old answer or the new one and never a mixture. What the manifest does not list, as the
+state of a running study, figures and the lock, is no part of the answer.
+"""
+
+import datetime
+import fcntl
+import hashlib
+import json
+import math
+import os
+import shlex
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jaxinit.study import BadStudy
+
+SCHEMA = 2  # of the files below a manifest; what was written before there were manifests counts as 1
+MANIFEST = "manifest.json"
+LOCK = ".lock"
+
+
+class Manifest(NamedTuple):
+    """What a folder holds: `kind` of answer, `question` asked, and the SHA-256 of each file by name."""
+
+    kind: str
+    question: dict[str, Any]
+    files: dict[str, str]
+    written: str
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder of answers by its path, which need not exist yet."""
+
+    path: Path
+
+    def manifest(self) -> Manifest | None:
+        """What the folder holds, None for nothing.
+
+        Raises: BadStudy for a file in place of the folder, files of somebody else's, a manifest that is damaged, or a
+        folder of another version.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise BadStudy(f"{self.path} is a file; give --out a folder")
+        try:
+            content = (self.path / MANIFEST).read_bytes()
+        except FileNotFoundError:
+            self._check_free()
+            return None
+        return self._parse(content)
+
+    def claim(self, kind: str, question: Mapping[str, Any]) -> Manifest | None:
+        """The manifest of this very answer, None where there is none yet.
+
+        Questions are compared by the keys that both have.
+        Raises: BadStudy, saying what differs, when the folder holds another answer; nothing is ever overwritten.
+        """
+        held = self.manifest()
+        if held is None:
+            return None
+        if held.kind != kind:
+            raise BadStudy(
+                f"{self.path} holds a {held.kind}, not a {kind}; give --out a new folder "
+                "(nothing was overwritten)"
+            )
+        mine = plain(question)
+        common = held.question.keys() & mine.keys()
+        changes = differences({k: held.question[k] for k in common}, {k: mine[k] for k in common})
+        if changes:
+            raise BadStudy(
+                f"{self.path} holds another {kind} ({'; '.join(changes)}); give --out a new folder "
+                "(nothing was overwritten)"
+            )
+        return held
+
+    def read(self, name: str) -> bytes:
+        """The content of a file that the manifest lists, verified.
+
+        Raises: BadStudy for a file that is not listed, missing or damaged.
+        """
+        before = None
+        while True:
+            held = self.manifest()
+            if held is None or name not in held.files:
+                raise BadStudy(f"{self.path} holds no {name}; give the folder that jaxinit printed")
+            present = False
+            for path in (self.path / name, self._new(name)):
+                try:
+                    content = path.read_bytes()
+                except FileNotFoundError:
+                    continue
+                if digest(content) == held.files[name]:
+                    return content
+                present = True
+            if held == before:  # the same manifest twice: nobody is writing
+                fault = "damaged: its content is not what was written" if present else "missing"
+                raise BadStudy(f"{self.path / name} is {fault}; restore it from a copy, or {self._again(name)}")
+            before = held
+
+    def write(self, kind: str, question: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
+        """Write files as one, beside those that the folder holds already; needs the lock (`locked`).
+
+        Raises: OSError as the system does, with nothing changed.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        held = self.claim(kind, question)
+        listed = {} if held is None else dict(held.files)
+        asked = plain(question) if held is None else held.question | plain(question)
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        try:
+            for name, content in files.items():
+                write_synced(self._new(name), content)
+                listed[name] = digest(content)
+            body = {"schema": SCHEMA, "kind": kind, "question": asked, "written": now, "files": listed}
+            body["sha256"] = digest(_canonical(body))
+            write_synced(self._new(MANIFEST), to_json(body))
+        except OSError:
+            for name in (*files, MANIFEST):
+                self._new(name).unlink(missing_ok=True)
+            raise
+        self._new(MANIFEST).replace(self.path / MANIFEST)
+        sync_folder(self.path)  # the answer counts from here on
+        for name in files:
+            self._new(name).replace(self.path / name)
+        sync_folder(self.path)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """The right to write, for one process at a time; the system takes it back from a process that dies.
+
+        What a dead writer left half done is finished or cleared first.
+        Raises: BadStudy when another process has it, saying which.
+        """
+        self.manifest()  # refuses what is no folder of ours before anything is made
+        missing = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
+        self.path.mkdir(parents=True, exist_ok=True)
+        path = self.path / LOCK
+        lock = _take(path)
+        try:
+            self._recover()
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+            os.close(lock)
+            _remove_empty(missing)
+
+    def _recover(self) -> None:
+        """Finish the renames that a dead writer still owed, and remove what it wrote in vain."""
+        held = self.manifest()
+        for name, expected in ({} if held is None else held.files).items():
+            twin = self._new(name)
+            if twin.exists() and digest(twin.read_bytes()) == expected:
+                twin.replace(self.path / name)
+        for left in self.path.glob(".*.new"):
+            left.unlink()
+        sync_folder(self.path)
+
+    def _new(self, name: str) -> Path:
+        return self.path / f".{name}.new"
+
+    def _again(self, name: str) -> str:
+        if name == "summary.json":
+            return f"make it again from the records: jaxinit plot {quoted(self.path)}"
+        return "move the folder away and run the same command again"
+
+    def _check_free(self) -> None:
+        """Raises: BadStudy for a folder that holds something, though no manifest; hidden files do not count."""
+        if not self.path.exists():
+            return
+        visible = sorted(entry.name for entry in self.path.iterdir() if not entry.name.startswith("."))
+        if "study.json" in visible:
+            raise BadStudy(
+                f"{self.path} has a study.json and no {MANIFEST}: an older version of jaxinit wrote it, or the "
+                "manifest was lost; give --out a new folder (nothing was overwritten)"
+            )
+        if visible:
+            raise BadStudy(
+                f"{self.path} is not empty and holds no study; give --out a new folder (nothing was overwritten)"
+            )
+
+    def _parse(self, content: bytes) -> Manifest:
+        path = self.path / MANIFEST
+        try:
+            body = json.loads(content)
+            sha256 = body.pop("sha256")
+            sound = digest(_canonical(body)) == sha256
+        except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
+            sound = False
+            body = {}
+        if not sound:
+            raise BadStudy(
+                f"{path} is damaged: its content is not what was written; restore it from a copy, or move the "
+                "folder away and run the same command again"
+            )
+        if body["schema"] != SCHEMA:
+            raise BadStudy(
+                f"{self.path} was written by another version of jaxinit (schema {body['schema']}, this version "
+                f"reads {SCHEMA}); read it with that version, or give --out a new folder"
+            )
+        return Manifest(body["kind"], body["question"], body["files"], body["written"])
+
+
+def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """What differs between two questions, in words, nested ones by the name of the entry."""
+    changes = []
+    for key in sorted(there.keys() | here.keys()):
+        before, now = there.get(key), here.get(key)
+        if before == now:
+            continue
+        if isinstance(before, dict) and isinstance(now, dict):
+            changes += differences(before, now)
+        else:
+            changes.append(f"{key} is {before!r} there, {now!r} here")
+    return changes
+
+
+def digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def plain(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A question as JSON gives it back."""
+    return json.loads(to_json(content))
+
+
+def to_json(content: Mapping[str, Any]) -> bytes:
+    """Strict JSON; numbers that are not finite, which it cannot hold, become null."""
+    return (json.dumps(_finite(content), indent=2, allow_nan=False) + "\n").encode()
+
+
+def quoted(path: Path) -> str:
+    """A path as a shell takes it."""
+    return shlex.quote(str(path))
+
+
+def write_synced(path: Path, content: bytes) -> None:
+    """Write a file and wait until it has reached the disk."""
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_folder(path: Path) -> None:
+    """Wait until renames in a folder have reached the disk."""
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    """Remove folders that were made for nothing, the innermost first."""
+    for folder in folders:
+        try:
+            folder.rmdir()
+        except OSError:  # it holds something
+            return
+
+
+def _canonical(content: Mapping[str, Any]) -> bytes:
+    return json.dumps(_finite(content), sort_keys=True, separators=(",", ":")).encode()
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, Mapping):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
+def _take(path: Path) -> int:
+    """Open and lock a file: its descriptor. Raises: BadStudy when another process holds it."""
+    while True:
+        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(lock, 500).decode(errors="replace").strip() or "another process"
+            os.close(lock)
+            raise BadStudy(
+                f"{path.parent} is being written by {holder}; wait for it, or give --out another folder"
+            ) from None
+        except OSError:
+            os.close(lock)
+            raise
+        # The holder before may have removed the file between our two calls: then this lock is of a file without a name.
+        try:
+            same = os.stat(path).st_ino == os.fstat(lock).st_ino
+        except FileNotFoundError:
+            same = False
+        if same:
+            break
+        os.close(lock)
+    now = datetime.datetime.now().isoformat(timespec="seconds")
+    os.ftruncate(lock, 0)
+    os.write(lock, f"process {os.getpid()} on {socket.gethostname()} since {now}".encode())
+    return lock
