@@ -105,7 +105,7 @@ EXAMPLES = 4  # whose layer Jacobians are measured
 
 def reproduce(size: Size, out: Path) -> int:
     """Both halves of the paper, the figures, and summary.json."""
-    from jaxinit import store, sweep
+    from jaxinit import sweep
     from jaxinit.report import print_claims
 
     sweep.one_device_per_core()

@@ -49,7 +49,7 @@ SIZES = {
 
 def reproduce(size: Size, out: Path) -> int:
     """The three claims, a figure, and summary.json."""
-    from jaxinit import store, sweep
+    from jaxinit import sweep
     from jaxinit.report import print_claims
     from jaxinit.tasks.shapeset import PRIORS
 

@@ -51,7 +51,7 @@ SIZES = {
 
 def reproduce(size: Size, out: Path) -> int:
     """The three claims, two figures, and summary.json."""
-    from jaxinit import store, sweep
+    from jaxinit import sweep
     from jaxinit.report import print_claims
 
     sweep.one_device_per_core()

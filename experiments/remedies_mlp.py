@@ -89,7 +89,6 @@ SIZES = {
 
 def compare(size: Size, out: Path) -> int:
     """Every remedy at every depth as a study of its own, the claims, a figure, and summary.json."""
-    from jaxinit import store
     from jaxinit.report import print_claims
 
     cells = {f"{depth} layers, {remedy}": (depth, remedy) for depth in size.depths for remedy in size.remedies}

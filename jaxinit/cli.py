@@ -38,9 +38,7 @@ CHECKED = Study(
 )
 
 
-def run(
-    study: tyro.conf.OmitArgPrefixes[Study] = STUDY, out: Path | None = None, force_resume: bool = False
-) -> int:
+def run(study: tyro.conf.OmitArgPrefixes[Study] = STUDY, out: Path | None = None, force_resume: bool = False) -> int:
     """Measure epochs to convergence for each initialization scheme, each at its own best learning rate.
 
     Without options this is the main job: a vanilla RNN on handwritten digits, nine schemes, five rates, about a
@@ -256,7 +254,15 @@ def plot(folder: tyro.conf.Positional[Path], /) -> int:
     """
     from jaxinit.store import summarize_again
 
-    return exit_code(lambda: _show(summarize_again(folder)))
+    def look() -> int:
+        result = summarize_again(folder)
+        _show(result)
+        if not result.complete:
+            again = f"{result.study.command()} --out {quoted(folder)}"
+            print(f"unfinished: {result.summary['trials']} trials have ended; go on with: {again}")
+        return 0
+
+    return exit_code(look)
 
 
 def carry_out(study: Study, out: Path | None, force_resume: bool = False) -> "Result":

@@ -69,8 +69,7 @@ class Folder:
             return None
         if held.kind != kind:
             raise BadStudy(
-                f"{self.path} holds a {held.kind}, not a {kind}; give --out a new folder "
-                "(nothing was overwritten)"
+                f"{self.path} holds a {held.kind}, not a {kind}; give --out a new folder (nothing was overwritten)"
             )
         mine = plain(question)
         common = held.question.keys() & mine.keys()

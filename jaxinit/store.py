@@ -8,7 +8,6 @@ import hashlib
 import io
 import json
 import platform
-import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
 from importlib import metadata
@@ -71,8 +70,10 @@ def load(path: str | Path) -> Result:
     complete = about["status"] == "complete"
     if complete:
         return Result(study, read_records(folder), _read_json(folder, SUMMARY), folder.path, True, about)
-    records = unfinished_records(folder, study, about)
+    records, remark = unfinished_records(folder, study, about)
     summary = summaries.summarize(records, study, about)
+    if remark:
+        summary["notes"].append(f"{remark}these are the records of the state saved before")
     return Result(study, records, summary, folder.path, False, about)
 
 
@@ -134,15 +135,18 @@ def netcdf(records: xr.Dataset) -> bytes:
     return content.getvalue()
 
 
-def unfinished_records(folder: Folder, study: Study, about: Mapping[str, Any]) -> xr.Dataset:
-    """What is known of a study that is not complete: its last saved state. Raises: BadStudy where there is none."""
-    state, _ = read_state(folder.path, about["digest"], set_aside=False)
+def unfinished_records(folder: Folder, study: Study, about: Mapping[str, Any]) -> tuple[xr.Dataset, str]:
+    """What is known of a study that is not complete, its last saved state, and what is wrong with later ones ("").
+
+    Raises: BadStudy where there is no state.
+    """
+    state, remark = read_state(folder.path, about["digest"], set_aside=False)
     if state is None:
         again = f"{about['command']} --out {quoted(folder.path)}"
         raise BadStudy(f"the study in {folder.path} has no records yet; run it again: {again}")
     records = empty_records(study, about["evaluations_per_epoch"], about["task"], about["digest"])
     restore(records, state)
-    return records
+    return records, remark.partition("going on from")[0]
 
 
 def restore(records: xr.Dataset, state: Mapping[str, np.ndarray]) -> None:
@@ -151,9 +155,7 @@ def restore(records: xr.Dataset, state: Mapping[str, np.ndarray]) -> None:
         records[name].values[...] = state[name]
 
 
-def empty_records(
-    study: Study, evaluations_per_epoch: int, about: Mapping[str, Any], identity: str = ""
-) -> xr.Dataset:
+def empty_records(study: Study, evaluations_per_epoch: int, about: Mapping[str, Any], identity: str = "") -> xr.Dataset:
     """The records of a study before any trial: all axes named, NaN and UNFINISHED everywhere.
 
     `about` says what the attributes cannot take from the study: task, metric, direction, chance; `identity` is the
@@ -185,7 +187,9 @@ def empty_records(
     return xr.Dataset(variables, coords, attrs)
 
 
-def write_study(folder: Folder, study: Study, about: Mapping[str, Any], files: Mapping[str, bytes] | None = None) -> None:
+def write_study(
+    folder: Folder, study: Study, about: Mapping[str, Any], files: Mapping[str, bytes] | None = None
+) -> None:
     """Write study.json, all that is needed to run the study again and on what it ran, and other files with it."""
     content = {
         "schema": SCHEMA,
@@ -239,9 +243,7 @@ def write_state(path: Path, arrays: Mapping[str, np.ndarray], identity: str, liv
     sync_folder(path)
 
 
-def read_state(
-    path: Path, identity: str, set_aside: bool = True
-) -> tuple[dict[str, Any] | None, str]:
+def read_state(path: Path, identity: str, set_aside: bool = True) -> tuple[dict[str, Any] | None, str]:
     """The last good state of an unfinished study, or None, and a line on what was found ("" for nothing).
 
     `lives` among its entries is what `write_state` was told. A file that is torn, whose checksum does not fit, or that
@@ -262,10 +264,11 @@ def read_state(
             if header["identity"] == identity:
                 return state | {"lives": header["lives"]}, f"{remarks}going on from {file}"
             fault = "foreign"
+        reason = "is torn" if fault == "torn" else "belongs to another study"
         if set_aside:
             file.replace(path / f"{name}.{fault}")
-            reason = "is torn" if fault == "torn" else "belongs to another study"
-            remarks += f"{file} {reason} and was set aside as {name}.{fault}; "
+            reason += f" and was set aside as {name}.{fault}"
+        remarks += f"{file} {reason}; "
     return None, remarks
 
 

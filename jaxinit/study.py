@@ -163,10 +163,15 @@ class Study:
     @classmethod
     def from_plain(cls, stored: Mapping[str, Any]) -> "Study":
         """The study of `plain`. Raises: BadStudy for settings that this version does not have."""
+        settings: dict[str, Any] = {}
+        for name, value in stored.items():
+            settings[name] = tuple(value) if isinstance(value, list) else value
         try:
-            return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()})
-        except (TypeError, AttributeError) as error:
-            raise BadStudy(f"no study of this version of jaxinit: {error}; read it with the one that wrote it") from error
+            return cls(**settings)
+        except TypeError as error:
+            raise BadStudy(
+                f"no study of this version of jaxinit ({error}); read it with the one that wrote it"
+            ) from error
 
     def command(self) -> str:
         """The command line that runs this study."""

@@ -43,9 +43,7 @@ def summarize(records: xr.Dataset, study: Study, about: Mapping[str, Any]) -> di
     }
 
 
-def _notes(
-    records: xr.Dataset, study: Study, about: Mapping[str, Any], rows: list[dict[str, Any]]
-) -> list[str]:
+def _notes(records: xr.Dataset, study: Study, about: Mapping[str, Any], rows: list[dict[str, Any]]) -> list[str]:
     per_epoch = records.attrs["evaluations_per_epoch"]
     chosen = f"the rate that was best on {len(study.tuning)} other seeds" if study.tuning else "the one rate given"
     notes = [

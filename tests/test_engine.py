@@ -8,11 +8,13 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray as xr
 
+import jaxinit
 from jaxinit import cell as cells
 from jaxinit import engine, spec, store, sweep
 from jaxinit.initializers import glorot_scheme, normal, zeros
@@ -84,6 +86,9 @@ def test_the_same_command_reads_the_answer_back(result: Result, monkeypatch: pyt
     monkeypatch.setattr(sweep, "Sweep", None)  # nothing may be computed
     again = engine.run(STUDY, out=result.folder, progress=False)
     assert again.summary == result.summary
+    assert again.read_back
+    assert not result.read_back
+    assert again.origin.startswith("computed 20")
 
 
 def test_a_study_can_be_repeated_from_its_own_file(result: Result, tmp_path: Path) -> None:
@@ -172,6 +177,66 @@ def test_signals_are_recorded_between_chunks_and_own_tasks_run(tmp_path: Path) -
     np.testing.assert_allclose(moved.isel(step=0, copy=0), 0.1**2, rtol=1e-3)  # plain SGD at its rate
 
 
+SHORT = replace(STUDY, lrs=(0.1,), epochs=1, batch=320, evaluations=2, target=0.99)
+
+
+def test_new_data_under_an_old_name_never_gives_the_old_answer(tmp_path: Path) -> None:
+    digits = TASKS["digits_rows"]()
+
+    def run(task: Task, models=None, mapping=None) -> Result:
+        study = replace(SHORT, task="own")
+        return engine.run(
+            study, out=tmp_path / "s", tasks={"own": lambda: task}, models=models, progress=False, mapping=mapping
+        )
+
+    own = replace(digits, name="own")
+    first = run(own)
+    assert run(own).summary == first.summary
+    flipped = replace(own, data=own.data | {"train_y": 9 - own.data["train_y"]})
+    with pytest.raises(BadStudy, match=r"holds another study \(the data of task 'own' differ\); give --out a new"):
+        run(flipped)
+    with pytest.raises(BadStudy, match=r"\(loss, metric or batches of task 'own' differ; what model 'rnn' computes"):
+        run(replace(own, loss=lambda outputs, y: 2 * digits.loss(outputs, y)))
+
+    class Silent(jaxinit.RNN):
+        def __call__(self, x, training=None):
+            return 0 * super().__call__(x, training)
+
+    with pytest.raises(BadStudy, match=r"\(what model 'rnn' computes differs\)"):
+        run(own, models={"rnn": Silent})
+    assert run(own, mapping="vmap").read_back, "an answer is one wherever it was computed"
+
+
+def test_an_unfinished_study_goes_on_with_nothing_but_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another text, another device, another version: nothing of it is mixed in."""
+    (tmp_path / "book.txt").write_text("the quick brown fox jumps over the lazy dog. " * 200)
+    study = replace(SHORT, task="text", text=str(tmp_path / "book.txt"), length=10, batch=64, epochs=4, target=0.01)
+    stop = sweep.Sweep.run
+
+    def stopped(self, *args, **kwargs):
+        for chunk in stop(self, *args, **kwargs):
+            signal.raise_signal(signal.SIGTERM)
+            yield chunk
+
+    with monkeypatch.context() as patched:
+        patched.setattr(sweep.Sweep, "run", stopped)
+        assert not engine.run(study, out=tmp_path / "s", progress=False).complete
+    (tmp_path / "book.txt").write_text("the lazy dog jumps over the quick brown fox. " * 200)
+    with pytest.raises(BadStudy, match="the data of task 'text' differ"):
+        engine.run(study, out=tmp_path / "s", progress=False)
+    (tmp_path / "book.txt").write_text("the quick brown fox jumps over the lazy dog. " * 200)
+    with pytest.raises(BadStudy, match="was begun on cpu by map and would go on on cpu by vmap"):
+        engine.run(study, out=tmp_path / "s", progress=False, mapping="vmap")
+    conditions = store.conditions()
+    later = conditions | {"versions": conditions["versions"] | {"jax": "99"}}
+    monkeypatch.setattr(store, "conditions", lambda: later)
+    with pytest.raises(BadStudy, match=rf"under other conditions \(jax {jax.__version__} there, 99 here\); go on"):
+        engine.run(study, out=tmp_path / "s", progress=False)
+    forced = engine.run(study, out=tmp_path / "s", progress=False, force_resume=True)
+    assert forced.complete
+    assert any(note.startswith("resumed by force under other conditions: jax") for note in forced.summary["notes"])
+
+
 # Nobody converges, so 12 trials of two chunks through 8 slots: after three chunks 8 have ended, 4 are half way.
 LONG = replace(STUDY, target=0.99, lrs=(0.1,), seeds=4)
 
@@ -212,7 +277,11 @@ def test_a_signal_saves_and_the_same_study_goes_on_bit_for_bit(
     whole = engine.run(LONG, out=tmp_path / "s", progress=False, slots_per_device=2)
     assert "going on from" in capsys.readouterr().err
     xr.testing.assert_identical(whole.records, uninterrupted.records)
-    assert sorted(path.name for path in (tmp_path / "s").iterdir()) == ["records.nc", "study.json", "summary.json"]
+    names = ["manifest.json", "records.nc", "study.json", "summary.json"]
+    assert sorted(path.name for path in (tmp_path / "s").iterdir()) == names
+    first, second = whole.about["lives"]
+    assert whole.summary["compilations"] == first["compilations"] + second["compilations"] == 2
+    assert whole.summary["wall_s"] == first["wall_s"] + second["wall_s"] > first["wall_s"] > 0
 
 
 def test_a_torn_state_is_set_aside_and_the_one_before_is_used(
@@ -293,14 +362,6 @@ def test_a_scheme_that_covers_too_little_is_refused_before_any_work(tmp_path: Pa
     with pytest.raises(BadStudy, match=r"'bare' has no rule for parameter 'layers.0.bias'"):
         engine.run(study, out=tmp_path / "s", schemes={"bare": bare}, progress=False)
     assert not (tmp_path / "s").exists()
-
-
-def test_notes_say_when_the_resolution_is_another(result: Result) -> None:
-    assert not any("do not divide" in note for note in result.summary["notes"])
-    cell = cells.check(replace(STUDY, evaluations=7))
-    records = store.empty_records(cell.study, 5, engine._task_attributes(cell))
-    notes = engine.summarize(records, cell.study)["notes"]
-    assert any("7 evaluations an epoch do not divide its batches; 5 were made" in note for note in notes)
 
 
 def test_sequences_of_nan_are_diverged_trials_and_cost_no_other(tmp_path: Path) -> None:

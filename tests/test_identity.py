@@ -17,9 +17,7 @@ from jaxinit.models import MLP
 from jaxinit.study import Study
 from jaxinit.tasks import TASKS, Task
 
-STUDY = Study(
-    model="mlp", task="own", schemes=("mine",), baseline="mine", hidden=8, lrs=(0.1,), target=0.5
-)
+STUDY = Study(model="mlp", task="own", schemes=("mine",), baseline="mine", hidden=8, lrs=(0.1,), target=0.5)
 
 
 class Doubled(MLP):
@@ -64,7 +62,10 @@ def altered(task: Task, name: str, change) -> Task:
     [
         (lambda t: (altered(t, "train_x", lambda x: 0 * x), None, MLP), ["the data of task 'own' differ"]),
         (lambda t: (altered(t, "train_y", lambda y: 9 - y), None, MLP), ["the data of task 'own' differ"]),
-        (lambda t: (altered(t, "valid_x", lambda x: x.at[0, 0, 0].add(1)), None, MLP), ["the data of task 'own' differ"]),
+        (
+            lambda t: (altered(t, "valid_x", lambda x: x.at[0, 0, 0].add(1)), None, MLP),
+            ["the data of task 'own' differ"],
+        ),
         (
             lambda t: (replace(t, loss=lambda a, y: 3 * t.loss(a, y)), None, MLP),
             ["loss, metric or batches of task 'own' differ", "what model 'mlp' computes differs"],

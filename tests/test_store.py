@@ -120,7 +120,9 @@ def test_a_study_that_was_killed_shows_its_last_saved_state(tmp_path: Path) -> N
     assert (result.records.metric == 0.75).all()
     assert result.summary["trials"] == 12
     (tmp_path / store.STATE).write_bytes(b"torn")
-    assert (store.load(tmp_path).records.metric == 0.25).all()
+    before = store.load(tmp_path)
+    assert (before.records.metric == 0.25).all()
+    assert before.summary["notes"][-1].endswith("is torn; these are the records of the state saved before")
     assert (tmp_path / store.STATE).exists(), "who only looks sets nothing aside"
 
 
@@ -154,7 +156,7 @@ def test_missing_records_of_a_finished_study_give_advice_that_ends(tmp_path: Pat
     write(tmp_path)
     (tmp_path / "records.nc").unlink()
     for look in (store.load, store.summarize_again):
-        with pytest.raises(BadStudy, match="records.nc is missing; restore it from a copy, or move the folder away"):
+        with pytest.raises(BadStudy, match=r"records.nc is missing; restore it from a copy, or move the folder away"):
             look(tmp_path)
 
 
