@@ -257,6 +257,8 @@ def plot(folder: tyro.conf.Positional[Path], /) -> int:
     def look() -> int:
         result = summarize_again(folder)
         _show(result)
+        if result.remark:
+            print(result.remark)
         if not result.complete:
             again = f"{result.study.command()} --out {quoted(folder)}"
             print(f"unfinished: {result.summary['trials']} trials have ended; go on with: {again}")

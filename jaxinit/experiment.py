@@ -83,6 +83,8 @@ def run_all(
         results[name] = engine.run(study, out=folder, schemes=schemes, tasks=tasks, models=models, signals=signals)
         if not results[name].complete:
             raise Interrupted
+        if results[name].read_back:
+            print(f"  read from {folder}, {results[name].origin}", file=sys.stderr)
     return results
 
 

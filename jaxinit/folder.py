@@ -69,7 +69,7 @@ class Folder:
             return None
         if held.kind != kind:
             raise BadStudy(
-                f"{self.path} holds a {held.kind}, not a {kind}; give --out a new folder (nothing was overwritten)"
+                f"{self.path} holds {a(held.kind)}, not {a(kind)}; give --out a new folder (nothing was overwritten)"
             )
         mine = plain(question)
         common = held.question.keys() & mine.keys()
@@ -220,6 +220,11 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
         else:
             changes.append(f"{key} is {before!r} there, {now!r} here")
     return changes
+
+
+def a(kind: str) -> str:
+    """A kind of answer with its article."""
+    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
 
 
 def digest(content: bytes) -> str:

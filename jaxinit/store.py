@@ -19,7 +19,7 @@ import numpy as np
 import xarray as xr
 
 from jaxinit import summary as summaries
-from jaxinit.folder import Folder, digest, quoted, sync_folder, to_json, write_synced
+from jaxinit.folder import Folder, a, digest, quoted, sync_folder, to_json, write_synced
 from jaxinit.outcome import Outcome
 from jaxinit.study import BadStudy, Study
 
@@ -39,7 +39,8 @@ SCHEMA = 2  # of study.json and records.nc
 class Result(NamedTuple):
     """A study as its folder holds it: what was asked, the records, the answer, and whether every trial ran.
 
-    `about` is all of study.json. `read_back` says that nothing was computed: the answer was in the folder.
+    `about` is all of study.json. `read_back` says that nothing was computed: the answer was in the folder. `remark`
+    says what is wrong with it, as when the last state of an unfinished study is torn; empty for nothing.
     """
 
     study: Study
@@ -49,6 +50,7 @@ class Result(NamedTuple):
     complete: bool
     about: Mapping[str, Any] = MappingProxyType({})
     read_back: bool = False
+    remark: str = ""
 
     @property
     def origin(self) -> str:
@@ -72,9 +74,7 @@ def load(path: str | Path) -> Result:
         return Result(study, read_records(folder), _read_json(folder, SUMMARY), folder.path, True, about)
     records, remark = unfinished_records(folder, study, about)
     summary = summaries.summarize(records, study, about)
-    if remark:
-        summary["notes"].append(f"{remark}these are the records of the state saved before")
-    return Result(study, records, summary, folder.path, False, about)
+    return Result(study, records, summary, folder.path, False, about, remark=remark)
 
 
 def summarize_again(path: str | Path) -> Result:
@@ -106,7 +106,7 @@ def stored(path: str | Path) -> dict[str, Any]:
     folder = Folder(Path(path))
     held = folder.manifest()
     if held is None or held.kind != "study":
-        what = "no study" if held is None else f"a {held.kind} and no study"
+        what = "no study" if held is None else f"{a(held.kind)} and no study"
         raise BadStudy(f"{folder.path} holds {what} (no study.json); give the folder that `jaxinit run` printed")
     return _read_json(folder, STUDY)
 
@@ -146,7 +146,8 @@ def unfinished_records(folder: Folder, study: Study, about: Mapping[str, Any]) -
         raise BadStudy(f"the study in {folder.path} has no records yet; run it again: {again}")
     records = empty_records(study, about["evaluations_per_epoch"], about["task"], about["digest"])
     restore(records, state)
-    return records, remark.partition("going on from")[0]
+    torn = remark.partition("going on from")[0]
+    return records, torn and f"{torn}these are the records of the state saved before"
 
 
 def restore(records: xr.Dataset, state: Mapping[str, np.ndarray]) -> None:
@@ -249,13 +250,12 @@ def read_state(path: Path, identity: str, set_aside: bool = True) -> tuple[dict[
     `lives` among its entries is what `write_state` was told. A file that is torn, whose checksum does not fit, or that
     belongs to another study, is set aside under another name, or left alone.
     """
+    contents = {name: (path / name).read_bytes() for name in (STATE, SPARE) if (path / name).exists()}
     remarks = ""
-    for name in (STATE, SPARE):
+    if len(contents) == 2 and contents[STATE] == contents[SPARE]:  # no two states are alike: each knows its time
+        remarks = f"{path / STATE} is a copy of {SPARE}; "
+    for name, content in contents.items():
         file = path / name
-        try:
-            content = file.read_bytes()
-        except FileNotFoundError:
-            continue
         fault = "torn"
         if hashlib.sha256(content[32:]).digest() == content[:32]:
             with np.load(io.BytesIO(content[32:]), allow_pickle=False) as arrays:

@@ -134,7 +134,7 @@ def judge(folder: Path, whole: store.Result, answer: str) -> str:
         code, said, errors = ask(folder)
         if code != 0:
             return "named" if errors.startswith("jaxinit: ") and errors.count("\n") == 1 else "traceback"
-        if "is torn; these are the records" in said or "another study; these are the records" in said:
+        if "; these are the records of the state saved before" in " ".join(said.split()):
             return "named"
         same = said == answer and store.load(folder).records.identical(whole.records)
         return "harmless" if same else "silent"

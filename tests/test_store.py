@@ -122,8 +122,10 @@ def test_a_study_that_was_killed_shows_its_last_saved_state(tmp_path: Path) -> N
     (tmp_path / store.STATE).write_bytes(b"torn")
     before = store.load(tmp_path)
     assert (before.records.metric == 0.25).all()
-    assert before.summary["notes"][-1].endswith("is torn; these are the records of the state saved before")
+    assert before.remark.endswith("is torn; these are the records of the state saved before")
     assert (tmp_path / store.STATE).exists(), "who only looks sets nothing aside"
+    (tmp_path / store.STATE).write_bytes((tmp_path / store.SPARE).read_bytes())
+    assert "state.bin is a copy of state.before.bin; these are" in store.load(tmp_path).remark
 
 
 def test_a_state_of_another_study_is_never_taken(tmp_path: Path) -> None:
