@@ -250,7 +250,12 @@ def read_state(path: Path, identity: str, set_aside: bool = True) -> tuple[dict[
     `lives` among its entries is what `write_state` was told. A file that is torn, whose checksum does not fit, or that
     belongs to another study, is set aside under another name, or left alone.
     """
-    contents = {name: (path / name).read_bytes() for name in (STATE, SPARE) if (path / name).exists()}
+    contents: dict[str, bytes] = {}
+    for name in (STATE, SPARE):
+        try:
+            contents[name] = (path / name).read_bytes()
+        except FileNotFoundError:
+            continue
     remarks = ""
     if len(contents) == 2 and contents[STATE] == contents[SPARE]:  # no two states are alike: each knows its time
         remarks = f"{path / STATE} is a copy of {SPARE}; "
