@@ -9,10 +9,10 @@ with warm-up 13,690, without it diverged.
     python experiments/rezero2020.py --size smoke    seconds: checks that all of it works
     python experiments/rezero2020.py --size paper    width 512, sequences of 512: for an accelerator
 
-Expect at quick: to 3.2 bits per character (4 seeds, each at its own best rate) ReZero needs 0.94 epochs, pre-norm
-1.44, gates at 1 1.66, and post-norm does not arrive in 2 at any of four rates: ReZero is 1.77 times faster than with
-its gates at 1 (1.50 to 2.08; published 1.65), 1.53 times faster than pre-norm (1.31 to 1.81; published 2.02).
-ReZero's best rate, 0.01, is the highest of the grid.
+Expect at quick (on the text before 2026-11-25): to 3.2 bits per character (4 seeds, each at its own best rate) ReZero
+needs 0.94 epochs, pre-norm 1.44, gates at 1 1.66, and post-norm does not arrive in 2 at any of four rates: ReZero is
+1.77 times faster than with its gates at 1 (1.50 to 2.08; published 1.65), 1.53 times faster than pre-norm (1.31 to
+1.81; published 2.02). ReZero's best rate, 0.01, is the highest of the grid.
 """
 
 import sys
@@ -45,7 +45,7 @@ STUDY = Study(
     tune_seeds=1,
     epochs=2,
     evaluations=8,
-    target=3.2,
+    target=2.8,
 )
 
 

@@ -26,6 +26,7 @@ from typing import Any
 
 from jaxinit import stats
 from jaxinit.experiment import finish, main_of, rows_of, run_all
+from jaxinit.report import NOT_JUDGED
 from jaxinit.study import Study
 
 MAIN_JOB = Study(
@@ -129,7 +130,7 @@ def measure(studies: dict[str, Study], out: Path) -> int:
 def answer(claims: list[dict[str, Any]], baseline: str) -> str:
     """A10 in a line: in how many cells Xavier is how many times faster than a baseline, and how sure that is."""
     mine = [claim for claim in claims if claim["statement"].endswith(f"against {baseline})")]
-    count = Counter(claim["verdict"] for claim in mine)
+    count = Counter(claim["verdict"] or NOT_JUDGED for claim in mine)
     exact = [claim["measured"] for claim in mine if claim["measured_is"] == "="]
     spread = f"{min(exact):.2g} to {max(exact):.2g} times" if exact else "no ratio"
     verdicts = ", ".join(f"{verdict} in {n}" for verdict, n in count.most_common())

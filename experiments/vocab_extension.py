@@ -9,11 +9,11 @@ pairs of characters as new tokens (B8)?
     python experiments/vocab_extension.py --size smoke    seconds: checks that all of it works
     python experiments/vocab_extension.py --size paper    width 512, 512 new tokens: for an accelerator
 
-Expect at quick: by the mean, KL before the first step is 0.05 to 0.06 of the bound for 1 to 64 new tokens beside 103,
-whatever the shift of the logits. Zeros and N(0, 0.02^2) are below the bound too as the model was trained, and with
-all logits shifted by -10 they exceed it 270 times (1 token), 61 times (8) and 14 times (64). No old logit moves.
-Epochs to 4 bits per token with 64 pairs (8 seeds): 1.10 to 1.12 for all four starts, the mean 1.00 times (0.97 to
-1.04) as fast as the Gaussian; a new model does not arrive in 3.
+Expect at quick (on the text before 2026-11-25): by the mean, KL before the first step is 0.05 to 0.06 of the bound
+for 1 to 64 new tokens beside 103, whatever the shift of the logits. Zeros and N(0, 0.02^2) are below the bound too as
+the model was trained, and with all logits shifted by -10 they exceed it 270 times (1 token), 61 times (8) and 14
+times (64). No old logit moves. Epochs to 4 bits per token with 64 pairs (8 seeds): 1.10 to 1.12 for all four starts,
+the mean 1.00 times (0.97 to 1.04) as fast as the Gaussian; a new model does not arrive in 3.
 """
 
 import math

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from jaxinit.store import Result
 
+NOT_JUDGED = "not judged at smoke size"
 ROW_WIDTH = 120  # what the rows of several studies need, whatever the terminal says
 
 
@@ -45,7 +46,7 @@ def print_answer(result: Result, console: Console | None = None) -> None:
         console.print(
             f"[bold]{claim['id']}[/bold] {claim['statement']}\n   measured {sign}{claim['measured']:.2g} "
             f"({claim['low']:.2g} to {claim['high']:.2g}); published: {claim['published'] or 'no source found'}; "
-            f"[bold]{claim['verdict']}[/bold]\n   {claim['note']}",
+            f"[bold]{claim['verdict'] or NOT_JUDGED}[/bold]\n   {claim['note']}",
             highlight=False,
         )
     for note in summary["notes"]:
@@ -74,7 +75,7 @@ def print_claims(claims: list[dict[str, Any]]) -> None:
         sign = {">=": "at least ", "<=": "at most ", "?": "no estimate: "}.get(claim.get("measured_is", "="), "")
         print(
             f"{claim['id']}: {claim['statement']}: {sign}{claim['measured']:.4g}{spread}; "
-            f"published: {claim['published'] or 'no source found'}; {claim['verdict']}"
+            f"published: {claim['published'] or 'no source found'}; {claim['verdict'] or NOT_JUDGED}"
         )
 
 

@@ -8,7 +8,9 @@ too: stopping its clock when it diverged would make a scheme look better the soo
 """
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -406,8 +408,23 @@ def ratio_claim(
     }
 
 
-def verdict(low: float, high: float, band: tuple[float, float], kind: str = "=") -> str:
-    """What an interval says of a band: see `judge`."""
+_judging: ContextVar[bool] = ContextVar("judging", default=True)
+
+
+@contextmanager
+def no_verdicts() -> Iterator[None]:
+    """Within it claims are measured and not judged: their verdict is None, as at an experiment's smoke size."""
+    before = _judging.set(False)
+    try:
+        yield
+    finally:
+        _judging.reset(before)
+
+
+def verdict(low: float, high: float, band: tuple[float, float], kind: str = "=") -> str | None:
+    """What an interval says of a band: see `judge`. None within `no_verdicts`."""
+    if not _judging.get():
+        return None
     if kind in ("<=", "?"):
         return "refuted" if kind == "<=" and high < band[0] else "too noisy to tell"
     if low > band[1]:

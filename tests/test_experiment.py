@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from jaxinit import engine, experiment
+from jaxinit import engine, experiment, stats
 from jaxinit.store import Result
 from jaxinit.study import BadStudy, Interrupted, Study
 
 STUDY = Study(
     hidden=8, schemes=("small_normal", "orthogonal"), lrs=(0.1, 0.3), seeds=2, tune_seeds=1, epochs=1, target=0.2
 )
+TIMES = stats.Times(np.asarray([1.0, 2.0, 3.0]), np.ones(3, bool))
 STUDIES = {"T=8": STUDY, "a ReLU": replace(STUDY, activation="relu")}
 
 
@@ -69,6 +70,28 @@ def test_an_interrupted_study_ends_the_experiment(monkeypatch: pytest.MonkeyPatc
         experiment.run_all({"T=8": STUDY}, tmp_path)
     main = experiment.main_of("x", "About x.", {"quick": STUDIES}, lambda of, out: len(experiment.run_all(of, out)))
     assert main(["--out", str(tmp_path / "x")]) == 130
+
+
+@pytest.mark.parametrize(("size", "verdict"), [("smoke", None), ("quick", "supported")])
+def test_a_smoke_size_judges_nothing(
+    size: str, verdict: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither in the summary nor in print; the next experiment of the process judges again."""
+
+    def claims(_: int, out: Path) -> int:
+        rows = [
+            stats.claim_of("X", "one is one", [1.0, 1.0, 1.0], "1", (0.9, 1.1), ""),
+            stats.ratio_claim("Y", "faster", TIMES, TIMES, 4.0, "1", (0.9, 1.1)),
+        ]
+        return experiment.finish(out, [], rows, {})
+
+    main = experiment.main_of("x", "About x.", {"smoke": 0, "quick": 1}, claims)
+    assert main(["--size", size, "--out", str(tmp_path)]) == 0
+    stored = json.loads((tmp_path / "summary.json").read_text())["claims"]
+    assert [claim["verdict"] for claim in stored] == [verdict, verdict]
+    assert [claim["measured"] for claim in stored] == [1.0, 1.0]
+    assert capsys.readouterr().out.count(verdict or "not judged at smoke size") == 2
+    assert stats.verdict(1.0, 1.0, (0.9, 1.1)) == "supported"
 
 
 def test_bad_input_is_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,6 +29,9 @@ def test_smoke(path: Path, tmp_path: Path) -> None:
     summary = json.loads((tmp_path / "s" / "summary.json").read_text())
     assert bool(summary["table"]) == (path.stem not in NO_EPOCHS)
     assert summary["claims"]
+    for path in (tmp_path / "s").rglob("summary.json"):  # also those of the studies it is made of
+        assert {claim["verdict"] for claim in json.loads(path.read_text())["claims"]} <= {None}, path
+    assert not any(word in done.stdout for word in ("; supported", "; refuted", "; too noisy")), done.stdout
     assert list((tmp_path / "s" / "figures").glob("*.png"))
 
 

@@ -95,6 +95,13 @@ def test_claims_of_experiments_are_a_line_each(capsys: pytest.CaptureFixture[str
     assert second == "X2: another: 3; published: 2; refuted"
 
 
+def test_a_claim_without_a_verdict_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    unjudged = CLAIM | {"verdict": None}
+    report.print_claims([unjudged])
+    assert capsys.readouterr().out.endswith("not judged at smoke size\n")
+    assert "not judged at smoke size" in " ".join(printed(SUMMARY | {"claims": [unjudged]}).split())
+
+
 def test_the_rows_of_several_studies_are_one_table() -> None:
     out = io.StringIO()
     rows = [row | {"cell": cell} for cell in ("rnn, T=8", "lstm, T=64") for row in (ROW, BASELINE, NEVER)]

@@ -6,8 +6,13 @@ import io
 import itertools
 import math
 import pickle
+import re
+import subprocess
 import sys
 import tarfile
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -16,9 +21,9 @@ import numpy as np
 import pytest
 
 from jaxinit.spec import named_key
-from jaxinit.tasks import TASKS, disk
+from jaxinit.tasks import TASKS, disk, grammar
 from jaxinit.tasks.base import cross_entropy, patches, squared_error
-from jaxinit.tasks.text import encode
+from jaxinit.tasks.text import decode, encode
 
 KEY = jax.random.key(0)
 BATCH = 64
@@ -44,6 +49,12 @@ def test_every_task_holds_its_shapes(name: str) -> None:
     assert math.isfinite(float(loss))
     task.check_target(task.target)
     assert task.name == name
+    assert np.asarray(task.data["valid_x"]).dtype == x.dtype == (np.int32 if whole_numbers else np.float32)
+    labels = task.loss is not squared_error
+    assert np.asarray(task.data["valid_y"]).dtype == y.dtype == (np.int32 if labels else np.float32)
+    if labels:
+        seen = np.concatenate([y.ravel(), np.ravel(task.data["valid_y"])])
+        assert 0 <= seen.min() <= seen.max() < task.out_features
     assert TASKS[name]().fingerprint() == task.fingerprint()
 
 
@@ -134,10 +145,14 @@ def test_targets_out_of_reach_are_refused(name: str, target: float) -> None:
 
 @pytest.mark.parametrize(
     ("name", "length"),
-    [("adding", 1), ("copy", 0), ("multiplication", 1), ("temporal_order", 9), ("parity", 0), ("text", 0)],
+    [
+        *(("adding", 1), ("copy", 0), ("copy_variable", 0), ("multiplication", 1), ("temporal_order", 9)),
+        *(("temporal_order_3", 0), ("parity", 0), ("text", 0), ("words", -3), ("parity", True)),
+    ],
 )
 def test_lengths_that_make_no_sense_are_refused(name: str, length: int) -> None:
-    with pytest.raises(ValueError, match=f"task '{name}' .* got {length}"):
+    got = re.escape(f"got {length!r}")
+    with pytest.raises(ValueError, match=f"^task '{name}' .*needs a length of [0-9]+ or more, {got}$"):
         TASKS[name](length)
 
 
@@ -173,6 +188,8 @@ def test_a_pool_of_shapes_holds_the_same_pictures() -> None:
     np.testing.assert_array_equal(y, y_again)
     assert pool.examples == shapeset.EXAMPLES
     assert int(pool.tickets(pool.data, jax.random.key(0), 100, 10).max()) == 63
+    with pytest.raises(ValueError, match="needs 1 image or more, got 0"):
+        shapeset.from_pool(0)
 
 
 def test_permuted_digits_are_the_same_digits_in_an_order_of_their_own() -> None:
@@ -350,25 +367,315 @@ def test_words_have_one_number_each_and_rare_ones_share_one(tmp_path: Path) -> N
     [
         (b"", "is empty; give a file"),
         (b"  \n", "is empty"),
+        (b"\xef\xbb\xbf\r\n", "is empty"),
         (b"abc\x00def", r"is binary \(byte 3 is 0\)"),
-        (b"abc\xff\xfe", r"no UTF-8 text \(byte 3 is 0xff\)"),
+        ("abc".encode("utf-16-le"), r"is binary \(byte 1 is 0\); give a text file, in UTF-8 or with a byte order mark"),
+        (b"abc\xff\xfe", r"no UTF-8 text \(byte 3 is 0xff\); convert it to UTF-8"),
+        (b"\xff\xfea\x00\x00\xd8", r"no UTF-16 text \(byte 4 is 0x00\)"),
         (b"too short", "too few for windows of 50"),
     ],
 )
 def test_files_that_are_no_text_are_refused(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "file.txt"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as error:
         TASKS["text"](file=path)
+    assert "\n" not in str(error.value)
 
 
 def test_text_that_is_missing_or_holds_other_characters_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="cannot be read: No such file"):
         TASKS["text"](file=tmp_path / "none.txt")
+    with pytest.raises(ValueError, match="cannot be read: Is a directory"):
+        TASKS["words"](file=tmp_path)
     with pytest.raises(ValueError, match=r"2 characters are outside the vocabulary of 3: 'd' at 1, 'e' at 3"):
         encode("adbec", "abc")
     with pytest.raises(ValueError, match="it is licensed, so put it into"):
         TASKS["penn_treebank"]()
+
+
+BOOK = "L'\u00e9t\u00e9 \u00e0 la mer.\n\nTwo lines, one empty\n" * 60
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        BOOK.replace("\n", "\r\n").encode(),
+        BOOK.replace("\n", "\r").encode(),
+        BOOK.encode("utf-8-sig"),
+        BOOK.replace("\n", "\r\n").encode("utf-8-sig"),
+        BOOK.replace("\n", "\r\n").encode("utf-16"),
+        b"\xfe\xff" + BOOK.encode("utf-16-be"),
+        BOOK.encode("utf-32"),
+    ],
+    ids=["crlf", "cr", "bom", "bom and crlf", "utf-16 and crlf", "utf-16 be", "utf-32"],
+)
+def test_the_same_book_is_the_same_task_whatever_system_wrote_it(tmp_path: Path, raw: bytes) -> None:
+    plain, other = tmp_path / "plain.txt", tmp_path / "other.txt"
+    plain.write_bytes(BOOK.encode())
+    other.write_bytes(raw)
+    assert decode(raw, other) == BOOK
+    for name in ("text", "words"):
+        here, there = (TASKS[name](length=5, file=path) for path in (plain, other))
+        assert there.fingerprint() == here.fingerprint()
+        assert (there.in_features, there.chance, there.target) == (here.in_features, here.chance, here.target)
+
+
+def test_the_penn_treebank_is_read_as_texts_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One token a line end, none for a carriage return or a byte order mark."""
+    monkeypatch.setenv("JAXINIT_DATA_DIR", str(tmp_path))
+    (tmp_path / "penn_treebank").mkdir()
+    raw = ("the cat saw a dog \r\n" * 200).encode("utf-8-sig")
+    digest = hashlib.md5(raw, usedforsecurity=False).hexdigest()
+    files = {f"ptb.{part}.txt": digest for part in ("train", "valid")}
+    monkeypatch.setitem(disk.PINS, "penn_treebank", disk.Pinned(files, hash="md5", embedded="words", licensed=True))
+    for file in files:
+        (tmp_path / "penn_treebank" / file).write_bytes(raw)
+    task = TASKS["penn_treebank"](length=5)
+    assert task.in_features == 7  # the cat saw a dog <eos> <unk>
+    (tmp_path / "penn_treebank" / "ptb.train.txt").write_bytes(raw[:-1])
+    with pytest.raises(ValueError, match=r"truncated or corrupted: .*; get it again$"):
+        TASKS["penn_treebank"](length=5)
+
+
+RUSSIAN = "".join(chr(0x430 + k * k % 32) for k in range(50))
+
+
+@pytest.mark.parametrize(
+    ("train", "valid"),
+    [
+        ("some plain words. " * 500, RUSSIAN * 20),  # another script
+        (RUSSIAN + "some plain words. " * 500, RUSSIAN * 20),  # seen once
+        ("some plain words. " * 500, "\n" * 1000),  # nothing
+        ("some plain words. " * 500, ("some plain words. " + RUSSIAN[:10]) * 36),  # a third of it
+    ],
+)
+def test_a_validation_part_of_another_text_is_refused(tmp_path: Path, train: str, valid: str) -> None:
+    path = tmp_path / "two.txt"
+    path.write_text(train + valid, "utf-8")
+    with pytest.raises(ValueError, match=r"task 'text': the last \S+ characters .*, are another text .*% of") as error:
+        TASKS["text"](length=10, file=path)
+    assert "\n" not in str(error.value)
+
+
+def test_words_of_another_text_are_refused_and_rare_words_are_not(tmp_path: Path) -> None:
+    path = tmp_path / "words.txt"
+    path.write_text("some plain words of it.\n" * 450 + "other stuff comes last here.\n" * 50)
+    with pytest.raises(ValueError, match=r"task 'words': the last 350 .* are another text"):
+        TASKS["words"](length=5, file=path)
+    drawn = np.random.default_rng(0).zipf(1.3, 3000)  # a third of the last tenth was never seen
+    path.write_text(" ".join(f"w{number}" for number in drawn))
+    assert math.isfinite(TASKS["words"](length=5, file=path).chance)
+
+
+def test_no_target_is_above_what_an_even_guess_gives(tmp_path: Path) -> None:
+    """Frequencies that changed would cost 3.4 bits, where two characters alike cost one."""
+    path = tmp_path / "changed.txt"
+    path.write_text("a" * 8910 + "b" * 90 + "ab" * 500)
+    task = TASKS["text"](length=10, file=path)
+    assert task.chance == pytest.approx(1, rel=1e-6)
+    assert task.target == pytest.approx(0.6, rel=1e-6)
+    even = float(task.metric(jnp.zeros((*task.data["valid_y"].shape, 2)), task.data["valid_y"]))
+    assert task.target < even
+
+
+def test_the_embedded_text_has_the_same_bytes_on_every_python() -> None:
+    content = grammar.text()
+    assert hashlib.sha256(content.encode("ascii")).hexdigest() == grammar.SHA256
+    assert len(content) == 500_146
+    with pytest.raises(ValueError, match=rf"has the SHA-256 [0-9a-f]{{64}}, expected {grammar.SHA256}"):
+        grammar.checked(content[1:])
+    # Without any package, as another program would draw it.
+    code = (
+        f"import runpy; names = runpy.run_path({grammar.__file__!r}); text = names['text'](); "
+        "print(len(text), names['hashlib'].sha256(text.encode()).hexdigest())"
+    )
+    alone = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=True)
+    assert alone.stdout.split() == ["500146", grammar.SHA256]
+
+
+def starters() -> dict[str, list[set[str]]]:
+    """By symbol and alternative: the tokens that it can begin with, "" where it can be empty."""
+    first: dict[str, set[str]] = {symbol: set() for symbol in grammar.rules()}
+
+    def of_all(parts: tuple[str, ...]) -> set[str]:
+        begins = {""}
+        for part in parts:
+            if "" in begins:
+                begins = begins - {""} | first.get(part, {part})
+        return begins
+
+    changed = True
+    while changed:
+        before = sum(map(len, first.values()))
+        for symbol, alternatives in grammar.rules().items():
+            for _, parts in alternatives:
+                first[symbol] |= of_all(parts)
+        changed = sum(map(len, first.values())) > before
+    return {symbol: [of_all(parts) for _, parts in choices] for symbol, choices in grammar.rules().items()}
+
+
+def followers(begins: dict[str, set[str]]) -> dict[str, set[str]]:
+    """By symbol: the tokens that can come after it."""
+    after: dict[str, set[str]] = {symbol: set() for symbol in grammar.rules()}
+    changed = True
+    while changed:
+        before = sum(map(len, after.values()))
+        for symbol, alternatives in grammar.rules().items():
+            for _, parts in alternatives:
+                later = after[symbol]
+                for part in reversed(parts):
+                    if part in after:
+                        after[part] |= later
+                    start = begins.get(part, {part})
+                    later = (start - {""}) | later if "" in start else start
+        changed = sum(map(len, after.values())) > before
+    return after
+
+
+def test_the_grammar_gives_every_text_one_derivation() -> None:
+    """LL(1): the next token decides every choice, so the entropy of texts is that of derivations."""
+    choices = starters()
+    after = followers({symbol: set().union(*begins) for symbol, begins in choices.items()})
+    for symbol, begins in choices.items():
+        assert sum("" in tokens for tokens in begins) <= 1
+        taken: Counter[str] = Counter()
+        for tokens in begins:
+            taken.update(tokens - {""} | (after[symbol] if "" in tokens else set()))
+        assert max(taken.values()) == 1, f"{symbol}: {taken.most_common(1)}"
+    tokens = {part for choices in grammar.rules().values() for _, parts in choices for part in parts}
+    words = tokens - set(grammar.rules()) - set(grammar.GAPS)
+    assert len({word.lower() for word in words}) == len(words), "a capital at the start of a sentence hides nothing"
+    assert {word for word in words if word in grammar.FUNCTION_WORDS} == grammar.FUNCTION_WORDS
+    assert all(re.fullmatch(r"[A-Za-z]+|\d+|[.!?,;()\[\]]", word) for word in words)
+
+
+def read_sentences() -> Iterator[tuple[str, float]]:
+    """Every sentence of the embedded text and -log2 of its probability, by a parser that looks one token ahead."""
+    choices = starters()
+    chosen: dict[str, dict[str, tuple[float, tuple[str, ...]]]] = {}
+    for symbol, alternatives in grammar.rules().items():
+        total = sum(weight for weight, _ in alternatives)
+        chosen[symbol] = {}
+        for (weight, parts), begins in zip(alternatives, choices[symbol], strict=True):
+            chosen[symbol] |= dict.fromkeys(begins, (-math.log2(weight / total), parts))
+    spelled = {token.lower(): token for table in chosen.values() for token in table}
+    for sentence in re.findall(r"[^.!?]+[.!?][ \n]", grammar.text()):
+        pieces = re.findall(r"\w+|[^\w\s]", sentence)
+        tokens = [spelled.get(pieces[0].lower(), pieces[0].lower()), *pieces[1:]]
+        tokens.append("<space>" if sentence[-1] == " " else "<line>")
+        assert grammar.spell(tokens) == sentence
+        waiting, bits = ["sentence"], 0.0
+        for token in tokens:
+            while waiting[-1] != token:
+                table = chosen[waiting.pop()]
+                cost, parts = table[token] if token in table else table[""]
+                bits += cost
+                waiting.extend(reversed(parts))
+            waiting.pop()
+        while waiting:
+            cost, parts = chosen[waiting.pop()][""]
+            bits += cost
+            waiting.extend(reversed(parts))
+        yield sentence, bits
+
+
+def test_the_entropy_of_the_text_is_that_of_its_sentences() -> None:
+    """Mean -log2 p and mean length of the 8,000 sentences are the exact ones within four standard errors."""
+    sentences = list(read_sentences())
+    assert "".join(sentence for sentence, _ in sentences) == grammar.text()
+    count = len(sentences)
+    assert count > 8000
+    lengths = np.asarray([len(sentence) for sentence, _ in sentences], float)
+    costs = np.asarray([bits for _, bits in sentences])
+    exact_cost = grammar.expected(grammar.uncertainty, lambda token: 0.0)
+    exact_length = grammar.expected(lambda choices: 0.0, grammar.width)
+    assert grammar.entropy() == pytest.approx(exact_cost / exact_length)
+    assert costs.mean() == pytest.approx(exact_cost, abs=4 * costs.std() / math.sqrt(count))
+    assert lengths.mean() == pytest.approx(exact_length, abs=4 * lengths.std() / math.sqrt(count))
+    apart = costs - grammar.entropy() * lengths  # of the ratio
+    assert costs.sum() / lengths.sum() == pytest.approx(
+        grammar.entropy(), abs=4 * apart.std() / math.sqrt(count) / lengths.mean()
+    )
+
+
+def test_no_count_of_characters_beats_the_entropy() -> None:
+    """Contexts of up to seven characters, each order interpolated with the one below as Witten and Bell do."""
+    content, order = grammar.text(), 7
+    split = len(content) - len(content) // 10
+    seen: list[defaultdict[str, Counter[str]]] = [defaultdict(Counter) for _ in range(order + 1)]
+    for k in range(order, split):
+        for n in range(order + 1):
+            seen[n][content[k - n : k]][content[k]] += 1
+    bits = []
+    for k in range(split, split + 20_000):
+        p = 1 / 66
+        for n in range(order + 1):
+            counts = seen[n].get(content[k - n : k])
+            if counts is None:
+                break
+            p = (counts[content[k]] + len(counts) * p) / (counts.total() + len(counts))
+        bits.append(-math.log2(p))
+    task = TASKS["text"]()
+    assert grammar.entropy() < np.mean(bits) < task.target < task.chance
+    assert task.entropy == grammar.entropy()
+    with pytest.raises(ValueError, match=r"must be above the entropy of the text \(1\.168\) and below chance"):
+        task.check_target(1.1)
+
+
+def test_a_task_that_is_not_what_it_says_is_refused_in_one_line() -> None:
+    task = TASKS["digits_rows"]()
+    whole = task.data | {"valid_x": task.data["valid_x"].astype(jnp.int32)}
+    short = task.data | {"valid_y": task.data["valid_y"][:-1]}
+    with pytest.raises(ValueError, match=r"'digits_rows': inputs .* are real numbers, got int32 \[517, 8, 8\]"):
+        replace(task, data=whole)
+    with pytest.raises(ValueError, match=r"valid_x \[517, 8, 8\] and valid_y \[517\] do not fit 8 steps of 9 inputs"):
+        replace(task, in_features=9)
+    with pytest.raises(ValueError, match=r"valid_y \[516\] do not fit"):
+        replace(task, data=short)
+    with pytest.raises(ValueError, match=r"readout 'all': expected \[n, 8, 8\] and \['n', 8\]"):
+        replace(task, readout="all")
+
+
+def test_what_the_system_says_of_a_file_is_one_line(
+    small_mnist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = small_mnist / f"{disk.IDX[0]}.gz"
+    content = path.read_bytes()
+    path.unlink()
+    path.mkdir()
+    message = (
+        r"^task 'mnist' cannot read .*\.gz: Is a directory; make it a file that you may read, or use .*'digits_rows'"
+    )
+    with pytest.raises(ValueError, match=message):
+        TASKS["mnist"]()
+    path.rmdir()
+    path.write_bytes(content)
+    read = Path.read_bytes
+
+    def refused(self: Path) -> bytes:
+        if self == path:
+            raise PermissionError(13, "Permission denied", str(self))
+        return read(self)
+
+    with monkeypatch.context() as here:
+        here.setattr(Path, "read_bytes", refused)
+        with pytest.raises(ValueError, match=r"cannot read .*\.gz: Permission denied; make it a file"):
+            TASKS["mnist"]()
+    assert TASKS["mnist"]().name == "mnist"
+
+
+def test_an_account_without_a_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", homeless)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("JAXINIT_DATA_DIR", raising=False)
+    with pytest.raises(ValueError, match=r"home directory.*; say with JAXINIT_DATA_DIR where data sets are"):
+        TASKS["mnist"]()
+    monkeypatch.setenv("JAXINIT_DATA_DIR", str(tmp_path))
+    assert disk.folders("mnist") == [tmp_path / "mnist"]
 
 
 def test_patches_hold_neighbours() -> None:
@@ -378,5 +685,6 @@ def test_patches_hold_neighbours() -> None:
     np.testing.assert_array_equal(of_patches.data["valid_x"][3, 5], picture[2:4, 2:4].ravel())
     coloured = np.arange(4 * 4 * 3).reshape(4, 4, 3)
     np.testing.assert_array_equal(patches(4, 2, 3).reshape(4, -1)[1], coloured[:2, 2:].ravel())
-    with pytest.raises(ValueError, match="must divide the picture's 8, got 3"):
-        patches(8, 3)
+    for size in (3, 0, -2):
+        with pytest.raises(ValueError, match=f"must divide the picture's 8, got {size}"):
+            patches(8, size)

@@ -23,7 +23,9 @@ class Task:
     Shapes: x `[batch, time, in_features]`, or whole numbers `[batch, time]` that stand for one-hot vectors; the
     validation set is `data["valid_x"]`, `data["valid_y"]`.
     `loss` and `metric` take (outputs, y) and return the mean over the batch; `metric_range` is what the metric can
-    be, both ends attainable or not; `why` says why the target is that number.
+    be, both ends attainable or not; `why` says why the target is that number. `entropy` is what no prediction can pass
+    where lower is better, 0 where nobody knows it.
+    Raises: ValueError when the validation set is not what the shapes say.
     """
 
     name: str
@@ -42,6 +44,24 @@ class Task:
     chance: float
     target: float
     why: str
+    entropy: float = 0.0
+
+    def __post_init__(self) -> None:
+        x, y = self.data["valid_x"], self.data["valid_y"]
+        whole = jnp.issubdtype(x.dtype, jnp.integer)
+        expected = (self.length,) if whole and x.ndim == 2 else (self.length, self.in_features)
+        steps = (self.length,) if self.readout == "all" else ()
+        if whole and x.ndim != 2:
+            raise ValueError(
+                f"task {self.name!r}: inputs of shape [n, length, in_features] are real numbers, got {x.dtype} "
+                f"{list(x.shape)}; convert them to float32 (whole numbers [n, length] stand for one-hot vectors)"
+            )
+        if x.shape[1:] != expected or y.shape[: 1 + len(steps)] != (len(x), *steps):
+            raise ValueError(
+                f"task {self.name!r}: valid_x {list(x.shape)} and valid_y {list(y.shape)} do not fit {self.length} "
+                f"steps of {self.in_features} inputs with readout {self.readout!r}: expected [n, "
+                f"{', '.join(map(str, expected))}] and {['n', *steps]}"
+            )
 
     def fingerprint(self) -> str:
         """The SHA-256 of the data: what a record must name to be comparable."""
@@ -58,8 +78,9 @@ class Task:
             low, high, what = self.chance, 1.0, f"above chance ({self.chance:.4g}) and at most 1"
             good = low < target <= high
         else:
-            what = f"above 0 and below chance ({self.chance:.4g})"
-            good = 0 < target < self.chance
+            bound = f"the entropy of the text ({self.entropy:.4g})" if self.entropy else "0"
+            what = f"above {bound} and below chance ({self.chance:.4g})"
+            good = self.entropy < target < self.chance
         if not good:
             raise ValueError(
                 f"target {target:g} is out of reach or says nothing: on task {self.name!r} the metric is "
@@ -67,9 +88,16 @@ class Task:
             )
 
 
+def check_length(name: str, length: int, least: int, because: str = "") -> None:
+    """Raises: ValueError for a length that is no whole number or too short for the task, `because` of what it does."""
+    whole = isinstance(length, int | np.integer) and not isinstance(length, bool)
+    if not whole or length < least:
+        raise ValueError(f"task {name!r} {because}needs a length of {least} or more, got {length!r}")
+
+
 def patches(side: int, size: int, colours: int = 1) -> np.ndarray:
     """The order of a square picture's values, rows of (pixel, colour), in which patches of size x size lie together."""
-    if side % size:
+    if size < 1 or side % size:
         raise ValueError(f"the side of a patch must divide the picture's {side}, got {size}")
     grid = np.arange(side**2 * colours).reshape(side // size, size, side // size, size, colours)
     return grid.transpose(0, 2, 1, 3, 4).ravel()

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from jaxinit.tasks.base import Data, Task, accuracy, cross_entropy, patches, shuffled
+from jaxinit.tasks.base import Data, Task, accuracy, check_length, cross_entropy, patches, shuffled
 
 VALID = 10_000  # the last training pictures validate; the test pictures stay untouched
 PACKED: dict[str, Callable[[bytes], bytes]] = {"": bytes, ".gz": gzip.decompress, ".xz": lzma.decompress}
@@ -134,16 +134,24 @@ def cifar10_patches(size: int = 4) -> Task:
 def verified(name: str, file: str) -> bytes:
     """The content of a data set's file, decompressed, from the first folder that has it.
 
-    Raises: ValueError when no folder has it (saying where it looked, where to put it and what to use instead), and when
-    it is not what it should be.
+    Raises: ValueError when no folder has it (saying where it looked, where to put it and what to use instead), when the
+    system does not let it be read, and when it is not what it should be.
     """
     pinned = PINS[name]
     places = folders(name)
     for folder in places:
         for suffix, unpack in PACKED.items():
             path = folder / f"{file}{suffix}"
-            if path.exists():
-                return check(pinned, file, path.read_bytes(), unpack, str(path))
+            try:
+                raw = path.read_bytes()
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except OSError as error:
+                raise ValueError(
+                    f"task {name!r} cannot read {path}: {error.strerror}; make it a file that you may read, or use the "
+                    f"embedded task {pinned.embedded!r} instead"
+                ) from error
+            return check(pinned, file, raw, unpack, str(path))
     fetch = "it is licensed, so" if pinned.licensed else f"fetch it with scripts/fetch-data {name}, or"
     raise ValueError(
         f"task {name!r} needs the file {file}, which is in none of: {', '.join(map(str, places))}; {fetch} put it into "
@@ -153,24 +161,36 @@ def verified(name: str, file: str) -> bytes:
 
 def check(pinned: Pinned, file: str, raw: bytes, unpack: Callable[[bytes], bytes], where: str) -> bytes:
     """The content of a file, decompressed. Raises: ValueError when it is torn or its digest is not the pinned one."""
+    remedy = "get it again" if pinned.licensed else "delete it and run scripts/fetch-data again"
     try:
         content = unpack(raw)
     except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
-        raise ValueError(f"{where} is torn ({error}); delete it and run scripts/fetch-data again") from error
+        raise ValueError(f"{where} is torn ({error}); {remedy}") from error
     digest = hashlib.new(pinned.hash, content, usedforsecurity=False).hexdigest()
     if digest != pinned.files[file]:
         raise ValueError(
             f"{where} is truncated or corrupted: its {len(content):,} bytes have the {pinned.hash} {digest}, expected "
-            f"{pinned.files[file]}; delete it and run scripts/fetch-data again"
+            f"{pinned.files[file]}; {remedy}"
         )
     return content
 
 
 def folders(name: str) -> list[Path]:
-    """Where a data set is looked for: $JAXINIT_DATA_DIR, the cache folder, where a system package puts it."""
-    given = os.environ.get("JAXINIT_DATA_DIR")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxinit" / "data"
-    return [*([Path(given) / name] if given else []), cache / name, *map(Path, PINS[name].system)]
+    """Where a data set is looked for: $JAXINIT_DATA_DIR, the cache folder, where a system package puts it.
+
+    An account without a home has no cache folder unless $XDG_CACHE_HOME names one.
+    Raises: ValueError when there is no folder at all.
+    """
+    places = []
+    if given := os.environ.get("JAXINIT_DATA_DIR"):
+        places.append(Path(given) / name)
+    try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        places.append(cache / "jaxinit" / "data" / name)
+    except RuntimeError as error:
+        if not places:
+            raise ValueError(f"{error}; say with JAXINIT_DATA_DIR where data sets are") from error
+    return [*places, *map(Path, PINS[name].system)]
 
 
 def idx(name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -210,7 +230,8 @@ def _pictures(
 ) -> Task:
     """A task on pictures `[n, values]`, uint8, which are kept as bytes and standardized batch by batch."""
     count = pictures.shape[1]
-    if length < 1 or count % length:
+    check_length(name, length, 1)
+    if count % length:
         raise ValueError(f"task {name!r}: length must divide its {count} values a picture, got {length}")
     if permuted:
         pictures = pictures[:, np.random.RandomState(0).permutation(count)]

@@ -79,7 +79,10 @@ def from_pool(images: int, examples: int = EXAMPLES) -> Task:
     """`shapeset` with `images` drawn beforehand: an epoch is `examples` of them, picked at random, with replacement.
 
     For many trials on few cores: an image is kept as 1024 bytes, and its batch costs less than drawing it.
+    Raises: ValueError for fewer than one image.
     """
+    if images < 1:
+        raise ValueError(f"a pool of shapes needs 1 image or more, got {images}")
     endless = shapeset()
     keys = jax.random.split(named_key(jax.random.key(0), "shapeset pool"), images)
     draw = jax.jit(jax.vmap(picture))

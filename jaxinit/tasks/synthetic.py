@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from jaxinit.spec import named_key
-from jaxinit.tasks.base import Data, Task, accuracy, cross_entropy, squared_error
+from jaxinit.tasks.base import Data, Task, accuracy, check_length, cross_entropy, squared_error
 
 EXAMPLES = 1280  # an epoch, as long as that of the digits
 VALID = 1024
@@ -29,8 +29,7 @@ def adding(length: int = 50) -> Task:
     Raises: ValueError for a length below 2.
     Source: Hochreiter & Schmidhuber (1997), exp. 4, in the form of Arjovsky, Shah & Bengio (2016).
     """
-    if length < 2:
-        raise ValueError(f"task 'adding' marks one step in each half, so it needs a length of 2 or more, got {length}")
+    check_length("adding", length, 2, "marks one step in each half, so it ")
     chance = 1 / 6
     return _generated(
         "adding",
@@ -56,8 +55,7 @@ def copy(length: int = 20) -> Task:
     Raises: ValueError for a length below 1.
     Source: Arjovsky, Shah & Bengio (2016), section 4.1, after Hochreiter & Schmidhuber (1997).
     """
-    if length < 1:
-        raise ValueError(f"task 'copy' needs a delay of 1 or more, got {length}")
+    check_length("copy", length, 1)
     chance = COPIED * math.log(SYMBOLS) / (length + 2 * COPIED)
     return _generated(
         "copy",
@@ -82,6 +80,7 @@ def copy_variable(length: int = 20) -> Task:
     Raises: ValueError for a length below 1.
     Source: Henaff, Szlam & LeCun (2016), section 3.1, as restated by Tallec & Ollivier (2018), section 3.
     """
+    check_length("copy_variable", length, 1)
     return replace(copy(length), name="copy_variable", **_drawn("copy_variable", _copy_variable_example, length))
 
 
@@ -92,10 +91,7 @@ def multiplication(length: int = 50) -> Task:
     Raises: ValueError for a length below 2.
     Source: Hochreiter & Schmidhuber (1997), exp. 5.
     """
-    if length < 2:
-        raise ValueError(
-            f"task 'multiplication' marks one step in each half, so it needs 2 steps or more, got {length}"
-        )
+    check_length("multiplication", length, 2, "marks one step in each half, so it ")
     return replace(
         adding(length),
         name="multiplication",
@@ -135,8 +131,7 @@ def parity(length: int = 10) -> Task:
     Raises: ValueError for a length below 1.
     Source: Hochreiter & Schmidhuber (1997), section 5, who solve it by guessing weights.
     """
-    if length < 1:
-        raise ValueError(f"task 'parity' needs a length of 1 or more, got {length}")
+    check_length("parity", length, 1)
     return _generated(
         "parity",
         _parity_example,
@@ -156,10 +151,7 @@ def parity(length: int = 10) -> Task:
 
 
 def _temporal(name: str, length: int, tenths: tuple[tuple[int, int], ...]) -> Task:
-    if length < 10:
-        raise ValueError(
-            f"task {name!r} has symbols in tenths of the sequence, so it needs 10 steps or more, got {length}"
-        )
+    check_length(name, length, 10, "has symbols in tenths of the sequence, so it ")
     return _generated(
         name,
         partial(_temporal_example, tenths),

@@ -1,4 +1,4 @@
-"""Text: predict the next character or word. The embedded text is Python's own help on its topics, 0.5 MB of English.
+"""Text: predict the next character or word, of any text file or of the embedded text (`grammar`), 0.5 MB.
 
     file -> text -> whole numbers -> streams, read window after window -> Task
 
@@ -6,6 +6,7 @@ Streams are contiguous: row k of a batch goes on where row k of the batch before
 on (`stateful`); each epoch begins at another place.
 """
 
+import codecs
 import math
 import re
 from collections import Counter
@@ -18,26 +19,45 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from jaxinit.tasks import disk
-from jaxinit.tasks.base import Data, Task, cross_entropy
+from jaxinit.tasks import disk, grammar
+from jaxinit.tasks.base import Data, Task, check_length, cross_entropy
 
 SHARE = 10  # one part in so many, the last, validates
 VALID = 512  # windows that validate, evenly spaced
 WORDS = 2000  # of a vocabulary: the most frequent of the training part
 EPOCH = 80_000  # characters or words in an epoch, at most: the fineness of the answer on long texts
 UNKNOWN, END = "<unk>", "<eos>"
+TO_LEARN = 0.5  # a target on the embedded text leaves this share of what there is to learn above its entropy
+UNSEEN, APART = 0.05, 0.5  # how far a validation part may be from the training part, beyond what chance does
+# The encodings that a mark at the start of a file names; UTF-32's begins with UTF-16's, so it is looked for first.
+MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
 
 
 def text(length: int = 50, file: str | Path | None = None) -> Task:
     """The next character of a text: bits a character on its last tenth; chance is to know the frequencies only.
 
-    x and y: whole numbers `[batch, length]`, characters of the text in order of their code points.
-    Raises: ValueError for a file that is empty, not text or too short, or a length below 1.
+    x and y: whole numbers `[batch, length]`, characters of the text in order of their code points. On the embedded text
+    the target lies between its entropy, 1.17 bits, which no model can pass, and chance.
+    Raises: ValueError for a file that is empty, not text or too short, whose last tenth is unlike the rest, or a length
+    below 1.
     """
     content = read(file)
     vocabulary = sorted(set(content))
+    entropy = 0.0 if file is not None else grammar.entropy()
     return next_token(
-        "text", encode(content, vocabulary), len(vocabulary), length, bits, "validation bits per character"
+        "text",
+        encode(content, vocabulary),
+        len(vocabulary),
+        length,
+        bits,
+        "validation bits per character",
+        entropy=entropy,
     )
 
 
@@ -58,31 +78,48 @@ def penn_treebank(length: int = 20) -> Task:
     The text is licensed: put ptb.train.txt and ptb.valid.txt where the error message says.
     Source: Zaremba et al. (2014), section 4.1.
     """
-    read_part = lambda part: disk.verified("penn_treebank", f"ptb.{part}.txt").decode().replace("\n", END).split()
-    return _of_words("penn_treebank", read_part("train"), read_part("valid"), None, length)
+
+    def part(name: str) -> list[str]:
+        file = f"ptb.{name}.txt"
+        return decode(disk.verified("penn_treebank", file), file).replace("\n", f" {END} ").split()
+
+    return _of_words("penn_treebank", part("train"), part("valid"), None, length)
 
 
 def read(file: str | Path | None) -> str:
     """A text file of the user's, or the embedded text. Raises: ValueError for what is no text, saying why."""
     if file is None:
-        from pydoc_data.topics import topics
-
-        return "\n".join(topics[name] for name in sorted(topics))
+        return grammar.text()
     try:
         raw = Path(file).read_bytes()
     except OSError as error:
         raise ValueError(f"the text {file} cannot be read: {error.strerror}; give the path of a text file") from error
-    if not raw.strip():
+    content = decode(raw, file)
+    if not content.strip():
         raise ValueError(f"the text {file} is empty; give a file with some thousands of characters")
-    try:
-        content = raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{file} is no UTF-8 text (byte {error.start} is 0x{raw[error.start]:02x}); convert it"
-        ) from error
-    if "\0" in content:
-        raise ValueError(f"{file} is binary (byte {raw.index(0)} is 0); give a text file")
     return content
+
+
+def decode(raw: bytes, file: str | Path) -> str:
+    """The characters of a file: the same book is the same text whatever system wrote it.
+
+    UTF-8, or UTF-16 or UTF-32 with a byte order mark; the mark is dropped, and every line ends with one line feed,
+    whether CR LF, CR or LF was there. Nothing else is changed: composed and decomposed accents stay what they are.
+    Raises: ValueError for bytes of no such encoding, or with zeros among them.
+    """
+    encoding = next((name for mark, name in MARKS if raw.startswith(mark)), "utf-8")
+    try:
+        content = raw.decode(encoding)
+    except UnicodeDecodeError as error:
+        name = encoding.removesuffix("-sig").upper()
+        raise ValueError(
+            f"{file} is no {name} text (byte {error.start} is 0x{raw[error.start]:02x}); convert it to UTF-8"
+        ) from error
+    zero = content.find("\0")
+    if zero >= 0:
+        place = len(content[:zero].encode(encoding))
+        raise ValueError(f"{file} is binary (byte {place} is 0); give a text file, in UTF-8 or with a byte order mark")
+    return content.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def encode(content: Sequence[str], vocabulary: Sequence[str]) -> np.ndarray:
@@ -128,13 +165,16 @@ def next_token(
     metric: Callable[..., Any],
     metric_name: str,
     valid: int | None = None,
+    entropy: float = 0.0,
 ) -> Task:
     """A task on whole numbers below `size`: predict number k + 1 from those up to k, in windows of `length`.
 
-    The last `valid` numbers validate (default: a tenth). Raises: ValueError for too few numbers, or a length below 1.
+    The last `valid` numbers validate (default: a tenth); `entropy` is what no prediction can pass, in units of
+    `metric`, 0 where nobody knows it. Chance is to know the frequencies of the training part, or to call all numbers
+    alike where that is better. Raises: ValueError for too few numbers, a validation part unlike the training part, or
+    a length below 1.
     """
-    if length < 1:
-        raise ValueError(f"task {name!r} needs a length of 1 or more, got {length}")
+    check_length(name, length, 1)
     held = len(numbers) // SHARE if valid is None else valid
     train, rest = numbers[: len(numbers) - held], numbers[len(numbers) - held :]
     if len(rest) <= length or size < 2:
@@ -142,12 +182,24 @@ def next_token(
             f"task {name!r}: the text has {len(numbers):,} characters or words ({size} different), of which {held:,} "
             f"validate: too few for windows of {length}; give a longer text or a smaller --length"
         )
+    refuse_another_text(name, train, rest, size)
     starts = np.unique(np.linspace(0, len(rest) - length - 1, VALID).astype(int))
     windows = lambda first: np.stack([rest[k + first : k + first + length] for k in starts])
     share = np.bincount(train, minlength=size) + 1.0
-    unigram = jnp.log(jnp.asarray(share / share.sum(), jnp.float32))
     y = jnp.asarray(windows(1))
-    chance = float(metric(jnp.broadcast_to(unigram, (*y.shape, size)), y))
+    frequencies, alike = (
+        float(metric(jnp.broadcast_to(jnp.log(jnp.asarray(p / p.sum(), jnp.float32)), (*y.shape, size)), y))
+        for p in (share, np.ones(size))
+    )
+    chance = min(frequencies, alike)
+    if entropy:
+        target = entropy + TO_LEARN * (chance - entropy)
+        why = (
+            f"{TO_LEARN:.0%} of the way from chance to the entropy of the text, {entropy:.3f}, which no model can pass"
+        )
+    else:
+        target = (0.6 if metric is bits else 0.35) * chance
+        why = "a share of what the frequencies alone give (0.6 of the bits, 0.35 of the perplexity)"
     examples = min(EPOCH, len(train) - 1) // length
 
     def tickets(data: Data, key: Key[Array, ""], steps: int, batch: int) -> Array:
@@ -176,6 +228,27 @@ def next_token(
         metric_name=metric_name,
         higher_is_better=False,
         chance=chance,
-        target=0.6 * chance if metric is bits else 0.35 * chance,
-        why="a share of what the frequencies alone give (0.6 of the bits, 0.35 of the perplexity)",
+        target=target,
+        why=why,
+        entropy=entropy,
     )
+
+
+def refuse_another_text(name: str, train: np.ndarray, rest: np.ndarray, size: int) -> None:
+    """Raises: ValueError when the part that validates is unlike the part that trains, in one line.
+
+    Compared are the share of numbers that the training part has never seen (expected: the share of those that it has
+    seen once, by Good and Turing) and the distance of frequencies, half the sum of |p - q| (expected: by chance about
+    half the sum of sqrt(2 p (1/n + 1/m) / pi)). Small texts and large vocabularies are apart by chance alone.
+    """
+    count, held = np.bincount(train, minlength=size), np.bincount(rest, minlength=size)
+    unseen, once = held[count == 0].sum() / len(rest), (count == 1).sum() / len(train)
+    pooled = (count + held) / (len(train) + len(rest))
+    apart = np.abs(count / len(train) - held / len(rest)).sum() / 2
+    by_chance = np.sqrt(2 * pooled * (1 / len(train) + 1 / len(rest)) / np.pi).sum() / 2
+    if unseen > UNSEEN + 2 * once or apart > APART + by_chance:
+        raise ValueError(
+            f"task {name!r}: the last {len(rest):,} characters or words, which validate, are another text than those "
+            f"before: {unseen:.0%} of them never occur there, and {apart:.0%} would have to change for the frequencies "
+            "to agree; give a text of one kind, or mix its parts"
+        )
