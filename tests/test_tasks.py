@@ -619,6 +619,7 @@ def test_no_count_of_characters_beats_the_entropy() -> None:
     task = TASKS["text"]()
     assert grammar.entropy() < np.mean(bits) < task.target < task.chance
     assert task.entropy == grammar.entropy()
+    assert task.target == 2.769
     with pytest.raises(ValueError, match=r"must be above the entropy of the text \(1\.168\) and below chance"):
         task.check_target(1.1)
 

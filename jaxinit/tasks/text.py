@@ -185,13 +185,12 @@ def next_token(
     refuse_another_text(name, train, rest, size)
     starts = np.unique(np.linspace(0, len(rest) - length - 1, VALID).astype(int))
     windows = lambda first: np.stack([rest[k + first : k + first + length] for k in starts])
+    labels = windows(1)
     share = np.bincount(train, minlength=size) + 1.0
-    y = jnp.asarray(windows(1))
-    frequencies, alike = (
-        float(metric(jnp.broadcast_to(jnp.log(jnp.asarray(p / p.sum(), jnp.float32)), (*y.shape, size)), y))
-        for p in (share, np.ones(size))
-    )
-    chance = min(frequencies, alike)
+    # In float64, and the target in four digits, so that no version of JAX gives another.
+    frequencies, alike = (-np.log(p / p.sum())[labels].mean() for p in (share, np.ones(size)))
+    nats = float(min(frequencies, alike))
+    chance = nats / math.log(2) if metric is bits else math.exp(nats)
     if entropy:
         target = entropy + TO_LEARN * (chance - entropy)
         why = (
@@ -220,7 +219,7 @@ def next_token(
         out_features=size,
         readout="all",
         examples=examples,
-        data={"train": jnp.asarray(train), "valid_x": jnp.asarray(windows(0)), "valid_y": y},
+        data={"train": jnp.asarray(train), "valid_x": jnp.asarray(windows(0)), "valid_y": jnp.asarray(labels)},
         tickets=tickets,
         batch=batch,
         loss=cross_entropy,
@@ -228,7 +227,7 @@ def next_token(
         metric_name=metric_name,
         higher_is_better=False,
         chance=chance,
-        target=target,
+        target=float(f"{target:.4g}"),
         why=why,
         entropy=entropy,
     )
