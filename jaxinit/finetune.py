@@ -7,7 +7,7 @@ A start from a checkpoint is a `Scheme` like any other (`pretrained`), so that a
 
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -36,28 +36,39 @@ from jaxinit.spec import (
     matches,
     named_key,
     rules,
+    sampling_dtype,
     unmatched,
 )
 from jaxinit.study import BadStudy, Study
 
 NewRows = Literal["zero", "normal", "mean", "mean_cov"]
 
+LORA_ROLES = ("lora_a", "lora_b")
+# Roles of kernels inside a model, whatever their sizes: none of their axes is one of tokens.
+INNER = {"input", "recurrent", "position", "query", "key", "value", "attention_out", "ffn_in", "ffn_out", *LORA_ROLES}
+
 
 def lora_kaiming(leaf: Leaf) -> Initializer | None:
     """Init[A] as LoRA's code has it: A ~ U(+-1/sqrt(fan_in)), variance 1/(3 fan_in), and B = 0.
 
-    A table's A counts a fan_in of 1, since its input is one-hot. Source: Hu et al. (2021), section 4.1, and their code.
+    Of a table A = 0 and B ~ N(0, 1): A is on the side of the vocabulary, where the input picks rows.
+    Source: Hu et al. (2021), section 4.1, and their code, layers `Linear` and `Embedding`, as PEFT has them too.
     """
+    if leaf.role in LORA_ROLES and leaf.kind == "embedding":
+        return zeros if leaf.role == "lora_a" else normal(1.0)
     if leaf.role == "lora_a":
-        return variance_scaling(1 / 3, "fan_in", "uniform") if leaf.kind != "embedding" else normal(3**-0.5)
+        return variance_scaling(1 / 3, "fan_in", "uniform")
     return zeros if leaf.role == "lora_b" else None
 
 
 def lora_gaussian(leaf: Leaf) -> Initializer | None:
-    """Init[A] as LoRA's text has it: A ~ N(0, 1/rank^2), which is how libraries read "a random Gaussian"; B = 0."""
-    if leaf.role == "lora_a":
+    """Init[A] as LoRA's text has it: A ~ N(0, 1/rank^2), which is how libraries read "a random Gaussian"; B = 0.
+
+    Of a table as `lora_kaiming`.
+    """
+    if leaf.role == "lora_a" and leaf.kind != "embedding":
         return normal(1 / leaf.fan_out)
-    return zeros if leaf.role == "lora_b" else None
+    return lora_kaiming(leaf)
 
 
 def lora_init_b(leaf: Leaf) -> Initializer | None:
@@ -75,12 +86,14 @@ class LoRA(nnx.Module):
     noise of the base stand still.
 
     Shapes: A `[inputs, rank]`, B `[rank, outputs]`, float32; all axes of inputs are flattened, and so are those of
-    outputs, where heads and gates count as outputs: one A serves them all.
+    outputs, where heads and gates count as outputs: one A serves them all. The sum is made in float32 or wider and
+    rounded once to the dtype of W, so that where A B = 0 no bit of W changes.
     Roles: `lora_a`, `lora_b`; their `kind` is embedding for a table.
     Arguments: `adapt`, patterns for names or roles of kernels (default: every kernel); `alpha` (default: `rank`);
     `init`, a scheme for the two roles. Flax's own layers are understood as they are, other modules declare their
     parameters (`introspect.param`).
-    Raises: ValueError for a pattern that matches no kernel, or a rank above the smaller side of an adapted kernel.
+    Raises: ValueError for a pattern that matches no kernel, a rank above the smaller side of an adapted kernel, or a
+    kernel of whole numbers.
     Source: Hu et al. (2021), eq. 3; Kalajdzievski (2023) for rank stabilization. Departure: A and B meet in the weights
     and not in the activations, x (W + s A B) for x W + s (x A) B, so that one mechanism serves every kind of layer.
     """
@@ -106,6 +119,15 @@ class LoRA(nnx.Module):
         if idle or not adapted:
             there = ", ".join(f"{leaf.name} ({leaf.role})" for leaf in kernels)
             raise ValueError(f"LoRA: {idle or 'nothing'} matches no kernel to adapt; the kernels are {there or 'none'}")
+        whole = {
+            name: w.dtype for name, w in introspect.values(base).items() if not jnp.issubdtype(w.dtype, jnp.inexact)
+        }
+        for leaf in adapted:
+            if leaf.name in whole:
+                raise ValueError(
+                    f"LoRA: {leaf.name!r} has dtype {whole[leaf.name]}, to which no small step can be added; convert "
+                    "it to a float, or leave it out of `adapt`"
+                )
         sides = {leaf.name: _sides(leaf) for leaf in adapted}
         for name, of in sides.items():
             if rank > min(of):
@@ -141,12 +163,20 @@ class LoRA(nnx.Module):
 
     def merged(self) -> Any:
         """The base with W + s A B as its kernels: an ordinary module, as fast as the base."""
-        return self._with(lambda name, w: w + self._delta(name, w.shape) if name in self.dims else w)
+        return self._with(lambda name, w: self._moved(name, w, 1))
 
     def unmerged(self, merged: nnx.Module) -> Any:
         """The base again from a merged module, which may have been trained on: its kernels less s A B."""
         values = introspect.values(merged)
-        return self._with(lambda name, w: values[name] - self._delta(name, w.shape) if name in self.dims else w)
+        return self._with(lambda name, w: self._moved(name, values.get(name, w), -1))
+
+    def _moved(self, name: str, w: Array, sign: int) -> Array:
+        """A value of the base, plus or minus s A B where it is adapted, in its own dtype."""
+        if name not in self.dims:
+            return w
+        delta = sign * self._delta(name, w.shape)
+        wide = sampling_dtype(w.dtype)
+        return (w.astype(wide) + delta.astype(wide)).astype(w.dtype)
 
     def _with(self, of: Callable[[str, Array], Array]) -> Any:
         return self.fill({name: of(name, variable[...]) for name, variable in self.base.items()})
@@ -202,11 +232,12 @@ def extend_rows(
     share: float = 1e-5,
     used: int | None = None,
 ) -> Float[Array, "w d"]:
-    """A table with `n` new rows after its `used` first ones.
+    """A table with `n` new rows after its `used` first ones, of the same dtype.
 
     zero; normal: N(0, std^2); mean: the mean m of the used rows; mean_cov: N(m, share * their covariance).
     `used` (default: all) is the number of rows that stand for tokens: tables are padded to round sizes, and rows of
     padding are taken first, so that the table grows by less than `n` or not at all.
+    dtypes: new rows are computed in float32 or wider and rounded once; old rows stay as they are.
     Raises: ValueError for n below 1, an unknown `how`, or more used rows than there are.
     Source: Hewitt (2021) for the mean and for `share`, which his code sets to 1e-5.
     """
@@ -215,20 +246,21 @@ def extend_rows(
         raise ValueError(f"a vocabulary is extended by 1 row or more, got {n}")
     if not 1 <= used <= rows.shape[0]:
         raise ValueError(f"used rows must be 1 to {rows.shape[0]}, the rows of the table; got {used}")
-    old = rows[:used]
+    old = rows[:used].astype(sampling_dtype(rows.dtype))
     mean = jnp.broadcast_to(old.mean(0, keepdims=True), (n, rows.shape[1]))
     if how == "zero":
         fresh = jnp.zeros_like(mean)
     elif how == "normal":
-        fresh = std * jax.random.normal(key, mean.shape)
+        fresh = std * jax.random.normal(key, mean.shape, mean.dtype)
     elif how == "mean":
         fresh = mean
     elif how == "mean_cov":
-        mixed = jax.random.normal(key, (n, used)) @ (old - old.mean(0, keepdims=True))  # has the rows' covariance
+        # mixtures of the rows have the rows' covariance
+        mixed = jax.random.normal(key, (n, used), mean.dtype) @ (old - old.mean(0, keepdims=True))
         fresh = mean + mixed * math.sqrt(share / used)
     else:
         raise ValueError(f"new rows are zero, normal, mean or mean_cov, got {how!r}")
-    return jnp.concatenate([old, fresh, rows[used + n :]])
+    return jnp.concatenate([rows[:used], fresh.astype(rows.dtype), rows[used + n :]])
 
 
 def extend_vocabulary(
@@ -238,37 +270,176 @@ def extend_vocabulary(
     how: NewRows,
     key: Key[Array, ""],
     *,
+    vocabulary: int | None = None,
+    parts: Sequence[str] | None = None,
     std: float = 0.02,
     share: float = 1e-5,
     used: int | None = None,
 ) -> dict[str, Array]:
     """The values of a language model with `n` new tokens, in its input table and in its output table with its bias.
 
-    Arguments as `extend_rows`, whose row is a token: a row of an `embedding`, a column of a `readout` kernel together
-    with its entry of the bias (0 for zero and normal). A model without a readout ties the two. New rows by the mean
-    give each new token the mean of the old logits, so that KL(before || after) <= log(1 + n / V), whatever the context,
-    by Jensen's inequality.
-    Raises: ValueError as `extend_rows`, and for a model without an embedding.
+    Arguments as `extend_rows`, whose row is a token: a row of an `embedding`, an output of a head together with its
+    entry of the bias (0 for zero and normal). A model without a head ties the two. New rows by the mean give each new
+    token the mean of the old logits, so that KL(before || after) <= log(1 + n / V), whatever the context, by Jensen's
+    inequality.
+    What has an axis of tokens: the table is the parameter with the role `embedding`, and its rows are the vocabulary,
+    unless `vocabulary` says how many tokens there are (padding included); the head is the kernel with as many outputs
+    and the role `readout`, or else the only other kernel that has an axis of this size. `parts` says it instead:
+    patterns for names or roles of the tables and heads; a head's bias goes with it.
+    Shapes, dtypes: any order and number of axes, one of them of tokens; each parameter keeps its dtype.
+    Raises: ValueError as `extend_rows`; for a model without an embedding; where roles and sizes do not tell what has an
+    axis of tokens, with the names, the sizes and what to give; for values of other shapes than the leaves'.
     Source: Hewitt (2021), Initializing new word embeddings for pretrained language models.
     """
+    wrong = [
+        f"{leaf.name} {values[leaf.name].shape if leaf.name in values else 'is missing'}, the model has {leaf.shape}"
+        for leaf in leaves
+        if leaf.name not in values or tuple(values[leaf.name].shape) != leaf.shape
+    ]
+    if wrong:
+        raise ValueError(f"extend_vocabulary: the values are not the model's: {'; '.join(wrong)}")
+    named = None if parts is None else _named(leaves, parts)
+    size = _vocabulary_size(leaves if named is None else named, vocabulary)
+    having = _recognized(leaves, size, vocabulary is not None) if named is None else _fitting(named, size)
     found = dict(values)
-    tables = [leaf for leaf in leaves if leaf.role == "embedding"]
-    if not tables:
-        raise ValueError("extend_vocabulary: no parameter has the role embedding; this is no model on tokens")
-    extend = lambda name, rows: extend_rows(rows, n, how, named_key(key, name), std=std, share=share, used=used)
-    for leaf in tables:
-        found[leaf.name] = extend(leaf.name, values[leaf.name])
-    for leaf in leaves:
-        if leaf.role != "readout":
-            continue
-        rows, bias = values[leaf.name].T, leaf.name.removesuffix("kernel") + "bias"
-        joined = jnp.concatenate([rows, values[bias][:, None]], 1) if bias in values else rows
-        joined = extend(leaf.name, joined)
-        found[leaf.name] = joined[:, : rows.shape[1]].T
-        if bias in values:
-            first = rows.shape[0] if used is None else used
-            found[bias] = joined[:, -1] if how != "normal" else joined[:, -1].at[first : first + n].set(0.0)
+    for group in _with_biases(having, values, size):
+        axes = [_token_axes(leaf, size)[0] for leaf in group]
+        by_token = [
+            jnp.moveaxis(jnp.asarray(values[leaf.name]), axis, 0) for leaf, axis in zip(group, axes, strict=True)
+        ]
+        wide = max((sampling_dtype(of.dtype) for of in by_token), key=lambda dtype: jnp.dtype(dtype).itemsize)
+        rows = jnp.concatenate([of.astype(wide).reshape(size, -1) for of in by_token], 1)
+        rows = extend_rows(rows, n, how, named_key(key, group[0].name), std=std, share=share, used=used)
+        first = 0
+        for leaf, axis, old in zip(group, axes, by_token, strict=True):
+            width = math.prod(old.shape[1:])
+            new = rows[:, first : first + width].astype(old.dtype).reshape(-1, *old.shape[1:])
+            first += width
+            if leaf.role == "bias" and how == "normal":
+                tokens = size if used is None else used
+                new = new.at[tokens : tokens + n].set(0)
+            found[leaf.name] = jnp.moveaxis(new, 0, axis)
     return found
+
+
+def _vocabulary_size(leaves: Sequence[Leaf], vocabulary: int | None) -> int:
+    """How many tokens there are: as told, or the rows of the tables."""
+    if vocabulary is not None:
+        return vocabulary
+    tables = [leaf for leaf in leaves if leaf.role == "embedding"]
+    rows = {axis_size(leaf.shape, leaf.dims, "i") for leaf in tables}
+    if not rows:
+        raise ValueError(
+            "extend_vocabulary: no parameter has the role embedding, so this is no model on tokens; if it is, give "
+            f"vocabulary=, how many there are, and parts=, what has an axis of them, of {_sized(leaves)}"
+        )
+    if len(rows) > 1:
+        raise ValueError(
+            f"extend_vocabulary: tables of several sizes, {_sized(tables)}; say how many tokens there are, "
+            f"vocabulary={max(rows)}"
+        )
+    return rows.pop()
+
+
+def _recognized(leaves: Sequence[Leaf], size: int, told: bool) -> list[Leaf]:
+    """What has an axis of tokens, by role and by size. `told`: the size was given, so that other sizes are no doubt."""
+    all_tables = [leaf for leaf in leaves if leaf.role == "embedding"]
+    tables = [leaf for leaf in all_tables if len(_token_axes(leaf, size)) == 1]
+    if len(tables) != 1:
+        raise ValueError(
+            f"extend_vocabulary: {len(tables)} tables have {size} rows, of {_sized(all_tables) or 'none'}; name all "
+            f"that has an axis of tokens, parts=({', '.join(repr(leaf.name) for leaf in tables or all_tables)}, ...)"
+        )
+    readouts = [leaf for leaf in leaves if leaf.role == "readout"]
+    heads = [leaf for leaf in readouts if len(_token_axes(leaf, size)) == 1]
+    others = [leaf for leaf in readouts if leaf not in heads]
+    if others and not told:
+        raise ValueError(
+            f"extend_vocabulary: {_sized(others)} has not the {size} outputs of a head over the tokens of "
+            f"{_sized(tables)}; if it is none and stays as it is, say so with vocabulary={size}"
+        )
+    if heads:
+        return [*tables, *heads]
+    # no role says which kernel is the head, or whether there is one: Flax's layers have the role hidden
+    in_doubt = [
+        leaf
+        for leaf in leaves
+        if leaf not in tables and leaf.role not in INNER and leaf.kind != "norm" and size in leaf.shape
+    ]
+    kernels = [leaf for leaf in in_doubt if leaf.role != "bias"]
+    biases = [leaf for leaf in in_doubt if leaf.role == "bias"]
+    one_bias = not kernels and len(biases) == 1
+    one_head = (
+        len(kernels) == 1
+        and _is_head(kernels[0], size)
+        and kernels[0].shape.count(size) == 1
+        and all(leaf.name == _bias_of(kernels[0]) for leaf in biases)
+    )
+    if in_doubt and not one_head and not one_bias:
+        name = tables[0].name
+        raise ValueError(
+            f"extend_vocabulary: {_sized(in_doubt)} have an axis of {size} too, the tokens of {name}, and no role "
+            f"readout says which is the head; name it beside the table, parts=({name!r}, ...), or the table alone"
+        )
+    return [*tables, *in_doubt]
+
+
+def _named(leaves: Sequence[Leaf], parts: Sequence[str]) -> list[Leaf]:
+    """What the caller says has an axis of tokens."""
+    idle = [pattern for pattern in parts if not any(matches(pattern, leaf) for leaf in leaves)]
+    if idle or not parts:
+        raise ValueError(f"extend_vocabulary: parts {idle} match no parameter; there are {_sized(leaves)}")
+    return [leaf for leaf in leaves if any(matches(pattern, leaf) for pattern in parts)]
+
+
+def _fitting(named: list[Leaf], size: int) -> list[Leaf]:
+    """The parameters that the caller named, each of which must have one axis of the size."""
+    unfit = [leaf for leaf in named if len(_token_axes(leaf, size)) != 1]
+    if unfit:
+        raise ValueError(
+            f"extend_vocabulary: {_sized(unfit)} has not one axis of {size} tokens; give vocabulary=, how many there "
+            "are, or other parts="
+        )
+    return named
+
+
+def _with_biases(having: Sequence[Leaf], values: Mapping[str, Array], size: int) -> list[list[Leaf]]:
+    """Each table and head, with its bias: what is extended together, since their sum is a logit."""
+    weights = [leaf for leaf in having if leaf.role != "bias"]
+    heads = [leaf for leaf in weights if _is_head(leaf, size)] or weights  # a tied table is the head
+    biases = {leaf.name: leaf for leaf in having if leaf.role == "bias"}
+    groups = {leaf.name: [leaf] for leaf in weights}
+    for head in heads:
+        name = _bias_of(head)
+        if name in values and size in values[name].shape:
+            shape = tuple(values[name].shape)
+            groups[head.name].append(biases.pop(name, Leaf(name, shape, "o" * len(shape), "bias")))
+    if len(heads) == len(biases) == 1 and len(groups[heads[0].name]) == 1:
+        groups[heads[0].name] += biases.values()
+        biases = {}
+    return [*groups.values(), *([leaf] for leaf in biases.values())]
+
+
+def _token_axes(leaf: Leaf, size: int) -> list[int]:
+    """The axes that can be one of `size` tokens: inputs of a table, else outputs where there are any, else inputs."""
+    fitting = [axis for axis, letter in enumerate(leaf.dims) if letter in "io" and leaf.shape[axis] == size]
+    outputs = [axis for axis in fitting if leaf.dims[axis] == "o"]
+    inputs = [axis for axis in fitting if leaf.dims[axis] == "i"]
+    return inputs if leaf.role in ("embedding", "input") else outputs or inputs
+
+
+def _is_head(leaf: Leaf, size: int) -> bool:
+    """Whether it is a kernel whose outputs are the tokens."""
+    return leaf.is_kernel and [leaf.dims[axis] for axis in _token_axes(leaf, size)] == ["o"]
+
+
+def _bias_of(head: Leaf) -> str:
+    """The name of a kernel's bias, as Flax and the models here have it: beside the kernel."""
+    return f"{head.name[: head.name.rfind('.') + 1]}bias"
+
+
+def _sized(leaves: Iterable[Leaf]) -> str:
+    return ", ".join(f"{leaf.name} {leaf.shape}" for leaf in leaves)
 
 
 class StepZero(NamedTuple):
@@ -300,7 +471,7 @@ def step_zero(
     """The report on a start: `before` the outputs of the trained model, `after(params, x)` those of the new one.
 
     `new` are patterns for the names of the new parts; `rows` takes those rows of their gradients (of a table) alone.
-    Units: see `StepZero`. Assumes that classes which both have come first.
+    Units: see `StepZero`; dtypes: any, compared in float32 or wider. Assumes that shared classes come first.
     Raises: ValueError for a pattern that matches no parameter.
     """
     x, y = batch
@@ -310,10 +481,15 @@ def step_zero(
             raise ValueError(f"step_zero: {pattern!r} matches no parameter; they are {', '.join(params)}")
     outputs, slopes = _outputs_and_slopes(after, loss, params, x, y)
     both = min(before.shape[-1], outputs.shape[-1])
-    shift = jnp.max(jnp.abs(outputs[..., :both] - before[..., :both])) / jnp.std(before)
+    before, outputs = (of.astype(sampling_dtype(of.dtype)) for of in (before, outputs))
+    moved, spread = jnp.max(jnp.abs(outputs[..., :both] - before[..., :both])), jnp.std(before)
+    shift = jnp.where(moved == 0, 0, moved / spread)
     kl = divergence(before, outputs)
     parts = [leaf.name for leaf in leaves if any(matches(pattern, leaf) for pattern in new)]
-    norms = {name: float(jnp.linalg.norm(slopes[name] if rows is None else slopes[name][rows])) for name in parts}
+    norms = {}
+    for name in parts:
+        slope = slopes[name] if rows is None else slopes[name][rows]
+        norms[name] = float(jnp.linalg.norm(slope.astype(sampling_dtype(slope.dtype))))
     return StepZero(float(shift), float(kl), norms)
 
 
@@ -326,9 +502,10 @@ def _outputs_and_slopes(after: Any, loss: Any, params: Params, x: Array, y: Arra
 def divergence(before: Float[Array, "*batch c"], after: Float[Array, "*batch k"]) -> Float[Array, ""]:
     """KL(before || after) of the softmax over all classes of each, in nats, mean over the batch.
 
-    Assumes that the classes that both have come first, and that `before` has no others.
+    dtypes: computed in float32 or wider. Assumes that the classes that both have come first, and that `before` has no
+    others.
     """
-    p, q = jax.nn.log_softmax(before), jax.nn.log_softmax(after)
+    p, q = (jax.nn.log_softmax(of.astype(sampling_dtype(of.dtype))) for of in (before, after))
     both = min(before.shape[-1], after.shape[-1])
     return jnp.mean(jnp.sum(jnp.exp(p[..., :both]) * (p[..., :both] - q[..., :both]), -1))
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -41,13 +41,13 @@ def test_an_adapted_model_starts_as_itself_and_can_learn(kind: str, init: Any) -
     model = functional(lambda: LoRA(base, 2, init=init, rngs=nnx.Rngs(1)))
     params = draw(init, jax.random.key(2), model.leaves)
     call: Any = base
-    np.testing.assert_allclose(model.apply(params, x), call(x), atol=1e-6)
+    np.testing.assert_array_equal(model.apply(params, x), call(x))
     slopes = jax.grad(lambda p: jnp.sum(model.apply(p, x) ** 2))(params)
-    at_zero, other = ("lora_a", "lora_b") if init is lora_init_b else ("lora_b", "lora_a")
-    for name, slope in slopes.items():
-        if name.startswith(other):
-            np.testing.assert_array_equal(slope, 0)
-    assert all(float(jnp.abs(slope).max()) > 0 for name, slope in slopes.items() if name.startswith(at_zero))
+    for leaf in model.leaves:
+        table = leaf.kind == "embedding"
+        at_zero = leaf.role == ("lora_a" if table or init is lora_init_b else "lora_b")
+        assert bool((params[leaf.name] == 0).all()) == at_zero
+        assert (float(jnp.abs(slopes[leaf.name]).max()) > 0) == at_zero, leaf.name
 
 
 @pytest.mark.parametrize("kind", BASES)
@@ -84,11 +84,12 @@ def test_training_sees_the_adapters_alone() -> None:
 def test_sizes_of_adapters() -> None:
     """Variances of the laws, from 4096 entries each, within four standard errors."""
     a = Leaf("a", (256, 16), "io", "lora_a")
-    table = Leaf("t", (256, 16), "io", "lora_a", kind="embedding")
+    table = Leaf("t", (16, 256), "io", "lora_b", kind="embedding")
     b = Leaf("b", (16, 256), "io", "lora_b")
     for scheme, leaf, variance in (
         (lora_kaiming, a, 1 / (3 * 256)),
-        (lora_kaiming, table, 1 / 3),
+        (lora_kaiming, table, 1.0),
+        (lora_gaussian, table, 1.0),
         (lora_gaussian, a, 1 / 16**2),
         (lora_init_b, b, 1 / (3 * 16)),
     ):
@@ -201,3 +202,188 @@ def test_pretraining_and_the_report() -> None:
         finetune.pretrain(replace(study, model="transformer", hidden=128, schemes=("mup",)), progress=False)
     with pytest.raises(ValueError, match="matches no parameter"):
         finetune.step_zero(before, trained.cell.model.apply, trained.values, (x, y), trained.cell.task.loss, ("z",))
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("init", [lora_kaiming, lora_gaussian, lora_init_b])
+@pytest.mark.parametrize("kind", ["Linear", "LinearGeneral", "Conv", "Embed"])
+def test_adapters_keep_the_dtype_and_every_bit_of_the_outputs(kind: str, init: Any, dtype: Any) -> None:
+    options: dict[str, Any] = {"dtype": dtype, "param_dtype": dtype, "rngs": nnx.Rngs(0)}
+    base, x = {
+        "Linear": lambda: (nnx.Linear(3, 4, **options), X),
+        "LinearGeneral": lambda: (nnx.LinearGeneral(3, (2, 4), **options), X),
+        "Conv": lambda: (nnx.Conv(3, 4, (3,), **options), X[None]),
+        "Embed": lambda: (nnx.Embed(7, 4, **options), TOKENS),
+    }[kind]()
+    adapted: Any = LoRA(base, 2, init=init, rngs=nnx.Rngs(1))
+    merged, call = adapted.merged(), cast(Any, base)
+    for module in (merged, adapted.unmerged(merged)):
+        for name, value in introspect.values(module).items():
+            assert value.dtype == dtype
+            np.testing.assert_array_equal(value, introspect.values(base)[name])
+        assert module(x).dtype == dtype
+        np.testing.assert_array_equal(module(x), call(x))
+    np.testing.assert_array_equal(adapted(x), call(x))
+
+
+def test_a_moved_adapter_is_rounded_once() -> None:
+    base = nnx.Linear(64, 64, param_dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+    adapted = LoRA(base, 2, init=lambda leaf: normal(0.01), rngs=nnx.Rngs(1))
+    a, b = adapted.lora_a["kernel"][...], adapted.lora_b["kernel"][...]
+    expected = (base.kernel[...].astype(jnp.float32) + a @ b).astype(jnp.bfloat16)
+    np.testing.assert_array_equal(adapted.merged().kernel[...], expected)
+
+
+def test_a_kernel_of_whole_numbers_is_refused() -> None:
+    base = nnx.Linear(3, 4, rngs=nnx.Rngs(0))
+    base.kernel.set_value(jnp.ones((3, 4), jnp.int8))
+    with pytest.raises(ValueError, match="'kernel' has dtype int8, to which no small step can be added"):
+        LoRA(base, 2, rngs=nnx.Rngs(0))
+
+
+def test_tables_are_adapted_as_the_cited_code_does() -> None:
+    """A = 0 on the side of the vocabulary, B ~ N(0, 1), for both starts."""
+    for init in (lora_kaiming, lora_gaussian):
+        adapted = LoRA(nnx.Embed(512, 256, rngs=nnx.Rngs(0)), 16, init=init, rngs=nnx.Rngs(1))
+        a, b = np.asarray(adapted.lora_a["embedding"][...]), np.asarray(adapted.lora_b["embedding"][...])
+        assert a.shape == (512, 16)
+        np.testing.assert_array_equal(a, 0)
+        assert b.shape == (16, 256)
+        assert b.mean() == pytest.approx(0, abs=4 / math.sqrt(b.size))
+        assert b.var() == pytest.approx(1, rel=4 * math.sqrt(2 / b.size))
+
+
+@pytest.mark.parametrize("how", ["zero", "normal", "mean", "mean_cov"])
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
+def test_new_rows_have_the_dtype_of_the_old(how: Any, dtype: Any) -> None:
+    rows = jax.random.normal(jax.random.key(0), (300, 4)).astype(dtype) + jnp.asarray(3, dtype)
+    wide = extend_rows(rows, 2, how, jax.random.key(1))
+    assert wide.dtype == dtype
+    np.testing.assert_array_equal(wide[:300], rows)
+    if how == "mean":  # of the values, not of sums that bfloat16 stops at 256 for
+        mean = np.asarray(rows, np.float64).mean(0)
+        np.testing.assert_allclose(np.asarray(wide[300], np.float64), mean, rtol=float(jnp.finfo(dtype).eps))
+
+
+class Tokens(nnx.Module):
+    """A model on tokens of Flax's own layers: what a caller has, with `lm_head`, a tied head, or another."""
+
+    def __init__(self, v: int, d: int, positions: int | None = None, dtype: Any = jnp.float32, **parts: Any):
+        options: dict[str, Any] = {"param_dtype": dtype, "rngs": nnx.Rngs(0)}
+        self.tokens = nnx.Embed(v, d, **options)
+        self.places = None if positions is None else nnx.Embed(positions, d, **options)
+        for name, part in parts.items():
+            setattr(self, name, part(options))
+
+    def __call__(self, x: Any) -> Any:
+        return self.tokens(x)
+
+
+def extended(model: nnx.Module, n: int = 3, how: Any = "mean", **options: Any) -> dict[str, tuple[int, ...]]:
+    """The shapes that change."""
+    introspect.declare(model)
+    leaves, values = introspect.leaves(model), introspect.values(model)
+    wider = extend_vocabulary(values, leaves, n, how, jax.random.key(0), **options)
+    assert wider.keys() == values.keys()
+    assert all(wider[name].dtype == value.dtype for name, value in values.items())
+    return {name: value.shape for name, value in wider.items() if value.shape != values[name].shape}
+
+
+def linear(inputs: Any, outputs: Any, **more: Any) -> Callable[[dict[str, Any]], nnx.Module]:
+    layer = nnx.LinearGeneral if isinstance(inputs, tuple) or isinstance(outputs, tuple) else nnx.Linear
+    if isinstance(inputs, tuple):
+        more["axis"] = tuple(range(-len(inputs), 0))
+    return lambda options: layer(inputs, outputs, **(options | more))
+
+
+def test_heads_of_flax_grow_with_the_table() -> None:
+    table = {"tokens.embedding": (14, 8)}
+    head = {"lm_head.kernel": (8, 14), "lm_head.bias": (14,)}
+    for dtype in (jnp.float32, jnp.bfloat16):
+        assert extended(Tokens(11, 8, dtype=dtype, lm_head=linear(8, 11))) == table | head
+    assert extended(Tokens(11, 8, lm_head=linear(8, 11, use_bias=False))) == table | {"lm_head.kernel": (8, 14)}
+    assert extended(Tokens(11, 8, lm_head=linear((2, 4), 11))) == table | {
+        "lm_head.kernel": (2, 4, 14),
+        "lm_head.bias": (14,),
+    }
+    assert extended(Tokens(11, 8, lm_head=linear(8, (2, 11)))) == table | {
+        "lm_head.kernel": (8, 2, 14),
+        "lm_head.bias": (2, 14),
+    }
+    assert extended(Tokens(11, 8)) == table  # tied
+    assert extended(Tokens(11, 8, inner=linear(8, 8), classes=linear(8, 4))) == table  # four classes stay four
+    tied = Tokens(11, 8, logit_bias=lambda options: introspect.param((11,), "o", "bias"))
+    assert extended(tied) == table | {"logit_bias": (14,)}
+
+
+def test_the_logits_of_new_tokens_are_the_mean_of_the_old() -> None:
+    model = Tokens(11, 8, lm_head=linear((2, 4), (3, 11)))
+    introspect.declare(model)
+    values = introspect.values(model)
+    values["lm_head.bias"] = jax.random.normal(jax.random.key(1), (3, 11))
+    wider = extend_vocabulary(values, introspect.leaves(model), 2, "mean", jax.random.key(0))
+    x = jax.random.normal(jax.random.key(2), (5, 2, 4))
+    of = lambda w: jnp.einsum("bij,ijkv->bkv", x, w["lm_head.kernel"]) + w["lm_head.bias"][None]
+    np.testing.assert_array_equal(of(wider)[..., :11], of(values))
+    for new in (11, 12):
+        np.testing.assert_allclose(of(wider)[..., new], of(values).mean(-1), atol=1e-5)
+
+
+def test_what_is_no_vocabulary_is_refused_with_the_line_that_settles_it() -> None:
+    positions = Tokens(11, 8, positions=16, lm_head=linear(8, 11))
+    with pytest.raises(ValueError, match=r"tables of several sizes, places.embedding \(16, 8\), tokens.*vocabulary=16"):
+        extended(positions)
+    grown = {"tokens.embedding": (14, 8), "lm_head.kernel": (8, 14), "lm_head.bias": (14,)}
+    assert extended(positions, vocabulary=11) == grown
+    assert extended(positions, parts=("tokens.*", "lm_head.*")) == grown
+    alike = Tokens(11, 8, positions=11, lm_head=linear(8, 11))
+    with pytest.raises(
+        ValueError, match=r"2 tables have 11 rows.* parts=\('places.embedding', 'tokens.embedding', ..."
+    ):
+        extended(alike)
+    assert extended(alike, parts=("tokens.*", "lm_head.kernel")) == grown
+    hidden = Tokens(11, 8, inner=linear(8, 11), outer=linear(11, 8), lm_head=linear(8, 11))
+    with pytest.raises(
+        ValueError, match=r"inner.bias \(11,\), .* have an axis of 11 too.*parts=\('tokens.embedding', "
+    ):
+        extended(hidden)
+    assert extended(hidden, parts=("tokens.embedding", "lm_head.kernel")) == grown
+    first = Tokens(11, 8, inner=linear(8, 11), classes=linear(11, 4))  # its outputs are inputs: no head
+    with pytest.raises(ValueError, match=r"classes.kernel \(11, 4\).* have an axis of 11 too"):
+        extended(first)
+    assert extended(first, parts=("tokens.embedding",)) == {"tokens.embedding": (14, 8)}
+    classes = Transformer(11, 8, 4, layers=1, length=16, readout="mean", rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match=r"readout.kernel \(8, 4\) has not the 11 outputs .*vocabulary=11"):
+        extended(classes)
+    assert extended(classes, vocabulary=11) == {"embedding": (14, 8)}
+    with pytest.raises(ValueError, match=r"0 tables have 7 rows, of tokens.embedding \(11, 8\)"):
+        extended(Tokens(11, 8), vocabulary=7)
+    with pytest.raises(ValueError, match=r"parts \['head'\] match no parameter"):
+        extended(Tokens(11, 8), parts=("head",))
+    with pytest.raises(ValueError, match=r"inner.kernel \(8, 5\) has not one axis of 11 tokens"):
+        extended(Tokens(11, 8, inner=linear(8, 5)), parts=("tokens.*", "inner.kernel"))
+    with pytest.raises(ValueError, match="no parameter has the role embedding"):
+        extended(nnx.Linear(3, 4, rngs=nnx.Rngs(0)))
+    model = Tokens(11, 8)
+    introspect.declare(model)
+    with pytest.raises(ValueError, match=r"not the model's: tokens.embedding \(9, 8\), the model has \(11, 8\)"):
+        extend_vocabulary(
+            {"tokens.embedding": jnp.zeros((9, 8))}, introspect.leaves(model), 1, "mean", jax.random.key(0)
+        )
+
+
+def test_a_models_own_widths_are_no_vocabulary() -> None:
+    """As wide, and as long, as it has tokens: roles decide."""
+    model = Transformer(8, 8, 8, layers=1, heads=2, length=8, rngs=nnx.Rngs(0))
+    assert extended(model) == {"embedding": (11, 8), "readout.kernel": (8, 11), "readout.bias": (11,)}
+
+
+def test_the_report_on_a_start_in_bfloat16() -> None:
+    before = jax.random.normal(jax.random.key(0), (4, 300)).astype(jnp.bfloat16)
+    report = finetune.step_zero(
+        before, lambda p, x: before + p["new"], {"new": jnp.zeros((4, 300), jnp.bfloat16)},
+        (X, jnp.zeros(4, jnp.int32)), lambda y, labels: jnp.mean(y.astype(jnp.float32)), ("new",),
+    )  # fmt: skip
+    assert report.shift == 0
+    assert report.kl == 0
+    assert report.gradient["new"] == pytest.approx(1 / math.sqrt(1200), rel=2**-7)
