@@ -55,7 +55,7 @@ ADAPTED = replace(
     tune_seeds=2,
     epochs=3,
     evaluations=13,
-    target=2.7,
+    target=3.2,
 )
 
 
