@@ -303,7 +303,9 @@ def _cut(name: str, shape: tuple[int, ...], meta: dict[str, Any], into: SplitInt
         return meta | {"dims": "." + dims, "gate": names, "split": Split(axis, copies=count)}
     kernel = spec.is_kernel(dims)
     parts = [
-        Part(part, part, of) if kernel and part in ROLES else Part(part, meta["role"], of, meta.get("role_assumed", False))
+        Part(part, part, of)
+        if kernel and part in ROLES
+        else Part(part, meta["role"], of, meta.get("role_assumed", False))
         for part, of in zip(names, sizes, strict=True)
     ]
     return meta | {"split": Split(axis, parts=tuple(parts))}
