@@ -114,9 +114,7 @@ class LoRA(nnx.Module):
                     "a smaller rank, or leave it out of `adapt`"
                 )
         self.scale = (rank if alpha is None else alpha) / (math.sqrt(rank) if rank_stabilized else rank)
-        self.dims = tuple(
-            (leaf.name, leaf.dims) for leaf in adapted
-        )  # a tuple, so that the module's graph can be hashed
+        self.dims = tuple((leaf.name, leaf.dims) for leaf in adapted)  # no dictionary, so that its graph has a hash
         place = lambda leaf: introspect.Place(
             layer=leaf.layer,
             n_layers=leaf.n_layers,

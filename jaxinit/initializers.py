@@ -281,7 +281,8 @@ def vector(leaf: Leaf) -> Initializer | None:
     """How schemes start what is no matrix, None for a matrix.
 
     Biases, peepholes, residual gates and states before the first step start at 0, the scales of normalizations and
-    of streams at 1, learned slopes of rectifiers at 0.01, and the poles of a diagonal recurrence on the ring 0.9 <= |l| <= 0.999.
+    of streams at 1, learned slopes of rectifiers at 0.01, and the poles of a diagonal recurrence on the ring
+    0.9 <= |l| <= 0.999.
     """
     return VECTORS.get(leaf.role)
 

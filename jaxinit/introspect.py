@@ -106,8 +106,8 @@ class Part(NamedTuple):
 class Split(NamedTuple):
     """How a stored array is cut along one of its axes.
 
-    Into `copies` of equal size, which become the leading axis of one leaf (gates of a cell, groups of a convolution), or
-    into `parts`, each a leaf of its own, whose name is the stored array's and the part's (queries, keys and values).
+    Into `copies` of equal size, which become the leading axis of one leaf (gates of a cell, groups of a convolution),
+    or into `parts`, each a leaf of its own, whose name is the stored array's and the part's (queries, keys, values).
     """
 
     axis: int
@@ -155,8 +155,8 @@ def declare(
     role if it is one, of equal sizes or those of a mapping. `n_layers`: the number of blocks; `width`: of units of a
     hidden layer; each one number, or one a pattern. The layer of a parameter is the first number in its path (the place
     in a list); that of a readout is `n_layers`.
-    Raises: ValueError for a pattern that matches no parameter, two of one argument that match the same, axes that do not
-    fit, an output axis that cannot be cut so, and a layer that is stacked along another axis than the first.
+    Raises: ValueError for a pattern that matches no parameter, two of one argument that match the same, axes that do
+    not fit, an output axis that cannot be cut so, and a layer that is stacked along another axis than the first.
     """
     variables = _params(model)
     layers = _flax_layers(model)
@@ -179,8 +179,10 @@ def declare(
     for leaf, role in _chosen("roles", roles or {}, stored, variables, all_kernels).items():
         _say_role(metas[stored[leaf]], leaf.removeprefix(f"{stored[leaf]}."), role)
     for field, values in (("n_layers", n_layers), ("width", width)):
-        every = dict.fromkeys(stored, values) if isinstance(values, int) else None
-        of_leaf = every if every is not None else _chosen(field, values, stored, variables, kernels=None)
+        if isinstance(values, int):
+            of_leaf = dict.fromkeys(stored, values)
+        else:
+            of_leaf = _chosen(field, values, stored, variables, kernels=None)
         for leaf, value in of_leaf.items():
             if value:
                 metas[stored[leaf]][field] = value
@@ -272,8 +274,8 @@ def _stacked(name: str, shape: tuple[int, ...], known: _Known) -> str:
     more = len(shape) - len(known.dims)
     if more < 0 or (more and shape[more:] != known.shape):
         raise ValueError(
-            f"declare: parameter {name!r} has the shape {shape} where its layer makes {known.shape}; stack layers along "
-            f"the first axis (nnx.vmap with out_axes=0), or say declare(model, dims={{{name!r}: ...}})"
+            f"declare: parameter {name!r} has the shape {shape} where its layer makes {known.shape}; stack layers "
+            f"along the first axis (nnx.vmap with out_axes=0), or say declare(model, dims={{{name!r}: ...}})"
         )
     return "." * more + known.dims
 
@@ -289,10 +291,8 @@ def _cut(name: str, shape: tuple[int, ...], meta: dict[str, Any], into: SplitInt
     size = shape[axis]
     names = () if isinstance(into, int) else tuple(into)
     count = into if isinstance(into, int) else len(names)
-    if isinstance(into, Mapping):
-        sizes = [int(of) for of in into.values()]
-    else:
-        sizes = [size // max(count, 1)] * count
+    equal = [size // max(count, 1)] * count
+    sizes = [int(of) for of in into.values()] if isinstance(into, Mapping) else equal
     if count < 1 or sum(sizes) != size or min(sizes) < 1:
         told = dict(into) if isinstance(into, Mapping) else into
         raise ValueError(
@@ -302,12 +302,12 @@ def _cut(name: str, shape: tuple[int, ...], meta: dict[str, Any], into: SplitInt
     if isinstance(into, int) or (set(names) <= set(GATES) and not isinstance(into, Mapping)):
         return meta | {"dims": "." + dims, "gate": names, "split": Split(axis, copies=count)}
     kernel = spec.is_kernel(dims)
-    parts = [
-        Part(part, part, of)
-        if kernel and part in ROLES
-        else Part(part, meta["role"], of, meta.get("role_assumed", False))
-        for part, of in zip(names, sizes, strict=True)
-    ]
+    parts = []
+    for part, outputs in zip(names, sizes, strict=True):
+        if kernel and part in ROLES:
+            parts.append(Part(part, part, outputs))
+        else:
+            parts.append(Part(part, meta["role"], outputs, meta.get("role_assumed", False)))
     return meta | {"split": Split(axis, parts=tuple(parts))}
 
 
@@ -391,7 +391,8 @@ def _own(module: nnx.Module, role: str) -> dict[str, _Known]:
         dims = copies + "i" * len(inputs) + out
         return _layer(dims, (*batch, *inputs, *outputs), copies + out, (*batch, *outputs), role, math.prod(inputs))
     if isinstance(module, nnx.Einsum) and module.einsum_str is not None:
-        return _einsum(module.einsum_str, tuple(module.kernel_shape), module.bias_shape, role)
+        bias = None if module.bias_shape is None else tuple(module.bias_shape)
+        return _einsum(module.einsum_str, tuple(module.kernel_shape), bias, role)
     if isinstance(module, nnx.Conv):
         return _convolution(module, "io", module.feature_group_count, role)
     if isinstance(module, nnx.ConvTranspose):
@@ -410,7 +411,7 @@ def _own(module: nnx.Module, role: str) -> dict[str, _Known]:
             variable = getattr(module, name, None)
             if isinstance(variable, nnx.Param):
                 shape = variable.get_value().shape
-                features = module.num_features if hasattr(module, "num_features") else shape[-1]
+                features = getattr(module, "num_features", shape[-1])
                 own = 1 if shape[-1:] == (features,) else len(shape)  # more axes in front are stacked layers
                 place = Place(kind="norm", inputs=features)
                 found[name] = _Known("o" * own, shape[len(shape) - own :], name, place)
@@ -639,8 +640,8 @@ def _leaves(name: str, variable: nnx.Variable) -> list[Leaf]:
     if "dims" not in meta or "role" not in meta:
         raise ValueError(
             f"parameter {name!r} (shape {shape}) declares no dims and role; create it with "
-            "jaxinit.introspect.param(shape, dims, role), or say declare(model), which knows the layers of Flax, and of "
-            f"others declare(model, dims={{{name!r}: ...}}, roles={{{name!r}: ...}})"
+            "jaxinit.introspect.param(shape, dims, role), or say declare(model), which knows the layers of Flax, and "
+            f"of others declare(model, dims={{{name!r}: ...}}, roles={{{name!r}: ...}})"
         )
     known = {key: meta[key] for key in LEAF_FIELDS if key in meta}
     split: Split | None = meta.get("split")

@@ -135,7 +135,7 @@ def mimetic(leaf: Leaf) -> Rule | Initializer:
 
 
 def _attention(leaf: Leaf) -> str:
-    """The path of the attention that a kernel belongs to: `a` of `a.query`, `a.query.kernel` and `a.qkv.kernel.query`."""
+    """The path of the attention of a kernel: `a` of `a.query`, of `a.query.kernel` and of `a.qkv.kernel.query`."""
     path = leaf.name.split(".")
     if "kernel" in path:
         path = path[: path.index("kernel")]
@@ -348,7 +348,9 @@ def unsaid(leaves: Sequence[Leaf], *groups: Sequence[str]) -> list[str]:
     if guessed is None or not absent:
         return []
     roles = ", ".join(" or ".join(group) for group in absent)
-    say = f"say declare(model, roles={{{guessed!r}: {absent[0][0]!r}, ...}}), or 'hidden' of kernels that have none of these"
+    say = (
+        f"say declare(model, roles={{{guessed!r}: {absent[0][0]!r}, ...}}), or 'hidden' of kernels without such a role"
+    )
     return [f"the roles {roles}, where nobody has said the role of parameter {guessed!r}; {say}"]
 
 

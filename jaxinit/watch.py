@@ -239,7 +239,7 @@ class _Look(NamedTuple):
         return (y if self.taps is None else _tapped(measured, y, next(self.taps))), site
 
     def scan(self, equation: Any, given: list[Any], of: Origins) -> tuple[list[Any], Origins, list[Site]]:
-        """A loop: what stays the same keeps where it comes from, slices of stacked parameters are copies of their own."""
+        """A loop: what stays the same keeps where it comes from, slices of stacked parameters are their own copies."""
         settings, (body, body_consts) = equation.params, _opened(equation.params["jaxpr"])
         deeper = lambda outer, inner: [a.aval.ndim > b.aval.ndim for a, b in zip(outer, inner, strict=True)]
         carries = deeper(equation.outvars, body.outvars).count(False)  # what is stacked has an axis more outside

@@ -459,7 +459,8 @@ def test_state_of_the_callers_own_type_is_carried_and_its_dtype_kept() -> None:
     assert y.dtype == jnp.bfloat16
     assert int(after["steps"]) == 1
     assert list(pure.running) == ["steps"]
-    assert {w.dtype for w in jax.grad(lambda p: pure.apply(p, jnp.ones((4, 3))).sum())(params).values()} == {
+    slopes = jax.grad(lambda p: pure.apply(p, jnp.ones((4, 3))).sum())(params)
+    assert slopes["layer.kernel"].dtype == params["layer.kernel"].dtype  # a float32 master copy stays one
         params["layer.kernel"].dtype
     }
 

@@ -114,7 +114,7 @@ def test_unknown_depth_and_unknown_roles_are_refused_with_the_line_that_settles_
     with pytest.raises(ValueError, match=r"ffn_out.*nobody has said the role of parameter.*say declare\(model, roles="):
         rules(scheme, declared(n_layers=12))
     said = FEED | ({"head": "readout"} if name == "fixup" else {})
-    unknown = rf"scheme '{name}' needs the number of blocks, which parameter 'blocks.0.*' does not know; say declare\(model, n"
+    unknown = rf"'{name}' needs the number of blocks, which parameter 'blocks.0.*' does not know; say declare\(model, n"
     with pytest.raises(ValueError, match=unknown):
         rules(scheme, declared(roles=said))
     rules(scheme, declared(roles=said, n_layers=12))
