@@ -4,6 +4,8 @@ import copy
 import math
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,10 +15,13 @@ import pytest
 from flax import nnx
 
 from jaxinit import introspect, probes, spec, train, watch
+from jaxinit.coordcheck import coordinate_check
+from jaxinit.engine import run
 from jaxinit.initializers import constant, glorot_scheme
 from jaxinit.introspect import Training, declare, functional
 from jaxinit.models import LSTM, MLP, MODELS
 from jaxinit.schemes import SCHEMES, forget_bias
+from jaxinit.study import Study
 from jaxinit.tasks import TASKS
 
 KEY = jax.random.key(0)
@@ -461,8 +466,6 @@ def test_state_of_the_callers_own_type_is_carried_and_its_dtype_kept() -> None:
     assert list(pure.running) == ["steps"]
     slopes = jax.grad(lambda p: pure.apply(p, jnp.ones((4, 3))).sum())(params)
     assert slopes["layer.kernel"].dtype == params["layer.kernel"].dtype  # a float32 master copy stays one
-        params["layer.kernel"].dtype
-    }
 
 
 def test_dropout_without_random_state_is_refused() -> None:
@@ -478,3 +481,32 @@ def test_every_model_can_be_pickled_copied_and_be_part_of_a_static_argument(name
         np.testing.assert_array_equal(twin(x), model(x))
         assert introspect.leaves(twin) == introspect.leaves(model)
     assert hash(nnx.graphdef(model)) == hash(nnx.graphdef(copy.deepcopy(model)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cell", [nnx.SimpleCell, nnx.LSTMCell, nnx.OptimizedLSTMCell, nnx.GRUCell])
+def test_a_study_calibrations_and_the_coordinate_check_take_a_module_of_flax(cell: Any, tmp_path: Path) -> None:
+    def make(inputs: int, units: int, outputs: int, *, layers: int, rngs: nnx.Rngs, **unused: Any) -> nnx.Module:
+        class Net(nnx.Module):
+            def __init__(self):
+                two = (nnx.RNN(cell(inputs, units, rngs=rngs), rngs=rngs) for _ in range(2))
+                self.rnn = nnx.Bidirectional(*two, rngs=rngs)
+                self.norm = nnx.BatchNorm(2 * units, rngs=rngs)
+                self.dropout = nnx.Dropout(0.2, rngs=rngs)
+                self.head = nnx.Linear(2 * units, outputs, rngs=rngs)
+
+            def __call__(self, x: jax.Array) -> jax.Array:
+                return self.head(self.dropout(self.norm(self.rnn(x)[:, -1])))
+
+        return declare(Net(), roles={"head": "readout"}, n_layers=layers, width=units)
+
+    names = ("orthogonal", "orthogonal+lsuv", "orthogonal+gradinit", "orthogonal+metainit")
+    study = Study(
+        model="net", task="digits_rows", schemes=names, baseline="orthogonal", hidden=16, lrs=(0.1,), seeds=1,
+        tuning_seeds=1, epochs=2, batch=256,
+    )  # fmt: skip
+    result = run(study, models={"net": make}, out=tmp_path)
+    assert np.isfinite(result.records.valid_loss.values[..., 0]).all()
+    sizes = coordinate_check(replace(study, schemes=("mup", "orthogonal")), (16, 64), steps=2, models={"net": make})
+    assert "rnn.forward_rnn.cell" in str(sizes.parameter.values)
+    assert (sizes.forward.values > 0).all()
