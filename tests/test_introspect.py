@@ -502,8 +502,8 @@ def test_a_study_calibrations_and_the_coordinate_check_take_a_module_of_flax(cel
 
     names = ("orthogonal", "orthogonal+lsuv", "orthogonal+gradinit", "orthogonal+metainit")
     study = Study(
-        model="net", task="digits_rows", schemes=names, baseline="orthogonal", hidden=16, lrs=(0.1,), seeds=1,
-        tuning_seeds=1, epochs=2, batch=256,
+        model="net", task="digits_rows", schemes=names, baseline="orthogonal", hidden=16, lrs=(0.1,), seeds=2,
+        epochs=2, batch=256,
     )  # fmt: skip
     result = run(study, models={"net": make}, out=tmp_path)
     assert np.isfinite(result.records.valid_loss.values[..., 0]).all()
