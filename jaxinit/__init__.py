@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from jaxinit.finetune import pretrain as pretrain
     from jaxinit.finetune import pretrained as pretrained
     from jaxinit.finetune import step_zero as step_zero
+    from jaxinit.introspect import declare as declare
     from jaxinit.introspect import initialize as initialize
     from jaxinit.introspect import leaves as leaves
     from jaxinit.models import GRU as GRU
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 _HOME = {
     "spec": ("Leaf", "Rule", "Scheme", "draw"),
     "schemes": ("SCHEMES",),
-    "introspect": ("leaves", "initialize"),
+    "introspect": ("leaves", "initialize", "declare"),
     "models": ("RNN", "LSTM", "GRU", "MGU", "LRU", "MLP", "Transformer", "ViT", "EncoderDecoder"),
     "probes": ("probe",),
     "tasks": ("TASKS",),

@@ -112,7 +112,7 @@ class LoRA(nnx.Module):
         if not isinstance(rank, int) or rank < 1:
             raise ValueError(f"the rank of an adapter must be a positive integer, got {rank!r}")
         base = nnx.clone(base)
-        introspect.declare(base)
+        introspect.declare(base).eval()  # its statistics and noise stand still
         kernels = [leaf for leaf in introspect.leaves(base) if leaf.is_kernel]
         adapted = [leaf for leaf in kernels if any(matches(pattern, leaf) for pattern in adapt)]
         idle = [pattern for pattern in adapt if not any(matches(pattern, leaf) for leaf in kernels)]
@@ -136,7 +136,7 @@ class LoRA(nnx.Module):
                     "a smaller rank, or leave it out of `adapt`"
                 )
         self.scale = (rank if alpha is None else alpha) / (math.sqrt(rank) if rank_stabilized else rank)
-        self.dims = {leaf.name: leaf.dims for leaf in adapted}
+        self.dims = tuple((leaf.name, leaf.dims) for leaf in adapted)  # no dictionary, so that its graph has a hash
         place = lambda leaf: introspect.Place(
             layer=leaf.layer,
             n_layers=leaf.n_layers,
@@ -151,11 +151,10 @@ class LoRA(nnx.Module):
         )
         graph, state = nnx.split(base)
         flat = nnx.to_flat_state(state)
-        self.base = nnx.Dict({name_of(path): Frozen(of.get_value()) for path, of in flat})
-        kinds = [(path, of.replace(0)) for path, of in flat]
-        self.fill: Callable[[dict[str, Array]], Any] = lambda values: nnx.merge(
-            graph, nnx.from_flat_state([(path, of.replace(values[name_of(path)])) for path, of in kinds])
-        )
+        self.base = nnx.Dict({name_of(path): Frozen(_value(of)) for path, of in flat})
+        self.graph = graph
+        # What each value is in the base: its place, its type, and what it says of itself.
+        self.kinds = tuple((path, *_kind(of)) for path, of in flat)
         introspect.fill(self, init, rngs.params())
 
     def __call__(self, *inputs: Any, **options: Any) -> Any:
@@ -163,30 +162,54 @@ class LoRA(nnx.Module):
 
     def merged(self) -> Any:
         """The base with W + s A B as its kernels: an ordinary module, as fast as the base."""
-        return self._with(lambda name, w: self._moved(name, w, 1))
+        return self._with(lambda leaf, w: self._moved(leaf, w, 1))
 
     def unmerged(self, merged: nnx.Module) -> Any:
         """The base again from a merged module, which may have been trained on: its kernels less s A B."""
         values = introspect.values(merged)
-        return self._with(lambda name, w: self._moved(name, values.get(name, w), -1))
+        return self._with(lambda leaf, w: self._moved(leaf, values[leaf], -1))
 
     def _moved(self, name: str, w: Array, sign: int) -> Array:
-        """A value of the base, plus or minus s A B where it is adapted, in its own dtype."""
-        if name not in self.dims:
-            return w
+        """An adapted kernel plus or minus s A B, in its own dtype."""
         delta = sign * self._delta(name, w.shape)
         wide = sampling_dtype(w.dtype)
         return (w.astype(wide) + delta.astype(wide)).astype(w.dtype)
 
-    def _with(self, of: Callable[[str, Array], Array]) -> Any:
-        return self.fill({name: of(name, variable[...]) for name, variable in self.base.items()})
+    def _with(self, adapt: Callable[[str, Array], Array]) -> Any:
+        """The base, with what `adapt` makes of every adapted kernel."""
+        flat, adapted = [], dict(self.dims)
+        for path, kind, meta in self.kinds:
+            name = name_of(path)
+            value = self.base[name][...]
+            if kind is None:
+                flat.append((path, value))
+                continue
+            variable = kind(value, **dict(meta))
+            if isinstance(variable, nnx.Param):
+                pieces = introspect.cut(name, variable, value)
+                pieces = {leaf: adapt(leaf, w) if leaf in adapted else w for leaf, w in pieces.items()}
+                variable = variable.replace(introspect.joined(name, variable, pieces))
+            flat.append((path, variable))
+        return nnx.merge(self.graph, nnx.from_flat_state(flat))
 
     def _delta(self, name: str, shape: tuple[int, ...]) -> Array:
         """s A B, in the layout of the kernel."""
-        order = [axis for letters in ("iw", "o.") for axis, letter in enumerate(self.dims[name]) if letter in letters]
+        dims = dict(self.dims)[name]
+        order = [axis for letters in ("iw", "o.") for axis, letter in enumerate(dims) if letter in letters]
         product = self.scale * (self.lora_a[name][...] @ self.lora_b[name][...])
         back = sorted(range(len(order)), key=order.__getitem__)
         return product.reshape([shape[axis] for axis in order]).transpose(back)
+
+
+def _value(variable: Any) -> Any:
+    return variable.get_value() if isinstance(variable, nnx.Variable) else variable
+
+
+def _kind(variable: Any) -> tuple[type | None, tuple[tuple[str, Any], ...]]:
+    """The type and the metadata of a variable; None and nothing for a plain array."""
+    if not isinstance(variable, nnx.Variable):
+        return None, ()
+    return type(variable), tuple(variable.get_metadata().items())
 
 
 def pretrained(values: Mapping[str, Array], new: Scheme, *, frozen: bool = False) -> Scheme:

@@ -28,6 +28,7 @@ NOT_THEIRS = (
     "start",
     "log_decay",
     "log_phase",
+    "slope",
 )  # scales start at 1 everywhere; they lack the rest
 QKV = ("query", "key", "value")
 
@@ -82,7 +83,7 @@ def keras(leaf: Leaf) -> Initializer | None:
     if leaf.role in NOT_THEIRS:
         return vector(leaf)
     if leaf.role == "bias":
-        return gate_biases(leaf.gate, forget=1.0) if leaf.kind == "lstm" else zeros
+        return _forget_one(leaf.gate) if leaf.kind == "lstm" else zeros
     if leaf.role == "embedding":
         return uniform(-0.05, 0.05)
     if leaf.role == "recurrent":
@@ -128,7 +129,7 @@ def haiku(leaf: Leaf) -> Initializer | None:
     if leaf.role in NOT_THEIRS:
         return vector(leaf)
     if leaf.role == "bias":
-        return gate_biases(leaf.gate, forget=1.0) if leaf.kind == "lstm" else zeros
+        return _forget_one(leaf.gate) if leaf.kind == "lstm" else zeros
     if leaf.kind == "gru":
         return initializers.lecun("truncated_normal")
     fan = leaf.inputs + leaf.shape[-1] if leaf.kind == "lstm" else 1 if leaf.role == "embedding" else leaf.fan_in
@@ -143,6 +144,11 @@ def _glorot(fan_in: int, fan_out: int) -> Initializer:
 def _plus_minus(fan: int) -> Initializer:
     bound = 1 / math.sqrt(max(fan, 1))
     return uniform(-bound, bound)
+
+
+def _forget_one(gates: tuple[str, ...]) -> Initializer:
+    """1 for the forget gate, 0 for the others; a cell may hold each gate in a parameter of its own."""
+    return gate_biases(gates, forget=1.0) if "forget" in gates else zeros
 
 
 def _fused(init: Initializer) -> Joint:

@@ -281,7 +281,8 @@ def vector(leaf: Leaf) -> Initializer | None:
     """How schemes start what is no matrix, None for a matrix.
 
     Biases, peepholes, residual gates and states before the first step start at 0, the scales of normalizations and
-    of streams at 1, and the poles of a diagonal recurrence on the ring 0.9 <= |l| <= 0.999.
+    of streams at 1, learned slopes of rectifiers at 0.01, and the poles of a diagonal recurrence on the ring
+    0.9 <= |l| <= 0.999.
     """
     return VECTORS.get(leaf.role)
 
@@ -327,6 +328,7 @@ VECTORS: dict[str, Initializer] = {
     "residual_gate": zeros,
     "scale": ones,
     "skip": ones,
+    "slope": constant(0.01),
     "log_decay": log_decay(0.9, 0.999),
     "log_phase": log_phase(),
 }

@@ -2,13 +2,18 @@
 
     module -> leaves, apply (evaluation), learn (training: dropout, running statistics)
 
-Parameters say what they are in their own metadata (`param`); a parameter's name is its path in the module.
+Parameters say what they are in their own metadata (`param`, or `declare` for layers of Flax); a parameter's name is its
+path in the module. A stored array that fuses several matrices is one leaf with an axis of copies, or several leaves
+(`Split`): what is drawn, trained and saved has the shapes of the leaves, and the module gets the array it stores.
 """
 
 import inspect
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import Any, NamedTuple, TypedDict, TypeVar, Unpack
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -43,10 +48,12 @@ Learn = Callable[[Params, Params, Array, Training], tuple[Array, Params]]
 class Functional(NamedTuple):
     """A module as pure functions; `params` is `{name: array}` as `spec.draw` returns it.
 
-    `apply(params, x)` evaluates: no noise, normalization by the running statistics `params` holds under their names, or
-    by those of the start. `learn(params, running, x, training)` is a training step's forward pass, normalization by the
-    batch. `running` holds the running statistics at the start; most modules have none. `filled(params)` is the module
-    itself with those parameters, for what only it can do.
+    `apply(params, x)` evaluates, as after `module.eval()`: no noise, normalization by the running statistics `params`
+    holds under their names, or by those of the start. `learn(params, running, x, training)` is a training step's
+    forward pass, as after `module.train()`: normalization by the batch, and noise from the step's key alone; without
+    one no noise. `running` holds the running statistics, and what else changes with training and is no parameter, at
+    the start; most modules have none. `filled(params)` is the module itself with those parameters, in evaluation, for
+    what only it can do. `noisy`: whether the module draws noise of its own (`nnx.Dropout`), and training needs a key.
     """
 
     leaves: tuple[Leaf, ...]
@@ -54,6 +61,7 @@ class Functional(NamedTuple):
     learn: Learn
     running: Params
     filled: Callable[[Params], Any]
+    noisy: bool = False
 
     def as_trained(self, params: Params, x: Array) -> Array:
         """What a training step computes, without its noise: what to probe and to calibrate."""
@@ -79,35 +87,368 @@ def param(shape: tuple[int, ...], dims: str, role: str, **place: Unpack[Place]) 
     return nnx.Param(jnp.zeros(shape), **meta)
 
 
-def declare(model: nnx.Module) -> None:
-    """Say of every parameter of Flax's own layers what it is, in place: dims and role, where none are declared yet.
+LEAF_FIELDS = ("dims", "role", "gate", "layer", "n_layers", "activation", "inputs", "kind", "width", "role_assumed")
+GATES = ("input", "forget", "cell", "output", "reset", "update", "new")
+VECTOR_ROLES = ("bias", "scale", "slope")  # known by what they are called
+ROLES = ("input", "recurrent", "hidden", "readout", "embedding", "position", "query", "key", "value", "attention_out",
+         "ffn_in", "ffn_out", "lora_a", "lora_b")  # fmt: skip
 
-    Linear, LinearGeneral, MultiHeadAttention (heads are copies), Embed, Conv, and the scales and biases of
-    normalizations. Kernels have the roles query, key, value and attention_out in an attention, else `hidden`.
+
+class Part(NamedTuple):
+    """One of several parameters that are stored as one array: its name, role, and size along the axis that is cut."""
+
+    name: str
+    role: str
+    size: int
+    role_assumed: bool = False
+
+
+class Split(NamedTuple):
+    """How a stored array is cut along one of its axes.
+
+    Into `copies` of equal size, which become the leading axis of one leaf (gates of a cell, groups of a convolution),
+    or into `parts`, each a leaf of its own, whose name is the stored array's and the part's (queries, keys, values).
     """
-    heads: dict[int, str] = {}  # of the parts of an attention, by identity: the role of each
+
+    axis: int
+    copies: int = 0
+    parts: tuple[Part, ...] = ()
+
+
+class _Known(NamedTuple):
+    """What is known of one parameter of a layer: the axes and sizes that the layer gives it, and what it is there."""
+
+    dims: str
+    shape: tuple[int, ...]
+    role: str
+    place: Place
+    gate: tuple[str, ...] = ()  # of fused gates, or the one gate whose parameter it is
+    groups: int = 1
+    role_assumed: bool = False
+
+
+SplitInto = int | Sequence[str] | Mapping[str, int]
+
+
+def declare(
+    model: Module,
+    *,
+    roles: Mapping[str, str] | None = None,
+    n_layers: int | Mapping[str, int] = 0,
+    width: int | Mapping[str, int] = 0,
+    dims: Mapping[str, str] | None = None,
+    split: Mapping[str, SplitInto] | None = None,
+) -> Module:
+    """Say of every parameter of a module what it is, in place; returns the module.
+
+    Flax's own layers are known: Linear, LinearGeneral (`batch_axis` are copies), Einsum (axes from its equation),
+    MultiHeadAttention (heads are copies), Embed, Conv (groups are copies), ConvTranspose, the normalizations, PReLU,
+    LoRA, LoRALinear, the recurrent cells (gates are copies, also where they are stored side by side), and what wraps
+    them. An axis that `nnx.vmap` put first is one of copies. What is declared already stays; what is said here goes
+    first.
+
+    Keys are shell patterns on a parameter's path (`"blocks.*.out.kernel"`), or on its layer's, which stands for the
+    kernel there (`"*.out"`). `roles`: those of `spec.Leaf`; a kernel of whose role nothing is known is `hidden`.
+    `dims`: the axes of a stored array, for a bare `nnx.Param`. `split`: what a layer computes at once, cut along the
+    first output axis, and the bias as the kernel: names of gates (input, forget, cell, output, reset, update, new), or
+    a number, for copies of one parameter; other names for parameters of their own, `<path>.<name>`, which have that
+    role if it is one, of equal sizes or those of a mapping. `n_layers`: the number of blocks; `width`: of units of a
+    hidden layer; each one number, or one a pattern. The layer of a parameter is the first number in its path (the place
+    in a list); that of a readout is `n_layers`.
+    Raises: ValueError for a pattern that matches no parameter, two of one argument that match the same, axes that do
+    not fit, an output axis that cannot be cut so, and a layer that is stacked along another axis than the first.
+    """
+    variables = _params(model)
+    layers = _flax_layers(model)
+    names: dict[str, list[str]] = {}  # of the leaves of each variable, once they are known
+    chosen_dims = _chosen("dims", dims or {}, variables, variables, kernels=None)
+    kernels = {name for name, v in variables.items() if _is_kernel(v, layers.get(id(v)), chosen_dims.get(name))}
+    chosen_split = _chosen("split", split or {}, variables, variables, kernels)
+    for name, into in list(chosen_split.items()):  # the bias of a layer is cut as its kernel
+        bias = ".".join([*name.split(".")[:-1], "bias"])
+        if name in kernels and bias in variables:
+            chosen_split.setdefault(bias, into)
+    metas: dict[str, dict[str, Any]] = {}
+    for name, variable in variables.items():
+        meta = _meta(name, variable, layers.get(id(variable)), chosen_dims.get(name), chosen_split.get(name))
+        metas[name] = meta
+        parts = meta["split"].parts if meta.get("split") else ()
+        names[name] = [f"{name}.{part.name}" for part in parts] or [name]
+    stored = {leaf: name for name, its in names.items() for leaf in its}
+    all_kernels = {leaf for leaf, name in stored.items() if name in kernels}
+    for leaf, role in _chosen("roles", roles or {}, stored, variables, all_kernels).items():
+        _say_role(metas[stored[leaf]], leaf.removeprefix(f"{stored[leaf]}."), role)
+    for field, values in (("n_layers", n_layers), ("width", width)):
+        if isinstance(values, int):
+            of_leaf = dict.fromkeys(stored, values)
+        else:
+            of_leaf = _chosen(field, values, stored, variables, kernels=None)
+        for leaf, value in of_leaf.items():
+            if value:
+                metas[stored[leaf]][field] = value
+    _place_layers(metas, kernels)
+    for name, meta in metas.items():
+        if "dims" in meta and "role" in meta:
+            variables[name].set_metadata(**meta)
+    return model
+
+
+def _chosen(
+    argument: str,
+    patterns: Mapping[str, Any],
+    stored: Mapping[str, Any],
+    variables: Mapping[str, Any],
+    kernels: set[str] | None,
+) -> dict[str, Any]:
+    """What the patterns of an argument say of every parameter: `{name: value}`.
+
+    A pattern matches a name, or the path it is stored under, or the path of its layer; of these the kernels alone,
+    where there are some among them and `kernels` is given. Raises: ValueError as `declare`.
+    """
+    found: dict[str, str] = {}
+    for pattern in patterns:
+        hits = [name for name in stored if _hits(pattern, name, stored[name] if name not in variables else name)]
+        if kernels is not None and any(name in kernels for name in hits):
+            hits = [name for name in hits if name in kernels]
+        if not hits:
+            raise ValueError(
+                f"declare: the pattern {pattern!r} of {argument} matches no parameter; they are {', '.join(stored)}"
+            )
+        for name in hits:
+            if name in found:
+                raise ValueError(
+                    f"declare: the patterns {found[name]!r} and {pattern!r} of {argument} both match parameter "
+                    f"{name!r}; make them exclusive"
+                )
+            found[name] = pattern
+    return {name: patterns[pattern] for name, pattern in found.items()}
+
+
+def _hits(pattern: str, name: str, path: str) -> bool:
+    layer = path.rpartition(".")[0]
+    return any(fnmatchcase(text, pattern) for text in (name, path, layer) if text)
+
+
+def _is_kernel(variable: nnx.Variable, known: _Known | None, dims: str | None) -> bool:
+    own = variable.get_metadata().get("dims")
+    return spec.is_kernel(dims or own or (known.dims if known else ""))
+
+
+def _meta(
+    name: str, variable: nnx.Variable, known: _Known | None, dims: str | None, into: SplitInto | None
+) -> dict[str, Any]:
+    """The metadata of one parameter, from what it says itself, its layer, and what the caller says of it."""
+    shape = tuple(variable.get_value().shape)
+    own = {key: value for key, value in variable.get_metadata().items() if key in (*LEAF_FIELDS, "split")}
+    if "dims" in own and dims is None and into is None:
+        return own
+    declared: Split | None = own.get("split")
+    if "dims" in own and declared is not None and declared.copies:
+        own["dims"] = own["dims"][1:]  # of what is stored
+    meta: dict[str, Any] = {}
+    if known is not None:
+        meta = {**known.place, "role": known.role, "role_assumed": known.role_assumed}
+        axes = dims or _stacked(name, shape, known)
+    else:
+        axes = dims or own.get("dims")
+    if axes is None:
+        return own
+    spec.check_dims(axes, shape, f"declare: parameter {name!r}")
+    meta |= {key: value for key, value in own.items() if key not in ("dims", "split")} | {"dims": axes}
+    if "role" not in meta:
+        last = name.rpartition(".")[2]
+        if spec.is_kernel(axes):
+            meta |= {"role": "hidden", "role_assumed": True}
+        elif last in VECTOR_ROLES:
+            meta["role"] = last
+    if into is None and known is not None and dims is None:
+        if known.gate:
+            into = known.gate
+        elif known.groups > 1:
+            into = known.groups
+    return meta if into is None else _cut(name, shape, meta, into)
+
+
+def _stacked(name: str, shape: tuple[int, ...], known: _Known) -> str:
+    """The axes of a parameter of a layer, with those in front that `nnx.vmap` gave it."""
+    more = len(shape) - len(known.dims)
+    if more < 0 or (more and shape[more:] != known.shape):
+        raise ValueError(
+            f"declare: parameter {name!r} has the shape {shape} where its layer makes {known.shape}; stack layers "
+            f"along the first axis (nnx.vmap with out_axes=0), or say declare(model, dims={{{name!r}: ...}})"
+        )
+    return "." * more + known.dims
+
+
+def _cut(name: str, shape: tuple[int, ...], meta: dict[str, Any], into: SplitInto) -> dict[str, Any]:
+    """The metadata of a parameter that is cut along its first output axis."""
+    dims = meta["dims"]
+    if isinstance(into, str):
+        raise ValueError(f"declare: split takes a number, or the names of the parts, as ({into!r}, ...); got {into!r}")
+    if "o" not in dims:
+        raise ValueError(f"declare: parameter {name!r} has no output axis to split, its axes are {dims!r}")
+    axis = dims.index("o")
+    size = shape[axis]
+    names = () if isinstance(into, int) else tuple(into)
+    count = into if isinstance(into, int) else len(names)
+    equal = [size // max(count, 1)] * count
+    sizes = [int(of) for of in into.values()] if isinstance(into, Mapping) else equal
+    if count < 1 or sum(sizes) != size or min(sizes) < 1:
+        told = dict(into) if isinstance(into, Mapping) else into
+        raise ValueError(
+            f"declare: parameter {name!r} has {size} outputs, which split={told!r} does not divide; give a number of "
+            "equal copies, names of equal parts, or the size of every part, {name: size}"
+        )
+    if isinstance(into, int) or (set(names) <= set(GATES) and not isinstance(into, Mapping)):
+        return meta | {"dims": "." + dims, "gate": names, "split": Split(axis, copies=count)}
+    kernel = spec.is_kernel(dims)
+    parts = []
+    for part, outputs in zip(names, sizes, strict=True):
+        if kernel and part in ROLES:
+            parts.append(Part(part, part, outputs))
+        else:
+            parts.append(Part(part, meta["role"], outputs, meta.get("role_assumed", False)))
+    return meta | {"split": Split(axis, parts=tuple(parts))}
+
+
+def _say_role(meta: dict[str, Any], part: str, role: str) -> None:
+    """Give a parameter, or the part of it that is called so, its role."""
+    split: Split | None = meta.get("split")
+    if split is not None and split.parts:
+        said = [of._replace(role=role, role_assumed=False) if of.name == part else of for of in split.parts]
+        meta["split"] = split._replace(parts=tuple(said))
+    meta |= {"role": role, "role_assumed": False}
+
+
+def _place_layers(metas: dict[str, dict[str, Any]], kernels: set[str]) -> None:
+    """Number the layers by the lists they stand in; the readout, with its bias, comes after all others."""
+    readouts = {name.rpartition(".")[0] for name in kernels if metas[name].get("role") == "readout"}
+    for name, meta in metas.items():
+        numbers = [int(part) for part in name.split(".") if part.isdigit()]
+        if name.rpartition(".")[0] in readouts and meta.get("role") in ("readout", "bias"):
+            meta["layer"] = meta.get("n_layers", 0)
+            if meta["role"] == "bias":
+                meta["kind"] = meta.get("kind") or "readout"
+        elif numbers:
+            meta.setdefault("layer", numbers[0])
+
+
+def _flax_layers(model: nnx.Module) -> dict[int, _Known]:
+    """What is known of the parameters of Flax's own layers, by the identity of the variable."""
+    inside: dict[int, tuple[str, Place, tuple[str, ...]]] = {}  # role, place and gates of the layers of larger ones
     for _, module in nnx.iter_modules(model):
-        if isinstance(module, nnx.MultiHeadAttention):
-            parts = {"query": "query", "key": "key", "value": "value", "out": "attention_out"}
-            heads |= {id(getattr(module, name)): role for name, role in parts.items()}
+        for layer, role, place, gate in _parts_of(module):
+            inside[id(layer)] = role, place, gate
+    found: dict[int, _Known] = {}
     for _, module in nnx.iter_modules(model):
-        kernel, role = None, heads.get(id(module), "hidden")
-        outputs = ".o" if role in ("query", "key", "value") else ""
-        if isinstance(module, nnx.Linear):
-            kernel = "io"
-        elif isinstance(module, nnx.LinearGeneral):
-            outputs = outputs or "o" * len(module.out_features)
-            kernel = "i" * len(module.in_features) + outputs
-        elif isinstance(module, nnx.Conv):
-            kernel = "w" * len(module.kernel_size) + "io"
-        for name, dims, role_of in (("kernel", kernel, role), ("embedding", "io", "embedding")):
+        role, place, gate = inside.get(id(module), ("hidden", Place(), ()))
+        for name, known in _own(module, role).items():
             variable = getattr(module, name, None)
-            if isinstance(variable, nnx.Param) and dims and "dims" not in variable.get_metadata():
-                variable.set_metadata(dims=dims, role=role_of)
-        for name in ("bias", "scale"):
+            if not isinstance(variable, nnx.Param):
+                continue
+            inputs = known.place.get("inputs", 0)
+            whole: Place = {**known.place, **place, "inputs": place.get("inputs") or inputs}
+            assumed = known.role == "hidden" and id(module) not in inside
+            found.setdefault(id(variable), known._replace(place=whole, gate=gate, role_assumed=assumed))
+    return found
+
+
+def _parts_of(module: nnx.Module) -> list[tuple[nnx.Module, str, Place, tuple[str, ...]]]:
+    """The layers that a larger one is made of: each with its role, its place and its gates."""
+    if isinstance(module, nnx.MultiHeadAttention):
+        place = Place(kind="attention")
+        parts = (("query", "query"), ("key", "key"), ("value", "value"), ("out", "attention_out"))
+        return [(getattr(module, name), role, place, ()) for name, role in parts]
+    if isinstance(module, nnx.LSTMCell):
+        place = Place(kind="lstm", inputs=module.in_features)
+        gates = dict(zip("ifgo", GATES[:4], strict=True))
+        made = []
+        for letter, gate in gates.items():
+            into: Any = getattr(module, "if_" if letter == "f" else f"i{letter}")
+            made.append((into, "input", place, (gate,)))
+            made.append((getattr(module, f"h{letter}"), "recurrent", place, (gate,)))
+        return made
+    for cell, kind, gate in (
+        (nnx.OptimizedLSTMCell, "lstm", ("input", "forget", "cell", "output")),
+        (nnx.GRUCell, "gru", ("reset", "update", "new")),
+        (nnx.SimpleCell, "rnn", ()),
+    ):
+        if isinstance(module, cell):
+            place = Place(kind=kind, inputs=module.in_features)
+            return [(module.dense_i, "input", place, gate), (module.dense_h, "recurrent", place, gate)]
+    return []
+
+
+def _own(module: nnx.Module, role: str) -> dict[str, _Known]:
+    """The parameters that a layer of Flax holds itself, by attribute."""
+    if isinstance(module, nnx.Linear):
+        sizes = module.in_features, module.out_features
+        return _layer("io", sizes, "o", sizes[1:], role, sizes[0])
+    if isinstance(module, nnx.LinearGeneral):
+        batch, inputs, outputs = tuple(module.batch_axis.values()), module.in_features, module.out_features
+        out = ".o" if role in ("query", "key", "value") else "o" * len(outputs)
+        copies = "." * len(batch)
+        dims = copies + "i" * len(inputs) + out
+        return _layer(dims, (*batch, *inputs, *outputs), copies + out, (*batch, *outputs), role, math.prod(inputs))
+    if isinstance(module, nnx.Einsum) and module.einsum_str is not None:
+        bias = None if module.bias_shape is None else tuple(module.bias_shape)
+        return _einsum(module.einsum_str, tuple(module.kernel_shape), bias, role)
+    if isinstance(module, nnx.Conv):
+        return _convolution(module, "io", module.feature_group_count, role)
+    if isinstance(module, nnx.ConvTranspose):
+        return _convolution(module, "oi" if module.transpose_kernel else "io", 1, role)
+    if isinstance(module, nnx.Embed):
+        return {"embedding": _Known("io", (module.num_embeddings, module.features), "embedding", Place())}
+    if isinstance(module, nnx.PReLU):
+        return {"negative_slope": _Known("", (), "slope", Place())}
+    if isinstance(module, nnx.LoRA):
+        rank = module.lora_a.get_value().shape[-1]
+        a, b = (module.in_features, rank), (rank, module.out_features)
+        return {"lora_a": _Known("io", a, "lora_a", Place()), "lora_b": _Known("io", b, "lora_b", Place())}
+    if isinstance(module, NORMALIZATIONS):
+        found: dict[str, _Known] = {}
+        for name in ("scale", "bias"):
             variable = getattr(module, name, None)
-            if isinstance(variable, nnx.Param) and "dims" not in variable.get_metadata():
-                variable.set_metadata(dims=outputs or "o" * variable.get_value().ndim, role=name)
+            if isinstance(variable, nnx.Param):
+                shape = variable.get_value().shape
+                features = getattr(module, "num_features", shape[-1])
+                own = 1 if shape[-1:] == (features,) else len(shape)  # more axes in front are stacked layers
+                place = Place(kind="norm", inputs=features)
+                found[name] = _Known("o" * own, shape[len(shape) - own :], name, place)
+        return found
+    return {}
+
+
+NORMALIZATIONS = (nnx.BatchNorm, nnx.LayerNorm, nnx.RMSNorm, nnx.GroupNorm, nnx.InstanceNorm)
+
+
+def _layer(
+    dims: str, shape: tuple[int, ...], bias_dims: str, bias_shape: tuple[int, ...], role: str, inputs: int
+) -> dict[str, _Known]:
+    place = Place(inputs=inputs)
+    return {"kernel": _Known(dims, shape, role, place), "bias": _Known(bias_dims, bias_shape, "bias", place)}
+
+
+def _convolution(module: nnx.Conv | nnx.ConvTranspose, ends: str, groups: int, role: str) -> dict[str, _Known]:
+    shape, window = tuple(module.kernel_shape), len(module.kernel_size)
+    dims = "w" * window + ends
+    found = _layer(dims, shape, "o", (module.out_features,), role, spec.axis_size(shape, dims, "iw"))
+    return found | {"kernel": found["kernel"]._replace(groups=groups)}
+
+
+def _einsum(equation: str, shape: tuple[int, ...], bias: tuple[int, ...] | None, role: str) -> dict[str, _Known]:
+    """The axes of a kernel from its equation: summed over is input, met on both sides of the arrow's data is a copy."""
+    operands, result = equation.replace(" ", "").split("->")
+    data, kernel = operands.split(",")
+    if "." in kernel:
+        return {}
+    letters = {letter: "i" if letter not in result else "." if letter in data else "o" for letter in kernel}
+    dims = "".join(letters[letter] for letter in kernel)
+    outputs = "".join(letters[letter] for letter in result if letter in letters)
+    found = _layer(dims, shape, outputs, bias or (), role, spec.axis_size(shape, dims, "i"))
+    if bias is not None and len(bias) != len(outputs):
+        found["bias"] = found["bias"]._replace(dims="o" * len(bias))
+    return found
 
 
 def leaves(model: nnx.Module) -> tuple[Leaf, ...]:
@@ -116,7 +457,10 @@ def leaves(model: nnx.Module) -> tuple[Leaf, ...]:
     Works on a module of shapes as well (`nnx.eval_shape`), so that nothing need be allocated.
     Raises: ValueError for a parameter that declares no dims and role, with its name.
     """
-    return tuple(_leaf(name, variable) for name, variable in _params(model).items())
+    found: list[Leaf] = []
+    for name, variable in _params(model).items():
+        found += _leaves(name, variable)
+    return tuple(found)
 
 
 def initialize(model: Module, scheme: Scheme, key: Key[Array, ""]) -> Module:
@@ -142,55 +486,143 @@ def fill(model: nnx.Module, scheme: Scheme, key: Key[Array, ""]) -> None:
     variables = _params(model)
     drawn = spec.draw(scheme, key, leaves(model))
     for name, variable in variables.items():
-        variable.set_value(drawn[name].astype(variable.get_value().dtype))
+        variable.set_value(joined(name, variable, drawn).astype(variable.get_value().dtype))
 
 
 def values(model: nnx.Module) -> dict[str, Array]:
-    """The parameters of a module as they are: `{name: array}`."""
-    return {name: jnp.asarray(variable.get_value()) for name, variable in _params(model).items()}
+    """The parameters of a module as they are: `{name: array}`, in the shapes of its leaves."""
+    found: dict[str, Array] = {}
+    for name, variable in _params(model).items():
+        found |= cut(name, variable, jnp.asarray(variable.get_value()))
+    return found
+
+
+def cut(name: str, variable: nnx.Variable, stored: Array) -> dict[str, Array]:
+    """What a variable stores, as the arrays of its leaves: `{name: array}`."""
+    split: Split | None = variable.get_metadata().get("split")
+    if split is None:
+        return {name: stored}
+    axis = split.axis
+    if split.copies:
+        apart = stored.reshape(*stored.shape[:axis], split.copies, -1, *stored.shape[axis + 1 :])
+        return {name: jnp.moveaxis(apart, axis, 0)}
+    ends = np.cumsum([part.size for part in split.parts])[:-1].tolist()
+    pieces = jnp.split(stored, ends, axis)
+    return {f"{name}.{part.name}": piece for part, piece in zip(split.parts, pieces, strict=True)}
+
+
+def joined(name: str, variable: nnx.Variable, values: Mapping[str, Array]) -> Array:
+    """The array that a variable stores, from those of its leaves: the inverse of `cut`."""
+    split: Split | None = variable.get_metadata().get("split")
+    if split is None:
+        return values[name]
+    if split.copies:
+        return jnp.moveaxis(values[name], 0, split.axis).reshape(variable.get_value().shape)
+    return jnp.concatenate([values[f"{name}.{part.name}"] for part in split.parts], split.axis)
 
 
 def functional(make: Callable[[], nnx.Module]) -> Functional:
     """The module that `make` builds, as leaves and pure functions; its parameters are not allocated.
 
-    A module that holds running statistics (`nnx.BatchStat`) or takes noise has a second argument, `training`; what is
-    `Frozen` is a constant.
-    Raises: ValueError for a module with state of another kind.
+    A module of ours has a second argument, `training`, if it takes noise; any other is put into evaluation or training
+    by `eval()` and `train()`, on a copy. Running statistics (`nnx.BatchStat`) and variables of a type of the caller's
+    are carried from step to step. Random state (`nnx.RngState`) is none: in training each stream starts from the step's
+    key and the stream's name, else from where `make` put it. What is `Frozen`, or a plain array, is a constant.
+    dtypes: a parameter that the module keeps in another type than float32 is cast to that type when it is used.
+    Raises: ValueError for a module with state of Flax's that cannot be carried (`nnx.Cache`, `nnx.Intermediate`,
+    `nnx.Perturbation`), or with dropout that has no random state.
     """
     abstract = nnx.eval_shape(make)
-    graph, params, rest = nnx.split(abstract, nnx.Param, ...)
-    kept = nnx.to_flat_state(rest)
-    others = [name_of(path) for path, variable in kept if not isinstance(variable, nnx.BatchStat | Frozen)]
-    if others:
-        raise ValueError(
-            f"only parameters (nnx.Param), running statistics (nnx.BatchStat) and frozen values are carried, but the "
-            f"module also holds {others}"
-        )
-    running, frozen = {}, {}
-    if kept:  # their start is a value, not a shape
-        for path, variable in nnx.to_flat_state(nnx.state(make(), (nnx.BatchStat, Frozen))):
-            of = frozen if isinstance(variable, Frozen) else running
-            of[name_of(path)] = jnp.asarray(variable.get_value())
+    declared, state = leaves(abstract), nnx.to_flat_state(nnx.state(abstract))
+    _check_state(state)
+    running, constants, streams = {}, {}, []
+    if any(not isinstance(variable, nnx.Param) for _, variable in state):  # their start is a value, not a shape
+        for path, variable in nnx.to_flat_state(nnx.state(make())):
+            if isinstance(variable, nnx.Param):
+                continue
+            name, value = name_of(path), variable
+            if isinstance(variable, nnx.Variable):
+                value = variable.get_value()
+            if isinstance(variable, nnx.RngKey):
+                streams.append(name)
+            constant = isinstance(variable, Frozen | nnx.RngState) or not isinstance(variable, nnx.Variable)
+            (constants if constant else running)[name] = jnp.asarray(value)
+    _check_dropout(abstract, bool(streams))
+    abstract.eval()
+    evaluating = nnx.graphdef(abstract)
+    abstract.train()
+    noisy = nnx.graphdef(abstract)
+    abstract.set_attributes(deterministic=True, raise_if_not_found=False)
+    quiet = nnx.graphdef(abstract)
 
-    def module(values: Params) -> Any:
-        flat, values = [*nnx.to_flat_state(params), *kept], frozen | values
-        filled = [(path, variable.replace(values[name_of(path)])) for path, variable in flat]
-        return nnx.merge(graph, nnx.from_flat_state(filled))
+    def module(graph: Any, values: Params) -> Any:
+        flat = []
+        for path, variable in state:
+            name = name_of(path)
+            if isinstance(variable, nnx.Param):
+                flat.append((path, variable.replace(_kept(joined(name, variable, values), variable))))
+            elif isinstance(variable, nnx.Variable):
+                flat.append((path, variable.replace(values[name])))
+            else:
+                flat.append((path, values[name]))
+        return nnx.merge(graph, nnx.from_flat_state(flat))
 
     def filled(values: Params) -> Any:
-        return module(running | values)
+        return module(evaluating, constants | running | values)
 
     def apply(values: Params, x: Array) -> Array:
         return filled(values)(x)
 
     def learn(values: Params, before: Params, x: Array, training: Training) -> tuple[Array, Params]:
-        one = module(before | values)
+        key = training.key
+        fresh = {} if key is None else {name: _reseeded(constants[name], key, name) for name in streams}
+        one = module(quiet if key is None else noisy, constants | fresh | before | values)
         takes_training = "training" in inspect.signature(type(one).__call__).parameters
         y = one(x, training=training) if takes_training else one(x)
-        after = nnx.to_flat_state(nnx.state(one, nnx.BatchStat))
-        return y, {name_of(path): variable.get_value() for path, variable in after}
+        after = {name_of(path): variable for path, variable in nnx.to_flat_state(nnx.state(one))}
+        return y, {name: after[name].get_value() for name in before}
 
-    return Functional(leaves(abstract), apply, learn, running, filled)
+    return Functional(declared, apply, learn, running, filled, bool(streams))
+
+
+def _kept(value: Array, variable: nnx.Variable) -> Array:
+    """A parameter's value in the type that its module keeps it in; float32 is what any may be computed in."""
+    own = variable.get_value().dtype
+    return value if own == jnp.float32 else value.astype(own)
+
+
+def _reseeded(start: Array, key: Key[Array, ""], name: str) -> Array:
+    """The key, or the keys of stacked layers, that a random stream starts a training step from."""
+    own = spec.named_key(key, name)
+    if jax.random.key_impl(start) != jax.random.key_impl(key):
+        own = jax.random.key(jax.random.bits(own), impl=jax.random.key_impl(start))
+    return jax.random.split(own, start.shape) if start.shape else own
+
+
+REFUSED = {
+    nnx.Cache: "build it with decode=False, or without what caches",
+    nnx.Intermediate: "take it out with nnx.pop(model, nnx.Intermediate)",
+    nnx.Perturbation: "take it out with nnx.pop(model, nnx.Perturbation)",
+}
+
+
+def _check_state(state: Sequence[tuple[tuple[Any, ...], Any]]) -> None:
+    for kind, remedy in REFUSED.items():
+        names = [name_of(path) for path, variable in state if isinstance(variable, kind)]
+        if names:
+            raise ValueError(
+                f"the module also holds {names}, of nnx.{kind.__name__}, which no training step carries; {remedy}"
+            )
+
+
+def _check_dropout(model: nnx.Module, seeded: bool) -> None:
+    """Refuse dropout without random state, which would be left out in silence."""
+    for path, module in nnx.iter_modules(model):
+        if isinstance(module, nnx.Dropout) and module.rate > 0 and module.rngs is None and not seeded:
+            raise ValueError(
+                f"module {name_of(path)!r} drops units at a rate of {module.rate} and has no random state to do so; "
+                "build it with nnx.Dropout(rate, rngs=rngs)"
+            )
 
 
 def _params(model: nnx.Module) -> dict[str, nnx.Param]:
@@ -203,13 +635,23 @@ def name_of(path: tuple[Any, ...]) -> str:
     return ".".join(map(str, path))
 
 
-def _leaf(name: str, variable: nnx.Variable) -> Leaf:
-    meta = variable.get_metadata()
+def _leaves(name: str, variable: nnx.Variable) -> list[Leaf]:
+    meta, shape = variable.get_metadata(), tuple(variable.get_value().shape)
     if "dims" not in meta or "role" not in meta:
         raise ValueError(
-            f"parameter {name!r} (shape {variable.get_value().shape}) declares no dims and role; "
-            "create it with jaxinit.introspect.param(shape, dims, role); jaxinit.introspect.declare does it for the "
-            "layers of Flax"
+            f"parameter {name!r} (shape {shape}) declares no dims and role; create it with "
+            "jaxinit.introspect.param(shape, dims, role), or say declare(model), which knows the layers of Flax, and "
+            f"of others declare(model, dims={{{name!r}: ...}}, roles={{{name!r}: ...}})"
         )
-    known = ("dims", "role", "gate", "layer", "n_layers", "activation", "inputs", "kind", "width")
-    return Leaf(name, tuple(variable.get_value().shape), **{key: meta[key] for key in known if key in meta})
+    known = {key: meta[key] for key in LEAF_FIELDS if key in meta}
+    split: Split | None = meta.get("split")
+    if split is None:
+        return [Leaf(name, shape, **known)]
+    before, after = shape[: split.axis], shape[split.axis + 1 :]
+    if split.copies:
+        return [Leaf(name, (split.copies, *before, shape[split.axis] // split.copies, *after), **known)]
+    found = []
+    for part in split.parts:
+        of_part = known | {"role": part.role, "role_assumed": part.role_assumed}
+        found.append(Leaf(f"{name}.{part.name}", (*before, part.size, *after), **of_part))
+    return found

@@ -161,20 +161,21 @@ def _times(of: Stats, factor: float) -> Stats:
 
 
 def probe(model: nnx.Module, batch: tuple[Array, Array], loss: Loss, *, only: str = "*") -> xr.Dataset:
-    """Every signal of a module on a batch: a Dataset over (parameter, step, copy), NaN where there is none.
+    """Every signal of a module in training, without noise: a Dataset over (parameter, step, copy), NaN for none.
 
     Variables `<signal>_<statistic>` as in `signals` and `Stats`, and `gradient_norm` of each kernel.
     Raises: ValueError as `signals`, and for a module whose parameters declare no dims and role.
     """
-    leaves, apply, *_ = introspect.functional(lambda: model)
+    pure = introspect.functional(lambda: model)
     params = introspect.values(model)
-    return to_dataset(jax.jit(lambda p, b: signals(apply, loss, leaves, p, b, only))(params, batch), leaves)
+    look = jax.jit(lambda p, b: signals(pure.as_trained, loss, pure.leaves, p, b, only))
+    return to_dataset(look(params, batch), pure.leaves)
 
 
 def to_dataset(found: dict[str, dict[str, Any]], leaves: Sequence[Leaf]) -> xr.Dataset:
-    """What `signals` found, in the order of the leaves' layers and of the data within them."""
+    """What `signals` found, in the order of the leaves' layers, where their number is known, and of the data."""
     by_name = {leaf.name: leaf for leaf in leaves}
-    order = sorted(found, key=lambda name: by_name[name].layer)
+    order = sorted(found, key=lambda name: by_name[name].layer if by_name[name].n_layers else 0)
     host = {name: jax.tree.map(np.asarray, found[name]) for name in order}
     steps = max((of["product"].mean.shape[0] for of in host.values() if of["product"].mean.ndim > 1), default=1)
     copies = max(of["weight"].mean.shape[0] for of in host.values())

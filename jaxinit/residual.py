@@ -9,16 +9,18 @@ and the scheme here is the paper's draw.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 from jaxinit import initializers, structured
 from jaxinit.initializers import glorot, glorot_scheme, lecun, normal, ones, scaled, truncated_normal, vector, zeros
-from jaxinit.spec import Initializer, Leaf, Rule, Scheme
+from jaxinit.spec import Initializer, Leaf, Rule, Scheme, unmatched
 
 INTO_STREAM = ("attention_out", "ffn_out")  # the kernels whose products are added to the residual stream
 SCALED_BRANCH = ("value", "attention_out", "ffn_in", "ffn_out")
 TABLES = ("embedding", "position")
 EDGES = ("input", *TABLES)  # kernels whose inputs do not grow with the width
+T_FIXUP = (*SCALED_BRANCH, *TABLES)  # what T-Fixup's factor multiplies
 
 
 def gpt2(leaf: Leaf) -> Initializer:
@@ -27,12 +29,12 @@ def gpt2(leaf: Leaf) -> Initializer:
     Two additions a block make 2 n_layers residual layers. Source: Radford et al. (2019), section 2.3, "1/sqrt(N), N the
     number of residual layers"; the reading of 2 n_layers is that of Hugging Face's and Karpathy's code.
     """
-    return vector(leaf) or normal(0.02 / math.sqrt(2 * leaf.n_layers) if leaf.role in INTO_STREAM else 0.02)
+    return vector(leaf) or normal(0.02 / math.sqrt(2 * blocks(leaf, "gpt2")) if leaf.role in INTO_STREAM else 0.02)
 
 
 def gpt2_blocks(leaf: Leaf) -> Initializer:
     """As gpt2 with N read as the number of blocks: 0.02 / sqrt(n_layers) into the residual stream."""
-    return vector(leaf) or normal(0.02 / math.sqrt(leaf.n_layers) if leaf.role in INTO_STREAM else 0.02)
+    return vector(leaf) or normal(0.02 / math.sqrt(blocks(leaf, "gpt2_blocks")) if leaf.role in INTO_STREAM else 0.02)
 
 
 def llama(leaf: Leaf) -> Initializer:
@@ -60,7 +62,7 @@ def small_init_wang(leaf: Leaf) -> Initializer:
     Source: Nguyen & Salazar (2019), section 3.2; Black et al. (2022), section 2.1, for the pair.
     """
     if leaf.role in INTO_STREAM:
-        return initializers.wang(leaf.n_layers)
+        return initializers.wang(blocks(leaf, "small_init_wang"))
     width = leaf.fan_out if leaf.role in TABLES else leaf.fan_in
     return vector(leaf) or normal(math.sqrt(2 / (5 * width)))
 
@@ -70,7 +72,9 @@ def spike_no_more(leaf: Leaf) -> Initializer:
     if leaf.role in TABLES:
         return normal(1.0)
     std = math.sqrt(2 / (5 * leaf.fan_in))
-    return vector(leaf) or normal(std / math.sqrt(2 * leaf.n_layers) if leaf.role in INTO_STREAM else std)
+    if leaf.role in INTO_STREAM:
+        return normal(std / math.sqrt(2 * blocks(leaf, "spike_no_more")))
+    return vector(leaf) or normal(std)
 
 
 def xavier_transformer(leaf: Leaf) -> Initializer:
@@ -83,7 +87,7 @@ def t_fixup(leaf: Leaf) -> Initializer:
 
     For a decoder; meant without normalization and without warm-up. Source: Huang et al. (2020), section 3.2.
     """
-    return _t_fixup(leaf, (9 * leaf.n_layers) ** -0.25)
+    return _t_fixup(leaf, (9 * blocks(leaf, "t_fixup")) ** -0.25 if leaf.role in T_FIXUP else 1.0)
 
 
 def fixup(leaf: Leaf) -> Initializer:
@@ -98,7 +102,7 @@ def fixup(leaf: Leaf) -> Initializer:
     if leaf.role == "residual_gate":
         return ones
     he = initializers.he("normal")
-    return vector(leaf) or (scaled(he, (2 * leaf.n_layers) ** -0.5) if leaf.role in SCALED_BRANCH else he)
+    return vector(leaf) or (scaled(he, (2 * blocks(leaf, "fixup")) ** -0.5) if leaf.role in SCALED_BRANCH else he)
 
 
 def deepnorm(leaf: Leaf) -> Initializer:
@@ -106,7 +110,7 @@ def deepnorm(leaf: Leaf) -> Initializer:
 
     Meant for post-norm with `skip_scale` (2 n_layers)^(1/4). Source: Wang et al. (2022), figure 2.
     """
-    return _deepnorm(leaf, (8 * leaf.n_layers) ** -0.25)
+    return _deepnorm(leaf, (8 * blocks(leaf, "deepnorm")) ** -0.25 if leaf.role in SCALED_BRANCH else 1.0)
 
 
 def _deepnorm(leaf: Leaf, factor: float) -> Initializer:
@@ -120,7 +124,7 @@ def mimetic(leaf: Leaf) -> Rule | Initializer:
     Meant for a Vision Transformer with sinusoidal positions, with as many key as query heads.
     Source: Trockman & Kolter (2023), section 3 and table 1.
     """
-    attention = leaf.name.rpartition(".")[0]
+    attention = _attention(leaf)
     if leaf.role in ("query", "key"):
         side = "left" if leaf.role == "query" else "right"
         return Rule(structured.mimetic(side, 0.7, 0.7), key=f"{attention}.query_key")
@@ -128,6 +132,14 @@ def mimetic(leaf: Leaf) -> Rule | Initializer:
         side = "left" if leaf.role == "value" else "right"
         return Rule(structured.mimetic_whole(side, 0.4, -0.4), key=f"{attention}.value_out")
     return xavier_transformer(leaf)
+
+
+def _attention(leaf: Leaf) -> str:
+    """The path of the attention of a kernel: `a` of `a.query`, of `a.query.kernel` and of `a.qkv.kernel.query`."""
+    path = leaf.name.split(".")
+    if "kernel" in path:
+        path = path[: path.index("kernel")]
+    return ".".join(path[:-1])
 
 
 def rezero(leaf: Leaf) -> Initializer:
@@ -152,7 +164,7 @@ def t_fixup_encoder(leaf: Leaf) -> Initializer:
 
     The embedding takes it too. Source: Huang et al. (2020), section 3.2.
     """
-    return _t_fixup(leaf, 0.67 * leaf.n_layers**-0.25)
+    return _t_fixup(leaf, 0.67 * blocks(leaf, "t_fixup_encoder") ** -0.25 if leaf.role in T_FIXUP else 1.0)
 
 
 def _t_fixup(leaf: Leaf, factor: float) -> Initializer:
@@ -167,7 +179,7 @@ def encoder_decoder(encoder: Scheme, decoder: Scheme) -> Scheme:
     `encoder_decoder(t_fixup_encoder, t_fixup)` is T-Fixup; `deepnorm_pair` makes DeepNorm's.
     """
     of = lambda leaf: (encoder if leaf.name.startswith("encoder.") else decoder)(leaf)
-    return _named(f"{encoder.__name__}+{decoder.__name__}", of, encoder_decoder.__doc__, without_stream)
+    return _named(f"{encoder.__name__}+{decoder.__name__}", of, encoder_decoder.__doc__, without_branches)
 
 
 class DeepNorm(NamedTuple):
@@ -218,7 +230,7 @@ def mup(base_width: int, optimizer: str = "adam", zero_readout: bool = False) ->
         rate = 1 / m if adam else 1.0
         return Rule(draw, multiplier=m**-0.5 if leaf.role == "query" else 1.0, lr_scale=rate, wd_scale=1 / rate)
 
-    return _named("mup", of, mup.__doc__)
+    return _named("mup", of, mup.__doc__, without_edges)
 
 
 def u_mup(base_width: int) -> Scheme:
@@ -244,7 +256,7 @@ def u_mup(base_width: int) -> Scheme:
         rate = 1.0 if leaf.role in EDGES else m**-0.5
         return Rule(normal(1.0), multiplier, rate, 1 / rate)
 
-    return _named("u_mup", of, u_mup.__doc__)
+    return _named("u_mup", of, u_mup.__doc__, without_edges)
 
 
 def spectral_mup(base_width: int, optimizer: str = "adam") -> Scheme:
@@ -267,7 +279,7 @@ def spectral_mup(base_width: int, optimizer: str = "adam") -> Scheme:
         multiplier = m**-0.5 if leaf.role == "query" else 1.0
         return Rule(vector(leaf) or normal(std), multiplier, lr_scale=rate, wd_scale=1 / rate)
 
-    return _named("spectral_mup", of, spectral_mup.__doc__)
+    return _named("spectral_mup", of, spectral_mup.__doc__, without_edges)
 
 
 def depth_mup(base: Scheme, base_depth: int, alpha: float = 0.5) -> Scheme:
@@ -284,20 +296,62 @@ def depth_mup(base: Scheme, base_depth: int, alpha: float = 0.5) -> Scheme:
         if rule is None:
             return None
         rule = rule if isinstance(rule, Rule) else Rule(rule)
-        ratio = leaf.n_layers / base_depth
         if leaf.role in (*INTO_STREAM, *SCALED_BRANCH, "query", "key"):
+            ratio = blocks(leaf, "depth_mup") / base_depth
             rate = rule.lr_scale * ratio ** (alpha - 1)
             factor = ratio**-alpha if leaf.role in INTO_STREAM else 1.0
             decay = rule.wd_scale / ratio ** (alpha - 1)
             return replace(rule, multiplier=rule.multiplier * factor, lr_scale=rate, wd_scale=decay)
         return rule
 
-    return _named("depth_mup", of, depth_mup.__doc__, without_stream)
+    missing = lambda leaves: [*unmatched(base, leaves), *without_branches(leaves)]
+    return _named("depth_mup", of, depth_mup.__doc__, missing)
 
 
-def without_stream(leaves: Sequence[Leaf]) -> list[str]:
-    """What a rule for residual branches misses in a model that has none."""
-    return [] if any(leaf.role in INTO_STREAM for leaf in leaves) else [f"the roles {' and '.join(INTO_STREAM)}"]
+def blocks(leaf: Leaf, scheme: str) -> int:
+    """The number of blocks of a leaf's model. Raises: ValueError where it is unknown."""
+    if not leaf.n_layers:
+        raise ValueError(
+            f"scheme {scheme!r} needs the number of blocks, which parameter {leaf.name!r} does not know; say "
+            "declare(model, n_layers=12), if there are 12"
+        )
+    return leaf.n_layers
+
+
+def without_stream(leaves: Sequence[Leaf], also: Sequence[str] = ()) -> list[str]:
+    """What a rule for residual branches misses in a model that has none, or some of whose roles nobody has said.
+
+    `also`: roles that it rules on besides those of the kernels into the stream.
+    """
+    there = {leaf.role for leaf in leaves}
+    if there & set(INTO_STREAM):
+        return unsaid(leaves, *((role,) for role in (*INTO_STREAM, *also)))
+    hint = unsaid(leaves, INTO_STREAM)
+    return hint or [f"the roles {' and '.join(INTO_STREAM)}"]
+
+
+def without_branches(leaves: Sequence[Leaf]) -> list[str]:
+    """As `without_stream`, for a rule on every kernel of a branch but queries and keys."""
+    return without_stream(leaves, ("value", "ffn_in"))
+
+
+def without_edges(leaves: Sequence[Leaf]) -> list[str]:
+    """What a rule on the first and the last kernels misses in a model whose roles nobody has said."""
+    return unsaid(leaves, ("readout",), EDGES)
+
+
+def unsaid(leaves: Sequence[Leaf], *groups: Sequence[str]) -> list[str]:
+    """The groups of roles none of which is there, where a kernel's role is a guess that may hide it."""
+    there = {leaf.role for leaf in leaves}
+    guessed = next((leaf.name for leaf in leaves if leaf.role_assumed), None)
+    absent = [group for group in groups if not there & set(group)]
+    if guessed is None or not absent:
+        return []
+    roles = ", ".join(" or ".join(group) for group in absent)
+    say = (
+        f"say declare(model, roles={{{guessed!r}: {absent[0][0]!r}, ...}}), or 'hidden' of kernels without such a role"
+    )
+    return [f"the roles {roles}, where nobody has said the role of parameter {guessed!r}; {say}"]
 
 
 def without_gate(leaves: Sequence[Leaf]) -> list[str]:
@@ -314,7 +368,8 @@ def _adam(scheme: str, optimizer: str) -> bool:
 
 def _grows_out(leaf: Leaf) -> bool:
     """Whether a leaf has an entry for every unit of the stream or of a layer: not the readout, nor a single number."""
-    of_readout = leaf.role == "bias" and leaf.layer == leaf.n_layers and leaf.kind != "norm"
+    last = leaf.kind == "readout" or (0 < leaf.n_layers == leaf.layer and leaf.kind != "norm")
+    of_readout = leaf.role == "bias" and last
     return leaf.role != "readout" and not of_readout and bool(leaf.dims)
 
 
@@ -330,15 +385,19 @@ def _over(leaf: Leaf, base_width: int) -> float:
 
 
 def _named(
-    name: str, scheme: Any, doc: str | None, unmatched: Callable[[Sequence[Leaf]], list[str]] | None = None
+    name: str, scheme: Any, doc: str | None, missing: Callable[[Sequence[Leaf]], list[str]] | None = None
 ) -> Scheme:
     scheme.__name__, scheme.__doc__ = name, doc
-    if unmatched:
-        scheme.unmatched = unmatched
+    if missing:
+        scheme.unmatched = missing
     return scheme
 
 
-for _scheme in (gpt2, gpt2_blocks, small_init_wang, spike_no_more, t_fixup, t_fixup_encoder, fixup, deepnorm, mimetic):
+for _scheme in (gpt2, gpt2_blocks, small_init_wang, spike_no_more):
     _named(_scheme.__name__, _scheme, _scheme.__doc__, without_stream)
+for _scheme in (t_fixup, t_fixup_encoder, deepnorm):
+    _named(_scheme.__name__, _scheme, _scheme.__doc__, without_branches)
+for _scheme, _roles in ((fixup, ("value", "ffn_in", "readout")), (mimetic, ("query", "key", "value"))):
+    _named(_scheme.__name__, _scheme, _scheme.__doc__, partial(without_stream, also=_roles))
 for _scheme in (rezero, skipinit):
     _named(_scheme.__name__, _scheme, _scheme.__doc__, without_gate)

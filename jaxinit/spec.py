@@ -40,10 +40,13 @@ class Leaf:
 
     Shapes: `shape` and `dims` have one entry an axis. `dims` is made of `i` (input), `o` (output), `w` (window
     of a convolution) and `.` (independent copy). `gate` names the copies along the first `.` axis, if they are
-    gates. `layer` counts from 0; `activation` is the nonlinearity that the layer applies; `inputs` the number of inputs
+    gates. `layer` counts from 0; `n_layers` is the number of the model's blocks (of a Transformer: attention and
+    feed-forward together are one), or of its hidden layers where it has no blocks (0 if unknown); `activation` is the
+    nonlinearity that the layer applies; `inputs` the number of inputs
     of the layer that the parameter belongs to, which a bias cannot tell from its shape (0 if unknown); `kind` what
-    its layer is, where a law may depend on that (rnn, lstm, gru, attention, norm), empty elsewhere; `width` the number
-    of units of the model's hidden layers, which scaling rules compare with that of another model (0 if unknown).
+    its layer is, where a law may depend on that (rnn, lstm, gru, attention, norm, readout), empty elsewhere; `width`
+    the number of units of the model's hidden layers, which scaling rules compare with that of another model (0 if
+    unknown). `role_assumed`: nobody said the role, and `hidden` is a guess.
     Raises: ValueError when `dims` does not fit `shape` or holds another letter, and for an axis of size 0.
     """
 
@@ -53,11 +56,12 @@ class Leaf:
     role: str
     gate: tuple[str, ...] = ()
     layer: int = 0
-    n_layers: int = 1
+    n_layers: int = 0
     activation: str = "linear"
     inputs: int = 0
     kind: str = ""
     width: int = 0
+    role_assumed: bool = False
 
     def __post_init__(self):
         check_dims(self.dims, self.shape, f"parameter {self.name!r}")

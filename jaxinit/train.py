@@ -48,7 +48,7 @@ class Trial(NamedTuple):
     Units: `lr` and `weight_decay` per step (decoupled decay: p <- p - lr * weight_decay * p, biases included); `l2` is
     the factor of half the sum of squares that is added to the loss; `clip` is a bound on the global gradient norm,
     `clip_value` on the size of each entry, infinite for none; `budget` is a number of evaluations. `dropout` is None in
-    a study without, and then no noise is drawn.
+    a study without, and then no noise is drawn, but for that of modules with dropout of their own.
     """
 
     seed: Int[Array | np.ndarray, ""]
@@ -137,11 +137,12 @@ def make_program(
         if at_once is None or count <= at_once:
             outputs = model.apply(params, x)
         else:
-            blocks = -(-count // at_once)
-            padded = jnp.concatenate([x, jnp.broadcast_to(x[:1], (blocks * at_once - count, *x.shape[1:]))])
-            by_block = padded.reshape(blocks, at_once, *x.shape[1:])
+            rest = count % at_once  # the last block overlaps the one before: nothing is padded, no example is invented
+            blocks = jnp.concatenate([x[: count - rest], x[count - at_once :]]) if rest else x
+            by_block = blocks.reshape(-1, at_once, *x.shape[1:])
             outputs = jax.lax.map(lambda block: model.apply(params, block), by_block)
-            outputs = outputs.reshape(-1, *outputs.shape[2:])[:count]
+            outputs = outputs.reshape(-1, *outputs.shape[2:])
+            outputs = jnp.concatenate([outputs[: count - rest], outputs[-rest:]]) if rest else outputs
         return task.loss(outputs, y), task.metric(outputs, y)
 
     def start(params: Params) -> State:
@@ -177,7 +178,7 @@ def make_program(
         def step(carry: tuple[Params, Params, optax.OptState], at: tuple[Array, Array | None]):
             params, running, opt = carry
             ticket, key = at
-            noise = Training() if trial.dropout is None else Training(key, trial.dropout)
+            noise = Training() if key is None else Training(key, 0.0 if trial.dropout is None else trial.dropout)
             x, y = task.batch(data, ticket)
             of_loss = jax.value_and_grad(loss_of, has_aux=True)
             (loss, running), grads = of_loss(params, running, trial, noise, x, y)
@@ -211,7 +212,8 @@ def make_program(
             # A running trial enters every epoch having ended the one before, so its own count numbers the epoch.
             number = state.evaluations // intervals
             tickets = task.tickets(data, jax.random.fold_in(order_key, number), steps, batch)
-            keys = None if trial.dropout is None else jax.random.split(jax.random.fold_in(noise_key, number), steps)
+            quiet = trial.dropout is None and not model.noisy
+            keys = None if quiet else jax.random.split(jax.random.fold_in(noise_key, number), steps)
             by_interval = lambda of: of.reshape(intervals, steps // intervals, *of.shape[1:])
             return jax.lax.scan(interval_if_running, state, jax.tree.map(by_interval, (tickets, keys)))
 

@@ -239,19 +239,21 @@ class _Look(NamedTuple):
         return (y if self.taps is None else _tapped(measured, y, next(self.taps))), site
 
     def scan(self, equation: Any, given: list[Any], of: Origins) -> tuple[list[Any], Origins, list[Site]]:
-        """A loop: constants keep where they come from, slices of stacked parameters are copies of their own."""
+        """A loop: what stays the same keeps where it comes from, slices of stacked parameters are their own copies."""
         settings, (body, body_consts) = equation.params, _opened(equation.params["jaxpr"])
         deeper = lambda outer, inner: [a.aval.ndim > b.aval.ndim for a, b in zip(outer, inner, strict=True)]
         carries = deeper(equation.outvars, body.outvars).count(False)  # what is stacked has an axis more outside
         consts = deeper(equation.invars, body.invars).count(False) - carries
-        inside = [
-            None
-            if origin is None or consts <= k < consts + carries
-            else Origin(origin.name, origin.copy[0])
-            if k >= consts
-            else origin
-            for k, origin in enumerate(of)
-        ]
+        # Flax carries a cell's parameters through its loop, and hands them on as they are: they are constants too.
+        kept = [body.outvars[k] is body.invars[consts + k] for k in range(carries)]
+        inside: Origins = []
+        for k, origin in enumerate(of):
+            if consts <= k < consts + carries:
+                inside.append(origin if kept[k - consts] else None)
+            elif k >= consts and origin is not None:
+                inside.append(Origin(origin.name, origin.copy[0]))
+            else:
+                inside.append(origin)
         found: list[Site] = []  # what the body says of its products, apart from their statistics
 
         def turn(carry: list[Any], x: tuple[list[Any], Any]) -> tuple[list[Any], tuple[list[Any], Any]]:
@@ -280,7 +282,8 @@ class _Look(NamedTuple):
                 where = [int(np.argmax(whole[0] == number)) for number in site.copies.reshape(-1)]
                 copies = whole[:, where].reshape(settings["length"], *site.copies.shape)
             sites.append(Site(site.name, copies, product, other))
-        return [*after, *ys], [None] * len(equation.outvars), sites
+        come_from: Origins = [of[consts + k] if kept[k] else None for k in range(carries)]
+        return [*after, *ys], come_from + [None] * len(ys), sites
 
 
 def _opened(inner: Any) -> tuple[Any, Sequence[Any]]:

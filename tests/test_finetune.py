@@ -1,6 +1,8 @@
 """Starting from a trained model: functions preserved, gradients where learning can begin, bounds that hold."""
 
+import copy
 import math
+import pickle
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, cast
@@ -29,7 +31,23 @@ BASES: dict[str, tuple[Callable[[], nnx.Module], Any]] = {
     "LinearGeneral": (lambda: nnx.LinearGeneral(3, (2, 4), rngs=nnx.Rngs(0)), X),
     "Transformer": (lambda: Transformer(7, 8, 7, layers=1, length=16, rngs=nnx.Rngs(0)), TOKENS),
     "LSTM": (lambda: LSTM(3, 8, 2, rngs=nnx.Rngs(0)), X[None]),
+    "fused gates": (lambda: nnx.RNN(nnx.GRUCell(3, 4, rngs=nnx.Rngs(0))), X[None]),
 }
+
+
+@pytest.mark.parametrize("kind", BASES)
+def test_an_adapter_can_be_pickled_copied_and_be_part_of_a_static_argument(kind: str) -> None:
+    make, x = BASES[kind]
+    adapted: Any = LoRA(make(), 2, init=lambda leaf: normal(0.5), rngs=nnx.Rngs(1))
+    for twin in (pickle.loads(pickle.dumps(adapted)), copy.deepcopy(adapted)):
+        np.testing.assert_array_equal(twin(x), adapted(x))
+    assert hash(nnx.graphdef(adapted)) == hash(nnx.graphdef(copy.deepcopy(adapted)))
+
+
+def test_statistics_and_noise_of_an_adapted_base_stand_still() -> None:
+    norm, drop = nnx.BatchNorm(3, rngs=nnx.Rngs(0)), nnx.Dropout(0.5, rngs=nnx.Rngs(0))
+    adapted: Any = LoRA(nnx.Sequential(nnx.Linear(3, 3, rngs=nnx.Rngs(0)), norm, drop), 1, rngs=nnx.Rngs(1))
+    np.testing.assert_allclose(adapted(X)[:2], adapted(X[:2]), atol=1e-6)
 
 
 @pytest.mark.parametrize("init", [lora_kaiming, lora_gaussian, lora_init_b])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxinit import residual
+from jaxinit import introspect, residual
 from jaxinit.initializers import he
 from jaxinit.introspect import functional
 from jaxinit.models import LSTM, MLP, RNN, EncoderDecoder, Transformer
@@ -78,6 +78,74 @@ def test_a_rule_for_branches_is_refused_by_a_model_without(name: str) -> None:
     plain = functional(lambda: MLP(4, 8, 2, rngs=nnx.Rngs(0))).leaves
     with pytest.raises(ValueError, match=r"the rules for \['the roles attention_out and ffn_out'\] match no parameter"):
         draw(SCHEMES[name], KEY, plain)
+
+
+class Blocks(nnx.Module):
+    """Attention and feed-forward layers of Flax's own, whose depth and whose roles it cannot know."""
+
+    def __init__(self, blocks: int):
+        rngs = nnx.Rngs(0)
+        self.blocks = nnx.List(
+            [
+                nnx.Dict(
+                    attention=nnx.MultiHeadAttention(4, D, decode=False, rngs=rngs),
+                    up=nnx.Linear(D, 4 * D, rngs=rngs),
+                    down=nnx.Linear(4 * D, D, rngs=rngs),
+                )
+                for _ in range(blocks)
+            ]
+        )
+        self.head = nnx.Linear(D, V, rngs=rngs)
+
+
+FEED = {"*.up": "ffn_in", "*.down": "ffn_out"}
+
+
+def declared(**said) -> tuple[Leaf, ...]:
+    return introspect.leaves(introspect.declare(nnx.eval_shape(lambda: Blocks(12)), **said))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["gpt2", "gpt2_blocks", "small_init_wang", "spike_no_more", "t_fixup", "fixup", "deepnorm", "t_fixup_encoder"],
+)
+def test_unknown_depth_and_unknown_roles_are_refused_with_the_line_that_settles_them(name: str) -> None:
+    scheme = SCHEMES[name]
+    with pytest.raises(ValueError, match=r"ffn_out.*nobody has said the role of parameter.*say declare\(model, roles="):
+        rules(scheme, declared(n_layers=12))
+    said = FEED | ({"head": "readout"} if name == "fixup" else {})
+    unknown = rf"'{name}' needs the number of blocks, which parameter 'blocks.0.*' does not know; say declare\(model, n"
+    with pytest.raises(ValueError, match=unknown):
+        rules(scheme, declared(roles=said))
+    rules(scheme, declared(roles=said, n_layers=12))
+
+
+def test_gpt2_knows_the_depth_that_was_said() -> None:
+    known = declared(roles=FEED, n_layers=12)
+    drawn = draw(SCHEMES["gpt2"], KEY, [leaf for leaf in known if leaf.layer == 3])
+    for name in ("blocks.3.attention.out.kernel", "blocks.3.down.kernel"):
+        assert float(np.std(drawn[name])) == pytest.approx(0.02 / math.sqrt(24), rel=0.05)
+
+
+@pytest.mark.parametrize("make", [residual.mup, residual.u_mup, residual.spectral_mup])
+def test_mup_refuses_roles_that_nobody_said(make) -> None:
+    with pytest.raises(ValueError, match=r"the roles readout, input or embedding or position, where nobody has said"):
+        rules(make(16), declared(width=D))
+    rules(make(16), declared(width=D, roles={"head": "readout", "blocks.0.up": "input"}))
+
+
+def test_depth_scaling_refuses_unknown_depth_and_what_its_base_refuses() -> None:
+    scheme = residual.depth_mup(residual.mup(16), 4)
+    with pytest.raises(ValueError, match="scheme 'depth_mup' needs the number of blocks"):
+        rules(scheme, declared(width=D, roles=FEED | {"head": "readout"}))
+    with pytest.raises(ValueError, match="nobody has said the role"):
+        rules(scheme, declared(width=D, n_layers=12))
+
+
+def test_mimetic_attention_in_layers_of_flax_shares_its_keys() -> None:
+    found = rules(SCHEMES["mimetic"], declared(roles=FEED))
+    keys = {name: rule.key for name, rule in found.items() if rule.key and name.startswith("blocks.2.")}
+    assert set(keys.values()) == {"blocks.2.attention.query_key", "blocks.2.attention.value_out"}
 
 
 def scales(scheme, of: tuple[Leaf, ...]) -> dict[str, tuple[float, float, float]]:

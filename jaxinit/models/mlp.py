@@ -40,7 +40,8 @@ class MLP(nnx.Module):
         **inits: Unpack[Inits],
     ):
         check_sizes(in_features=in_features, hidden_features=hidden_features, out_features=out_features, layers=layers)
-        self.activation = activation_named(activation)
+        activation_named(activation)  # raises for an unknown name
+        self.activation = activation
         self.residual = residual
         widths = [in_features] + [hidden_features] * layers
         of = lambda k, phi="linear": Place(layer=k, n_layers=layers, activation=phi, width=hidden_features)
@@ -57,9 +58,10 @@ class MLP(nnx.Module):
 
     def __call__(self, x: Float[Array, "batch ..."], training: Training | None = None) -> Float[Array, "batch out"]:
         h_bn = x.reshape(x.shape[0], -1)
+        phi = activation_named(self.activation)
         for k, layer in enumerate(self.layers):
             z_bn = layer(h_bn)
             if self.norms:
                 z_bn = normalize(self.norms[k], z_bn, training)
-            h_bn = dropped(self.activation(z_bn), training, k) + (h_bn if self.residual and k else 0.0)
+            h_bn = dropped(phi(z_bn), training, k) + (h_bn if self.residual and k else 0.0)
         return self.readout(h_bn)
