@@ -7,6 +7,7 @@ Parameters say what they are in their own metadata (`param`); a parameter's name
 
 import inspect
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any, NamedTuple, TypedDict, TypeVar, Unpack
 
 import jax.numpy as jnp
@@ -70,6 +71,8 @@ class Place(TypedDict, total=False):
     inputs: int
     kind: str
     width: int
+    partner: str
+    normalized: bool
 
 
 def param(shape: tuple[int, ...], dims: str, role: str, **place: Unpack[Place]) -> nnx.Param:
@@ -211,5 +214,5 @@ def _leaf(name: str, variable: nnx.Variable) -> Leaf:
             "create it with jaxinit.introspect.param(shape, dims, role); jaxinit.introspect.declare does it for the "
             "layers of Flax"
         )
-    known = ("dims", "role", "gate", "layer", "n_layers", "activation", "inputs", "kind", "width")
+    known = [field.name for field in fields(Leaf) if field.name not in ("name", "shape")]
     return Leaf(name, tuple(variable.get_value().shape), **{key: meta[key] for key in known if key in meta})
