@@ -23,19 +23,23 @@ from jaxinit import store, train, watch
 from jaxinit.cell import Cell, check, draw_starts, unsegmented
 from jaxinit.engine import queue
 from jaxinit.folder import Folder, to_json
-from jaxinit.spec import Scheme
+from jaxinit.spec import Leaf, Scheme
 from jaxinit.study import BadStudy, Study
 
 SLOPE, STEEP = 0.1, 0.2  # of log10(size) against log10(width): flat, and too steep however wide the interval
 KINDS = ("forward", "update", "gradient")
 NAMED = ("scores", "branch")  # endings of the values that a model names by `checkpoint_name`
-WITHOUT_GRADIENT = (*NAMED, "logits")  # signals that no one parameter makes
+KINDS_OF = {  # of signals that no one parameter makes, which have no gradient; the others have all kinds
+    **dict.fromkeys((*NAMED, "logits"), ("forward", "update")),
+    "part": ("update",),
+}
 ROUNDING = 1e-5  # of a product's size: a change below it is float32's error as much as training
 # What is said of them in `Slope`.
 MAY_SHRINK = (
     *(("query", kind) for kind in KINDS),
     ("key", "gradient"),
-    ("scores", "forward"),
+    *(("scores", kind) for kind in KINDS),
+    ("part", "update"),
     ("readout", "forward"),
     ("logits", "forward"),
     ("branches", "forward"),
@@ -50,9 +54,13 @@ class Slope(NamedTuple):
     1/width elsewhere.
     Against width, the signals are the product of every kernel, with the rule's multiplier; the scores of every
     attention before the softmax and what every branch adds to the stream, biases included (values that the model
-    names `....scores` and `....branch`, as the Transformer does); and the network's output (`logits`). Scores and the
-    answer at the start may shrink with the width, and so their size, the readout's product, queries and gradients of
-    keys are judged for growth only; the changes of scores and of the answer must be flat.
+    names `....scores` and `....branch`, as the Transformer does); and the network's output (`logits`). Of scores also
+    what the change of one kind of parameter alone does to them (`....scores by query bias`): a part that grows is
+    hidden in the sum for as long as it is small.
+    Scores and the answer at the start may shrink with the width, since queries and keys, or the readout's rows, do not
+    point the same way before they are trained; what training adds to scores goes from 1/sqrt(width) to flat as they
+    come to. So scores and their parts, the answer's size, the readout's product, queries and gradients of keys are
+    judged for growth only.
     Against depth: of the sum of all branches ("branches", with the gradient of the embedding) and of the answer
     ("readout"), as they are; the sum at the start may shrink, as it does under CompleteP.
 
@@ -166,9 +174,8 @@ def slopes(found: xr.Dataset) -> list[Slope]:
         for parameter in found.parameter.values:
             signal = found.sel(scheme=scheme, parameter=parameter).transpose(axis, "seed")
             role = signal.role.item()
-            for kind in KINDS:
-                if kind != "gradient" or role not in WITHOUT_GRADIENT:
-                    rows.append(_judged(signal, str(scheme), str(parameter), kind, axis))
+            for kind in KINDS_OF.get(role, KINDS):
+                rows.append(_judged(signal, str(scheme), str(parameter), kind, axis))
     return rows
 
 
@@ -195,7 +202,7 @@ def _judged(signal: xr.Dataset, scheme: str, parameter: str, kind: str, axis: st
 
 def _nothing_to_judge(signal: xr.Dataset, kind: str, axis: str) -> str:
     """Why the sizes of a signal have no slope; empty where they have one."""
-    sizes = signal[kind].values
+    sizes, role = signal[kind].values, signal.role.item()
     if not np.isfinite(sizes).all():
         return f"not finite at {axis} {_first(signal, ~np.isfinite(sizes), axis)}"
     if not sizes.any():
@@ -203,7 +210,7 @@ def _nothing_to_judge(signal: xr.Dataset, kind: str, axis: str) -> str:
     if not sizes.all():
         return f"zero at {axis} {_first(signal, sizes == 0, axis)}, not at others"
     within_rounding = sizes < ROUNDING * signal["forward"].values
-    if kind == "update" and within_rounding.any():
+    if kind == "update" and role != "part" and within_rounding.any():
         where = _first(signal, within_rounding, axis)
         return f"nothing to judge: at {axis} {where} it moved by no more than rounding; raise the rate or the steps"
     return ""
@@ -212,6 +219,11 @@ def _nothing_to_judge(signal: xr.Dataset, kind: str, axis: str) -> str:
 def _first(signal: xr.Dataset, where: np.ndarray, axis: str) -> int:
     """The first width or depth at which `where`, `[axis, seed]`, holds for a seed."""
     return int(signal[axis].values[where.any(1)][0])
+
+
+def _role(name: str) -> str:
+    """The role of a signal that no parameter is named as."""
+    return "part" if ".scores by " in name else name.rpartition(".")[2]
 
 
 def passes(rows: Sequence[Slope], scheme: str) -> bool:
@@ -238,8 +250,26 @@ def _products(cell: Cell, steps: int) -> xr.Dataset:
         signals |= {name: value for name, value in named.items() if name.rpartition(".")[2] in NAMED}
         return {**signals, "logits": logits}
 
+    def scores(params: Any, factors: dict[str, Any], x: jax.Array) -> dict[str, jax.Array]:
+        named = watch.named(lambda p: cell.as_trained(p, factors, x), params)[1]
+        return {name: value for name, value in named.items() if name.endswith(".scores")}
+
     roles = {leaf.name: leaf.role for leaf in sorted(kept, key=lambda leaf: leaf.layer)}
-    return _sizes(cell, steps, look, {name: Signal(role, name) for name, role in roles.items()})
+    known = {name: Signal(role, name) for name, role in roles.items()}
+    return _sizes(cell, steps, look, known, scores)
+
+
+def _parts_of_scores(leaves: Sequence[Leaf]) -> dict[str, set[str]]:
+    """The parameters of each kind that scores are made of, by the kind's name, such as "query bias"."""
+    parts: dict[str, set[str]] = {}
+    for leaf in leaves:
+        partner = leaf.role if leaf.is_kernel else leaf.partner
+        # a bias of keys adds the same to all scores of a query, so the softmax takes it out and nothing trains it
+        without_effect = leaf.role == "bias" and partner == "key" and not leaf.normalized
+        if partner in ("query", "key") and not without_effect:
+            kind = partner if leaf.is_kernel else f"{partner} {leaf.role}"
+            parts.setdefault(kind, set()).add(leaf.name)
+    return parts
 
 
 def _stream(cell: Cell, steps: int) -> xr.Dataset:
@@ -263,11 +293,14 @@ def _sizes(
     steps: int,
     look: Callable[[Any, dict[str, Any], jax.Array], dict[str, jax.Array]],
     known: Mapping[str, Signal],
+    scores: Callable[[Any, dict[str, Any], jax.Array], dict[str, jax.Array]] | None = None,
 ) -> xr.Dataset:
     """The sizes of what `look` gives, over (scheme, seed, parameter).
 
     `known` describes signals in the order to list them; what `look` gives beside them has the end of its name as role.
+    `scores` gives those of attentions alone, for what single kinds of parameters do to them.
     """
+    parts = _parts_of_scores(cell.model.leaves) if scores is not None else {}
     study, task = cell.study, cell.task
     starts = draw_starts(cell)
     program = train.make_program(
@@ -299,6 +332,12 @@ def _sizes(
             # the gradient by the parameter with its multiplier
             of_weights = size(at_start[parameter] / factors[parameter]) if parameter else jnp.float32(jnp.nan)
             measured[name] = [size(later[name]), size(later[name] - before[name]), of_weights]
+        for kind, names in parts.items():
+            # one kind of parameter as trained, all others as they were
+            mixed = {name: after[name] if name in names else value for name, value in params.items()}
+            for name, value in scores(mixed, factors, x).items() if scores is not None else ():
+                change = size(value - before[name])
+                measured[f"{name} by {kind}"] = [size(value), change, jnp.float32(jnp.nan)]
         return measured
 
     rows = []
@@ -308,7 +347,7 @@ def _sizes(
         rows.append(jax.tree.map(np.asarray, run(jax.tree.map(jnp.asarray, params[k]), trial, factors)))
     listed = [name for name in known if name in rows[0]]
     order = [*listed, *(name for name in rows[0] if name not in known)]
-    roles = [known[name].role if name in known else name.rpartition(".")[2] for name in order]
+    roles = [known[name].role if name in known else _role(name) for name in order]
     shape = len(cell.schemes), len(study.reporting), len(order)
     block = np.asarray([[row[name] for name in order] for row in rows]).reshape(*shape, len(KINDS))
     axes = ("scheme", "seed", "parameter")

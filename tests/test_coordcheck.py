@@ -239,10 +239,12 @@ def test_scores_tell_where_the_multiplier_of_queries_is_missing(
     schemes = {"right": KIN[name](64), "fault": fault(KIN[name](64))}
     study = replace(ATTENTION, model=model, baseline="right")
     models = {"normalized": normalized_queries}
-    rows = slopes(coordinate_check(study, (64, 128, 256, 512), rate=RATE, schemes=schemes, models=models))
-    scores = {row.scheme: row for row in rows if row.parameter == "blocks.0.attention.scores" and row.kind == "update"}
-    assert passes(rows, "right"), [row for row in rows if row.scheme == "right" and not row.passed]
-    assert not scores["fault"].passed
+    rows = slopes(coordinate_check(study, (64, 128, 256, 512), schemes=schemes, models=models))
+    scores = [row for row in rows if ".scores" in row.parameter]
+    assert all(row.passed for row in scores if row.scheme == "right"), scores
+    wrong = {row.parameter for row in scores if row.scheme == "fault" and not row.passed}
+    # a bias is a part of the scores; what a norm divides out is missing in all of their parts
+    assert f"blocks.0.attention.scores by query {'bias' if fault is bias_alone else 'scale'}" in wrong
     assert {"blocks.0.attention.branch", "blocks.0.feed.branch", "logits"} <= {row.parameter for row in rows}
 
 
