@@ -172,7 +172,7 @@ def test_a_scheme_with_settings_is_written_as_a_call(text: str, expected: Scheme
         ("mup(base=64)", r"unexpected keyword argument 'base'; mup is mup\(base_width=64, optimizer=None"),
         ("scale(orthogonal)", r"missing a required argument: 'gain'; scale is scale\(base, gain\)"),
         ("mup(64, base_width=64)", "multiple values for argument 'base_width'"),
-        ("mup(base_width=8, base_width=9)", "is no name of a scheme, nor a call"),
+        ("mup(base_width=8, base_width=9)", "give each setting once, as name=value"),
         ("mup('64')", "base_width must be a whole number, got '64'"),
         ("mup(64.0)", "base_width must be a whole number, got 64.0"),
         ("mup(True)", "base_width must be a whole number, got True"),
