@@ -17,8 +17,8 @@ from flax import nnx
 from jaxinit import calibrate, train
 from jaxinit.introspect import Functional, Params, functional
 from jaxinit.models import ACTIVATIONS, MODELS
-from jaxinit.schemes import SCHEMES
-from jaxinit.spec import Scheme, draw, named_key, rules
+from jaxinit.schemes import SCHEMES, scheme_named
+from jaxinit.spec import Scheme, draw, named_key, rules, under
 from jaxinit.study import ATTENTION, RATES, RECURRENT, BadStudy, Study, check_name, check_settings
 from jaxinit.tasks import TASKS, Task
 
@@ -69,8 +69,9 @@ def check(
     check_name("task", study.task, known_tasks)
     check_name("optimizer", study.optimizer, train.OPTIMIZERS)
     pairs = {name: parts(name, known) for name in study.schemes}
-    for scheme, calibration in pairs.values():
-        check_name("scheme", scheme, known)
+    resolved: dict[str, Scheme] = {}
+    for name, (scheme, calibration) in pairs.items():
+        resolved[name] = scheme_named(scheme, known)
         if calibration:
             check_name("calibration", calibration, calibrate.CALIBRATIONS)
     if study.activation is not None:
@@ -100,15 +101,30 @@ def check(
             )
         make = known_models[study.model]
         model = functional(_model(study, task, make))
-        for scheme, _ in pairs.values():
-            rules(known[scheme], model.leaves)
+        for name, scheme in resolved.items():
+            resolved[name] = _under(scheme, name, model, study.optimizer)
     except BadStudy:
         raise
     except ValueError as error:
         raise BadStudy(str(error)) from error
-    schemes = {name: known[scheme] for name, (scheme, _) in pairs.items()}
     calibrations = {name: calibrate.CALIBRATIONS[second] for name, (_, second) in pairs.items() if second}
-    return Cell(study, task, model, schemes, calibrations, make)
+    return Cell(study, task, model, resolved, calibrations, make)
+
+
+def _under(scheme: Scheme, name: str, model: Functional, optimizer: str) -> Scheme:
+    """The scheme with its rates for the study's optimizer. Raises: ValueError, as `rules`; BadStudy if it has none."""
+    try:
+        scheme = under(scheme, optimizer)
+    except ValueError as error:
+        raise BadStudy(f"scheme {name!r}: {error}; choose another with --optimizer") from error
+    for rule in rules(scheme, model.leaves).values():
+        if rule.optimizers and optimizer not in rule.optimizers:
+            made_for = " or ".join(rule.optimizers)
+            raise BadStudy(
+                f"scheme {name!r} has rates for {made_for}, and the optimizer is {optimizer!r}; use --optimizer "
+                f"{rule.optimizers[0]}, or another scheme"
+            )
+    return scheme
 
 
 def unsegmented(cell: Cell) -> Cell:
@@ -124,9 +140,9 @@ def unsegmented(cell: Cell) -> Cell:
 
 def parts(name: str, known: Mapping[str, Scheme]) -> tuple[str, str]:
     """The scheme and the calibration (or "") of a name such as `orthogonal+lsuv`."""
-    if name in known or "+" not in name:
-        return name, ""
     scheme, _, calibration = name.rpartition("+")
+    if name in known or not calibration or calibration.endswith(")"):  # the plus of a setting: forget_bias(+2)
+        return name, ""
     return scheme, calibration
 
 

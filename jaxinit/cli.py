@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import math
 import os
 import runpy
 import sys
@@ -33,9 +34,7 @@ INTERRUPTED = 130  # what a shell reports for Ctrl-C
 CLOSED = 141  # and for output that nobody reads any more
 
 
-CHECKED = Study(
-    model="mlp", layers=3, activation="relu", optimizer="adam", schemes=("mup", "xavier_rnn"), baseline="mup", seeds=5
-)
+CHECKED = Study(model="mlp", layers=3, optimizer="adam", schemes=("mup", "xavier_rnn"), baseline="mup", seeds=5)
 
 
 def run(study: tyro.conf.OmitArgPrefixes[Study] = STUDY, out: Path | None = None, force_resume: bool = False) -> int:
@@ -67,7 +66,7 @@ def list_names(
     """
     from jaxinit.calibrate import CALIBRATIONS
     from jaxinit.models import MODELS
-    from jaxinit.schemes import SCHEMES
+    from jaxinit.schemes import SCHEMES, SETTINGS, signature_of
     from jaxinit.structured import CATALOGUE
     from jaxinit.tasks import TASKS
 
@@ -85,7 +84,12 @@ def list_names(
             continue
         if what == "all":
             print(f"{kind}:")
-        width = max(map(len, table))
+        if kind == "schemes":
+            # a scheme with settings is listed as the call that changes them; some have no defaults, so no plain name
+            calls = {name: f"{name}{signature_of(factory)}" for name, factory in SETTINGS.items()}
+            table = {calls.pop(name, name): scheme for name, scheme in SCHEMES.items()}
+            table |= {call: SETTINGS[name] for name, call in calls.items()}
+        width = max(len(name) for name in table if "(" not in name)
         for name, item in table.items():
             text = inspect.getdoc(item) or ""
             if verbose:
@@ -170,14 +174,15 @@ def coordcheck(
 ) -> int:
     """Coordinate check: do signals, their updates and gradients keep their size as the network grows wider, or deeper?
 
-    A slope with its interval for every kernel, and pass or fail for every scheme. What passes carries its learning rate
-    from narrow to wide. Example: jaxinit coordcheck --model transformer --task text --length 16 --schemes mup llama
+    A slope with its interval for the product of every kernel, for attention scores, for what every branch adds, and for
+    the network's output, and pass or fail for every scheme. What passes carries its learning rate from narrow to wide.
+    Example: jaxinit coordcheck --model transformer --task text --length 16 --schemes mup llama
 
     Args:
         study: The network, the task, the schemes, the optimizer and the number of seeds.
         widths: Units at which to look, two or more.
         depths: Layers at which to look, two or more, instead of widths: the check against depth.
-        steps: Training steps on one batch before looking.
+        steps: Training steps on one batch before looking, one or more.
         rate: Learning rate of the steps.
         out: Folder for coordinates.nc, slopes.json and the figure. Default: results/coordcheck-<model>-<task>-<hash>.
     """
@@ -203,9 +208,9 @@ def check_coordinates(
         print(f"{scheme}: {'pass' if passes(rows, scheme) else 'FAIL'}")
         for row in rows:
             if row.scheme == scheme:
-                verdict = "" if row.passed else "  not flat"
-                spread = f"({row.low:+.2f} to {row.high:+.2f})"
-                print(f"  {row.parameter:28} {row.kind:8} slope {row.slope:+.2f} {spread}{verdict}")
+                shown = f"slope {row.slope:+.2f} ({row.low:+.2f} to {row.high:+.2f})"
+                words = [] if math.isnan(row.slope) else [shown]
+                print(f"  {row.parameter:28} {row.kind:8} {'  '.join([*words, row.note])}".rstrip())
     with style():
         path = save(coordinates(found), folder / "figures", "coordinates")
     print(f"sizes and slopes: {folder}; figure: {path}")

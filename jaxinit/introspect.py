@@ -10,6 +10,7 @@ path in the module. A stored array that fuses several matrices is one leaf with 
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple, TypedDict, TypeVar, Unpack
 
@@ -78,6 +79,8 @@ class Place(TypedDict, total=False):
     inputs: int
     kind: str
     width: int
+    partner: str
+    normalized: bool
 
 
 def param(shape: tuple[int, ...], dims: str, role: str, **place: Unpack[Place]) -> nnx.Param:
@@ -87,7 +90,7 @@ def param(shape: tuple[int, ...], dims: str, role: str, **place: Unpack[Place]) 
     return nnx.Param(jnp.zeros(shape), **meta)
 
 
-LEAF_FIELDS = ("dims", "role", "gate", "layer", "n_layers", "activation", "inputs", "kind", "width", "role_assumed")
+LEAF_FIELDS = tuple(field.name for field in fields(Leaf) if field.name not in ("name", "shape"))
 GATES = ("input", "forget", "cell", "output", "reset", "update", "new")
 VECTOR_ROLES = ("bias", "scale", "slope")  # known by what they are called
 ROLES = ("input", "recurrent", "hidden", "readout", "embedding", "position", "query", "key", "value", "attention_out",
@@ -331,6 +334,9 @@ def _place_layers(metas: dict[str, dict[str, Any]], kernels: set[str]) -> None:
                 meta["kind"] = meta.get("kind") or "readout"
         elif numbers:
             meta.setdefault("layer", numbers[0])
+        kernel = f"{name.rpartition('.')[0]}.kernel"
+        if meta.get("role") == "bias" and "role" in metas.get(kernel, {}):
+            meta.setdefault("partner", metas[kernel]["role"])
 
 
 def _flax_layers(model: nnx.Module) -> dict[int, _Known]:
@@ -358,7 +364,13 @@ def _parts_of(module: nnx.Module) -> list[tuple[nnx.Module, str, Place, tuple[st
     if isinstance(module, nnx.MultiHeadAttention):
         place = Place(kind="attention")
         parts = (("query", "query"), ("key", "key"), ("value", "value"), ("out", "attention_out"))
-        return [(getattr(module, name), role, place, ()) for name, role in parts]
+        layers = []
+        for name, role in parts:
+            norm = getattr(module, f"{name}_ln", None)
+            layers.append((getattr(module, name), role, Place(**place, normalized=norm is not None), ()))
+            if norm is not None:
+                layers.append((norm, "scale", Place(kind="norm", partner=role), ()))
+        return layers
     if isinstance(module, nnx.LSTMCell):
         place = Place(kind="lstm", inputs=module.in_features)
         gates = dict(zip("ifgo", GATES[:4], strict=True))
@@ -653,5 +665,7 @@ def _leaves(name: str, variable: nnx.Variable) -> list[Leaf]:
     found = []
     for part in split.parts:
         of_part = known | {"role": part.role, "role_assumed": part.role_assumed}
+        if part.role == "bias" and part.name in ROLES:
+            of_part["partner"] = part.name
         found.append(Leaf(f"{name}.{part.name}", (*before, part.size, *after), **of_part))
     return found

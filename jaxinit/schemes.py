@@ -3,9 +3,15 @@
 `SCHEMES` is the table of names; the first line of each docstring is its description. Unless its description says so, a
 scheme starts every bias at 0, the forget gate's too, and the scale of every normalization at 1. `by_role`, `scale` and
 `with_bias` make schemes of schemes, as `spec.Override` does; the defaults of other libraries are in `frameworks`.
+
+A scheme with settings is written as a call where a name stands, `'chrono(longest=784)'`, with literal arguments or
+schemes: `SETTINGS` has what can be called, and `scheme_named` reads such a name.
 """
 
-from collections.abc import Callable, Sequence
+import ast
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -14,7 +20,8 @@ from jaxtyping import Array, Float
 
 from jaxinit import frameworks, initializers, residual, spec, structured
 from jaxinit.initializers import glorot_scheme, normal, vector
-from jaxinit.spec import Initializer, Leaf, Rule, Scheme
+from jaxinit.spec import Initializer, Leaf, Rule, Scheme, under
+from jaxinit.study import BadStudy, check_name
 
 LEARNED = ("bias", "peephole", "start")  # vectors that are weights like others to Zaremba et al.
 Unmatched = Callable[[Sequence[Leaf]], list[str]]
@@ -92,12 +99,16 @@ def glorot_standard(leaf: Leaf) -> Initializer:
 
 def zaremba(limit: float = 0.1) -> Scheme:
     """U(+-limit) for every parameter, biases included: Zaremba et al. (2014), 0.1 small, 0.05 medium, 0.04 large."""
+    if not 0 < limit < math.inf:
+        raise ValueError(f"zaremba: limit must be positive and finite, got {limit}")
     of = lambda leaf: (leaf.role not in LEARNED and vector(leaf)) or initializers.uniform(-limit, limit)
     return _named("zaremba", of, zaremba.__doc__)
 
 
-def chrono(longest: int) -> Scheme:
+def chrono(longest: int = 100) -> Scheme:
     """Glorot kernels; gate biases that spread memory over 1 to `longest` steps: Tallec & Ollivier (2018), eq. 16."""
+    if longest < 3:
+        raise ValueError(f"chrono: longest must be 3 steps or more, got {longest}")
 
     def of(leaf: Leaf) -> Initializer:
         return structured.chrono(leaf.gate, longest) if leaf.role == "bias" and leaf.gate else glorot_scheme(leaf)
@@ -108,6 +119,8 @@ def chrono(longest: int) -> Scheme:
 
 def forget_bias(value: float = 1.0) -> Scheme:
     """Glorot uniform kernels; the forget bias of an LSTM at `value`, other biases 0: Jozefowicz et al. (2015)."""
+    if not math.isfinite(value):
+        raise ValueError(f"forget_bias: value must be finite, got {value}")
     scheme: Any = with_bias(glorot_scheme, forget=value)
     return _named("forget_bias", scheme, forget_bias.__doc__, scheme.unmatched)
 
@@ -133,7 +146,8 @@ def scale(base: Scheme, gain: float | Float[Array, ""]) -> Scheme:
         rule = rule if isinstance(rule, Rule) else Rule(rule)
         return replace(rule, draw=initializers.scaled(rule.draw, gain))
 
-    return _named("scale", of, scale.__doc__, partial(spec.unmatched, base))
+    adapted = lambda optimizer: scale(under(base, optimizer), gain)
+    return _named("scale", of, scale.__doc__, partial(spec.unmatched, base), adapted)
 
 
 def with_bias(base: Scheme, **values: float) -> Scheme:
@@ -155,17 +169,145 @@ def with_bias(base: Scheme, **values: float) -> Scheme:
         there = {gate for leaf in leaves for gate in leaf.gate}
         return [*spec.unmatched(base, leaves), *(f"gate {gate}" for gate in values if gate not in there)]
 
-    return _named("with_bias", of, with_bias.__doc__, unmatched)
+    adapted = lambda optimizer: with_bias(under(base, optimizer), **values)
+    return _named("with_bias", of, with_bias.__doc__, unmatched, adapted)
 
 
 def _named(
-    name: str, scheme: Callable[[Leaf], Rule | Initializer | None], doc: str | None, unmatched: Unmatched | None = None
+    name: str,
+    scheme: Callable[[Leaf], Rule | Initializer | None],
+    doc: str | None,
+    unmatched: Unmatched | None = None,
+    adapted: Callable[[str], Scheme] | None = None,
 ) -> Scheme:
-    """Give a scheme that a function made its name, its description, and its rules that match nothing."""
+    """Give a scheme that a function made its name, its description, its rules that match nothing, and `spec.under`."""
     named: Any = scheme
     named.__name__, named.__doc__ = name, doc
     named.unmatched = unmatched or (lambda leaves: [])
+    if adapted is not None:
+        named.under = adapted
     return named
+
+
+def scheme_named(text: str, known: Mapping[str, Scheme] | None = None) -> Scheme:
+    """The scheme of a name, or of a call with settings: `orthogonal`, `chrono(longest=784)`, `scale(orthogonal, 1.5)`.
+
+    Arguments are Python literals; where `SETTINGS` asks for a scheme, a name or another call. Nothing is evaluated.
+    `known` are the names, `SCHEMES` unless given.
+    Raises: BadStudy for an unknown name with the nearest, for settings that the scheme does not take, lacks or cannot
+    work with, and for what is no call.
+    """
+    table = SCHEMES if known is None else known
+    if text in table:
+        return table[text]
+    if "(" not in text:
+        check_name("scheme", text, table)
+    try:
+        call = ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise BadStudy(f"{text!r} is no name of a scheme, nor a call such as 'chrono(longest=784)'") from error
+    return _scheme_of(call, text, table)
+
+
+def _scheme_of(node: ast.expr, text: str, known: Mapping[str, Scheme]) -> Scheme:
+    """The scheme that a name or a call in `text` stands for."""
+    if isinstance(node, ast.Name):
+        check_name("scheme", node.id, known)
+        return known[node.id]
+    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
+        part = ast.unparse(node)
+        raise BadStudy(f"{text!r}: expected the name of a scheme or a call such as 'chrono(longest=784)', got {part}")
+    name = node.func.id
+    if name in known and name not in SETTINGS:
+        raise BadStudy(f"{text!r}: {name} takes no settings; write {name} (those with settings: {', '.join(SETTINGS)})")
+    check_name("scheme with settings", name, SETTINGS)
+    factory = SETTINGS[name]
+    signature = inspect.signature(factory)
+    values: list[Any] = []
+    for argument in node.args:
+        values.append(_setting(argument, text, known))
+    named: dict[str, Any] = {}
+    for keyword in node.keywords:
+        if keyword.arg is None or keyword.arg in named:
+            raise BadStudy(f"{text!r}: give each setting once, as name=value; {name} is {name}{signature_of(factory)}")
+        named[keyword.arg] = _setting(keyword.value, text, known)
+    try:
+        given = signature.bind(*values, **named)
+    except TypeError as error:
+        raise BadStudy(f"{text!r}: {error}; {name} is {name}{signature_of(factory)}") from error
+    for setting, value in given.arguments.items():
+        parameter = signature.parameters[setting]
+        several = parameter.kind is inspect.Parameter.VAR_KEYWORD
+        for one in value.values() if several else (value,):
+            _check_setting(text, setting, one, parameter.annotation)
+    try:
+        return factory(*given.args, **given.kwargs)
+    except ValueError as error:
+        raise BadStudy(f"{text!r}: {error}") from error
+
+
+def _setting(node: ast.expr, text: str, known: Mapping[str, Scheme]) -> Any:
+    """The value of one argument: a literal, or a scheme."""
+    if isinstance(node, ast.Name | ast.Call):
+        return _scheme_of(node, text, known)
+    try:
+        return ast.literal_eval(node)
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
+        raise BadStudy(f"{text!r}: a setting is a literal or a scheme, got {ast.unparse(node)}") from error
+
+
+def _check_setting(text: str, setting: str, value: Any, annotation: Any) -> None:
+    """Raises: BadStudy for a value of another type than the setting's; whole numbers are numbers too."""
+    kinds = {
+        int: "a whole number",
+        float: "a number",
+        bool: "True or False",
+        str: "a text",
+        Scheme: "a scheme",
+    }
+    choices = (annotation, *getattr(annotation, "__args__", ()))
+    wanted = [kind for kind in kinds if kind in choices]
+    if annotation is Scheme:
+        fits = callable(value)
+    elif bool in wanted or isinstance(value, bool):
+        fits = bool in wanted and isinstance(value, bool)
+    elif value is None:
+        fits = type(None) in choices
+    elif float in wanted:
+        fits = isinstance(value, int | float)
+    else:
+        fits = isinstance(value, tuple(kind for kind in wanted if isinstance(kind, type)))
+    if not fits:
+        meant = kinds[Scheme if annotation is Scheme else wanted[0]]
+        raise BadStudy(f"{text!r}: {setting} must be {meant}, got {value!r}")
+
+
+def signature_of(factory: Callable[..., Scheme]) -> str:
+    """The settings of a scheme as they are written in a call: `(longest=100)`."""
+    shown = []
+    for name, parameter in inspect.signature(factory).parameters.items():
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            shown.append("gate=value, ...")
+        elif parameter.default is parameter.empty:
+            shown.append(name)
+        else:
+            shown.append(f"{name}={parameter.default!r}")
+    return f"({', '.join(shown)})"
+
+
+# What can be written as a call, where a study names a scheme.
+SETTINGS: dict[str, Callable[..., Scheme]] = {
+    "zaremba": zaremba,
+    "chrono": chrono,
+    "forget_bias": forget_bias,
+    "mup": residual.mup,
+    "u_mup": residual.u_mup,
+    "spectral_mup": residual.spectral_mup,
+    "depth_mup": residual.depth_mup,
+    "encoder_decoder": residual.encoder_decoder,
+    "scale": scale,
+    "with_bias": with_bias,
+}
 
 
 SCHEMES: dict[str, Scheme] = {
@@ -185,7 +327,7 @@ SCHEMES: dict[str, Scheme] = {
     "glorot_standard": glorot_standard,
     "glorot_normalized": glorot_scheme,
     "zaremba": zaremba(),
-    "chrono": chrono(100),
+    "chrono": chrono(),
     "forget_bias": forget_bias(),
     "gpt2": residual.gpt2,
     "gpt2_blocks": residual.gpt2_blocks,
@@ -202,10 +344,9 @@ SCHEMES: dict[str, Scheme] = {
     "t_fixup_encoder": residual.t_fixup_encoder,
     "rezero": residual.rezero,
     "skipinit": residual.skipinit,
-    "mup": residual.mup(64),
-    "mup_sgd": residual.mup(64, "sgd"),
-    "u_mup": residual.u_mup(64),
-    "spectral_mup": residual.spectral_mup(64),
+    "mup": residual.mup(),
+    "u_mup": residual.u_mup(),
+    "spectral_mup": residual.spectral_mup(),
     "pytorch": frameworks.pytorch,
     "keras": frameworks.keras,
     "flax_nnx": frameworks.flax_nnx,

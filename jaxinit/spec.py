@@ -47,6 +47,9 @@ class Leaf:
     its layer is, where a law may depend on that (rnn, lstm, gru, attention, norm, readout), empty elsewhere; `width`
     the number of units of the model's hidden layers, which scaling rules compare with that of another model (0 if
     unknown). `role_assumed`: nobody said the role, and `hidden` is a guess.
+    `partner` is the role of the kernel whose product a bias is added to or a scale multiplies (empty if unknown).
+    `normalized` says that what the parameter makes is normalized before it is used, so that its size does not matter,
+    as of queries and keys under QK normalization.
     Raises: ValueError when `dims` does not fit `shape` or holds another letter, and for an axis of size 0.
     """
 
@@ -62,6 +65,8 @@ class Leaf:
     kind: str = ""
     width: int = 0
     role_assumed: bool = False
+    partner: str = ""
+    normalized: bool = False
 
     def __post_init__(self):
         check_dims(self.dims, self.shape, f"parameter {self.name!r}")
@@ -122,7 +127,8 @@ class Rule:
 
     `lr_scale` and `wd_scale` multiply the learning rate and the decoupled weight decay of this parameter. All
     three are 1 unless the scheme is of the muP kind. `key` is a name that the draw's key belongs to in place of the
-    parameter's own, so that parameters can be factors of one random matrix.
+    parameter's own, so that parameters can be factors of one random matrix. `optimizers` names those that `lr_scale` is
+    right for; empty: it does not depend on the optimizer.
     """
 
     draw: Initializer
@@ -130,6 +136,7 @@ class Rule:
     lr_scale: float = 1.0
     wd_scale: float = 1.0
     key: str = ""
+    optimizers: tuple[str, ...] = ()
 
 
 # A scheme answers every leaf: a Rule, or a plain initializer, or None for "no rule of mine covers it".
@@ -161,6 +168,10 @@ class Override:
             )
         return self.rules[deciding[0]] if deciding else self.base(leaf)
 
+    def under(self, optimizer: str) -> "Override":
+        """The same rules around the base as it is under an optimizer."""
+        return Override(under(self.base, optimizer), self.rules)
+
     def unmatched(self, leaves: Iterable[Leaf]) -> list[str]:
         """The patterns that match no leaf, of the base too."""
         leaves = tuple(leaves)
@@ -171,6 +182,12 @@ class Override:
 def unmatched(scheme: Scheme, leaves: Iterable[Leaf]) -> list[str]:
     """The rules of a scheme that match none of the leaves; a scheme that is a plain function cannot have any."""
     return getattr(scheme, "unmatched", lambda _: [])(tuple(leaves))
+
+
+def under(scheme: Scheme, optimizer: str) -> Scheme:
+    """The scheme with its rates for an optimizer; one without a method `under` is the same under all of them."""
+    adapt = getattr(scheme, "under", None)
+    return scheme if adapt is None else adapt(optimizer)
 
 
 def matches(pattern: str, leaf: Leaf) -> bool:

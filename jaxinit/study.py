@@ -106,7 +106,8 @@ class Study:
         "orthogonal",
         "identity",
     )
-    """The initialization schemes to compare (see `jaxinit list schemes`), or one calibrated: orthogonal+lsuv."""
+    """The initialization schemes to compare (see `jaxinit list schemes`): a name, one with settings, as
+    'chrono(longest=784)', or one calibrated, as orthogonal+lsuv."""
     lrs: tuple[float, ...] = ()
     """The grid of learning rates that every scheme is tuned on. Default: five over two decades, by optimizer."""
     optimizer: str = "sgd"

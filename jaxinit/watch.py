@@ -156,6 +156,44 @@ def watched(
     return jax.tree.unflatten(jax.tree.structure(shape), out), sites
 
 
+def named(function: Callable[..., Any], *arguments: Any) -> tuple[Any, dict[str, Array]]:
+    """The result of `function(*arguments)`, and every value that it names by `jax.ad_checkpoint.checkpoint_name`.
+
+    In the order in which they are computed; of a name that is given twice, the first. Names inside loops are left out.
+    """
+    flat, tree = jax.tree.flatten(arguments)
+    plain = lambda *flat: function(*jax.tree.unflatten(tree, flat))
+    traced, shape = jax.make_jaxpr(plain, return_shape=True)(*flat)
+    values: dict[str, Array] = {}
+    out = _collect_named(traced.jaxpr, traced.consts, flat, values)
+    return jax.tree.unflatten(jax.tree.structure(shape), out), values
+
+
+def _collect_named(jaxpr: Any, consts: Sequence[Any], arguments: Sequence[Any], found: dict[str, Array]) -> list[Any]:
+    """Evaluate a jaxpr; named values are put into `found` on the way."""
+    values: dict[Any, Any] = dict(zip(jaxpr.constvars, consts, strict=True))
+    values |= zip(jaxpr.invars, arguments, strict=True)
+    read = lambda var: var.val if isinstance(var, jex.Literal) else values[var]
+    for equation in jaxpr.eqns:
+        kind = equation.primitive.name
+        given = [read(var) for var in equation.invars]
+        if kind in INNER:
+            out = _collect_named(*_opened(equation.params[INNER[kind]]), given, found)
+        else:
+            variables = [var for var in equation.invars if not isinstance(var, jex.Literal)]
+            out = _alone(jaxpr, equation, variables)(*[read(var) for var in variables])
+        if kind == "name":
+            found.setdefault(equation.params["name"], out[0])
+        values |= zip(equation.outvars, out, strict=True)
+    return [read(var) for var in jaxpr.outvars]
+
+
+def _alone(jaxpr: Any, equation: Any, variables: Sequence[Any]) -> Callable[..., list[Any]]:
+    """One equation of a jaxpr as a function of those of its inputs that are not literals."""
+    one = jaxpr.replace(constvars=[], invars=list(variables), outvars=equation.outvars, eqns=[equation])
+    return jex.jaxpr_as_fun(jex.ClosedJaxpr(one, ()))
+
+
 Origins: TypeAlias = list[Origin | None]
 
 
@@ -179,10 +217,7 @@ class _Look(NamedTuple):
         for equation in jaxpr.eqns:
             given, of = [read(var) for var in equation.invars], [origin_of(var) for var in equation.invars]
             variables = [var for var in equation.invars if not isinstance(var, jex.Literal)]
-            one = jex.ClosedJaxpr(
-                jaxpr.replace(constvars=[], invars=variables, outvars=equation.outvars, eqns=[equation]), ()
-            )
-            out, come_from, met = self.step(equation, jex.jaxpr_as_fun(one), given, of)
+            out, come_from, met = self.step(equation, _alone(jaxpr, equation, variables), given, of)
             sites += met
             values |= zip(equation.outvars, out, strict=True)
             known |= {var: of for var, of in zip(equation.outvars, come_from, strict=True) if of is not None}

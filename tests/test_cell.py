@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from jaxinit import cell as cells
+from jaxinit.residual import mup
+from jaxinit.spec import Initializer, Leaf, Rule, rules
 from jaxinit.study import BadStudy, Study
 from jaxinit.tasks import TASKS
 
@@ -31,6 +33,42 @@ def test_a_task_of_the_callers_own_takes_a_length_when_its_function_does() -> No
     assert cell.task.length == 9
     with pytest.raises(BadStudy, match=r"'digits_rows' has a fixed length; .* adding, copy.*, longer"):
         cells.check(replace(STUDY, length=9), tasks={"longer": longer})
+
+
+@pytest.mark.parametrize("name", ["mup(base_width=4)", "spectral_mup(base_width=4)", "scale(mup(4), 2)"])
+def test_rates_are_those_of_the_studys_optimizer(name: str) -> None:
+    """At m = 4: recurrent kernels 1/m under Adam and 1 under SGD, biases of hidden units 1 and m."""
+    expected = {"adam": (1 / 4, 1), "sgd": (1, 4), "momentum": (1, 4)}
+    for optimizer, rates in expected.items():
+        cell = cells.check(replace(STUDY, schemes=(name,), baseline=name, optimizer=optimizer))
+        found = rules(cell.schemes[name], cell.model.leaves)
+        assert (found["layers.0.recurrent"].lr_scale, found["layers.0.bias"].lr_scale) == rates
+
+
+def test_rates_for_another_optimizer_are_refused_in_one_line() -> None:
+    def wrapped(leaf: Leaf) -> Rule | Initializer | None:
+        return mup(4)(leaf)  # hides from the study that the scheme could adapt
+
+    for name, own in (("u_mup(base_width=4)", {}), ("mup(4, 'adam')", {}), ("mine", {"mine": wrapped})):
+        study = replace(STUDY, schemes=(name,), baseline=name, optimizer="adam")
+        assert cells.check(study, own).schemes
+        with pytest.raises(BadStudy, match="has rates for adam, and the optimizer is 'sgd'; use --optimizer adam"):
+            cells.check(replace(study, optimizer="sgd"), own)
+
+
+def test_a_base_above_the_width_is_refused_with_the_line_that_settles_it() -> None:
+    with pytest.raises(BadStudy, match=r"a base of 64 and a model of 16; .*'mup\(base_width=16\)'"):
+        cells.check(replace(STUDY, schemes=("mup",), baseline="mup"))
+
+
+def test_settings_and_calibrations_stand_in_one_name() -> None:
+    known = cells.SCHEMES
+    assert cells.parts("mup(base_width=4)+lsuv", known) == ("mup(base_width=4)", "lsuv")
+    assert cells.parts("forget_bias(+2)", known) == ("forget_bias(+2)", "")
+    cell = cells.check(replace(STUDY, model="lstm", schemes=("forget_bias(+2)+lsuv",), baseline="forget_bias(+2)+lsuv"))
+    assert list(cell.calibrations) == ["forget_bias(+2)+lsuv"]
+    with pytest.raises(BadStudy, match="no scheme is called 'orthogonal\\+'"):
+        cells.check(replace(STUDY, schemes=("orthogonal+",), baseline="orthogonal+"))
 
 
 @pytest.mark.parametrize("norm", ["layer", "batch"])

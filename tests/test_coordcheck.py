@@ -1,14 +1,19 @@
 """The coordinate check: muP passes, the standard parametrization and planted faults fail."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import xarray as xr
 
 from jaxinit import cli, coordcheck
 from jaxinit.coordcheck import coordinate_check, passes, slopes
-from jaxinit.initializers import normal
+from jaxinit.initializers import normal, zeros
+from jaxinit.models import MODELS, Transformer
 from jaxinit.residual import depth_mup, mup, spectral_mup, u_mup
 from jaxinit.schemes import xavier_rnn
 from jaxinit.spec import Leaf, Rule, Scheme
@@ -85,7 +90,7 @@ def test_the_command_says_pass_or_fail(tmp_path: Path, capsys: pytest.CaptureFix
     assert "not flat" in printed
     assert (tmp_path / "c" / "figures" / "coordinates.png").exists()
     stored = json.loads((tmp_path / "c" / "slopes.json").read_text())
-    assert len(stored["slopes"]) == 3 * 3
+    assert len(stored["slopes"]) == 3 * 3 + 2  # three kernels, and the network's output, which has no gradient
 
 
 def test_bad_requests_are_one_line() -> None:
@@ -93,6 +98,154 @@ def test_bad_requests_are_one_line() -> None:
         coordinate_check(STUDY, (64,))
     with pytest.raises(ValueError, match="got a base of 64 and a model of 16"):
         coordinate_check(STUDY, (16, 64))
+
+
+@pytest.mark.parametrize("steps", [0, -5])
+def test_no_step_is_no_check(steps: int) -> None:
+    with pytest.raises(BadStudy, match=f"steps must be 1 or more, got {steps}"):
+        coordinate_check(STUDY, WIDTHS, steps=steps)
+    with pytest.raises(BadStudy, match=f"steps must be 1 or more, got {steps}"):
+        coordcheck.depth_check(STUDY, (2, 4), steps=steps)
+
+
+def all_zero(leaf: Leaf) -> Rule:
+    return Rule(zeros)
+
+
+def standing_still(leaf: Leaf) -> Rule:
+    rule = mup(BASE)(leaf)
+    assert isinstance(rule, Rule)
+    return replace(rule, lr_scale=0.0)
+
+
+def notes(rows: list[coordcheck.Slope], kind: str) -> set[str]:
+    return {row.note for row in rows if row.kind == kind and row.parameter != "logits"}
+
+
+def test_where_nothing_happens_nothing_passes() -> None:
+    """Slopes of zeros are flat; they fail by name instead."""
+    rows = rows_of(all_zero)
+    assert not passes(rows, "s")
+    assert notes(rows, "forward") == {"nothing to judge: it is zero"}
+    assert notes(rows, "update") == {"nothing to judge: it has not moved"}
+    still = rows_of(standing_still)
+    assert not passes(still, "s")
+    assert notes(still, "update") == {"nothing to judge: it has not moved"}
+    tiny = slopes(coordinate_check(replace(STUDY, schemes=("s",)), WIDTHS, rate=1e-9, schemes={"s": mup(BASE)}))
+    assert not passes(tiny, "s"), "float32 cannot tell what steps of 1e-9 do"
+    assert any("no more than rounding" in note for note in notes(tiny, "update"))
+    with pytest.raises(ValueError, match=r"no slopes of a scheme 'other'.*those of s"):
+        passes(rows, "other")
+
+
+def test_zeros_that_theory_asks_for_are_judged_by_their_updates() -> None:
+    """A readout of zeros leaves no gradient below it at the start, and learns all the same."""
+    rows = rows_of(mup(BASE, zero_readout=True))
+    assert passes(rows, "s"), [row for row in rows if not row.passed]
+    noted = {row.parameter for row in rows if row.note == "zero at the start: judged by its update"}
+    assert noted == {"layers.0.kernel", "layers.1.kernel"}
+
+
+def sizes(**kinds: Any) -> xr.Dataset:
+    """What a check found, of one scheme, one signal and one size a width."""
+    plain = {kind: [1.0, 1.0, 1.0] for kind in coordcheck.KINDS} | kinds
+    variables: Any = {
+        kind: (("width", "scheme", "seed", "parameter"), np.reshape(of, (3, 1, 1, 1))) for kind, of in plain.items()
+    }
+    coords = {
+        "width": [64, 128, 256],
+        "scheme": ["s"],
+        "seed": [0],
+        "parameter": ["w"],
+        "role": ("parameter", ["hidden"]),
+    }
+    return xr.Dataset(variables, coords, {"axis": "width"})
+
+
+@pytest.mark.parametrize(
+    ("kinds", "note"),
+    [
+        ({"forward": [1.0, np.nan, 1.0]}, "not finite at width 128"),
+        ({"update": [1.0, 1.0, np.inf]}, "not finite at width 256"),
+        ({"update": [0.0, 1.0, 1.0]}, "zero at width 64, not at others"),
+        ({"gradient": [1.0, 0.0, 0.0]}, "zero at width 128, not at others"),
+        ({"gradient": [0.0, 0.0, 0.0], "update": [0.0, 0.0, 0.0]}, "nothing to judge: it is zero"),
+    ],
+)
+def test_sizes_without_a_slope_fail_by_name(kinds: dict[str, list[float]], note: str) -> None:
+    flat = {"gradient": [1 / 64, 1 / 128, 1 / 256]} | kinds
+    rows = slopes(sizes(**flat))
+    assert note in [row.note for row in rows if not row.passed]
+    assert passes(
+        slopes(sizes(gradient=flat["gradient"] if "gradient" not in kinds else [1 / 64, 1 / 128, 1 / 256])), "s"
+    )
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_model_goes_through(model: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The command's own defaults, but for the model: none is refused for what its user never gave."""
+    seen = []
+    monkeypatch.setattr(cli, "check_coordinates", lambda study, *_: seen.append(study) or 0)
+    assert cli.main(["coordcheck", "--model", model, "--seeds", "2", "--layers", "1"]) == 0
+    study = replace(seen[0], batch=8)
+    rows = slopes(coordinate_check(study, (64, 68), steps=1))
+    assert {row.scheme for row in rows} == {"mup", "xavier_rnn"}
+    assert all(np.isfinite(row.slope) for row in rows if row.kind == "forward")
+
+
+def normalized_queries(in_features: int, hidden: int, out_features: int, **options: Any) -> Transformer:
+    return Transformer(in_features, hidden, out_features, qk_norm=True, **options)
+
+
+def bias_alone(make: Scheme) -> Scheme:
+    """The slip: the query's kernel is scaled, the bias that is added to its product is not."""
+
+    def scheme(leaf: Leaf) -> Rule:
+        rule: Any = make(leaf)
+        return replace(rule, multiplier=1.0) if leaf.role == "bias" and leaf.partner == "query" else rule
+
+    return scheme
+
+
+def divided_out(make: Scheme) -> Scheme:
+    """The slip: the query's kernel is scaled before a normalization that divides the scale out."""
+
+    def scheme(leaf: Leaf) -> Rule:
+        rule: Any = make(replace(leaf, normalized=False))
+        return replace(rule, multiplier=1.0) if leaf.role == "scale" and leaf.partner == "query" else rule
+
+    return scheme
+
+
+ATTENTION = Study(
+    model="transformer",
+    layers=1,
+    task="text",
+    length=16,
+    optimizer="adam",
+    seeds=2,
+    batch=32,
+    schemes=("right", "fault"),
+)
+KIN = {"mup": mup, "u_mup": u_mup, "spectral_mup": spectral_mup}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("fault", "model"), [(bias_alone, "transformer"), (divided_out, "normalized")])
+@pytest.mark.parametrize("name", KIN)
+def test_scores_tell_where_the_multiplier_of_queries_is_missing(
+    name: str, fault: Callable[[Scheme], Scheme], model: str
+) -> None:
+    schemes = {"right": KIN[name](64), "fault": fault(KIN[name](64))}
+    study = replace(ATTENTION, model=model, baseline="right")
+    models = {"normalized": normalized_queries}
+    rows = slopes(coordinate_check(study, (64, 128, 256, 512), schemes=schemes, models=models))
+    scores = [row for row in rows if ".scores" in row.parameter]
+    assert all(row.passed for row in scores if row.scheme == "right"), scores
+    wrong = {row.parameter for row in scores if row.scheme == "fault" and not row.passed}
+    # a bias is a part of the scores; what a norm divides out is missing in all of them
+    assert f"blocks.0.attention.scores{' by query bias' if fault is bias_alone else ''}" in wrong
+    assert {"blocks.0.attention.branch", "blocks.0.feed.branch", "logits"} <= {row.parameter for row in rows}
 
 
 DEEP = Study(model="transformer", hidden=32, task="text", length=16, optimizer="adam", schemes=("s",), baseline="s")

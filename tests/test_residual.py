@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxinit import introspect, residual
-from jaxinit.initializers import he
+from jaxinit import introspect, residual, watch
+from jaxinit.initializers import he, zeros
 from jaxinit.introspect import functional
 from jaxinit.models import LSTM, MLP, RNN, EncoderDecoder, Transformer
 from jaxinit.schemes import SCHEMES
-from jaxinit.spec import Leaf, Override, Scheme, draw, rules
+from jaxinit.spec import Leaf, Override, Scheme, draw, rules, under
 from jaxinit.tasks.base import cross_entropy
 
 V, D, L = 50, 64, 6
@@ -182,6 +182,56 @@ def test_mup_by_its_table() -> None:
     assert std(residual.mup(D, zero_readout=True), "readout", wide) == 0
 
 
+@pytest.mark.parametrize("make", [residual.mup, residual.u_mup, residual.spectral_mup])
+def test_what_is_last_to_size_the_queries_has_their_multiplier(make) -> None:
+    """m^(-1/2) at m = 4: kernel and bias alike, or, where a norm divides it out, the scale of that norm alone."""
+
+    def factors(**options) -> dict[str, float]:
+        """Multipliers at 4 times the base width, over those at the base width with the kernels' fans taken out."""
+        wide, base = (rules(make(D), leaves(width, **options)) for width in (4 * D, D))
+        key = wide["blocks.0.attention.key"].multiplier / base["blocks.0.attention.key"].multiplier
+        ratio = {}
+        for name in wide:
+            fan = key if name.endswith(("query", "key", "value")) else 1.0
+            ratio[name.removeprefix("blocks.0.attention.")] = wide[name].multiplier / base[name].multiplier / fan
+        return ratio
+
+    plain, normalized = factors(), factors(qk_norm=True)
+    assert plain["query"] == plain["query_bias"] == pytest.approx(1 / 2)
+    assert normalized["query"] == normalized["query_bias"] == 1
+    assert normalized["query_norm.scale"] == pytest.approx(1 / 2)
+    for name in ("key", "key_bias", "value", "value_bias", "out_bias"):
+        assert plain[name] == normalized[name] == pytest.approx(1)
+    assert normalized["key_norm.scale"] == 1
+
+
+def test_the_scores_of_normalized_queries_shrink_with_the_multiplier() -> None:
+    """A multiplier before the norm leaves scores as they are; m^(-1/2) on its scale is seen in every score."""
+    model = functional(lambda: Transformer(V, 4 * D, V, layers=1, qk_norm=True, scan=False, rngs=nnx.Rngs(0)))
+    params, x = draw(residual.mup(D), KEY, model.leaves), jnp.zeros((2, 5), int)
+    found = rules(residual.mup(D), model.leaves)
+    scores = lambda p: watch.named(model.apply, p, x)[1]["blocks.0.attention.scores"]
+    scaled = scores({name: w * found[name].multiplier for name, w in params.items()})
+    np.testing.assert_allclose(scaled, scores(params) / 2, rtol=1e-5, atol=1e-6)
+
+
+def test_rates_follow_the_optimizer_of_the_study() -> None:
+    of = leaves(4 * D)
+    for make in (residual.mup, residual.spectral_mup, lambda *given: residual.depth_mup(residual.mup(*given), 2)):
+        for optimizer in ("adam", "sgd", "momentum"):
+            adapted = rules(under(make(D), optimizer), of)
+            assert {optimizer in rule.optimizers for rule in adapted.values()} == {True}
+            expected = "adam" if optimizer == "adam" else "sgd"
+            assert scales(under(make(D), optimizer), of) == scales(under(make(D), expected), of)
+        assert rules(under(make(D), "sgd"), of)["embedding"].lr_scale == 4
+        assert rules(under(make(D), "adam"), of)["embedding"].lr_scale == 1
+    stacks = residual.encoder_decoder(residual.mup(D), residual.mup(D))
+    around = Override(stacks, {"embedding": zeros})
+    assert rules(under(around, "sgd"), of)["readout.bias"].optimizers == ("sgd", "momentum")
+    assert rules(residual.u_mup(D), of)["readout.bias"].optimizers == ("adam",)
+    assert under(SCHEMES["gpt2"], "sgd") is SCHEMES["gpt2"]
+
+
 @pytest.mark.parametrize("kind", [RNN, LSTM])
 def test_mup_scales_recurrent_networks_too(kind: type) -> None:
     of = functional(lambda: kind(5, 128, 3, rngs=nnx.Rngs(0))).leaves
@@ -200,6 +250,8 @@ def test_a_base_width_above_the_models_is_refused() -> None:
         draw(residual.mup(128), KEY, leaves())
     with pytest.raises(ValueError, match="mup knows adam, sgd and momentum, got 'lion'"):
         residual.mup(64, "lion")
+    with pytest.raises(ValueError, match="base_width must be a positive number of units, got 0"):
+        residual.u_mup(0)
     with pytest.raises(ValueError, match="mup needs the width of the model"):
         draw(residual.mup(2), KEY, [Leaf("w", (4, 4), "io", "hidden")])
 
@@ -209,7 +261,14 @@ def test_depth_scaling(alpha: float, rate: float) -> None:
     of = scales(residual.depth_mup(SCHEMES["xavier_rnn"], 2, alpha), leaves(layers=8))
     assert of["ffn_out"] == pytest.approx((4**-alpha, rate, 1))
     assert of["ffn_in"] == pytest.approx((1, rate, 1))
-    assert of["readout"] == (1, 1, 1)
+    assert of["readout"] == of["embedding"] == of["bias of readout.bias"] == of["bias of norm.bias"] == (1, 1, 1)
+    # A bias is added with its kernel's product, so the branch's factor is on both; all of a block has the block's rate.
+    for name in ("blocks.0.ffn_out_bias", "blocks.3.attention.out_bias"):
+        assert of[f"bias of {name}"] == pytest.approx((4**-alpha, rate, 1))
+    for name in ("blocks.0.ffn_in_bias", "blocks.2.attention.query_bias", "blocks.1.fed.norm.bias"):
+        assert of[f"bias of {name}"] == pytest.approx((1, rate, 1))
+    sgd = scales(residual.depth_mup(SCHEMES["xavier_rnn"], 2, alpha, "sgd"), leaves(layers=8))
+    assert sgd["ffn_out"] == pytest.approx((4**-alpha, 4 ** (2 * alpha - 1), 1))
 
 
 @pytest.mark.parametrize("name", ["rezero", "skipinit"])

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array
 
 from jaxinit import spec, watch
@@ -131,3 +132,18 @@ def test_a_watched_function_can_be_differentiated() -> None:
     slope = jax.grad(lambda s: watch.products(apply, leaves, params, s * X)[1]["layers.0.input"].variance.sum())(1.0)
     variance = watch.products(apply, leaves, params, X)[1]["layers.0.input"].variance.sum()
     np.testing.assert_allclose(slope, 2 * variance, rtol=1e-4)
+
+
+def test_named_values_are_found_inside_what_only_calls() -> None:
+    def inner(x: Array) -> Array:
+        return checkpoint_name(jnp.sin(x), "deep") + 1
+
+    def function(x: Array) -> Array:
+        first = checkpoint_name(2 * x, "first")
+        return checkpoint_name(jax.jit(jax.checkpoint(inner))(first), "first") * 3  # a name again: the first stays
+
+    y, found = jax.jit(lambda x: watch.named(function, x))(X)
+    np.testing.assert_allclose(y, function(X), rtol=1e-6)
+    assert set(found) == {"first", "deep"}
+    np.testing.assert_allclose(found["first"], 2 * X)
+    np.testing.assert_allclose(found["deep"], jnp.sin(2 * X), rtol=1e-6)

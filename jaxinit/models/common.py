@@ -114,7 +114,7 @@ class Dense(nnx.Module):
 
     def __init__(self, in_features: int, out_features: int, role: str, **place: Unpack[Place]):
         self.kernel = param((in_features, out_features), "io", role, **place)
-        self.bias = param((out_features,), "o", "bias", **(place | {"inputs": in_features}))
+        self.bias = param((out_features,), "o", "bias", **(place | {"inputs": in_features, "partner": role}))
 
     def __call__(self, x: Float[Array, "*batch i"]) -> Float[Array, "*batch o"]:
         y = x @ self.kernel[...]

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
 from jaxinit.introspect import Place, Training, param
@@ -68,20 +69,26 @@ class Attention(nnx.Module):
     def __init__(self, d: int, o: Shape, **place: Unpack[Place]):
         head = d // o.heads
         of: Place = {**place, "inputs": d, "activation": "linear", "kind": "attention"}
-        self.query = param((d, o.heads, head), "i.o", "query", **of)
-        self.key = param((d, o.kv_heads, head), "i.o", "key", **of)
+        sized: Place = {**of, "normalized": o.qk_norm}
+        self.query = param((d, o.heads, head), "i.o", "query", **sized)
+        self.key = param((d, o.kv_heads, head), "i.o", "key", **sized)
         self.value = param((d, o.kv_heads, head), "i.o", "value", **of)
         self.out = param((o.heads, head, d), "iio", "attention_out", **of)
-        self.query_bias = param((o.heads, head), ".o", "bias", **of) if o.bias else None
-        self.key_bias = param((o.kv_heads, head), ".o", "bias", **of) if o.bias else None
-        self.value_bias = param((o.kv_heads, head), ".o", "bias", **of) if o.bias else None
-        self.out_bias = param((d,), "o", "bias", **of) if o.bias else None
+        self.query_bias = bias_of("query", (o.heads, head), ".o", o, **sized)
+        self.key_bias = bias_of("key", (o.kv_heads, head), ".o", o, **sized)
+        self.value_bias = bias_of("value", (o.kv_heads, head), ".o", o, **of)
+        self.out_bias = bias_of("attention_out", (d,), "o", o, **of)
         self.before, self.before_out = scalars(2, o, **of)
-        self.query_norm = Norm("rms", head, **place) if o.qk_norm else None
-        self.key_norm = Norm("rms", head, **place) if o.qk_norm else None
+        self.query_norm = Norm("rms", head, **{**place, "partner": "query"}) if o.qk_norm else None
+        self.key_norm = Norm("rms", head, **{**place, "partner": "key"}) if o.qk_norm else None
 
-    def __call__(self, x: Stream, seen: Float[Array, "b s d"], o: Shape, causal: bool) -> Stream:
-        """softmax(q k / sqrt(d_head)) v of every head, the heads mixed by the output kernel."""
+    def __call__(
+        self, x: Stream, seen: Float[Array, "b s d"], o: Shape, causal: bool, name: str = "attention"
+    ) -> Stream:
+        """softmax(q k / sqrt(d_head)) v of every head, the heads mixed by the output kernel.
+
+        The scores before the softmax are named `name`.scores, which the coordinate check looks for.
+        """
         x, seen = plus(x, self.before), plus(seen, self.before)
         q = plus(times(x, self.query[...]), self.query_bias)
         k = plus(times(seen, self.key[...]), self.key_bias)
@@ -93,7 +100,7 @@ class Attention(nnx.Module):
         if o.kv_heads < o.heads:
             k, v = (jnp.repeat(of, o.heads // o.kv_heads, axis=2) for of in (k, v))
         q, k, v = (of.swapaxes(1, 2) for of in (q / math.sqrt(q.shape[-1]), k, v))
-        scores = q @ k.swapaxes(2, 3)
+        scores = checkpoint_name(q @ k.swapaxes(2, 3), f"{name}.scores")
         if causal:
             future = np.triu(np.full((x.shape[1], x.shape[1]), NEVER), 1)
             scores = scores + jnp.asarray(future, scores.dtype)[None, None]
@@ -110,12 +117,13 @@ class Branch(nnx.Module):
         self.gate = param((), "", "residual_gate", **place) if o.gate else None
         self.skip = param((d,), "o", "skip", **place) if o.learned_skip else None
 
-    def __call__(self, x: Stream, branch: Callable[[Stream], Stream], o: Shape) -> Stream:
-        """The branch added to the stream."""
+    def __call__(self, x: Stream, branch: Callable[[Stream], Stream], o: Shape, name: str) -> Stream:
+        """The branch added to the stream; what is added is named `name`.branch, for the coordinate check."""
         before = self.norm is not None and o.placed == "pre"
         y = branch(self.norm(x) if self.norm is not None and before else x)
         if self.gate is not None:
             y = y * jnp.broadcast_to(self.gate[...], y.shape)
+        y = checkpoint_name(y, f"{name}.branch")
         x = x * (o.skip_scale if self.skip is None else jnp.broadcast_to(self.skip[...], x.shape)) + y
         return self.norm(x) if self.norm is not None and not before else x
 
@@ -133,8 +141,8 @@ class Block(nnx.Module):
         self.ffn_in = param((d, o.ffn), "io", "ffn_in", **inner)
         self.ffn_gate = param((d, o.ffn), "io", "ffn_in", **inner) if o.activation == "swiglu" else None
         self.ffn_out = param((o.ffn, d), "io", "ffn_out", **outer)
-        self.ffn_in_bias = param((o.ffn,), "o", "bias", **inner) if o.bias else None
-        self.ffn_out_bias = param((d,), "o", "bias", **outer) if o.bias else None
+        self.ffn_in_bias = bias_of("ffn_in", (o.ffn,), "o", o, **inner)
+        self.ffn_out_bias = bias_of("ffn_out", (d,), "o", o, **outer)
         self.before, self.before_activation, self.before_out = scalars(3, o, **inner)
         self.fed = Branch(d, o, **place)
 
@@ -142,11 +150,16 @@ class Block(nnx.Module):
         self, x: Stream, o: Shape, training: Training | None, place: int, memory: Float[Array, "b s d"] | None
     ) -> Stream:
         noisy = lambda y, which: dropped(y, training, 3 * place + which)
-        x = self.attended(x, lambda x: noisy(self.attention(x, x, o, o.causal), 0), o)
+        names = {part: f"blocks.{place}.{part}" for part in ("attention", "cross", "feed")}
+
+        def attend(x: Stream) -> Stream:
+            return noisy(self.attention(x, x, o, o.causal, names["attention"]), 0)
+
+        x = self.attended(x, attend, o, names["attention"])
         if self.cross is not None and self.crossed is not None and memory is not None:
             cross = self.cross
-            x = self.crossed(x, lambda x: noisy(cross(x, memory, o, False), 1), o)
-        return self.fed(x, lambda x: noisy(self.feed(x, o), 2), o)
+            x = self.crossed(x, lambda x: noisy(cross(x, memory, o, False, names["cross"]), 1), o, names["cross"])
+        return self.fed(x, lambda x: noisy(self.feed(x, o), 2), o, names["feed"])
 
     def feed(self, x: Stream, o: Shape) -> Stream:
         """phi(x W + b) V + c, or (silu(x W + b) * x G) V + c with swiglu."""
@@ -394,6 +407,11 @@ def times(x: Float[Array, "b t i"], kernel: Float[Array, "i *o"]) -> Float[Array
     else:
         y = rows @ w
     return y.reshape(*x.shape[:-1], *kernel.shape[1:])
+
+
+def bias_of(partner: str, shape: tuple[int, ...], dims: str, o: Shape, **place: Unpack[Place]) -> nnx.Param | None:
+    """The bias of a kernel, named by that kernel's role, where the model has biases."""
+    return param(shape, dims, "bias", **{**place, "partner": partner}) if o.bias else None
 
 
 def scalars(count: int, o: Shape, **place: Unpack[Place]) -> list[nnx.Param | None]:
