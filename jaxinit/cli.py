@@ -431,16 +431,29 @@ def _later(command: Callable[..., int]) -> Callable[..., Callable[[], int]]:
 
 
 def _in_one_line(box: str, words: Sequence[str]) -> str:
-    """What the parser says of words that it does not understand: the first part of its box, and what it suggests."""
-    lines = [line.strip("│ ").strip() for line in re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines()]
-    inside = [line for line in lines if line and not line.startswith(("╭", "╰"))]
-    ends = [k for k, line in enumerate(inside) if set(line) == {"─"}] or [len(inside)]
-    said = " ".join(inside[: ends[0]])
-    if "Perhaps you meant:" in inside[:-1]:
-        said += f"; perhaps you meant {inside[inside.index('Perhaps you meant:') + 1].split()[0].rstrip(',')}"
-    said += "".join(f"; {line}" for line in inside if line.startswith("Available subcommands"))
+    """What the parser says of words that it does not understand: the first part of its box, and what it suggests.
+
+    The parts are divided by lines; in ASCII, the title is the first of them.
+    """
+    parts: list[list[str]] = [[]]
+    for raw in re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines():
+        line = raw.strip("│ ")
+        if not line or line.startswith(("╭", "╰")):
+            continue
+        if set(line) <= set("─-"):
+            parts.append([])
+        else:
+            parts[-1].append(line)
+    if "╭" not in box and len(parts) > 1:
+        del parts[0]
+    said = " ".join(parts[0])[:LONGEST].rstrip(".")
+    for part in parts[1:]:
+        if part[:1] == ["Perhaps you meant:"] and len(part) > 1:
+            said += f"; perhaps you meant {part[1].split()[0].rstrip(',')}"
+        elif part and part[0].startswith("Available subcommands"):
+            said += f"; {' '.join(part)}"
     command = [word for word in words[:1] if word.isalpha()] if "subcommand" not in box else []
-    return f"{said[:LONGEST].rstrip('.')}; see {' '.join(['jaxinit', *command, '--help'])}"
+    return f"{said}; see {' '.join(['jaxinit', *command, '--help'])}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

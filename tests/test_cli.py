@@ -246,7 +246,12 @@ def test_probe_prints_verdicts_and_draws(tmp_path: Path) -> None:
     assert "glorot_standard: vanishing" in done.stdout
     assert "decades per layer going back" in done.stdout
     assert "try: variance by the activation's gain" in done.stdout
-    assert {path.name for path in (tmp_path / "p").iterdir()} == {"signals.nc", "verdicts.json", "figures"}
+    assert {path.name for path in (tmp_path / "p").iterdir()} == {
+        "signals.nc",
+        "verdicts.json",
+        "manifest.json",
+        "figures",
+    }
     wrong = jaxinit(*words, str(tmp_path / "q"), "--only", "conv*")
     assert wrong.returncode == 2
     assert "matches no kernel" in wrong.stderr
