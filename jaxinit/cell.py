@@ -4,7 +4,8 @@ Study -> check -> Cell -> draw_starts -> calibrate_starts -> parameters of every
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -14,14 +15,28 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxinit import calibrate, train
+from jaxinit import calibrate, introspect, sweep, train
 from jaxinit.introspect import Functional, Params, functional
 from jaxinit.models import ACTIVATIONS, MODELS
 from jaxinit.schemes import SCHEMES, scheme_named
-from jaxinit.spec import Scheme, draw, named_key, rules, under
-from jaxinit.study import ATTENTION, RATES, RECURRENT, BadStudy, Study, check_name, check_settings
+from jaxinit.spec import Leaf, Scheme, draw, named_key, rules, under
+from jaxinit.study import (
+    ATTENTION,
+    MODELS_TAKING,
+    MOST,
+    RATES,
+    RECURRENT,
+    SYNTHETIC,
+    TASKS_TAKING,
+    BadStudy,
+    Study,
+    check_name,
+    check_settings,
+)
 from jaxinit.tasks import TASKS, Task
 
+OWN_MODELS_TAKE = ("activation", "norm", "residual")  # of a study's settings, where they name such an argument
+WHILE_DRAWN = 3  # times the size of a validation set or of a model: what its drawing needs
 CALIBRATION_BATCHES = 8  # what a calibration looks at, as many as fit into the training set
 
 Calibration = Callable[[calibrate.Problem, Params, calibrate.Batch], calibrate.Calibrated]
@@ -52,6 +67,7 @@ class Cell(NamedTuple):
         return self.model.as_trained({leaf: w * multipliers[leaf] for leaf, w in params.items()}, x)
 
 
+@sweep.numerics()
 def check(
     study: Study,
     schemes: Mapping[str, Scheme] | None = None,
@@ -76,21 +92,13 @@ def check(
             check_name("calibration", calibration, calibrate.CALIBRATIONS)
     if study.activation is not None:
         check_name("activation", study.activation, ACTIVATIONS)
-        if study.model in RECURRENT and study.model != "rnn":
-            raise BadStudy(f"model {study.model!r} has its own activations; leave --activation out, or use rnn or mlp")
     study = replace(study, lrs=study.lrs or RATES[study.optimizer])
-    check_settings(study)
-    given = {}
-    for argument, value, what in (("length", study.length, "has a fixed length"), ("file", study.text, "has no text")):
-        takes = [name for name, make in known_tasks.items() if argument in inspect.signature(make).parameters]
-        if value is None:
-            continue
-        if study.task not in takes:
-            option = "length" if argument == "length" else "text"
-            raise BadStudy(f"task {study.task!r} {what}; leave --{option} out, or use one of {', '.join(takes)}")
-        given[argument] = value
+    check_settings(study, *_takers(models or {}, tasks or {}))
+    given = {"length": study.length, "file": study.text}
+    given = {argument: value for argument, value in given.items() if value is not None}
     try:
-        task = known_tasks[study.task](**given)
+        task = _task(study, known_tasks[study.task], given)
+        _check_inputs(task)
         if study.target is None:
             study = replace(study, target=task.target)
         assert study.target is not None
@@ -100,7 +108,7 @@ def check(
                 f"batch is at most {task.examples}, the training examples of {task.name!r}; got {study.batch}"
             )
         make = known_models[study.model]
-        model = functional(_model(study, task, make))
+        model = _functional(study, _model(study, task, make))
         for name, scheme in resolved.items():
             resolved[name] = _under(scheme, name, model, study.optimizer)
     except BadStudy:
@@ -125,6 +133,154 @@ def _under(scheme: Scheme, name: str, model: Functional, optimizer: str) -> Sche
                 f"{rule.optimizers[0]}, or another scheme"
             )
     return scheme
+
+
+def check_memory(cell: Cell, trials_at_once: int, *, batch: int | None = None, recorded: int = 0) -> None:
+    """Refuse a study that cannot fit into memory, before anything of it is allocated.
+
+    Counted are the starts of all schemes and seeds, which are drawn first; for each of the trials at once its
+    parameters, their gradient, the optimizer's state and what the backward pass of one batch keeps; and `recorded`
+    bytes of records. What else the compiled program needs is known only to its compiler.
+    Raises: BadStudy that says what is needed, what is free, and which settings make most of it.
+    """
+    study, leaves = cell.study, cell.model.leaves
+    sizes = {leaf: math.prod(leaf.shape) for leaf in leaves}
+    largest = _largest(leaves)
+    whole, drawing = 4 * sum(sizes.values()), 8 * sizes[largest]  # float32; random bits, and what is made of them
+    seeds = len(study.tuning) + study.seeds
+    params = {leaf.name: jax.ShapeDtypeStruct(leaf.shape, jnp.float32) for leaf in leaves}
+    state = jax.eval_shape(train.OPTIMIZERS[study.optimizer]().init, params)
+    kept = _kept_for_backward(cell, params, batch or study.batch)
+    width = _size_of(largest, study)
+    parts = {
+        f"the starts of {len(cell.schemes)} schemes x {seeds} seeds; make {width}, seeds or schemes fewer": (
+            seeds * (len(cell.schemes) * whole + drawing)
+        ),
+        f"the parameters and the optimizer of {trials_at_once} trials at once; make {width} smaller": (
+            trials_at_once * (2 * whole + _bytes(state))
+        ),
+        f"what the backward pass keeps of a batch of {batch or study.batch}, {trials_at_once} times; make batch, "
+        f"{'length' if study.length else 'layers'} or hidden smaller": trials_at_once * kept,
+        "the records; make epochs, evaluations, seeds or lrs fewer": recorded,
+    }
+    needed, free = sum(parts.values()), sweep.free_on_host()
+    if jax.default_backend() != "cpu":
+        free = min(free, sweep.free_memory(jax.local_devices()))
+    if needed > free:
+        most = max(parts, key=lambda part: parts[part])
+        what, advice = most.split("; ")
+        raise BadStudy(
+            f"the study needs {_mebibytes(needed)} of memory and {_mebibytes(free)} are free; "
+            f"{_mebibytes(parts[most])} of it are {what}: {advice}"
+        )
+
+
+def _kept_for_backward(cell: Cell, params: Mapping[str, jax.ShapeDtypeStruct], batch: int) -> int:
+    """Bytes that the backward pass of one batch keeps, by shapes alone; those of the parameters are counted too."""
+    data = cell.task.data
+    x, y = (jax.ShapeDtypeStruct((batch, *data[name].shape[1:]), data[name].dtype) for name in ("valid_x", "valid_y"))
+
+    def backward(params: Params, x: jax.Array, y: jax.Array) -> Any:
+        return jax.vjp(lambda p: cell.task.loss(cell.model.as_trained(p, x), y), params)[1]
+
+    return _bytes(jax.eval_shape(backward, params, x, y))
+
+
+def _bytes(shapes: Any) -> int:
+    return sum(math.prod(a.shape) * a.dtype.itemsize for a in jax.tree.leaves(shapes))
+
+
+def _mebibytes(size: int) -> str:
+    return f"{size / 2**20:,.0f} MiB"
+
+
+def _task(study: Study, make: Callable[..., Task], given: Mapping[str, Any]) -> Task:
+    """The task, unless its validation set alone cannot fit into memory. Raises: BadStudy."""
+    if study.task in SYNTHETIC and study.length is not None and make is TASKS[study.task]:
+        shapes = jax.eval_shape(lambda: make(**given).data)
+        needed, free = WHILE_DRAWN * _bytes(shapes), sweep.free_on_host()
+        if needed > free:
+            raise BadStudy(
+                f"the validation set of task {study.task!r} needs {_mebibytes(needed)} of memory at a length of "
+                f"{study.length}, and {_mebibytes(free)} are free; make length smaller"
+            )
+    return make(**given)
+
+
+def _check_inputs(task: Task) -> None:
+    """Raises: BadStudy for inputs that no model reads."""
+    for name in ("valid_x", "valid_y"):
+        if name not in task.data:
+            raise BadStudy(f"the data of task {task.name!r} must have {name}, got {', '.join(task.data) or 'nothing'}")
+    x = task.data["valid_x"]
+    whole = jnp.issubdtype(x.dtype, jnp.integer)
+    if not (jnp.issubdtype(x.dtype, jnp.floating) or (whole and x.ndim == 2)):
+        raise BadStudy(
+            f"the inputs of task {task.name!r} must be features, floats [batch, time, features], or whole numbers "
+            f"[batch, time] that stand for one-hot vectors; got {x.dtype} {list(x.shape)}: convert them to float32"
+        )
+
+
+def _functional(study: Study, make: Callable[[], nnx.Module]) -> Functional:
+    """The model as pure functions.
+
+    Raises: BadStudy for a parameter of more elements than 31 bits count, and for a model that alone fills the memory.
+    """
+
+    def checked() -> nnx.Module:  # seen by its shapes first, before anything is allocated
+        model = make()
+        leaves = introspect.leaves(model)
+        largest = _largest(leaves)
+        if math.prod(largest.shape) > MOST:
+            raise BadStudy(
+                f"parameter {largest.name} has the shape {largest.shape}, {math.prod(largest.shape)} numbers; at most "
+                f"{MOST} can be addressed: make {_size_of(largest, study)} smaller"
+            )
+        # The start of running statistics is a value, for which the whole model is built once.
+        copies = WHILE_DRAWN if nnx.to_flat_state(nnx.state(model, nnx.BatchStat)) else 1
+        needed, free = 4 * copies * sum(math.prod(leaf.shape) for leaf in leaves), sweep.free_on_host()
+        if needed > free:
+            raise BadStudy(
+                f"the parameters need {_mebibytes(needed)} of memory and {_mebibytes(free)} are free; make "
+                f"{_size_of(largest, study)} smaller"
+            )
+        return model
+
+    return functional(checked)
+
+
+def _largest(leaves: Sequence[Leaf]) -> Leaf:
+    return max(leaves, key=lambda leaf: math.prod(leaf.shape))
+
+
+def _size_of(leaf: Leaf, study: Study) -> str:
+    """The setting that makes a parameter large, or that makes most of its kind."""
+    if study.layers > study.hidden:
+        return "layers"
+    sizes = {study.length: "length", study.embedding: "embedding", study.hidden: "hidden"}
+    return sizes.get(max(leaf.shape, default=1), "hidden")
+
+
+def _takers(
+    models: Mapping[str, Callable[..., nnx.Module]], tasks: Mapping[str, Callable[..., Task]]
+) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    """Which models and which tasks take a setting, the caller's own by the arguments that they name."""
+    models_taking = {setting: list(takers) for setting, takers in MODELS_TAKING.items()}
+    tasks_taking = {setting: list(takers) for setting, takers in TASKS_TAKING.items()}
+    for name, make in models.items():
+        arguments = inspect.signature(make).parameters.values()
+        anything = any(argument.kind is argument.VAR_KEYWORD for argument in arguments)
+        named = [argument.name for argument in arguments]
+        for setting in OWN_MODELS_TAKE:
+            if anything or setting in named:
+                models_taking[setting].append(name)
+    for name, make in tasks.items():
+        named = inspect.signature(make).parameters
+        tasks_taking["stateful"].append(name)  # what its batches are is the caller's affair
+        for setting, argument in (("length", "length"), ("text", "file")):
+            if argument in named:
+                tasks_taking[setting].append(name)
+    return models_taking, tasks_taking
 
 
 def unsegmented(cell: Cell) -> Cell:

@@ -1,13 +1,19 @@
 """The command line: `run`, `probe`, `coordcheck`, `reproduce`, `list`, `plot`. It parses before JAX is imported."""
 
 import ast
+import codecs
 import inspect
+import io
 import math
 import os
+import re
 import runpy
 import sys
+import traceback
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr
 from dataclasses import replace
+from functools import partial, wraps
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,8 +36,22 @@ PROBED = Study(  # Glorot & Bengio (2010): both of their initializations
     baseline="glorot_standard",
     seeds=3,
 )
+FAILED = 1  # the machine is at fault: memory, disk, permissions; and a scheme that fails a coordinate check
+REFUSED = 2  # the input is at fault
 INTERRUPTED = 130  # what a shell reports for Ctrl-C
 CLOSED = 141  # and for output that nobody reads any more
+LONGEST = 500  # characters of another program's message
+DEBUG = "JAXINIT_DEBUG"  # in the environment, set to anything: tracebacks too
+
+ABOUT = f"""Does it matter how this network is initialized? Measure it. --version prints the version.
+
+Exit codes: 0; {REFUSED} where the input is at fault; {FAILED} where the machine is (memory, disk, permissions), and of
+coordcheck where the first scheme fails; {INTERRUPTED} when interrupted; {CLOSED} when nobody reads the output any more.
+Each but the first comes with one line that says why. {DEBUG}=1 in the environment shows the traceback too."""
+
+# What a terminal that knows ASCII alone is shown.
+ASCII = {"≥": ">=", "≤": "<=", "±": "+-", "×": "x", "–": "-", "—": "-", "…": "...", "≈": "~", "└": "+"}
+ASCII |= dict.fromkeys("─━", "-") | dict.fromkeys("│┃", "|") | dict.fromkeys("╭╮╰╯┌┐┘├┤", "+")
 
 
 CHECKED = Study(model="mlp", layers=3, optimizer="adam", schemes=("mup", "xavier_rnn"), baseline="mup", seeds=5)
@@ -310,34 +330,84 @@ def _show(result: "Result") -> int:
 
 
 def exit_code(command: Callable[[], "Result | int"]) -> int:
-    """Run `command`: 0 or its own code, 2 for a request that cannot be carried out, 130 when interrupted.
-
-    141 when whoever reads the output has closed it, as `head` does: quietly, since what was computed is in the folder.
-    """
+    """Run `command`: 0 or its own code, or that of what went wrong, with a line on it; see `ABOUT`."""
     try:
         try:
             done = command()
         finally:
             sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing left to complain at exit
+    except BrokenPipeError:  # as `head` does: quietly, since what was computed is in the folder
+        _drop_output()
         return CLOSED
     except BadStudy as error:
-        print(f"jaxinit: {error}", file=sys.stderr)
-        return 2
+        return _fail(REFUSED, str(error))
     except Interrupted:
-        print("jaxinit: interrupted; the same command goes on from there", file=sys.stderr)
-        return INTERRUPTED
+        return _fail(INTERRUPTED, "interrupted; the same command goes on from there")
     except KeyboardInterrupt:
-        print("jaxinit: stopped at once; the same command goes on from the last saved chunk", file=sys.stderr)
-        return INTERRUPTED
+        return _fail(INTERRUPTED, "stopped at once; the same command goes on from the last saved chunk")
+    except OSError as error:
+        _drop_output()  # if that is what cannot be written
+        return _fail(FAILED, f"{error.filename or 'the output'}: {error.strerror or error}")
+    except Exception as error:
+        return _fail(FAILED, _explained(error))
     if isinstance(done, int):
         return done
     return 0 if done.complete else INTERRUPTED
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of the `jaxinit` command."""
+def _fail(code: int, message: str) -> int:
+    """Say in one line what went wrong; its exit code."""
+    if os.environ.get(DEBUG):
+        traceback.print_exc()
+    line = " ".join(message.split())
+    shown = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)
+    print(f"jaxinit: {shown}", file=sys.stderr)
+    return code
+
+
+def _explained(error: Exception) -> str:
+    """What an error that nobody expected says, in one line, and what to do."""
+    said = " ".join(str(error).split())[:LONGEST]
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in said:
+        return (
+            f"out of memory ({said or 'no more is known'}); make hidden, batch or length smaller, or give fewer seeds"
+        )
+    if "Unable to initialize backend" in said and os.environ.get("JAX_PLATFORMS"):
+        return f"{said}; unset JAX_PLATFORMS, which is {os.environ['JAX_PLATFORMS']!r}"
+    return f"{type(error).__name__}: {said}; run with {DEBUG}=1 for the traceback"
+
+
+def _drop_output() -> None:
+    """Where standard output cannot be written, let nothing complain of it at exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _make_printable() -> None:
+    """Let every text be printed: characters that the terminal's encoding lacks in others' place, or as their number."""
+
+    def in_ascii(error: UnicodeError) -> tuple[str, int]:
+        assert isinstance(error, UnicodeEncodeError)
+        lacking = error.object[error.start : error.end]
+        shown = [ASCII.get(letter) or letter.encode("ascii", "backslashreplace").decode() for letter in lacking]
+        return "".join(shown), error.end
+
+    codecs.register_error("jaxinit", in_ascii)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started the process
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115, for as long as the process
+        stream = getattr(sys, name)
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="jaxinit")
+
+
+def parsed(words: Sequence[str]) -> Callable[[], int]:
+    """The command that the words ask for, to be carried out by calling it.
+
+    Raises: BadStudy, one line, for words that ask for none; SystemExit after printing help.
+    """
     commands = {
         "run": run,
         "probe": probe,
@@ -346,13 +416,58 @@ def main(argv: Sequence[str] | None = None) -> int:
         "list": list_names,
         "plot": plot,
     }
-    about = "Does it matter how this network is initialized? Measure it. --version prints the version."
-    words = sys.argv[1:] if argv is None else argv
-    if list(words) == ["--version"]:
+    later = {name: _later(command) for name, command in commands.items()}
+    complaint = io.StringIO()
+    try:
+        with redirect_stderr(complaint):
+            return tyro.extras.subcommand_cli_from_dict(later, prog="jaxinit", description=ABOUT, args=words)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise BadStudy(_in_one_line(complaint.getvalue(), words)) from None
+
+
+def _later(command: Callable[..., int]) -> Callable[..., Callable[[], int]]:
+    @wraps(command)
+    def bound(*args: object, **options: object) -> Callable[[], int]:
+        return partial(command, *args, **options)
+
+    return bound
+
+
+def _in_one_line(box: str, words: Sequence[str]) -> str:
+    """What the parser says of words that it does not understand: the first part of its box, and what it suggests.
+
+    The parts are divided by lines; in ASCII, the title is the first of them.
+    """
+    parts: list[list[str]] = [[]]
+    for raw in re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines():
+        line = raw.strip("│ ")
+        if not line or line.startswith(("╭", "╰")):
+            continue
+        if set(line) <= set("─-"):
+            parts.append([])
+        else:
+            parts[-1].append(line)
+    if "╭" not in box and len(parts) > 1:
+        del parts[0]
+    said = " ".join(parts[0])[:LONGEST].rstrip(".")
+    for part in parts[1:]:
+        if part[:1] == ["Perhaps you meant:"] and len(part) > 1:
+            said += f"; perhaps you meant {part[1].split()[0].rstrip(',')}"
+        elif part and part[0].startswith("Available subcommands"):
+            said += f"; {' '.join(part)}"
+    command = [word for word in words[:1] if word.isalpha()] if "subcommand" not in box else []
+    return f"{said}; see {' '.join(['jaxinit', *command, '--help'])}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of the `jaxinit` command."""
+    _make_printable()
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words == ["--version"]:
         return exit_code(print_version)
-    return exit_code(
-        lambda: tyro.extras.subcommand_cli_from_dict(commands, prog="jaxinit", description=about, args=argv)
-    )
+    return exit_code(lambda: parsed(words)())
 
 
 if __name__ == "__main__":

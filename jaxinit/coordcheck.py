@@ -19,13 +19,14 @@ import numpy as np
 import xarray as xr
 from scipy import stats
 
-from jaxinit import store, train, watch
-from jaxinit.cell import Cell, check, draw_starts, unsegmented
+from jaxinit import store, sweep, train, watch
+from jaxinit.cell import Cell, check, check_memory, draw_starts, unsegmented
 from jaxinit.engine import queue
 from jaxinit.folder import Folder, to_json
 from jaxinit.spec import Leaf, Scheme
-from jaxinit.study import BadStudy, Study
+from jaxinit.study import BadStudy, Study, check_numbers
 
+MOST_STEPS = 1_000_000
 # Of log10(size) against log10(width). A slope is flat if its interval reaches down to SLOPE, and none is above STEEP;
 # none is below -STEEP: what is random in a change falls as 1/sqrt(width) and lifts the sizes of narrow networks.
 SLOPE, STEEP = 0.1, 0.2
@@ -124,6 +125,7 @@ def depth_check(
     return _against("depth", study, depths, steps, rate, schemes, models, out)
 
 
+@sweep.numerics()
 def _against(
     axis: str,
     study: Study,
@@ -138,14 +140,20 @@ def _against(
         raise BadStudy(f"a slope needs two or more different {axis}s, got {' '.join(map(str, sizes)) or 'none'}")
     if steps < 1:
         raise BadStudy(f"steps must be 1 or more, got {steps}: without a step there is no change to judge")
-    question = {"study": study.plain(), axis: sorted(set(sizes)), "steps": steps, "rate": rate}
+    if steps > MOST_STEPS:
+        raise BadStudy(f"steps must be at most {MOST_STEPS}, got {steps}; a check needs few")
+    check_numbers(study)
+    one_rate = replace(study, lrs=(rate,), baseline=next(iter(study.schemes), ""))
+    cells = {}
+    for size in sorted(set(sizes)):  # all of them, before any is trained
+        sized = replace(one_rate, hidden=size) if axis == "width" else replace(one_rate, layers=size)
+        cells[size] = check(sized, schemes, models=models)
+        check_memory(cells[size], 1)
+    question = {"study": study.plain(), axis: list(cells), "steps": steps, "rate": rate}
     if out is not None:
         Folder(Path(out)).claim("coordinate check", question)
-    one_rate = replace(study, lrs=(rate,), baseline=study.schemes[0])
     found_at = []
-    for size in sorted(set(sizes)):
-        sized = replace(one_rate, hidden=size) if axis == "width" else replace(one_rate, layers=size)
-        cell = check(sized, schemes, models=models)
+    for size, cell in cells.items():
         found_at.append((_products if axis == "width" else _stream)(cell, steps).expand_dims({axis: [size]}))
     found: Any = xr.concat(found_at, axis)
     fixed = {"layers": study.layers} if axis == "width" else {"units": study.hidden}

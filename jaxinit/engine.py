@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from jaxinit import probes, stats, store, sweep, train
-from jaxinit.cell import Cell, Starts, calibrate_starts, check, draw_starts, unsegmented
+from jaxinit.cell import Cell, Starts, calibrate_starts, check, check_memory, draw_starts, unsegmented
 from jaxinit.folder import Folder, quoted, to_json
 from jaxinit.identity import Identity, changed, combined, identify
 from jaxinit.outcome import Outcome
@@ -41,6 +41,7 @@ Point = tuple[str, float, int]  # scheme, learning rate, seed: one trial
 Report = Callable[[str, int, str], None]  # phase, trials ended since the last report, best so far
 
 
+@sweep.numerics()
 def run(
     study: Study,
     *,
@@ -72,6 +73,8 @@ def run(
     """
     began = time.time()
     cell = check(study, schemes, tasks, models)
+    per_epoch = train.nearest_divisor(cell.task.examples // cell.study.batch, cell.study.evaluations)
+    check_memory(cell, jax.device_count(), recorded=store.size_of_records(cell.study, per_epoch))
     mapping = mapping or sweep.default_mapping()
     folder = Folder(Path(out) if out is not None else cell.study.folder)
     identity = identify(cell)
@@ -412,7 +415,7 @@ def _progress(study: Study, shown: bool) -> Iterator[Report]:
         TextColumn("{task.description}"),
         BarColumn(bar_width=10),
         MofNCompleteColumn(),
-        TextColumn("best {task.fields[best]},"),
+        TextColumn("best {task.fields[best]},", markup=False),  # a scheme's name may hold brackets
         TimeRemainingColumn(compact=True),
         TextColumn("left"),
     )

@@ -15,7 +15,7 @@ import tyro
 
 from jaxinit import stats, store
 from jaxinit.cli import exit_code
-from jaxinit.figure import save, style
+from jaxinit.figure import as_text, save, style
 from jaxinit.folder import Folder, to_json
 from jaxinit.plot import forest
 from jaxinit.report import print_claims, print_rows
@@ -204,7 +204,8 @@ def draw_transfer(results: Results, title: str, folder: Path) -> None:
                 of, grey = losses(result, scheme), str(0.6 * k / max(len(results) - 1, 1))
                 axes.plot(rates, of.mean(1), color=grey, marker=MARKS[k], markersize=4, linewidth=1, label=name)
                 axes.fill_between(rates, of.min(1), of.max(1), color=grey, alpha=0.2, linewidth=0)
-            axes.set(xscale="log", yscale="log", xlabel=f"learning rate ({first.study.optimizer})", title=scheme)
+            axes.set(xscale="log", yscale="log", xlabel=f"learning rate ({first.study.optimizer})")
+            axes.set_title(as_text(scheme))
         panels[0][0].set_ylabel("training loss")
         panels[0][0].legend(frameon=False, fontsize=7)
         figure.suptitle(title, fontsize=9, x=0.01, ha="left")

@@ -1,5 +1,6 @@
 """What all figures share: a style that is quiet and readable in grey, and files that are written whole."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,10 +18,17 @@ def save(figure: "Figure", folder: Path, name: str) -> Path:
     for suffix in (".png", ".svg"):
         path = folder / f"{name}{suffix}"
         temporary = path.with_name(f".{path.name}")
-        figure.savefig(temporary, format=suffix[1:], dpi=150)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a name in another script shows boxes
+            figure.savefig(temporary, format=suffix[1:], dpi=150)
         temporary.replace(path)
     plt.close(figure)
     return folder / f"{name}.png"
+
+
+def as_text(name: object) -> str:
+    """A name as a figure shows it, where matplotlib would read what stands between two dollar signs as a formula."""
+    return str(name).replace("$", r"\$")
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 
 from jaxinit import stats
-from jaxinit.figure import save, style
+from jaxinit.figure import as_text, save, style
 from jaxinit.outcome import Outcome
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def learning_curves(records: xr.Dataset) -> "Figure":
             axes.fill_between(epoch[:last], held.min(axis=0), held.max(axis=0), **BAND)
             axes.plot(epoch[last - 1], np.median(held[:, -1]), "o", color="black", markersize=4, zorder=4)
 
-    figure, panels = _panels(records, _by_speed(records), draw, records.attrs["metric_name"], "epochs")
+    figure, panels = _panels(records, _by_speed(records), draw, as_text(records.attrs["metric_name"]), "epochs")
     for axes in panels:
         axes.axhline(records.attrs["target"], **TARGET)
         _epoch_axis(axes, records)
@@ -176,8 +176,10 @@ def forest(rows: list[dict[str, Any]], title: str) -> "Figure":
                 va="center",
                 color="0.25",
             )
-        axes.set_yticks(range(len(by_cell[cell])), [row["scheme"] for row in reversed(by_cell[cell])], fontsize=7)
-        axes.set(title=cell, xscale="log", xlabel="epochs to target", ylim=(-0.6, len(by_cell[cell]) - 0.4))
+        axes.set_yticks(
+            range(len(by_cell[cell])), [as_text(row["scheme"]) for row in reversed(by_cell[cell])], fontsize=7
+        )
+        axes.set(title=as_text(cell), xscale="log", xlabel="epochs to target", ylim=(-0.6, len(by_cell[cell]) - 0.4))
         low, high = axes.get_xlim()
         fine = next(steps for most, steps in TICKS if high / low <= most)
         shown = [k * 10.0**power for power in range(-2, 5) for k in fine if low <= k * 10.0**power <= high]
@@ -189,8 +191,8 @@ def forest(rows: list[dict[str, Any]], title: str) -> "Figure":
     seeds = sorted({row["seeds"] for row in rows})
     n = " or ".join(map(str, seeds))
     figure.suptitle(
-        f"{title}\nrestricted mean up to the budget, 95 % interval, n = {n} seeds, each scheme at its own best rate; "
-        "right: how many arrived\nopen: some did not arrive, so the mean is a lower bound",
+        f"{as_text(title)}\nrestricted mean up to the budget, 95 % interval, n = {n} seeds, each scheme at its own "
+        "best rate; right: how many arrived\nopen: some did not arrive, so the mean is a lower bound",
         fontsize=8,
         x=0.01,
         ha="left",
@@ -230,7 +232,7 @@ def _panels(records: xr.Dataset, schemes: list[str], draw: Draw, y: str, x: str)
             draw(axes, baseline, BASELINE)
         draw(axes, scheme, OWN)
         rate = f", rate {rates[scheme]:g}" if scheme in rates else ""
-        axes.set_title(f"{scheme}{rate}", fontsize=9, loc="left")
+        axes.set_title(as_text(f"{scheme}{rate}"), fontsize=9, loc="left")
     for axes in panels[len(schemes) :]:
         axes.set_visible(False)
     for k, axes in enumerate(panels[: len(schemes)]):
@@ -261,9 +263,9 @@ def _headline(figure: "Figure", records: xr.Dataset, title: str, note: str, has_
     cell = f"{a['model']}, {a['hidden']} units, {a['task']}, {a['optimizer']}"
     target = f"target: {a['metric_name']} {sign} {a['target']:.4g}"
     figure.text(0.02, 1 - 0.08 * inch, title, fontsize=11, va="top")
-    figure.text(0.02, 1 - 0.33 * inch, f"{cell}; {target}\n{note}", fontsize=8, va="top", color="0.25")
+    figure.text(0.02, 1 - 0.33 * inch, as_text(f"{cell}; {target}\n{note}"), fontsize=8, va="top", color="0.25")
     handles = [Line2D([], [], **OWN), Line2D([], [], **BASELINE), Line2D([], [], **OTHERS)]
-    labels = ["this scheme", f"baseline, {a['baseline']}", "the other schemes"]
+    labels = ["this scheme", as_text(f"baseline, {a['baseline']}"), "the other schemes"]
     if has_target:
         handles.append(Line2D([], [], **TARGET))
         labels.append("target")

@@ -12,7 +12,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from jaxinit import theory
-from jaxinit.figure import save, style
+from jaxinit.figure import as_text, save, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -63,7 +63,7 @@ def histograms(signals: xr.Dataset) -> "Figure":
             axes.ticklabel_format(axis="x", scilimits=(-2, 2))
             axes.spines["left"].set_visible(False)
             if row == 0:
-                axes.set_title(scheme, fontsize=9)
+                axes.set_title(as_text(scheme), fontsize=9)
             if column == 0:
                 axes.set_ylabel(f"density of\n{name}")
             if row == len(NAMES) - 1:
@@ -78,6 +78,7 @@ def sizes(signals: xr.Dataset) -> "Figure":
 
     figure, panels = plt.subplots(1, len(NAMES), figsize=(10.4, 3.8), layout="constrained")
     layers = np.flatnonzero(signals.role.values != "recurrent")
+    lines = {}  # by scheme: names are given to the legend, which leaves out a label that begins with "_"
     for axes, (signal, name) in zip(panels, NAMES.items(), strict=True):
         for k, scheme in enumerate(signals.scheme.values):
             of = signals.sel(scheme=scheme).isel(parameter=layers)
@@ -85,8 +86,8 @@ def sizes(signals: xr.Dataset) -> "Figure":
                 "seed", "parameter"
             )
             place, grey = np.arange(len(layers)), str(0.6 * k / max(signals.sizes["scheme"] - 1, 1))
-            axes.plot(
-                place, size.mean("seed"), color=grey, marker=MARKS[k % len(MARKS)], markersize=4, label=str(scheme)
+            (lines[as_text(scheme)],) = axes.plot(
+                place, size.mean("seed"), color=grey, marker=MARKS[k % len(MARKS)], markersize=4
             )
             axes.fill_between(place, size.min("seed"), size.max("seed"), color=grey, alpha=0.2, linewidth=0)
             expected = _expected(of, signal)
@@ -94,7 +95,7 @@ def sizes(signals: xr.Dataset) -> "Figure":
                 axes.plot(place, expected, color=grey, linewidth=0.9, linestyle=":")
         axes.set(yscale="log", title=name, xlabel="kernel, from the input on", ylabel="root mean square")
         axes.set_xticks(range(len(layers)), [str(k + 1) for k in range(len(layers))])
-    panels[0].legend(frameon=False, fontsize=7)
+    panels[0].legend(list(lines.values()), list(lines), frameon=False, fontsize=7)
     line = (
         "; dotted: mean-field theory from the first kernel on"
         if _expected(signals.isel(scheme=0), "activation") is not None
@@ -129,9 +130,9 @@ def through_time(signals: xr.Dataset) -> "Figure":
                 axes.plot(np.arange(1, values.sizes["step"] + 1), size, color=grey, linewidth=1.1)
             axes.set(yscale="log", xlabel="time step")
             if row == 0:
-                axes.set_title(scheme, fontsize=9)
+                axes.set_title(as_text(scheme), fontsize=9)
             if column == 0:
-                axes.set_ylabel(f"gradient at\n{signals.parameter.values[kernel]}\n(root mean square)")
+                axes.set_ylabel(f"gradient at\n{as_text(signals.parameter.values[kernel])}\n(root mean square)")
     return _finish(figure, signals, "Gradients through time", "a line for each gate, from the first (black) on")
 
 
@@ -144,16 +145,16 @@ def lens(courses: xr.Dataset) -> "Figure":
 
     layers, steps = courses.sizes["layer"], courses.step.values
     figure, grid = plt.subplots(layers, 3, figsize=(11, 1.3 + 2.9 * layers), layout="constrained", squeeze=False)
-    every = max(len(steps) // 8, 1)
+    every, lines = max(len(steps) // 8, 1), {}
     for k, scheme in enumerate(courses.scheme.values):
         of = courses.sel(scheme=scheme)
         line: Any = {"color": str(0.6 * k / max(courses.sizes["scheme"] - 1, 1)), "linewidth": 1.1}
-        marked = line | {"marker": MARKS[k % len(MARKS)], "markersize": 4, "markevery": every, "label": str(scheme)}
+        marked = line | {"marker": MARKS[k % len(MARKS)], "markersize": 4, "markevery": every}
         for layer in range(layers):
             gradient = np.sqrt((of.gradient.isel(layer=layer) ** 2).sum("carry")).transpose("seed", "step")
             gradient = gradient.where(gradient > 0)
             lags = steps[-1] - steps
-            grid[layer, 0].plot(lags, gradient.mean("seed"), **marked)
+            (lines[as_text(scheme)],) = grid[layer, 0].plot(lags, gradient.mean("seed"), **marked)
             grid[layer, 0].fill_between(
                 lags, gradient.min("seed"), gradient.max("seed"), color=line["color"], alpha=0.2, linewidth=0
             )
@@ -179,7 +180,7 @@ def lens(courses: xr.Dataset) -> "Figure":
         low, high = axes.get_ylim()
         if low < high / 10**FEWEST_DECADES:  # what underflows would press all else together
             axes.set_ylim(high / 10**FEWEST_DECADES, high)
-    grid[0, 0].legend(frameon=False, fontsize=7)
+    grid[0, 0].legend(list(lines.values()), list(lines), frameon=False, fontsize=7)
     lengths = ", ".join(f"{name} {memory(courses, name)}" for name in courses.scheme.values)
     note = f"band: range over seeds; steps back until the gradient has fallen to 1/e: {lengths}"
     return _finish(figure, courses, "Through time", note)
@@ -201,13 +202,14 @@ def coordinates(found: xr.Dataset) -> "Figure":
         sharey="col",
     )
     sizes, last = found[axis].values, max(found.sizes["parameter"] - 1, 1)
+    lines = {}
     for row, scheme in enumerate(schemes):
         for axes, (kind, label) in zip(grid[row], kinds.items(), strict=True):
             for k, parameter in enumerate(found.parameter.values):
                 size = found[kind].sel(scheme=scheme, parameter=parameter).transpose(axis, "seed")
                 look = {"color": str(LAST_GREY * k / last), "marker": MARKS[k % len(MARKS)], "markersize": 3}
-                axes.plot(sizes, size.mean("seed"), linewidth=1, label=str(parameter), **look)
-            axes.set(xscale="log", yscale="log", title=f"{scheme}: {label}")
+                (lines[as_text(parameter)],) = axes.plot(sizes, size.mean("seed"), linewidth=1, **look)
+            axes.set(xscale="log", yscale="log", title=as_text(f"{scheme}: {label}"))
             axes.set_xticks(sizes, [str(size) for size in sizes])
             axes.tick_params(axis="x", which="minor", bottom=False)
     for column in grid.T:
@@ -217,15 +219,15 @@ def coordinates(found: xr.Dataset) -> "Figure":
     for axes in grid[-1]:
         axes.set_xlabel("units" if axis == "width" else "layers")
     if found.sizes["parameter"] <= 2 * len(MARKS):
-        handles, labels = grid[0, 0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=7)
+        figure.legend(list(lines.values()), list(lines), loc="outside lower center", ncols=4, frameon=False, fontsize=7)
     a = found.attrs
     other = f"{a['layers']} layer(s)" if axis == "width" else f"{a['units']} units"
     note = " (weight gradients fall as 1/width but in the readout)" if axis == "width" else ""
     wider = "narrow to wide" if axis == "width" else "shallow to deep"
     figure.suptitle(
-        f"Coordinate check: {a['model']}, {other}, {a['task']}, {a['optimizer']} at rate {a['rate']:g}, {a['steps']} "
-        f"steps, n = {found.sizes['seed']} seeds\nflat lines carry rates from {wider}{note}",
+        f"Coordinate check: {as_text(a['model'])}, {other}, {as_text(a['task'])}, {a['optimizer']} at rate "
+        f"{a['rate']:g}, {a['steps']} steps, n = {found.sizes['seed']} seeds\n"
+        f"flat lines carry rates from {wider}{note}",
         fontsize=8,
         x=0.01,
         ha="left",
@@ -269,13 +271,16 @@ def through_training(courses: xr.Dataset, rows: dict[str, str], title: str, note
                 grey = str(LAST_GREY * place / max(count - 2, 1))
                 axes.plot(courses.epoch.values, values, color=grey, linewidth=1.2)
             if row == 0:
-                axes.set_title(scheme, fontsize=9)
+                axes.set_title(as_text(scheme), fontsize=9)
             if column == 0:
                 axes.set_ylabel(label)
             if row == len(rows) - 1:
                 axes.set_xlabel("epochs")
     figure.suptitle(
-        f"{title}\n{note}\nblack: the first hidden layer, light grey: the last", fontsize=9, x=0.01, ha="left"
+        as_text(f"{title}\n{note}") + "\nblack: the first hidden layer, light grey: the last",
+        fontsize=9,
+        x=0.01,
+        ha="left",
     )
     return figure
 
@@ -310,7 +315,7 @@ def _finish(figure: "Figure", signals: xr.Dataset, title: str, note: str) -> "Fi
     a = signals.attrs
     what = f"{a['model']}, {a['layers']} layer(s) of {a['hidden']} units, {a['activation']}, {a['task']}"
     figure.suptitle(
-        f"{title}\n{what}; {a['examples']} examples, n = {signals.sizes['seed']} seeds\n{note}",
+        as_text(f"{title}\n{what}; {a['examples']} examples, n = {signals.sizes['seed']} seeds\n{note}"),
         fontsize=9,
         x=0.01,
         ha="left",

@@ -5,6 +5,7 @@ from typing import Any
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from jaxinit.store import Result
 
@@ -17,12 +18,15 @@ def print_answer(result: Result, console: Console | None = None) -> None:
     console = console or Console()
     summary = result.summary
     if not summary["table"]:
-        console.print("No scheme has been reported yet: the run ended while rates were being chosen.", highlight=False)
+        _print(console, "No scheme has been reported yet: the run ended while rates were being chosen.")
         return
     study = result.study
     table = Table(
-        title=f"Epochs until {summary['metric']} {_sign(result)} {summary['target']:.4g}: "
-        f"{study.model}, {study.hidden} units, {study.task}, {study.optimizer}",
+        title=_text(
+            console,
+            f"Epochs until {summary['metric']} {_sign(result)} {summary['target']:.4g}: "
+            f"{study.model}, {study.hidden} units, {study.task}, {study.optimizer}",
+        ),
         title_justify="left",
         title_style="bold",
         box=box.SIMPLE_HEAD,
@@ -33,24 +37,26 @@ def print_answer(result: Result, console: Console | None = None) -> None:
     for header in ("rate", "epochs\n(95 %)", "times fewer\n(95 %)", "p", "conv/\ncens/div"):
         table.add_column(header, justify="right", no_wrap=True)
     for row in summary["table"]:
-        table.add_row(*cells(row))
+        table.add_row(*[_text(console, cell) for cell in cells(row)])
     console.print(table)
-    console.print(
+    _print(
+        console,
         f"times fewer: epochs of {summary['baseline']} / epochs of the scheme, paired by seed. p: log-rank against "
         f"{summary['baseline']}, Holm-corrected. conv/cens/div: trials converged, censored at "
         f"{summary['budget']:g} epochs, diverged.",
-        highlight=False,
     )
     for claim in summary["claims"]:
         sign = "" if claim["measured_is"] == "=" else f"{claim['measured_is']} "
-        console.print(
-            f"[bold]{claim['id']}[/bold] {claim['statement']}\n   measured {sign}{claim['measured']:.2g} "
-            f"({claim['low']:.2g} to {claim['high']:.2g}); published: {claim['published'] or 'no source found'}; "
-            f"[bold]{claim['verdict'] or NOT_JUDGED}[/bold]\n   {claim['note']}",
-            highlight=False,
+        _print(
+            console,
+            (claim["id"], "bold"),
+            f" {claim['statement']}\n   measured {sign}{claim['measured']:.2g} "
+            f"({claim['low']:.2g} to {claim['high']:.2g}); published: {claim['published'] or 'no source found'}; ",
+            (claim["verdict"] or NOT_JUDGED, "bold"),
+            f"\n   {claim['note']}",
         )
     for note in summary["notes"]:
-        console.print(f"- {note}", highlight=False)
+        _print(console, f"- {note}")
 
 
 def print_rows(rows: list[dict[str, Any]], console: Console | None = None) -> None:
@@ -61,11 +67,13 @@ def print_rows(rows: list[dict[str, Any]], console: Console | None = None) -> No
     for header in ("rate", "epochs\n(95 %)", "times fewer\n(95 %)", "conv/\ncens/div"):
         table.add_column(header, justify="right", no_wrap=True)
     before = None
+    console = console or Console(width=max(ROW_WIDTH, Console().width))
     for row in rows:
         name, rate, epochs, ratio, _, counts = cells(row)
-        table.add_row(row["cell"] if row["cell"] != before else "", name, rate, epochs, ratio, counts)
+        cell = row["cell"] if row["cell"] != before else ""
+        table.add_row(*[_text(console, part) for part in (cell, name, rate, epochs, ratio, counts)])
         before = row["cell"]
-    (console or Console(width=max(ROW_WIDTH, Console().width))).print(table)
+    console.print(table)
 
 
 def print_claims(claims: list[dict[str, Any]]) -> None:
@@ -99,3 +107,18 @@ def cells(row: dict[str, Any]) -> list[str]:
 
 def _sign(result: Result) -> str:
     return "≥" if result.records.attrs["higher_is_better"] else "≤"
+
+
+def _text(console: Console, *parts: str | tuple[str, str]) -> Text:
+    """Text as it is, whatever brackets and colons the names in it hold; a part with a style is (part, style).
+
+    Signs that the terminal does not know are replaced here, since a table measures them.
+    """
+    text = Text.assemble(*parts)
+    if not console.encoding.lower().startswith("utf"):
+        text.plain = text.plain.replace("≥", ">=").replace("≤", "<=")
+    return text
+
+
+def _print(console: Console, *parts: str | tuple[str, str]) -> None:
+    console.print(_text(console, *parts), highlight=False)

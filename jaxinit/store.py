@@ -188,6 +188,12 @@ def empty_records(study: Study, evaluations_per_epoch: int, about: Mapping[str, 
     return xr.Dataset(variables, coords, attrs)
 
 
+def size_of_records(study: Study, evaluations_per_epoch: int) -> int:
+    """Bytes of `empty_records`, all of whose traces are float32."""
+    trials = len(study.schemes) * len(study.lrs) * (len(study.tuning) + study.seeds)
+    return trials * study.epochs * evaluations_per_epoch * len(TRACES) * np.dtype(np.float32).itemsize
+
+
 def write_study(
     folder: Folder, study: Study, about: Mapping[str, Any], files: Mapping[str, bytes] | None = None
 ) -> None:

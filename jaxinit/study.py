@@ -9,11 +9,14 @@ import difflib
 import hashlib
 import json
 import math
+import operator
+import re
 import shlex
-from collections.abc import Iterable, Mapping
+import struct
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePath
+from typing import Any, get_args
 
 # Five rates over two decades each; for SGD, trial runs had the best rate of every scheme inside.
 RATES = {
@@ -25,16 +28,50 @@ RATES = {
 
 RECURRENT = ("rnn", "lstm", "gru", "mgu", "lru")
 ATTENTION = ("transformer", "vit")
-RECURRENT_ONLY = (
-    "unroll",
-    "segment",
-    "bidirectional",
-    "learned_start",
-    "embedding",
-    "variational",
-    "truncate",
-    "stateful",
-)
+MODELS = (*RECURRENT, "mlp", *ATTENTION)
+
+# Which models take a setting that not all of them take, and which tasks: read by the checks and by their messages.
+MODELS_TAKING: dict[str, tuple[str, ...]] = {
+    "activation": ("rnn", "mlp", *ATTENTION),
+    "norm": ("rnn", "lstm", "gru", "mgu", "mlp", *ATTENTION),
+    "residual": ("mlp",),
+    "bidirectional": RECURRENT,
+    "peepholes": ("lstm",),
+    "heads": ATTENTION,
+    "post_norm": ATTENTION,
+    "gate": ATTENTION,
+    "scalar_bias": ATTENTION,
+    "skip_scale": ATTENTION,
+    "learned_skip": ATTENTION,
+    "leak": ("rnn",),
+    "learned_start": RECURRENT,
+    "embedding": RECURRENT,
+    "unroll": ("rnn", "lstm", "gru", "mgu"),
+    "segment": RECURRENT,
+    "variational": ("rnn", "lstm", "gru", "mgu"),
+    "truncate": RECURRENT,
+    "stateful": RECURRENT,
+}
+SYNTHETIC = ("adding", "copy", "copy_variable", "multiplication", "temporal_order", "temporal_order_3", "parity")
+ON_TEXT = ("text", "words", "penn_treebank")
+TASKS_TAKING: dict[str, tuple[str, ...]] = {
+    "length": (*SYNTHETIC, *ON_TEXT, "mnist", "mnist_permuted", "fashion_mnist", "cifar10"),
+    "text": ("text", "words"),
+    "stateful": ON_TEXT,
+}
+# Kinds of normalization; of the other models: layer.
+NORMS = {"mlp": ("layer", "batch"), "transformer": ("layer", "rms", "none"), "vit": ("layer", "rms", "none")}
+
+# Ranges of whole numbers. Arrays are addressed by 31 bits; the smaller bounds are what a study can be about.
+MOST = 2**31 - 1
+COUNTS = dict.fromkeys(
+    ("hidden", "heads", "embedding", "length", "epochs", "evaluations", "batch", "unroll", "segment", "truncate"),
+    (1, MOST),
+) | {"layers": (1, 1000), "seeds": (2, 100_000), "tune_seeds": (0, 100_000)}
+MOST_EVALUATIONS = 2**24  # of one trial
+MOST_NAMED = 100  # characters in the name of a scheme, a model or a task
+# The least and the largest number of float32 that has all its digits.
+LEAST, LARGEST = 2.0**-126, (2 - 2.0**-23) * 2.0**127
 
 
 class BadStudy(ValueError):
@@ -61,10 +98,10 @@ class Study:
     layers: int = 1
     """Hidden layers."""
     activation: str | None = None
-    """tanh, relu, sigmoid, softsign, gelu, ... for rnn and mlp. Default: tanh."""
+    """tanh, relu, sigmoid, gelu, ... for rnn, mlp, transformer and vit. Default: tanh, gelu in the last two."""
     norm: str | None = None
-    """layer or batch normalization of pre-activations; recurrent networks take layer. Default: none. For
-    transformer and vit: layer (the default), rms or none."""
+    """Normalization of pre-activations, for rnn, lstm, gru, mgu, mlp, transformer and vit: layer; of mlp also batch.
+    Default: none. Of transformer and vit: layer (the default), rms or none."""
     residual: bool = False
     """Add the input of every hidden layer but the first to its output, for mlp."""
     bidirectional: bool = False
@@ -92,9 +129,9 @@ class Study:
     task: str = "digits_rows"
     """digits_rows, adding, copy, text, ... (see `jaxinit list tasks`)."""
     length: int | None = None
-    """Length of a sequence, where the task has no fixed one. Default: the task's."""
+    """Length of a sequence, for tasks that have no fixed one (not digits_*). Default: the task's."""
     text: str | None = None
-    """A text file of yours, for the tasks text and words. Default: the embedded text."""
+    """A text file of yours, for text and words. Default: the embedded text."""
     schemes: tuple[str, ...] = (
         "uniform01",
         "small_normal",
@@ -125,9 +162,11 @@ class Study:
     batch: int = 32
     """Examples a step."""
     unroll: int | None = None
-    """Time steps written out in each turn of the compiled time loop. Default: 1, the fastest where it was measured."""
+    """Time steps written out in each turn of the compiled time loop, for rnn, lstm, gru and mgu. Default: 1, the
+    fastest where it was measured."""
     segment: int | None = None
-    """Time steps between two states kept for the backward pass. Default: all, or sqrt(length) for long sequences."""
+    """Time steps between two states kept for the backward pass, for recurrent networks. Default: all, or
+    sqrt(length) for long sequences."""
     clip: float | None = None
     """Bound on the global norm of the gradient. Default: none."""
     clip_value: float | None = None
@@ -139,13 +178,19 @@ class Study:
     dropout: float = 0.0
     """Share of units dropped in training: of hidden layers (mlp), of non-recurrent connections (recurrent networks)."""
     variational: bool = False
-    """Drop the same units at every step, and of the states passed on too, for recurrent networks."""
+    """Drop the same units at every step, and of the states passed on too, for rnn, lstm, gru and mgu with dropout."""
     truncate: int | None = None
     """Time steps after which the gradient is cut, for recurrent networks. Default: the whole sequence."""
     stateful: bool = False
-    """Start each training batch from the states the last one ended with, for the tasks on text."""
+    """Start each training batch from the states the last one ended with, for recurrent networks on text, words and
+    penn_treebank."""
     baseline: str = "small_normal"
     """The scheme that the ratios compare with."""
+
+    def __post_init__(self) -> None:
+        """Every number as Python's own, so that equal studies have equal records. Raises: BadStudy for another type."""
+        for field in fields(self):
+            object.__setattr__(self, field.name, _plain(field.name, field.type, getattr(self, field.name)))
 
     @classmethod
     def from_json(cls, path: str | Path) -> "Study":
@@ -181,7 +226,7 @@ class Study:
             value = getattr(self, field.name)
             if value == field.default:
                 continue
-            words.append(f"--{field.name.replace('_', '-')}")
+            words.append(option(field.name))
             if value is not True:
                 words += map(str, value if isinstance(value, tuple) else (value,))
         return shlex.join(words)
@@ -204,68 +249,150 @@ class Study:
     def folder(self) -> Path:
         """results/<model>-<task>-<six digits of the study's hash>: the same question always has the same folder."""
         digest = hashlib.sha256(json.dumps(self.plain(), sort_keys=True).encode()).hexdigest()
-        return Path("results") / f"{self.model}-{self.task}-{digest[:6]}"
+        name = re.sub(r"[^\w.+-]", "_", f"{self.model}-{self.task}")  # a caller's own may hold what a path cannot
+        return Path("results") / f"{name}-{digest[:6]}"
 
 
-def check_settings(study: Study) -> None:
-    """Raises: BadStudy for settings that make no sense together, whatever the model and the task."""
+def check_settings(
+    study: Study,
+    models_taking: Mapping[str, Collection[str]] = MODELS_TAKING,
+    tasks_taking: Mapping[str, Collection[str]] = TASKS_TAKING,
+) -> None:
+    """Raises: BadStudy for settings out of range, not taken by the model or the task, or senseless together."""
+    check_scheme_names(study)
+    for name, (low, high) in COUNTS.items():
+        value = getattr(study, name)
+        if value is not None and not low <= value <= high:
+            why = " (an interval needs two)" if name == "seeds" else ""
+            raise BadStudy(f"{name} must be {low} to {high}, got {_shown(value)}{why}")
+    if study.epochs * study.evaluations > MOST_EVALUATIONS:
+        raise BadStudy(
+            f"epochs times evaluations must be at most {MOST_EVALUATIONS}, got {study.epochs} x {study.evaluations}"
+        )
+    check_numbers(study)
+    check_taken(study, "model", models_taking)
+    check_taken(study, "task", tasks_taking)
+    if study.tune_seeds < 1 and len(study.lrs) > 1:
+        raise BadStudy("choosing among learning rates needs --tune-seeds 1 or more; or give a single --lrs")
+    if study.variational and not study.dropout:
+        raise BadStudy("variational says how units are dropped; give --dropout too, or leave --variational out")
+    norms = NORMS.get(study.model, ("layer",))
+    if study.model in MODELS and study.norm not in (None, *norms):
+        raise BadStudy(f"norm of {study.model!r} is {', '.join(norms)} or left out; got {study.norm!r}")
+    if study.skip_scale != 1 and study.learned_skip:
+        raise BadStudy("learned_skip starts at 1 and is learned; leave --skip-scale or --learned-skip out")
+
+
+def check_scheme_names(study: Study) -> None:
+    """Raises: BadStudy unless the schemes have different names that can be printed, and the baseline is one of them."""
     if not study.schemes or len(set(study.schemes)) < len(study.schemes):
         raise BadStudy(f"schemes must be one or more different names, got {' '.join(study.schemes) or 'none'}")
+    for name in (*study.schemes, study.model, study.task):
+        if not name.isprintable() or not 0 < len(name) <= MOST_NAMED:
+            raise BadStudy(f"a name has 1 to {MOST_NAMED} characters that can be printed, got {name[:MOST_NAMED]!r}")
     if study.baseline not in study.schemes:
         raise BadStudy(
             f"the baseline {study.baseline!r} is not among the schemes ({', '.join(study.schemes)}); "
             "add it to --schemes, or choose another with --baseline"
         )
-    for name in ("hidden", "layers", "epochs", "evaluations", "batch", "heads"):
-        if getattr(study, name) < 1:
-            raise BadStudy(f"{name} must be 1 or more, got {getattr(study, name)}")
-    for name in RECURRENT_ONLY:
-        value = getattr(study, name)
-        if value is None or value is False:
-            continue
-        option = name.replace("_", "-")
-        if study.model not in RECURRENT:
-            raise BadStudy(f"model {study.model!r} has no time loop; leave --{option} out, or use rnn, lstm or gru")
-        if value < 1:
-            raise BadStudy(f"{name} must be 1 or more, got {value}")
-    for name, model in (("peepholes", "lstm"), ("leak", "rnn")):
-        if getattr(study, name) and study.model != model:
-            raise BadStudy(f"{name} is an option of {model}; leave it out, or use it in place of {study.model!r}")
-    rates = study.lrs
-    if any(not (math.isfinite(rate) and rate > 0) for rate in rates) or len(set(rates)) < len(rates):
+
+
+def check_numbers(study: Study) -> None:
+    """Raises: BadStudy for a number that is out of range, or that float32, in which all is computed, does not hold."""
+    rates = [_float32(rate) for rate in study.lrs]
+    if not all(LEAST <= rate <= LARGEST for rate in rates) or len(set(rates)) < len(rates):
         raise BadStudy(
-            f"learning rates must be positive, finite and different, got {' '.join(f'{r:g}' for r in rates)}"
+            f"learning rates must be positive, finite and different, {LEAST:.2g} to {LARGEST:.2g} (float32), got "
+            f"{' '.join(f'{rate:.9g}' for rate in study.lrs)}"
         )
-    if study.seeds < 2:
-        raise BadStudy(f"an interval needs 2 or more reporting seeds, got --seeds {study.seeds}")
-    if study.tune_seeds < 1 and len(rates) > 1:
-        raise BadStudy("choosing among learning rates needs --tune-seeds 1 or more; or give a single --lrs")
-    for name in ("clip", "clip_value"):
+    for name in ("clip", "clip_value", "skip_scale"):
         value = getattr(study, name)
-        if value is not None and not value > 0:
-            raise BadStudy(f"{name} must be positive, got {value:g}; leave it out for no clipping")
+        if value is not None and not LEAST <= value <= LARGEST:
+            without = "none" if name != "skip_scale" else "1"
+            raise BadStudy(
+                f"{name} must be positive, {LEAST:.2g} to {LARGEST:.2g}, got {value:g}; leave it out for {without}"
+            )
+    if study.leak is not None and not LEAST <= study.leak <= 1:
+        raise BadStudy(f"leak must be above 0 and at most 1, got {study.leak:g}; leave it out for none")
     for name in ("weight_decay", "l2"):
-        if not 0 <= getattr(study, name) < math.inf:
-            raise BadStudy(f"{name} must be 0 or more, and finite; got {getattr(study, name):g}")
-    if not 0 <= study.dropout < 1:
+        value = getattr(study, name)
+        if value != 0 and not LEAST <= value <= LARGEST:
+            raise BadStudy(f"{name} must be 0 or more, at most {LARGEST:.2g}; got {value:g}")
+    if not (study.dropout == 0 or LEAST <= study.dropout <= 1 - 2**-24):
         raise BadStudy(f"dropout must be 0 or more and below 1, got {study.dropout:g}")
-    norms = (None, "layer", "rms", "none") if study.model in ATTENTION else (None, "layer", "batch")
-    if study.norm not in norms:
-        raise BadStudy(f"norm of {study.model!r} is {', '.join(map(str, norms[1:]))} or left out; got {study.norm!r}")
-    for name in ("post_norm", "gate", "scalar_bias", "learned_skip"):
-        if getattr(study, name) and study.model not in ATTENTION:
-            raise BadStudy(f"{name} is an option of {', '.join(ATTENTION)}; leave it out of a study of {study.model!r}")
-    if study.skip_scale != 1 and (study.model not in ATTENTION or study.learned_skip or not study.skip_scale > 0):
-        raise BadStudy(
-            f"skip_scale is positive, and an option of {', '.join(ATTENTION)} without learned_skip; got "
-            f"{study.skip_scale:g} for {study.model!r}"
-        )
-    if study.model != "mlp" and (study.norm == "batch" or study.residual):
-        raise BadStudy(
-            f"batch normalization and residual are options of mlp; leave them out, or use it instead of {study.model!r}"
-        )
-    if study.target is not None and not math.isfinite(study.target):
-        raise BadStudy(f"target must be a number, got {study.target}")
+    if study.target is not None and not abs(study.target) <= LARGEST:
+        raise BadStudy(f"target must be a number of at most {LARGEST:.2g}, got {study.target:g}")
+
+
+def check_taken(study: Study, kind: str, table: Mapping[str, Collection[str]]) -> None:
+    """Raises: BadStudy for a setting that is not its default, and that the study's model (or task) does not take."""
+    name = getattr(study, kind)
+    defaults = {field.name: field.default for field in fields(study)}
+    for setting, takers in table.items():
+        if getattr(study, setting) != defaults[setting] and name not in takers:
+            raise BadStudy(
+                f"{option(setting)} is an option of {', '.join(takers)}; leave it out, or use one of them in place of "
+                f"{kind} {name!r}"
+            )
+
+
+def option(setting: str) -> str:
+    """A setting as the command line writes it."""
+    return f"--{setting.replace('_', '-')}"
+
+
+def _plain(name: str, kind: Any, value: Any) -> Any:
+    """A setting of a study as Python's own type. Raises: BadStudy, saying which type it must have."""
+    kinds = get_args(kind) or (kind,)
+    if value is None and type(None) in kinds:
+        return None
+    if kind in (tuple[str, ...], tuple[float, ...]):
+        if isinstance(value, str) or not isinstance(value, Iterable) or getattr(value, "shape", None) == ():
+            example = "('orthogonal',)" if name == "schemes" else "(0.1,)"
+            raise BadStudy(f"{name} wants several values, such as {example}; got {value!r}")
+        return tuple(_plain(name, kinds[0], item) for item in value)
+    if str in kinds:
+        if not isinstance(value, str | PurePath):
+            raise BadStudy(f"{name} wants a name, got {value!r}")
+        return str(value)
+    if bool in kinds:
+        if getattr(value, "shape", ()) != () or value not in (True, False):
+            raise BadStudy(f"{name} wants True or False, got {value!r}")
+        return bool(value)
+    return _whole(name, value) if int in kinds else _real(name, value)
+
+
+def _whole(name: str, value: Any) -> int:
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return operator.index(value)
+    except TypeError:
+        raise BadStudy(f"{name} wants a whole number, got {value!r}") from None
+
+
+def _real(name: str, value: Any) -> float:
+    """A number; one of less precision by its shortest decimal form, so that float32's 0.1 is 0.1."""
+    if isinstance(value, bool | str | bytes) or getattr(value, "shape", ()) != ():
+        raise BadStudy(f"{name} wants a number, got {value!r}")
+    try:
+        return float(str(value)) if hasattr(value, "shape") else float(value)
+    except (TypeError, ValueError):
+        raise BadStudy(f"{name} wants a number, got {value!r}") from None
+    except OverflowError:
+        raise BadStudy(f"{name} must be at most {LARGEST:.2g}, got a number beyond float64") from None
+
+
+def _float32(value: float) -> float:
+    """The float32 nearest to a number; infinite beyond its range."""
+    try:
+        return struct.unpack("f", struct.pack("f", value))[0]
+    except OverflowError:
+        return math.inf
+
+
+def _shown(value: int) -> str:
+    return str(value) if value.bit_length() < 128 else f"a number of {value.bit_length()} bits"
 
 
 def check_name(kind: str, name: str, table: Iterable[str]) -> None:

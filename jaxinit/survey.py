@@ -13,14 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from jaxinit import lens, probes, store, verdict
-from jaxinit.cell import Cell, calibrate_starts, check, draw_starts, unsegmented
+from jaxinit import lens, probes, store, sweep, verdict
+from jaxinit.cell import Cell, calibrate_starts, check, check_memory, draw_starts, unsegmented
 from jaxinit.folder import Folder, to_json
 from jaxinit.spec import Scheme
-from jaxinit.study import BadStudy, Study
+from jaxinit.study import BadStudy, Study, check_numbers
 from jaxinit.train import OPTIMIZERS
 
 
+@sweep.numerics()
 def survey(
     study: Study,
     *,
@@ -80,6 +81,7 @@ def survey(
     return signals
 
 
+@sweep.numerics()
 def through_time(
     study: Study, *, schemes: Mapping[str, Scheme] | None = None, examples: int = 300, out: str | Path | None = None
 ) -> xr.Dataset:
@@ -130,12 +132,15 @@ def through_time(
 
 
 def _cell_and_batch(study: Study, schemes: Mapping[str, Scheme] | None, examples: int) -> tuple[Cell, tuple[Any, Any]]:
-    cell = check(replace(study, lrs=(1.0,), baseline=study.schemes[0]), schemes)
+    check_numbers(study)  # also of what the signals do not depend on
+    cell = check(replace(study, lrs=(1.0,), baseline=next(iter(study.schemes), "")), schemes)
     data = cell.task.data
     there = data["valid_x"].shape[0]
     if not 1 <= examples <= there:
         raise BadStudy(f"examples must be 1 to {there}, the validation set of {cell.task.name!r}; got {examples}")
-    return unsegmented(cell), (data["valid_x"][:examples], data["valid_y"][:examples])
+    cell = unsegmented(cell)
+    check_memory(cell, 1, batch=examples)
+    return cell, (data["valid_x"][:examples], data["valid_y"][:examples])
 
 
 def _about(study: Study, cell: Cell, examples: int) -> dict[str, Any]:

@@ -8,8 +8,11 @@ compiled once. Trials never communicate.
 
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -18,6 +21,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxinit.outcome import Outcome
+from jaxinit.study import BadStudy
 from jaxinit.tasks.base import Data
 from jaxinit.train import Program, Records, State, Trial
 
@@ -46,15 +50,41 @@ def one_device_per_core(count: int | None = None) -> None:
         ) from error
 
 
+@contextmanager
+def numerics() -> Iterator[None]:
+    """The arithmetic of studies, whatever the environment sets: float32, and no stop at numbers that are not finite.
+
+    A study's arrays are float32, so that its records do not depend on JAX_ENABLE_X64, and a trial that diverges is an
+    outcome, where JAX_DEBUG_NANS and JAX_DEBUG_INFS would stop the program. Works as a decorator too.
+    """
+    with jax.enable_x64(False), jax.debug_nans(False), jax.debug_infs(False):
+        yield
+
+
 def keep_compilations(folder: Path | None = None) -> None:
     """Keep compiled programs in the user's cache folder (or `folder`), so that the next run need not compile them.
 
     What the command line and the experiments call; importing jaxinit never does. JAX_COMPILATION_CACHE_DIR, where it is
-    set, chooses another folder, and JAX_ENABLE_COMPILATION_CACHE=false none.
+    set, chooses another folder, and JAX_ENABLE_COMPILATION_CACHE=false none. Where the folder cannot be made, programs
+    are not kept, which is said once.
     """
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    try:
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(folder or home / "jaxinit"))
+        chosen = folder or home / "jaxinit"
+        chosen.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=chosen):
+            pass
+    except (OSError, RuntimeError) as error:  # RuntimeError: nobody knows where home is
+        _say_once(f"compiled programs are not kept: {error}")
+        return
+    jax.config.update("jax_compilation_cache_dir", str(chosen))
+
+
+@cache
+def _say_once(line: str) -> None:
+    print(f"jaxinit: {line}", file=sys.stderr)
 
 
 def available_cores() -> int:
@@ -190,6 +220,11 @@ class Sweep:
         wanted, n = self.slots, len(self.devices)
         while (needed := self._needs(one_slot)) > memory and self.slots > n:
             self.slots = max(self.slots // n // 2, 1) * n
+        if self.memory is None and needed > (free := free_memory(self.devices)):
+            raise BadStudy(
+                f"a trial needs {needed / 2**20:,.0f} MiB on each device and {free / 2**20:,.0f} MiB are free; make "
+                "batch, hidden or length smaller"
+            )
         if self.slots < wanted or needed > memory:
             amount = lambda size: f"{size / 2**20:,.0f} MiB"
             print(
@@ -229,13 +264,66 @@ def free_memory(devices: Sequence[Any]) -> int:
     stats = devices[0].memory_stats()
     if stats and "bytes_limit" in stats:
         return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
+    return free_on_host() // len(devices)
+
+
+def free_on_host() -> int:
+    """Bytes that this process may still use: what the machine has, within the limits of its groups and its own."""
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():
         fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
         free = int(fields["MemAvailable"].split()[0]) * 1024
     else:
         free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return free // len(devices)
+    return max(min(free, *free_in_groups(), *_free_in_process()), 0)
+
+
+def free_in_groups(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> list[int]:
+    """Bytes free in each control group that bounds this process's memory, of the first version or the second.
+
+    File caches that can be dropped count as free. In a container its own group is the root.
+    """
+    found = []
+    for line in own.read_text().splitlines() if own.exists() else []:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            top, names = root, ("memory.max", "memory.current", "inactive_file")
+        elif "memory" in controllers.split(","):
+            top, names = root / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        else:
+            continue
+        group = top / path.strip("/")
+        for folder in (group, *group.parents):
+            if folder.is_relative_to(top):
+                found += _free_in_group(folder, *names)
+    return found
+
+
+def _free_in_group(folder: Path, limit: str, used: str, cache: str) -> list[int]:
+    try:
+        most = (folder / limit).read_text().strip()
+        if most == "max":
+            return []
+        counts = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        return [int(most) - int((folder / used).read_text()) + int(counts.get(cache, 0))]
+    except OSError:  # the root has no limit, and a group outside of a container is not to be seen
+        return []
+
+
+def _free_in_process() -> list[int]:
+    """What `ulimit` leaves this process, where it sets a limit."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return []
+    statm = Path("/proc/self/statm")
+    if not statm.exists():
+        return []
+    pages = [int(word) for word in statm.read_text().split()]
+    used = {resource.RLIMIT_AS: pages[0], resource.RLIMIT_DATA: pages[5]}
+    limits = {kind: resource.getrlimit(kind)[0] for kind in used}
+    page = resource.getpagesize()
+    return [limit - used[kind] * page for kind, limit in limits.items() if limit != resource.RLIM_INFINITY]
 
 
 def default_mapping() -> Mapping:

@@ -244,7 +244,8 @@ class _Look(NamedTuple):
             origin = of[0]
             if origin is None:
                 return out, of, []
-            with jax.ensure_compile_time_eval():  # what moves entries moves the numbers of their copies
+            # What moves entries moves the numbers of their copies, though those are whole where the entries are not.
+            with jax.ensure_compile_time_eval(), jax.enable_checks(False):
                 moved = alone(jnp.asarray(origin.copy))
             return out, [Origin(origin.name, np.asarray(copy)) for copy in moved], []
         if kind in CASTS:

@@ -1,14 +1,21 @@
 """A study resolved: names, options that must fit together, and paired starts."""
 
+import inspect
 from dataclasses import replace
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from jaxinit import cell as cells
+from jaxinit.introspect import Training
+from jaxinit.models import MLP, MODELS
 from jaxinit.residual import mup
 from jaxinit.spec import Initializer, Leaf, Rule, rules
-from jaxinit.study import BadStudy, Study
+from jaxinit.study import ATTENTION, MODELS_TAKING, RECURRENT, TASKS_TAKING, BadStudy, Study
 from jaxinit.tasks import TASKS
 
 STUDY = Study(hidden=16, schemes=("small_normal", "xavier_rnn"), lrs=(0.1,), batch=64)
@@ -31,7 +38,7 @@ def test_a_task_of_the_callers_own_takes_a_length_when_its_function_does() -> No
 
     cell = cells.check(replace(STUDY, task="longer", length=9), tasks={"longer": longer})
     assert cell.task.length == 9
-    with pytest.raises(BadStudy, match=r"'digits_rows' has a fixed length; .* adding, copy.*, longer"):
+    with pytest.raises(BadStudy, match=r"--length is an option of adding, copy.*, longer; .* task 'digits_rows'"):
         cells.check(replace(STUDY, length=9), tasks={"longer": longer})
 
 
@@ -71,6 +78,15 @@ def test_settings_and_calibrations_stand_in_one_name() -> None:
         cells.check(replace(STUDY, schemes=("orthogonal+",), baseline="orthogonal+"))
 
 
+def test_whole_numbers_as_features_are_refused() -> None:
+    def whole():
+        data = {name: a.astype(jnp.int32) for name, a in TASKS["digits_rows"]().data.items()}
+        return replace(TASKS["digits_rows"](), name="whole", data=data)
+
+    with pytest.raises(BadStudy, match=r"must be features, .* got int32 \[517, 8, 8\]: convert them to float32"):
+        cells.check(replace(STUDY, task="whole"), tasks={"whole": whole})
+
+
 @pytest.mark.parametrize("norm", ["layer", "batch"])
 def test_normalized_residual_nets_are_a_setting(norm: str) -> None:
     cell = cells.check(replace(STUDY, model="mlp", layers=3, norm=norm, residual=True, dropout=0.5))
@@ -85,24 +101,25 @@ def test_normalized_residual_nets_are_a_setting(norm: str) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"norm": "batch"}, "batch normalization and residual are options of mlp"),
-        ({"peepholes": True}, "peepholes is an option of lstm"),
-        ({"model": "lstm", "leak": 0.5}, "leak is an option of rnn"),
-        ({"model": "mlp", "learned_start": True}, "model 'mlp' has no time loop; leave --learned-start out"),
+        ({"norm": "batch"}, "norm of 'rnn' is layer or left out; got 'batch'"),
+        ({"residual": True}, "--residual is an option of mlp"),
+        ({"peepholes": True}, "--peepholes is an option of lstm; leave it out"),
+        ({"model": "lstm", "leak": 0.5}, "--leak is an option of rnn; leave it out"),
+        ({"model": "mlp", "learned_start": True}, "--learned-start is an option of rnn, .*; leave it out"),
         ({"truncate": 9}, "truncate is at most 8, the steps of task 'digits_rows'; got 9"),
-        ({"text": "a.txt"}, "task 'digits_rows' has no text; leave --text out, or use one of text, words"),
+        ({"text": "a.txt"}, "--text is an option of text, words; leave it out"),
         ({"bidirectional": True, "segment": 2}, "leave segment out"),
         ({"model": "mlp", "norm": "group"}, "is layer, batch or left out"),
         ({"dropout": 1.0}, "dropout must be 0 or more and below 1, got 1"),
-        ({"clip_value": 0.0}, "clip_value must be positive, got 0"),
+        ({"clip_value": 0.0}, "clip_value must be positive, .* got 0"),
         ({"l2": -1.0}, "l2 must be 0 or more"),
         (
             {"model": "transformer", "norm": "batch"},
             "norm of 'transformer' is layer, rms, none or left out; got 'batch'",
         ),
-        ({"model": "mlp", "gate": True}, "gate is an option of transformer, vit"),
-        ({"model": "vit", "skip_scale": 2.0, "learned_skip": True}, "skip_scale is positive, and an option of"),
-        ({"model": "transformer", "skip_scale": -1.0}, "without learned_skip; got -1 for 'transformer'"),
+        ({"model": "mlp", "gate": True}, "--gate is an option of transformer, vit"),
+        ({"model": "vit", "skip_scale": 2.0, "learned_skip": True}, "leave --skip-scale or --learned-skip out"),
+        ({"model": "transformer", "skip_scale": -1.0}, "skip_scale must be positive, .* got -1"),
         ({"model": "vit", "task": "text"}, "task 'text' wants an output at every step, 'vit' gives one"),
         (
             {"model": "transformer", "heads": 3, "hidden": 16},
@@ -113,3 +130,108 @@ def test_normalized_residual_nets_are_a_setting(norm: str) -> None:
 def test_remedies_that_make_no_sense_are_refused(change: dict, message: str) -> None:
     with pytest.raises(BadStudy, match=message):
         cells.check(replace(STUDY, **change))
+
+
+OTHER_VALUES: dict[str, Any] = {
+    "activation": "relu",
+    "skip_scale": 2.0,
+    "leak": 0.5,
+} | dict.fromkeys(("heads", "embedding", "unroll", "segment", "truncate"), 2)
+
+
+def training_step(study: Study) -> str:
+    """The program of a training step's gradient, for comparing."""
+    cell = cells.check(study)
+    params = {leaf.name: jax.ShapeDtypeStruct(leaf.shape, jnp.float32) for leaf in cell.model.leaves}
+    x, y = (cell.task.data[name][: study.batch] for name in ("valid_x", "valid_y"))
+
+    def loss(params: Any, running: Any, key: Any) -> jax.Array:
+        return cell.task.loss(cell.model.learn(params, running, x, Training(key, study.dropout))[0], y)
+
+    return str(jax.make_jaxpr(jax.grad(loss))(params, cell.model.running, jax.random.key(0)))
+
+
+@pytest.mark.parametrize(
+    "model", ["rnn", "lru", "mlp", "vit", *(pytest.param(m, marks=pytest.mark.slow) for m in ("lstm", "gru", "mgu"))]
+)
+def test_an_option_is_taken_where_it_changes_the_program_and_refused_elsewhere(model: str) -> None:
+    digits = replace(STUDY, model=model, layers=2, dropout=0.5)
+    text = replace(digits, task="text", length=6)
+    programs = {digits: training_step(digits)}
+    for setting, takers in MODELS_TAKING.items():
+        value = OTHER_VALUES.get(setting, True)
+        if setting == "norm":
+            value = "rms" if model in ATTENTION else "layer"
+        base = text if setting == "stateful" and model in RECURRENT else digits
+        other = replace(base, **{setting: value})
+        if model in takers:
+            if base not in programs:
+                programs[base] = training_step(base)
+            assert training_step(other) != programs[base], setting
+        else:
+            with pytest.raises(BadStudy, match=r"is an option of|norm of"):
+                cells.check(other)
+
+
+def test_the_tables_of_what_is_taken_name_all_models_and_tasks() -> None:
+    assert {name for takers in MODELS_TAKING.values() for name in takers} == set(MODELS)
+    for setting, argument in (("length", "length"), ("text", "file")):
+        taking = [name for name, make in TASKS.items() if argument in inspect.signature(make).parameters]
+        assert sorted(TASKS_TAKING[setting]) == sorted(taking)
+
+
+def test_a_model_of_the_callers_own_takes_what_its_function_names() -> None:
+    def plain(in_features: int, hidden: int, out_features: int, *, rngs: nnx.Rngs, layers: int, **rest: Any):
+        del rest
+        return MLP(in_features * 8, hidden, out_features, layers=layers, rngs=rngs)
+
+    def bare(in_features: int, hidden: int, out_features: int, *, layers: int, readout: str, length: int, rngs: Any):
+        del readout
+        return MLP(in_features * length, hidden, out_features, layers=layers, rngs=rngs)
+
+    asked = replace(STUDY, norm="layer")
+    cells.check(replace(asked, model="plain"), models={"plain": plain})
+    with pytest.raises(BadStudy, match=r"--norm is an option of rnn, .*; leave it out"):
+        cells.check(replace(asked, model="bare"), models={"bare": bare})
+
+
+@pytest.mark.parametrize(
+    ("change", "free", "message"),
+    [
+        ({"hidden": 20_000}, 4, "starts of 2 schemes x 8 seeds: make hidden, seeds or schemes fewer"),
+        ({"layers": 40, "hidden": 39, "seeds": 10_000}, 2, "make layers, seeds or schemes fewer"),
+        (
+            {"embedding": 2**31 - 1},
+            4,
+            "layers.0.input has the shape .* at most 2147483647 can be addressed: make embedding",
+        ),
+        ({"hidden": 2**31 - 1}, 4, "can be addressed"),
+        ({"model": "mlp", "norm": "batch", "hidden": 60_000, "layers": 2}, 4, "can be addressed"),
+        (
+            {"model": "mlp", "norm": "batch", "hidden": 20_000, "layers": 2},
+            4,
+            "the parameters need .* make hidden smaller",
+        ),
+        ({"task": "copy", "length": 2**31 - 1}, 4, "validation set of task 'copy' needs .* make length smaller"),
+        (
+            {"task": "adding", "length": 5000, "segment": 5000, "batch": 1280, "hidden": 512},
+            8,
+            "make batch, length or hidden smaller",
+        ),
+        ({"seeds": 100_000, "epochs": 1000, "hidden": 1}, 4, "of it are the records: make epochs"),
+    ],
+)
+def test_what_memory_cannot_hold_is_refused_before_it_is_drawn(
+    monkeypatch: pytest.MonkeyPatch, change: dict, free: int, message: str
+) -> None:
+    monkeypatch.setattr(cells.sweep, "free_on_host", lambda: free * 2**30)
+    study = replace(STUDY, **change)
+    recorded = 16 * study.seeds * len(study.schemes) * study.epochs * 8
+    with pytest.raises(BadStudy, match=message) as caught:
+        cells.check_memory(cells.check(study), 2, recorded=recorded)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_memory_holds_is_not_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cells.sweep, "free_on_host", lambda: 2**27)
+    cells.check_memory(cells.check(STUDY), 8)

@@ -1,13 +1,21 @@
 """The command as a user meets it: help, lists, one-line errors, exit codes, and the default study's options."""
 
+import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
+import xarray as xr
 
-from jaxinit import cli
+from jaxinit import cli, engine
+from jaxinit.outcome import Outcome
 from jaxinit.structured import CATALOGUE
+from jaxinit.study import Study
+from jaxinit.survey import survey
 
 SMALL = "--hidden 16 --schemes small_normal orthogonal --lrs 0.1 --seeds 2 --epochs 1 --batch 128 --target 0.5"
 
@@ -112,6 +120,125 @@ def test_an_interrupted_study_exits_130_and_says_how_to_look(capsys: pytest.Capt
     assert "goes on from the last saved chunk" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (OSError(28, "No space left on device", "results/x"), "results/x: No space left on device"),
+        (PermissionError(13, "Permission denied", "results"), "results: Permission denied"),
+        (OSError("odd"), "the output: odd"),
+        (MemoryError(), "out of memory (no more is known); make hidden, batch or length smaller, or give fewer seeds"),
+        (RuntimeError("RESOURCE_EXHAUSTED: 9 bytes\nmore"), "out of memory (RESOURCE_EXHAUSTED: 9 bytes more); make"),
+        (ValueError("two\nlines\x1b[0m"), "ValueError: two lines\\x1b[0m; run with JAXINIT_DEBUG=1 for the traceback"),
+    ],
+)
+def test_an_error_of_the_machine_is_one_line_and_exit_code_1(
+    error: Exception, line: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> int:
+        raise error
+
+    monkeypatch.delenv(cli.DEBUG, raising=False)
+    assert cli.exit_code(fail) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"jaxinit: {line}")
+    assert said.count("\n") == 1
+    monkeypatch.setenv(cli.DEBUG, "1")
+    assert cli.exit_code(fail) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            "run --lrs abc",
+            "Error parsing --lrs: Could not find valid parse for arguments: ['abc']; see jaxinit run --help",
+        ),
+        ("run --residul", "Unrecognized options: --residul; perhaps you meant --residual; see jaxinit run --help"),
+        ("run --hidden", "Missing value for argument '--hidden'. Expected 1 values; see jaxinit run --help"),
+        ("frob", "Unrecognized options: frob; Available subcommands: run, probe, "),
+        ("probe --schemes", "schemes must be one or more different names, got none"),
+        ("coordcheck --schemes", "schemes must be one or more different names, got none"),
+        ("coordcheck --widths 8 -1", "hidden must be 1 to 2147483647, got -1"),
+        ("coordcheck --steps 0", "steps must be 1 to 1000000, got 0; a check needs what training changes"),
+        ("probe --lrs 1e39", "learning rates must be positive, finite and different"),
+    ],
+)
+def test_words_that_make_no_sense_are_answered_in_one_line(
+    words: str, said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jaxinit.sweep.one_device_per_core", lambda: None)
+    monkeypatch.setattr("jaxinit.sweep.keep_compilations", lambda: None)
+    assert cli.main(words.split()) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"jaxinit: {said}")
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", ["--help", "run --help", "list initializers --verbose"])
+def test_a_terminal_that_knows_ascii_alone_is_written_to(words: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "jaxinit.cli", *words.split()],
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": "ascii", "LANG": "C"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.decode("ascii")
+    assert not done.stderr
+
+
+@pytest.mark.parametrize(("to", "code"), [(">&-", 0), (">/dev/full", 1)])
+def test_output_that_cannot_be_written(to: str, code: int) -> None:
+    command = f"{shlex.quote(sys.executable)} -m jaxinit.cli list models {to}"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True)
+    assert done.returncode == code
+    assert done.stderr == ("jaxinit: the output: No space left on device\n" if code else "")
+
+
+def test_what_the_environment_says_of_arithmetic_changes_no_record(tmp_path: Path) -> None:
+    study = Study(
+        hidden=8, schemes=("small_normal", "uniform01"), lrs=(3000.0,), seeds=2, epochs=1, batch=256, target=0.5
+    )
+    plain = engine.run(study, out=tmp_path / "a", progress=False)
+    with jax.enable_x64(True), jax.debug_nans(True), jax.debug_infs(True), jax.enable_checks(True):
+        other = engine.run(study, out=tmp_path / "b", progress=False)
+        signals = survey(study, examples=8)
+    assert (plain.records.outcome == Outcome.DIVERGED).any(), "a trial diverges, as one may"
+    xr.testing.assert_identical(plain.records, other.records)
+    assert signals.activation_mean_square.dtype == np.float32
+    xr.testing.assert_identical(signals, survey(study, examples=8))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("JAX_ENABLE_X64", "1"),
+        ("JAX_DEBUG_NANS", "1"),
+        ("JAX_DEBUG_INFS", "1"),
+        ("JAX_ENABLE_CHECKS", "1"),
+        ("JAX_NUMPY_DTYPE_PROMOTION", "strict"),
+        ("JAX_NUMPY_RANK_PROMOTION", "raise"),
+    ],
+)
+def test_commands_work_whatever_the_environment_says(variable: str, value: str, tmp_path: Path) -> None:
+    probe = "probe --model lstm --task adding --length 10 --hidden 8 --seeds 2 --examples 9 --schemes orthogonal+lsuv"
+    for words in (f"run {SMALL}", probe):
+        command = [sys.executable, "-m", "jaxinit.cli", *words.split(), "--out", str(tmp_path / words[:3])]
+        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, variable: value})
+        assert done.returncode == 0, done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_a_platform_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "jaxinit.cli", "run", *SMALL.split(), "--out", str(tmp_path / "s")]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "JAX_PLATFORMS": "rocm"})
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].endswith("unset JAX_PLATFORMS, which is 'rocm'")
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "s").exists()
+
+
 def test_probe_prints_verdicts_and_draws(tmp_path: Path) -> None:
     words = ["probe", "--hidden", "64", "--seeds", "2", "--examples", "100", "--out"]
     done = jaxinit(*words, str(tmp_path / "p"))
@@ -119,7 +246,12 @@ def test_probe_prints_verdicts_and_draws(tmp_path: Path) -> None:
     assert "glorot_standard: vanishing" in done.stdout
     assert "decades per layer going back" in done.stdout
     assert "try: variance by the activation's gain" in done.stdout
-    assert {path.name for path in (tmp_path / "p").iterdir()} == {"signals.nc", "verdicts.json", "figures"}
+    assert {path.name for path in (tmp_path / "p").iterdir()} == {
+        "signals.nc",
+        "verdicts.json",
+        "manifest.json",
+        "figures",
+    }
     wrong = jaxinit(*words, str(tmp_path / "q"), "--only", "conv*")
     assert wrong.returncode == 2
     assert "matches no kernel" in wrong.stderr

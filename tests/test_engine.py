@@ -336,15 +336,18 @@ def test_twenty_kills_at_random_moments_lose_nothing(tmp_path: Path) -> None:
         ({"task": "digit_rows"}, "no task is called 'digit_rows'; the nearest is 'digits_rows'"),
         ({"optimizer": "adamw"}, "no optimizer is called 'adamw'; the nearest is 'adam'"),
         ({"activation": "than"}, "no activation is called 'than'; the nearest is 'tanh'"),
-        ({"model": "gru", "activation": "relu"}, "'gru' has its own activations"),
+        (
+            {"model": "gru", "activation": "relu"},
+            "--activation is an option of rnn, mlp, transformer, vit; leave it out",
+        ),
         ({"target": 1.5}, "target 1.5 is out of reach"),
-        ({"length": 5}, "'digits_rows' has a fixed length"),
+        ({"length": 5}, "--length is an option of adding, .*; leave it out, .* in place of task 'digits_rows'"),
         ({"task": "adding", "length": 1, "target": None}, "needs a length of 2 or more, got 1"),
         ({"task": "copy", "model": "mlp", "target": None}, "wants an output at every step"),
         ({"batch": 5000}, "batch is at most 1280"),
         ({"unroll": 9}, "unroll is at most 8, the steps of task 'digits_rows'; got 9"),
-        ({"segment": 0}, "segment must be 1 or more, got 0"),
-        ({"model": "mlp", "segment": 4}, "'mlp' has no time loop; leave --segment out"),
+        ({"segment": 0}, "segment must be 1 to 2147483647, got 0"),
+        ({"model": "mlp", "segment": 4}, "--segment is an option of rnn, .*; leave it out, .* in place of model 'mlp'"),
     ],
 )
 def test_bad_studies_are_one_line_and_write_nothing(change: dict, message: str, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 import xarray as xr
 
 from jaxinit import plot, stats, store
+from jaxinit.figure import as_text
 from jaxinit.outcome import Outcome
 from jaxinit.study import Study
 
@@ -19,6 +20,9 @@ STUDY = Study(
     tune_seeds=2,
     epochs=4,
 )
+
+
+ROW = {"converged": 2, "seeds": 2, "epochs": 3.0, "epochs_low": 2.0, "epochs_high": 4.0}
 
 
 def records(higher_is_better: int = 1, report: bool = True) -> xr.Dataset:
@@ -68,6 +72,24 @@ def test_one_panel_a_scheme_the_fastest_first_with_labels(figure) -> None:
     assert drawn.get_supylabel()
     assert [text.get_text() for text in drawn.legends[0].get_texts()][:2] == ["this scheme", "baseline, small_normal"]
     plt.close(drawn)
+
+
+def test_names_are_drawn_as_they_are(tmp_path: Path) -> None:
+    import matplotlib.pyplot as plt
+
+    names = ["$\\frac{1}$", "_a", "a $b$ c", r"\$d\$"]
+    data = records().assign_coords(scheme=names).assign_attrs(baseline=names[0], task="$t$ $u")
+    assert len(plot.draw_all(data, tmp_path)) == 3
+    drawn = plot.share_converged(data)
+    shown = {axes.title.get_text() or axes.get_title(loc="left") for axes in drawn.axes if axes.get_visible()}
+    assert shown == {as_text(f"{name}, rate 0.1") for name in names}
+    for axes in drawn.axes[: len(names)]:
+        text, is_formula = axes._left_title._preprocess_math(axes.get_title(loc="left"))
+        assert not is_formula
+        assert text.removesuffix(", rate 0.1") in names
+    plt.close(drawn)
+    rows = [{"cell": "$c$", "scheme": name} | ROW for name in names]
+    plt.close(plot.forest(rows, "$title$"))
 
 
 def test_the_survival_panel_shows_the_kaplan_meier_estimate() -> None:

@@ -56,3 +56,12 @@ def test_courses_of_training_leave_out_inputs_and_readout(deep: xr.Dataset) -> N
         assert [len(one.lines) for one in axes] == [4] * 4
     assert axes[0].get_ylabel() == "mean"
     assert axes[2].get_xlabel() == "epochs"
+
+
+def test_names_are_drawn_as_they_are(deep: xr.Dataset, tmp_path: Path) -> None:
+    named = deep.assign_coords(scheme=["_$a$", "$\\frac{1}$"])
+    assert len(portrait.draw_all(named, tmp_path)) == 2
+    with style():
+        legend = portrait.sizes(named).axes[0].get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == [r"_\$a\$", r"\$\frac{1}\$"]

@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import xarray as xr
@@ -53,11 +54,36 @@ SUMMARY = {
 }
 
 
-def printed(summary: dict) -> str:
-    out = io.StringIO()
+HOSTILE = ("[bold]a[/bold]", "[/b]", ":smile:", "$x$ and $y$", "[link=x]")
+
+
+def printed(summary: dict, out: io.TextIOBase | None = None) -> str:
+    out = out or io.StringIO()
     records = xr.Dataset(attrs={"higher_is_better": 1})
-    report.print_answer(Result(Study(), records, summary, Path("r"), True), Console(width=80, file=out))
-    return out.getvalue()
+    report.print_answer(Result(Study(), records, summary, Path("r"), True), Console(width=80, file=cast(Any, out)))
+    out.seek(0)
+    return out.read()
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_names_are_printed_as_they_are(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    row = ROW | {"scheme": name, "cell": f"cell {name}"}
+    text = printed(SUMMARY | {"table": [row], "metric": name, "notes": [f"note on {name}"], "baseline": name})
+    assert text.count(name) == 5  # title, row, twice below the table, note
+    printed(SUMMARY | {"claims": [CLAIM | {"statement": name}]})
+    report.print_rows([row])
+    lines = capsys.readouterr().out
+    assert f"cell {name}" in lines
+    assert lines.count(name) == 2
+
+
+def test_a_terminal_without_signs_sees_the_same_table_in_ascii() -> None:
+    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii", newline="\n")
+    text = printed(SUMMARY, out)
+    assert "validation accuracy >= 0.97" in text
+    assert "<=4.36 (3.84-5.05)" in text
+    rows = [line for line in text.splitlines() if "8/0/0" in line or "0/5/3" in line]
+    assert len({len(line) for line in rows}) == 1, "columns are aligned"
 
 
 def test_the_table_is_whole_in_eighty_columns() -> None:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -10,11 +11,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from jaxinit import sweep as sweeps
 from jaxinit.introspect import functional
 from jaxinit.models import RNN
 from jaxinit.outcome import Outcome
 from jaxinit.schemes import SCHEMES
 from jaxinit.spec import draw
+from jaxinit.study import BadStudy
 from jaxinit.sweep import CompileCounter, Sweep, over_devices
 from jaxinit.tasks import TASKS
 from jaxinit.train import Trial, make_program
@@ -145,7 +148,7 @@ def test_under_vmap_the_slots_shrink_to_powers_of_two_and_under_map_they_stay() 
 
 
 @pytest.mark.slow  # five compilations
-def test_more_slots_than_memory_holds_are_split_and_said_so(capsys) -> None:
+def test_more_slots_than_memory_holds_are_split_and_said_so(capsys, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = sweep("vmap", 1, slots=16)
     next(whole.run(PARAMS, trials()))
     assert capsys.readouterr().err == ""
@@ -160,6 +163,9 @@ def test_more_slots_than_memory_holds_are_split_and_said_so(capsys) -> None:
     hopeless = sweep("vmap", 1, slots=1, memory=1000)
     next(hopeless.run(PARAMS, trials()))
     assert "may not fit: make batch, hidden or length smaller" in capsys.readouterr().err
+    monkeypatch.setattr(sweeps, "free_memory", lambda devices: 1000)
+    with pytest.raises(BadStudy, match=r"a trial needs \d+ MiB on each device and 0 MiB are free; make batch"):
+        next(sweep("vmap", 1, slots=1).run(PARAMS, trials()))
 
 
 def run_python(code: str) -> subprocess.CompletedProcess:
@@ -194,6 +200,70 @@ def test_compilations_are_kept_for_the_next_process(tmp_path) -> None:
         env=env | {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "mine")},
     )
     assert elsewhere.stdout.strip() == str(tmp_path / "mine")
+
+
+def test_programs_are_not_kept_where_no_folder_can_be_made(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null/x")
+    before = jax.config.jax_compilation_cache_dir
+    sweeps.keep_compilations()
+    sweeps.keep_compilations()
+    assert jax.config.jax_compilation_cache_dir == before
+    said = capsys.readouterr().err
+    assert said.startswith("jaxinit: compiled programs are not kept: ")
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "files", "free"),
+    [
+        (
+            "0::/job/part",
+            {
+                "memory.stat": "inactive_file 0",
+                "job/memory.max": "1000",
+                "job/memory.current": "400",
+                "job/memory.stat": "anon 300\ninactive_file 50",
+                "job/part/memory.max": "max",
+                "job/part/memory.current": "10",
+                "job/part/memory.stat": "inactive_file 0",
+            },
+            [650],
+        ),
+        (
+            "4:memory:/elsewhere",  # in a container, whose own group is the root
+            {
+                "memory/memory.limit_in_bytes": "2000",
+                "memory/memory.usage_in_bytes": "500",
+                "memory/memory.stat": "cache 9\ntotal_inactive_file 100",
+            },
+            [1600],
+        ),
+        ("7:cpu:/", {}, []),
+    ],
+)
+def test_memory_is_bounded_by_the_groups_of_a_process(
+    tmp_path: Path, line: str, files: dict[str, str], free: list[int]
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"{text}\n")
+    (tmp_path / "own").write_text(f"{line}\n")
+    assert sweeps.free_in_groups(tmp_path, tmp_path / "own") == free
+
+
+def test_memory_is_bounded_by_the_limits_of_a_process() -> None:
+    code = (
+        "import resource, jaxinit.sweep as s\n"
+        "plenty = s.free_on_host()\n"
+        "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (used + 2**26, -1))\n"
+        "print(plenty > 2**26 >= s.free_on_host() > 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "True\n", done.stderr
 
 
 def test_a_late_call_says_what_to_do() -> None:
