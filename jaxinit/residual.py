@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from jaxinit import initializers, structured
 from jaxinit.initializers import glorot, glorot_scheme, lecun, normal, ones, scaled, truncated_normal, vector, zeros
-from jaxinit.spec import Initializer, Leaf, Rule, Scheme
+from jaxinit.spec import Initializer, Leaf, Rule, Scheme, as_scheme
 
 INTO_STREAM = ("attention_out", "ffn_out")  # the kernels whose products are added to the residual stream
 SCALED_BRANCH = ("value", "attention_out", "ffn_in", "ffn_out")
@@ -270,7 +270,7 @@ def spectral_mup(base_width: int, optimizer: str = "adam") -> Scheme:
     return _named("spectral_mup", of, spectral_mup.__doc__)
 
 
-def depth_mup(base: Scheme, base_depth: int, alpha: float = 0.5) -> Scheme:
+def depth_mup(base: Scheme | Initializer, base_depth: int, alpha: float = 0.5) -> Scheme:
     """`base` with every branch of a residual network times (n_layers / base_depth)^-alpha, for transfer across depth.
 
     Rates of the blocks' kernels go as (n_layers / base_depth)^(alpha - 1) under Adam. alpha 1/2: depth-muP; 1:
@@ -280,7 +280,7 @@ def depth_mup(base: Scheme, base_depth: int, alpha: float = 0.5) -> Scheme:
     """
 
     def of(leaf: Leaf) -> Rule | None:
-        rule = base(leaf)
+        rule = as_scheme(base)(leaf)
         if rule is None:
             return None
         rule = rule if isinstance(rule, Rule) else Rule(rule)
