@@ -86,10 +86,8 @@ def uniform(low: Number, high: Number) -> Sampler:
     """U[low, high): mean (low + high) / 2, variance (high - low)^2 / 12.
 
     Both bounds are required: JAX's own `uniform()` is one-sided, [0, 0.01).
-    dtypes: real. `low` is reached and `high` is not, in narrow dtypes too: what the cast rounds to `high` or beyond
-    is the
-    number below, which lowers the mean by d^2 / (2 (high - low)), d the spacing of the dtype there (8e-6 for U[0, 1) in
-    bfloat16).
+    dtypes: real, narrow ones within the bounds too: what the cast rounds to `high` becomes the number below, which
+    lowers the mean by d^2 / (2 (high - low)), d the spacing of the dtype there (8e-6 for U[0, 1) in bfloat16).
     Raises: ValueError unless low < high, for a complex dtype, or for a dtype with no number in [low, high).
     """
     if known(low, high) and not low < high:
@@ -115,12 +113,12 @@ def within(x: Array, low: Number, high: Number, includes_high: bool = True) -> A
     if not known(low, high):
         least, most = jnp.asarray(low, x.dtype), jnp.asarray(high, x.dtype)
         return jnp.clip(x, least, most if includes_high else jnp.nextafter(most, least))
-    dtype = np.dtype(x.dtype)
-    least, most = np.asarray(low, np.float64).astype(dtype), np.asarray(high, np.float64).astype(dtype)
+    dtype, limits = np.dtype(x.dtype), jnp.finfo(x.dtype)
+    least, most = (np.clip(bound, float(limits.min), float(limits.max)).astype(dtype) for bound in (low, high))
     if float(least) < low:
-        least = np.nextafter(least, np.asarray(np.inf, dtype))
+        least = np.nextafter(least, np.asarray(limits.max, dtype))
     if float(most) > high or (float(most) == high and not includes_high):
-        most = np.nextafter(most, np.asarray(-np.inf, dtype))
+        most = np.nextafter(most, np.asarray(limits.min, dtype))
     if least > most:
         raise ValueError(
             f"no {dtype} number lies between {low} and {high}; ask for a wider dtype, or bounds further apart"
@@ -147,8 +145,9 @@ def truncated_normal(std: Number, lower: Number = -2.0, upper: Number = 2.0) -> 
     x = std * z / s, with z ~ N(0, 1) given lower <= z <= upper and s the standard deviation of z.
     Units: the bounds are in standard deviations of the *uncut* Gaussian, never absolute, so that a small `std`
     still truncates; the support of x is [std * lower / s, std * upper / s], +-2.274 std for the default cut.
-    Bounds may be infinite, far in a tail or close together: s and the draw are right there to the rounding of z. The
-    mean is 0 only for symmetric bounds. Complex dtypes: a complex Gaussian of E|z|^2 = 1 cut at |z| = upper.
+    Bounds may be infinite, far in a tail or close together: s and the draw are right there to the rounding of z, and,
+    where they are traced, of their difference. The mean is 0 only for symmetric bounds. Casts stay within the support.
+    Complex dtypes: a complex Gaussian of E|z|^2 = 1 cut at |z| = upper.
     Raises: ValueError unless lower < upper and std >= 0, or for a complex dtype and bounds that are not symmetric.
     Departure: `jax.nn.initializers.truncated_normal(std)` does not correct, and so has 0.880 std; its draw is
     `jax.random.truncated_normal`, which in float32 has 1000 values left in (4, inf) and one beyond 6.
@@ -158,9 +157,12 @@ def truncated_normal(std: Number, lower: Number = -2.0, upper: Number = 2.0) -> 
         raise ValueError(f"truncated_normal needs lower < upper, in units of std, got {lower} and {upper}")
 
     def init(key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+        wide = sampling_dtype(dtype)
         if not jnp.issubdtype(dtype, jnp.complexfloating):
-            scale = jnp.asarray(std / truncated_std(lower, upper), dtype)
-            return scale * _truncated(key, lower, upper, shape, dtype)
+            scale = std / truncated_std(lower, upper)
+            drawn = jnp.asarray(scale, wide) * _truncated(key, lower, upper, shape, wide)
+            cuttable = known(std, lower, upper) and std > 0
+            return within(drawn.astype(dtype), scale * lower, scale * upper) if cuttable else drawn.astype(dtype)
         if known(lower, upper) and lower != -upper:
             raise ValueError(
                 f"a complex truncated_normal is cut at one modulus: give lower = -upper, got {lower}, {upper}"
@@ -175,7 +177,7 @@ def truncated_normal(std: Number, lower: Number = -2.0, upper: Number = 2.0) -> 
             jnp.asarray(scale, real) * jnp.sqrt(drawn), 2 * math.pi * jax.random.uniform(of_angle, shape, real)
         )
 
-    return sampled_wide(init)
+    return Sampler(init)
 
 
 def polar(modulus: Array, angle: Array) -> Array:
@@ -199,6 +201,7 @@ def _mean_of_cut_exponential(most: Number) -> Number:
 
 TAIL = 1.0  # standard deviations from which an interval on one side of 0 is drawn as a tail
 NARROW = 0.5  # the logarithm by which the density changes over an interval that is drawn as narrow
+PANELS = 12  # that a cut Gaussian is integrated over
 FAR = 80.0  # a Gaussian is integrated to where it has fallen by exp(-FAR / 2), 4e-18
 
 
@@ -212,18 +215,18 @@ def truncated_std(lower: Number, upper: Number) -> Any:
     nearest = xp.clip(0.0, lower, upper)
     far = FAR / (abs(nearest) + xp.sqrt(nearest**2 + FAR))
     first, last = xp.maximum(lower - nearest, -far), xp.minimum(upper - nearest, far)
-    ends = first + (last - first) * np.linspace(0, 1, 13)
-    half = (last - first) / 24
-    t = (ends[:-1] + half)[:, None] + half * theory.NODES
-    weight = xp.exp(-(nearest * t + t**2 / 2)) * theory.WEIGHTS
+    half = (last - first) / (2 * PANELS)
+    middles = np.arange(1, 2 * PANELS, 2)[:, None]
+    nodes, weights = middles + theory.NODES[None], np.broadcast_to(theory.WEIGHTS, (PANELS, len(theory.WEIGHTS)))
+    t = first + half * xp.asarray(nodes, half.dtype)
+    weight = xp.exp(-(nearest * t + t**2 / 2)) * xp.asarray(weights, half.dtype)
     mean = (weight * t).sum() / weight.sum()
     std = xp.sqrt((weight * (t - mean) ** 2).sum() / weight.sum())
-    return float(std) if known(std) else std
+    return float(std) if xp is np else std
 
 
 def _truncated(key: Key[Array, ""], lower: Number, upper: Number, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
-    """z ~ N(0, 1) given lower <= z <= upper, by the method that is exact for the bounds; of traced bounds, chosen
-    later."""
+    """z ~ N(0, 1) given lower <= z <= upper, by the method that is exact for the bounds."""
     xp = np if known(lower, upper) else jnp
     nearest = xp.clip(0.0, lower, upper)
     width = upper - lower
@@ -240,9 +243,8 @@ def _truncated(key: Key[Array, ""], lower: Number, upper: Number, shape: tuple[i
 def _tail(key: Key[Array, ""], lower: Number, upper: Number, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
     """z in an interval on one side of 0, at least TAIL from it, by the inverse of the survival function S.
 
-    With m the nearer bound and z = m + t, g(t) = log(S(m) / S(m + t)) = m t + t^2 / 2 - log(R(m + t) / R(m)), where
-    R is
-    Mills' ratio, grows from 0 without cancellation, and is convex with slope 1 / R. g(t) is exponential, cut at the
+    With m the nearer bound and z = m + t, g(t) = log(S(m) / S(m + t)) = m t + t^2 / 2 - log(R(m + t) / R(m)), with
+    Mills' ratio R, grows from 0 without cancellation, and is convex with slope 1 / R. g(t) is exponential, cut at the
     other bound. Newton's method starts at the root of m t + t^2 / 2, which lies above, and so descends to it.
     """
     negative = upper < 0
@@ -291,8 +293,7 @@ def _narrow(key: Key[Array, ""], lower: Number, upper: Number, shape: tuple[int,
 def variance_scaling(scale: Number, mode: Mode, law: Law) -> Sampler:
     """Mean 0 and variance scale / n, with n the fan in, the fan out, or their arithmetic or geometric mean.
 
-    law: `uniform` on [-b, b), b = sqrt(3 scale / n); `truncated_normal` cut at 2 and corrected; `normal`, not
-    truncated.
+    law: `uniform` on [-b, b), b = sqrt(3 scale / n); `truncated_normal` cut at 2, corrected; `normal`, not truncated.
     Complex dtypes: E|z|^2 = scale / n, as in JAX; `uniform` is then the disc |z| <= sqrt(2 scale / n).
     Shapes: `(*window, inputs, outputs)`; the fans are inputs and outputs times the window.
     Raises: ValueError for another mode or law, scale <= 0, or a shape of fewer than two axes.

@@ -239,8 +239,8 @@ class Override:
 
     Patterns are shell-style and match a leaf's name or its role: `{"recurrent": orthogonal()}`,
     `{"layers.0.*": zeros}`. A pattern that matches no leaf makes `draw` raise, and so does a leaf that two patterns
-    match: to let one go before another, nest, `Override(Override(base, general), special)`. `base` may be an
-    initializer.
+    match: to let one go before another, nest, `Override(Override(base, general), special)`.
+    `base` may be an initializer, which draws all other leaves.
     """
 
     base: Scheme | Initializer
@@ -355,8 +355,7 @@ def rules(scheme: Scheme | Initializer, leaves: Iterable[Leaf]) -> dict[str, Rul
 
     `scheme` may be an initializer, which then draws every leaf.
     Raises: ValueError when `scheme` is neither (`as_scheme`), when two leaves share a name, when `scheme` covers a
-    leaf with no rule, or when a rule of
-    the scheme matches no leaf; both sides are named.
+    leaf with no rule, or when a rule of the scheme matches no leaf; both sides are named.
     """
     leaves, scheme = tuple(leaves), as_scheme(scheme)
     names = [leaf.name for leaf in leaves]
@@ -387,9 +386,7 @@ def draw(
     """Draw every parameter under a scheme: `{name: array}`, the one place where a scheme meets a model.
 
     The key of a leaf is `key` folded with the leaf's name (or its rule's): the same key gives paired draws across
-    schemes.
-    `scheme` may be an initializer, `jax.nn.initializers.normal(0.1)` or ours: it draws every leaf, biases and
-    scales too.
+    schemes. `scheme` may be an initializer, ours or JAX's: it then draws every leaf, biases and scales too.
     Shapes: `leaf.shape`; dtype: `dtype`, sampled in float32 and cast last.
     Raises: ValueError as `rules` does, and when a rule cannot draw a leaf (naming scheme, leaf, reason and remedy).
     """

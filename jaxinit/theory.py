@@ -119,8 +119,8 @@ def _of_pair(name: str, q: float, c: float, function: Callable[[Activation, Numb
     """E[f(u1) f(u2)] for Gaussians of variance q and correlation c.
 
     u1 = r z1 and u2 = r (c z1 + s z2) with r^2 = q and s^2 = 1 - c^2. Given z1, the second factor bends where z2 is
-    near -c z1 / s, within 1 / (r s). Its mean over z2 is a function of
-    z1 that bends within the larger of 1 / r and s around 0, and within s around a kink of f.
+    near -c z1 / s, within 1 / (r s). Its mean over z2 bends within the larger of 1 / r and s around z1 = 0, and within
+    s around a kink of f.
     """
     phi, root, rest = activation(name), math.sqrt(q), math.sqrt((1 - c) * (1 + c))
     if rest == 0 or root == 0:
