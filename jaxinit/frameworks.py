@@ -17,7 +17,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Key
 
 from jaxinit import initializers
-from jaxinit.initializers import normal, truncated_normal, truncated_std, uniform, vector, zeros
+from jaxinit.initializers import normal, sampled_wide, truncated_normal, truncated_std, uniform, vector, zeros
 from jaxinit.spec import Initializer, Joint, Leaf, axis_size
 from jaxinit.structured import gate_biases
 
@@ -154,7 +154,7 @@ def _forget_one(gates: tuple[str, ...]) -> Initializer:
 def _fused(init: Initializer) -> Joint:
     """One matrix `(inputs, gates * units)` drawn for all gates, and cut into theirs."""
 
-    def draw(key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike = jnp.float32, /) -> Array:
+    def draw(key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike) -> Array:
         gates, inputs, units = shape
         whole = init(key, (inputs, gates * units), dtype)
         return whole.reshape(inputs, gates, units).swapaxes(0, 1)
@@ -165,11 +165,11 @@ def _fused(init: Initializer) -> Joint:
 def _two_biases(init: Initializer, alone: str | None, gates: tuple[str, ...]) -> Joint:
     """The sum of two draws of a bias; of the gate called `alone`, one."""
 
-    def draw(key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike = jnp.float32, /) -> Array:
+    def draw(key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike) -> Array:
         first, second = (init(k, shape, dtype) for k in jax.random.split(key))
         if alone is None:
             return first + second
         doubled = jnp.asarray([gate != alone for gate in gates], dtype)
         return first + second * doubled[:, None]
 
-    return Joint(draw)
+    return Joint(sampled_wide(draw))

@@ -3,7 +3,6 @@
 Layers go from black (the first) to light grey (the last); bands are the range over seeds; theory is a thin dotted line.
 """
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -294,14 +293,13 @@ def _expected(of: xr.Dataset, signal: str) -> NDArray[np.floating] | None:
     mean = lambda what: (
         of[what].mean([axis for axis in ("seed", "step", "copy") if axis in of.dims], skipna=True).values
     )
-    spread, phi = mean("weight_mean_square"), theory.activation(name)
+    spread = mean("weight_mean_square")
     q = [float(mean("product_mean_square")[0])]
     activation = [float(mean("activation_mean_square")[0])]
     slopes = []
     for k in range(1, len(spread)):
-        root = math.sqrt(q[-1])
-        activation.append(theory.gaussian_mean(lambda z, root=root: phi.phi(root * z) ** 2))
-        slopes.append(theory.gaussian_mean(lambda z, root=root: phi.slope(root * z) ** 2))
+        activation.append(theory.variance_map(name, q[-1], 1.0))
+        slopes.append(theory.chi(name, 1.0, q[-1]))
         q.append(float(of.fan_in[k] * spread[k]) * activation[-1])
     if signal == "activation":
         return np.sqrt(activation)

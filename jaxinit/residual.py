@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from jaxinit import initializers, structured
 from jaxinit.initializers import glorot, glorot_scheme, lecun, normal, ones, scaled, truncated_normal, vector, zeros
-from jaxinit.spec import Initializer, Leaf, Rule, Scheme, under, unmatched
+from jaxinit.spec import Initializer, Leaf, Rule, Scheme, as_scheme, under, unmatched
 
 INTO_STREAM = ("attention_out", "ffn_out")  # the kernels whose products are added to the residual stream
 SCALED_BRANCH = ("value", "attention_out", "ffn_in", "ffn_out")
@@ -311,7 +311,7 @@ def spectral_mup(base_width: int = 64, optimizer: str | None = None) -> Scheme:
     return _adapting(made_for, optimizer)
 
 
-def depth_mup(base: Scheme, base_depth: int, alpha: float = 0.5, optimizer: str | None = None) -> Scheme:
+def depth_mup(base: Scheme | Initializer, base_depth: int, alpha: float = 0.5, optimizer: str | None = None) -> Scheme:
     """`base` with every branch of a residual network times (n_layers / base_depth)^-alpha, for transfer across depth.
 
     The factor is the forward multiplier of the kernels into the residual stream and of their biases. With r = n_layers
@@ -328,7 +328,7 @@ def depth_mup(base: Scheme, base_depth: int, alpha: float = 0.5, optimizer: str 
     def made_for(optimizer: str) -> Scheme:
         made = _optimizers("depth_mup", optimizer)
         power = alpha - 1 if optimizer == "adam" else 2 * alpha - 1
-        base_under = under(base, optimizer)
+        base_under = under(as_scheme(base), optimizer)
 
         def scheme(leaf: Leaf) -> Rule | None:
             rule = base_under(leaf)

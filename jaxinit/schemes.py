@@ -131,7 +131,7 @@ def by_role(rules: dict[str, Rule | Initializer], name: str = "by_role") -> Sche
     return _named(name, lambda leaf: rules.get(leaf.role), by_role.__doc__, unmatched)
 
 
-def scale(base: Scheme, gain: float | Float[Array, ""]) -> Scheme:
+def scale(base: Scheme | Initializer, gain: float | Float[Array, ""]) -> Scheme:
     """`base` with every kernel multiplied by `gain`, which may be traced and so swept; biases stay.
 
     Raises: ValueError for a negative gain, where it is known.
@@ -140,7 +140,7 @@ def scale(base: Scheme, gain: float | Float[Array, ""]) -> Scheme:
         raise ValueError(f"scale: a gain must not be negative, got {gain}; it multiplies a standard deviation")
 
     def of(leaf: Leaf) -> Rule | Initializer | None:
-        rule = base(leaf)
+        rule = spec.as_scheme(base)(leaf)
         if rule is None or not leaf.is_kernel:
             return rule
         rule = rule if isinstance(rule, Rule) else Rule(rule)
@@ -150,7 +150,7 @@ def scale(base: Scheme, gain: float | Float[Array, ""]) -> Scheme:
     return _named("scale", of, scale.__doc__, partial(spec.unmatched, base), adapted)
 
 
-def with_bias(base: Scheme, **values: float) -> Scheme:
+def with_bias(base: Scheme | Initializer, **values: float) -> Scheme:
     """`base` with the biases of the gates named set to constants: `with_bias(orthogonal, forget=1.0)`.
 
     A leaf none of whose gates is named keeps what `base` says; the other gates of one that is start at 0. `draw`
@@ -159,7 +159,7 @@ def with_bias(base: Scheme, **values: float) -> Scheme:
 
     def of(leaf: Leaf) -> Rule | Initializer | None:
         mine = {gate: value for gate, value in values.items() if gate in leaf.gate}
-        rule = base(leaf)
+        rule = spec.as_scheme(base)(leaf)
         if leaf.role != "bias" or not mine:
             return rule
         constants = structured.gate_biases(leaf.gate, **mine)

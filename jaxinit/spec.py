@@ -7,15 +7,17 @@ answers into arrays. Nothing here knows a model, a named scheme or a training pr
 """
 
 import hashlib
+import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 from jaxtyping import Array, Key
 
@@ -29,9 +31,58 @@ AXES = {
 
 @runtime_checkable
 class Initializer(Protocol):
-    """JAX's own protocol: `(key, shape, dtype) -> Array`."""
+    """What is accepted as an initializer, ours, JAX's or a user's: `(key, shape, dtype) -> Array`, by position."""
 
     def __call__(self, key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike = ..., /) -> Array: ...
+
+
+Sample = Callable[[Key[Array, ""], tuple[int, ...], Any], Array]
+OutSharding = NamedSharding | PartitionSpec | None
+
+
+class Sampler:
+    """What this package returns as an initializer: JAX's whole protocol around a function that samples.
+
+    `init(key, shape, dtype=None, out_sharding=None)`, each by position or by name, as `jax.nn.initializers.Initializer`
+    has it. A dtype of None is JAX's default float, or complex where the law is complex.
+    dtypes: `sample` answers in the dtype that it is asked for, narrow ones too: it samples wide and casts by itself.
+    Shardings: drawn, then placed, so that the values are those of the draw without a sharding; under `jax.jit` XLA
+    then draws each part where it belongs. A `PartitionSpec` needs a mesh from `jax.set_mesh`.
+    Raises: ValueError for a `PartitionSpec` and no mesh.
+    Departure: `jax.nn.initializers.orthogonal` and `delta_orthogonal` refuse `out_sharding`.
+    """
+
+    def __init__(self, sample: Sample, default: type[float] | type[complex] = float):
+        self.sample, self.default = sample, default
+        self.__name__ = getattr(sample, "__name__", type(self).__name__)
+        self.__qualname__ = getattr(sample, "__qualname__", self.__name__)
+        self.__doc__ = getattr(sample, "__doc__", None)
+
+    def __call__(
+        self,
+        key: Key[Array, ""],
+        shape: tuple[int, ...],
+        dtype: DTypeLike | None = None,
+        out_sharding: OutSharding = None,
+    ) -> Array:
+        dtype = jnp.result_type(self.default) if dtype is None else dtype
+        return placed(self.sample(key, tuple(shape), dtype), out_sharding)
+
+
+def placed(x: Array, out_sharding: OutSharding) -> Array:
+    """`x` with a sharding, eager or under `jax.jit`, on meshes with explicit or automatic axes."""
+    if out_sharding is None:
+        return x
+    named = isinstance(out_sharding, NamedSharding)
+    mesh = out_sharding.mesh if named else jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        raise ValueError(
+            f"out_sharding is {out_sharding} and no mesh is set; draw under `with jax.set_mesh(mesh)`, "
+            "or give a NamedSharding"
+        )
+    if mesh.are_all_axes_explicit:
+        return jax.sharding.reshard(x, out_sharding)
+    return jax.lax.with_sharding_constraint(x, out_sharding)
 
 
 @dataclass(frozen=True)
@@ -144,15 +195,66 @@ Scheme = Callable[[Leaf], "Rule | Initializer | None"]
 
 
 @dataclass(frozen=True)
+class Everywhere:
+    """The scheme of a bare initializer: it draws every parameter, vectors too."""
+
+    init: Initializer
+
+    @property
+    def __name__(self) -> str:
+        return getattr(self.init, "__qualname__", type(self.init).__name__).split(".")[0]
+
+    def __call__(self, leaf: Leaf) -> Initializer:
+        return self.init
+
+
+def is_initializer(function: Callable) -> bool:
+    """Whether a callable is an initializer and no scheme, by its signature.
+
+    A scheme can be called with one argument, a leaf; an initializer cannot, but with three, key, shape and dtype.
+    """
+    if isinstance(function, Sampler):
+        return True
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # some built-in callables have none
+        return False
+    return not _takes(signature, 1) and _takes(signature, 3)
+
+
+def _takes(signature: inspect.Signature, count: int) -> bool:
+    try:
+        signature.bind(*[None] * count)
+    except TypeError:
+        return False
+    return True
+
+
+def as_scheme(scheme: "Scheme | Initializer") -> Scheme:
+    """A scheme as it is; an initializer, ours or JAX's `normal(0.1)`, as the scheme that draws every leaf with it.
+
+    Told apart as `is_initializer` says. Raises: ValueError for what cannot be called.
+    """
+    if not callable(scheme):
+        raise ValueError(
+            f"a scheme is a function of a leaf, or an initializer (key, shape, dtype), got {scheme!r}; "
+            "a scheme's name is looked up in jaxinit.SCHEMES"
+        )
+    plain: Any = scheme
+    return Everywhere(plain) if is_initializer(scheme) else plain
+
+
+@dataclass(frozen=True)
 class Override:
     """A scheme that answers by pattern first and asks `base` for the rest.
 
     Patterns are shell-style and match a leaf's name or its role: `{"recurrent": orthogonal()}`,
     `{"layers.0.*": zeros}`. A pattern that matches no leaf makes `draw` raise, and so does a leaf that two patterns
     match: to let one go before another, nest, `Override(Override(base, general), special)`.
+    `base` may be an initializer, which draws all other leaves.
     """
 
-    base: Scheme
+    base: Scheme | Initializer
     rules: Mapping[str, Rule | Initializer] = field(default_factory=dict)
 
     @property
@@ -166,7 +268,7 @@ class Override:
                 f"scheme {self.__name__!r}: the rules for {deciding} all match parameter {leaf.name!r} (role "
                 f"{leaf.role!r}); make the patterns exclusive, or nest: Override(Override(base, general), special)"
             )
-        return self.rules[deciding[0]] if deciding else self.base(leaf)
+        return self.rules[deciding[0]] if deciding else as_scheme(self.base)(leaf)
 
     def under(self, optimizer: str) -> "Override":
         """The same rules around the base as it is under an optimizer."""
@@ -179,7 +281,7 @@ class Override:
         return [*unmatched(self.base, leaves), *mine]
 
 
-def unmatched(scheme: Scheme, leaves: Iterable[Leaf]) -> list[str]:
+def unmatched(scheme: Scheme | Initializer, leaves: Iterable[Leaf]) -> list[str]:
     """The rules of a scheme that match none of the leaves; a scheme that is a plain function cannot have any."""
     return getattr(scheme, "unmatched", lambda _: [])(tuple(leaves))
 
@@ -194,8 +296,9 @@ def matches(pattern: str, leaf: Leaf) -> bool:
     return fnmatchcase(leaf.name, pattern) or fnmatchcase(leaf.role, pattern)
 
 
-def scheme_name(scheme: Scheme) -> str:
-    return getattr(scheme, "__name__", type(scheme).__name__)
+def scheme_name(scheme: Scheme | Initializer) -> str:
+    named = as_scheme(scheme)
+    return getattr(named, "__name__", type(named).__name__)
 
 
 def named_key(key: Key[Array, ""], name: str) -> Key[Array, ""]:
@@ -209,18 +312,12 @@ def named_key(key: Key[Array, ""], name: str) -> Key[Array, ""]:
     return key
 
 
-@dataclass(frozen=True)
-class Joint:
+class Joint(Sampler):
     """An initializer that draws all copies at once, where they are not alike.
 
     For biases that differ by gate, and for kernels that a library draws as one matrix for all gates. `spec.along` hands
     it the whole shape, copies first: `(*copies, *window, inputs, outputs)`.
     """
-
-    draw: Initializer
-
-    def __call__(self, key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike = jnp.float32, /) -> Array:
-        return self.draw(key, shape, dtype)
 
 
 def canonical_order(dims: str) -> list[int]:
@@ -228,21 +325,23 @@ def canonical_order(dims: str) -> list[int]:
     return [axis for letter in ".wio" for axis, d in enumerate(dims) if d == letter]
 
 
-def along(dims: str, init: Initializer) -> Initializer:
+def along(dims: str, init: Initializer) -> Sampler:
     """`init`, drawn once for each independent copy, for an array whose axes are `dims`.
 
     For each index of the `.` axes, `init` is asked for one array in the layout `(*window, inputs, outputs)` that
     `jax.nn.initializers` takes by default, with all `i` axes flattened into one and all `o` axes likewise; a
     parameter without an `i` or without an `o` axis keeps its own shape. So a fan never counts a copy, and any
     initializer of JAX, of Flax or of a user's is right for gates, heads, experts and groups.
-    dtypes: sampled in float32 (wider when the target is), cast last; low-precision sampling is biased.
+    dtypes: sampled in float32 (wider when the target is), cast last; low-precision sampling is biased. A `Sampler` does
+    so itself, since its cast may have to keep a bound.
     Assumes that `init` can be mapped by `jax.vmap` when there are copies; a `Joint` is given all of them at once.
     Raises: ValueError when `dims` does not fit the shape.
     """
 
-    def init_along(key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike = jnp.float32, /) -> Array:
+    def init_along(key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike) -> Array:
         check_dims(dims, shape, "along")
-        sampled = sampling_dtype(dtype)
+        wide = sampling_dtype(dtype)
+        sampled = dtype if isinstance(init, Sampler) else wide
         order = canonical_order(dims)
         copies = tuple(size for size, d in zip(shape, dims, strict=True) if d == ".")
         core = tuple(shape[axis] for axis in order[len(copies) :])
@@ -259,7 +358,7 @@ def along(dims: str, init: Initializer) -> Initializer:
             drawn = init(key, asked, sampled)
         return drawn.reshape(copies + core).transpose(tuple(np.argsort(order).tolist())).astype(dtype)
 
-    return init_along
+    return Sampler(init_along)
 
 
 def sampling_dtype(dtype: DTypeLike) -> DTypeLike:
@@ -272,13 +371,14 @@ def sampling_dtype(dtype: DTypeLike) -> DTypeLike:
     return jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype
 
 
-def rules(scheme: Scheme, leaves: Iterable[Leaf]) -> dict[str, Rule]:
+def rules(scheme: Scheme | Initializer, leaves: Iterable[Leaf]) -> dict[str, Rule]:
     """The rule of every leaf by name, plain initializers wrapped.
 
-    Raises: ValueError when two leaves share a name, when `scheme` covers a leaf with no rule, or when a rule of
-    the scheme matches no leaf; both sides are named.
+    `scheme` may be an initializer, which then draws every leaf.
+    Raises: ValueError when `scheme` is neither (`as_scheme`), when two leaves share a name, when `scheme` covers a
+    leaf with no rule, or when a rule of the scheme matches no leaf; both sides are named.
     """
-    leaves = tuple(leaves)
+    leaves, scheme = tuple(leaves), as_scheme(scheme)
     names = [leaf.name for leaf in leaves]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -302,16 +402,16 @@ def rules(scheme: Scheme, leaves: Iterable[Leaf]) -> dict[str, Rule]:
 
 
 def draw(
-    scheme: Scheme, key: Key[Array, ""], leaves: Iterable[Leaf], dtype: DTypeLike = jnp.float32
+    scheme: Scheme | Initializer, key: Key[Array, ""], leaves: Iterable[Leaf], dtype: DTypeLike = jnp.float32
 ) -> dict[str, Array]:
     """Draw every parameter under a scheme: `{name: array}`, the one place where a scheme meets a model.
 
     The key of a leaf is `key` folded with the leaf's name (or its rule's): the same key gives paired draws across
-    schemes.
+    schemes. `scheme` may be an initializer, ours or JAX's: it then draws every leaf, biases and scales too.
     Shapes: `leaf.shape`; dtype: `dtype`, sampled in float32 and cast last.
-    Raises: ValueError as `rules` does, and when a rule cannot draw a leaf (naming scheme, leaf and reason).
+    Raises: ValueError as `rules` does, and when a rule cannot draw a leaf (naming scheme, leaf, reason and remedy).
     """
-    leaves = tuple(leaves)
+    leaves, scheme = tuple(leaves), as_scheme(scheme)
     by_name = rules(scheme, leaves)
     drawn = {}
     for leaf in leaves:
@@ -319,8 +419,12 @@ def draw(
         try:
             drawn[leaf.name] = init(named_key(key, by_name[leaf.name].key or leaf.name), leaf.shape, dtype)
         except (ValueError, TypeError) as error:
+            remedy = (
+                f"; an initializer given as a scheme draws every parameter: give this one a law of its own, "
+                f"Override(initializer, {{{leaf.role!r}: zeros}})"
+            )
             raise ValueError(
                 f"scheme {scheme_name(scheme)!r} cannot draw parameter {leaf.name!r} (role {leaf.role!r}, "
-                f"shape {leaf.shape}, dims {leaf.dims!r}): {error}"
+                f"shape {leaf.shape}, dims {leaf.dims!r}): {error}{remedy if isinstance(scheme, Everywhere) else ''}"
             ) from error
     return drawn

@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxinit import initializers, spec
 from jaxinit.initializers import glorot_scheme, orthogonal, zeros
@@ -208,6 +210,77 @@ def test_orthogonal_works_in_low_precision(dtype: jnp.dtype) -> None:
     w = draw(lambda _: orthogonal(), KEY, [Leaf("w", (64, 64), "io", "hidden")], dtype)["w"].astype(jnp.float32)
     rounding = float(jnp.finfo(dtype).eps)
     assert float(jnp.abs(w.T @ w - jnp.eye(64)).max()) < rounding
+
+
+BARE = {
+    "JAX's normal": jax.nn.initializers.normal(0.1),
+    "JAX's zeros": jax.nn.initializers.zeros,
+    "ours": initializers.normal(0.1),
+    "a function": lambda key, shape, dtype: 0.1 * jax.random.normal(key, shape, dtype),
+    "a function with a sharding": lambda key, shape, dtype=None, out_sharding=None: jnp.full(shape, 0.1, dtype),
+    "along": along("o", initializers.normal(0.1)),
+    "scaled": initializers.scaled(initializers.normal(1.0), 0.1),
+}
+
+
+@pytest.mark.parametrize("name", BARE)
+def test_an_initializer_is_a_scheme_that_draws_every_leaf(name: str) -> None:
+    init = BARE[name]
+    assert spec.is_initializer(init)
+    leaf, bias = Leaf("w", (4, 4), ".o", "hidden"), Leaf("b", (3, 5), ".o", "bias")
+    drawn = draw(init, KEY, [leaf, bias])
+    expected = draw(lambda _: init, KEY, [leaf, bias])
+    for each in drawn:
+        np.testing.assert_array_equal(drawn[each], expected[each])
+    assert all(rule.draw is init for rule in spec.rules(init, [leaf, bias]).values())
+    with_zeros = draw(Override(init, {"bias": zeros}), KEY, [leaf, bias])
+    assert not with_zeros["b"].any()
+    np.testing.assert_array_equal(with_zeros["w"], expected["w"])
+
+
+def test_schemes_are_no_initializers() -> None:
+    for scheme in (glorot_scheme, Override(glorot_scheme), lambda leaf, s=1: zeros, lambda *leaf: zeros, max):
+        assert not spec.is_initializer(scheme)
+    with pytest.raises(Exception, match="'he_normal'"):  # ours, or the suite's type checker before it
+        spec.as_scheme("he_normal")  # pyright: ignore[reportArgumentType]
+
+
+def test_an_initializer_that_refuses_a_vector_names_leaf_scheme_and_remedy() -> None:
+    message = (
+        r"scheme 'variance_scaling' cannot draw parameter 'b' \(role 'bias'.*Override\(initializer, \{'bias': zeros\}\)"
+    )
+    for init in (jax.nn.initializers.he_normal(), initializers.he()):
+        with pytest.raises(ValueError, match=message):
+            draw(init, KEY, [*layers("a"), Leaf("b", (16,), "o", "bias")])
+
+
+def test_shardings_of_wrapped_initializers_and_of_nnx_parameters() -> None:
+    mesh = jax.make_mesh((8,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+    split = NamedSharding(mesh, PartitionSpec("x"))
+    joint = Joint(lambda key, shape, dtype: jax.random.normal(key, shape, dtype))
+    for init in (along("io", jax.nn.initializers.orthogonal()), initializers.scaled(orthogonal(), 2.0), joint):
+        drawn = init(key=KEY, shape=(16, 16), dtype=jnp.float32, out_sharding=split)
+        assert drawn.sharding.is_equivalent_to(split, 2)
+        np.testing.assert_array_equal(drawn, init(KEY, (16, 16), jnp.float32))
+    with pytest.raises(ValueError, match="no mesh is set; draw under"):
+        orthogonal()(KEY, (16, 16), out_sharding=PartitionSpec("x"))
+    with jax.set_mesh(mesh):
+        parameter = nnx.Param(orthogonal()(KEY, (16, 16), jnp.float32, out_sharding=PartitionSpec("x")))
+        layer = nnx.Linear(
+            16, 16, kernel_init=orthogonal(), kernel_metadata={"out_sharding": ("x", None)}, rngs=nnx.Rngs(0)
+        )
+        old_way = nnx.Linear(16, 16, kernel_init=nnx.with_partitioning(orthogonal(), ("x", None)), rngs=nnx.Rngs(0))
+    for kernel in (parameter, layer.kernel, old_way.kernel):
+        value = kernel.get_value()
+        assert value.sharding.is_equivalent_to(split, 2)
+        np.testing.assert_allclose(value.T @ value, np.eye(16), atol=1e-5)
+    np.testing.assert_array_equal(parameter.get_value(), orthogonal()(KEY, (16, 16), jnp.float32))
+
+
+def test_a_dtype_of_none_is_jaxs_default() -> None:
+    assert initializers.normal(1.0)(KEY, (2,), None).dtype == jnp.float32
+    with jax.enable_x64(True):
+        assert initializers.normal(1.0)(KEY, (2,)).dtype == jnp.float64
 
 
 def test_a_joint_initializer_is_given_all_copies_at_once() -> None:

@@ -23,10 +23,26 @@ def eigenvalues(w) -> np.ndarray:
     return np.abs(np.linalg.eigvals(np.asarray(w, np.float64)))
 
 
+def convolved(x: jax.Array, w: jax.Array) -> jax.Array:
+    """`x` convolved with `w` at stride 1 with SAME padding, as Flax does."""
+    window = "HWD"[: w.ndim - 2]
+    layout = (f"N{window}C", f"{window}IO", f"N{window}C")
+    return jax.lax.conv_general_dilated(x, w, (1,) * len(window), "SAME", dimension_numbers=layout)
+
+
+@pytest.mark.parametrize("axes", [1, 2])
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5])
+def test_same_padding_loses_no_pixel(size: int, axes: int) -> None:
+    x = jax.random.normal(KEY, (2, *(7,) * axes, 4))
+    y = convolved(x, S.delta_orthogonal()(KEY, (*(size,) * axes, 4, 6), jnp.float32))
+    assert float(jnp.linalg.norm(y)) == pytest.approx(float(jnp.linalg.norm(x)), rel=1e-5)  # 0.797 with the later tap
+    np.testing.assert_array_equal(convolved(x, S.dirac()(KEY, (*(size,) * axes, 4, 4), jnp.float32)), x)
+
+
 @pytest.mark.parametrize("shape", [(3, 8, 16), (3, 3, 8, 8), (4, 4, 2, 6)])
 def test_delta_orthogonal_is_an_isometry_of_every_pixel(shape: tuple[int, ...]) -> None:
     w = np.array(S.delta_orthogonal(2.0)(KEY, shape, jnp.float32))
-    centre = tuple(size // 2 for size in shape[:-2])
+    centre = tuple((size - 1) // 2 for size in shape[:-2])
     tap = w[centre]
     np.testing.assert_allclose(tap @ tap.T, 4 * np.eye(shape[-2]), atol=1e-5)
     w[centre] = 0
@@ -68,6 +84,82 @@ def test_positive_definite_identity() -> None:
     values = np.linalg.eigvalsh(w)
     assert values[-1] == pytest.approx(1, abs=1e-5)
     assert values[0] > 0
+
+
+@pytest.mark.parametrize("dtype", [jnp.complex64, jnp.complex128])
+def test_structure_in_complex_dtypes(dtype: jnp.dtype) -> None:
+    with jax.enable_x64(dtype == jnp.complex128):
+        rounding = 40 * float(jnp.finfo(dtype).eps)
+        draw = lambda init, shape: np.asarray(init(KEY, shape, dtype)).astype(np.complex128)
+        w = draw(S.positive_definite_identity(), (40, 40))
+        np.testing.assert_array_equal(w, w.conj().T)
+        values = np.linalg.eigvalsh(w)
+        assert values[-1] == pytest.approx(1, abs=rounding)
+        assert values[0] > 0
+        assert np.abs(w.imag).max() > 0.01
+        w = draw(I.orthogonal(0.5), (30, 20))
+        np.testing.assert_allclose(w.conj().T @ w, 0.25 * np.eye(20), atol=rounding)
+        w = draw(S.delta_orthogonal(), (3, 3, 4, 6))[1, 1]
+        np.testing.assert_allclose(w @ w.conj().T, np.eye(4), atol=rounding)
+        for init in (S.gaussian_at_radius(0.9), S.sparse(4, 1.0, 0.9)):
+            assert np.abs(np.linalg.eigvals(draw(init, (32, 32)))).max() == pytest.approx(0.9, rel=2e-3)
+        assert np.linalg.norm(draw(S.spectral(3.0), (16, 32)), 2) == pytest.approx(3.0, rel=rounding)
+        w = draw(S.sparse(8, 0.3), (300, 300))
+        assert np.mean(np.abs(w[w != 0]) ** 2) == pytest.approx(0.09, rel=0.1)
+        assert ((w != 0).sum(0) == 8).all()
+        z = draw(S.ring(0.5, 0.9), (1000,))
+        assert 0.5 - rounding <= np.abs(z).min()
+        assert np.abs(z).max() <= 0.9 + rounding
+        assert not draw(S.dirac(), (3, 8, 8)).imag.any()
+        for init in (I.identity(), S.hippo_legs(), S.zero_hadamard()):
+            assert not draw(init, (8, 8)).imag.any()
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float64])
+def test_structure_in_other_real_dtypes(dtype: jnp.dtype) -> None:
+    with jax.enable_x64(dtype == jnp.float64):
+        rounding = 4 * float(jnp.finfo(dtype).eps) if dtype != jnp.float64 else 1e-13
+        draw = lambda init, shape: np.asarray(init(KEY, shape, dtype)).astype(np.float64)
+        w = draw(S.positive_definite_identity(), (32, 32))
+        np.testing.assert_array_equal(w, w.T)
+        assert np.linalg.eigvalsh(w)[-1] == pytest.approx(1, abs=rounding)
+        w = draw(I.orthogonal(), (32, 32))
+        np.testing.assert_allclose(w.T @ w, np.eye(32), atol=rounding)
+        assert eigenvalues(draw(S.gaussian_at_radius(0.9), (32, 32))).max() == pytest.approx(0.9, rel=2e-3 + rounding)
+        assert np.linalg.norm(draw(S.spectral(3.0), (16, 32)), 2) == pytest.approx(3.0, rel=rounding)
+        span = draw(S.chrono(NAMES, 50), (4, 4000))
+        assert span[1].min() >= 0
+        assert span[1].max() <= math.log(49)
+        half = draw(S.mimetic_whole("left", 0.7, 0.7), (2, 16, 8)), draw(S.mimetic_whole("right", 0.7, 0.7), (16, 16))
+        product = half[0].transpose(1, 0, 2).reshape(16, 16) @ half[1]
+        assert np.trace(product) / 16 == pytest.approx(0.7, abs=0.3)
+
+
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [
+        (lambda s: S.delta_orthogonal(s), (3, 4, 4)),
+        (lambda s: S.dirac(s), (3, 4, 4)),
+        (lambda s: S.sparse(2, s), (6, 6)),
+        (lambda s: S.sparse(2, 1.0, spectral_radius=s), (6, 6)),
+        (lambda s: S.gaussian_at_radius(s), (6, 6)),
+        (lambda s: S.spectral(s), (6, 4)),
+        (lambda s: S.hippo_legs(s), (6, 6)),
+        (lambda s: S.gate_biases(NAMES, forget=s), (4, 6)),
+        (lambda s: S.chrono(NAMES, 100 * s), (4, 6)),
+        (lambda s: S.mimetic("left", s, s), (2, 8, 4)),
+    ],
+)
+def test_numbers_may_be_traced(make, shape: tuple[int, ...]) -> None:
+    known = make(0.3)(KEY, shape, jnp.float32)
+    for value in (0.3, jnp.float32(0.3)):
+        traced = jax.jit(lambda s: make(s)(KEY, shape, jnp.float32))(value)
+        np.testing.assert_allclose(traced, known, rtol=1e-4, atol=1e-5)
+
+
+def test_the_radii_of_a_ring_may_be_traced() -> None:
+    traced = jax.jit(lambda low, high, phase: S.ring(low, high, phase)(KEY, (50,)))(0.5, 0.9, 1.0)
+    np.testing.assert_allclose(traced, S.ring(0.5, 0.9, 1.0)(KEY, (50,)), atol=1e-6)
 
 
 def test_ring_is_uniform_in_area_and_angle() -> None:
@@ -201,6 +293,27 @@ def test_same_key_same_values_eager_jit_vmap_and_sharded(name: str) -> None:
     np.testing.assert_allclose(sharded, eager, rtol=0, atol=tolerance)
     if name not in ("constant", "zeros", "ones", "identity", "dirac", "hippo_legs", "zero_hadamard", "gate_biases"):
         assert len(np.unique(eager.reshape(8, -1), axis=0)) == 8
+
+
+@pytest.mark.parametrize("explicit", [False, True])
+@pytest.mark.parametrize("name", S.CATALOGUE)
+def test_jaxs_whole_protocol_by_name_and_placed(name: str, explicit: bool) -> None:
+    init, shape = EXAMPLES[name]
+    dtype = jnp.complex64 if name == "ring" else jnp.float32
+    plain = init(KEY, shape, dtype)
+    np.testing.assert_array_equal(init(key=KEY, shape=shape, dtype=dtype, out_sharding=None), plain)
+    np.testing.assert_array_equal(init(KEY, shape), plain)  # the default dtype
+    kind = jax.sharding.AxisType.Explicit if explicit else jax.sharding.AxisType.Auto
+    mesh = jax.make_mesh((2, 4), ("x", "y"), axis_types=(kind, kind))
+    spec = PartitionSpec(*[None] * (len(shape) - 1), "y")
+    placed = init(key=KEY, shape=shape, dtype=dtype, out_sharding=NamedSharding(mesh, spec))
+    with jax.set_mesh(mesh):
+        in_context = init(key=KEY, shape=shape, dtype=dtype, out_sharding=spec)
+        under_jit = jax.jit(lambda key: init(key, shape, dtype, out_sharding=spec))(KEY)
+    for other in (placed, in_context, under_jit):
+        assert other.sharding.is_equivalent_to(NamedSharding(mesh, spec), len(shape))
+        tolerance = 1e-5 * np.abs(plain).max() if other is under_jit and name in ROUNDED else 0
+        np.testing.assert_allclose(other, plain, rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize("name", S.CATALOGUE)

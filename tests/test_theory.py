@@ -1,6 +1,7 @@
 """Theory against closed forms, against its own derivatives, and against wide networks."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -69,6 +70,91 @@ def test_variance_maps_and_slopes_with_a_closed_form(q: float) -> None:
     assert chi("erf", 1.0, q) == pytest.approx(4 / math.pi / math.sqrt(1 + 4 * q), rel=1e-8)
     assert chi("hard_tanh", 1.3, q) == pytest.approx(1.3 * math.erf(1 / math.sqrt(2 * q)), rel=1e-8)
     assert chi("relu", 1.3, q) == pytest.approx(0.65)
+
+
+VARIANCES = [1e-6, 1e-3, 0.1, 1.0, 10.0, 1e2, 1e3, 1e4, 1e6, 1e8, 1e10, 1e12]
+
+
+def adaptive_mean(function, q: float) -> float:
+    """E[f(u)], u of variance q, by adaptive quadrature over x with u = sinh(x), which gives every scale its share."""
+    root = math.sqrt(q)
+
+    def weighted(x: float) -> float:
+        u = math.sinh(x)
+        density = math.exp(-((u / root) ** 2) / 2) / (root * math.sqrt(2 * math.pi))
+        return float(function(np.asarray([u]))[0]) * density * math.cosh(x)
+
+    far, kink = math.asinh(9.5 * root), math.asinh(1.0)
+    ends = sorted({-far, *(end for end in (-kink, 0.0, kink) if abs(end) < far), far})
+    parts = [integrate.quad(weighted, a, b, epsabs=0, epsrel=1e-11, limit=400)[0] for a, b in pairwise(ends)]
+    return math.fsum(parts)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("q", VARIANCES)
+def test_quadrature_is_right_to_1e9_at_every_variance(activation: str, q: float) -> None:
+    phi = ACTIVATIONS[activation]
+    expected = adaptive_mean(lambda u: phi.phi(u) ** 2, q)
+    assert theory.variance_map(activation, q, 1.0) == pytest.approx(expected, rel=1e-9)
+    for power in (2, 4):
+        expected = adaptive_mean(lambda u, power=power: phi.slope(u) ** power, q)
+        measured = theory._of_variance(activation, q, lambda of, u, power=power: of.slope(u) ** power)
+        assert measured == pytest.approx(expected, rel=1e-9)
+
+
+def test_slopes_at_large_variances_follow_their_asymptotes() -> None:
+    # E[f(sqrt(q) z)] -> (integral of f) / sqrt(2 pi q): of sech^4 that is 4/3, of the squared slope of sigmoid 1/6.
+    for q in (1e8, 1e10, 1e12):
+        assert chi("tanh", 1.0, q) == pytest.approx(4 / 3 / math.sqrt(2 * math.pi * q), rel=2 / q)
+        assert chi("sigmoid", 1.0, q) == pytest.approx(1 / 6 / math.sqrt(2 * math.pi * q), rel=10 / q)
+        assert chi("erf", 1.0, q) == pytest.approx(4 / math.pi / math.sqrt(1 + 4 * q), rel=1e-9)
+    assert chi("tanh", 1.0, 1e4) == pytest.approx(0.005319, abs=5e-7)
+
+
+@pytest.mark.parametrize("c", [-1.0, -0.999999, -0.7, 0.0, 0.3, 0.99, 1 - 1e-6, 1 - 1e-12, 1.0])
+@pytest.mark.parametrize("q", VARIANCES)
+def test_pairs_are_right_at_every_variance_and_correlation(q: float, c: float) -> None:
+    pair = lambda name, power: theory._of_pair(name, q, c, lambda of, u: of.phi(u) if power == 0 else of.slope(u))
+    erf = 2 / math.pi * math.asin(2 * q * c / (1 + 2 * q))
+    assert pair("erf", 0) == pytest.approx(erf, rel=1e-9, abs=1e-16)
+    # E[erf'(u1) erf'(u2)] = (4/pi) / sqrt((1 + 2 q)^2 - (2 q c)^2), without the cancellation.
+    slopes = 4 / math.pi / math.sqrt(1 + 4 * q + 4 * q**2 * (1 - c) * (1 + c))
+    assert pair("erf", 1) == pytest.approx(slopes, rel=1e-9)
+    relu = (math.sqrt((1 - c) * (1 + c)) + c * (math.pi - math.acos(c))) / (2 * math.pi)
+    assert pair("relu", 0) == pytest.approx(q * relu, rel=1e-9, abs=1e-12 * q)
+    assert pair("relu", 1) == pytest.approx((math.pi - math.acos(c)) / (2 * math.pi), rel=1e-9, abs=1e-9)
+
+
+@pytest.mark.parametrize("activation", ["tanh", "sigmoid", "softsign", "hard_tanh", "gelu", "silu", "elu"])
+@pytest.mark.parametrize("q", [1e-2, 1.0, 1e3, 1e6, 1e12])
+def test_pairs_of_slopes_are_the_derivative_of_pairs_of_values(activation: str, q: float) -> None:
+    # d E[phi(u1) phi(u2)] / dc = q E[phi'(u1) phi'(u2)] (Price 1958), so the integral over c is what the first
+    # grows by.
+    value = lambda c: theory._of_pair(activation, q, c, lambda of, u: of.phi(u))
+    slope = lambda c: q * theory._of_pair(activation, q, c, lambda of, u: of.slope(u))
+    nodes, weights = np.polynomial.legendre.leggauss(14)
+    for low, high in ((-0.8, 0.0), (0.0, 0.8)):
+        grown = sum(w * slope((low + high + (high - low) * x) / 2) for x, w in zip(nodes, weights, strict=True))
+        assert value(high) - value(low) == pytest.approx(grown * (high - low) / 2, rel=1e-9)
+
+
+def test_deep_nets_of_large_variance() -> None:
+    # N(0, 1) kernels of 512 units: sigma_w^2 = 512. q solves q = 512 E[tanh^2], by another quadrature.
+    q = fixed_point_q("tanh", 512.0)
+    assert q == pytest.approx(512 * adaptive_mean(lambda u: np.tanh(u) ** 2, q), rel=1e-9)
+    by_q = 512 * adaptive_mean(lambda u: np.tanh(u) / np.cosh(u) ** 2 * u, q) / q
+    assert depth_scales("tanh", 512.0)[0] == pytest.approx(-1 / math.log(by_q), rel=1e-8)
+    fourth = adaptive_mean(lambda u: np.cosh(u) ** -8.0, q)
+    second = adaptive_mean(lambda u: np.cosh(u) ** -4.0, q)
+    m1, variance = theory.jacobian_moments("tanh", 512.0, depth=2)
+    assert m1 == pytest.approx((512 * second) ** 2, rel=1e-8)
+    assert variance == pytest.approx(m1**2 * 2 * fourth / second**2, rel=1e-8)
+    # erf has closed forms for all of it, with a bias so large that c* is within 1e-7 of 1.
+    q, c = fixed_point_q("erf", 3e4, 1e8), fixed_point_c("erf", 3e4, 1e8)
+    assert q == pytest.approx(3e4 * 2 / math.pi * math.asin(2 * q / (1 + 2 * q)) + 1e8, rel=1e-12)
+    mapped = (3e4 * 2 / math.pi * math.asin(2 * q * c / (1 + 2 * q)) + 1e8) / q
+    assert 1e-9 < 1 - c < 1e-6
+    assert mapped - c == pytest.approx(0, abs=1e-13)
 
 
 def test_fixed_points_with_a_closed_form() -> None:
