@@ -87,7 +87,7 @@ def param(shape: tuple[int, ...], dims: str, role: str, **place: Unpack[Place]) 
     """A float32 parameter that declares its leaf, zero until it is drawn. Arguments as in `spec.Leaf`."""
     spec.check_dims(dims, shape, f"a {role} parameter")
     meta: dict[str, Any] = {"dims": dims, "role": role, **place}
-    return nnx.Param(jnp.zeros(shape), **meta)
+    return nnx.Param(jnp.zeros(shape, jnp.float32), **meta)
 
 
 LEAF_FIELDS = tuple(field.name for field in fields(Leaf) if field.name not in ("name", "shape"))

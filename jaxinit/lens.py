@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 
 from jaxinit import theory
 from jaxinit.introspect import Functional, Params
+from jaxinit.models.common import at_least_float32
 from jaxinit.probes import Loss
 from jaxinit.spec import Leaf
 
@@ -41,9 +42,12 @@ def through_time(model: Functional, loss: Loss, params: Params, batch: tuple[Arr
 
     A gradient goes back through everything that depends on the state, later steps and higher layers alike. Where the
     network answers at every step, C is the loss of its last answer, so that all of the gradient comes from there.
-    Assumes a network with a time loop in one direction. Raises: ValueError for another.
+    Assumes a network with a time loop in one direction. Raises: ValueError for another, and for a batch without
+    examples.
     """
     x, y = batch
+    if not x.shape[0]:
+        raise ValueError(f"a look through time needs one example or more, got a batch of shape {x.shape}")
     module = model.filled(params)
     if not hasattr(module, "unrolled"):
         raise ValueError(f"{type(module).__name__} has no time loop to look through; probe rnn, lstm, gru, mgu or lru")
@@ -57,7 +61,8 @@ def through_time(model: Functional, loss: Loss, params: Params, batch: tuple[Arr
         return loss(outputs, y), states
 
     gradients, states = jax.grad(cost, has_aux=True)(taps)
-    stacked = lambda of: jnp.stack([jnp.stack(carry) for carry in of])  # [layer, carry, t, b, n]
+    wide = lambda of: of.astype(at_least_float32(of.dtype))
+    stacked = lambda of: wide(jnp.stack([jnp.stack(carry) for carry in of]))  # [layer, carry, t, b, n]
     g, s = stacked(gradients), stacked(states)
     size = float(x.shape[0])  # the loss is a mean over examples
     return Course(size * jnp.sqrt(jnp.mean(jnp.sum(g**2, -1), -1)), s.mean((-2, -1)), (s**2).mean((-2, -1)))

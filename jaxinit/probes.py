@@ -7,8 +7,10 @@ One forward and one backward pass, compiled together; the statistics are taken o
 """
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -52,8 +54,8 @@ class Stats(NamedTuple):
 
 
 def stats(entries: Float[Array, "groups entries"]) -> Stats:
-    """The statistics of every row."""
-    wide = entries.astype(jnp.float32)
+    """The statistics of every row, through which no gradient passes."""
+    wide = jax.lax.stop_gradient(entries).astype(jnp.float32)
     finite = jnp.isfinite(wide)
     clean = jnp.where(finite, wide, 0)
     finite_count = finite.sum(1).astype(jnp.float32)
@@ -89,7 +91,7 @@ def _high(size: Float[Array, "groups entries"]) -> Float[Array, " groups"]:
         above = jnp.sum((size > middle[:, None]).astype(jnp.float32), 1) > most
         return jnp.where(above, middle, low), jnp.where(above, high, middle)
 
-    return jax.lax.fori_loop(0, 20, halve, (jnp.zeros(len(size)), size.max(1)))[1]
+    return jax.lax.fori_loop(0, 20, halve, (jnp.zeros(len(size), size.dtype), size.max(1)))[1]
 
 
 def signals(
@@ -107,12 +109,15 @@ def signals(
     gradient: dC/d(x W), the back-propagated gradient, where C is the mean loss of the batch times its size, so that it
     is that of an example. weight_gradient: dC/dW of the mean loss. weight: W itself. update: what `update` makes of the
     weight gradients of all parameters, where it is given: the step that an optimizer would take.
-    `only` is a pattern on names.
+    `only` is a pattern on names. A product of a branch that is not taken (`lax.cond`) is NaN, and so is its gradient.
     Shapes: Stats of `[steps, copies]`, without the first axis where no loop uses the kernel, and without copies for the
     activation; weights, their gradients and updates have copies only.
-    Raises: ValueError when `only` matches no kernel.
+    Raises: ValueError when `only` matches no kernel, for a batch without examples, and where no product with any of
+    them is seen; warns of those that are not seen while others are, and leaves them out.
     """
     x, y = batch
+    if not x.shape[0]:
+        raise ValueError(f"a probe needs one example or more, got a batch of shape {x.shape}")
     kept = tuple(leaf for leaf in leaves if leaf.is_kernel and fnmatchcase(leaf.name, only))
     if not kept:
         raise ValueError(f"the filter {only!r} matches no kernel; there are {', '.join(leaf.name for leaf in leaves)}")
@@ -137,7 +142,9 @@ def signals(
     seen: dict[str, list[int]] = {}  # the copies of a parameter whose products have been met
     for (name, copies), (product, given), gradient in zip(names, measured, gradients, strict=True):
         loops = copies.ndim - 1
-        of = {"product": product, "gradient": _times(gradient, size)}
+        made = ~jnp.isnan(product.mean)  # not so in a branch that was not taken
+        gradient = jax.tree.map(partial(_where, made), _times(gradient, size))
+        of = {"product": product, "gradient": gradient}
         numbers = copies.reshape(-1, copies.shape[-1])[0].tolist()
         if name not in found:
             without = lambda a, loops=loops: a.reshape(*a.shape[:loops], *a.shape[loops + 1 :])
@@ -149,10 +156,24 @@ def signals(
             for what, values in of.items():
                 found[name][what] = jax.tree.map(join, found[name][what], values)
             seen[name] = sorted([*seen[name], *numbers])
+    unseen = [leaf.name for leaf in kept if leaf.name not in found and leaf.role != "position"]  # which is added
+    if unseen:
+        message = (
+            f"no product with {', '.join(unseen)} is seen: it is made inside a loop with an unknown number of turns "
+            "(while), or with something computed from the parameter"
+        )
+        if not found:
+            raise ValueError(message)
+        warnings.warn(f"{message}; the signals leave it out", stacklevel=2)
     for leaf in kept:
         if leaf.name in found:
             found[leaf.name] |= {what: watch.by_copy(stats, leaf, of[leaf.name]) for what, of in whole.items()}
     return found
+
+
+def _where(made: Array, values: Array) -> Array:
+    """The values where they were made, NaN elsewhere; `values` may have more axes behind."""
+    return jnp.where(made.reshape(made.shape + (1,) * (values.ndim - made.ndim)), values, jnp.nan)
 
 
 def _times(of: Stats, factor: float) -> Stats:

@@ -2,9 +2,11 @@
 
     function -> jaxpr -> the same computation, with statistics of each product, and of its gradient, beside its result
 
-The function is traced, and its equations are run again one by one, through `jit`, `jax.checkpoint`, custom derivatives
-and `lax.scan`. Which parameter, and which of its copies (gates, heads), stands in a product is followed through what
-only moves entries: reshaping, transposing, slicing, stacking. So any model can be watched as it is, without hooks.
+The function is traced, and its equations are run again one by one, through `jit`, `jax.checkpoint`, custom derivatives,
+`lax.scan`, `lax.cond` and `lax.switch`. A custom derivative around a product gives way to the derivative of the program
+itself; one around anything else stays. Which parameter, and which of its copies (gates, heads), stands in a product is
+followed through what only moves entries: reshaping, transposing, slicing, stacking. So any model can be watched as it
+is, without hooks.
 
 What is kept is what a `Measure` makes of an array, on the device: statistics, never the array itself.
 """
@@ -25,6 +27,7 @@ Params: TypeAlias = dict[str, Array]
 # Statistics of `[groups, entries]`, as a tree of arrays `[groups, ...]`.
 Measure: TypeAlias = Callable[[Float[Array, "groups entries"]], Any]
 
+PRODUCTS = {"dot_general", "conv_general_dilated", "gather"}
 # What leaves entries as they are, and only moves them.
 MOVES = {"reshape", "transpose", "squeeze", "slice", "broadcast_in_dim", "expand_dims", "rev", "split", "unstack"}
 CASTS = {"convert_element_type", "copy", "copy_p", "name", "reduce_precision", "stop_gradient", "optimization_barrier"}
@@ -50,7 +53,8 @@ class Site(NamedTuple):
     """One product as it is met: its parameter, the copies that it is of, and what was measured.
 
     Shapes: `copies` `[*loops, groups]`, one axis for each loop around it; `product` `[*loops, groups, ...]`; `given`,
-    the measure of what the parameter multiplies, `[*loops, 1, ...]`.
+    the measure of what the parameter multiplies, `[*loops, 1, ...]`. Both are NaN for a product of a branch that was
+    not taken.
     """
 
     name: str
@@ -109,15 +113,18 @@ def products(
     or `input`; the moments of one that is used more than once (steps of a loop, tied weights) are pooled.
     Shapes: `{name: Moments}`, `[copies]` each, in the order in which the data meets the parameters. Can be jitted,
     mapped and differentiated.
-    Assumes that a loop with an unknown number of turns (`while`) or a branch holds no product with a parameter; one
-    that is not found there is left out.
+    Products of a branch that is not taken count as none. Assumes that a loop with an unknown number of turns (`while`)
+    holds no product with a parameter; one that is there is left out.
     """
     leaves = tuple(leaves)
     out, sites = watched(function, leaves, moments, params, None, *arguments)
     counts = {leaf.name: leaf.copies for leaf in leaves}
     pooled: dict[str, Moments] = {}
     for site in sites:
-        add = lambda of, site=site: jax.ops.segment_sum(of.reshape(-1), site.copies.reshape(-1), counts[site.name])
+        made = ~jnp.isnan(site.product.entries)  # not so in a branch that was not taken
+        add = lambda of, site=site, made=made: jax.ops.segment_sum(
+            jnp.where(made, of, 0).reshape(-1), site.copies.reshape(-1), counts[site.name]
+        )
         of = jax.tree.map(add, site.product)
         pooled[site.name] = jax.tree.map(jnp.add, pooled[site.name], of) if site.name in pooled else of
     return out, pooled
@@ -231,13 +238,15 @@ class _Look(NamedTuple):
         nothing: Origins = [None] * len(equation.outvars)
         if any(of):
             if kind in INNER:
-                return self.run(*_opened(equation.params[INNER[kind]]), given, of)
+                inner = _opened(equation.params[INNER[kind]])
+                if kind.startswith("custom") and not _has_product(inner[0]):
+                    return alone(*_of_variables(equation, given)), self.seen(inner, given, of)[0], []
+                return self.run(*inner, given, of)
             if kind == "scan":
                 return self.scan(equation, given, of)
-        variables = [
-            value for value, var in zip(given, equation.invars, strict=True) if not isinstance(var, jex.Literal)
-        ]
-        out = alone(*variables)
+            if kind == "cond":
+                return self.branches(equation, given, of)
+        out = alone(*_of_variables(equation, given))
         if not any(of):
             return out, nothing, []
         if kind in MOVES and len(given) == 1:
@@ -273,6 +282,59 @@ class _Look(NamedTuple):
         copies, measured = np.unique(copy), partial(_by_copy, self.measure, axes, copy.tobytes(), str(copy.dtype))
         site = Site(name, copies, measured(y), self.measure(other.reshape(1, -1)))
         return (y if self.taps is None else _tapped(measured, y, next(self.taps))), site
+
+    def seen(
+        self, inner: tuple[Any, Sequence[Any]], given: Sequence[Any], of: Origins
+    ) -> tuple[Origins, list[Site], list[Any]]:
+        """Where the results of an inner program come from, its sites, and the shapes of what they measure."""
+        origins: Origins = []
+        sites: list[Site] = []
+
+        def look(given: Sequence[Any]) -> list[Any]:
+            _, origins[:], sites[:] = self._replace(taps=None).run(*inner, given, of)
+            return [(site.product, site.given) for site in sites]
+
+        shapes = jax.eval_shape(look, list(given))
+        return origins, sites, shapes
+
+    def branches(self, equation: Any, given: list[Any], of: Origins) -> tuple[list[Any], Origins, list[Site]]:
+        """A choice: what differs between the branches is measured where it is made, and NaN where it is not.
+
+        Products of two branches with the same copies of one parameter, of the same shapes, are one site.
+        """
+        index, *operands = given
+        inner = [_opened(branch) for branch in equation.params["branches"]]
+        slots: dict[tuple[Any, ...], tuple[Site, Any]] = {}  # by what tells sites apart: one of each, and its shapes
+        in_branch: list[list[tuple[Any, ...]]] = []
+        come_from: list[Origins] = []
+        for one in inner:
+            origins, sites, shapes = self.seen(one, operands, of[1:])
+            mine: list[tuple[Any, ...]] = []
+            for site, shape in zip(sites, shapes, strict=True):
+                alike = site.name, site.copies.tobytes(), str(shape)
+                number = sum(key[:-1] == alike for key in mine)
+                mine.append((*alike, number))
+                slots.setdefault(mine[-1], (site, shape))
+            in_branch.append(mine)
+            come_from.append(origins)
+        taps = None if self.taps is None else {key: next(self.taps) for key in slots}
+
+        def branch(k: int) -> Callable[..., Any]:
+            def run(operands: list[Any], taps: Sequence[Any] | None) -> tuple[list[Any], list[Any]]:
+                by_key = None if taps is None else dict(zip(slots, taps, strict=True))
+                mine = None if by_key is None else iter([by_key[key] for key in in_branch[k]])
+                out, _, sites = self._replace(taps=mine).run(*inner[k], operands, of[1:])
+                measured = {key: (site.product, site.given) for key, site in zip(in_branch[k], sites, strict=True)}
+                return out, [measured.get(key, _not_made(shape)) for key, (_, shape) in slots.items()]
+
+            return run
+
+        flat = None if taps is None else list(taps.values())
+        out, measured = jax.lax.switch(index, [branch(k) for k in range(len(inner))], operands, flat)
+        sites = [
+            Site(site.name, site.copies, *of_site) for (site, _), of_site in zip(slots.values(), measured, strict=True)
+        ]
+        return out, [_agreed(origins) for origins in zip(*come_from, strict=True)], sites
 
     def scan(self, equation: Any, given: list[Any], of: Origins) -> tuple[list[Any], Origins, list[Site]]:
         """A loop: what stays the same keeps where it comes from, slices of stacked parameters are their own copies."""
@@ -325,6 +387,40 @@ class _Look(NamedTuple):
 def _opened(inner: Any) -> tuple[Any, Sequence[Any]]:
     """An inner program and its constants, closed or not: that differs between primitives and releases of JAX."""
     return (inner.jaxpr, inner.consts) if hasattr(inner, "jaxpr") else (inner, ())
+
+
+def _of_variables(equation: Any, given: Sequence[Any]) -> list[Any]:
+    """Those of an equation's inputs that are not literals."""
+    return [value for value, var in zip(given, equation.invars, strict=True) if not isinstance(var, jex.Literal)]
+
+
+def _has_product(jaxpr: Any) -> bool:
+    for equation in jaxpr.eqns:
+        if equation.primitive.name in PRODUCTS:
+            return True
+        for value in jax.tree.leaves(list(equation.params.values()), is_leaf=_is_program):
+            if _is_program(value) and _has_product(_opened(value)[0]):
+                return True
+    return False
+
+
+def _is_program(value: Any) -> bool:
+    return hasattr(value, "eqns") or hasattr(value, "jaxpr")
+
+
+def _agreed(origins: Sequence[Origin | None]) -> Origin | None:
+    """Where a result comes from whichever branch is taken; None where that depends on it."""
+    first, *others = origins
+    for other in others:
+        if first is None or other is None or first.name != other.name or not np.array_equal(first.copy, other.copy):
+            return None
+    return first
+
+
+def _not_made(shapes: Any) -> Any:
+    """What stands for the measure of a product that was not made."""
+    blank = lambda of: jnp.full(of.shape, jnp.nan if jnp.issubdtype(of.dtype, jnp.inexact) else 0, of.dtype)
+    return jax.tree.map(blank, shapes)
 
 
 def _by_copy(measure: Measure, axes: tuple[int, ...], copy: bytes, dtype: str, y: Array) -> Any:

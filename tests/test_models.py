@@ -10,7 +10,8 @@ from scipy.stats import kstest
 from jaxinit import introspect, spec
 from jaxinit.initializers import constant, normal, vector
 from jaxinit.introspect import Training, functional
-from jaxinit.models import GRU, LRU, LSTM, MGU, MLP, MODELS, RNN
+from jaxinit.models import ACTIVATIONS, GRU, LRU, LSTM, MGU, MLP, MODELS, RNN
+from jaxinit.models.bptt import SLOPES
 from jaxinit.study import ATTENTION
 
 KEY = jax.random.key(0)
@@ -511,3 +512,227 @@ def test_outputs_and_gradients_equal_flaxs_with_copied_weights(kind: str) -> Non
     np.testing.assert_allclose(apply(ours(w, u), X), theirs(X), atol=1e-5)
     mine = jax.grad(lambda x: jnp.sum(apply(ours(w, u), x) ** 2))(X)
     np.testing.assert_allclose(mine, jax.grad(lambda x: jnp.sum(theirs(x) ** 2))(X), atol=1e-5)
+
+
+# The dtype of the parameters is the dtype of everything.
+
+BF16 = jnp.bfloat16
+IN_A_DTYPE = {
+    **{f"{name} {option}": (name, {option: value}) for name in RECURRENT for option, value in (
+        ("bidirectional", True), ("learned_start", True), ("embedding", 3), ("stateful", B), ("segment", 2),
+        ("truncate", 2), ("backward", "autodiff"), ("readout", "all"), ("layers", 2),
+    )},
+    **{f"{name} {option}": (name, {option: value}) for name in RECURRENT if name != "lru" for option, value in (
+        ("norm", "layer"), ("variational", True),
+    )},
+    **{f"rnn {name}": ("rnn", {"activation": name}) for name in SLOPES if name != "tanh"},
+    "rnn leak": ("rnn", {"leak": 0.3}),
+    "lstm peepholes": ("lstm", {"peepholes": True}),
+    "gru before": ("gru", {"reset": "before"}),
+    **{f"mlp {name}": ("mlp", {"activation": name, "layers": 2}) for name in ACTIVATIONS},
+    "mlp layer": ("mlp", {"norm": "layer", "layers": 2, "residual": True}),
+    "mlp batch": ("mlp", {"norm": "batch", "layers": 2}),
+}  # fmt: skip
+
+
+def equations(jaxpr):
+    """All equations of a program, those of its inner programs too."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda of: hasattr(of, "eqns")):
+            inner = getattr(inner, "jaxpr", inner)
+            if hasattr(inner, "eqns"):
+                yield from equations(inner)
+
+
+def cast(values: dict, dtype) -> dict:
+    return {name: value.astype(dtype) for name, value in values.items()}
+
+
+def check_dtype(make, x, dtype) -> None:
+    """Outputs, gradients, running statistics and every product are of `dtype`; so is a scan of SGD steps."""
+    model, noise = functional(make), Training(jax.random.key(3), 0.25)
+    drawn_as = lambda leaf: vector(leaf) or normal(0.3)
+    params, running = cast(spec.draw(drawn_as, KEY, model.leaves), dtype), cast(model.running, dtype)
+
+    def cost(params, running, x):
+        y, running = model.learn(params, running, x, noise)
+        assert y.dtype == dtype
+        return jnp.sum(jnp.sin(y)), running
+
+    def step(carry, _):
+        params, running = carry
+        slopes, running = jax.grad(cost, has_aux=True)(params, running, x)
+        return ({name: params[name] - 0.1 * slopes[name] for name in params}, running), None
+
+    steps = jax.make_jaxpr(lambda carry: jax.lax.scan(step, carry, length=2)[0])((params, running))
+    assert {of.dtype for of in steps.out_avals} == {jnp.dtype(dtype)}
+    products = [equation for equation in equations(steps.jaxpr) if equation.primitive.name == "dot_general"]
+    assert products
+    for equation in products:
+        assert {var.aval.dtype for var in equation.invars} == {jnp.dtype(dtype)}, equation
+    if jnp.issubdtype(x.dtype, jnp.floating):
+        into = jax.eval_shape(jax.grad(lambda x: cost(params, running, x)[0]), x)
+        assert into.dtype == dtype
+
+
+@pytest.mark.parametrize("case", IN_A_DTYPE)
+def test_everything_is_computed_in_the_dtype_of_the_parameters(case: str) -> None:
+    name, options = IN_A_DTYPE[case]
+    make = lambda: MODELS[name](T * D if name == "mlp" else D, H, K, rngs=nnx.Rngs(0), **options)
+    check_dtype(make, X.astype(BF16), BF16)
+    if name != "mlp":
+        check_dtype(make, jnp.argmax(X, axis=2), BF16)  # whole numbers follow the parameters
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float64"])
+@pytest.mark.parametrize("name", [*RECURRENT, "mlp"])
+def test_other_dtypes(name: str, dtype: str) -> None:
+    options = {"norm": "batch"} if name == "mlp" else {"learned_start": True, "layers": 2}
+    with jax.enable_x64(dtype == "float64"):
+        x = jnp.asarray(np.asarray(X), dtype)
+        check_dtype(lambda: MODELS[name](T * D if name == "mlp" else D, H, K, rngs=nnx.Rngs(0), **options), x, dtype)
+
+
+@pytest.mark.parametrize("case", [*KINDS, "mgu", "lru", "peepholes", "mlp"])
+def test_gradients_in_bfloat16_are_those_of_float32_to_its_rounding(case: str) -> None:
+    makes = KINDS | {
+        "peepholes": lambda **o: LSTM(D, H, K, peepholes=True, rngs=nnx.Rngs(1), **o),
+        "mlp": lambda **o: MLP(T * D, H, K, layers=2, rngs=nnx.Rngs(1)),
+    }
+    make = makes.get(case) or (lambda **o: MODELS[case](D, H, K, rngs=nnx.Rngs(1), **o))
+    leaves, apply, *_ = functional(make)
+    scheme = lambda leaf: vector(leaf) if leaf.role.startswith("log_") else normal(0.4)
+    narrow = cast(spec.draw(scheme, KEY, leaves), BF16)
+    x = X.astype(BF16)
+    cost = lambda apply, p, x: jnp.sum(jnp.sin(apply(p, x)))
+    gradients = jax.jit(jax.grad(cost, argnums=(1, 2)), static_argnums=0)
+    exact = gradients(apply, cast(narrow, jnp.float32), x.astype(jnp.float32))
+    by_hand = gradients(apply, narrow, x)
+    plain = gradients(functional(lambda: make(backward="autodiff"))[1], narrow, x)
+    for one, other, expected in zip(*map(jax.tree.leaves, (by_hand, plain, exact)), strict=True):
+        # each of some 20 roundings on the way of an entry is 2^-9 of it at most
+        room = 20 * 2**-9 * float(jnp.abs(expected).max())
+        for got in (one, other):
+            assert got.dtype == BF16
+            np.testing.assert_allclose(got.astype(jnp.float32), expected, rtol=0, atol=room)
+
+
+def test_inputs_are_cast_and_parameters_of_two_dtypes_are_refused() -> None:
+    leaves, apply, *_ = functional(lambda: LSTM(D, H, K, rngs=nnx.Rngs(0)))
+    params = spec.draw(RANDOM, KEY, leaves)
+    assert apply(cast(params, BF16), X).dtype == BF16
+    assert apply(params, X.astype(BF16)).dtype == jnp.float32
+    counts = jnp.round(3 * X)
+    np.testing.assert_array_equal(apply(params, counts.astype(jnp.int8)), apply(params, counts))  # numbers, not tokens
+    with pytest.raises(ValueError, match=r"LSTM computes in the dtype of its parameters, got several: .*readout.bias"):
+        apply(params | {"readout.bias": params["readout.bias"].astype(BF16)}, X)
+
+
+def test_the_linear_recurrent_unit_keeps_its_states_wide() -> None:
+    """A decay of 0.999 is 1 in bfloat16: the state of a narrow network must still fade."""
+    model = drawn(LRU(1, H, K, readout="all", rngs=nnx.Rngs(0)), lambda leaf: vector(leaf) or normal(0.6))
+    narrow = {name: value.astype(BF16) for name, value in introspect.values(model).items()}
+    narrow["layers.0.log_decay"] = jnp.full(H, -7.0, BF16)
+    _, apply, *_ = functional(lambda: model)
+    x = jnp.zeros((1, 2000, 1)).at[0, 0].set(1.0)
+    apply = jax.jit(apply)
+    wide = apply(cast(narrow, jnp.float32), x)
+    np.testing.assert_allclose(apply(narrow, x).astype(jnp.float32), wide, atol=0.02 * float(jnp.abs(wide).max()))
+    states = jax.eval_shape(model.advance, x)[1]
+    assert {a.dtype for carry in states for a in carry} == {jnp.dtype(jnp.float32)}
+
+
+# Shapes at the border.
+
+
+@pytest.mark.parametrize("both", [False, True])
+@pytest.mark.parametrize("name", RECURRENT)
+def test_traced_lengths_count_as_the_nearest_that_there_is(name: str, both: bool) -> None:
+    learned_start = bidirectional = both
+    options = {"bidirectional": bidirectional, "learned_start": learned_start, "layers": 2}
+    scheme = lambda leaf: vector(leaf) if leaf.role.startswith("log_") else normal(0.5)
+    model = drawn(MODELS[name](D, H, K, rngs=nnx.Rngs(0), **options), scheme)
+    traced = jax.jit(lambda x, lengths: model(x, lengths=lengths))
+    y = traced(X, jnp.asarray([0, T + 3, 2]))
+    known = jax.jit(lambda x: model(x, lengths=np.asarray([T, T, 2])))(X)
+    np.testing.assert_allclose(y[1:], known[1:], rtol=1e-5, atol=1e-6)
+    p, sides = exact(model), ["layers", "layers_back"] if bidirectional else ["layers"]
+    starts = []  # what the last layer hands on before its first step
+    for side in sides:
+        of = lambda name, side=side: p[f"{side}.1.{name}"]
+        carry = [of(f"start.{k}") if learned_start else np.zeros(H) for k in range(model.carries)]
+        h = carry[0]
+        if name == "lru":
+            mixed = (carry[0] @ of("mix")[0] - carry[1] @ of("mix")[1]) / np.sqrt(2) + of("skip.bias")
+            h = np.asarray(jax.nn.gelu(jnp.asarray(mixed, jnp.float32)))
+        starts.append(h)
+    np.testing.assert_allclose(y[0], states_of(np.concatenate(starts), p), rtol=1e-4, atol=1e-5)
+    gradient = jax.jit(jax.grad(lambda x, lengths: jnp.sum(traced(x, lengths) ** 2)))(X, jnp.asarray([0, -1, 2]))
+    assert not gradient[:2].any()
+    assert jnp.isfinite(gradient).all()
+    np.testing.assert_array_equal(traced(X, jnp.asarray([0, 1, 1]))[0], traced(X, jnp.asarray([-2, 1, 1]))[0])
+
+
+def test_traced_masks_end_at_their_first_false() -> None:
+    model = drawn(GRU(D, H, K, rngs=nnx.Rngs(0)))
+    traced = jax.jit(lambda lengths, mask: model(X, lengths=lengths, mask=mask))
+    mask = jnp.asarray([[1, 1, 0, 1, 0, 0], [0, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1]], bool)
+    expected = jax.jit(lambda lengths: model(X, lengths=lengths))
+    np.testing.assert_array_equal(traced(None, mask), expected(jnp.asarray([2, 0, 6])))
+    np.testing.assert_array_equal(traced(jnp.asarray([1, 4, 9]), mask), expected(jnp.asarray([1, 0, 6])))
+    every = jax.jit(lambda lengths: drawn(GRU(D, H, K, readout="all", rngs=nnx.Rngs(0)))(X, lengths=lengths))
+    assert not every(jnp.asarray([0, 2, 9]))[0].any()
+    with pytest.raises(ValueError, match=r"mask has the shape \(3, 5\), expected \(3, 6\)"):
+        model(X, mask=mask[:, :5])
+    with pytest.raises(ValueError, match="lengths has the dtype float32, expected whole numbers"):
+        jax.jit(lambda lengths: model(X, lengths=lengths))(jnp.ones(B))
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "mlp"])
+def test_inputs_of_another_shape_are_refused_in_one_line(name: str) -> None:
+    model = MODELS[name](D, 8, K, rngs=nnx.Rngs(0))
+    expected = rf"expected features \[batch, time, {D}\] or whole numbers \[batch, time\] below {D}"
+    for x in (X[:, :, :3], X[:, :, 0], X[None]):
+        with pytest.raises(ValueError, match=expected) as caught:
+            model(x)
+        assert str(x.shape) in str(caught.value)
+        assert "\n" not in str(caught.value)
+    for x in (X[:, :0], jnp.zeros((B, 0), int)):
+        with pytest.raises(ValueError, match=r"which is no time step; give sequences of 1 or more"):
+            model(x)
+    if name in RECURRENT:
+        for method in (model.advance, model.unrolled):
+            with pytest.raises(ValueError, match=expected):
+                method(X[:, :, :3])
+
+
+def test_a_perceptron_refuses_features_of_another_number_and_takes_whole_numbers() -> None:
+    model = MLP(T * D, H, K, layers=2, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match=r"x has the shape \(3, 6, 3\), 18 features an example; expected 24"):
+        model(X[:, :, :3])
+    counts = jnp.round(3 * X)
+    np.testing.assert_array_equal(model(counts.astype(jnp.int8)), model(counts))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_batch_of_no_examples(name: str) -> None:
+    model = functional(lambda: MODELS[name](T * D if name == "mlp" else D, 8, K, rngs=nnx.Rngs(0)))
+    params = spec.draw(lambda leaf: vector(leaf) or normal(0.3), KEY, model.leaves)
+    y, slopes = jax.value_and_grad(lambda p: jnp.sum(model.apply(p, X[:0]) ** 2))(params)
+    assert model.apply(params, X[:0]).shape == (0, K) if name != "transformer" else (0, T, K)
+    assert y == 0
+    assert not any(bool(slope.any()) for slope in slopes.values())
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_sizes_of_any_integral_type(name: str) -> None:
+    make = lambda size: MODELS[name](size(D), size(8), size(K), layers=size(2), rngs=nnx.Rngs(0))
+    ours, plain = introspect.values(make(np.int64)), introspect.values(make(int))
+    jax.tree.map(np.testing.assert_array_equal, ours, plain)
+    for wrong in (True, 0, np.int64(-1)):
+        with pytest.raises(ValueError, match="layers must be a positive integer, got"):
+            MODELS[name](D, 8, K, layers=wrong, rngs=nnx.Rngs(0))
+    if name in RECURRENT:
+        with pytest.raises(ValueError, match="segment must be a positive integer, got True"):
+            MODELS[name](D, 8, K, segment=True, rngs=nnx.Rngs(0))

@@ -5,16 +5,17 @@ back-propagation through time by hand (`bptt`). Gates are an axis of their own i
 drawn as a matrix of its own.
 """
 
-from typing import ClassVar, Literal, Unpack
+from typing import ClassVar, Literal, SupportsIndex, Unpack
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array
 
 from jaxinit.introspect import Place, param
-from jaxinit.models.bptt import ACTIVATIONS, SLOPES, States, gru_states, lstm_states, rnn_states
-from jaxinit.models.common import Dense, activation_named
+from jaxinit.models.bptt import ACTIVATIONS, SLOPES, State, States, gru_states, lstm_states, rnn_states
+from jaxinit.models.common import Dense, activation_named, at_least_float32, dtype_of
 from jaxinit.models.recurrent import Carry, Layer, Options, Recurrent, projected
 
 
@@ -25,7 +26,8 @@ class RNN(Recurrent):
     `leak` a: h_t = (1 - a) h_{t-1} + a phi(...).
 
     Shapes: x `[batch, time, in_features]`, or whole numbers `[batch, time]` below in_features that stand for one-hot
-    vectors; y `[batch, out_features]` or `[batch, time, out_features]`. float32.
+    vectors; y `[batch, out_features]` or `[batch, time, out_features]`. All is computed in the dtype of the parameters,
+    float32 until they are cast; features are cast to it.
     Roles: `input` (Wxh), `recurrent` (Whh), `readout` (Why), `bias`; of options `embedding`, `scale`, `start`. Further
     layers read the states below them.
     Options: `activation` tanh, sigmoid, softsign, relu, leaky_relu, hard_tanh or linear; `leak`; `layers`; `readout`
@@ -39,16 +41,17 @@ class RNN(Recurrent):
     layer and of the readout, never of the states passed on in time, are dropped at the rate that `training` says, or,
     `variational`, the same entries at every step and of the states passed on too; `backward` by_hand or autodiff (see
     `bptt`); `init` and `kernel_init`, `recurrent_init`, `readout_init`, `bias_init`.
-    Raises: ValueError for sizes below 1, unknown names, options that exclude each other, or an unroll beyond T.
+    Raises: ValueError for sizes below 1, unknown names, options that exclude each other, an unroll beyond T, an x of
+    another shape, or parameters of different dtypes.
     Source: Chen et al. (2016), section 4, for segments; Zaremba et al. (2014), section 3.1, and Gal & Ghahramani
     (2016), section 4, for dropout; Ba et al. (2016), eq. 4, for the norm; Jaeger (2002), section 2.1, for the leak.
     """
 
     def __init__(
         self,
-        in_features: int,
-        hidden_features: int,
-        out_features: int,
+        in_features: SupportsIndex,
+        hidden_features: SupportsIndex,
+        out_features: SupportsIndex,
         *,
         activation: str = "tanh",
         leak: float | None = None,
@@ -96,9 +99,9 @@ class LSTM(Recurrent):
 
     def __init__(
         self,
-        in_features: int,
-        hidden_features: int,
-        out_features: int,
+        in_features: SupportsIndex,
+        hidden_features: SupportsIndex,
+        out_features: SupportsIndex,
         *,
         peepholes: bool = False,
         rngs: nnx.Rngs,
@@ -151,9 +154,9 @@ class GRU(Recurrent):
 
     def __init__(
         self,
-        in_features: int,
-        hidden_features: int,
-        out_features: int,
+        in_features: SupportsIndex,
+        hidden_features: SupportsIndex,
+        out_features: SupportsIndex,
         *,
         reset: Literal["after", "before"] = "after",
         rngs: nnx.Rngs,
@@ -231,7 +234,8 @@ class LRU(Recurrent):
     Shapes, roles and options as in `RNN`, without `activation`, `leak`, `norm` and `variational`. Roles: `log_decay`
     and `log_phase`, which every scheme draws uniformly on the ring 0.9 <= |l| <= 0.999; `input` (B) and `hidden` (C,
     D), B and C with a leading axis over their real and imaginary parts, each of which is divided by sqrt(2), so that a
-    scheme of variance 1/fan_in gives the complex matrix that variance.
+    scheme of variance 1/fan_in gives the complex matrix that variance. States are float32 where the parameters are
+    narrower, since |l| = 0.999 is 1 in bfloat16; matrix products keep the dtype of the parameters.
     Raises: ValueError as `RNN`, and for `norm` or `variational`.
     Source: Orvieto et al. (2023), sections 3.1 to 3.4. Departures: g follows l instead of being learned; D is a matrix;
     one nonlinearity between layers in place of a gated MLP with a residual connection.
@@ -245,9 +249,9 @@ class LRU(Recurrent):
 
     def __init__(
         self,
-        in_features: int,
-        hidden_features: int,
-        out_features: int,
+        in_features: SupportsIndex,
+        hidden_features: SupportsIndex,
+        out_features: SupportsIndex,
         *,
         rngs: nnx.Rngs,
         **options: Unpack[Options],
@@ -262,12 +266,11 @@ class LRU(Recurrent):
 
     def project(self, layer: Layer, x_tbi: Array) -> tuple[States, ...]:
         assert isinstance(layer, RingLayer)
-        real, _ = poles(layer)
-        size = jnp.sqrt((1 - jnp.exp(-2 * jnp.exp(layer.log_decay[...]))) / 2)
-        bias = jnp.zeros_like(real)
+        size = jnp.sqrt((1 - jnp.exp(-2 * jnp.exp(wide(layer.log_decay[...])))) / 2)
+        bias = jnp.zeros_like(layer.log_decay[...])
         into = (projected(x_tbi, w_in, bias, self.backward) for w_in in layer.input[...])
         past = projected(x_tbi, layer.skip.kernel[...], layer.skip.bias[...], self.backward)
-        return (*(jnp.broadcast_to(size, z.shape) * z for z in into), past)
+        return (*(jnp.broadcast_to(size, z.shape) * wide(z) for z in into), past)
 
     def step(self, layer: Layer, carry: Carry, z: tuple[Array, ...], keep: Array | None) -> Carry:
         del keep
@@ -278,7 +281,16 @@ class LRU(Recurrent):
     def out(self, layer: Layer, carry: Carry, z: tuple[Array, ...]) -> Array:
         assert isinstance(layer, RingLayer)
         real, imaginary = layer.mix[...]
-        return jax.nn.gelu((carry[0] @ real - carry[1] @ imaginary) / jnp.sqrt(2.0).astype(z[2].dtype) + z[2])
+        re, im = (part.astype(real.dtype) for part in carry)
+        return jax.nn.gelu((re @ real - im @ imaginary) / jnp.sqrt(2.0).astype(z[2].dtype) + z[2])
+
+    def out_before(self, layer: Layer, carry: Carry) -> State:
+        """That of a step whose input is 0."""
+        assert isinstance(layer, RingLayer)
+        return self.out(layer, carry, (*carry, jnp.broadcast_to(layer.skip.bias[...], carry[0].shape)))
+
+    def state_dtype(self) -> np.dtype:
+        return at_least_float32(dtype_of(self))
 
     def loop(self, layer: Layer, z: tuple[States, ...], before: Carry) -> tuple[States, Carry]:
         assert isinstance(layer, RingLayer)
@@ -294,6 +306,11 @@ class LRU(Recurrent):
 
 
 def poles(layer: RingLayer) -> tuple[Array, Array]:
-    """The real and the imaginary part of the diagonal of a linear recurrence."""
-    size, phase = jnp.exp(-jnp.exp(layer.log_decay[...])), jnp.exp(layer.log_phase[...])
+    """The real and the imaginary part of the diagonal of a linear recurrence, float32 or wider."""
+    size, phase = jnp.exp(-jnp.exp(wide(layer.log_decay[...]))), jnp.exp(wide(layer.log_phase[...]))
     return size * jnp.cos(phase), size * jnp.sin(phase)
+
+
+def wide(values: Array) -> Array:
+    """The values in float32 where they are narrower."""
+    return values.astype(at_least_float32(values.dtype))

@@ -1,16 +1,18 @@
 """What every model shares: the nonlinearities, the readout, and the border where `init=` meets the parameters."""
 
+import operator
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypedDict, Unpack
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
 from jaxinit.initializers import glorot_scheme
-from jaxinit.introspect import Place, Training, fill, param
+from jaxinit.introspect import Place, Training, fill, name_of, param
 from jaxinit.models.bptt import ACTIVATIONS
 from jaxinit.spec import Initializer, Override, Rule, Scheme
 
@@ -32,6 +34,8 @@ class Inits(TypedDict, total=False):
     ffn_in_init: Initializer | None
     ffn_out_init: Initializer | None
 
+
+Inputs = Shaped[Array, "b t ..."]  # features `[b, t, i]`, or whole numbers `[b, t]`; see `sequences`
 
 EPSILON = 1e-5  # under the square root of a normalization
 NORMS: dict[str, Callable[..., nnx.Module]] = {
@@ -74,10 +78,58 @@ def activation_named(name: str) -> Callable[[Array], Array]:
     return ACTIVATIONS[name]
 
 
-def check_sizes(**sizes: int) -> None:
-    for name, size in sizes.items():
-        if not isinstance(size, int) or size < 1:
+def sizes(**given: Any) -> tuple[int, ...]:
+    """Sizes as Python's own integers, in the order given; a size may be of any integral type.
+
+    Raises: ValueError for what is no whole number of 1 or more, truth values among it.
+    """
+    whole = []
+    for name, size in given.items():
+        try:
+            number = 0 if isinstance(size, bool) else operator.index(size)
+        except TypeError:
+            number = 0
+        if number < 1:
             raise ValueError(f"{name} must be a positive integer, got {size!r}")
+        whole.append(number)
+    return tuple(whole)
+
+
+def dtype_of(model: nnx.Module) -> np.dtype:
+    """The dtype of a module's parameters, which is the one that it computes in.
+
+    Raises: ValueError for parameters of different dtypes, with one name for each.
+    """
+    named: dict[np.dtype, str] = {}
+    for path, variable in nnx.to_flat_state(nnx.state(model, nnx.Param)):
+        named.setdefault(np.dtype(variable.get_value().dtype), name_of(path))
+    if len(named) > 1:
+        several = ", ".join(f"{dtype} ({name})" for dtype, name in named.items())
+        raise ValueError(
+            f"{type(model).__name__} computes in the dtype of its parameters, got several: {several}; cast all of "
+            "them to one"
+        )
+    return next(iter(named))
+
+
+def at_least_float32(dtype: np.dtype) -> np.dtype:
+    return np.dtype(np.float32) if jnp.finfo(dtype).bits < 32 else dtype
+
+
+def sequences(x: Inputs, in_features: int, dtype: np.dtype) -> Array:
+    """Sequences as a network takes them: features in its dtype, whole numbers `[batch, time]` as they are.
+
+    Raises: ValueError for another shape, or for sequences without a step.
+    """
+    whole_numbers = x.ndim == 2 and jnp.issubdtype(x.dtype, jnp.integer)
+    if not whole_numbers and (x.ndim != 3 or x.shape[2] != in_features):
+        raise ValueError(
+            f"x has the shape {x.shape} and the dtype {x.dtype}, expected features [batch, time, {in_features}] or "
+            f"whole numbers [batch, time] below {in_features}"
+        )
+    if not x.shape[1]:
+        raise ValueError(f"x has the shape {x.shape}, which is no time step; give sequences of 1 or more")
+    return jnp.asarray(x, None if whole_numbers else dtype)
 
 
 def norm_named(name: str | None, features: int, rngs: nnx.Rngs, **place: Unpack[Place]) -> nnx.Module:
@@ -93,9 +145,23 @@ def norm_named(name: str | None, features: int, rngs: nnx.Rngs, **place: Unpack[
 
 
 def normalize(norm: nnx.Module, x: Array, training: Training | None) -> Array:
-    """`norm(x)`: batch normalization by the batch in training, by its running statistics in evaluation."""
+    """`norm(x)`: batch normalization by the batch in training, by its running statistics in evaluation.
+
+    Running statistics keep their dtype.
+    """
     apply: Any = norm
-    return apply(x, use_running_average=training is None) if isinstance(norm, nnx.BatchNorm) else apply(x)
+    with jax.numpy_dtype_promotion("standard"):  # Flax takes the statistics in float32, whatever x is
+        if not isinstance(norm, nnx.BatchNorm):
+            return apply(x).astype(x.dtype)
+        if training is None:
+            return apply(x, use_running_average=True).astype(x.dtype)
+        running = [(variable, variable[...].dtype) for variable in (norm.mean, norm.var)]
+        for variable, _ in running:
+            variable.set_value(variable[...].astype(at_least_float32(x.dtype)))
+        y = apply(x, use_running_average=False)
+        for variable, dtype in running:
+            variable.set_value(variable[...].astype(dtype))
+        return y.astype(x.dtype)
 
 
 def dropped(x: Float[Array, "..."], training: Training | None, place: int) -> Float[Array, "..."]:

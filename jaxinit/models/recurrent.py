@@ -8,39 +8,38 @@ themselves (`cells`) say what one step does, and may have a faster loop of their
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, Unpack
+from typing import Any, ClassVar, Literal, SupportsIndex, Unpack
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.core import Tracer
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Shaped
 
 from jaxinit.introspect import Place, Training, param
 from jaxinit.models.bptt import Backward, Matrix, State, States, projection
-from jaxinit.models.common import EPSILON, Dense, Inits, check_sizes, dropped, start
+from jaxinit.models.common import EPSILON, Dense, Inits, Inputs, dropped, dtype_of, sequences, sizes, start
 
 KEPT_WHOLE = 2**28  # bytes that the time loop of one batch may keep for its backward pass before it is segmented
 
 Carry = tuple[Array, ...]  # the states of one layer between two steps
-Inputs = Float[Array, "b t i"] | Int[Array, "b t"]
 
 
 class Options(Inits, total=False):
     """What the recurrent networks share: depth, direction, where the output is read, and how the time loop is run."""
 
-    layers: int
+    layers: SupportsIndex
     readout: Literal["last", "all"]
     bidirectional: bool
     norm: Literal["layer"] | None
     learned_start: bool
     variational: bool
-    embedding: int | None
-    truncate: int | None
-    stateful: int | None
-    unroll: int
-    segment: int | None
+    embedding: SupportsIndex | None
+    truncate: SupportsIndex | None
+    stateful: SupportsIndex | None
+    unroll: SupportsIndex
+    segment: SupportsIndex | None
     backward: Backward
 
 
@@ -76,33 +75,35 @@ class Recurrent(nnx.Module):
 
     def __init__(
         self,
-        in_features: int,
-        hidden_features: int,
-        out_features: int,
+        in_features: SupportsIndex,
+        hidden_features: SupportsIndex,
+        out_features: SupportsIndex,
         *,
-        layers: int = 1,
+        layers: SupportsIndex = 1,
         readout: Literal["last", "all"] = "last",
         bidirectional: bool = False,
         norm: Literal["layer"] | None = None,
         learned_start: bool = False,
         variational: bool = False,
-        embedding: int | None = None,
-        truncate: int | None = None,
-        stateful: int | None = None,
-        unroll: int = 1,
-        segment: int | None = None,
+        embedding: SupportsIndex | None = None,
+        truncate: SupportsIndex | None = None,
+        stateful: SupportsIndex | None = None,
+        unroll: SupportsIndex = 1,
+        segment: SupportsIndex | None = None,
         backward: Backward = "by_hand",
         rngs: nnx.Rngs,
         **inits: Unpack[Inits],
     ):
-        sizes = {"segment": segment, "embedding": embedding, "truncate": truncate, "stateful": stateful}
-        check_sizes(
+        in_features, hidden_features, out_features, layers, unroll = sizes(
             in_features=in_features,
             hidden_features=hidden_features,
             out_features=out_features,
             layers=layers,
             unroll=unroll,
-            **{name: size for name, size in sizes.items() if size is not None},
+        )
+        options = {"segment": segment, "embedding": embedding, "truncate": truncate, "stateful": stateful}
+        segment, embedding, truncate, stateful = (
+            None if size is None else sizes(**{name: size})[0] for name, size in options.items()
         )
         if readout not in ("last", "all"):
             raise ValueError(f"readout is 'last' or 'all' (every step), got {readout!r}")
@@ -118,7 +119,7 @@ class Recurrent(nnx.Module):
             raise ValueError("truncate cuts the sequence into segments already; leave segment out")
         self.read_every_step = readout == "all"
         self.unroll, self.segment, self.truncate = unroll, segment, truncate
-        self.hidden_features, self.in_features = hidden_features, in_features
+        self.hidden_features = hidden_features
         self.backward: Backward = backward
         self.variational, self.learned_start, self.norm = variational, learned_start, norm
         self.table = (
@@ -146,7 +147,7 @@ class Recurrent(nnx.Module):
         self.layers = make()
         self.layers_back = make() if bidirectional else None
         self.readout = Dense(widths[-1], out_features, "readout", layer=layers, n_layers=layers, width=hidden_features)
-        zeros = lambda: jnp.zeros((stateful or 0, hidden_features))
+        zeros = lambda: jnp.zeros((stateful or 0, hidden_features), jnp.float32)
         passed_on = range(layers * self.carries if stateful else 0)
         self.carried = nnx.List([nnx.BatchStat(zeros()) for _ in passed_on])
         start(self, rngs, self.roles | ({"embedding"} if embedding else set()), inits)
@@ -174,6 +175,15 @@ class Recurrent(nnx.Module):
         del layer, z
         return carry[0]
 
+    def out_before(self, layer: Layer, carry: Carry) -> State:
+        """What a layer hands on of its states before the first step."""
+        del layer
+        return carry[0]
+
+    def state_dtype(self) -> np.dtype:
+        """The dtype of the states between two steps: that of the parameters."""
+        return dtype_of(self)
+
     def loop(self, layer: Layer, z: tuple[States, ...], before: Carry) -> tuple[States, Carry] | None:
         """A faster loop over time than a scan of `step`, where there is one for the options asked."""
         del layer, z, before
@@ -186,16 +196,21 @@ class Recurrent(nnx.Module):
         x: Inputs,
         training: Training | None = None,
         *,
-        lengths: Int[Array, " n"] | None = None,
-        mask: Bool[Array, "b t"] | None = None,
+        lengths: Shaped[Array, "..."] | None = None,
+        mask: Shaped[Array, "..."] | None = None,
     ) -> Float[Array, "b o"] | Float[Array, "b t o"]:
         """The outputs; see `advance` for those of a part of a sequence.
 
         With `lengths`, or a `mask` that is true for each sequence's first steps, what follows a sequence's end does not
         reach its output: the last output is that of its own last step, outputs after it are 0, and the backward
         direction starts at its end.
-        Raises: ValueError for lengths of 0 or beyond T, or a mask that is no such prefix or disagrees with `lengths`.
+        Lengths and masks that are traced cannot be refused: a length counts as the nearest of 0 to T, a mask ends at
+        its first false, and of a length and a mask the shorter counts. The last output of no steps is that of the
+        states before the first step.
+        Raises: ValueError for lengths of 0 or beyond T, or a mask that is no such prefix or disagrees with `lengths`;
+        for an x of another shape than the network takes, or without a step.
         """
+        x = self._given(x)
         b, t = x.shape[:2]
         lengths = agreed(lengths, mask, b, t)
         if self.unroll > t:
@@ -207,7 +222,7 @@ class Recurrent(nnx.Module):
         y, after = self._outputs(x, before, training, lengths)
         if passes_on:
             for variable, value in zip(self.carried, [a for carry in after for a in carry], strict=True):
-                variable.set_value(jax.lax.stop_gradient(value))
+                variable.set_value(jax.lax.stop_gradient(value).astype(variable[...].dtype))
         return y
 
     def advance(self, x: Inputs, before: Sequence[Carry] | None = None) -> tuple[Array, tuple[Carry, ...]]:
@@ -215,25 +230,33 @@ class Recurrent(nnx.Module):
 
         `before` are the states before the part, one tuple of `[b, n]` a layer (default: `start`). To truncate the
         gradient there, pass them through `jax.lax.stop_gradient`.
-        Raises: ValueError for states of the wrong shape, or for a bidirectional network.
+        Raises: ValueError for states of the wrong shape, for a bidirectional network, or for an x as `__call__`.
         """
+        x = self._given(x)
         if self.layers_back is not None:
             raise ValueError("a bidirectional network reads the whole sequence at once; it has no states to go on from")
-        fresh = self.start(x.shape[0])
+        states = self.start(x.shape[0])
         if before is not None:
             shapes = lambda states: [[a.shape for a in carry] for carry in states]
-            if shapes(before) != shapes(fresh):
+            if shapes(before) != shapes(states):
                 raise ValueError(
-                    f"states have the shapes {shapes(before)}, expected {shapes(fresh)}: one tuple a layer"
+                    f"states have the shapes {shapes(before)}, expected {shapes(states)}: one tuple a layer"
                 )
-        return self._outputs(x, fresh if before is None else tuple(map(tuple, before)), None, None)
+            dtype = self.state_dtype()
+            states = tuple(tuple(jnp.asarray(a, dtype) for a in carry) for carry in before)
+        return self._outputs(x, states, None, None)
 
     def start(self, b: int) -> tuple[Carry, ...]:
         """The states before the first step of `b` sequences: zero, or learned."""
-        shape = (b, self.hidden_features)
         if not self.learned_start:
-            return ((jnp.zeros(shape),) * self.carries,) * len(self.layers)
-        return tuple(tuple(jnp.broadcast_to(one[...], shape) for one in layer.start) for layer in self.layers)
+            return (self._start_of(self.layers[0], b),) * len(self.layers)
+        return tuple(self._start_of(layer, b) for layer in self.layers)
+
+    def _start_of(self, layer: Layer, b: int) -> Carry:
+        shape, dtype = (b, self.hidden_features), self.state_dtype()
+        if not self.learned_start:
+            return (jnp.zeros(shape, dtype),) * self.carries
+        return tuple(jnp.broadcast_to(one[...].astype(dtype), shape) for one in layer.start)
 
     def unrolled(
         self, x: Inputs, taps: Sequence[Carry] | None = None
@@ -242,8 +265,9 @@ class Recurrent(nnx.Module):
 
         `taps`, one tuple of `[t, b, n]` a layer, are added to the states: the gradient with respect to zeros there is
         that with respect to the states, through everything that depends on them.
-        Shapes: states `[t, b, n]`. Raises: ValueError for a bidirectional network.
+        Shapes: states `[t, b, n]`. Raises: ValueError for a bidirectional network, or for an x as `__call__`.
         """
+        x = self._given(x)
         if self.layers_back is not None:
             raise ValueError("the states of a bidirectional network are of two directions; probe one that has one")
         h_tbn, states, projections = self._embedded(x), [], []
@@ -290,8 +314,10 @@ class Recurrent(nnx.Module):
             h_tbn = jnp.concatenate([h_tbn, more]) if every_step else more[-1:]
         if not self.read_every_step:
             n = self.hidden_features  # the backward direction ends at the first step
-            last = h_tbn[-1] if lengths is None else h_tbn[lengths - 1, jnp.arange(b)]
+            last = h_tbn[-1] if lengths is None else h_tbn[jnp.maximum(lengths, 1) - 1, jnp.arange(b)]
             h_bn = last if self.layers_back is None else jnp.concatenate([last[:, :n], h_tbn[0][:, n:]], axis=1)
+            if lengths is not None:
+                h_bn = jnp.where(lengths[:, None] > 0, h_bn, self._handed_on_before(before))
             return self.readout(self._dropped(h_bn[None], training, training, len(self.layers))[0]), after
         y_tbo = self.readout(self._dropped(h_tbn, training, training, len(self.layers)))
         if lengths is not None:
@@ -318,9 +344,7 @@ class Recurrent(nnx.Module):
             after.append(carry)
             if self.layers_back is not None:
                 layer_back = self.layers_back[k]
-                begin = layer_back.start if self.learned_start else None
-                zero = self.start(x_tbi.shape[1])[k]
-                fresh = zero if begin is None else tuple(jnp.broadcast_to(s[...], zero[0].shape) for s in begin)
+                fresh = self._start_of(layer_back, x_tbi.shape[1])
                 back, _ = self.run_layer(layer_back, reverse(given, lengths), fresh, keep)
                 h_tbn = jnp.concatenate([h_tbn, reverse(back, lengths)], axis=-1)
         return tuple(after), h_tbn
@@ -353,6 +377,14 @@ class Recurrent(nnx.Module):
         pick = lambda of: jnp.broadcast_to(of[...][gate] if self.gates else of[...], z.shape)
         return pick(layer.scale) * centred / size + pick(layer.bias)
 
+    def _handed_on_before(self, before: tuple[Carry, ...]) -> Array:
+        """What the last layer hands on before the first step, where `before` are the states."""
+        h_bn = self.out_before(self.layers[-1], before[-1])
+        if self.layers_back is None:
+            return h_bn
+        back = self.layers_back[-1]
+        return jnp.concatenate([h_bn, self.out_before(back, self._start_of(back, len(h_bn)))], axis=1)
+
     def _layer(self, n_in: int, **place: Unpack[Place]) -> Layer:
         n, gates = self.hidden_features, self.gates
         layer = self.make_layer(n_in, n, **place)
@@ -364,7 +396,12 @@ class Recurrent(nnx.Module):
             layer.start = nnx.List([param((n,), "o", "start", **ungated) for _ in range(self.carries)])
         return layer
 
-    def _embedded(self, x: Inputs) -> Array:
+    def _given(self, x: Inputs) -> Array:
+        """The inputs, checked and in the dtype of the parameters."""
+        first = self.layers[0].input if self.table is None else self.table
+        return sequences(x, first.shape[-2], dtype_of(self))
+
+    def _embedded(self, x: Array) -> Array:
         """Time first; whole numbers as rows of the embedding, or as they are where there is none."""
         x_t = x.swapaxes(0, 1)
         if self.table is None:
@@ -373,7 +410,7 @@ class Recurrent(nnx.Module):
         return rows[x_t] if jnp.issubdtype(x_t.dtype, jnp.integer) else x_t @ rows
 
     def _carried(self) -> tuple[Carry, ...]:
-        values, n = [variable[...] for variable in self.carried], self.carries
+        values, n = [variable[...].astype(self.state_dtype()) for variable in self.carried], self.carries
         return tuple(tuple(values[k * n : (k + 1) * n]) for k in range(len(self.layers)))
 
     def _dropped(self, h: Array, training: Training | None, whole: Training | None, place: int) -> Array:
@@ -388,11 +425,11 @@ class Recurrent(nnx.Module):
         """What multiplies the states before their recurrent products: a mask of one sequence, where variational."""
         if not self.variational or whole is None or whole.key is None:
             return None
-        return dropped(jnp.ones(shape), whole, len(self.layers) + 1 + place)
+        return dropped(jnp.ones(shape, dtype_of(self)), whole, len(self.layers) + 1 + place)
 
     def _segment(self, t: int, b: int) -> int:
         """The whole length where its residuals are few, else the square root: memory grows as sqrt(t) from there."""
-        whole = 4 * self.kept * len(self.layers) * t * b * self.hidden_features
+        whole = dtype_of(self).itemsize * self.kept * len(self.layers) * t * b * self.hidden_features
         return t if whole <= KEPT_WHOLE else math.isqrt(t - 1) + 1
 
 
@@ -414,35 +451,40 @@ def reverse(h_tbn: Array, lengths: Array | None) -> Array:
 
 
 def agreed(lengths: Array | None, mask: Array | None, b: int, t: int) -> Array | None:
-    """The lengths that `lengths` and `mask` say, checked where they are known.
+    """The lengths that `lengths` and `mask` say, checked where they are known, brought to 0 to T where they are traced.
 
     Raises: ValueError as `Recurrent.__call__`.
     """
     if lengths is None and mask is None:
         return None
-    known = not any(isinstance(of, Tracer) for of in (lengths, mask))
-    if mask is not None and known:
-        steps = np.asarray(mask)
-        of_mask = steps.sum(1)
-        if (steps != (np.arange(t) < of_mask[:, None])).any():
+    if lengths is not None and lengths.shape != (b,):
+        raise ValueError(f"lengths has the shape {lengths.shape}, expected {(b,)}: one for each sequence")
+    if lengths is not None and not jnp.issubdtype(lengths.dtype, jnp.integer):
+        raise ValueError(f"lengths has the dtype {lengths.dtype}, expected whole numbers")
+    if mask is not None and mask.shape != (b, t):
+        raise ValueError(f"mask has the shape {mask.shape}, expected {(b, t)}: one for each step of each sequence")
+    ends = [] if lengths is None else [lengths]
+    if isinstance(mask, Tracer):
+        ends.append(jnp.cumprod(mask.astype(jnp.int32), axis=1).sum(1, dtype=jnp.int32))
+    elif mask is not None:
+        steps = np.asarray(mask, bool)
+        ends.append(np.cumprod(steps, axis=1).sum(1))
+        if (steps.sum(1) != ends[-1]).any():
             raise ValueError(
                 "mask must be true for the first steps of each sequence and false after its end, without gaps"
             )
-        if lengths is not None and (np.asarray(lengths) != of_mask).any():
-            wrong = int(np.flatnonzero(np.asarray(lengths) != of_mask)[0])
-            raise ValueError(
-                f"lengths and mask disagree: sequence {wrong} has length {int(lengths[wrong])}, and its mask is true "
-                f"for {int(of_mask[wrong])} steps; give one of them"
-            )
-    if lengths is None:
-        assert mask is not None
-        lengths = mask.sum(1)
-    if lengths.shape != (b,):
-        raise ValueError(f"lengths has the shape {lengths.shape}, expected {(b,)}: one for each sequence")
-    if known:
-        off = np.flatnonzero((np.asarray(lengths) < 1) | (np.asarray(lengths) > t))
+    known = [np.asarray(end) for end in ends if not isinstance(end, Tracer)]
+    for end in known:
+        off = np.flatnonzero((end < 1) | (end > t))
         if len(off):
-            raise ValueError(
-                f"lengths must be 1 to {t}, the steps there are; sequence {off[0]} has {int(lengths[off[0]])}"
-            )
-    return lengths
+            raise ValueError(f"lengths must be 1 to {t}, the steps there are; sequence {off[0]} has {end[off[0]]}")
+    if len(known) == 2 and (known[0] != known[1]).any():
+        wrong = np.flatnonzero(known[0] != known[1])[0]
+        raise ValueError(
+            f"lengths and mask disagree: sequence {wrong} has length {known[0][wrong]}, and its mask is true for "
+            f"{known[1][wrong]} steps; give one of them"
+        )
+    shortest = jnp.asarray(ends[0], jnp.int32)
+    for end in ends[1:]:
+        shortest = jnp.minimum(shortest, jnp.asarray(end, jnp.int32))
+    return jnp.clip(shortest, 0, t)

@@ -8,19 +8,30 @@ scanned, so that depth costs no compile time.
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, Unpack
+from typing import Any, Literal, NamedTuple, SupportsIndex, Unpack
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Shaped
 
 from jaxinit.introspect import Place, Training, param
-from jaxinit.models.common import EPSILON, Dense, Inits, activation_named, check_sizes, dropped, start
+from jaxinit.models.common import (
+    EPSILON,
+    Dense,
+    Inits,
+    Inputs,
+    activation_named,
+    dropped,
+    dtype_of,
+    sequences,
+    sizes,
+    start,
+)
 
-NEVER = -1e30  # added to the score of a step to come: its softmax is 0
+NEVER = -1e30  # added to the score of a step to come, or half of the least number: its softmax is 0
 WAVELENGTH = 10_000.0  # the longest of sinusoidal and rotary positions, over 2 pi
 
 ROLES = {"embedding", "position", "query", "key", "value", "attention_out", "ffn_in", "ffn_out", "bias", "readout"}
@@ -102,7 +113,8 @@ class Attention(nnx.Module):
         q, k, v = (of.swapaxes(1, 2) for of in (q / math.sqrt(q.shape[-1]), k, v))
         scores = checkpoint_name(q @ k.swapaxes(2, 3), f"{name}.scores")
         if causal:
-            future = np.triu(np.full((x.shape[1], x.shape[1]), NEVER), 1)
+            never = max(NEVER, float(jnp.finfo(scores.dtype).min) / 2)
+            future = np.triu(np.full((x.shape[1], x.shape[1]), never), 1)
             scores = scores + jnp.asarray(future, scores.dtype)[None, None]
         weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
         mixed = (weights @ v / weights.sum(-1, keepdims=True)).swapaxes(1, 2).reshape(x.shape)
@@ -180,8 +192,9 @@ class Transformer(nnx.Module):
     N(a s + F(s)) (placed="post", a = `skip_scale`), s + F(s) (norm=None); F times a learned scalar with `gate`.
 
     Shapes: x whole numbers `[batch, time]` below in_features, or features `[batch, time, in_features]`; y `[batch,
-    out_features]` or `[batch, time, out_features]`. float32. `hidden_features` d is the width of the stream, which
-    `heads` divides; attention kernels are `[d, heads, d / heads]`.
+    out_features]` or `[batch, time, out_features]`. All is computed in the dtype of the parameters, float32 until they
+    are cast; features are cast to it. `hidden_features` d is the width of the stream, which `heads` divides; attention
+    kernels are `[d, heads, d / heads]`.
     Roles: `embedding`, `position`, `query`, `key`, `value`, `attention_out`, `ffn_in`, `ffn_out`, `scale`, `bias`,
     `readout`, `residual_gate`, `skip`.
     Options: `layers`; `heads`; `kv_heads` (grouped-query attention); `ffn` (width over d); `causal`; `norm` layer, rms
@@ -194,7 +207,8 @@ class Transformer(nnx.Module):
     itself; `scan` (False: blocks one by one, which probes need).
     In training, branches are dropped out at the rate that `training` says.
     Raises: ValueError for heads that do not divide the width or key-value heads that do not divide the heads, unknown
-    names, a sequence longer than `length`, or a tied readout of another size than the input.
+    names, a sequence longer than `length` or without a step, features or memory of another size, parameters of
+    different dtypes, or a tied readout of another size than the input.
     Source: Vaswani et al. (2017), sections 3.1 to 3.5; Xiong et al. (2020) for pre-norm; Su et al. (2021), eq. 34;
     Shazeer (2020) for swiglu; Ainslie et al. (2023) for grouped queries; Henry et al. (2020) for normalized ones;
     Wang et al. (2022), DeepNorm, for `skip_scale`; Liu et al. (2020), Admin, for `learned_skip`; Bachlechner et al.
@@ -203,20 +217,20 @@ class Transformer(nnx.Module):
 
     def __init__(
         self,
-        in_features: int,
-        hidden_features: int,
-        out_features: int,
+        in_features: SupportsIndex,
+        hidden_features: SupportsIndex,
+        out_features: SupportsIndex,
         *,
-        layers: int = 2,
-        heads: int = 4,
-        kv_heads: int | None = None,
-        ffn: int = 4,
+        layers: SupportsIndex = 2,
+        heads: SupportsIndex = 4,
+        kv_heads: SupportsIndex | None = None,
+        ffn: SupportsIndex = 4,
         causal: bool = True,
         norm: Literal["layer", "rms"] | None = "layer",
         placed: Literal["pre", "post"] = "pre",
         qk_norm: bool = False,
         positions: Literal["learned", "sinusoidal", "rotary"] | None = "learned",
-        length: int = 512,
+        length: SupportsIndex = 512,
         activation: str = "gelu",
         tied: bool = False,
         bias: bool = True,
@@ -231,10 +245,9 @@ class Transformer(nnx.Module):
         rngs: nnx.Rngs,
         **inits: Unpack[Inits],
     ):
-        d, kv = hidden_features, kv_heads or heads
-        check_sizes(
-            in_features=in_features, hidden_features=d, out_features=out_features, layers=layers, heads=heads,
-            kv_heads=kv, ffn=ffn, length=length,
+        in_features, d, out_features, layers, heads, kv, ffn, length = sizes(
+            in_features=in_features, hidden_features=hidden_features, out_features=out_features, layers=layers,
+            heads=heads, kv_heads=heads if kv_heads is None else kv_heads, ffn=ffn, length=length,
         )  # fmt: skip
         if d % heads:
             raise ValueError(f"heads must divide the width, got {heads} heads and a width of {d}")
@@ -274,9 +287,9 @@ class Transformer(nnx.Module):
 
     def __call__(
         self,
-        x: Int[Array, "b t"] | Float[Array, "b t i"],
+        x: Inputs,
         training: Training | None = None,
-        memory: Float[Array, "b s d"] | None = None,
+        memory: Shaped[Array, "..."] | None = None,
     ) -> Float[Array, "b o"] | Float[Array, "b t o"]:
         return self.answer(self.stream(x, training, memory)[-1])
 
@@ -293,17 +306,26 @@ class Transformer(nnx.Module):
 
     def stream(
         self,
-        x: Int[Array, "b t"] | Float[Array, "b t i"],
+        x: Inputs,
         training: Training | None = None,
-        memory: Float[Array, "b s d"] | None = None,
+        memory: Shaped[Array, "..."] | None = None,
     ) -> list[Float[Array, "b t d"]]:
         """The residual stream: embedded, after every block (scanned: after the last), and as the readout sees it."""
+        rows = self.embedding[...]
+        dtype = dtype_of(self)
+        x = sequences(x, rows.shape[0], dtype)
         t = x.shape[1]
         if self.shape.cross and memory is None:
             raise ValueError("blocks that attend to another stream need it: give memory, [batch, steps, width]")
+        if memory is not None:
+            if memory.ndim != 3 or memory.shape[::2] != (x.shape[0], rows.shape[1]) or not memory.shape[1]:
+                raise ValueError(
+                    f"memory has the shape {memory.shape}, expected [{x.shape[0]}, steps, {rows.shape[1]}], of 1 step "
+                    "or more"
+                )
+            memory = jnp.asarray(memory, dtype)
         if t > self.length:
             raise ValueError(f"the sequence has {t} steps, and the network positions for {self.length}; raise length")
-        rows = self.embedding[...]
         s = rows[x] if jnp.issubdtype(x.dtype, jnp.integer) else x @ rows
         if self.positions is not None:
             s = s + self.positions[...][None, :t]
@@ -343,7 +365,9 @@ class ViT(Transformer):
     2022, section 3.2).
     """
 
-    def __init__(self, in_features: int, hidden_features: int, out_features: int, **options: Any):
+    def __init__(
+        self, in_features: SupportsIndex, hidden_features: SupportsIndex, out_features: SupportsIndex, **options: Any
+    ):
         fixed = sorted({"causal", "readout", "tied", "cross"} & set(options))
         if fixed:
             raise TypeError(f"ViT decides {', '.join(fixed)} itself; leave it out, or use Transformer")
@@ -363,12 +387,12 @@ class EncoderDecoder(nnx.Module):
 
     def __init__(
         self,
-        in_features: int,
-        hidden_features: int,
-        out_features: int,
+        in_features: SupportsIndex,
+        hidden_features: SupportsIndex,
+        out_features: SupportsIndex,
         *,
-        layers: int = 2,
-        decoder_layers: int | None = None,
+        layers: SupportsIndex = 2,
+        decoder_layers: SupportsIndex | None = None,
         skip_scale: float = 1.0,
         decoder_skip_scale: float | None = None,
         rngs: nnx.Rngs,
@@ -381,15 +405,16 @@ class EncoderDecoder(nnx.Module):
             skip_scale=skip_scale, rngs=rngs, **options,
         )  # fmt: skip
         self.decoder = Transformer(
-            out_features, hidden_features, out_features, layers=decoder_layers or layers, cross=True,
+            out_features, hidden_features, out_features, cross=True,
+            layers=layers if decoder_layers is None else decoder_layers,
             skip_scale=second, rngs=rngs, **options,
         )  # fmt: skip
         start(self, rngs, ROLES, inits)
 
     def __call__(
         self,
-        x: Int[Array, "b s"] | Float[Array, "b s i"],
-        z: Int[Array, "b t"] | Float[Array, "b t o"],
+        x: Inputs,
+        z: Shaped[Array, "b s ..."],
         training: Training | None = None,
     ) -> Float[Array, "b t o"]:
         return self.decoder(z, training, memory=self.encoder(x, training))
@@ -426,7 +451,7 @@ def plus(y: Array, bias: nnx.Param | None) -> Array:
 def waves(t: int, d: int) -> np.ndarray:
     """sin and cos of t / 10000^(2 k / d), side by side: `[t, d]`. Source: Vaswani et al. (2017), section 3.5."""
     angle = np.arange(t)[:, None] / WAVELENGTH ** (2 * (np.arange(d) // 2) / d)
-    return np.where(np.arange(d) % 2 == 0, np.sin(angle), np.cos(angle)).astype(np.float32)
+    return np.where(np.arange(d) % 2 == 0, np.sin(angle), np.cos(angle))
 
 
 def rotated(q: Float[Array, "b t h k"]) -> Float[Array, "b t h k"]:
