@@ -362,12 +362,12 @@ def _flax_layers(model: nnx.Module) -> dict[int, _Known]:
 def _parts_of(module: nnx.Module) -> list[tuple[nnx.Module, str, Place, tuple[str, ...]]]:
     """The layers that a larger one is made of: each with its role, its place and its gates."""
     if isinstance(module, nnx.MultiHeadAttention):
-        place = Place(kind="attention")
         parts = (("query", "query"), ("key", "key"), ("value", "value"), ("out", "attention_out"))
         layers = []
         for name, role in parts:
             norm = getattr(module, f"{name}_ln", None)
-            layers.append((getattr(module, name), role, Place(**place, normalized=norm is not None), ()))
+            place = Place(kind="attention", normalized=norm is not None)
+            layers.append((getattr(module, name), role, place, ()))
             if norm is not None:
                 layers.append((norm, "scale", Place(kind="norm", partner=role), ()))
         return layers

@@ -266,8 +266,9 @@ def _check_setting(text: str, setting: str, value: Any, annotation: Any) -> None
         Scheme: "a scheme",
     }
     choices = (annotation, *getattr(annotation, "__args__", ()))
+    takes_scheme = Scheme in choices
     wanted = [kind for kind in kinds if kind in choices]
-    if annotation is Scheme:
+    if takes_scheme:
         fits = callable(value)
     elif bool in wanted or isinstance(value, bool):
         fits = bool in wanted and isinstance(value, bool)
@@ -278,7 +279,7 @@ def _check_setting(text: str, setting: str, value: Any, annotation: Any) -> None
     else:
         fits = isinstance(value, tuple(kind for kind in wanted if isinstance(kind, type)))
     if not fits:
-        meant = kinds[Scheme if annotation is Scheme else wanted[0]]
+        meant = kinds[Scheme if takes_scheme else wanted[0]]
         raise BadStudy(f"{text!r}: {setting} must be {meant}, got {value!r}")
 
 

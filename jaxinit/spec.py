@@ -286,10 +286,11 @@ def unmatched(scheme: Scheme | Initializer, leaves: Iterable[Leaf]) -> list[str]
     return getattr(scheme, "unmatched", lambda _: [])(tuple(leaves))
 
 
-def under(scheme: Scheme, optimizer: str) -> Scheme:
+def under(scheme: Scheme | Initializer, optimizer: str) -> Scheme:
     """The scheme with its rates for an optimizer; one without a method `under` is the same under all of them."""
-    adapt = getattr(scheme, "under", None)
-    return scheme if adapt is None else adapt(optimizer)
+    named = as_scheme(scheme)
+    adapt = getattr(named, "under", None)
+    return named if adapt is None else adapt(optimizer)
 
 
 def matches(pattern: str, leaf: Leaf) -> bool:

@@ -155,14 +155,14 @@ def steps_part(settings: "Benchmark", has_torch: bool) -> Iterator[dict]:
 def study_part(settings: "Benchmark", has_torch: bool) -> Iterator[dict]:
     """A whole convergence study from the start of its process to its answer; nothing is compiled beforehand."""
     from jaxinit.cell import check
-    from jaxinit.store import write_study
+    from jaxinit.folder import to_json
     from jaxinit.study import Study
 
     small = Study(schemes=("small_normal", "xavier_rnn"), lrs=(0.1, 0.3), seeds=4, tune_seeds=2)
     cell = check(replace(small if settings.quick else Study(), evaluations=settings.evaluations))
     name = "study, quick" if settings.quick else "main job, whole"
     with tempfile.TemporaryDirectory() as folder:
-        write_study(Path(folder), cell.study, "running", {})
+        (Path(folder) / "study.json").write_bytes(to_json({"study": cell.study.plain()}))
         import numpy as np
 
         data: dict[str, Any] = {name: np.asarray(value) for name, value in cell.task.data.items()}

@@ -434,9 +434,9 @@ def times(x: Float[Array, "b t i"], kernel: Float[Array, "i *o"]) -> Float[Array
     return y.reshape(*x.shape[:-1], *kernel.shape[1:])
 
 
-def bias_of(partner: str, shape: tuple[int, ...], dims: str, o: Shape, **place: Unpack[Place]) -> nnx.Param | None:
+def bias_of(role: str, shape: tuple[int, ...], dims: str, o: Shape, **place: Unpack[Place]) -> nnx.Param | None:
     """The bias of a kernel, named by that kernel's role, where the model has biases."""
-    return param(shape, dims, "bias", **{**place, "partner": partner}) if o.bias else None
+    return param(shape, dims, "bias", **{**place, "partner": role}) if o.bias else None
 
 
 def scalars(count: int, o: Shape, **place: Unpack[Place]) -> list[nnx.Param | None]:
