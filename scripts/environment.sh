@@ -32,13 +32,22 @@ newest_python() {
   done < <(pythons) | sort -t. -k2,2nr -s | head -n 1 | cut -d' ' -f2-
 }
 
-prepare() { # prepare EXTRA: an environment in $venv with jaxinit and EXTRA ("" or "dev"); skips what is done
+ready() { # ready EXTRA STAMP: whether EXTRA has been installed into $venv, by itself or among others
+  local file
+  for file in "$venv"/.ready-*; do
+    if [[ -z $1 || ",${file##*/.ready-}," == *",$1,"* ]] && [ "$(cat "$file" 2>/dev/null)" = "$2" ]; then
+      return
+    fi
+  done
+  return 1
+}
+
+prepare() { # prepare EXTRA: an environment in $venv with jaxinit and EXTRA ("", "dev", "dev,parity"); skips what is done
   local extra=$1 python=${JAXINIT_PYTHON:-} target=. stamp free log
   venv=${JAXINIT_VENV:-.venv}
   [ -n "$extra" ] && target=".[$extra]"
   stamp="$(cat pyproject.toml constraints.txt | cksum) $PWD"
-  if [ -x "$venv/bin/python" ] && { [ "$(cat "$venv/.ready-$extra" 2>/dev/null)" = "$stamp" ] ||
-    [ -z "$extra" -a "$(cat "$venv/.ready-dev" 2>/dev/null)" = "$stamp" ]; }; then
+  if [ -x "$venv/bin/python" ] && ready "$extra" "$stamp"; then
     return
   fi
 

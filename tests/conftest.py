@@ -1,8 +1,23 @@
 """The suite is stricter than the users: 8 simulated devices, strict promotion, types checked at run time."""
 
-import jax
+import atexit
+import os
+import shutil
+import tempfile
+from collections.abc import Generator
+from typing import Any
+
 import pytest
-from jaxtyping import install_import_hook
+
+CACHE = "JAX_COMPILATION_CACHE_DIR"
+if CACHE not in os.environ:
+    # What one test has compiled, others, the workers and the commands they start need not compile again. JAX reads the
+    # name when it is imported, below.
+    os.environ[CACHE] = tempfile.mkdtemp(prefix="jaxinit-compiled-")
+    atexit.register(shutil.rmtree, os.environ[CACHE], ignore_errors=True)
+
+import jax  # noqa: E402
+from jaxtyping import install_import_hook  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -22,3 +37,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if "slow" in item.keywords:
                 item.add_marker(skip)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, pytest.TestReport]:
+    report = yield
+    left_out = "slow" in item.keywords and not item.config.getoption("--slow")
+    if "parity" in item.keywords and not left_out and os.environ.get("CI"):
+        fail_if_skipped(report)
+    return report
+
+
+def fail_if_skipped(report: pytest.TestReport) -> None:
+    """Where every package must be there, a test that needs one and was skipped has failed."""
+    if report.skipped:
+        report.outcome = "failed"
+        report.longrepr = f"skipped, though CI is set: install the extra `parity` and mup ({report.longrepr})"

@@ -40,6 +40,7 @@ def orthogonality(w_gnn: np.ndarray) -> np.ndarray:
     return np.linalg.svd(w_gnn, compute_uv=False).mean((0, -1))
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("model", ["rnn", "lstm", "gru"])
 def test_pytorch(model: str) -> None:
     torch = pytest.importorskip("torch", reason="the parity extra is not installed")
@@ -99,6 +100,7 @@ def keras_on_torch(monkeypatch: pytest.MonkeyPatch) -> Any:
     return importlib.import_module("keras")
 
 
+@pytest.mark.parity
 def test_keras(monkeypatch: pytest.MonkeyPatch) -> None:
     keras = keras_on_torch(monkeypatch)
     got = ours(frameworks.keras, "lstm")
@@ -168,6 +170,7 @@ def others_are(scheme: Scheme, theirs: Callable[[int], dict[str, np.ndarray]]) -
     assert {"conv.kernel", "grouped.kernel", "embedding", "query", "out", "norm.scale"} <= set(many[0])
 
 
+@pytest.mark.parity
 def test_pytorch_beyond_recurrent_layers() -> None:
     torch = pytest.importorskip("torch", reason="the parity extra is not installed")
 
@@ -232,6 +235,7 @@ def test_flax_linen_beyond_recurrent_layers() -> None:
     others_are(frameworks.flax_linen, theirs)
 
 
+@pytest.mark.parity
 def test_keras_beyond_recurrent_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     keras = keras_on_torch(monkeypatch)
 

@@ -448,6 +448,7 @@ def test_options_that_make_no_sense_are_refused(options: dict, message: str) -> 
         RNN(D, H, K, rngs=nnx.Rngs(0), **options)
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("kind", ["lstm", "gru"])
 def test_outputs_and_gradients_equal_pytorchs_with_copied_weights(kind: str) -> None:
     torch = pytest.importorskip("torch", reason="the parity extra is not installed")

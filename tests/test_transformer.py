@@ -106,6 +106,7 @@ def copy_feed(block, layer) -> None:
     block.ffn_out_bias.set_value(of(layer.linear2.bias))
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("placed", ["pre", "post"])
 def test_a_block_equals_pytorchs_with_copied_weights(placed: str) -> None:
     torch = pytest.importorskip("torch", reason="the parity extra is not installed")
@@ -127,6 +128,7 @@ def test_a_block_equals_pytorchs_with_copied_weights(placed: str) -> None:
     np.testing.assert_allclose(gradient, expected, atol=1e-5 * np.abs(expected).max())
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("placed", ["pre", "post"])
 def test_a_decoder_block_equals_pytorchs_with_copied_weights(placed: str) -> None:
     torch = pytest.importorskip("torch", reason="the parity extra is not installed")
