@@ -71,6 +71,24 @@ def test_which_pythons_suit(clone: Path, minor: int, suits: bool) -> None:
     assert (subprocess.run(["bash", "-c", command]).returncode == 0) == suits
 
 
+@pytest.mark.parametrize(
+    ("installed", "extra", "done"),
+    [
+        ("dev,parity", "dev", True),
+        ("dev,parity", "parity", True),
+        ("dev", "", True),
+        ("dev", "dev,parity", False),
+        ("", "dev", False),
+        ("devel", "dev", False),
+    ],
+)
+def test_what_is_installed_already_is_skipped(clone: Path, installed: str, extra: str, done: bool) -> None:
+    (clone / f".ready-{installed}").write_text("stamp\n")
+    for stamp, expected in (("stamp", done), ("another stamp", False)):
+        command = f"source {clone}/scripts/environment.sh; venv={clone}; ready '{extra}' '{stamp}'"
+        assert (subprocess.run(["bash", "-c", command]).returncode == 0) == expected
+
+
 def test_no_space(clone: Path) -> None:
     full = tools(clone / "bin", *(b for b in BASICS if b != "df"), df="echo head; echo disk 1 1 1024 1 /")
     done = run(clone, "quickstart", PATH=full)
