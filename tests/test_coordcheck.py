@@ -243,8 +243,11 @@ def test_scores_tell_where_the_multiplier_of_queries_is_missing(
     scores = [row for row in rows if ".scores" in row.parameter]
     assert all(row.passed for row in scores if row.scheme == "right"), scores
     wrong = {row.parameter for row in scores if row.scheme == "fault" and not row.passed}
-    # a bias is a part of the scores; what a norm divides out is missing in all of them
-    assert f"blocks.0.attention.scores{' by query bias' if fault is bias_alone else ''}" in wrong
+    # a bias is a part of the scores; what a norm divides out is missing in every part
+    parts = {"blocks.0.attention.scores by query bias"}
+    if fault is divided_out:
+        parts |= {"blocks.0.attention.scores", "blocks.0.attention.scores by query", "blocks.0.attention.scores by key"}
+    assert wrong & parts
     assert {"blocks.0.attention.branch", "blocks.0.feed.branch", "logits"} <= {row.parameter for row in rows}
 
 
