@@ -9,7 +9,7 @@ from flax import nnx
 from jaxinit import lens, spec
 from jaxinit.initializers import constant, normal, orthogonal
 from jaxinit.introspect import functional
-from jaxinit.models import LSTM, MLP, RNN
+from jaxinit.models import LSTM, MLP, MODELS, RNN
 from jaxinit.schemes import SCHEMES, with_bias
 from jaxinit.tasks.base import cross_entropy
 
@@ -92,3 +92,23 @@ def test_a_network_without_a_time_loop_is_refused() -> None:
         looked(lambda: MLP(T * D, H, K, rngs=nnx.Rngs(0)), SCHEMES["orthogonal"])
     with pytest.raises(ValueError, match="two directions"):
         looked(lambda: RNN(D, H, K, bidirectional=True, rngs=nnx.Rngs(0)), SCHEMES["orthogonal"])
+
+
+@pytest.mark.parametrize("name", ["rnn", "lstm", "gru", "mgu", "lru"])
+def test_bfloat16_is_seen_through_time_as_float32_is(name: str) -> None:
+    model = functional(lambda: MODELS[name](D, H, K, rngs=nnx.Rngs(0)))
+    params = spec.draw(SCHEMES["orthogonal"], jax.random.key(0), model.leaves)
+    through = jax.jit(lambda p, x: lens.through_time(model, cross_entropy, p, (x, Y)))
+    wide, narrow = through(params, X), through({n: v.astype(jnp.bfloat16) for n, v in params.items()}, X)
+    for one, other in zip(wide, narrow, strict=True):
+        assert other.dtype == jnp.float32
+        np.testing.assert_allclose(other, one, rtol=0.1, atol=0.02 * float(jnp.abs(one).max()))
+    by_step = lens.step_jacobians(model, {n: v.astype(jnp.bfloat16) for n, v in params.items()}, X[:1])
+    assert by_step.shape == (T, by_step.shape[1], by_step.shape[1])
+
+
+def test_a_batch_without_examples_is_refused() -> None:
+    model = functional(lambda: RNN(D, H, K, rngs=nnx.Rngs(0)))
+    params = spec.draw(SCHEMES["orthogonal"], jax.random.key(0), model.leaves)
+    with pytest.raises(ValueError, match=r"one example or more, got a batch of shape \(0, 12, 3\)"):
+        lens.through_time(model, cross_entropy, params, (X[:0], Y[:0]))

@@ -172,3 +172,52 @@ def test_updates_are_what_the_optimizer_makes_of_the_gradients() -> None:
     data = probes.to_dataset(found, leaves)
     np.testing.assert_allclose(data.update_mean_square, 4 * data.weight_gradient_mean_square, rtol=1e-5)
     assert "update_mean" not in probes.to_dataset(probes.signals(apply, cross_entropy, leaves, params, (X, Y)), leaves)
+
+
+def chosen(p: dict[str, Array], x: Array) -> Array:
+    h = jnp.tanh(x.reshape(len(x), -1) @ p["w"])
+    return jax.lax.cond(h.sum() < 1e9, lambda p, h: h @ p["v"], lambda p, h: h @ p["u"], p, h)
+
+
+CHOSEN = (
+    spec.Leaf("w", (18, 8), "io", "input"),
+    spec.Leaf("v", (8, 4), "io", "readout"),
+    spec.Leaf("u", (8, 4), "io", "readout"),
+)
+
+
+def test_signals_of_a_branch_are_seen_where_it_is_taken_and_missing_where_it_is_not() -> None:
+    params = spec.draw(SCHEMES["xavier_rnn"], jax.random.key(0), CHOSEN)
+    found = jax.jit(lambda p: probes.signals(chosen, cross_entropy, CHOSEN, p, (X, Y)))(params)
+    plain = lambda p, x: jnp.tanh(x.reshape(len(x), -1) @ p["w"]) @ p["v"]
+    expected = probes.signals(plain, cross_entropy, CHOSEN[:2], {name: params[name] for name in "vw"}, (X, Y))
+    for name, signals in expected.items():
+        for signal, stats in signals.items():
+            for field, values in stats._asdict().items():
+                got = getattr(found[name][signal], field)
+                np.testing.assert_allclose(got, values, rtol=1e-4, atol=1e-6, err_msg=f"{name} {signal} {field}")
+    for signal in ("product", "activation", "gradient"):
+        assert np.isnan(found["u"][signal].mean_square).all()
+    assert found["u"]["weight_gradient"].mean_square.tolist() == [0]
+
+
+def test_kernels_that_are_not_seen_are_named() -> None:
+    def turns(p: dict[str, Array], x: Array) -> Array:
+        h = jnp.tanh(x.reshape(len(x), -1) @ p["w"])
+        v = jax.lax.stop_gradient(p["v"])
+        return jax.lax.while_loop(lambda c: c[0] < 2, lambda c: (c[0] + 1, c[1] @ v), (0, jax.lax.stop_gradient(h)))[1]
+
+    leaves = (spec.Leaf("w", (18, 4), "io", "input"), spec.Leaf("v", (4, 4), "io", "readout"))
+    params = spec.draw(SCHEMES["xavier_rnn"], jax.random.key(0), leaves)
+    with pytest.warns(UserWarning, match=r"no product with v is seen: .*\(while\)"):
+        found = probes.signals(turns, cross_entropy, leaves, params, (X, Y))
+    assert list(found) == ["w"]
+    with pytest.raises(ValueError, match="no product with v is seen") as caught:
+        probes.signals(turns, cross_entropy, leaves, params, (X, Y), "v")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_batch_without_examples_is_refused() -> None:
+    model = MLP(18, 8, 4, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match=r"one example or more, got a batch of shape \(0, 6, 3\)"):
+        probes.probe(model, (X[:0], Y[:0]), cross_entropy)

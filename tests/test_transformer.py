@@ -286,3 +286,76 @@ def test_an_initializer_for_every_role(role: str) -> None:
             assert bool((value == 3.0).all()), name
         else:
             np.testing.assert_array_equal(value, before[name])
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])
+@pytest.mark.parametrize("name", OPTIONS)
+def test_everything_is_computed_in_the_dtype_of_the_parameters(name: str, dtype: str) -> None:
+    """Outputs, gradients, a scan of SGD steps, and the two sides of every product."""
+    with jax.enable_x64(dtype == "float64"):
+        model = functional(lambda: make(**OPTIONS[name]))
+        params = {n: v.astype(dtype) for n, v in spec.draw(RANDOM, jax.random.key(0), model.leaves).items()}
+        noise = Training(jax.random.key(1), 0.25)
+
+        def step(p, _):
+            cost = lambda p: jnp.sum(jnp.sin(model.learn(p, {}, TOKENS, noise)[0]))
+            return {n: p[n] - 0.1 * slope for n, slope in jax.grad(cost)(p).items()}, model.apply(p, TOKENS)
+
+        steps = jax.make_jaxpr(lambda p: jax.lax.scan(step, p, length=2))(params)
+        assert {str(of.dtype) for of in steps.out_avals} == {dtype}
+        products = [equation for equation in equations(steps.jaxpr) if equation.primitive.name == "dot_general"]
+        assert {str(var.aval.dtype) for equation in products for var in equation.invars} == {dtype}
+        # half of the least float16 is far enough below every score: the future has no weight
+        x = jax.nn.one_hot(TOKENS, V, dtype=dtype)
+        into = jax.jit(jax.grad(lambda x: jnp.sum(model.apply(params, x)[:, 2])))(x)
+        assert into.dtype == dtype
+        assert bool(jnp.isfinite(into).all())
+        assert not into[:, 3:].any()
+
+
+def equations(jaxpr):
+    """All equations of a program, those of its inner programs too."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda of: hasattr(of, "eqns")):
+            inner = getattr(inner, "jaxpr", inner)
+            if hasattr(inner, "eqns"):
+                yield from equations(inner)
+
+
+def test_gradients_in_bfloat16_are_those_of_float32_to_its_rounding() -> None:
+    model = functional(lambda: make(norm="rms", positions="rotary"))
+    params = spec.draw(RANDOM, jax.random.key(0), model.leaves)
+    narrow = {name: value.astype(jnp.bfloat16) for name, value in params.items()}
+    exact = {name: value.astype(jnp.float32) for name, value in narrow.items()}
+    gradients = jax.jit(jax.grad(lambda p: jnp.sum(jnp.sin(model.apply(p, TOKENS)))))
+    got, expected = gradients(narrow), gradients(exact)
+    for name, value in expected.items():
+        error = jnp.linalg.norm(got[name].astype(jnp.float32) - value) / jnp.linalg.norm(value)
+        assert error < 40 * 2**-9, name  # some 40 roundings on the way through two blocks, 2^-9 each at most
+
+
+def test_two_stacks_in_bfloat16_and_their_shapes() -> None:
+    model = EncoderDecoder(V, D, K, heads=2, length=T, rngs=nnx.Rngs(0))
+    graph, state = nnx.split(model)
+    narrow = nnx.merge(graph, jax.tree.map(lambda a: a.astype(jnp.bfloat16), state))
+    assert jax.eval_shape(narrow, TOKENS, TOKENS).dtype == jnp.bfloat16
+    assert jax.eval_shape(narrow, TOKENS, jax.nn.one_hot(TOKENS, K)).dtype == jnp.bfloat16
+    memory = jnp.zeros((B, T, D))
+    for wrong in (memory[:, :, :3], memory[:2], memory[:, :0], memory[0]):
+        with pytest.raises(ValueError, match=r"memory has the shape .*, expected \[3, steps, 16\], of 1 step or more"):
+            model.decoder(TOKENS, memory=wrong)
+    for x, z in ((memory[..., :3], TOKENS), (TOKENS, memory[..., :3])):
+        with pytest.raises(ValueError, match=r"expected features \[batch, time, 11\]"):
+            model(x, z)
+
+
+def test_sizes_of_any_integral_type() -> None:
+    size = np.int64
+    model = Transformer(size(V), size(D), size(K), heads=size(4), kv_heads=size(2), length=size(T), rngs=nnx.Rngs(0))
+    assert jax.eval_shape(model, TOKENS).shape == (B, T, K)
+    for name in ("kv_heads", "heads", "ffn", "length"):
+        with pytest.raises(ValueError, match=f"{name} must be a positive integer, got 0"):
+            make(**{name: 0})
+    with pytest.raises(ValueError, match="layers must be a positive integer, got 0"):
+        EncoderDecoder(V, D, K, decoder_layers=0, rngs=nnx.Rngs(0))

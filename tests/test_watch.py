@@ -147,3 +147,96 @@ def test_named_values_are_found_inside_what_only_calls() -> None:
     assert set(found) == {"first", "deep"}
     np.testing.assert_allclose(found["first"], 2 * X)
     np.testing.assert_allclose(found["deep"], jnp.sin(2 * X), rtol=1e-6)
+
+
+INSIDE = {
+    "jit": lambda f: jax.jit(f),
+    "remat": lambda f: jax.checkpoint(f),
+    "remat of jit": lambda f: jax.checkpoint(jax.jit(f)),
+    "custom_jvp": lambda f: with_jvp(f),
+    "custom_vjp": lambda f: with_vjp(f),
+    "cond": lambda f: lambda w, x: jax.lax.cond(x.sum() < 1e9, f, lambda w, x: 0 * f(w, x), w, x),
+    "switch": lambda f: lambda w, x: jax.lax.switch(1, [lambda w, x: f(w, 3 * x), f, lambda w, x: f(w, -x)], w, x),
+    "scan": lambda f: lambda w, x: jax.lax.scan(lambda h, _: (f(w, x) + 0 * h, None), f(w, 0 * x), length=1)[0],
+    "fori": lambda f: lambda w, x: jax.lax.fori_loop(0, 1, lambda _, h: f(w, x) + 0 * h, jnp.zeros((7, 5, 4))),
+}
+
+
+def with_jvp(f):
+    g = jax.custom_jvp(f)
+    g.defjvp(lambda primals, tangents: jax.jvp(f, primals, tangents))
+    return g
+
+
+def with_vjp(f):
+    g = jax.custom_vjp(f)
+    g.defvjp(lambda *given: jax.vjp(f, *given), lambda back, dy: back(dy))
+    return g
+
+
+@pytest.mark.parametrize("outer", [None, *INSIDE])
+@pytest.mark.parametrize("inner", INSIDE)
+def test_a_product_is_found_in_what_is_inside_of_what(outer: str | None, inner: str) -> None:
+    leaves = (Leaf("w", (3, 4), "io", "hidden"),)
+    params = drawn(leaves)
+    wrapped = INSIDE[inner](lambda w, x: x @ w)
+    wrapped = wrapped if outer is None else INSIDE[outer](wrapped)
+    y, found = jax.jit(lambda p: watch.products(lambda p, x: wrapped(p["w"], x), leaves, p, X))(params)
+    np.testing.assert_allclose(y, X @ params["w"], rtol=1e-5)
+    total = found["w"]
+    assert int(total.entries[0]) % (7 * 5 * 4) == 0  # scans make products of 0 beside the one that counts
+    np.testing.assert_allclose(total.squares, [jnp.sum((X @ params["w"]) ** 2)], rtol=1e-4)
+
+
+@pytest.mark.parametrize("taken", [0, 1])
+def test_a_branch_that_is_not_taken_makes_no_products(taken: int) -> None:
+    """Both branches use w, one of them v: each is seen where it is made, and is nothing where it is not."""
+    leaves = (Leaf("w", (3, 4), "io", "hidden"), Leaf("v", (4, 4), "io", "hidden"))
+    params = drawn(leaves)
+    plain = lambda p, x: x @ p["w"]
+    deep = lambda p, x: jnp.tanh(2 * x @ p["w"]) @ p["v"]
+    choose = lambda p, x, which: jax.lax.cond(which == 1, deep, plain, p, x)
+    watched = jax.jit(lambda p, which: watch.products(choose, leaves, p, X, which))
+    y, found = watched(params, taken)
+    np.testing.assert_allclose(y, (deep if taken else plain)(params, X), rtol=1e-5)
+    check(found["w"], (2 if taken else 1) * X @ params["w"])
+    if taken:
+        check(found["v"], deep(params, X))
+    else:
+        assert found["v"].entries.tolist() == [0]
+    gradient = jax.grad(lambda p: watched(p, taken)[0].sum())(params)
+    expected = jax.grad(lambda p: choose(p, X, taken).sum())(params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), gradient, expected)
+
+
+def test_which_parameter_a_branch_returns_is_known_where_all_agree() -> None:
+    leaves = (Leaf("w", (3, 4), "io", "hidden"), Leaf("v", (3, 4), "io", "hidden"))
+    params = drawn(leaves)
+    same = lambda p, x: x @ jax.lax.cond(x.sum() > 0, lambda w: w.T.T, lambda w: w, p["w"])
+    check(watch.products(same, leaves, params, X)[1]["w"], X @ params["w"])
+    either = lambda p, x: x @ jax.lax.cond(x.sum() > 0, lambda p: p["w"], lambda p: p["v"], p)
+    assert watch.products(either, leaves, params, X)[1] == {}
+
+
+def test_a_custom_derivative_of_a_parameter_alone_stays() -> None:
+    """Weights rounded in the forward pass and not in the backward pass keep that gradient, and are still found."""
+
+    @jax.custom_vjp
+    def moved(w: Array) -> Array:
+        return w.T
+
+    moved.defvjp(lambda w: (w.T, None), lambda _, dw: (3 * dw.T,))
+
+    @jax.custom_vjp
+    def rounded(w: Array) -> Array:
+        return jnp.round(w)
+
+    rounded.defvjp(lambda w: (jnp.round(w), None), lambda _, dw: (dw,))
+    leaves = (Leaf("w", (3, 4), "io", "hidden"), Leaf("v", (4, 2), "io", "hidden"))
+    params = drawn(leaves)
+    function = lambda p, x: x @ moved(p["w"]).T @ rounded(p["v"])
+    assert list(watch.products(function, leaves, params, X)[1]) == ["w"]
+    watched = jax.grad(lambda p: watch.products(function, leaves, p, X)[0].sum())(params)
+    expected = jax.grad(lambda p: function(p, X).sum())(params)
+    assert watched["v"].any()
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), watched, expected)

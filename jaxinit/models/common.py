@@ -35,7 +35,7 @@ class Inits(TypedDict, total=False):
     ffn_out_init: Initializer | None
 
 
-Inputs = Shaped[Array, "b t ..."]  # features `[b, t, i]`, or whole numbers `[b, t]`; see `sequences`
+Inputs = Shaped[Array | np.ndarray, "b t ..."]  # features `[b, t, i]`, or whole numbers `[b, t]`; see `sequences`
 
 EPSILON = 1e-5  # under the square root of a normalization
 NORMS: dict[str, Callable[..., nnx.Module]] = {

@@ -5,6 +5,7 @@ from itertools import pairwise
 from typing import Literal, SupportsIndex, Unpack
 
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Shaped
 
@@ -72,7 +73,9 @@ class MLP(nnx.Module):
         self.readout = Dense(hidden_features, out_features, "readout", **of(layers))
         start(self, rngs, {"input", "hidden", "readout", "bias"} if layers > 1 else {"input", "readout", "bias"}, inits)
 
-    def __call__(self, x: Shaped[Array, "batch ..."], training: Training | None = None) -> Float[Array, "batch out"]:
+    def __call__(
+        self, x: Shaped[Array | np.ndarray, "batch ..."], training: Training | None = None
+    ) -> Float[Array, "batch out"]:
         given, expected = math.prod(x.shape[1:]), self.layers[0].kernel.shape[0]
         if given != expected:
             raise ValueError(f"x has the shape {x.shape}, {given} features an example; expected {expected}")

@@ -196,8 +196,8 @@ class Recurrent(nnx.Module):
         x: Inputs,
         training: Training | None = None,
         *,
-        lengths: Shaped[Array, "..."] | None = None,
-        mask: Shaped[Array, "..."] | None = None,
+        lengths: Shaped[Array | np.ndarray, "..."] | None = None,
+        mask: Shaped[Array | np.ndarray, "..."] | None = None,
     ) -> Float[Array, "b o"] | Float[Array, "b t o"]:
         """The outputs; see `advance` for those of a part of a sequence.
 
@@ -288,7 +288,7 @@ class Recurrent(nnx.Module):
         return y_tbo.swapaxes(0, 1) if self.read_every_step else y_tbo, states, projections
 
     def _outputs(
-        self, x: Inputs, before: tuple[Carry, ...], training: Training | None, lengths: Array | None
+        self, x: Array, before: tuple[Carry, ...], training: Training | None, lengths: Array | None
     ) -> tuple[Array, tuple[Carry, ...]]:
         x_tbi, (b, t) = self._embedded(x), x.shape[:2]
         key = None if training is None else training.key
@@ -450,7 +450,7 @@ def reverse(h_tbn: Array, lengths: Array | None) -> Array:
     return h_tbn[back, jnp.arange(h_tbn.shape[1])[None]]
 
 
-def agreed(lengths: Array | None, mask: Array | None, b: int, t: int) -> Array | None:
+def agreed(lengths: Array | np.ndarray | None, mask: Array | np.ndarray | None, b: int, t: int) -> Array | None:
     """The lengths that `lengths` and `mask` say, checked where they are known, brought to 0 to T where they are traced.
 
     Raises: ValueError as `Recurrent.__call__`.

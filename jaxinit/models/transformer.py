@@ -414,7 +414,7 @@ class EncoderDecoder(nnx.Module):
     def __call__(
         self,
         x: Inputs,
-        z: Shaped[Array, "b s ..."],
+        z: Shaped[Array | np.ndarray, "b s ..."],
         training: Training | None = None,
     ) -> Float[Array, "b t o"]:
         return self.decoder(z, training, memory=self.encoder(x, training))
