@@ -1,38 +1,34 @@
-"""Every experiment runs tiny, as a user would start it, and its docstring teaches."""
+"""Every experiment runs tiny through the command line, and its docstring teaches."""
 
 import ast
 import json
-import subprocess
-import sys
+import runpy
 from pathlib import Path
 
 import pytest
 
+from jaxinit import cli
+from jaxinit.cell import check
+from jaxinit.study import Study
+
 EXPERIMENTS = sorted((Path(__file__).parent.parent / "experiments").glob("*.py"))
-LIKE_OTHERS = {  # which take the same paths as others, and run with --slow
-    *("chrono2018", "forget_bias2015", "framework_defaults", "irnn2015", "memory2016", "remedies_rnn", "rezero2020"),
-    *("zaremba2014", "he2015"),
-}
 NO_EPOCHS = {"mup_transfer", "depth_transfer"}  # where epochs to a target are not the question
-SMOKED = [
-    pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if path.stem in LIKE_OTHERS else [])
-    for path in EXPERIMENTS
-]
 
 
-@pytest.mark.parametrize("path", SMOKED)
-def test_smoke(path: Path, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, str(path), "--size", "smoke", "--out", str(tmp_path / "s")], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    summary = json.loads((tmp_path / "s" / "summary.json").read_text())
-    assert bool(summary["table"]) == (path.stem not in NO_EPOCHS)
+# All of them in this process: they share what is imported and compiled, and the suite's strictness holds them too.
+@pytest.mark.parametrize("name", [path.stem for path in EXPERIMENTS])
+def test_smoke(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("jaxinit.sweep.one_device_per_core", lambda: None)  # the suite has set its devices up
+    out = tmp_path / "smoke"
+    assert cli.main(["reproduce", name, "--size", "smoke", "--out", str(out)]) == 0
+    summary = json.loads((out / "summary.json").read_text())
+    assert bool(summary["table"]) == (name not in NO_EPOCHS)
     assert summary["claims"]
-    for path in (tmp_path / "s").rglob("summary.json"):  # also those of the studies it is made of
+    for path in out.rglob("summary.json"):  # also those of the studies it is made of
         assert {claim["verdict"] for claim in json.loads(path.read_text())["claims"]} <= {None}, path
-    assert not any(word in done.stdout for word in ("; supported", "; refuted", "; too noisy")), done.stdout
-    assert list((tmp_path / "s" / "figures").glob("*.png"))
+    said = capsys.readouterr().out
+    assert not any(word in said for word in ("; supported", "; refuted", "; too noisy")), said
+    assert list((out / "figures").glob("*.png"))
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
@@ -44,13 +40,6 @@ def test_the_docstring_has_the_command_the_time_and_the_numbers_to_expect(path: 
 
 
 def test_quick_is_the_main_job() -> None:
-    sys.path.insert(0, str(EXPERIMENTS[0].parent))
-    try:
-        from rnn_convergence import SIZES
-    finally:
-        sys.path.pop(0)
-    from jaxinit.cell import check
-    from jaxinit.study import Study
-
+    sizes = runpy.run_path(str(cli.experiments()["rnn_convergence"]))["SIZES"]
     resolved = check(Study()).study
-    assert check(next(iter(SIZES["quick"].values()))).study.__dict__ | {"activation": None} == resolved.__dict__
+    assert check(next(iter(sizes["quick"].values()))).study.__dict__ | {"activation": None} == resolved.__dict__

@@ -1,0 +1,107 @@
+"""What the README shows works: its Python runs as it stands, its commands in tiny sizes."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jaxinit import cli
+from jaxinit.cell import calibrate_starts, check, draw_starts
+from jaxinit.study import Study
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+TINY = {  # what is added to a command so that it takes seconds; of an option given twice the last counts
+    "run": "--hidden 8 --seeds 2 --tune-seeds 1 --lrs 0.01 --epochs 1 --evaluations 1 --batch 128",
+    "probe": "--hidden 8 --seeds 2 --examples 10",
+    "coordcheck": "--seeds 2 --widths 64 128 --steps 1",
+}
+FEWER = {"--length": "12", "--layers": "2"}
+
+
+def commands() -> list[str]:
+    """Every `jaxinit` line of the README's indented blocks, continued lines joined, without its comment."""
+    joined = README.replace("\\\n", " ")
+    lines = re.findall(r"^    (jaxinit .*)$", joined, flags=re.MULTILINE)
+    return list(dict.fromkeys(" ".join(line.split("#")[0].split()) for line in lines))
+
+
+def of_kind(name: str) -> list[str]:
+    return [command for command in commands() if command.split()[1] == name and "--help" not in command]
+
+
+def tiny(command: str) -> list[str]:
+    """The words of a command after `jaxinit`, in the smallest sizes that take the same paths."""
+    words = shlex.split(command)[1:]
+    added = TINY[words[0]].split()
+    for option, value in FEWER.items():
+        if option in words:
+            added += [option, value]
+    return [*words, *added]
+
+
+RUNNABLE = [command for command in commands() if command.split()[1] in ("run", "probe", "coordcheck")]
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to be in, but for the text that the README's commands name."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("jaxinit.sweep.one_device_per_core", lambda: None)  # the suite has set its devices up
+    (tmp_path / "book.txt").write_text("It was the best of times, it was the worst of times. " * 100)
+    return tmp_path
+
+
+@pytest.mark.parametrize("command", of_kind("run"))
+def test_every_study_passes_its_checks_and_draws_its_starts(
+    command: str, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked = []
+
+    def up_to_training(study: Study, out: Path | None) -> int:
+        cell = check(study)
+        calibrate_starts(cell, draw_starts(cell))
+        checked.append(study)
+        return 0
+
+    monkeypatch.setattr("jaxinit.cli.carry_out", up_to_training)
+    assert cli.main(tiny(command)) == 0
+    assert len(checked) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", of_kind("run"))
+def test_every_study_runs(command: str, elsewhere: Path) -> None:
+    assert cli.main(tiny(command)) == 0
+    (folder,) = (elsewhere / "results").iterdir()
+    assert cli.main(["plot", str(folder)]) == 0
+    assert list((folder / "figures").glob("*.png"))
+
+
+@pytest.mark.parametrize("command", [*of_kind("probe"), *of_kind("coordcheck")])
+def test_every_look_before_training_runs(command: str, elsewhere: Path) -> None:
+    words = tiny(command)
+    assert cli.main(words) in ((0, 1) if words[0] == "coordcheck" else (0,))  # 1 is its verdict
+    (folder,) = (elsewhere / "results").iterdir()
+    assert list((folder / "figures").glob("*.png"))
+
+
+def test_the_other_commands_are_those_that_other_tests_run() -> None:
+    experiments = of_kind("reproduce")
+    assert experiments
+    assert all(command.split()[2] in cli.experiments() for command in experiments)
+    here = {*of_kind("run"), *of_kind("probe"), *of_kind("coordcheck"), *experiments}
+    assert set(commands()) - here == {"jaxinit list", "jaxinit plot results/...", "jaxinit run --help"}
+
+
+def test_the_python_runs_as_it_stands(tmp_path: Path) -> None:
+    blocks = re.findall(r"^```python\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+    assert len(blocks) >= 2
+    program = tmp_path / "readme.py"
+    program.write_text("\n".join(blocks))
+    done = subprocess.run([sys.executable, program.name], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "results" / "tiny" / "summary.json").exists()
+    assert (tmp_path / "results" / "body.safetensors").exists()
