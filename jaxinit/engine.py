@@ -349,7 +349,7 @@ def queue(
         scales=None if plain else stack([train.Scales.of(by_scheme[scheme]) for scheme, _, _ in points]),
         dropout=full(study.dropout, np.float32) if study.dropout else None,
     )
-    return [{name: a[seed] for name, a in starts[scheme].items()} for scheme, _, seed in points], trials
+    return [{name: a[seed, ...] for name, a in starts[scheme].items()} for scheme, _, seed in points], trials
 
 
 def _task_attributes(cell: Cell) -> dict[str, Any]:
