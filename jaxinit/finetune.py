@@ -31,6 +31,7 @@ from jaxinit.spec import (
     Leaf,
     Rule,
     Scheme,
+    as_scheme,
     axis_size,
     canonical_order,
     matches,
@@ -212,7 +213,7 @@ def _kind(variable: Any) -> tuple[type | None, tuple[tuple[str, Any], ...]]:
     return type(variable), tuple(variable.get_metadata().items())
 
 
-def pretrained(values: Mapping[str, Array], new: Scheme, *, frozen: bool = False) -> Scheme:
+def pretrained(values: Mapping[str, Array], new: Scheme | Initializer, *, frozen: bool = False) -> Scheme:
     """A start from a trained model: the values it has by name, and `new` for every parameter it has not.
 
     For another head leave its kernel and bias out of `values`. With `frozen`, what is trained already stands still
@@ -223,7 +224,7 @@ def pretrained(values: Mapping[str, Array], new: Scheme, *, frozen: bool = False
 
     def of(leaf: Leaf) -> Rule | Initializer | None:
         if leaf.name not in values:
-            return new(leaf)
+            return as_scheme(new)(leaf)
         value = jnp.asarray(values[leaf.name])
         if value.shape != leaf.shape:
             raise ValueError(

@@ -21,7 +21,7 @@ from flax import nnx
 from jaxtyping import Array, Key
 
 from jaxinit import spec
-from jaxinit.spec import Leaf, Scheme
+from jaxinit.spec import Initializer, Leaf, Scheme
 
 Module = TypeVar("Module", bound=nnx.Module)
 Params = dict[str, Array]
@@ -475,7 +475,7 @@ def leaves(model: nnx.Module) -> tuple[Leaf, ...]:
     return tuple(found)
 
 
-def initialize(model: Module, scheme: Scheme, key: Key[Array, ""]) -> Module:
+def initialize(model: Module, scheme: Scheme | Initializer, key: Key[Array, ""]) -> Module:
     """A copy of `model` whose parameters are drawn under `scheme`; `model` itself is not changed.
 
     Raises: ValueError as `spec.draw` does, and when the scheme has a multiplier other than 1: an array cannot
@@ -493,7 +493,7 @@ def initialize(model: Module, scheme: Scheme, key: Key[Array, ""]) -> Module:
     return fresh
 
 
-def fill(model: nnx.Module, scheme: Scheme, key: Key[Array, ""]) -> None:
+def fill(model: nnx.Module, scheme: Scheme | Initializer, key: Key[Array, ""]) -> None:
     """Draw every parameter of `model` under `scheme`, in place: what a module's constructor ends with."""
     variables = _params(model)
     drawn = spec.draw(scheme, key, leaves(model))

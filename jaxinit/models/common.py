@@ -20,7 +20,7 @@ from jaxinit.spec import Initializer, Override, Rule, Scheme
 class Inits(TypedDict, total=False):
     """How a module starts: `init` is a scheme; each of the others overrides it for one role, the Flax way."""
 
-    init: Scheme
+    init: Scheme | Initializer
     kernel_init: Initializer | None
     recurrent_init: Initializer | None
     readout_init: Initializer | None
