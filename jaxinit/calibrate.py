@@ -6,23 +6,30 @@ Each only rescales: a kernel is multiplied by one factor for each of its indepen
 law of a scheme keeps its shape (`admin` rescales the stream and no kernel). All are pure: they can be jitted and mapped
 over seeds. `CALIBRATIONS` is the table of names; a study's `orthogonal+lsuv` is the scheme `orthogonal`, calibrated by
 `lsuv`.
+
+A start that a calibration cannot treat raises ValueError, with the parameter and the reason. Inside `jit` no value is
+known: `Calibrated.failures` then holds what has to be checked outside (`checked`).
 """
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-from jaxtyping import Array, Float
+from jax.core import Tracer
+from jaxtyping import Array, Bool, Float
 
 from jaxinit import watch
-from jaxinit.spec import Leaf
+from jaxinit.spec import Leaf, sampling_dtype
 
 Params: TypeAlias = dict[str, Array]
 Factors: TypeAlias = dict[str, Float[Array, " copies"]]
 Batch: TypeAlias = tuple[Array, Array]
+
+TABLES = ("embedding", "position")  # roles of tables whose rows may be added without a product
+ROUNDING = 1e-5  # a variance below this share of the mean square is rounding error in float32
 
 
 class Problem(NamedTuple):
@@ -42,11 +49,29 @@ class Problem(NamedTuple):
 
 
 class Calibrated(NamedTuple):
-    """The calibrated parameters, the factor of each kernel, and named numbers about how it went."""
+    """The calibrated parameters, the factor of each kernel, and named numbers about how it went.
+
+    dtypes: each parameter keeps its own; factors are float32, or wider where a parameter is. `failures` says of each
+    reason why the start cannot be treated, with the name of a parameter, whether it holds.
+    """
 
     params: Params
     factors: Factors
     report: dict[str, Array]
+    failures: dict[str, Any]
+
+
+def checked(done: Calibrated) -> Calibrated:
+    """`done` as it is, unless its values are known and one of its failures holds.
+
+    Raises: ValueError with all reasons that hold, of any seed if there are several.
+    """
+    if any(isinstance(holds, Tracer) for holds in done.failures.values()):
+        return done
+    reasons = [reason for reason, holds in done.failures.items() if np.any(holds)]
+    if reasons:
+        raise ValueError("; ".join(reasons))
+    return done
 
 
 def lsuv(problem: Problem, params: Params, batches: Batch, *, tolerance: float = 0.02, passes: int = 20) -> Calibrated:
@@ -58,9 +83,10 @@ def lsuv(problem: Problem, params: Params, batches: Batch, *, tolerance: float =
     Shapes: `batches` is (x, y), `[count, batch, ...]`: all of it together calibrates, and `y` is not used.
     Report: `variance_low` and `variance_high`, the extremes over kernels afterwards; `passes`; `spread`, the largest
     standard deviation over the batches, each calibrated alone, of the logarithm of a factor: how much the result
-    depends on its batch (0.1 is about 10 %); left out for a single batch.
-    Assumes that the draw is not zero; a product without variance is left alone.
-    Raises: ValueError for a kernel that no product was found for, by name.
+    depends on its batch (0.1 is about 10 %); left out for a single batch. `skipped NAME`, 1, for a table of embeddings
+    or positions that is added and never multiplied: it stays as it was drawn.
+    Raises: ValueError for a kernel that no product was found for, and for a product that is not finite or hardly varies
+    (its standard deviation is below 1/300 of its root mean square, or 0), by name.
     Source: Mishkin & Matas (2016), algorithm 1. Departures: recurrent, attention and tied kernels take part, per copy;
     the data's order is read off the program; orthonormal matrices are the scheme's business (`saxe_orthogonal`).
     """
@@ -68,39 +94,49 @@ def lsuv(problem: Problem, params: Params, batches: Batch, *, tolerance: float =
     together = x.reshape(-1, *x.shape[2:])
     factors, moments, rounds = _lsuv(problem, params, together, tolerance, passes)
     variances = jnp.concatenate([of.variance for of in moments.values()])
-    lasting = jnp.where(variances > 0, variances, 1)
-    report = {"variance_low": lasting.min(), "variance_high": lasting.max(), "passes": rounds}
+    report = {"variance_low": variances.min(), "variance_high": variances.max(), "passes": rounds}
+    failures = {}
+    for name, of in moments.items():
+        finite = jnp.isfinite(of.mean_square)
+        failures[f"lsuv: the product with {name!r} is not finite; start smaller, or look at the data"] = ~finite
+        failures[
+            f"lsuv: the product with {name!r} has variance 0, which no factor makes 1: the parameter is zero, or what "
+            "it multiplies is zero or constant; start it otherwise, or leave lsuv out"
+        ] = finite & ~_varies(of)
+    skipped = [leaf.name for leaf in problem.leaves if leaf.is_kernel and leaf.name not in moments]
+    report |= {f"skipped {name}": jnp.ones(()) for name in skipped}
     if x.shape[0] > 1:
         alone = jax.lax.map(lambda batch: _lsuv(problem, params, batch, tolerance, passes)[0], x)
         report["spread"] = jnp.max(jnp.stack([jnp.max(jnp.std(jnp.log(of), axis=0)) for of in alone.values()]))
-    return Calibrated(_stretched(problem, params, factors), factors, report)
+    return checked(Calibrated(_stretched(problem, params, factors), factors, report, failures))
 
 
 def _lsuv(
     problem: Problem, params: Params, x: Array, tolerance: float, passes: int
 ) -> tuple[Factors, dict[str, watch.Moments], Array]:
-    kernels = [leaf.name for leaf in problem.leaves if leaf.is_kernel]
-
     def measured(factors: Factors) -> dict[str, watch.Moments]:
         return watch.products(problem.apply, problem.leaves, _stretched(problem, params, factors), x)[1]
 
-    ones = {leaf.name: jnp.ones(leaf.copies) for leaf in problem.leaves if leaf.name in kernels}
+    kernels = {leaf.name: leaf for leaf in problem.leaves if leaf.is_kernel}
     order = [name for name in watch.products(problem.apply, problem.leaves, params, x)[1] if name in kernels]
-    missing = sorted(set(kernels) - set(order))
+    missing = sorted(name for name in set(kernels) - set(order) if kernels[name].role not in TABLES)
     if missing:
         raise ValueError(
             f"lsuv found no product with {missing}, so it cannot measure what they do; calibrate a model that uses "
             "them in a matrix product or a convolution, outside of branches and while loops"
         )
+    ones = _ones({name: kernels[name] for name in order}, params)
 
     def one_pass(state: tuple[Factors, Array, Array]) -> tuple[Factors, Array, Array]:
         factors, _, rounds = state
 
         def one_kernel(k: Array, factors: Factors) -> Factors:
             moments = measured(factors)
-            correct = lambda name: (
-                factors[name] * jnp.where(moments[name].variance > 0, jax.lax.rsqrt(moments[name].variance), 1)
-            )
+
+            def correct(name: str) -> Array:
+                variance = jnp.where(_varies(moments[name]), moments[name].variance, 1)
+                return factors[name] * jax.lax.rsqrt(variance).astype(factors[name].dtype)
+
             return factors | {
                 name: jnp.where(k == place, correct(name), factors[name]) for place, name in enumerate(order)
             }
@@ -111,15 +147,22 @@ def _lsuv(
     def going_on(state: tuple[Factors, Array, Array]) -> Array:
         return (state[1] > tolerance) & (state[2] < passes)
 
-    factors, _, rounds = jax.lax.while_loop(going_on, one_pass, (ones, jnp.asarray(jnp.inf), jnp.asarray(0)))
+    far = jnp.full((), tolerance + 1, jnp.float32)
+    factors, _, rounds = jax.lax.while_loop(going_on, one_pass, (ones, far, jnp.zeros((), jnp.int32)))
     after = measured(factors)
     return factors, {name: after[name] for name in order}, rounds
 
 
+def _varies(moments: watch.Moments) -> Bool[Array, " copies"]:
+    """Whether a product has a variance that is more than the rounding error of its mean square, and finite."""
+    finite = jnp.isfinite(moments.mean_square)
+    return finite & (moments.variance > ROUNDING * jnp.where(finite, moments.mean_square, 0))
+
+
 def _off(moments: dict[str, watch.Moments]) -> Array:
-    """How far from 1 the variance of a product is, at most; products without variance aside."""
-    variances = jnp.concatenate([of.variance for of in moments.values()])
-    return jnp.max(jnp.where(variances > 0, jnp.abs(variances - 1), 0))
+    """How far from 1 the variance of a product is, at most; products that do not vary aside."""
+    off = [jnp.where(_varies(of), jnp.abs(of.variance - 1), 0) for of in moments.values()]
+    return jnp.max(jnp.concatenate(off))
 
 
 def gradient_quotient(loss: Callable[[Params], Array], params: Params, *, eps: float = 1e-5) -> Float[Array, ""]:
@@ -130,15 +173,15 @@ def gradient_quotient(loss: Callable[[Params], Array], params: Params, *, eps: f
     Units: dimensionless. Assumes a loss that reverse mode differentiates twice.
     Source: Dauphin & Schoenholz (2019), MetaInit, eq. 1 and 2.
     """
-    half_square = lambda p: sum(jnp.sum(g**2) for g in jax.tree.leaves(jax.grad(loss)(p))) / 2
+    half_square = lambda p: _total(lambda g: g**2, jax.grad(loss)(p)) / 2
     slopes, curved = jax.grad(loss)(params), jax.grad(half_square)(params)  # g and H g
 
     def off(g: Array, hg: Array) -> Array:
-        sign = jax.lax.stop_gradient(jnp.where(g >= 0, 1.0, -1.0))
-        return jnp.sum(jnp.abs((g - hg) / (g + eps * sign) - 1))
+        sign = jax.lax.stop_gradient(jnp.where(g >= 0, jnp.ones_like(g), -jnp.ones_like(g)))
+        return jnp.abs((g - hg) / (g + eps * sign) - 1)
 
     count = sum(g.size for g in jax.tree.leaves(slopes))
-    return sum(jax.tree.leaves(jax.tree.map(off, slopes, curved)), jnp.zeros(())) / count
+    return _total(lambda of: of, jax.tree.map(off, slopes, curved)) / count
 
 
 def metainit(
@@ -149,12 +192,14 @@ def metainit(
     |W| <- |W| + v, v <- momentum v - rate sign(d GQ / d |W|), for every kernel (copy) at every step. Directions stay.
     Shapes: `batches` is (x, y), `[count, batch, ...]`, taken in turn.
     Report: `quotient_before` and `quotient_after`, each the mean over the batches.
-    Assumes kernels that are not zero; a norm never falls below a hundredth of its start.
+    Assumes that a norm never needs to fall below a hundredth of its start, which it does not.
+    Raises: ValueError for a kernel that is zero, which has no direction to keep, or not finite, by name, and for a
+    quotient that is not finite.
     Source: Dauphin & Schoenholz (2019), algorithm 1. Departures: the norm of each copy moves by itself; the data is the
     task's, where the paper also takes random inputs and labels; the floor.
     """
     kernels = {leaf.name: leaf for leaf in problem.leaves if leaf.is_kernel}
-    start = {name: _norms(leaf, params[name]) for name, leaf in kernels.items()}
+    failures, start = _unscalable("metainit", kernels, params)
     quotient = lambda factors, batch: gradient_quotient(
         lambda p: problem.loss_of(p, batch), _stretched(problem, params, factors)
     )
@@ -166,11 +211,12 @@ def metainit(
         moved = {name: jnp.maximum(of + speed[name] / start[name], 0.01) for name, of in factors.items()}
         return (moved, speed), None
 
-    ones = jax.tree.map(jnp.ones_like, start)
+    ones = _ones(kernels, params)
     (factors, _), _ = jax.lax.scan(step, (ones, jax.tree.map(jnp.zeros_like, ones)), _in_turn(batches, steps))
     mean = lambda factors: jnp.mean(jax.lax.map(lambda batch: quotient(factors, batch), batches))
     report = {"quotient_before": mean(ones), "quotient_after": mean(factors)}
-    return Calibrated(_stretched(problem, params, factors), factors, report)
+    failures |= _not_finite("metainit", report)
+    return checked(Calibrated(_stretched(problem, params, factors), factors, report, failures))
 
 
 def gradinit(
@@ -180,58 +226,72 @@ def gradinit(
     *,
     steps: int = 200,
     rate: float = 0.03,
-    eta: float = 0.1,
+    eta: float | None = None,
     bound: float | None = None,
 ) -> Calibrated:
     """GradInit: the factors at which the first step of training lowers the loss most, its gradient bounded.
 
     While |g| <= bound: lower L(f W - eta A(g)); else lower |g|. g = dL / d(f W); A(g) = g and |.| = l2 for SGD, A(g) =
-    sign(g) and |.| = l1 for Adam. The logarithms of the factors f follow Adam with `rate`; f stays above 0.01.
+    sign(g) and |.| = l1 for Adam. The logarithms of the factors f follow Adam with `rate` and both decays 0.9, whose
+    moments of the two slopes are apart; f stays above 0.01.
     Shapes: `batches` is (x, y), `[count, batch, ...]`: the gradient is of one, the loss of the next.
-    `bound`: 1 for SGD; for Adam sqrt(number of parameters), which is what an l2 norm of 1 comes to if all are alike.
+    `eta`, the step: 0.1 for SGD, 0.001 for Adam. `bound`: 1 for SGD, 1000 for Adam.
     Report: `loss_before`, `loss_after`, and the gradient's `norm_before`, `norm_after`: means over the batches, before
     any training.
-    Source: Zhu et al. (2021), algorithm 1. Departures: the two batches share nothing, where the paper's share half;
-    the bound for Adam; logarithms of the factors, so that a start that is wrong by
+    Raises: ValueError for a kernel that is zero, which no factor changes, or not finite, by name, and for a loss or a
+    norm that is not finite.
+    Source: Zhu et al. (2021), algorithm 1, and their code for eta and the bounds, and for moments apart under Adam.
+    Departures: the two batches share nothing, where the paper's share half; logarithms of the factors, and a decay of
+    0.9 for their squares (there 0.98 under Adam, 0.999 and slopes clipped under SGD), so that a start that is wrong by
     orders of magnitude is reached too; only kernels have factors, since biases start at 0.
     """
     adam = problem.optimizer == "adam"
-    size = sum(params[leaf.name].size for leaf in problem.leaves)
-    limit = bound if bound is not None else math.sqrt(size) if adam else 1.0
+    length = (0.001 if adam else 0.1) if eta is None else eta
+    limit = (1000.0 if adam else 1.0) if bound is None else bound
     kernels = {leaf.name: leaf for leaf in problem.leaves if leaf.is_kernel}
-    ones = {name: jnp.ones(leaf.copies) for name, leaf in kernels.items()}
+    ones = _ones(kernels, params)
+    failures, _ = _unscalable("gradinit", kernels, params)
     slopes_of = lambda factors, batch: jax.grad(problem.loss_of)(_stretched(problem, params, factors), batch)
 
     def norm(factors: Factors, batch: Batch) -> Array:
-        leaves = jax.tree.leaves(slopes_of(factors, batch))
+        slopes = slopes_of(factors, batch)
         if adam:
-            return sum((jnp.sum(jnp.abs(g)) for g in leaves), jnp.zeros(()))
-        return jnp.sqrt(sum((jnp.sum(g**2) for g in leaves), jnp.zeros(())) + 1e-30)
+            return _total(jnp.abs, slopes)
+        return jnp.sqrt(_total(lambda g: g**2, slopes) + 1e-30)
 
     def after_step(factors: Factors, batch: Batch, other: Batch) -> Array:
         direction = slopes_of(factors, batch)
         if adam:
             direction = jax.tree.map(jnp.sign, direction)
-        moved = jax.tree.map(lambda w, d: w - eta * d, _stretched(problem, params, factors), direction)
+        moved = jax.tree.map(lambda w, d: w - length * d, _stretched(problem, params, factors), direction)
         return problem.loss_of(moved, other)
 
-    updates = optax.adam(rate, eps=1e-20)  # tiny slopes are slopes too
-    by_log = lambda slope, f: jnp.nan_to_num(slope * f)
+    # tiny slopes are slopes too; and a start that is far off has large ones, which must be forgotten soon
+    updates = optax.adam(rate, b2=0.9, eps=1e-20)
+
+    def change(slopes: Factors, factors: Factors, moments: Any) -> Any:
+        by_log = jax.tree.map(lambda slope, f: jnp.nan_to_num(slope * f), slopes, factors)
+        with jax.numpy_dtype_promotion("standard"):  # Optax relies on it
+            return updates.update(by_log, moments)
 
     def step(state: Any, batch: Batch) -> tuple[Any, None]:
-        factors, moments, before = state
-        slopes = jax.lax.cond(
-            norm(factors, before) > limit,
-            lambda: jax.grad(norm)(factors, before),
-            lambda: jax.grad(after_step)(factors, before, batch),
-        )
-        with jax.numpy_dtype_promotion("standard"):  # Optax relies on it
-            change, moments = updates.update(jax.tree.map(by_log, slopes, factors), moments)
-        factors = jax.tree.map(lambda f, c: jnp.maximum(f * jnp.exp(c), 0.01), factors, change)
-        return (factors, moments, batch), None
+        factors, of_loss, of_norm, before = state
+
+        def within() -> Any:
+            by_log, moments = change(jax.grad(after_step)(factors, before, batch), factors, of_loss)
+            return by_log, moments, of_norm
+
+        def beyond() -> Any:
+            by_log, moments = change(jax.grad(norm)(factors, before), factors, of_norm)
+            return by_log, of_loss, moments
+
+        by_log, of_loss, of_norm = jax.lax.cond(norm(factors, before) > limit, beyond, within)
+        factors = jax.tree.map(lambda f, c: jnp.maximum(f * jnp.exp(c), 0.01), factors, by_log)
+        return (factors, of_loss, of_norm, batch), None
 
     first = jax.tree.map(lambda a: a[-1], batches)
-    (factors, _, _), _ = jax.lax.scan(step, (ones, updates.init(ones), first), _in_turn(batches, steps))
+    state = ones, updates.init(ones), updates.init(ones), first
+    (factors, *_), _ = jax.lax.scan(step, state, _in_turn(batches, steps))
     mean = lambda of, factors: jnp.mean(jax.lax.map(lambda batch: of(factors, batch), batches))
     loss = lambda factors, batch: problem.loss_of(_stretched(problem, params, factors), batch)
     report = {
@@ -240,7 +300,8 @@ def gradinit(
         "norm_before": mean(norm, ones),
         "norm_after": mean(norm, factors),
     }
-    return Calibrated(_stretched(problem, params, factors), factors, report)
+    failures |= _not_finite("gradinit", report)
+    return checked(Calibrated(_stretched(problem, params, factors), factors, report, failures))
 
 
 def admin(problem: Problem, params: Params, batches: Batch) -> Calibrated:
@@ -267,7 +328,8 @@ def admin(problem: Problem, params: Params, batches: Batch) -> Calibrated:
     for skip, branch in zip(sorted(skips, key=lambda name: (layer[name], name)), branches, strict=True):
         found[skip] = jnp.broadcast_to(jnp.sqrt(omega), params[skip].shape)
         omega = omega + jnp.mean(moments[branch].variance)
-    return Calibrated(found, {}, {"omega_last": jnp.sqrt(omega)})
+    report = {"omega_last": jnp.sqrt(omega)}
+    return checked(Calibrated(found, {}, report, _not_finite("admin", report)))
 
 
 CALIBRATIONS: dict[str, Callable[[Problem, Params, Batch], Calibrated]] = {
@@ -283,13 +345,54 @@ def _along(leaf: Leaf, of: Array) -> Array:
     return jnp.broadcast_to(of.reshape(leaf.copy_shape), leaf.shape)
 
 
-def _norms(leaf: Leaf, w: Array) -> Float[Array, " copies"]:
-    return watch.by_copy(lambda entries: jnp.sqrt(jnp.sum(entries**2, 1)), leaf, w)
+def _ones(kernels: dict[str, Leaf], params: Params) -> Factors:
+    """A factor of 1 for every copy, in float32, or wider where the parameter is."""
+    real = lambda w: jnp.finfo(sampling_dtype(w.dtype)).dtype
+    return {name: jnp.ones(leaf.copies, real(params[name])) for name, leaf in kernels.items()}
+
+
+def _unscalable(
+    calibration: str, kernels: dict[str, Leaf], params: Params
+) -> tuple[dict[str, Array], dict[str, Float[Array, " copies"]]]:
+    """Why kernels cannot be scaled, and whether so; and their norms by copy, 1 where there is none to divide by."""
+    failures, norms = {}, {}
+    for name, leaf in kernels.items():
+        wide = params[name].astype(sampling_dtype(params[name].dtype))
+        largest = watch.by_copy(lambda entries: jnp.max(jnp.abs(entries), 1), leaf, wide)
+        finite = jnp.isfinite(largest)
+        failures[f"{calibration}: {name!r} is not finite; start it smaller"] = ~finite
+        failures[
+            f"{calibration}: {name!r} is zero, and only its size would change; start it otherwise, or leave "
+            f"{calibration} out"
+        ] = largest == 0
+        usable = finite & (largest > 0)
+        unit = jnp.where(usable, largest, 1)
+        # by the largest entry first: squares of small ones would underflow
+        size = watch.by_copy(lambda entries, unit=unit: jnp.sum((entries / unit[:, None]) ** 2, 1), leaf, wide)
+        norms[name] = jnp.where(usable, unit * jnp.sqrt(jnp.where(usable, size, 1)), 1)
+    return failures, norms
+
+
+def _not_finite(calibration: str, report: dict[str, Array]) -> dict[str, Array]:
+    """Which numbers of a report are not finite, as failures."""
+    advice = "start smaller, or look at the data"
+    return {f"{calibration}: {name} is not finite; {advice}": ~jnp.isfinite(of) for name, of in report.items()}
 
 
 def _stretched(problem: Problem, params: Params, factors: Factors) -> Params:
     by_name = {leaf.name: leaf for leaf in problem.leaves}
-    return params | {name: params[name] * _along(by_name[name], of) for name, of in factors.items()}
+    stretched = dict(params)
+    for name, of in factors.items():
+        wide = params[name].astype(sampling_dtype(params[name].dtype))
+        stretched[name] = (wide * _along(by_name[name], of).astype(wide.dtype)).astype(params[name].dtype)
+    return stretched
+
+
+def _total(of: Callable[[Array], Array], tree: Any) -> Float[Array, ""]:
+    """The sum of `of` over all entries of a tree, in float32, or wider where an array is."""
+    leaves = [of(array.astype(sampling_dtype(array.dtype))) for array in jax.tree.leaves(tree)]
+    widest = max((array.dtype for array in leaves), key=lambda dtype: dtype.itemsize)
+    return jnp.sum(jnp.stack([jnp.sum(array).astype(widest) for array in leaves]))
 
 
 def _in_turn(batches: Batch, steps: int) -> Batch:

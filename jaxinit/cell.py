@@ -330,25 +330,24 @@ def calibrate_starts(cell: Cell, starts: Starts) -> tuple[Starts, Reports]:
         apply = lambda p, x, factors=factors: open_cell.as_trained(p, factors, x)
         problem = calibrate.Problem(cell.model.leaves, apply, task.loss, study.optimizer)
 
-        def of(data: Any, start: tuple, problem=problem, calibration=calibration) -> tuple[Params, dict]:
+        def of(data: Any, start: tuple, problem=problem, calibration=calibration) -> calibrate.Calibrated:
             seed, params = start
             key = named_key(jax.random.key(seed), "calibration")
             batches = jax.vmap(lambda ticket: task.batch(data, ticket))(task.tickets(data, key, count, study.batch))
-            done = calibration(problem, params, batches)
-            return done.params, done.report
+            return calibration(problem, params, batches)
 
         run_all = jax.jit(lambda data, seeds, params, of=of: jax.lax.map(lambda s: of(data, s), (seeds, params)))
         try:
-            params, report = jax.tree.map(np.asarray, run_all(task.data, seeds, starts[name]))
+            done: Any = calibrate.checked(jax.tree.map(np.asarray, run_all(task.data, seeds, starts[name])))
         except ValueError as error:
             raise BadStudy(f"{name}: {error}") from error
-        starts[name] = params
+        starts[name] = done.params
         spread = lambda values: {
             "median": float(np.median(values)),
             "low": float(values.min()),
             "high": float(values.max()),
         }
-        reports[name] = {what: spread(values) for what, values in report.items()}
+        reports[name] = {what: spread(values) for what, values in done.report.items()}
     return starts, reports
 
 

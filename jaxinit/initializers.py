@@ -26,12 +26,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Key, Num
 
 from jaxinit import theory
 from jaxinit.spec import Initializer, Joint, Leaf, Sample, Sampler, sampling_dtype
 
-Number = float | np.floating | Float[Array, ""]  # known, or traced
+Number = float | np.number | Num[Array, ""]  # known, or traced
 Law = Literal["uniform", "truncated_normal", "normal"]
 Mode = Literal["fan_in", "fan_out", "fan_avg", "fan_geo_avg"]
 
@@ -155,6 +155,7 @@ def truncated_normal(std: Number, lower: Number = -2.0, upper: Number = 2.0) -> 
     _check_std(std, "truncated_normal")
     if known(lower, upper) and not lower < upper:
         raise ValueError(f"truncated_normal needs lower < upper, in units of std, got {lower} and {upper}")
+    std, lower, upper = _as_float(std), _as_float(lower), _as_float(upper)
 
     def init(key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike) -> Array:
         wide = sampling_dtype(dtype)
@@ -178,6 +179,11 @@ def truncated_normal(std: Number, lower: Number = -2.0, upper: Number = 2.0) -> 
         )
 
     return Sampler(init)
+
+
+def _as_float(number: Number) -> Any:
+    """A number that is traced as a float, not as an integer; a known one as it is."""
+    return number if known(number) else jnp.asarray(number, jnp.result_type(float))
 
 
 def polar(modulus: Array, angle: Array) -> Array:

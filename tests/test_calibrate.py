@@ -1,5 +1,9 @@
 """LSUV reaches its variances, MetaInit and GradInit lower what they promise to, and all rescale only."""
 
+import os
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -245,3 +249,203 @@ def test_admin_profiles_the_branches() -> None:
     np.testing.assert_allclose(omegas, expected, rtol=1e-3)
     with pytest.raises(ValueError, match="learned_skip"):
         calibrate.admin(calibrate.Problem((), model.apply, lambda outputs, y: jnp.mean(outputs)), params, (x, x))
+
+
+def shallow(scale: float, optimizer: str, kind: str) -> tuple[Problem, dict[str, Array], tuple[Array, Array]]:
+    """A small net of a kind, its kernels `scale` times Glorot's, and eight batches."""
+    order = jax.random.permutation(jax.random.key(3), 1280)[:512].reshape(8, 64)
+    x, y = DIGITS.data["train_x"][order], DIGITS.data["train_y"][order]
+    if kind == "cnn":
+        leaves = (
+            Leaf("first", (3, 3, 1, 8), "wwio", "hidden"),
+            Leaf("second", (3, 3, 8, 16), "wwio", "hidden"),
+            Leaf("readout", (16, 10), "io", "readout"),
+        )
+
+        def apply(p: dict[str, Array], x: Array) -> Array:
+            for name in ("first", "second"):
+                x = jax.lax.conv_general_dilated(x, p[name], (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+                x = jax.nn.relu(x)
+            return x.mean((1, 2)) @ p["readout"]
+
+        x = x.reshape(8, 64, 8, 8, 1)
+    elif kind == "mlp":
+        leaves, apply, *_ = functional(lambda: MODELS["mlp"](64, 32, 10, layers=4, rngs=nnx.Rngs(0)))
+    else:
+        make = lambda: Transformer(
+            8, 16, 10, layers=1, heads=2, length=8, readout="mean", causal=False, scan=False, rngs=nnx.Rngs(0)
+        )
+        leaves, apply, *_ = functional(make)
+    drawn = spec.draw(glorot_scheme, jax.random.key(0), leaves)
+    kernels = {leaf.name for leaf in leaves if leaf.is_kernel}
+    params = {name: w * scale if name in kernels else w for name, w in drawn.items()}
+    return Problem(leaves, apply, cross_entropy, optimizer), params, (x, y)
+
+
+ETA = {"sgd": 0.1, "adam": 0.001}
+
+
+def after_one_step(problem: Problem, params: dict[str, Array], data: tuple[Array, Array]) -> Array:
+    """The loss on a batch after one step on the one before, mean over the batches: plain first steps."""
+
+    def one(k: Array) -> Array:
+        batch, other = (jax.tree.map(lambda a, at=at: a[at % 8], data) for at in (k, k + 1))
+        slopes = jax.grad(problem.loss_of)(params, batch)
+        if problem.optimizer == "adam":
+            slopes = jax.tree.map(jnp.sign, slopes)
+        moved = jax.tree.map(lambda w, g: w - ETA[problem.optimizer] * g, params, slopes)
+        return problem.loss_of(moved, other)
+
+    return jnp.mean(jax.lax.map(one, jnp.arange(8)))
+
+
+def published_gradinit(problem: Problem, params: dict[str, Array], data: tuple[Array, Array], steps: int = 390) -> dict:
+    """The published rule as its code has it: factors themselves follow Adam, the step is a constant, moments apart."""
+    adam, eta = problem.optimizer == "adam", ETA[problem.optimizer]
+    rate, limit, decay = 0.01, 1000.0 if adam else 1.0, 0.98 if adam else 0.999
+    kernels = [leaf.name for leaf in problem.leaves if leaf.is_kernel]
+    scaled = lambda f: params | {name: params[name] * f[k] for k, name in enumerate(kernels)}
+
+    def size(f: Array, batch: tuple) -> Array:
+        slopes = jax.tree.leaves(jax.grad(problem.loss_of)(scaled(f), batch))
+        if adam:
+            return jnp.stack([jnp.abs(g).sum() for g in slopes]).sum()
+        return jnp.sqrt(jnp.stack([(g**2).sum() for g in slopes]).sum())
+
+    def stepped(f: Array, batch: tuple, other: tuple) -> Array:
+        slopes = jax.lax.stop_gradient(jax.grad(problem.loss_of)(scaled(f), batch))
+        slopes = jax.tree.map(jnp.sign, slopes) if adam else slopes
+        return problem.loss_of(jax.tree.map(lambda w, g: w - eta * g, scaled(f), slopes), other) / eta
+
+    def step(state: tuple, k: Array) -> tuple[tuple, None]:
+        f, means, squares, counts = state  # [2, kernels]: of the loss, of the norm
+        batch, other = (jax.tree.map(lambda a, at=at: a[at % 8], data) for at in (k, k + 1))
+        beyond = (size(f, batch) > limit).astype(jnp.int32)
+        slope = jax.lax.cond(beyond == 1, lambda: jax.grad(size)(f, batch), lambda: jax.grad(stepped)(f, batch, other))
+        means = means.at[beyond].set(0.9 * means[beyond] + 0.1 * slope)
+        squares = squares.at[beyond].set(decay * squares[beyond] + (1 - decay) * slope**2)
+        counts = counts.at[beyond].add(1)
+        mean, square = means[beyond] / (1 - 0.9 ** counts[beyond]), squares[beyond] / (1 - decay ** counts[beyond])
+        return (jnp.maximum(f - rate * mean / (jnp.sqrt(square) + 1e-8), 0.01), means, squares, counts), None
+
+    zero = jnp.zeros((2, len(kernels)))
+    (f, *_), _ = jax.lax.scan(step, (jnp.ones(len(kernels)), zero, zero, jnp.zeros(2)), jnp.arange(steps))
+    return scaled(f)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("kind", ["mlp", "cnn", "transformer"])
+def test_gradinit_lowers_the_loss_after_one_step_as_the_published_rule_does(kind: str, optimizer: str) -> None:
+    problem, _, data = shallow(1.0, optimizer, kind)
+    none, ours, theirs = (
+        jax.jit(lambda p, of=of: after_one_step(problem, of(p), data))
+        for of in (
+            lambda p: p,
+            lambda p: gradinit(problem, p, data).params,
+            lambda p: published_gradinit(problem, p, data),
+        )
+    )
+    for scale in (0.3, 1.0, 3.0):
+        params = shallow(scale, optimizer, kind)[1]
+        before, after, published = (float(of(params)) for of in (none, ours, theirs))
+        print(f"{kind} {optimizer} {scale:g} Glorot: none {before:.3f}, ours {after:.3f}, published {published:.3f}")
+        assert after < before
+        assert before - after > 0.9 * (before - published)
+
+
+def dead(name: str, value: float) -> tuple[Problem, dict[str, Array], tuple[Array, Array]]:
+    problem, params, data = shallow(1.0, "sgd", "mlp")
+    return problem, params | {name: jnp.full_like(params[name], value)}, data
+
+
+@pytest.mark.parametrize(
+    ("calibration", "value", "message"),
+    [
+        (lsuv, 0.0, "lsuv: the product with 'layers.1.kernel' has variance 0"),
+        (lsuv, jnp.nan, "lsuv: the product with 'layers.1.kernel' is not finite"),
+        (metainit, 0.0, "metainit: 'layers.1.kernel' is zero"),
+        (metainit, jnp.nan, "metainit: 'layers.1.kernel' is not finite"),
+        (gradinit, 0.0, "gradinit: 'layers.1.kernel' is zero"),
+        (gradinit, jnp.nan, "gradinit: 'layers.1.kernel' is not finite"),
+    ],
+)
+def test_a_start_that_cannot_be_calibrated_is_refused_by_name(calibration, value: float, message: str) -> None:
+    problem, params, data = dead("layers.1.kernel", value)
+    options = {} if calibration is lsuv else {"steps": 1}
+    done = jax.jit(lambda p: calibration(problem, p, data, **options))(params)  # as a study calls it
+    with pytest.raises(ValueError, match=message):
+        calibrate.checked(done)
+    named = [reason for reason, holds in done.failures.items() if np.any(holds)]
+    assert message in named[0]
+    if value == 0:
+        assert all(bool(jnp.isfinite(w).all()) for w in done.params.values())
+        assert all(np.isfinite(number) for number in done.report.values())
+    if calibration is lsuv and value == 0:
+        assert done.report["variance_low"] == 0
+        with pytest.raises(ValueError, match=message):
+            lsuv(problem, params, data)
+
+
+def test_a_product_that_is_constant_has_no_variance() -> None:
+    """Rounding gives the variance of a constant some 1e-7 of its square, which is not to be scaled to 1."""
+    leaves = (Leaf("first", (3, 4), "io", "hidden"),)
+    problem = Problem(leaves, lambda p, x: x @ p["first"], cross_entropy)
+    x = jnp.broadcast_to(jnp.asarray([0.1, 0.7, 0.3]), (2, 50, 3))
+    with pytest.raises(ValueError, match="'first' has variance 0"):
+        lsuv(problem, {"first": jnp.full((3, 4), 0.3)}, (x, x))
+
+
+@pytest.mark.parametrize("positions", ["learned", "rotary", None])
+def test_lsuv_of_transformers_leaves_positions_as_they_are(positions) -> None:
+    make = lambda: Transformer(
+        11, 16, 11, layers=1, heads=2, length=6, positions=positions, scan=False, rngs=nnx.Rngs(0)
+    )
+    leaves, apply, *_ = functional(make)
+    params = spec.draw(SCHEMES["xavier_transformer"], jax.random.key(0), leaves)
+    x = jax.random.randint(jax.random.key(1), (2, 16, 6), 0, 11)
+    problem = Problem(leaves, apply, cross_entropy)
+    done = jax.jit(lambda p: lsuv(problem, p, (x, x)))(params)
+    calibrate.checked(done)
+    measured = variances(problem, done.params, x.reshape(-1, 6))
+    assert set(measured) == {leaf.name for leaf in leaves if leaf.is_kernel and leaf.role != "position"}
+    for name, variance in measured.items():
+        np.testing.assert_allclose(variance, 1, atol=0.1, err_msg=name)
+    assert ("skipped positions" in done.report) == (positions == "learned")
+    if positions == "learned":
+        np.testing.assert_array_equal(done.params["positions"], params["positions"])
+
+
+def test_calibrations_keep_dtypes() -> None:
+    problem, params, (x, y) = shallow(1.0, "adam", "mlp")
+    halves = {name: w.astype(jnp.bfloat16) for name, w in params.items()}
+    cast = lambda p, x: problem.apply({name: w.astype(jnp.float32) for name, w in p.items()}, x)
+    for calibration, options in ((lsuv, {}), (metainit, {"steps": 2}), (gradinit, {"steps": 2})):
+        done = jax.jit(
+            lambda p, of=calibration, options=options: of(problem._replace(apply=cast), p, (x, y), **options)
+        )(halves)
+        assert {w.dtype for w in done.params.values()} == {jnp.dtype(jnp.bfloat16)}
+        assert all(factor.dtype == jnp.float32 for factor in done.factors.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("setting", ["JAX_ENABLE_X64", "JAX_DEBUG_NANS", "JAX_DEBUG_INFS"])
+def test_calibrations_under_the_settings_of_jax(setting: str) -> None:
+    program = """
+import jax, numpy as np
+from dataclasses import replace
+from jaxinit import cell as cells
+from jaxinit.study import Study
+schemes = tuple(f"xavier_rnn+{name}" for name in ("lsuv", "metainit", "gradinit"))
+for model, optimizer in (("rnn", "sgd"), ("mlp", "adam")):
+    study = Study(model=model, hidden=8, layers=1, schemes=schemes, baseline=schemes[0], lrs=(0.1,), seeds=2,
+                  tune_seeds=1, batch=64, optimizer=optimizer)
+    cell = cells.check(study)
+    starts, reports = cells.calibrate_starts(cell, cells.draw_starts(cell))
+    assert abs(reports[schemes[0]]["variance_high"]["high"] - 1) < 0.1, reports
+    assert all(np.isfinite(of["median"]) for report in reports.values() for of in report.values()), reports
+    assert all(w.dtype == np.float32 for start in starts.values() for w in start.values())
+"""
+    environment = os.environ | {setting: "1", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]

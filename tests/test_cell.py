@@ -11,6 +11,7 @@ import pytest
 from flax import nnx
 
 from jaxinit import cell as cells
+from jaxinit.initializers import zeros
 from jaxinit.introspect import Training
 from jaxinit.models import MLP, MODELS
 from jaxinit.residual import mup
@@ -235,3 +236,25 @@ def test_what_memory_cannot_hold_is_refused_before_it_is_drawn(
 def test_what_memory_holds_is_not_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cells.sweep, "free_on_host", lambda: 2**27)
     cells.check_memory(cells.check(STUDY), 8)
+
+
+@pytest.mark.parametrize("model", [pytest.param("transformer", marks=pytest.mark.slow), "vit"])
+def test_transformers_are_calibrated_in_a_study(model: str) -> None:
+    names = ("xavier_transformer", "xavier_transformer+lsuv")
+    study = replace(STUDY, model=model, layers=1, schemes=names, baseline=names[0], seeds=2, tune_seeds=1, hidden=8)
+    cell = cells.check(replace(study, task="digits_patches" if model == "vit" else "digits_rows", heads=2))
+    starts, reports = cells.calibrate_starts(cell, cells.draw_starts(cell))
+    report = reports[names[1]]
+    assert report["variance_low"]["low"] == pytest.approx(1, abs=0.1)
+    assert report["variance_high"]["high"] == pytest.approx(1, abs=0.1)
+    assert report["skipped positions"]["median"] == 1
+    np.testing.assert_array_equal(starts[names[1]]["positions"], starts[names[0]]["positions"])
+
+
+@pytest.mark.parametrize("calibration", ["lsuv", "metainit", "gradinit"])
+def test_a_start_of_zeros_is_refused_with_the_parameter(calibration: str) -> None:
+    name = f"zeros+{calibration}"
+    study = replace(STUDY, model="mlp", layers=1, schemes=(name,), baseline=name, seeds=2, tune_seeds=1)
+    cell = cells.check(study, schemes={"zeros": lambda leaf: zeros})
+    with pytest.raises(BadStudy, match=rf"^zeros\+{calibration}: {calibration}: .*'layers.0.kernel'"):
+        cells.calibrate_starts(cell, cells.draw_starts(cell))
