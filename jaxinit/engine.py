@@ -73,13 +73,13 @@ def run(
     """
     began = time.time()
     cell = check(study, schemes, tasks, models)
-    per_epoch = train.nearest_divisor(cell.task.examples // cell.study.batch, cell.study.evaluations)
-    check_memory(cell, jax.device_count(), recorded=store.size_of_records(cell.study, per_epoch))
     mapping = mapping or sweep.default_mapping()
     folder = Folder(Path(out) if out is not None else cell.study.folder)
     identity = identify(cell)
     if _is_answered(folder, cell.study, identity):
         return store.load(folder.path)._replace(read_back=True)
+    per_epoch = train.nearest_divisor(cell.task.examples // cell.study.batch, cell.study.evaluations)
+    check_memory(cell, jax.device_count(), recorded=store.size_of_records(cell.study, per_epoch))
     with folder.locked():
         if _is_answered(folder, cell.study, identity):  # by another process, meanwhile
             return store.load(folder.path)._replace(read_back=True)
