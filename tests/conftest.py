@@ -16,7 +16,7 @@ if CACHE not in os.environ:
     os.environ[CACHE] = tempfile.mkdtemp(prefix="jaxinit-compiled-")
     atexit.register(shutil.rmtree, os.environ[CACHE], ignore_errors=True)
 
-# Most of the suite's time is XLA's compilation. Without LLVM's optimizations an engine's tests took 46 s of CPU, not 86.
+# Most of the suite's time is XLA's compilation: without LLVM's optimizations the engine's tests took 46 s, not 86.
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0".strip()
 
 import jax  # noqa: E402
