@@ -98,7 +98,6 @@ def check(
     given = {argument: value for argument, value in given.items() if value is not None}
     try:
         task = _task(study, known_tasks[study.task], given)
-        _check_inputs(task)
         if study.target is None:
             study = replace(study, target=task.target)
         assert study.target is not None
@@ -205,20 +204,6 @@ def _task(study: Study, make: Callable[..., Task], given: Mapping[str, Any]) -> 
                 f"{study.length}, and {_mebibytes(free)} are free; make length smaller"
             )
     return make(**given)
-
-
-def _check_inputs(task: Task) -> None:
-    """Raises: BadStudy for inputs that no model reads."""
-    for name in ("valid_x", "valid_y"):
-        if name not in task.data:
-            raise BadStudy(f"the data of task {task.name!r} must have {name}, got {', '.join(task.data) or 'nothing'}")
-    x = task.data["valid_x"]
-    whole = jnp.issubdtype(x.dtype, jnp.integer)
-    if not (jnp.issubdtype(x.dtype, jnp.floating) or (whole and x.ndim == 2)):
-        raise BadStudy(
-            f"the inputs of task {task.name!r} must be features, floats [batch, time, features], or whole numbers "
-            f"[batch, time] that stand for one-hot vectors; got {x.dtype} {list(x.shape)}: convert them to float32"
-        )
 
 
 def _functional(study: Study, make: Callable[[], nnx.Module]) -> Functional:

@@ -84,7 +84,7 @@ def test_whole_numbers_as_features_are_refused() -> None:
         data = {name: a.astype(jnp.int32) for name, a in TASKS["digits_rows"]().data.items()}
         return replace(TASKS["digits_rows"](), name="whole", data=data)
 
-    with pytest.raises(BadStudy, match=r"must be features, .* got int32 \[517, 8, 8\]: convert them to float32"):
+    with pytest.raises(BadStudy, match=r"are real numbers, got int32 \[517, 8, 8\]; convert them to float32"):
         cells.check(replace(STUDY, task="whole"), tasks={"whole": whole})
 
 

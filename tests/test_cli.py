@@ -160,7 +160,7 @@ def test_an_error_of_the_machine_is_one_line_and_exit_code_1(
         ("probe --schemes", "schemes must be one or more different names, got none"),
         ("coordcheck --schemes", "schemes must be one or more different names, got none"),
         ("coordcheck --widths 8 -1", "hidden must be 1 to 2147483647, got -1"),
-        ("coordcheck --steps 0", "steps must be 1 to 1000000, got 0; a check needs what training changes"),
+        ("coordcheck --steps 0", "steps must be 1 or more, got 0: without a step there is no change to judge"),
         ("probe --lrs 1e39", "learning rates must be positive, finite and different"),
     ],
 )

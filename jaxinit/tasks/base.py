@@ -47,11 +47,15 @@ class Task:
     entropy: float = 0.0
 
     def __post_init__(self) -> None:
+        for name in ("valid_x", "valid_y"):
+            if name not in self.data:
+                there = ", ".join(self.data) or "nothing"
+                raise ValueError(f"task {self.name!r}: the data must have {name}, got {there}")
         x, y = self.data["valid_x"], self.data["valid_y"]
         whole = jnp.issubdtype(x.dtype, jnp.integer)
         expected = (self.length,) if whole and x.ndim == 2 else (self.length, self.in_features)
         steps = (self.length,) if self.readout == "all" else ()
-        if whole and x.ndim != 2:
+        if not (jnp.issubdtype(x.dtype, jnp.floating) or (whole and x.ndim == 2)):
             raise ValueError(
                 f"task {self.name!r}: inputs of shape [n, length, in_features] are real numbers, got {x.dtype} "
                 f"{list(x.shape)}; convert them to float32 (whole numbers [n, length] stand for one-hot vectors)"
