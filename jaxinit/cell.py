@@ -281,8 +281,9 @@ def unsegmented(cell: Cell) -> Cell:
 
 def parts(name: str, known: Mapping[str, Scheme]) -> tuple[str, str]:
     """The scheme and the calibration (or "") of a name such as `orthogonal+lsuv`."""
-    scheme, _, calibration = name.rpartition("+")
-    if name in known or not calibration or calibration.endswith(")"):  # the plus of a setting: forget_bias(+2)
+    scheme, plus, calibration = name.rpartition("+")
+    of_a_setting = calibration.endswith(")")  # the plus of forget_bias(+2)
+    if name in known or not plus or not calibration or of_a_setting:
         return name, ""
     return scheme, calibration
 
