@@ -454,11 +454,10 @@ def test_state_of_the_callers_own_type_is_carried_and_its_dtype_kept() -> None:
         def __init__(self):
             self.layer = nnx.Linear(3, 2, param_dtype=jnp.bfloat16, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
             self.steps = Seen(jnp.zeros((), jnp.int32))
-            self.table = nnx.data(jnp.full((2,), 3.0, jnp.bfloat16))
 
         def __call__(self, x: jax.Array) -> jax.Array:
             self.steps[...] = self.steps[...] + 1
-            return self.layer(x) * jnp.broadcast_to(self.table, (x.shape[0], 2))
+            return self.layer(x)
 
     pure = functional(lambda: declare(Net()))
     params = spec.draw(SCHEMES["he_normal"], KEY, pure.leaves)
@@ -468,6 +467,26 @@ def test_state_of_the_callers_own_type_is_carried_and_its_dtype_kept() -> None:
     assert list(pure.running) == ["steps"]
     slopes = jax.grad(lambda p: pure.apply(p, jnp.ones((4, 3))).sum())(params)
     assert slopes["layer.kernel"].dtype == params["layer.kernel"].dtype  # a float32 master copy stays one
+
+
+class Tripled(nnx.Module):
+    """A layer whose outputs are multiplied by a plain array."""
+
+    def __init__(self):
+        self.layer = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
+        self.table = nnx.data(jnp.full((2,), 3.0))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.layer(x) * jnp.broadcast_to(self.table, (x.shape[0], 2))
+
+
+@pytest.mark.skipif(
+    "table" not in nnx.state(nnx.eval_shape(Tripled)), reason="this Flax sees no plain arrays in a module of shapes"
+)
+def test_a_plain_array_of_a_module_is_a_constant() -> None:
+    pure = functional(lambda: declare(Tripled()))
+    x = jnp.ones((4, 3))
+    np.testing.assert_allclose(pure.apply(introspect.values(declare(Tripled())), x), Tripled()(x), rtol=1e-6)
 
 
 def test_dropout_without_random_state_is_refused() -> None:
