@@ -416,7 +416,7 @@ class EncoderDecoder(nnx.Module):
         x: Inputs,
         z: Shaped[Array | np.ndarray, "b s ..."],
         training: Training | None = None,
-    ) -> Float[Array, "b t o"]:
+    ) -> Float[Array, "b s o"]:
         return self.decoder(z, training, memory=self.encoder(x, training))
 
 
