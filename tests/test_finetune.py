@@ -25,13 +25,23 @@ from jaxinit.tasks.base import cross_entropy
 
 X = jax.random.normal(jax.random.key(0), (5, 3))
 TOKENS = jax.random.randint(jax.random.key(1), (2, 6), 0, 7)
+
+
+def squash(x: jax.Array) -> jax.Array:
+    """JAX's own activations cannot all be pickled."""
+    return jnp.tanh(x)
+
+
 BASES: dict[str, tuple[Callable[[], nnx.Module], Any]] = {
     "Linear": (lambda: nnx.Linear(3, 4, rngs=nnx.Rngs(0)), X),
     "Embed": (lambda: nnx.Embed(7, 4, rngs=nnx.Rngs(0)), TOKENS),
     "LinearGeneral": (lambda: nnx.LinearGeneral(3, (2, 4), rngs=nnx.Rngs(0)), X),
     "Transformer": (lambda: Transformer(7, 8, 7, layers=1, length=16, rngs=nnx.Rngs(0)), TOKENS),
     "LSTM": (lambda: LSTM(3, 8, 2, rngs=nnx.Rngs(0)), X[None]),
-    "fused gates": (lambda: nnx.RNN(nnx.GRUCell(3, 4, rngs=nnx.Rngs(0))), X[None]),
+    "fused gates": (
+        lambda: nnx.RNN(nnx.GRUCell(3, 4, gate_fn=squash, activation_fn=squash, rngs=nnx.Rngs(0))),
+        X[None],
+    ),
 }
 
 
@@ -212,8 +222,8 @@ def test_pretraining_and_the_report() -> None:
     report = finetune.step_zero(
         before, trained.cell.model.apply, trained.values, (x, y), trained.cell.task.loss, ("readout.*",)
     )
-    assert report.shift == 0
-    assert report.kl == 0
+    assert report.shift < 1e-6  # rounding, between a program that is compiled and one that is not
+    assert abs(report.kl) < 1e-7
     assert set(report.gradient) == {"readout.kernel", "readout.bias"}
     assert "gradient norms: readout.bias" in str(report)
     with pytest.raises(BadStudy, match="forward pass"):

@@ -60,7 +60,7 @@ def test_every_study_passes_its_checks_and_draws_its_starts(
 ) -> None:
     checked = []
 
-    def up_to_training(study: Study, out: Path | None) -> int:
+    def up_to_training(study: Study, out: Path | None, force_resume: bool) -> int:
         cell = check(study)
         calibrate_starts(cell, draw_starts(cell))
         checked.append(study)
