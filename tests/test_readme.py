@@ -36,6 +36,8 @@ def tiny(command: str) -> list[str]:
     """The words of a command after `jaxinit`, in the smallest sizes that take the same paths."""
     words = shlex.split(command)[1:]
     added = TINY[words[0]].split()
+    if any("mup(" in word for word in words):
+        added += ["--hidden", "64"]  # not below the base width that it names
     for option, value in FEWER.items():
         if option in words:
             added += [option, value]
