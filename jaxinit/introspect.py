@@ -356,8 +356,8 @@ def _flax_layers(model: nnx.Module) -> dict[int, _Known]:
             whole: Place = {**known.place, **place, "inputs": place.get("inputs") or inputs}
             assumed = known.role == "hidden" and id(module) not in inside
             found.setdefault(id(variable), known._replace(place=whole, gate=gate, role_assumed=assumed))
-        if isinstance(module, nnx.WeightNorm):  # its scales are in a mapping, since Flax 0.12.10 as parameters
-            for variable in module.scales.values():
+        if isinstance(module, nnx.WeightNorm):  # its scales, where it has any: parameters since Flax 0.12.10
+            for variable in (module.scales or {}).values():
                 if isinstance(variable, nnx.Param):
                     shape = tuple(variable.get_value().shape)
                     found[id(variable)] = _Known("o" * len(shape), shape, "scale", Place(kind="norm"))
