@@ -32,7 +32,7 @@ def test_a_net_in_the_order_of_its_data() -> None:
     leaves, apply, *_ = functional(lambda: MODELS["mlp"](15, 8, 4, layers=3, rngs=nnx.Rngs(0)))
     params = drawn(leaves)
     y, found = jax.jit(lambda p: watch.products(apply, leaves, p, X))(params)
-    np.testing.assert_allclose(y, apply(params, X), rtol=1e-6)
+    np.testing.assert_allclose(y, apply(params, X), rtol=1e-6, atol=1e-6)  # compiled and eager round apart
     assert list(watch.products(apply, leaves, params, X)[1]) == [
         "layers.0.kernel",
         "layers.1.kernel",
