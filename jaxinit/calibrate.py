@@ -90,6 +90,7 @@ def lsuv(problem: Problem, params: Params, batches: Batch, *, tolerance: float =
     Source: Mishkin & Matas (2016), algorithm 1. Departures: recurrent, attention and tied kernels take part, per copy;
     the data's order is read off the program; orthonormal matrices are the scheme's business (`saxe_orthogonal`).
     """
+    _check_count("lsuv", "passes", passes)
     x = batches[0]
     together = x.reshape(-1, *x.shape[2:])
     factors, moments, rounds = _lsuv(problem, params, together, tolerance, passes)
@@ -198,6 +199,7 @@ def metainit(
     Source: Dauphin & Schoenholz (2019), algorithm 1. Departures: the norm of each copy moves by itself; the data is the
     task's, where the paper also takes random inputs and labels; the floor.
     """
+    _check_count("metainit", "steps", steps)
     kernels = {leaf.name: leaf for leaf in problem.leaves if leaf.is_kernel}
     failures, start = _unscalable("metainit", kernels, params)
     quotient = lambda factors, batch: gradient_quotient(
@@ -245,6 +247,7 @@ def gradinit(
     0.9 for their squares (there 0.98 under Adam, 0.999 and slopes clipped under SGD), so that a start that is wrong by
     orders of magnitude is reached too; only kernels have factors, since biases start at 0.
     """
+    _check_count("gradinit", "steps", steps)
     adam = problem.optimizer == "adam"
     length = (0.001 if adam else 0.1) if eta is None else eta
     limit = (1000.0 if adam else 1.0) if bound is None else bound
@@ -393,6 +396,11 @@ def _total(of: Callable[[Array], Array], tree: Any) -> Float[Array, ""]:
     leaves = [of(array.astype(sampling_dtype(array.dtype))) for array in jax.tree.leaves(tree)]
     widest = max((array.dtype for array in leaves), key=lambda dtype: dtype.itemsize)
     return jnp.sum(jnp.stack([jnp.sum(array).astype(widest) for array in leaves]))
+
+
+def _check_count(calibration: str, argument: str, count: int) -> None:
+    if count < 1:
+        raise ValueError(f"{calibration}: {argument} must be 1 or more, got {count}; without any nothing is calibrated")
 
 
 def _in_turn(batches: Batch, steps: int) -> Batch:

@@ -103,8 +103,10 @@ def load_checkpoint(
     whose name (in the model) matches a pattern in `transposed` have their axes in PyTorch's order in the file; those
     that match `new` may be missing, or be of another shape, and are then left out.
     Shapes: PyTorch's order is outputs, inputs, window: `[o, i]` for a linear layer, `[o, i, h, w]` for a convolution,
-    of any number of windows. Where the model has several axes of outputs or inputs (heads), the file may have them as
-    one; gates are never split so, since libraries put them in different orders.
+    of any number of windows; `[i, o, h, w]` for a transposed one, of `nnx.ConvTranspose` by its kind, whose windows
+    PyTorch slides the other way round unless `transpose_kernel` is set. Where the model has several axes of outputs or
+    inputs (heads), the file may have them as one; gates are never split so, since libraries put them in different
+    orders.
     dtypes: as in the file, or `dtype`; float64 needs `jax_enable_x64`, and is float32 without.
     Raises: ValueError for a file that cannot be read or is damaged, and one that lists every parameter that is missing,
     of another shape, or in the file and not in the model.
@@ -177,10 +179,14 @@ def _digest(contents: Mapping[str, tuple[str, tuple[int, ...], bytes]]) -> str:
 
 def _from_pytorch(leaf: Leaf, value: np.ndarray) -> np.ndarray | None:
     """A value whose axes are outputs, inputs, window, in the order of the leaf's; None if it does not fit."""
-    there = [axis for letters in (".o", "i", "w") for axis, letter in enumerate(leaf.dims) if letter in letters]
+    backwards = leaf.kind == "conv_transpose"
+    order = ("i", "o", "w") if backwards else (".o", "i", "w")
+    there = [axis for letters in order for axis, letter in enumerate(leaf.dims) if letter in letters]
     apart = tuple(leaf.shape[axis] for axis in there)
     window = tuple(leaf.shape[axis] for axis in there if leaf.dims[axis] == "w")
-    flat = (axis_size(leaf.shape, leaf.dims, ".o"), axis_size(leaf.shape, leaf.dims, "i"), *window)
+    flat = (*(axis_size(leaf.shape, leaf.dims, letters) for letters in order[:2]), *window)
     if value.shape != apart and not (value.shape == flat and leaf.is_kernel and not leaf.gate):
         return None
+    if backwards and leaf.dims.endswith("io"):  # Flax slides it over the spread input as it stands, PyTorch reversed
+        value = np.flip(value, range(value.ndim - len(window), value.ndim))
     return value.reshape(apart).transpose(np.argsort(there))

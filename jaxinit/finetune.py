@@ -360,7 +360,7 @@ def _vocabulary_size(leaves: Sequence[Leaf], vocabulary: int | None) -> int:
     if len(rows) > 1:
         raise ValueError(
             f"extend_vocabulary: tables of several sizes, {_sized(tables)}; say how many tokens there are, "
-            f"vocabulary={max(rows)}"
+            f"vocabulary=, one of {', '.join(map(str, sorted(rows)))}"
         )
     return rows.pop()
 

@@ -4,6 +4,7 @@ A name tells nothing of what it stands for: a file may have been replaced, a cal
 by its jaxpr in a canonical form, free of addresses and of the names that a process gives.
 """
 
+import functools
 import hashlib
 import inspect
 import json
@@ -121,14 +122,16 @@ def _model_digest(cell: Cell) -> str:
     digest.update(program_digest(cell.model.apply, params, task.data["valid_x"]).encode())
     x, y = jax.eval_shape(_first_batch(task, cell.study.batch), task.data, jax.random.key(0))
 
-    def trained(params: Any, running: Any, key: Any, x: Any, y: Any) -> Any:
+    def trained(noise: Training | None, params: Any, running: Any, key: Any, x: Any, y: Any) -> Any:
         def loss(params: Any) -> Any:
-            outputs, after = cell.model.learn(params, running, x, Training(key, jnp.float32(0.5)))
+            outputs, after = cell.model.learn(params, running, x, noise or Training(key, jnp.float32(0.5)))
             return task.loss(outputs, y), after
 
         return jax.value_and_grad(loss, has_aux=True)(params)
 
-    digest.update(program_digest(trained, params, cell.model.running, jax.random.key(0), x, y).encode())
+    for noise in (None, Training()):  # with noise, and as studies without dropout and calibrations train
+        program = functools.partial(trained, noise)
+        digest.update(program_digest(program, params, cell.model.running, jax.random.key(0), x, y).encode())
     return digest.hexdigest()
 
 
@@ -183,7 +186,10 @@ class _Canonical:
             self.write(equation.primitive.name, *map(named, equation.invars))
             for name in sorted(equation.params):
                 self.write(name)
-                self.value(equation.params[name])
+                if name == "callback":
+                    self.function(equation.params[name])
+                else:
+                    self.value(equation.params[name])
             self.write("->", *map(named, equation.outvars))
         self.write("out", *map(named, jaxpr.outvars))
 
@@ -211,6 +217,44 @@ class _Canonical:
                 self.value(entry)
         else:
             self.write(_text(value))
+
+    def function(self, function: Any) -> None:
+        """What a callback computes on the host, of which a jaxpr says nothing: its code and the values it holds."""
+        function = getattr(function, "callback_func", function)  # JAX's own wrapping
+        if isinstance(function, functools.partial):
+            self.value((function.args, function.keywords))
+            return self.function(function.func)
+        if inspect.ismethod(function):
+            self.held(function.__self__)
+            return self.function(function.__func__)
+        self.write(_text(function))
+        code = getattr(function, "__code__", None)
+        if code is None:  # in C, or an object that is called
+            return self.held(function)
+        self.code(code)
+        cells = [cell.cell_contents for cell in function.__closure__ or ()]
+        for value in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values(), *cells):
+            self.held(value)
+
+    def held(self, value: Any) -> None:
+        """A value that a function on the host holds: an object by its attributes."""
+        if inspect.isfunction(value) or isinstance(value, functools.partial):
+            self.function(value)
+        elif hasattr(value, "__dict__") and not isinstance(value, type | np.ndarray | jax.Array):
+            self.write(_text(type(value)))
+            for name, attribute in sorted(vars(value).items()):
+                self.write(name)
+                self.value(attribute)
+        else:
+            self.value(value)
+
+    def code(self, code: Any) -> None:
+        self.write(code.co_code.hex(), *code.co_names)
+        for constant in code.co_consts:
+            if inspect.iscode(constant):
+                self.code(constant)
+            else:
+                self.write(_text(constant))
 
 
 def _text(value: Any) -> str:

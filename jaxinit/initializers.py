@@ -198,9 +198,11 @@ def _mean_of_cut_exponential(most: Number) -> Number:
     if not known(most):
         small = jnp.where(most < 0.1, most, 0.1)
         series = small / 2 - small**2 / 12 + small**4 / 720
-        return jnp.where(most < 0.1, series, 1 - most / jnp.expm1(jnp.maximum(most, 0.1)))
+        large = jnp.clip(most, 0.1, 80.0)  # from where on e^-most is no part of 1, infinity among them
+        return jnp.where(most < 0.1, series, 1 - large / jnp.expm1(large))
     if most < 0.1:
         return most / 2 - most**2 / 12 + most**4 / 720 - most**6 / 30240  # without the cancellation
+    most = min(most, 700.0)  # e^-700 is no part of 1, and infinity times 0 is no number
     return 1 - most * math.exp(-most) / -math.expm1(-most)
 
 

@@ -104,6 +104,7 @@ class Part(NamedTuple):
     role: str
     size: int
     role_assumed: bool = False
+    partner: str = ""
 
 
 class Split(NamedTuple):
@@ -141,6 +142,7 @@ def declare(
     width: int | Mapping[str, int] = 0,
     dims: Mapping[str, str] | None = None,
     split: Mapping[str, SplitInto] | None = None,
+    partners: Mapping[str, str] | None = None,
 ) -> Module:
     """Say of every parameter of a module what it is, in place; returns the module.
 
@@ -156,8 +158,10 @@ def declare(
     first output axis, and the bias as the kernel: names of gates (input, forget, cell, output, reset, update, new), or
     a number, for copies of one parameter; other names for parameters of their own, `<path>.<name>`, which have that
     role if it is one, of equal sizes or those of a mapping. `n_layers`: the number of blocks; `width`: of units of a
-    hidden layer; each one number, or one a pattern. The layer of a parameter is the first number in its path (the place
-    in a list); that of a readout is `n_layers`.
+    hidden layer; each one number, or one a pattern. `partners`: of a bias or a scale, the role of the kernel whose
+    product it is added to or normalizes, which is known in Flax's layers and in what is split; a scale whose partner
+    is the query says that the queries beside it are normalized. The layer of a parameter is the first number in its
+    path (the place in a list); that of a readout, and of a norm or bias beside the blocks, is `n_layers`.
     Raises: ValueError for a pattern that matches no parameter, two of one argument that match the same, axes that do
     not fit, an output axis that cannot be cut so, and a layer that is stacked along another axis than the first.
     """
@@ -181,6 +185,8 @@ def declare(
     all_kernels = {leaf for leaf, name in stored.items() if name in kernels}
     for leaf, role in _chosen("roles", roles or {}, stored, variables, all_kernels).items():
         _say_role(metas[stored[leaf]], leaf.removeprefix(f"{stored[leaf]}."), role)
+    for leaf, role in _chosen("partners", partners or {}, stored, variables, kernels=None).items():
+        _say_partner(metas, stored[leaf], leaf.removeprefix(f"{stored[leaf]}."), role)
     for field, values in (("n_layers", n_layers), ("width", width)):
         if isinstance(values, int):
             of_leaf = dict.fromkeys(stored, values)
@@ -191,7 +197,8 @@ def declare(
                 metas[stored[leaf]][field] = value
     _place_layers(metas, kernels)
     for name, meta in metas.items():
-        if "dims" in meta and "role" in meta:
+        if "dims" in meta and ("role" in meta or meta.get("split")):
+            meta.setdefault("role", "")  # each part has one of its own
             variables[name].set_metadata(**meta)
     return model
 
@@ -264,6 +271,11 @@ def _meta(
             meta |= {"role": "hidden", "role_assumed": True}
         elif last in VECTOR_ROLES:
             meta["role"] = last
+    if into is not None and known is not None and known.groups > 1:
+        raise ValueError(
+            f"declare: parameter {name!r} is of a convolution of {known.groups} groups, which are copies already; "
+            "split= cannot cut it further"
+        )
     if into is None and known is not None and dims is None:
         if known.gate:
             into = known.gate
@@ -310,7 +322,7 @@ def _cut(name: str, shape: tuple[int, ...], meta: dict[str, Any], into: SplitInt
         if kernel and part in ROLES:
             parts.append(Part(part, part, outputs))
         else:
-            parts.append(Part(part, meta["role"], outputs, meta.get("role_assumed", False)))
+            parts.append(Part(part, meta.get("role", ""), outputs, meta.get("role_assumed", False)))
     return meta | {"split": Split(axis, parts=tuple(parts))}
 
 
@@ -320,12 +332,37 @@ def _say_role(meta: dict[str, Any], part: str, role: str) -> None:
     if split is not None and split.parts:
         said = [of._replace(role=role, role_assumed=False) if of.name == part else of for of in split.parts]
         meta["split"] = split._replace(parts=tuple(said))
-    meta |= {"role": role, "role_assumed": False}
+        meta.setdefault("role", role)
+    else:
+        meta |= {"role": role, "role_assumed": False}
+
+
+def _say_partner(metas: dict[str, dict[str, Any]], name: str, part: str, role: str) -> None:
+    """Give a bias or a scale, or the part of it that is called so, its partner."""
+    meta = metas[name]
+    if role not in ROLES or meta.get("role") not in VECTOR_ROLES:
+        raise ValueError(
+            f"declare: partners={{{name!r}: {role!r}}}: takes a bias or a scale and the role of a kernel, one of "
+            f"{', '.join(ROLES)}; {name!r} has the role {meta.get('role') or 'none'!r}"
+        )
+    split: Split | None = meta.get("split")
+    if split is not None and split.parts:
+        said = [of._replace(partner=role) if of.name == part else of for of in split.parts]
+        meta["split"] = split._replace(parts=tuple(said))
+    else:
+        meta["partner"] = role
+    if meta["role"] == "scale":
+        layers = name.rpartition(".")[0].rpartition(".")[0]  # the module that the norm stands in
+        for other, kernel in metas.items():
+            if kernel.get("role") == role and other.startswith(f"{layers}." if layers else ""):
+                kernel["normalized"] = True
 
 
 def _place_layers(metas: dict[str, dict[str, Any]], kernels: set[str]) -> None:
     """Number the layers by the lists they stand in; the readout, with its bias, comes after all others."""
     readouts = {name.rpartition(".")[0] for name in kernels if metas[name].get("role") == "readout"}
+    in_lists = {name for name in metas if any(part.isdigit() for part in name.split("."))}
+    stacked = {name for name, meta in metas.items() if meta.get("dims", "").startswith(".")}
     for name, meta in metas.items():
         numbers = [int(part) for part in name.split(".") if part.isdigit()]
         if name.rpartition(".")[0] in readouts and meta.get("role") in ("readout", "bias"):
@@ -334,9 +371,22 @@ def _place_layers(metas: dict[str, dict[str, Any]], kernels: set[str]) -> None:
                 meta["kind"] = meta.get("kind") or "readout"
         elif numbers:
             meta.setdefault("layer", numbers[0])
+        elif in_lists and name not in stacked and meta.get("role") in ("scale", "bias"):
+            meta.setdefault("layer", meta.get("n_layers", 0))  # of no block: before the first or after the last
         kernel = f"{name.rpartition('.')[0]}.kernel"
+        _pair_parts(meta, metas.get(kernel, {}))
         if meta.get("role") == "bias" and "role" in metas.get(kernel, {}):
             meta.setdefault("partner", metas[kernel]["role"])
+
+
+def _pair_parts(meta: dict[str, Any], kernel: dict[str, Any]) -> None:
+    """Give the parts of a bias the roles of the kernel's parts of the same names as partners."""
+    cut, cut_kernel = meta.get("split"), kernel.get("split")
+    if meta.get("role") != "bias" or cut is None or cut_kernel is None:
+        return
+    roles = {part.name: part.role for part in cut_kernel.parts}
+    paired = [part._replace(partner=part.partner or roles.get(part.name, "")) for part in cut.parts]
+    meta["split"] = cut._replace(parts=tuple(paired))
 
 
 def _flax_layers(model: nnx.Module) -> dict[int, _Known]:
@@ -450,7 +500,10 @@ def _convolution(module: nnx.Conv | nnx.ConvTranspose, ends: str, groups: int, r
     shape, window = tuple(module.kernel_shape), len(module.kernel_size)
     dims = "w" * window + ends
     found = _layer(dims, shape, "o", (module.out_features,), role, spec.axis_size(shape, dims, "iw"))
-    return found | {"kernel": found["kernel"]._replace(groups=groups)}
+    kernel = found["kernel"]._replace(groups=groups)
+    if isinstance(module, nnx.ConvTranspose):
+        kernel = kernel._replace(place={**kernel.place, "kind": "conv_transpose"})
+    return found | {"kernel": kernel}
 
 
 def _einsum(equation: str, shape: tuple[int, ...], bias: tuple[int, ...] | None, role: str) -> dict[str, _Known]:
@@ -669,8 +722,13 @@ def _leaves(name: str, variable: nnx.Variable) -> list[Leaf]:
         return [Leaf(name, (split.copies, *before, shape[split.axis] // split.copies, *after), **known)]
     found = []
     for part in split.parts:
+        if not part.role:
+            raise ValueError(
+                f"parameter '{name}.{part.name}' has no role; say declare(model, "
+                f"roles={{'{name}.{part.name}': ...}}), one of {', '.join(ROLES)}, or bias"
+            )
         of_part = known | {"role": part.role, "role_assumed": part.role_assumed}
-        if part.role == "bias" and part.name in ROLES:
-            of_part["partner"] = part.name
+        if part.partner:
+            of_part["partner"] = part.partner
         found.append(Leaf(f"{name}.{part.name}", (*before, part.size, *after), **of_part))
     return found

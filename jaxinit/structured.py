@@ -30,7 +30,8 @@ def delta_orthogonal(gain: Number = 1.0) -> Sampler:
     """A convolution whose central tap is orthogonal and whose other taps are 0: an isometry of every pixel.
 
     Shapes: `(*window, inputs, outputs)` with inputs <= outputs; the centre of a window is (size - 1) // 2, where SAME
-    padding puts it, so that no pixel is lost at the border of an even one either.
+    padding puts it, so that no pixel is lost at the border of an even one either. Even windows have no centre where
+    they are dilated, and another, size // 2, in a transposed convolution without `transpose_kernel`.
     Raises: ValueError for fewer than three axes, or inputs > outputs.
     Source: Xiao et al. (2018), algorithm 1.
     """

@@ -449,3 +449,11 @@ for model, optimizer in (("rnn", "sgd"), ("mlp", "adam")):
     environment = os.environ | {setting: "1", "JAX_PLATFORMS": "cpu"}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.parametrize(("calibration", "argument"), [(lsuv, "passes"), (metainit, "steps"), (gradinit, "steps")])
+@pytest.mark.parametrize("count", [0, -3])
+def test_no_step_is_no_calibration(calibration, argument: str, count: int) -> None:
+    problem, params, data = shallow(1.0, "sgd", "mlp")
+    with pytest.raises(ValueError, match=f"{argument} must be 1 or more, got {count}"):
+        calibration(problem, params, data, **{argument: count})

@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
+from jaxinit import introspect
 from jaxinit.checkpoint import load_checkpoint, save_checkpoint
 from jaxinit.introspect import functional
 from jaxinit.models import MLP
@@ -17,7 +19,6 @@ from jaxinit.spec import Leaf, draw
 
 @pytest.fixture
 def model():
-    from flax import nnx
 
     return functional(lambda: MLP(4, 3, 2, rngs=nnx.Rngs(0)))
 
@@ -187,3 +188,21 @@ def test_damage_is_one_clear_error(tmp_path: Path) -> None:
                 np.testing.assert_array_equal(found["w"], np.arange(3.0))
     with pytest.raises(ValueError, match="cannot be read"):
         load_checkpoint(tmp_path, [leaf])
+
+
+@pytest.mark.parametrize("turned_back", [False, True])
+@pytest.mark.parametrize("outputs", [4, 3])
+def test_a_transposed_convolution_of_pytorch(turned_back: bool, outputs: int, tmp_path: Path) -> None:
+    """PyTorch's weight is [i, o, w], and y[j + k] += x[j] w[k] at stride 1."""
+    torchs = np.random.default_rng(0).normal(size=(4, outputs, 3)).astype(np.float32)
+    save_checkpoint(tmp_path / "m.safetensors", {"kernel": torchs})
+    layer = nnx.ConvTranspose(
+        4, outputs, (3,), padding="VALID", use_bias=False, transpose_kernel=turned_back, rngs=nnx.Rngs(0)
+    )
+    (leaf,) = introspect.leaves(introspect.declare(layer))
+    layer.kernel.set_value(load_checkpoint(tmp_path / "m.safetensors", [leaf], transposed=("kernel",))["kernel"])
+    x = np.random.default_rng(1).normal(size=(1, 5, 4)).astype(np.float32)
+    expected = np.zeros((1, 7, outputs), np.float32)
+    for k in range(3):
+        expected[:, k : k + 5] += x @ torchs[:, :, k]
+    np.testing.assert_allclose(layer(jnp.asarray(x)), expected, atol=1e-5)

@@ -1,5 +1,6 @@
 """What a study is: digests that see contents, whatever the names, and that any process finds alike."""
 
+import functools
 import subprocess
 import sys
 from dataclasses import replace
@@ -121,6 +122,36 @@ def test_a_program_is_known_by_what_it_computes_and_not_by_its_names() -> None:
     ]
     digests = [program_digest(function, x) for function in (plain, *others)]
     assert len(set(digests)) == len(digests)
+
+
+def test_what_a_callback_computes_on_the_host_is_part_of_a_program() -> None:
+    x = jnp.ones((3, 2))
+
+    def calling(function, *held):
+        found = jax.ShapeDtypeStruct(x.shape, x.dtype)
+        return lambda x: jax.pure_callback(functools.partial(function, *held), found, x, vmap_method="sequential")
+
+    def times(factor: float):
+        return lambda x: factor * x
+
+    same = [program_digest(calling(times(2.0)), x) for _ in range(2)]
+    assert same[0] == same[1]
+    others = [calling(times(3.0)), calling(lambda x: 2.0 + x), calling(lambda x: 2.0 * x), calling(np.multiply, 2.0)]
+    digests = [program_digest(other, x) for other in (*others, calling(np.multiply, 3.0), calling(np.add, 3.0))]
+    assert len({same[0], *digests}) == 1 + len(digests)
+
+
+class Quiet(MLP):
+    """Computes something else where it is trained without noise, as studies without dropout train."""
+
+    def __call__(self, x, training=None):
+        quiet = training is not None and training.key is None
+        return (2 if quiet else 1) * super().__call__(x, training)
+
+
+def test_training_without_noise_is_part_of_a_model(task: Task) -> None:
+    here = identify(resolved(task, model=Quiet))
+    assert changed(identify(resolved(task)), here, STUDY) == ["what model 'mlp' computes differs"]
 
 
 def test_every_named_scheme_has_draws_of_its_own(tmp_path: Path) -> None:

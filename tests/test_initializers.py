@@ -393,3 +393,10 @@ def test_unknown_modes_and_laws_are_refused() -> None:
     for mode, law in (("fan_sum", "normal"), ("fan_in", "cauchy")):
         with pytest.raises(Exception, match=r"fan_sum|cauchy"):  # ours, or the suite's type checker before it
             I.variance_scaling(1.0, mode, law)
+
+
+def test_a_complex_gaussian_that_is_cut_nowhere() -> None:
+    """E|z|^2 = 1 for bounds that are infinite, far, or traced."""
+    draw = lambda cut: I.truncated_normal(1.0, -cut, cut)(jax.random.key(0), (20_000,), jnp.complex64)
+    for z in (draw(jnp.inf), draw(40.0), jax.jit(draw)(jnp.inf)):
+        assert float(jnp.mean(jnp.abs(z) ** 2)) == pytest.approx(1, abs=4 / 20_000**0.5)

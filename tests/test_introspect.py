@@ -531,3 +531,68 @@ def test_a_study_calibrations_and_the_coordinate_check_take_a_module_of_flax(cel
     sizes = coordinate_check(replace(study, schemes=("mup", "orthogonal")), (16, 64), steps=2, models={"net": make})
     assert "rnn.forward_rnn.cell" in str(sizes.parameter.values)
     assert (sizes.forward.values > 0).all()
+
+
+class Parted(nnx.Module):
+    """Attention's kernels as one, with parts of names of its own; a norm of the queries; blocks in a list."""
+
+    def __init__(self, n: int):
+        rngs = nnx.Rngs(0)
+        self.qkv = nnx.Linear(n, 3 * n, rngs=rngs)
+        self.blocks = nnx.List([nnx.LayerNorm(n, rngs=rngs)])
+        self.norm = nnx.LayerNorm(n, rngs=rngs)
+
+
+@pytest.mark.parametrize("order", [("q", "k", "v"), ("v", "k", "q")])
+def test_biases_of_parts_have_their_own_partners(order: tuple[str, ...]) -> None:
+    kinds = {"q": "query", "k": "key", "v": "value"}
+    roles = {f"qkv.kernel.{part}": kinds[part] for part in order}
+    model = declare(Parted(8), split={"qkv": ("q", "k", "v")}, roles=roles, n_layers=1)
+    by_name = {leaf.name: leaf for leaf in introspect.leaves(model)}
+    for part, role in kinds.items():
+        assert by_name[f"qkv.kernel.{part}"].role == role
+        assert by_name[f"qkv.bias.{part}"].role == "bias"
+        assert by_name[f"qkv.bias.{part}"].partner == role
+
+
+def test_a_norm_beside_the_blocks_is_in_none_of_them() -> None:
+    by_name = {leaf.name: leaf for leaf in introspect.leaves(declare(Parted(8), n_layers=1))}
+    assert by_name["blocks.0.scale"].layer == 0
+    assert by_name["norm.scale"].layer == by_name["norm.bias"].layer == 1
+
+
+class Bare(nnx.Module):
+    """Attention on bare parameters, with a norm of the queries."""
+
+    def __init__(self, n: int):
+        self.wq, self.wk = nnx.Param(jnp.ones((n, n))), nnx.Param(jnp.ones((n, n)))
+        self.bq = nnx.Param(jnp.ones((n,)))
+        self.q_norm = nnx.RMSNorm(n, rngs=nnx.Rngs(0))
+
+
+def test_partners_of_bare_parameters_are_said() -> None:
+    said = {"dims": {"w*": "io", "bq": "o"}, "roles": {"wq": "query", "wk": "key", "bq": "bias"}}
+    model = declare(Bare(8), **said, partners={"bq": "query", "q_norm": "query"}, width=8, n_layers=1)
+    by_name = {leaf.name: leaf for leaf in introspect.leaves(model)}
+    assert {name: leaf.partner for name, leaf in by_name.items() if leaf.partner} == {
+        "bq": "query",
+        "q_norm.scale": "query",
+    }
+    assert [name for name, leaf in by_name.items() if leaf.normalized] == ["wq"]
+    with pytest.raises(ValueError, match=r"takes a bias or a scale and the role of a kernel.*'wk' has the role 'key'"):
+        declare(Bare(8), **said, partners={"wk": "query"})
+
+
+def test_what_cannot_be_cut_or_has_no_role_is_said() -> None:
+    grouped = nnx.Conv(8, 24, (3,), feature_group_count=8, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="a convolution of 8 groups, which are copies already"):
+        declare(grouped, split={"kernel": ("query", "key", "value")})
+
+    class Experts(nnx.Module):
+        def __init__(self):
+            self.experts, self.eb = nnx.Param(jnp.ones((2, 4, 8))), nnx.Param(jnp.ones((2, 8)))
+
+    said = {"dims": {"experts": ".io", "eb": ".o"}, "split": {"experts": ("gate", "up"), "eb": ("gate", "up")}}
+    assert {leaf.role for leaf in introspect.leaves(declare(Experts(), **said, roles={"eb.*": "bias"}))} >= {"bias"}
+    with pytest.raises(ValueError, match=r"parameter 'eb\.gate' has no role"):
+        introspect.leaves(declare(Experts(), **said))

@@ -736,3 +736,11 @@ def test_sizes_of_any_integral_type(name: str) -> None:
     if name in RECURRENT:
         with pytest.raises(ValueError, match="segment must be a positive integer, got True"):
             MODELS[name](D, 8, K, segment=True, rngs=nnx.Rngs(0))
+
+
+def test_states_are_not_passed_on_from_padding() -> None:
+    model = MODELS["lstm"](4, 6, 2, stateful=3, rngs=nnx.Rngs(0))
+    x = jnp.ones((3, 5, 4))
+    model(x, lengths=jnp.asarray([1, 2, 5]))  # evaluation passes nothing on
+    with pytest.raises(ValueError, match="passes on its states after the last step, which is padding"):
+        model(x, Training(), lengths=jnp.asarray([1, 2, 5]))

@@ -208,7 +208,7 @@ class Recurrent(nnx.Module):
         its first false, and of a length and a mask the shorter counts. The last output of no steps is that of the
         states before the first step.
         Raises: ValueError for lengths of 0 or beyond T, or a mask that is no such prefix or disagrees with `lengths`;
-        for an x of another shape than the network takes, or without a step.
+        for an x of another shape than the network takes, or without a step; for either where states are carried on.
         """
         x = self._given(x)
         b, t = x.shape[:2]
@@ -218,6 +218,11 @@ class Recurrent(nnx.Module):
         if self.truncate is not None and self.truncate > t:
             raise ValueError(f"truncate={self.truncate} is more than the {t} time steps; give 1 to that")
         passes_on = bool(self.carried) and training is not None and b == self.carried[0][...].shape[0]
+        if passes_on and lengths is not None:
+            raise ValueError(
+                "a stateful network passes on its states after the last step, which is padding where sequences have "
+                "lengths or a mask; cut them into parts of whole steps, or use advance"
+            )
         before = self._carried() if passes_on else self.start(b)
         y, after = self._outputs(x, before, training, lengths)
         if passes_on:
