@@ -23,6 +23,7 @@ from jaxinit import store, sweep, train, watch
 from jaxinit.cell import Cell, check, check_memory, draw_starts, unsegmented
 from jaxinit.engine import queue
 from jaxinit.folder import Folder, to_json
+from jaxinit.identity import claim
 from jaxinit.spec import Leaf, Scheme
 from jaxinit.study import BadStudy, Study, check_numbers
 
@@ -151,7 +152,7 @@ def _against(
         check_memory(cells[size], 1)
     question = {"study": study.plain(), axis: list(cells), "steps": steps, "rate": rate}
     if out is not None:
-        Folder(Path(out)).claim("coordinate check", question)
+        question = claim(Folder(Path(out)), "coordinate check", question, next(iter(cells.values())))
     found_at = []
     for size, cell in cells.items():
         found_at.append((_products if axis == "width" else _stream)(cell, steps).expand_dims({axis: [size]}))

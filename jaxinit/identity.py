@@ -18,9 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxinit.cell import Cell
+from jaxinit.folder import Folder
 from jaxinit.introspect import Training
 from jaxinit.spec import draw, rules
-from jaxinit.study import Study
+from jaxinit.study import BadStudy, Study
 from jaxinit.tasks import Task
 
 ADDRESS = re.compile(r"( at )?0x[0-9a-f]{4,}")
@@ -99,6 +100,22 @@ def combined(identity: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
     """One digest of a study's settings and its identity: what records and states carry."""
     content = json.dumps([settings, identity], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()
+
+
+def claim(folder: Folder, kind: str, question: Mapping[str, Any], cell: Cell) -> dict[str, Any]:
+    """A question with the identity of what it is asked of, where the folder holds no other answer.
+
+    Raises: BadStudy, saying what differs, as `Folder.claim`; also for other contents under the same names.
+    """
+    here = identify(cell)
+    held = folder.claim(kind, question)
+    changes = [] if held is None else changed(held.question.get("identity", here), here, cell.study)
+    if changes:
+        raise BadStudy(
+            f"{folder.path} holds another {kind} ({'; '.join(changes)}); give --out a new folder "
+            "(nothing was overwritten)"
+        )
+    return {**question, "identity": here}
 
 
 def _task_digest(cell: Cell) -> str:

@@ -4,9 +4,11 @@ Analysis, figures and reports read these files and nothing else. While a study r
 that the same command goes on where it was stopped or killed, and others can look at what there is.
 """
 
+import contextlib
 import hashlib
 import io
 import json
+import os
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -32,6 +34,7 @@ TRACES = {
 ENDS = ("outcome", "last_epoch")
 STUDY, RECORDS, SUMMARY = "study.json", "records.nc", "summary.json"
 STATE, SPARE = "state.bin", "state.before.bin"
+FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
 PACKAGES = ("jaxinit", "jax", "jaxlib", "flax", "optax", "numpy", "scipy", "xarray")
 SCHEMA = 2  # of study.json and records.nc
 
@@ -209,9 +212,22 @@ def write_study(
 
 
 def conditions() -> dict[str, Any]:
-    """Under what a study runs: versions of the packages, the commit, a digest of this package's source."""
+    """Under what a study runs: versions of the packages, the commit, a digest of this package's source.
+
+    And what XLA's arithmetic depends on beside these: its flags, and the processor that it compiles for.
+    """
     versions = {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
-    return {"versions": versions, "commit": _commit(), "source": _source_digest()}
+    arithmetic = {name: os.environ.get(name, "") for name in FLAGS} | {"processor": _processor()}
+    return {"versions": versions, "commit": _commit(), "source": _source_digest(), "arithmetic": arithmetic}
+
+
+def _processor() -> str:
+    """The name of the processor, where the system tells."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def changed_conditions(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
@@ -221,6 +237,10 @@ def changed_conditions(there: Mapping[str, Any], here: Mapping[str, Any]) -> lis
     for name in sorted(before.keys() | now.keys()):
         if before.get(name) != now.get(name):
             changes.append(f"{name} {before.get(name)} there, {now.get(name)} here")
+    for name, now in here["arithmetic"].items():
+        before = there.get("arithmetic", {}).get(name, now)
+        if before != now:
+            changes.append(f"{name} {before!r} there, {now!r} here")
     if there["commit"] != here["commit"]:
         changes.append(f"commit {there['commit']} there, {here['commit']} here")
     elif there["source"] != here["source"]:

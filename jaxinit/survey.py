@@ -16,6 +16,7 @@ import xarray as xr
 from jaxinit import lens, probes, store, sweep, verdict
 from jaxinit.cell import Cell, calibrate_starts, check, check_memory, draw_starts, unsegmented
 from jaxinit.folder import Folder, to_json
+from jaxinit.identity import claim
 from jaxinit.spec import Scheme
 from jaxinit.study import BadStudy, Study, check_numbers
 from jaxinit.train import OPTIMIZERS
@@ -40,7 +41,7 @@ def survey(
     cell, batch = _cell_and_batch(study, schemes, examples)
     question = {"study": study.plain(), "examples": examples, "only": only}
     if out is not None:
-        Folder(Path(out)).claim("probe", question)
+        question = claim(Folder(Path(out)), "probe", question, cell)
     starts, _ = calibrate_starts(cell, draw_starts(cell))
     optimizer = OPTIMIZERS[study.optimizer]()
 
@@ -96,7 +97,7 @@ def through_time(
     cell, batch = _cell_and_batch(study, schemes, examples)
     question = {"study": study.plain(), "examples": examples}
     if out is not None:
-        Folder(Path(out)).claim("probe", question)
+        question = claim(Folder(Path(out)), "probe", question, cell)
     starts, _ = calibrate_starts(cell, draw_starts(cell))
     multiplied = lambda p, factors: {name: w * factors[name] for name, w in p.items()}
     look = jax.jit(lambda p, b: lens.through_time(cell.model, cell.task.loss, p, b))

@@ -190,6 +190,11 @@ def test_flipped_bits_are_always_named(name: str, tmp_path: Path) -> None:
 def test_changed_conditions_are_named() -> None:
     here = store.conditions()
     assert store.changed_conditions(here, here) == []
+    other = here | {"arithmetic": here["arithmetic"] | {"XLA_FLAGS": "--x=1", "processor": "another"}}
+    words = store.changed_conditions(other, here)
+    assert len(words) == 2
+    assert words[0].startswith("XLA_FLAGS '--x=1' there, '")
+    assert words[1].startswith("processor 'another' there, '")
     other = here | {"versions": here["versions"] | {"jax": "0.1"}, "commit": "abc"}
     words = store.changed_conditions(other, here)
     assert f"jax 0.1 there, {jax.__version__} here" in words

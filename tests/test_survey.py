@@ -83,3 +83,23 @@ def test_a_network_through_time(tmp_path: Path) -> None:
     assert "orthogonal 2" in figure.get_suptitle()
     with pytest.raises(BadStudy, match="no time loop"):
         through_time(STUDY)
+
+
+def test_other_data_under_the_same_name_is_another_answer(tmp_path: Path) -> None:
+    (tmp_path / "t.txt").write_text("It was the best of times, it was the worst of times. " * 40)
+    study = Study(
+        task="text",
+        text=str(tmp_path / "t.txt"),
+        length=8,
+        hidden=8,
+        seeds=2,
+        schemes=("xavier_rnn",),
+        baseline="xavier_rnn",
+    )
+    survey(study, examples=20, out=tmp_path / "s")
+    before = (tmp_path / "s" / "signals.nc").read_bytes()
+    survey(study, examples=20, out=tmp_path / "s")
+    (tmp_path / "t.txt").write_text("It was the age of wisdom, it was the age of foolishness. " * 40)
+    with pytest.raises(BadStudy, match=r"holds another probe \(the data of task 'text' differ"):
+        survey(study, examples=20, out=tmp_path / "s")
+    assert (tmp_path / "s" / "signals.nc").read_bytes() == before

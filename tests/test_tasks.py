@@ -388,6 +388,14 @@ def test_text_that_is_missing_or_holds_other_characters_is_refused(tmp_path: Pat
         TASKS["text"](file=tmp_path / "none.txt")
     with pytest.raises(ValueError, match="cannot be read: Is a directory"):
         TASKS["words"](file=tmp_path)
+    for endless in ("/dev/zero", "/dev/null"):
+        with pytest.raises(ValueError, match="is no regular file; save it to one"):
+            TASKS["text"](file=endless)
+    large = tmp_path / "large.txt"
+    with large.open("wb") as file:
+        file.truncate(2**33)  # of holes
+    with pytest.raises(ValueError, match=r"has 8\.0 GiB, and texts are held in memory: at most 4 GiB"):
+        TASKS["text"](file=large)
     with pytest.raises(ValueError, match=r"2 characters are outside the vocabulary of 3: 'd' at 1, 'e' at 3"):
         encode("adbec", "abc")
     with pytest.raises(ValueError, match="it is licensed, so put it into"):

@@ -9,6 +9,7 @@ on (`stateful`); each epoch begins at another place.
 import codecs
 import math
 import re
+import stat
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ SHARE = 10  # one part in so many, the last, validates
 VALID = 512  # windows that validate, evenly spaced
 WORDS = 2000  # of a vocabulary: the most frequent of the training part
 EPOCH = 80_000  # characters or words in an epoch, at most: the fineness of the answer on long texts
+MOST_BYTES = 2**32  # of a file
 UNKNOWN, END = "<unk>", "<eos>"
 TO_LEARN = 0.5  # a target on the embedded text leaves this share of what there is to learn above its entropy
 UNSEEN, APART = 0.05, 0.5  # how far a validation part may be from the training part, beyond what chance does
@@ -91,6 +93,14 @@ def read(file: str | Path | None) -> str:
     if file is None:
         return grammar.text()
     try:
+        about = Path(file).stat()
+        if not (stat.S_ISREG(about.st_mode) or stat.S_ISDIR(about.st_mode)):  # a device or a pipe may have no end
+            raise ValueError(f"the text {file} is no regular file; save it to one and give its path")
+        if about.st_size > MOST_BYTES:
+            raise ValueError(
+                f"the text {file} has {about.st_size / 2**30:.1f} GiB, and texts are held in memory: at most "
+                f"{MOST_BYTES / 2**30:.0f} GiB; give a part of it"
+            )
         raw = Path(file).read_bytes()
     except OSError as error:
         raise ValueError(f"the text {file} cannot be read: {error.strerror}; give the path of a text file") from error
