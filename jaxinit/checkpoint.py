@@ -188,5 +188,5 @@ def _from_pytorch(leaf: Leaf, value: np.ndarray) -> np.ndarray | None:
     if value.shape != apart and not (value.shape == flat and leaf.is_kernel and not leaf.gate):
         return None
     if backwards and leaf.dims.endswith("io"):  # Flax slides it over the spread input as it stands, PyTorch reversed
-        value = np.flip(value, range(value.ndim - len(window), value.ndim))
+        value = np.flip(value, tuple(range(value.ndim - len(window), value.ndim)))
     return value.reshape(apart).transpose(np.argsort(there))
