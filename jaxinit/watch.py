@@ -5,8 +5,8 @@
 The function is traced, and its equations are run again one by one, through `jit`, `jax.checkpoint`, custom derivatives,
 `lax.scan`, `lax.cond` and `lax.switch`. A custom derivative around a product gives way to the derivative of the program
 itself; one around anything else stays. Which parameter, and which of its copies (gates, heads), stands in a product is
-followed through what only moves entries: reshaping, transposing, slicing, stacking. So any model can be watched as it
-is, without hooks.
+followed through what only moves entries: reshaping, transposing, slicing, stacking. Parameters that are joined along an
+output axis have one product, which is cut back into theirs. So any model can be watched as it is, without hooks.
 
 What is kept is what a `Measure` makes of an array, on the device: statistics, never the array itself.
 """
@@ -29,7 +29,10 @@ Measure: TypeAlias = Callable[[Float[Array, "groups entries"]], Any]
 
 PRODUCTS = {"dot_general", "conv_general_dilated", "gather"}
 # What leaves entries as they are, and only moves them.
-MOVES = {"reshape", "transpose", "squeeze", "slice", "broadcast_in_dim", "expand_dims", "rev", "split", "unstack"}
+MOVES = {
+    "reshape", "transpose", "squeeze", "slice", "broadcast_in_dim", "expand_dims", "rev", "split", "unstack", "stack",
+    "concatenate",
+}  # fmt: skip
 CASTS = {"convert_element_type", "copy", "copy_p", "name", "reduce_precision", "stop_gradient", "optimization_barrier"}
 INNER = {  # the parameter that holds the inner program of what only calls it
     "jit": "jaxpr",
@@ -43,10 +46,9 @@ INNER = {  # the parameter that holds the inner program of what only calls it
 
 
 class Origin(NamedTuple):
-    """Which parameter the entries of a value come from, and the copy of it that each entry belongs to."""
+    """Which copy of which parameter each entry of a value comes from: its number among the copies of all parameters."""
 
-    name: str
-    copy: np.ndarray  # int, of the value's shape
+    number: np.ndarray  # int, of the value's shape
 
 
 class Site(NamedTuple):
@@ -92,9 +94,10 @@ def moments(entries: Float[Array, "groups entries"]) -> Moments:
     return Moments(jnp.full(len(wide), wide.shape[1], jnp.float32), wide.sum(1), (wide**2).sum(1))
 
 
-def copies_of(leaf: Leaf) -> np.ndarray:
-    """The number of the copy that each entry of a parameter belongs to: an int array of its shape."""
-    return np.broadcast_to(np.arange(leaf.copies, dtype=np.int32).reshape(leaf.copy_shape), leaf.shape)
+def copies_of(leaf: Leaf, first: int = 0) -> np.ndarray:
+    """The number, from `first` on, of the copy that each entry of a parameter belongs to: an int array of its shape."""
+    numbers = np.arange(first, first + leaf.copies, dtype=np.int32)
+    return np.broadcast_to(numbers.reshape(leaf.copy_shape), leaf.shape)
 
 
 def by_copy(measure: Measure, leaf: Leaf, values: Array) -> Any:
@@ -153,12 +156,15 @@ def watched(
 
     traced, shape = jax.make_jaxpr(plain, return_shape=True)(*flat)
     names = sorted(params)  # the order in which a dictionary is flattened
+    copies = [leaf.copies for leaf in by_name.values()]
+    first = dict(zip(by_name, np.cumsum([0, *copies]).tolist(), strict=False))  # the number of each one's first copy
     origins: list[Origin | None] = [
-        Origin(name, copies_of(by_name[name])) if name in by_name else None for name in names
+        Origin(copies_of(by_name[name], first[name])) if name in by_name else None for name in names
     ]
     origins += [None] * (len(flat) - len(names))
     rows = frozenset(name for name, leaf in by_name.items() if leaf.role in ("embedding", "input"))
-    look = _Look(measure, rows, None if taps is None else iter(taps))
+    owner = np.repeat(np.arange(len(copies)), copies)
+    look = _Look(measure, rows, owner, tuple(first.items()), None if taps is None else iter(taps))
     out, _, sites = look.run(traced.jaxpr, traced.consts, flat, origins)
     return jax.tree.unflatten(jax.tree.structure(shape), out), sites
 
@@ -205,10 +211,15 @@ Origins: TypeAlias = list[Origin | None]
 
 
 class _Look(NamedTuple):
-    """How to look: what to measure, the parameters whose rows are picked, and the taps that are still to be used."""
+    """How to look: what to measure, the parameters whose rows are picked, and the taps that are still to be used.
+
+    `owner` gives the place in `known` of the parameter that a number belongs to, `known` its name and first number.
+    """
 
     measure: Measure
     rows: frozenset[str]
+    owner: np.ndarray
+    known: tuple[tuple[str, int], ...]
     taps: Iterator[Any] | None
 
     def run(
@@ -249,19 +260,13 @@ class _Look(NamedTuple):
         out = alone(*_of_variables(equation, given))
         if not any(of):
             return out, nothing, []
-        if kind in MOVES and len(given) == 1:
-            origin = of[0]
-            if origin is None:
-                return out, of, []
+        if kind in MOVES and all(of):
             # What moves entries moves the numbers of their copies, though those are whole where the entries are not.
             with jax.ensure_compile_time_eval(), jax.enable_checks(False):
-                moved = alone(jnp.asarray(origin.copy))
-            return out, [Origin(origin.name, np.asarray(copy)) for copy in moved], []
+                moved = alone(*[jnp.asarray(origin.number) for origin in of if origin])
+            return out, [Origin(np.asarray(number)) for number in moved], []
         if kind in CASTS:
             return out, of[: len(out)], []
-        if kind == "concatenate" and all(of) and len({origin.name for origin in of if origin}) == 1:
-            joined = np.concatenate([origin.copy for origin in of if origin], equation.params["dimension"])
-            return out, [Origin(of[0].name, joined)] if of[0] else nothing, []
         if kind in ("mul", "div") and any(np.ndim(value) == 0 for value in given):  # a multiplier
             return out, [next(origin for origin in of if origin)] if np.ndim(out[0]) else nothing, []
         place = None
@@ -269,17 +274,38 @@ class _Look(NamedTuple):
             place = _of_product(out[0], of, equation.params["dimension_numbers"])
         elif kind == "conv_general_dilated" and of[1] is not None:
             place = _of_convolution(of[1], equation.params["dimension_numbers"])
-        elif kind == "gather" and of[0] is not None and of[0].name in self.rows:
-            place = of[0].name, np.zeros(1, np.int32), ()
+        elif kind == "gather" and of[0] is not None and len(names := self.names(of[0])) == 1 and names <= self.rows:
+            place = np.asarray([dict(self.known)[name] for name in names], np.int32), ()
         if place is None or not out[0].size:
             return out, nothing, []
-        other = given[0 if of[0] is None else 1]
-        y, site = self.site(out[0], other if jnp.issubdtype(other.dtype, jnp.floating) else out[0], *place)
-        return [y], nothing, [site]
+        y, other = out[0], given[0 if of[0] is None else 1]
+        other = other if jnp.issubdtype(other.dtype, jnp.floating) else y
+        number, axes = place
+        sites = []
+        for name, copy in self.apart(number).items():
+            y, site = self.site(y, other, name, copy, axes)
+            sites.append(site)
+        return [y], nothing, sites
+
+    def names(self, origin: Origin) -> set[str]:
+        """The parameters that entries come from."""
+        return {self.known[place][0] for place in np.unique(self.owner[_bare(origin.number)])}
+
+    def apart(self, number: np.ndarray) -> dict[str, np.ndarray]:
+        """The copies of each parameter among numbers, -1 where they are another's, in the order in which they stand."""
+        owner, found = self.owner[number], {}
+        for place in dict.fromkeys(owner.reshape(-1).tolist()):
+            name, first = self.known[place]
+            found[name] = np.where(owner == place, number - first, -1)
+        return found
 
     def site(self, y: Array, other: Array, name: str, copy: np.ndarray, axes: tuple[int, ...]) -> tuple[Array, Site]:
-        """Measure `y`, whose entries along `axes` belong to the copies `copy`, and what the parameter multiplied."""
-        copies, measured = np.unique(copy), partial(_by_copy, self.measure, axes, copy.tobytes(), str(copy.dtype))
+        """Measure `y`, whose entries along `axes` belong to the copies `copy`, and what the parameter multiplied.
+
+        Entries of the copy -1 belong to another parameter.
+        """
+        copies = np.unique(copy[copy >= 0])
+        measured = partial(_by_copy, self.measure, axes, copy.tobytes(), str(copy.dtype))
         site = Site(name, copies, measured(y), self.measure(other.reshape(1, -1)))
         return (y if self.taps is None else _tapped(measured, y, next(self.taps))), site
 
@@ -345,11 +371,15 @@ class _Look(NamedTuple):
         # Flax carries a cell's parameters through its loop, and hands them on as they are: they are constants too.
         kept = [body.outvars[k] is body.invars[consts + k] for k in range(carries)]
         inside: Origins = []
+        by_turn: dict[str, np.ndarray] = {}  # the numbers of the copies of a stacked parameter, turn after turn
         for k, origin in enumerate(of):
             if consts <= k < consts + carries:
                 inside.append(origin if kept[k - consts] else None)
             elif k >= consts and origin is not None:
-                inside.append(Origin(origin.name, origin.copy[0]))
+                owner = self.owner[_bare(origin.number)]
+                one = (owner == owner[:1]).all()  # else other parameters in other turns: not one site
+                inside.append(Origin(origin.number[0]) if one else None)
+                by_turn |= dict.fromkeys(self.names(origin), origin.number) if one else {}
             else:
                 inside.append(origin)
         found: list[Site] = []  # what the body says of its products, apart from their statistics
@@ -369,19 +399,21 @@ class _Look(NamedTuple):
         after, (ys, measured) = jax.lax.scan(
             turn, first, (stacked, taps), settings["length"], settings["reverse"], settings["unroll"]
         )
-        by_turn = {
-            origin.name: origin.copy for k, origin in enumerate(of) if origin is not None and k >= consts + carries
-        }
         sites = []
         for site, (product, other) in zip(found, measured, strict=True):
             copies = np.broadcast_to(site.copies, (settings["length"], *site.copies.shape))
             if site.name in by_turn:  # the copy that the number of the first turn stands for in each turn
-                whole = by_turn[site.name].reshape(settings["length"], -1)
+                whole = by_turn[site.name].reshape(settings["length"], -1) - dict(self.known)[site.name]
                 where = [int(np.argmax(whole[0] == number)) for number in site.copies.reshape(-1)]
                 copies = whole[:, where].reshape(settings["length"], *site.copies.shape)
             sites.append(Site(site.name, copies, product, other))
         come_from: Origins = [of[consts + k] if kept[k] else None for k in range(carries)]
         return [*after, *ys], come_from + [None] * len(ys), sites
+
+
+def _bare(number: np.ndarray) -> np.ndarray:
+    """An array without what a broadcast repeats: of a large parameter that nothing has moved, a few entries."""
+    return number[tuple(slice(None if stride else 1) for stride in number.strides)]
 
 
 def _opened(inner: Any) -> tuple[Any, Sequence[Any]]:
@@ -412,7 +444,7 @@ def _agreed(origins: Sequence[Origin | None]) -> Origin | None:
     """Where a result comes from whichever branch is taken; None where that depends on it."""
     first, *others = origins
     for other in others:
-        if first is None or other is None or first.name != other.name or not np.array_equal(first.copy, other.copy):
+        if first is None or other is None or not np.array_equal(first.number, other.number):
             return None
     return first
 
@@ -424,13 +456,16 @@ def _not_made(shapes: Any) -> Any:
 
 
 def _by_copy(measure: Measure, axes: tuple[int, ...], copy: bytes, dtype: str, y: Array) -> Any:
-    """Measure the entries of each copy together: `[copies, entries]`."""
+    """Measure the entries of each copy together, those of the copy -1 aside: `[copies, entries]`."""
     of = np.frombuffer(copy, dtype)
     if (of == of[0]).all():
         return measure(y.reshape(1, -1))
     others = tuple(axis for axis in range(y.ndim) if axis not in axes)
-    rows = y.transpose(*axes, *others).reshape(len(of), -1)
-    return measure(rows[np.argsort(of, kind="stable")].reshape(len(np.unique(of)), -1))
+    order = np.argsort(of, kind="stable")[np.count_nonzero(of < 0) :]
+    copies = len(np.unique(of[order]))
+    if copies == 1:  # in the order of a product of its own
+        return measure(y.transpose(*others, *axes).reshape(-1, len(of))[:, order].reshape(1, -1))
+    return measure(y.transpose(*axes, *others).reshape(len(of), -1)[order].reshape(copies, -1))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -443,25 +478,25 @@ def _tapped(measured: Callable[[Array], Any], y: Array, tap: Any) -> Array:
 _tapped.defvjp(lambda measured, y, tap: (_tapped(measured, y, tap), None), lambda measured, _, dy: (dy, measured(dy)))
 
 
-def _of_product(y: Array, of: Origins, numbers: Any) -> tuple[str, np.ndarray, tuple[int, ...]] | None:
+def _of_product(y: Array, of: Origins, numbers: Any) -> tuple[np.ndarray, tuple[int, ...]] | None:
     """A matrix product; axes of the result: batch, free axes of the left side, free axes of the right."""
     (left_sum, right_sum), (left_batch, right_batch) = numbers
     right = of[1] is not None
     origin = of[1] if right else of[0]
     assert origin is not None
     summed, batch = (right_sum, right_batch) if right else (left_sum, left_batch)
-    free = [axis for axis in range(origin.copy.ndim) if axis not in summed and axis not in batch]
-    copy = origin.copy.transpose([*batch, *free, *summed])
-    kept = copy.shape[: len(batch) + len(free)]
-    flat = copy.reshape(*kept, -1)
+    free = [axis for axis in range(origin.number.ndim) if axis not in summed and axis not in batch]
+    number = origin.number.transpose([*batch, *free, *summed])
+    kept = number.shape[: len(batch) + len(free)]
+    flat = number.reshape(*kept, -1)
     if (flat != flat[..., :1]).any():  # it sums over copies: not one copy's product
         return None
     first = y.ndim - len(free) if right else len(batch)
-    return origin.name, flat[..., 0].reshape(-1), (*range(len(batch)), *range(first, first + len(free)))
+    return flat[..., 0].reshape(-1), (*range(len(batch)), *range(first, first + len(free)))
 
 
-def _of_convolution(origin: Origin, numbers: Any) -> tuple[str, np.ndarray, tuple[int, ...]] | None:
-    by_output = np.moveaxis(origin.copy, numbers.rhs_spec[0], 0).reshape(origin.copy.shape[numbers.rhs_spec[0]], -1)
+def _of_convolution(origin: Origin, numbers: Any) -> tuple[np.ndarray, tuple[int, ...]] | None:
+    by_output = np.moveaxis(origin.number, numbers.rhs_spec[0], 0).reshape(origin.number.shape[numbers.rhs_spec[0]], -1)
     if (by_output != by_output[:, :1]).any():
         return None
-    return origin.name, by_output[:, 0], (numbers.out_spec[1],)
+    return by_output[:, 0], (numbers.out_spec[1],)

@@ -15,7 +15,7 @@ from jaxtyping import Array
 from jaxinit import calibrate, spec, watch
 from jaxinit.calibrate import Problem, gradient_quotient, gradinit, lsuv, metainit
 from jaxinit.initializers import glorot_scheme
-from jaxinit.introspect import functional
+from jaxinit.introspect import declare, functional
 from jaxinit.models import MODELS, Transformer
 from jaxinit.schemes import SCHEMES
 from jaxinit.spec import Leaf, draw
@@ -89,6 +89,39 @@ def test_lsuv_reaches_recurrent_matrices_gate_by_gate(model: str) -> None:
     assert measured["layers.1.recurrent"].shape == (gates,)
     for name, variance in measured.items():
         np.testing.assert_allclose(variance, 1, atol=0.1, err_msg=name)
+
+
+class Attention(nnx.Module):
+    def __init__(self, fused: bool) -> None:
+        rngs = nnx.Rngs(0)
+        linear = lambda outputs: nnx.Linear(8, outputs, use_bias=False, rngs=rngs)
+        self.qkv = linear(32) if fused else nnx.data([linear(size) for size in (8, 8, 16)])
+        self.out = nnx.Linear(16, 4, rngs=rngs)
+
+    def __call__(self, x: Array) -> Array:
+        fused = isinstance(self.qkv, nnx.Linear)
+        q, k, v = jnp.split(self.qkv(x), (8, 16), -1) if fused else [one(x) for one in self.qkv]
+        return self.out(jax.nn.softmax(q @ k.swapaxes(-1, -2)) @ v)
+
+
+def test_lsuv_of_a_fused_layer_is_that_of_its_parts() -> None:
+    split = {"qkv": {"query": 8, "key": 8, "value": 16}}
+    pure, single = (
+        functional(lambda: declare(Attention(True), split=split)),
+        functional(lambda: declare(Attention(False))),
+    )
+    names = dict(zip(("query", "key", "value"), range(3), strict=True))
+    start = draw(SCHEMES["glorot_uniform"], jax.random.key(0), pure.leaves)
+    other = {f"qkv.{k}.kernel": start[f"qkv.kernel.{name}"] for name, k in names.items()}
+    other |= {name: start[name] for name in ("out.kernel", "out.bias")}
+    x = jax.random.normal(jax.random.key(1), (2, 32, 6, 8))
+    done, apart = (
+        jax.jit(lambda p, of=of: lsuv(Problem(of.leaves, of.apply, cross_entropy), p, (x, x)))(p)
+        for of, p in ((pure, start), (single, other))
+    )
+    for name, k in names.items():
+        np.testing.assert_allclose(done.factors[f"qkv.kernel.{name}"], apart.factors[f"qkv.{k}.kernel"], rtol=1e-4)
+    np.testing.assert_allclose(done.factors["out.kernel"], apart.factors["out.kernel"], rtol=1e-4)
 
 
 def test_lsuv_of_a_net_unrolled_by_hand_is_that_of_its_loop() -> None:

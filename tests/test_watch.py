@@ -123,6 +123,60 @@ def test_what_is_fused_is_told_apart_by_its_columns() -> None:
     assert watch.products(summed, leaves, params, X)[1] == {}, "a sum over copies is no copy's product"
 
 
+JOINED = (
+    Leaf("query", (3, 6), "io", "query"),
+    Leaf("key", (3, 4), "io", "key"),
+    Leaf("gates", (2, 3, 5), ".io", "value"),
+)
+
+
+def joined(p: dict[str, Array]) -> Array:
+    return jnp.concatenate([p["query"], p["gates"].swapaxes(0, 1).reshape(3, 10), p["key"]], 1)
+
+
+@pytest.mark.parametrize(
+    "product",
+    [
+        lambda p, x: x @ joined(p),
+        lambda p, x: jax.jit(lambda w: jnp.einsum("io,bti->otb", w.astype(jnp.float32), x))(joined(p)),
+        lambda p, x: jax.lax.conv_general_dilated(x.swapaxes(1, 2), joined(p).T[:, :, None], (1,), "SAME"),
+        lambda p, x: jax.lax.scan(lambda c, x: (c, x @ joined(p)), 0.0, x)[1],
+        lambda p, x: jax.lax.scan(lambda c, w: (c, x @ w), 0.0, jnp.stack([joined(p)]))[1],
+    ],
+    ids=["dense", "left", "convolution", "loop", "stacked"],
+)
+def test_what_is_joined_along_an_output_axis_is_cut_back(product) -> None:
+    params = drawn(JOINED)
+    _, found = jax.jit(lambda p: watch.products(product, JOINED, p, X))(params)
+    assert sorted(found) == ["gates", "key", "query"]
+    check(found["query"], X @ params["query"])
+    check(found["gates"], *[X @ w for w in params["gates"]])
+    check(found["key"], X @ params["key"])
+
+
+def test_a_joined_product_has_the_entries_and_gradients_of_single_ones() -> None:
+    params, target = drawn(JOINED[:2]), jax.random.normal(jax.random.key(3), (7, 5, 10))
+    together = lambda p, x: x @ jnp.concatenate([p["query"], p["key"]], 1)
+    apart = lambda p, x: jnp.concatenate([x @ p["query"], x @ p["key"]], -1)
+    found = []
+    for function in (together, apart):
+        look = lambda p, taps, function=function: watch.watched(function, JOINED[:2], lambda a: a, p, taps, X)
+        sites = look(params, None)[1]
+        taps = [jnp.zeros_like(site.product) for site in sites]
+        slopes = jax.grad(lambda p, t, look=look: (look(p, t)[0] * target).sum(), (0, 1))(params, taps)
+        found.append(([site.name for site in sites], [tuple(site[1:]) for site in sites], slopes))
+    assert found[0][0] == found[1][0] == ["query", "key"]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), found[0][1:], found[1][1:])
+
+
+def test_what_sums_or_loops_over_different_parameters_is_no_ones_product() -> None:
+    leaves = (Leaf("a", (3, 3), "io", "hidden"), Leaf("b", (3, 3), "io", "hidden"))
+    summed = lambda p, x: jnp.concatenate([x, x], -1) @ jnp.concatenate([p["a"], p["b"]], 0)
+    looped = lambda p, x: jax.lax.scan(lambda h, w: (h @ w, None), x, jnp.stack([p["a"], p["b"]]))[0]
+    for function in (summed, looped):
+        assert watch.products(function, leaves, drawn(leaves), X)[1] == {}
+
+
 def test_a_watched_function_can_be_differentiated() -> None:
     leaves, apply, *_ = functional(lambda: MODELS["lstm"](3, 6, 4, rngs=nnx.Rngs(0)))
     params = drawn(leaves)
