@@ -10,14 +10,18 @@ path in the module. A stored array that fuses several matrices is one leaf with 
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from contextlib import suppress
+from dataclasses import fields, is_dataclass
 from fnmatch import fnmatchcase
+from functools import partial
+from types import FunctionType, SimpleNamespace
 from typing import Any, NamedTuple, TypedDict, TypeVar, Unpack
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.core import Tracer
 from jaxtyping import Array, Key
 
 from jaxinit import spec
@@ -591,39 +595,56 @@ def joined(name: str, variable: nnx.Variable, values: Mapping[str, Array]) -> Ar
     return jnp.concatenate([values[f"{name}.{part.name}"] for part in split.parts], split.axis)
 
 
+# Arguments by which a module is told its mode at every call, and what they are in training.
+FLAGS = {"training": True, "train": True, "is_training": True, "deterministic": False, "use_running_average": False}
+WITHOUT_VALUE = (Tracer, jax.ShapeDtypeStruct)  # what a plain array is in a module of shapes
+
+
 def functional(make: Callable[[], nnx.Module]) -> Functional:
     """The module that `make` builds, as leaves and pure functions; its parameters are not allocated.
 
     A module of ours has a second argument, `training`, if it takes noise; any other is put into evaluation or training
-    by `eval()` and `train()`, on a copy. Running statistics (`nnx.BatchStat`) and variables of a type of the caller's
-    are carried from step to step. Random state (`nnx.RngState`) is none: in training each stream starts from the step's
-    key and the stream's name, else from where `make` put it. What is `Frozen`, or a plain array, is a constant.
+    by `eval()` and `train()`, on a copy, and by an argument of its call that says so: `train`, `is_training` or a bool
+    `training` (True in training), `deterministic` or `use_running_average` (False in training). Running statistics
+    (`nnx.BatchStat`) and variables of a type of the caller's are carried from step to step. Random state
+    (`nnx.RngState`) is none: in training each stream starts from the step's key and the stream's name, else from where
+    `make` put it. What is `Frozen`, or a plain array, is a constant; a module that has some is built once.
     dtypes: a parameter that the module keeps in another type than float32 is cast to that type when it is used.
     Raises: ValueError for a module with state of Flax's that cannot be carried (`nnx.Cache`, `nnx.Intermediate`,
-    `nnx.Perturbation`), or with dropout that has no random state.
+    `nnx.Perturbation`), with dropout that has no random state, or with an array that an earlier trace left behind.
     """
-    abstract = nnx.eval_shape(make)
-    declared, state = leaves(abstract), nnx.to_flat_state(nnx.state(abstract))
+    one: Any = nnx.eval_shape(make)
+    declared, state = leaves(one), nnx.to_flat_state(nnx.state(one))
     _check_state(state)
-    running, constants, streams = {}, {}, []
-    if any(not isinstance(variable, nnx.Param) for _, variable in state):  # their start is a value, not a shape
-        for path, variable in nnx.to_flat_state(nnx.state(make())):
-            if isinstance(variable, nnx.Param):
-                continue
-            name, value = name_of(path), variable
-            if isinstance(variable, nnx.Variable):
-                value = variable.get_value()
+    running, constants, plain, streams = {}, {}, {}, []
+    if any(not isinstance(variable, nnx.Param) for _, variable in state) or _traced(one, WITHOUT_VALUE):
+        one = nnx.merge(*nnx.split(make()))  # a start is a value, not a shape; eval() leaves the caller's module alone
+        _check_constants(one)
+        built = nnx.state(one)
+        state = nnx.to_flat_state(jax.eval_shape(lambda: built))
+        for path, variable in nnx.to_flat_state(built):
+            name = name_of(path)
             if isinstance(variable, nnx.RngKey):
                 streams.append(name)
-            constant = isinstance(variable, Frozen | nnx.RngState) or not isinstance(variable, nnx.Variable)
-            (constants if constant else running)[name] = jnp.asarray(value)
-    _check_dropout(abstract, bool(streams))
-    abstract.eval()
-    evaluating = nnx.graphdef(abstract)
-    abstract.train()
-    noisy = nnx.graphdef(abstract)
-    abstract.set_attributes(deterministic=True, raise_if_not_found=False)
-    quiet = nnx.graphdef(abstract)
+            if not isinstance(variable, nnx.Variable):
+                plain[name] = variable  # as it is: of NumPy's a trace knows the values
+            elif not isinstance(variable, nnx.Param):
+                kind = constants if isinstance(variable, Frozen | nnx.RngState) else running
+                kind[name] = jnp.asarray(variable.get_value())
+    _check_dropout(one, bool(streams))
+    one.eval()
+    evaluating = nnx.graphdef(one)
+    one.train()
+    noisy = nnx.graphdef(one)
+    one.set_attributes(deterministic=True, raise_if_not_found=False)
+    # A call that says deterministic=False, as a flag in training makes it, goes before the attribute.
+    one.set_attributes(nnx.Dropout, nnx.MultiHeadAttention, rate=0.0, dropout_rate=0.0, raise_if_not_found=False)
+    quiet = nnx.graphdef(one)
+    arguments = inspect.signature(type(one).__call__).parameters
+    flags = {name: training for name, training in FLAGS.items() if name in arguments}
+    takes_training = "training" in arguments and not isinstance(arguments["training"].default, bool)
+    if takes_training:
+        del flags["training"]
 
     def module(graph: Any, values: Params) -> Any:
         flat = []
@@ -634,25 +655,47 @@ def functional(make: Callable[[], nnx.Module]) -> Functional:
             elif isinstance(variable, nnx.Variable):
                 flat.append((path, variable.replace(values[name])))
             else:
-                flat.append((path, values[name]))
+                flat.append((path, plain[name]))
         return nnx.merge(graph, nnx.from_flat_state(flat))
 
     def filled(values: Params) -> Any:
         return module(evaluating, constants | running | values)
 
     def apply(values: Params, x: Array) -> Array:
-        return filled(values)(x)
+        return filled(values)(x, **{name: not training for name, training in flags.items()})
 
     def learn(values: Params, before: Params, x: Array, training: Training) -> tuple[Array, Params]:
         key = training.key
         fresh = {} if key is None else {name: _reseeded(constants[name], key, name) for name in streams}
         one = module(quiet if key is None else noisy, constants | fresh | before | values)
-        takes_training = "training" in inspect.signature(type(one).__call__).parameters
-        y = one(x, training=training) if takes_training else one(x)
+        y = one(x, **flags, **({"training": training} if takes_training else {}))
         after = {name_of(path): variable for path, variable in nnx.to_flat_state(nnx.state(one))}
         return y, {name: after[name].get_value() for name in before}
 
     return Functional(declared, apply, learn, running, filled, bool(streams))
+
+
+def _traced(model: nnx.Module, kinds: Any = Tracer) -> list[str]:
+    """The names of what is no variable and is, or keeps, an array without a value: no graph of the module says so."""
+    nodes = [node for node in nnx.iter_graph(model) if not isinstance(node[1], nnx.Variable | nnx.Pytree)]
+    return [name_of(path) for path, value in nodes if _keeps(value, kinds)]
+
+
+def _keeps(value: Any, kinds: Any, depth: int = 3) -> bool:
+    """Whether an attribute is of one of these kinds, or keeps it in a container, a dataclass, a partial, a closure."""
+    for leaf in jax.tree.leaves(value):
+        inside: list[Any] = []
+        if isinstance(leaf, partial):
+            inside = [leaf.func, leaf.args, leaf.keywords]
+        elif isinstance(leaf, FunctionType):
+            for cell in leaf.__closure__ or ():
+                with suppress(ValueError):  # an empty cell
+                    inside.append(cell.cell_contents)
+        elif isinstance(leaf, SimpleNamespace) or (is_dataclass(leaf) and not isinstance(leaf, type)):
+            inside = list(vars(leaf).values())
+        if isinstance(leaf, kinds) or (depth and _keeps(inside, kinds, depth - 1)):
+            return True
+    return False
 
 
 def _kept(value: Array, variable: nnx.Variable) -> Array:
@@ -683,6 +726,15 @@ def _check_state(state: Sequence[tuple[tuple[Any, ...], Any]]) -> None:
             raise ValueError(
                 f"the module also holds {names}, of nnx.{kind.__name__}, which no training step carries; {remedy}"
             )
+
+
+def _check_constants(built: nnx.Module) -> None:
+    """Refuse a module with arrays that were cached while another like it was looked at by its shapes."""
+    if names := _traced(built):
+        raise ValueError(
+            f"the module keeps {names}, of arrays without a value: they are left from an earlier trace, as by "
+            "functools.cache; make them anew for each module, or with NumPy"
+        )
 
 
 def _check_dropout(model: nnx.Module, seeded: bool) -> None:

@@ -1,6 +1,7 @@
 """Modules to leaves and back."""
 
 import copy
+import functools
 import math
 import pickle
 from collections.abc import Callable
@@ -469,24 +470,121 @@ def test_state_of_the_callers_own_type_is_carried_and_its_dtype_kept() -> None:
     assert slopes["layer.kernel"].dtype == params["layer.kernel"].dtype  # a float32 master copy stays one
 
 
-class Tripled(nnx.Module):
-    """A layer whose outputs are multiplied by a plain array."""
+KEPT: dict[str, tuple[Callable[[jax.Array], Any], Callable[[Any], Any]]] = {
+    "attribute": (lambda a: a, lambda kept: kept),
+    "marked": (nnx.data, lambda kept: kept),
+    "NumPy": (lambda a: a, lambda kept: kept[: int(kept[1])].sum() * kept),  # a size that a trace must know
+    "dict": (lambda a: nnx.data({"table": a}), lambda kept: kept["table"]),
+    "list": (lambda a: nnx.data([a]), lambda kept: kept[0]),
+    "nnx.Dict": (lambda a: nnx.Dict(table=a), lambda kept: kept["table"]),
+    "nnx.List": (lambda a: nnx.List([a]), lambda kept: kept[0]),
+    "closure": (lambda a: lambda: a, lambda kept: kept()),
+}
 
-    def __init__(self):
-        self.layer = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
-        self.table = nnx.data(jnp.full((2,), 3.0))
+
+class Tabled(nnx.Module):
+    """A layer whose outputs are multiplied by a plain array, kept in one of the ways of `KEPT`."""
+
+    def __init__(self, inputs: int, outputs: int, way: str):
+        self.layer = nnx.Linear(inputs, outputs, rngs=nnx.Rngs(0))
+        given = (np if way == "NumPy" else jnp).arange(1, outputs + 1, dtype=np.float32)
+        self.table, self.way = KEPT[way][0](given), way
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.layer(x) * jnp.broadcast_to(self.table, (x.shape[0], 2))
+        y = self.layer(x)
+        return y * jnp.broadcast_to(KEPT[self.way][1](self.table), y.shape)
 
 
-@pytest.mark.skipif(
-    "table" not in nnx.state(nnx.eval_shape(Tripled)), reason="this Flax sees no plain arrays in a module of shapes"
-)
-def test_a_plain_array_of_a_module_is_a_constant() -> None:
-    pure = functional(lambda: declare(Tripled()))
-    x = jnp.ones((4, 3))
-    np.testing.assert_allclose(pure.apply(introspect.values(declare(Tripled())), x), Tripled()(x), rtol=1e-6)
+@pytest.mark.parametrize("way", KEPT)
+def test_a_plain_array_of_a_module_is_a_constant(way: str) -> None:
+    make, x = lambda: declare(Tabled(3, 2, way)), jnp.ones((4, 3))
+    pure, params, own = functional(make), introspect.values(make()), Tabled(3, 2, way)(x)
+    np.testing.assert_allclose(jax.jit(pure.apply)(params, x), own, rtol=1e-6)
+    np.testing.assert_allclose(jax.jit(pure.as_trained)(params, x), own, rtol=1e-6)
+    assert pure.running == {}
+
+
+def test_what_weight_normalization_keeps_is_a_constant() -> None:
+    make = lambda: declare(nnx.WeightNorm(nnx.Linear(3, 2, rngs=nnx.Rngs(0)), rngs=nnx.Rngs(0)))
+    net, x = make(), jnp.ones((4, 3))
+    np.testing.assert_allclose(functional(make).apply(introspect.values(net), x), net(x), rtol=1e-6)
+
+
+def test_a_study_and_a_probe_take_a_module_with_plain_arrays(tmp_path: Path) -> None:
+    def make(inputs: int, units: int, outputs: int, *, rngs: nnx.Rngs, way: str = "attribute", **unused: Any) -> Any:
+        net = nnx.Sequential(Tabled(inputs, outputs, way), lambda y: y.mean(1))
+        return declare(net, roles={"*.layer": "readout"}, n_layers=1, width=units)
+
+    study = Study(
+        model="own", task="digits_rows", schemes=("lecun_normal",), baseline="lecun_normal", hidden=8, lrs=(0.1,),
+        seeds=2, epochs=1, evaluations=1,
+    )  # fmt: skip
+    result = run(study, models={"own": make}, out=tmp_path, progress=False)
+    assert np.isfinite(result.records.valid_loss.values).all()
+    net, x = make(3, 4, 2, rngs=nnx.Rngs(0), way="dict"), jnp.ones((4, 5, 3))
+    found = probes.probe(net, (x, jnp.zeros((4, 2))), lambda out, y: jnp.mean((out - y) ** 2))
+    assert found.gradient_norm.values > 0
+
+
+def test_an_array_that_was_cached_in_a_trace_is_refused() -> None:
+    table = functools.cache(lambda: jnp.ones(2))
+
+    class Cached(nnx.Module):
+        def __init__(self):
+            self.layer = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
+            self.table = table()
+
+    with pytest.raises(ValueError, match=r"keeps \['table'\], of arrays without a value: .* functools.cache"):
+        functional(lambda: declare(Cached()))
+
+
+class ByHand(nnx.Module):
+    """Switched into training by an argument of its call, which `train()` knows nothing of."""
+
+    def __init__(self):
+        self.norm = nnx.BatchNorm(3, rngs=nnx.Rngs(0))
+        self.dropout = nnx.Dropout(0.5, rngs=nnx.Rngs(0))
+
+    def switched(self, x: jax.Array, on: bool) -> jax.Array:
+        assert isinstance(on, bool)
+        return self.dropout(self.norm(x, use_running_average=not on), deterministic=not on)
+
+
+class Train(ByHand):
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        return self.switched(x, train)
+
+
+class IsTraining(ByHand):
+    def __call__(self, x: jax.Array, *, is_training: bool) -> jax.Array:
+        return self.switched(x, is_training)
+
+
+class InTraining(ByHand):
+    def __call__(self, x: jax.Array, training: bool = True) -> jax.Array:
+        return self.switched(x, training)
+
+
+class Deterministic(ByHand):
+    def __call__(self, x: jax.Array, deterministic: bool = True) -> jax.Array:
+        return self.switched(x, not deterministic)
+
+
+class UsesRunningAverage(ByHand):
+    def __call__(self, x: jax.Array, use_running_average: bool = True) -> jax.Array:
+        return self.switched(x, not use_running_average)
+
+
+@pytest.mark.parametrize("kind", [Train, IsTraining, InTraining, Deterministic, UsesRunningAverage])
+def test_a_module_that_is_switched_by_an_argument_trains(kind: Any) -> None:
+    pure, x = functional(lambda: declare(kind())), jax.random.normal(KEY, (64, 3)) + 1
+    params = {"norm.scale": jnp.ones(3), "norm.bias": jnp.zeros(3)}
+    np.testing.assert_allclose(pure.apply(params, x), x, rtol=1e-3)  # the statistics of the start
+    y, running = pure.learn(params, pure.running, x, Training(KEY))
+    assert 0.3 < float(jnp.mean(y == 0)) < 0.7
+    np.testing.assert_allclose(running["norm.mean"], 0.01 * x.mean(0), rtol=1e-3)
+    quiet, own = pure.as_trained(params, x), np.asarray(x)  # normalized by the batch, and no unit dropped
+    np.testing.assert_allclose(quiet, (own - own.mean(0)) / own.std(0), atol=1e-3)
 
 
 def test_dropout_without_random_state_is_refused() -> None:
