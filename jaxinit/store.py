@@ -138,16 +138,28 @@ def netcdf(records: xr.Dataset) -> bytes:
 def unfinished_records(folder: Folder, study: Study, about: Mapping[str, Any]) -> tuple[xr.Dataset, str]:
     """What is known of a study that is not complete, its last saved state, and what is wrong with later ones ("").
 
-    Raises: BadStudy where there is no state.
+    Where no state is left, the records are those that the last interruption wrote.
+    Raises: BadStudy where there are neither.
     """
     state, remark = read_state(folder.path, about["digest"], set_aside=False)
     if state is None:
+        if holds_records(folder):
+            records = read_records(folder)
+            if records.attrs.get("identity") == about["digest"]:
+                last = f"these are the records of its last interruption, in {RECORDS}; to go on is to start anew"
+                return records, f"{remark}no saved state is left in {folder.path}; {last}"
         again = f"{about['command']} --out {quoted(folder.path)}"
-        raise BadStudy(f"the study in {folder.path} has no records yet; run it again: {again}")
+        raise BadStudy(f"{remark}the study in {folder.path} has no records yet; run it again: {again}")
     records = empty_records(study, about["evaluations_per_epoch"], about["task"], about["digest"])
     restore(records, state)
     torn = remark.partition("going on from")[0]
     return records, torn and f"{torn}these are the records of the state saved before"
+
+
+def holds_records(folder: Folder) -> bool:
+    """Whether a folder's manifest lists records, as it does once a study has been interrupted or has ended."""
+    held = folder.manifest()
+    return held is not None and RECORDS in held.files
 
 
 def restore(records: xr.Dataset, state: Mapping[str, np.ndarray]) -> None:

@@ -128,6 +128,30 @@ def test_a_study_that_was_killed_shows_its_last_saved_state(tmp_path: Path) -> N
     assert "state.bin is a copy of state.before.bin; these are" in store.load(tmp_path).remark
 
 
+def test_without_a_state_the_records_of_the_last_interruption_are_shown(tmp_path: Path) -> None:
+    records = write(tmp_path, "interrupted")
+    with pytest.raises(BadStudy, match="has no records yet"):
+        store.load(tmp_path)
+    for name in (store.STATE, store.SPARE):
+        (tmp_path / name).write_bytes(b"torn")
+    with pytest.raises(
+        BadStudy, match=r"state.bin is torn; .*state.before.bin is torn; the study in .* has no records"
+    ):
+        store.load(tmp_path)
+    with Folder(tmp_path).locked():
+        store.write_study(Folder(tmp_path), STUDY, about("interrupted"), {"records.nc": store.netcdf(records)})
+    result = store.load(tmp_path)
+    xr.testing.assert_identical(result.records, records)
+    assert not result.complete
+    assert "state.before.bin is torn; no saved state is left" in result.remark
+    assert "these are the records of its last interruption" in result.remark
+    foreign = {"records.nc": store.netcdf(records.assign_attrs(identity="other"))}
+    with Folder(tmp_path).locked():
+        store.write_study(Folder(tmp_path), STUDY, about("interrupted"), foreign)
+    with pytest.raises(BadStudy, match="has no records yet"):
+        store.load(tmp_path)
+
+
 def test_a_state_of_another_study_is_never_taken(tmp_path: Path) -> None:
     store.write_state(tmp_path, state(0.25), "mine", [LIFE])
     store.write_state(tmp_path, state(0.75), "another", [LIFE])
