@@ -247,11 +247,15 @@ def quoted(path: Path) -> str:
 
 
 def write_synced(path: Path, content: bytes) -> None:
-    """Write a file and wait until it has reached the disk."""
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    """Write a file and wait until it has reached the disk. Raises: OSError that names the file."""
+    try:
+        with path.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        error.filename = str(path)  # write and fsync, which a full disk fails, know no name
+        raise
 
 
 def sync_folder(path: Path) -> None:

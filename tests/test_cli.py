@@ -123,8 +123,14 @@ def test_an_interrupted_study_exits_130_and_says_how_to_look(capsys: pytest.Capt
 @pytest.mark.parametrize(
     ("error", "line"),
     [
-        (OSError(28, "No space left on device", "results/x"), "results/x: No space left on device"),
-        (PermissionError(13, "Permission denied", "results"), "results: Permission denied"),
+        (
+            OSError(28, "No space left on device", "results/x"),
+            "results/x: No space left on device; free some space; the same command goes on from there\n",
+        ),
+        (
+            PermissionError(13, "Permission denied", "results"),
+            "results: Permission denied; let it be read and written, or give another folder\n",
+        ),
         (OSError("odd"), "the output: odd"),
         (MemoryError(), "out of memory (no more is known); make hidden, batch or length smaller, or give fewer seeds"),
         (RuntimeError("RESOURCE_EXHAUSTED: 9 bytes\nmore"), "out of memory (RESOURCE_EXHAUSTED: 9 bytes more); make"),

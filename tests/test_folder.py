@@ -199,6 +199,11 @@ def test_a_disk_that_is_full_costs_nothing(kept: Folder, monkeypatch: pytest.Mon
     assert sorted(path.name for path in kept.path.iterdir()) == ["a.json", "b.bin", MANIFEST]
 
 
+def test_a_disk_that_is_full_is_named_by_the_file() -> None:
+    with pytest.raises(OSError, match="No space left on device: '/dev/full'"):
+        folders.write_synced(Path("/dev/full"), b"more")
+
+
 def test_differences_name_nested_entries() -> None:
     there, here = {"study": {"a": 1, "b": 2}, "n": 3}, {"study": {"a": 1, "b": 5, "c": 6}, "n": 3}
     assert differences(there, here) == ["b is 2 there, 5 here", "c is None there, 6 here"]
