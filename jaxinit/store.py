@@ -19,7 +19,7 @@ import numpy as np
 import xarray as xr
 
 from jaxinit import summary as summaries
-from jaxinit.folder import Folder, a, digest, quoted, sync_folder, to_json, write_synced
+from jaxinit.folder import BAD_PATH, Folder, a, digest, quoted, sync_folder, to_json, write_synced
 from jaxinit.outcome import Outcome
 from jaxinit.study import BadStudy, Study
 
@@ -274,8 +274,12 @@ def read_state(path: Path, identity: str, set_aside: bool = True) -> tuple[dict[
             contents[name] = (path / name).read_bytes()
         except FileNotFoundError:
             continue
+        except OSError as error:
+            if error.errno not in BAD_PATH:
+                raise
+            contents[name] = b""  # a folder or a loop of links in its place is set aside as a torn one is
     remarks = ""
-    if len(contents) == 2 and contents[STATE] == contents[SPARE]:  # no two states are alike: each knows its time
+    if len(contents) == 2 and contents[STATE] == contents[SPARE] != b"":  # no two states are alike: each knows its time
         remarks = f"{path / STATE} is a copy of {SPARE}; "
     for name, content in contents.items():
         file = path / name

@@ -178,6 +178,27 @@ def test_a_summary_can_always_be_made_again_from_the_records(tmp_path: Path) -> 
         assert store.load(tmp_path).summary == kept
 
 
+@pytest.mark.parametrize("how", ["folder", "loop"])
+def test_a_summary_and_a_state_that_are_no_files_are_as_torn_ones(how: str, tmp_path: Path) -> None:
+    def make(path: Path) -> None:
+        path.unlink(missing_ok=True)
+        path.symlink_to(path.name) if how == "loop" else path.mkdir()
+
+    write(tmp_path / "s")
+    kept = store.load(tmp_path / "s").summary
+    make(tmp_path / "s" / "summary.json")
+    assert store.summarize_again(tmp_path / "s").summary == kept
+    assert store.load(tmp_path / "s").summary == kept
+    assert (tmp_path / "s" / "summary.json").is_file()
+    for metric in (0.25, 0.75):
+        store.write_state(tmp_path, state(metric), "d", [LIFE])
+    make(tmp_path / store.STATE)
+    found, remark = store.read_state(tmp_path, "d")
+    assert found is not None
+    assert (found["metric"] == 0.25).all()
+    assert "is torn and was set aside as state.bin.torn; going on from" in remark
+
+
 def test_missing_records_of_a_finished_study_give_advice_that_ends(tmp_path: Path) -> None:
     write(tmp_path)
     (tmp_path / "records.nc").unlink()
