@@ -19,7 +19,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from jaxinit import probes, stats, store, sweep, train
@@ -27,6 +26,7 @@ from jaxinit.cell import Cell, Starts, calibrate_starts, check, check_memory, dr
 from jaxinit.folder import Folder, quoted, to_json
 from jaxinit.identity import Identity, changed, combined, identify
 from jaxinit.outcome import Outcome
+from jaxinit.report import Terminal
 from jaxinit.spec import Scheme, rules
 from jaxinit.store import Result
 from jaxinit.study import BadStudy, Study
@@ -431,6 +431,6 @@ def _progress(study: Study, shown: bool) -> Iterator[Report]:
         TextColumn("left"),
     )
     doing = {"tune": "choosing rates", "report": "reporting"}
-    with Progress(*columns, console=Console(file=sys.stderr), disable=not shown) as bar:
+    with Progress(*columns, console=Terminal(file=sys.stderr), disable=not shown) as bar:
         task = bar.add_task("compiling", total=total, best="none yet")
         yield lambda phase, ended, best: bar.update(task, advance=ended, best=best, description=doing[phase])

@@ -79,6 +79,13 @@ def test_run_then_again_then_plot(tmp_path: Path) -> None:
     assert "orthogonal" in first.stdout
     pictures = sorted(path.name for path in (out / "figures").iterdir())
     assert pictures == ["learning_curves.png", "learning_curves.svg", "share_converged.png", "share_converged.svg"]
+    command = [sys.executable, "-m", "jaxinit.cli", "plot", str(out)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == cli.CLOSED
     for path in (out / "figures").iterdir():
         path.unlink()
     again = jaxinit("plot", str(out))
