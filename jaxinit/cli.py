@@ -2,6 +2,7 @@
 
 import ast
 import codecs
+import errno
 import inspect
 import io
 import math
@@ -41,6 +42,9 @@ REFUSED = 2  # the input is at fault
 INTERRUPTED = 130  # what a shell reports for Ctrl-C
 CLOSED = 141  # and for output that nobody reads any more
 LONGEST = 500  # characters of another program's message
+# What to do where the system refuses a file.
+ADVICE = dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space; the same command goes on from there")
+ADVICE |= dict.fromkeys((errno.EROFS, errno.EACCES), "let it be read and written, or give another folder")
 DEBUG = "JAXINIT_DEBUG"  # in the environment, set to anything: tracebacks too
 
 ABOUT = f"""Does it matter how this network is initialized? Measure it. --version prints the version.
@@ -347,7 +351,8 @@ def exit_code(command: Callable[[], "Result | int"]) -> int:
         return _fail(INTERRUPTED, "stopped at once; the same command goes on from the last saved chunk")
     except OSError as error:
         _drop_output()  # if that is what cannot be written
-        return _fail(FAILED, f"{error.filename or 'the output'}: {error.strerror or error}")
+        advice = ADVICE.get(error.errno or 0) if error.filename else None  # the output is the caller's own
+        return _fail(FAILED, "; ".join(filter(None, (_refused(error), advice))))
     except Exception as error:
         return _fail(FAILED, _explained(error))
     if isinstance(done, int):
@@ -363,6 +368,11 @@ def _fail(code: int, message: str) -> int:
     shown = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)
     print(f"jaxinit: {shown}", file=sys.stderr)
     return code
+
+
+def _refused(error: OSError) -> str:
+    """Which file the system refused, and why."""
+    return f"{error.filename or 'the output'}: {error.strerror or error}"
 
 
 def _explained(error: Exception) -> str:

@@ -19,7 +19,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from jaxinit import probes, stats, store, sweep, train
@@ -27,6 +26,7 @@ from jaxinit.cell import Cell, Starts, calibrate_starts, check, check_memory, dr
 from jaxinit.folder import Folder, quoted, to_json
 from jaxinit.identity import Identity, changed, combined, identify
 from jaxinit.outcome import Outcome
+from jaxinit.report import Terminal
 from jaxinit.spec import Scheme, rules
 from jaxinit.store import Result
 from jaxinit.study import BadStudy, Study
@@ -116,6 +116,11 @@ def _answer(
     study, task = cell.study, cell.task
     digest = combined(identity, study.plain())
     saved, remark = store.read_state(folder.path, digest)
+    past = saved["lives"] if saved is not None else _lost_lives(folder, study)
+    if past and saved is None:
+        remark += f"no saved state is left in {folder.path}: the study starts anew"
+        if store.holds_records(folder):
+            remark += f", and will write over {store.RECORDS}; to keep it, stop and copy it"
     if remark:
         print(f"jaxinit: {remark}", file=sys.stderr)
     forced = [] if saved is None else _check_resume(folder, saved["lives"][-1], mapping, force_resume)
@@ -137,7 +142,6 @@ def _answer(
     ):
         starts, calibrated = calibrate_starts(cell, draw_starts(cell))
         about = _about(cell, per_epoch, mapping) | {"identity": identity, "digest": digest, "calibrations": calibrated}
-        past = [] if saved is None else saved["lives"]
         history = History(past, began, store.conditions() | {"device": about["device"]}, forced, compiled)
         store.write_study(folder, study, about | {"status": "running"} | history.about())
         devices = jax.devices()
@@ -158,6 +162,13 @@ def _answer(
     store.write_study(folder, study, about, files)
     if complete:
         store.clear_state(folder.path)
+
+
+def _lost_lives(folder: Folder, study: Study) -> list[dict[str, Any]]:
+    """The lives of a study whose saved states are gone, marked so; none of a study that has not begun."""
+    about = store.answered(folder, study)
+    # What they were forced to do concerns no record any more.
+    return [] if about is None else [life | {"forced": [], "lost": True} for life in about["lives"]]
 
 
 def _check_resume(folder: Folder, last: dict[str, Any], mapping: str, force: bool) -> list[str]:
@@ -420,6 +431,6 @@ def _progress(study: Study, shown: bool) -> Iterator[Report]:
         TextColumn("left"),
     )
     doing = {"tune": "choosing rates", "report": "reporting"}
-    with Progress(*columns, console=Console(file=sys.stderr), disable=not shown) as bar:
+    with Progress(*columns, console=Terminal(file=sys.stderr), disable=not shown) as bar:
         task = bar.add_task("compiling", total=total, best="none yet")
         yield lambda phase, ended, best: bar.update(task, advance=ended, best=best, description=doing[phase])

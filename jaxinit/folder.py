@@ -8,8 +8,10 @@ state of a running study, figures and the lock, is no part of the answer.
 """
 
 import datetime
+import errno
 import fcntl
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -26,6 +28,8 @@ from jaxinit.study import BadStudy
 SCHEMA = 2  # of the files below a manifest; what was written before there were manifests counts as 1
 MANIFEST = "manifest.json"
 LOCK = ".lock"
+# What the system says of a path that can hold no answer, whoever asks.
+BAD_PATH = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG)
 
 
 class Manifest(NamedTuple):
@@ -49,13 +53,14 @@ class Folder:
         Raises: BadStudy for a file in place of the folder, files of somebody else's, a manifest that is damaged, or a
         folder of another version.
         """
-        if self.path.exists() and not self.path.is_dir():
-            raise BadStudy(f"{self.path} is a file; give --out a folder")
-        try:
-            content = (self.path / MANIFEST).read_bytes()
-        except FileNotFoundError:
-            self._check_free()
-            return None
+        with _usable(self.path):
+            if self.path.exists() and not self.path.is_dir():
+                raise BadStudy(f"{self.path} is a file; give --out a folder")
+            try:
+                content = (self.path / MANIFEST).read_bytes()
+            except FileNotFoundError:
+                self._check_free()
+                return None
         return self._parse(content)
 
     def claim(self, kind: str, question: Mapping[str, Any]) -> Manifest | None:
@@ -97,6 +102,11 @@ class Folder:
                     content = path.read_bytes()
                 except FileNotFoundError:
                     continue
+                except OSError as error:
+                    if error.errno not in BAD_PATH:
+                        raise
+                    present = True  # a folder or a loop of links in its place
+                    continue
                 if digest(content) == held.files[name]:
                     return content
                 present = True
@@ -129,7 +139,7 @@ class Folder:
         self._new(MANIFEST).replace(self.path / MANIFEST)
         sync_folder(self.path)  # the answer counts from here on
         for name in files:
-            self._new(name).replace(self.path / name)
+            self._put(name)
         sync_folder(self.path)
 
     @contextmanager
@@ -140,12 +150,14 @@ class Folder:
         Raises: BadStudy when another process has it, saying which.
         """
         self.manifest()  # refuses what is no folder of ours before anything is made
-        missing = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
-        self.path.mkdir(parents=True, exist_ok=True)
         path = self.path / LOCK
-        lock = _take(path)
+        with _usable(self.path):
+            missing = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = _take(path)
         try:
-            self._recover()
+            with _usable(self.path):
+                self._recover()
             yield
         finally:
             path.unlink(missing_ok=True)
@@ -157,11 +169,21 @@ class Folder:
         held = self.manifest()
         for name, expected in ({} if held is None else held.files).items():
             twin = self._new(name)
-            if twin.exists() and digest(twin.read_bytes()) == expected:
-                twin.replace(self.path / name)
+            if twin.is_file() and digest(twin.read_bytes()) == expected:
+                self._put(name)
         for left in self.path.glob(".*.new"):
-            left.unlink()
+            if left.is_dir() and not left.is_symlink():
+                _move_aside(left)
+            else:
+                left.unlink()
         sync_folder(self.path)
+
+    def _put(self, name: str) -> None:
+        """Put what was written in its place, moving aside a folder that lies there."""
+        path = self.path / name
+        if path.is_dir() and not path.is_symlink():
+            _move_aside(path)
+        self._new(name).replace(path)
 
     def _new(self, name: str) -> Path:
         return self.path / f".{name}.new"
@@ -247,11 +269,15 @@ def quoted(path: Path) -> str:
 
 
 def write_synced(path: Path, content: bytes) -> None:
-    """Write a file and wait until it has reached the disk."""
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    """Write a file and wait until it has reached the disk. Raises: OSError that names the file."""
+    try:
+        with path.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        error.filename = str(path)  # write and fsync, which a full disk fails, know no name
+        raise
 
 
 def sync_folder(path: Path) -> None:
@@ -261,6 +287,27 @@ def sync_folder(path: Path) -> None:
         os.fsync(opened)
     finally:
         os.close(opened)
+
+
+@contextmanager
+def _usable(path: Path) -> Iterator[None]:
+    """Turn what the system says of paths that can hold no answer into BadStudy."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in BAD_PATH:
+            raise
+        name = str(error.filename or path)
+        what = "a folder" if name == str(path) else f"a {'file' if Path(name).parent == path else 'path'}"
+        raise BadStudy(
+            f"{name} cannot be used: {error.strerror}, where {what} was expected; mend the path, or give another folder"
+        ) from None
+
+
+def _move_aside(folder: Path) -> None:
+    """Give a folder that lies in the place of a file another name, as `summary.json.1`."""
+    free = (folder.with_name(f"{folder.name.removeprefix('.')}.{k}") for k in itertools.count(1))
+    folder.rename(next(path for path in free if not os.path.lexists(path)))
 
 
 def _remove_empty(folders: list[Path]) -> None:

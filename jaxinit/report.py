@@ -1,5 +1,7 @@
 """The answer in words: the table, the claims and the notes of a summary, for a terminal."""
 
+import errno
+import os
 from typing import Any
 
 from rich import box
@@ -13,9 +15,17 @@ NOT_JUDGED = "not judged at smoke size"
 ROW_WIDTH = 120  # what the rows of several studies need, whatever the terminal says
 
 
+class Terminal(Console):
+    """A console that lets its caller know that nobody reads any more, as `print` does."""
+
+    def on_broken_pipe(self) -> None:
+        # Rich would exit with 1, as if the machine were at fault.
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+
 def print_answer(result: Result, console: Console | None = None) -> None:
     """Print the table, the claims and the notes of a result."""
-    console = console or Console()
+    console = console or Terminal()
     summary = result.summary
     if not summary["table"]:
         _print(console, "No scheme has been reported yet: the run ended while rates were being chosen.")
@@ -67,7 +77,7 @@ def print_rows(rows: list[dict[str, Any]], console: Console | None = None) -> No
     for header in ("rate", "epochs\n(95 %)", "times fewer\n(95 %)", "conv/\ncens/div"):
         table.add_column(header, justify="right", no_wrap=True)
     before = None
-    console = console or Console(width=max(ROW_WIDTH, Console().width))
+    console = console or Terminal(width=max(ROW_WIDTH, Terminal().width))
     for row in rows:
         name, rate, epochs, ratio, _, counts = cells(row)
         cell = row["cell"] if row["cell"] != before else ""

@@ -21,7 +21,7 @@ import numpy as np
 import xarray as xr
 
 from jaxinit import summary as summaries
-from jaxinit.folder import Folder, a, digest, quoted, sync_folder, to_json, write_synced
+from jaxinit.folder import BAD_PATH, Folder, a, digest, quoted, sync_folder, to_json, write_synced
 from jaxinit.outcome import Outcome
 from jaxinit.study import BadStudy, Study
 
@@ -141,16 +141,28 @@ def netcdf(records: xr.Dataset) -> bytes:
 def unfinished_records(folder: Folder, study: Study, about: Mapping[str, Any]) -> tuple[xr.Dataset, str]:
     """What is known of a study that is not complete, its last saved state, and what is wrong with later ones ("").
 
-    Raises: BadStudy where there is no state.
+    Where no state is left, the records are those that the last interruption wrote.
+    Raises: BadStudy where there are neither.
     """
     state, remark = read_state(folder.path, about["digest"], set_aside=False)
     if state is None:
+        if holds_records(folder):
+            records = read_records(folder)
+            if records.attrs.get("identity") == about["digest"]:
+                last = f"these are the records of its last interruption, in {RECORDS}; to go on is to start anew"
+                return records, f"{remark}no saved state is left in {folder.path}; {last}"
         again = f"{about['command']} --out {quoted(folder.path)}"
-        raise BadStudy(f"the study in {folder.path} has no records yet; run it again: {again}")
+        raise BadStudy(f"{remark}the study in {folder.path} has no records yet; run it again: {again}")
     records = empty_records(study, about["evaluations_per_epoch"], about["task"], about["digest"])
     restore(records, state)
     torn = remark.partition("going on from")[0]
     return records, torn and f"{torn}these are the records of the state saved before"
+
+
+def holds_records(folder: Folder) -> bool:
+    """Whether a folder's manifest lists records, as it does once a study has been interrupted or has ended."""
+    held = folder.manifest()
+    return held is not None and RECORDS in held.files
 
 
 def restore(records: xr.Dataset, state: Mapping[str, np.ndarray]) -> None:
@@ -282,8 +294,12 @@ def read_state(path: Path, identity: str, set_aside: bool = True) -> tuple[dict[
             contents[name] = (path / name).read_bytes()
         except FileNotFoundError:
             continue
+        except OSError as error:
+            if error.errno not in BAD_PATH:
+                raise
+            contents[name] = b""  # a folder or a loop of links in its place is set aside as a torn one is
     remarks = ""
-    if len(contents) == 2 and contents[STATE] == contents[SPARE]:  # no two states are alike: each knows its time
+    if len(contents) == 2 and contents[STATE] == contents[SPARE] != b"":  # no two states are alike: each knows its time
         remarks = f"{path / STATE} is a copy of {SPARE}; "
     for name, content in contents.items():
         file = path / name

@@ -79,6 +79,13 @@ def test_run_then_again_then_plot(tmp_path: Path) -> None:
     assert "orthogonal" in first.stdout
     pictures = sorted(path.name for path in (out / "figures").iterdir())
     assert pictures == ["learning_curves.png", "learning_curves.svg", "share_converged.png", "share_converged.svg"]
+    command = [sys.executable, "-m", "jaxinit.cli", "plot", str(out)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == cli.CLOSED
     for path in (out / "figures").iterdir():
         path.unlink()
     again = jaxinit("plot", str(out))
@@ -123,8 +130,14 @@ def test_an_interrupted_study_exits_130_and_says_how_to_look(capsys: pytest.Capt
 @pytest.mark.parametrize(
     ("error", "line"),
     [
-        (OSError(28, "No space left on device", "results/x"), "results/x: No space left on device"),
-        (PermissionError(13, "Permission denied", "results"), "results: Permission denied"),
+        (
+            OSError(28, "No space left on device", "results/x"),
+            "results/x: No space left on device; free some space; the same command goes on from there\n",
+        ),
+        (
+            PermissionError(13, "Permission denied", "results"),
+            "results: Permission denied; let it be read and written, or give another folder\n",
+        ),
         (OSError("odd"), "the output: odd"),
         (MemoryError(), "out of memory (no more is known); make hidden, batch or length smaller, or give fewer seeds"),
         (RuntimeError("RESOURCE_EXHAUSTED: 9 bytes\nmore"), "out of memory (RESOURCE_EXHAUSTED: 9 bytes more); make"),

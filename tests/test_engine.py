@@ -301,6 +301,26 @@ def test_a_torn_state_is_set_aside_and_the_one_before_is_used(
     xr.testing.assert_identical(whole.records, uninterrupted.records)
 
 
+def test_a_study_whose_states_are_gone_says_so_and_starts_anew(
+    uninterrupted: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    partial = interrupted(tmp_path / "s", signal.SIGTERM, 3, monkeypatch)
+    for path in (tmp_path / "s").glob("state*"):
+        path.unlink()
+    shown = store.load(tmp_path / "s")
+    xr.testing.assert_identical(shown.records, partial.records)
+    assert "no saved state is left" in shown.remark
+    capsys.readouterr()
+    whole = engine.run(LONG, out=tmp_path / "s", progress=False, slots_per_device=1)
+    said = capsys.readouterr().err
+    assert said.endswith(
+        f"no saved state is left in {tmp_path / 's'}: the study starts anew, and will write over records.nc; "
+        "to keep it, stop and copy it\n"
+    )
+    xr.testing.assert_identical(whole.records, uninterrupted.records)
+    assert [life.get("lost", False) for life in whole.about["lives"]] == [True, False]
+
+
 @pytest.mark.slow
 def test_twenty_kills_at_random_moments_lose_nothing(tmp_path: Path) -> None:
     grid = "run --hidden 64 --schemes small_normal xavier_rnn --lrs 0.03 0.1 --seeds 12 --tune-seeds 2"

@@ -90,6 +90,41 @@ def test_foreign_folders_files_and_older_ones_are_refused(tmp_path: Path) -> Non
         Folder(tmp_path / "old").manifest()
 
 
+def make_unreadable(path: Path, how: str) -> None:
+    """Put a folder that holds something, or a link to itself, where a file was."""
+    path.unlink(missing_ok=True)
+    if how == "loop":
+        path.symlink_to(path.name)
+    else:
+        path.mkdir()
+        (path / "inside").write_text("mine")
+
+
+@pytest.mark.parametrize("name", ["/dev/null/x", "x" * 300, "loop", "loop/x", "dangling"])
+def test_a_path_that_can_be_no_folder_is_bad_input(name: str, tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "dangling").symlink_to("nowhere")
+    expected = r"cannot be used: .* was expected; mend the path"
+    with pytest.raises(BadStudy, match=expected) as caught, Folder(tmp_path / name).locked():
+        pass
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("how", ["folder", "loop"])
+def test_an_entry_that_is_no_file_any_more_is_named_and_can_be_written_again(kept: Folder, how: str) -> None:
+    make_unreadable(kept.path / "a.json", how)
+    with pytest.raises(BadStudy, match=r"a.json is damaged"):
+        kept.read("a.json")
+    make_unreadable(kept.path / ".a.json.new", how)
+    with kept.locked():
+        kept.write("study", QUESTION, FILES)
+    assert kept.read("a.json") == FILES["a.json"]
+    for name in (LOCK, MANIFEST):
+        make_unreadable(kept.path / name, how)
+        with pytest.raises(BadStudy, match=rf"{name} cannot be used: .*, where a file was expected"), kept.locked():
+            pass
+
+
 @pytest.mark.parametrize("name", [".DS_Store", ".study.json.4711", ".a.json.new", LOCK])
 def test_hidden_files_make_no_folder_occupied(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"left over")
@@ -197,6 +232,11 @@ def test_a_disk_that_is_full_costs_nothing(kept: Folder, monkeypatch: pytest.Mon
         kept.write("study", QUESTION, {"a.json": b"new", "b.bin": b"new"})
     assert {name: kept.read(name) for name in FILES} == FILES
     assert sorted(path.name for path in kept.path.iterdir()) == ["a.json", "b.bin", MANIFEST]
+
+
+def test_a_disk_that_is_full_is_named_by_the_file() -> None:
+    with pytest.raises(OSError, match="No space left on device: '/dev/full'"):
+        folders.write_synced(Path("/dev/full"), b"more")
 
 
 def test_differences_name_nested_entries() -> None:

@@ -128,6 +128,30 @@ def test_a_study_that_was_killed_shows_its_last_saved_state(tmp_path: Path) -> N
     assert "state.bin is a copy of state.before.bin; these are" in store.load(tmp_path).remark
 
 
+def test_without_a_state_the_records_of_the_last_interruption_are_shown(tmp_path: Path) -> None:
+    records = write(tmp_path, "interrupted")
+    with pytest.raises(BadStudy, match="has no records yet"):
+        store.load(tmp_path)
+    for name in (store.STATE, store.SPARE):
+        (tmp_path / name).write_bytes(b"torn")
+    with pytest.raises(
+        BadStudy, match=r"state.bin is torn; .*state.before.bin is torn; the study in .* has no records"
+    ):
+        store.load(tmp_path)
+    with Folder(tmp_path).locked():
+        store.write_study(Folder(tmp_path), STUDY, about("interrupted"), {"records.nc": store.netcdf(records)})
+    result = store.load(tmp_path)
+    xr.testing.assert_identical(result.records, records)
+    assert not result.complete
+    assert "state.before.bin is torn; no saved state is left" in result.remark
+    assert "these are the records of its last interruption" in result.remark
+    foreign = {"records.nc": store.netcdf(records.assign_attrs(identity="other"))}
+    with Folder(tmp_path).locked():
+        store.write_study(Folder(tmp_path), STUDY, about("interrupted"), foreign)
+    with pytest.raises(BadStudy, match="has no records yet"):
+        store.load(tmp_path)
+
+
 def test_a_state_of_another_study_is_never_taken(tmp_path: Path) -> None:
     store.write_state(tmp_path, state(0.25), "mine", [LIFE])
     store.write_state(tmp_path, state(0.75), "another", [LIFE])
@@ -152,6 +176,27 @@ def test_a_summary_can_always_be_made_again_from_the_records(tmp_path: Path) -> 
         assert store.summarize_again(tmp_path).summary == kept
         assert path.read_bytes() == good
         assert store.load(tmp_path).summary == kept
+
+
+@pytest.mark.parametrize("how", ["folder", "loop"])
+def test_a_summary_and_a_state_that_are_no_files_are_as_torn_ones(how: str, tmp_path: Path) -> None:
+    def make(path: Path) -> None:
+        path.unlink(missing_ok=True)
+        path.symlink_to(path.name) if how == "loop" else path.mkdir()
+
+    write(tmp_path / "s")
+    kept = store.load(tmp_path / "s").summary
+    make(tmp_path / "s" / "summary.json")
+    assert store.summarize_again(tmp_path / "s").summary == kept
+    assert store.load(tmp_path / "s").summary == kept
+    assert (tmp_path / "s" / "summary.json").is_file()
+    for metric in (0.25, 0.75):
+        store.write_state(tmp_path, state(metric), "d", [LIFE])
+    make(tmp_path / store.STATE)
+    found, remark = store.read_state(tmp_path, "d")
+    assert found is not None
+    assert (found["metric"] == 0.25).all()
+    assert "is torn and was set aside as state.bin.torn; going on from" in remark
 
 
 def test_missing_records_of_a_finished_study_give_advice_that_ends(tmp_path: Path) -> None:
