@@ -222,10 +222,22 @@ class Folder:
                 f"{path} is damaged: its content is not what was written; restore it from a copy, or move the "
                 "folder away and run the same command again"
             )
-        if body["schema"] != SCHEMA:
+        if body.get("schema") != SCHEMA:
             raise BadStudy(
-                f"{self.path} was written by another version of jaxinit (schema {body['schema']}, this version "
+                f"{self.path} was written by another version of jaxinit (schema {body.get('schema')}, this version "
                 f"reads {SCHEMA}); read it with that version, or give --out a new folder"
+            )
+        form = {"kind": str, "question": dict, "files": dict, "written": str}
+        wrong = [
+            f"{key} is {body.get(key)!r:.80}" for key, type_ in form.items() if not isinstance(body.get(key), type_)
+        ]
+        if not wrong and not (body["kind"] and all(isinstance(sha256, str) for sha256 in body["files"].values())):
+            wrong = ["kind is empty, or a file's SHA-256 is no text"]
+        if wrong:
+            raise BadStudy(
+                f"{path} is no manifest of jaxinit ({'; '.join(wrong)}; expected text for kind and written, "
+                "tables for question and files); restore it from a copy, or move the folder away and run the same "
+                "command again"
             )
         return Manifest(body["kind"], body["question"], body["files"], body["written"])
 

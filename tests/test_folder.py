@@ -78,6 +78,31 @@ def test_a_manifest_of_another_version_is_refused(kept: Folder) -> None:
         kept.manifest()
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("schema", None, "another version"),
+        ("kind", None, "kind is None"),
+        ("kind", "", "kind is empty"),
+        ("question", [1], r"question is \[1\]"),
+        ("files", "abc", "files is 'abc'"),
+        ("files", {"a.json": 3}, "SHA-256 is no text"),
+        ("written", 7, "written is 7"),
+    ],
+)
+def test_a_manifest_whose_hash_fits_and_whose_form_does_not_is_refused(
+    kept: Folder, key: str, value: object, said: str
+) -> None:
+    body = json.loads((kept.path / MANIFEST).read_text())
+    del body["sha256"], body[key]
+    if value is not None:
+        body[key] = value
+    body["sha256"] = folders.digest(folders._canonical(body))
+    (kept.path / MANIFEST).write_bytes(folders.to_json(body))
+    with pytest.raises(BadStudy, match=said):
+        kept.manifest()
+
+
 def test_foreign_folders_files_and_older_ones_are_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(BadStudy, match="is not empty and holds no study"):
