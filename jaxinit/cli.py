@@ -382,8 +382,11 @@ def _explained(error: Exception) -> str:
         return (
             f"out of memory ({said or 'no more is known'}); make hidden, batch or length smaller, or give fewer seeds"
         )
-    if "Unable to initialize backend" in said and os.environ.get("JAX_PLATFORMS"):
-        return f"{said}; unset JAX_PLATFORMS, which is {os.environ['JAX_PLATFORMS']!r}"
+    platforms = os.environ.get("JAX_PLATFORMS")
+    without_plugin = isinstance(error, AssertionError) and not said  # all that JAX says of a platform that it knows
+    if platforms and ("Unable to initialize backend" in said or without_plugin):
+        said = said or "JAX finds no device"
+        return f"{said}; unset JAX_PLATFORMS, which is {platforms!r}"
     return f"{type(error).__name__}: {said}; run with {DEBUG}=1 for the traceback"
 
 

@@ -243,11 +243,12 @@ def test_commands_work_whatever_the_environment_says(variable: str, value: str, 
         assert "Traceback" not in done.stderr
 
 
-def test_a_platform_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize("platform", ["rocm", "cuda"])
+def test_a_platform_that_is_not_there_is_one_line(platform: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "jaxinit.cli", "run", *SMALL.split(), "--out", str(tmp_path / "s")]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "JAX_PLATFORMS": "rocm"})
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "JAX_PLATFORMS": platform})
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].endswith("unset JAX_PLATFORMS, which is 'rocm'")
+    assert done.stderr.splitlines()[-1].endswith(f"unset JAX_PLATFORMS, which is {platform!r}")
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "s").exists()
 
