@@ -359,7 +359,9 @@ def test_the_logits_of_new_tokens_are_the_mean_of_the_old() -> None:
 
 def test_what_is_no_vocabulary_is_refused_with_the_line_that_settles_it() -> None:
     positions = Tokens(11, 8, positions=16, lm_head=linear(8, 11))
-    with pytest.raises(ValueError, match=r"tables of several sizes, places.embedding \(16, 8\), tokens.*vocabulary=16"):
+    with pytest.raises(
+        ValueError, match=r"tables of several sizes, places.embedding \(16, 8\), tokens.*vocabulary=, one of 11, 16"
+    ):
         extended(positions)
     grown = {"tokens.embedding": (14, 8), "lm_head.kernel": (8, 14), "lm_head.bias": (14,)}
     assert extended(positions, vocabulary=11) == grown
