@@ -675,9 +675,13 @@ def functional(make: Callable[[], nnx.Module]) -> Functional:
     return Functional(declared, apply, learn, running, filled, bool(streams))
 
 
+# In the mode where Flax is heading, modules are trees, in which arrays without a value are passed over.
+AS_GRAPH: dict[str, Any] = {"graph": True} if "graph" in inspect.signature(nnx.iter_graph).parameters else {}
+
+
 def _traced(model: nnx.Module, kinds: Any = Tracer) -> list[str]:
     """The names of what is no variable and is, or keeps, an array without a value: no graph of the module says so."""
-    nodes = [node for node in nnx.iter_graph(model) if not isinstance(node[1], nnx.Variable | nnx.Pytree)]
+    nodes = [node for node in nnx.iter_graph(model, **AS_GRAPH) if not isinstance(node[1], nnx.Variable | nnx.Pytree)]
     return [name_of(path) for path, value in nodes if _keeps(value, kinds)]
 
 
