@@ -19,7 +19,6 @@ from jaxinit.spec import Leaf, draw
 
 @pytest.fixture
 def model():
-
     return functional(lambda: MLP(4, 3, 2, rngs=nnx.Rngs(0)))
 
 

@@ -124,9 +124,8 @@ def test_scale_multiplies_kernels_only_and_its_gain_can_be_traced() -> None:
     for leaf in leaves:
         for k, gain in enumerate((0.5, 3.0)):
             expected = base[leaf.name] * (1 if leaf.role == "bias" else gain)
-            np.testing.assert_allclose(
-                swept[leaf.name][k], expected, rtol=1e-6, atol=1e-7
-            )  # entries up to about 1, in float32
+            # Entries up to about 1, in float32.
+            np.testing.assert_allclose(swept[leaf.name][k], expected, rtol=1e-6, atol=1e-7)
     with pytest.raises(ValueError, match="gate reset"):  # what the base refuses stays refused
         draw(scale(with_bias(SCHEMES["orthogonal"], reset=1.0), 2.0), KEY, leaves)
 
