@@ -352,7 +352,8 @@ def exit_code(command: Callable[[], "Result | int"]) -> int:
     except OSError as error:
         _drop_output()  # if that is what cannot be written
         advice = ADVICE.get(error.errno or 0) if error.filename else None  # the output is the caller's own
-        return _fail(FAILED, "; ".join(filter(None, (_refused(error), advice))))
+        refused = f"{error.filename or 'the output'}: {error.strerror or error}"
+        return _fail(FAILED, f"{refused}; {advice}" if advice else refused)
     except Exception as error:
         return _fail(FAILED, _explained(error))
     if isinstance(done, int):
@@ -368,11 +369,6 @@ def _fail(code: int, message: str) -> int:
     shown = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)
     print(f"jaxinit: {shown}", file=sys.stderr)
     return code
-
-
-def _refused(error: OSError) -> str:
-    """Which file the system refused, and why."""
-    return f"{error.filename or 'the output'}: {error.strerror or error}"
 
 
 def _explained(error: Exception) -> str:

@@ -38,7 +38,8 @@ def identify(cell: Cell) -> Identity:
     """The identity of a study by part: SHA-256 digests, by name where a part has several.
 
     data: the arrays of the task. task: its loss, metric and batches. model: its parameters, what it computes when it
-    is evaluated and, with its gradient, when it is trained. schemes: how each draws and scales every parameter.
+    is evaluated and, with its gradient, when it is trained, with noise and without. schemes: how each draws and scales
+    every parameter.
     calibrations: their source. precision: what JAX is told of it.
     """
     return {
@@ -89,7 +90,8 @@ def scheme_digest(cell: Cell, scheme: str) -> str:
 def program_digest(function: Callable[..., Any], *arguments: Any) -> str:
     """The SHA-256 of a function's jaxpr for arguments of these shapes, constants included.
 
-    Equal for equal programs in any process; a function that a primitive only refers to counts by its name.
+    Equal for equal programs in any process; a function that a primitive only refers to counts by its name, a callback
+    by its code and what it holds.
     """
     digest = hashlib.sha256()
     _Canonical(digest).closed(jax.make_jaxpr(function)(*arguments))
