@@ -226,7 +226,7 @@ def gradinit(
     params: Params,
     batches: Batch,
     *,
-    steps: int = 200,
+    steps: int = 400,
     rate: float = 0.03,
     eta: float | None = None,
     bound: float | None = None,
@@ -234,7 +234,7 @@ def gradinit(
     """GradInit: the factors at which the first step of training lowers the loss most, its gradient bounded.
 
     While |g| <= bound: lower L(f W - eta A(g)); else lower |g|. g = dL / d(f W); A(g) = g and |.| = l2 for SGD, A(g) =
-    sign(g) and |.| = l1 for Adam. The logarithms of the factors f follow Adam with `rate` and both decays 0.9, whose
+    sign(g) and |.| = l1 for Adam. The logarithms of the factors f follow Adam with `rate` and decays 0.9 and 0.99, whose
     moments of the two slopes are apart; f stays above 0.01.
     Shapes: `batches` is (x, y), `[count, batch, ...]`: the gradient is of one, the loss of the next.
     `eta`, the step: 0.1 for SGD, 0.001 for Adam. `bound`: 1 for SGD, 1000 for Adam.
@@ -244,7 +244,7 @@ def gradinit(
     norm that is not finite.
     Source: Zhu et al. (2021), algorithm 1, and their code for eta and the bounds, and for moments apart under Adam.
     Departures: the two batches share nothing, where the paper's share half; logarithms of the factors, and a decay of
-    0.9 for their squares (there 0.98 under Adam, 0.999 and slopes clipped under SGD), so that a start that is wrong by
+    0.99 for their squares (there 0.98 under Adam, 0.999 and slopes clipped under SGD), so that a start that is wrong by
     orders of magnitude is reached too; only kernels have factors, since biases start at 0.
     """
     _check_count("gradinit", "steps", steps)
@@ -270,7 +270,7 @@ def gradinit(
         return problem.loss_of(moved, other)
 
     # tiny slopes are slopes too; and a start that is far off has large ones, which must be forgotten soon
-    updates = optax.adam(rate, b2=0.9, eps=1e-20)
+    updates = optax.adam(rate, b2=0.99, eps=1e-20)
 
     def change(slopes: Factors, factors: Factors, moments: Any) -> Any:
         by_log = jax.tree.map(lambda slope, f: jnp.nan_to_num(slope * f), slopes, factors)

@@ -626,7 +626,9 @@ def test_a_study_calibrations_and_the_coordinate_check_take_a_module_of_flax(cel
     )  # fmt: skip
     result = run(study, models={"net": make}, out=tmp_path)
     assert np.isfinite(result.records.valid_loss.values[..., 0]).all()
-    sizes = coordinate_check(replace(study, schemes=("mup", "orthogonal")), (16, 64), steps=2, models={"net": make})
+    sizes = coordinate_check(
+        replace(study, schemes=("mup(base_width=16)", "orthogonal")), (16, 64), steps=2, models={"net": make}
+    )
     assert "rnn.forward_rnn.cell" in str(sizes.parameter.values)
     assert (sizes.forward.values > 0).all()
 
