@@ -301,6 +301,8 @@ def read_state(path: Path, identity: str, set_aside: bool = True) -> tuple[dict[
     remarks = ""
     if len(contents) == 2 and contents[STATE] == contents[SPARE] != b"":  # no two states are alike: each knows its time
         remarks = f"{path / STATE} is a copy of {SPARE}; "
+    elif list(contents) == [SPARE]:
+        remarks = f"{path / STATE} is missing; "
     for name, content in contents.items():
         file = path / name
         fault = "torn"

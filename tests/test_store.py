@@ -126,6 +126,8 @@ def test_a_study_that_was_killed_shows_its_last_saved_state(tmp_path: Path) -> N
     assert (tmp_path / store.STATE).exists(), "who only looks sets nothing aside"
     (tmp_path / store.STATE).write_bytes((tmp_path / store.SPARE).read_bytes())
     assert "state.bin is a copy of state.before.bin; these are" in store.load(tmp_path).remark
+    (tmp_path / store.STATE).unlink()
+    assert "state.bin is missing; these are the records of the state saved before" in store.load(tmp_path).remark
 
 
 def test_without_a_state_the_records_of_the_last_interruption_are_shown(tmp_path: Path) -> None:
