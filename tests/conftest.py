@@ -43,15 +43,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if not config.getoption("--slow"):
         skip = pytest.mark.skip(reason="slow; run with --slow")
         for item in items:
-            if "slow" in item.keywords:
+            if item.get_closest_marker("slow"):
                 item.add_marker(skip)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, pytest.TestReport]:
     report = yield
-    left_out = "slow" in item.keywords and not item.config.getoption("--slow")
-    if "parity" in item.keywords and not left_out and os.environ.get("CI"):
+    left_out = item.get_closest_marker("slow") and not item.config.getoption("--slow")
+    if item.get_closest_marker("parity") and not left_out and os.environ.get("CI"):
         fail_if_skipped(report)
     return report
 
