@@ -234,8 +234,8 @@ def gradinit(
     """GradInit: the factors at which the first step of training lowers the loss most, its gradient bounded.
 
     While |g| <= bound: lower L(f W - eta A(g)); else lower |g|. g = dL / d(f W); A(g) = g and |.| = l2 for SGD, A(g) =
-    sign(g) and |.| = l1 for Adam. The logarithms of the factors f follow Adam with `rate` and decays 0.9 and 0.99, whose
-    moments of the two slopes are apart; f stays above 0.01.
+    sign(g) and |.| = l1 for Adam. The logarithms of the factors f follow Adam with `rate` and decays 0.9 and 0.99,
+    whose moments of the two slopes are apart; f stays above 0.01.
     Shapes: `batches` is (x, y), `[count, batch, ...]`: the gradient is of one, the loss of the next.
     `eta`, the step: 0.1 for SGD, 0.001 for Adam. `bound`: 1 for SGD, 1000 for Adam.
     Report: `loss_before`, `loss_after`, and the gradient's `norm_before`, `norm_after`: means over the batches, before

@@ -23,7 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from jaxinit import probes, stats, store, sweep, train
 from jaxinit.cell import Cell, Starts, calibrate_starts, check, check_memory, draw_starts, unsegmented
-from jaxinit.folder import Folder, quoted, to_json
+from jaxinit.folder import Folder, another, quoted, to_json
 from jaxinit.identity import Identity, changed, combined, identify
 from jaxinit.outcome import Outcome
 from jaxinit.report import Terminal
@@ -35,6 +35,7 @@ from jaxinit.tasks import Task
 
 EPOCHS_PER_CHUNK = 2
 VALIDATED_AT_ONCE = 64  # examples on one core: what stays in its cache is faster than all at once (CONTRIBUTING.md)
+SIGNALS = "signals.nc"
 SAVE_EVERY = 5.0  # seconds between saved states of a running study
 
 Point = tuple[str, float, int]  # scheme, learning rate, seed: one trial
@@ -77,12 +78,12 @@ def run(
     folder = Folder(Path(out) if out is not None else cell.study.folder)
     identity = identify(cell)
     if _is_answered(folder, cell.study, identity):
-        return store.load(folder.path)._replace(read_back=True)
+        return _read_back(folder, signals)
     per_epoch = train.nearest_divisor(cell.task.examples // cell.study.batch, cell.study.evaluations)
     check_memory(cell, jax.device_count(), recorded=store.size_of_records(cell.study, per_epoch))
     with folder.locked():
         if _is_answered(folder, cell.study, identity):  # by another process, meanwhile
-            return store.load(folder.path)._replace(read_back=True)
+            return _read_back(folder, signals)
         _answer(cell, folder, identity, began, mapping, slots_per_device, progress, signals, force_resume)
     return store.load(folder.path)
 
@@ -94,11 +95,18 @@ def _is_answered(folder: Folder, study: Study, identity: Identity) -> bool:
         return False
     changes = changed(about["identity"], identity, study)
     if changes:
-        raise BadStudy(
-            f"{folder.path} holds another study ({'; '.join(changes)}); give --out a new folder, or look at it with: "
-            f"jaxinit plot {quoted(folder.path)} (nothing was overwritten)"
-        )
+        raise another(folder.path, "study", changes, look=f", or look at it with: jaxinit plot {quoted(folder.path)}")
     return about["status"] == "complete"
+
+
+def _read_back(folder: Folder, signals: int) -> Result:
+    """A complete study as its folder holds it."""
+    result = store.load(folder.path)._replace(read_back=True)
+    if signals and not folder.holds(SIGNALS):
+        remark = f"no signals were recorded when {folder.path} was computed; to have them, give out= a new folder"
+        print(f"jaxinit: {remark}", file=sys.stderr)
+        return result._replace(remark=remark)
+    return result
 
 
 def _answer(
@@ -119,7 +127,7 @@ def _answer(
     past = saved["lives"] if saved is not None else _lost_lives(folder, study)
     if past and saved is None:
         remark += f"no saved state is left in {folder.path}: the study starts anew"
-        if store.holds_records(folder):
+        if folder.holds(store.RECORDS):
             remark += f", and will write over {store.RECORDS}; to keep it, stop and copy it"
     if remark:
         print(f"jaxinit: {remark}", file=sys.stderr)
@@ -158,7 +166,7 @@ def _answer(
         store.SUMMARY: to_json(summarize(records, study, about)),
     }
     if campaign.seen:
-        files["signals.nc"] = store.netcdf(campaign.courses())
+        files[SIGNALS] = store.netcdf(campaign.courses())
     store.write_study(folder, study, about, files)
     if complete:
         store.clear_state(folder.path)

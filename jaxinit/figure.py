@@ -22,6 +22,7 @@ def save(figure: "Figure", folder: Path, name: str) -> Path:
             warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a name in another script shows boxes
             figure.savefig(temporary, format=suffix[1:], dpi=150)
         temporary.replace(path)
+        figure.set_layout_engine("none")  # it stays as the first drawing laid it out
     plt.close(figure)
     return folder / f"{name}.png"
 

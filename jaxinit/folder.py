@@ -55,7 +55,7 @@ class Folder:
         """
         with _usable(self.path):
             if self.path.exists() and not self.path.is_dir():
-                raise BadStudy(f"{self.path} is a file; give --out a folder")
+                raise BadStudy(f"{self.path} is a file; name a folder")
             try:
                 content = (self.path / MANIFEST).read_bytes()
             except FileNotFoundError:
@@ -80,11 +80,13 @@ class Folder:
         common = held.question.keys() & mine.keys()
         changes = differences({k: held.question[k] for k in common}, {k: mine[k] for k in common})
         if changes:
-            raise BadStudy(
-                f"{self.path} holds another {kind} ({'; '.join(changes)}); give --out a new folder "
-                "(nothing was overwritten)"
-            )
+            raise another(self.path, kind, changes)
         return held
+
+    def holds(self, name: str) -> bool:
+        """Whether the manifest lists a file."""
+        held = self.manifest()
+        return held is not None and name in held.files
 
     def read(self, name: str) -> bytes:
         """The content of a file that the manifest lists, verified.
@@ -201,11 +203,11 @@ class Folder:
         if "study.json" in visible:
             raise BadStudy(
                 f"{self.path} has a study.json and no {MANIFEST}: an older version of jaxinit wrote it, or the "
-                "manifest was lost; give --out a new folder (nothing was overwritten)"
+                "manifest was lost; name another folder (nothing was overwritten)"
             )
         if visible:
             raise BadStudy(
-                f"{self.path} is not empty and holds no study; give --out a new folder (nothing was overwritten)"
+                f"{self.path} is not empty and holds no study; name another folder (nothing was overwritten)"
             )
 
     def _parse(self, content: bytes) -> Manifest:
@@ -225,7 +227,7 @@ class Folder:
         if body.get("schema") != SCHEMA:
             raise BadStudy(
                 f"{self.path} was written by another version of jaxinit (schema {body.get('schema')}, this version "
-                f"reads {SCHEMA}); read it with that version, or give --out a new folder"
+                f"reads {SCHEMA}); read it with that version, or name another folder"
             )
         form = {"kind": str, "question": dict, "files": dict, "written": str}
         wrong = [
@@ -254,6 +256,13 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
         else:
             changes.append(f"{key} is {before!r} there, {now!r} here")
     return changes
+
+
+def another(path: Path, kind: str, changes: list[str], look: str = "") -> BadStudy:
+    """The error of a folder that holds another answer of a kind, with what differs, and where to `look` at it."""
+    return BadStudy(
+        f"{path} holds another {kind} ({'; '.join(changes)}); give --out a new folder{look} (nothing was overwritten)"
+    )
 
 
 def a(kind: str) -> str:

@@ -18,10 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxinit.cell import Cell
-from jaxinit.folder import Folder
+from jaxinit.folder import Folder, another
 from jaxinit.introspect import Training
 from jaxinit.spec import draw, rules
-from jaxinit.study import BadStudy, Study
+from jaxinit.study import Study
 from jaxinit.tasks import Task
 
 ADDRESS = re.compile(r"( at )?0x[0-9a-f]{4,}")
@@ -113,10 +113,7 @@ def claim(folder: Folder, kind: str, question: Mapping[str, Any], cell: Cell) ->
     held = folder.claim(kind, question)
     changes = [] if held is None else changed(held.question.get("identity", here), here, cell.study)
     if changes:
-        raise BadStudy(
-            f"{folder.path} holds another {kind} ({'; '.join(changes)}); give --out a new folder "
-            "(nothing was overwritten)"
-        )
+        raise another(folder.path, kind, changes)
     return {**question, "identity": here}
 
 

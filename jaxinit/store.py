@@ -70,7 +70,21 @@ def load(path: str | Path) -> Result:
     Raises: BadStudy when the folder holds none, one without records yet, or a file that is damaged, missing or of
     another version.
     """
-    folder, about = Folder(Path(path)), stored(path)
+    folder = Folder(Path(path))
+    while True:
+        about = stored(path)
+        try:
+            result = _load(folder, about)
+        except BadStudy:
+            if stored(path) == about:
+                raise
+        else:
+            if stored(path) == about:
+                return result
+        # The study ended while it was read, and its states were cleared.
+
+
+def _load(folder: Folder, about: dict[str, Any]) -> Result:
     study = Study.from_plain(about["study"])
     complete = about["status"] == "complete"
     if complete:
@@ -146,7 +160,7 @@ def unfinished_records(folder: Folder, study: Study, about: Mapping[str, Any]) -
     """
     state, remark = read_state(folder.path, about["digest"], set_aside=False)
     if state is None:
-        if holds_records(folder):
+        if folder.holds(RECORDS):
             records = read_records(folder)
             if records.attrs.get("identity") == about["digest"]:
                 last = f"these are the records of its last interruption, in {RECORDS}; to go on is to start anew"
@@ -157,12 +171,6 @@ def unfinished_records(folder: Folder, study: Study, about: Mapping[str, Any]) -
     restore(records, state)
     torn = remark.partition("going on from")[0]
     return records, torn and f"{torn}these are the records of the state saved before"
-
-
-def holds_records(folder: Folder) -> bool:
-    """Whether a folder's manifest lists records, as it does once a study has been interrupted or has ended."""
-    held = folder.manifest()
-    return held is not None and RECORDS in held.files
 
 
 def restore(records: xr.Dataset, state: Mapping[str, np.ndarray]) -> None:

@@ -175,6 +175,15 @@ def test_signals_are_recorded_between_chunks_and_own_tasks_run(tmp_path: Path) -
     assert (weights.diff("epoch") != 0).all()
     moved = courses.update_mean_square / courses.weight_gradient_mean_square
     np.testing.assert_allclose(moved.isel(step=0, copy=0), 0.1**2, rtol=1e-3)  # plain SGD at its rate
+    assert engine.run(study, out=got.folder, tasks=shorter, progress=False, signals=50).remark == ""
+
+
+def test_a_study_that_was_computed_without_signals_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    engine.run(SHORT, out=tmp_path / "s", progress=False)
+    again = engine.run(SHORT, out=tmp_path / "s", progress=False, signals=50)
+    assert again.read_back
+    assert "no signals were recorded" in again.remark
+    assert again.remark in capsys.readouterr().err
 
 
 SHORT = replace(STUDY, lrs=(0.1,), epochs=1, batch=320, evaluations=2, target=0.99)

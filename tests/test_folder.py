@@ -107,7 +107,7 @@ def test_foreign_folders_files_and_older_ones_are_refused(tmp_path: Path) -> Non
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(BadStudy, match="is not empty and holds no study"):
         Folder(tmp_path).manifest()
-    with pytest.raises(BadStudy, match="is a file; give --out a folder"):
+    with pytest.raises(BadStudy, match="is a file; name a folder"):
         Folder(tmp_path / "notes.txt").manifest()
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "study.json").write_text("{}")

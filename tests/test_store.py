@@ -130,6 +130,20 @@ def test_a_study_that_was_killed_shows_its_last_saved_state(tmp_path: Path) -> N
     assert "state.bin is missing; these are the records of the state saved before" in store.load(tmp_path).remark
 
 
+def test_a_study_that_ends_while_it_is_read_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, "running")
+    stored = store.stored
+
+    def then_it_ends(path: Path) -> dict:
+        about = stored(path)
+        if about["status"] == "running":
+            write(tmp_path, "complete")
+        return about
+
+    monkeypatch.setattr(store, "stored", then_it_ends)
+    assert store.load(tmp_path).complete
+
+
 def test_without_a_state_the_records_of_the_last_interruption_are_shown(tmp_path: Path) -> None:
     records = write(tmp_path, "interrupted")
     with pytest.raises(BadStudy, match="has no records yet"):
