@@ -24,9 +24,9 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxinit import stats
-from jaxinit.experiment import as_one, best, faster, finish, main_of, run_all
+from jaxinit.analysis import stats
 from jaxinit.models import Transformer
+from jaxinit.reproduce import as_one, best, faster, finish, main_of, run_all
 from jaxinit.study import Study
 
 PLAIN = "post-norm"

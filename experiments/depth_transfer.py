@@ -22,12 +22,12 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
-from jaxinit import stats
-from jaxinit.experiment import draw_transfer, finish, main_of, optimum, run_all
+from jaxinit.analysis import stats
 from jaxinit.introspect import Place, param
 from jaxinit.models.common import Dense
-from jaxinit.residual import depth_mup
+from jaxinit.reproduce import draw_transfer, finish, main_of, optimum, run_all
 from jaxinit.schemes import xavier_rnn
+from jaxinit.schemes.transformer import depth_mup
 from jaxinit.spec import Scheme
 from jaxinit.study import Study
 
@@ -108,7 +108,7 @@ SIZES = {
 
 
 def measure(size: Size, out: Path) -> int:
-    from jaxinit import sweep
+    from jaxinit.engine import sweep
 
     sweep.one_device_per_core()
     sweep.keep_compilations()

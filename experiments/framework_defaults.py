@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxinit import stats
-from jaxinit.experiment import faster, finish, main_of, rows_of, run_all
+from jaxinit.analysis import stats
+from jaxinit.reproduce import faster, finish, main_of, rows_of, run_all
 from jaxinit.study import Study
 
 DEFAULTS = ("pytorch", "keras", "flax_linen", "flax_nnx", "haiku", "equinox")
@@ -74,9 +74,9 @@ SIZES = {
 
 
 def compare(studies: dict[str, Study], out: Path) -> int:
-    from jaxinit.figure import save, style
-    from jaxinit.portrait import lens, memory
-    from jaxinit.survey import through_time
+    from jaxinit.analysis.figure import save, style
+    from jaxinit.analysis.signal_figures import lens, memory
+    from jaxinit.engine.survey import through_time
 
     results = run_all(studies, out)
     claims: list[dict[str, Any]] = []

@@ -26,8 +26,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from jaxinit.experiment import main_of, run_all, write_summary
-from jaxinit.outcome import Outcome
+from jaxinit.analysis.outcome import Outcome
+from jaxinit.reproduce import main_of, run_all, write_summary
 from jaxinit.study import Study
 
 STANDARD, NORMALIZED = "glorot_standard", "glorot_normalized"
@@ -105,8 +105,8 @@ EXAMPLES = 4  # whose layer Jacobians are measured
 
 def reproduce(size: Size, out: Path) -> int:
     """Both halves of the paper, the figures, and summary.json."""
-    from jaxinit import sweep
-    from jaxinit.report import print_claims
+    from jaxinit.analysis.report import print_claims
+    from jaxinit.engine import sweep
 
     sweep.one_device_per_core()
     sweep.keep_compilations()
@@ -140,11 +140,12 @@ def at_the_start(study: Study, out: Path) -> list[dict[str, Any]]:
     """Figures 1 and 6 to 8, and claims G1 and G2."""
     import jax
 
-    from jaxinit import probes, stats
-    from jaxinit.cell import check, draw_starts
+    from jaxinit.analysis import stats
+    from jaxinit.analysis.signal_figures import draw_all
+    from jaxinit.engine.resolve import check, draw_starts
+    from jaxinit.engine.survey import survey
     from jaxinit.models.bptt import SLOPES
-    from jaxinit.portrait import draw_all
-    from jaxinit.survey import survey
+    from jaxinit.signals import probes
 
     signals = survey(study, out=out / "start")
     draw_all(signals, out / "figures")
@@ -217,7 +218,7 @@ def every_activation(study: Study, out: Path, tasks: dict[str, Any], signals: in
 
 def errors(result: Any) -> dict[str, np.ndarray]:
     """The error of every reporting seed at every epoch, by scheme, each at its own best rate: `[seed, epoch]`."""
-    from jaxinit import stats
+    from jaxinit.analysis import stats
 
     records = result.records
     seeds = np.flatnonzero(records.phase.values == "report")
@@ -231,7 +232,7 @@ def final(error: np.ndarray) -> np.ndarray:
 
 def table_1(name: str, trained: dict[str, Any]) -> list[dict[str, Any]]:
     """The rows of Table 1 for a data set, at a fixed number of updates."""
-    from jaxinit import stats
+    from jaxinit.analysis import stats
 
     rows = []
     for activation, result in trained.items():
@@ -261,7 +262,7 @@ def table_1(name: str, trained: dict[str, Any]) -> list[dict[str, Any]]:
 
 def on_shapeset(trained: dict[str, Any]) -> list[dict[str, Any]]:
     """Claims G3, G4 and G6: errors at fixed updates, and updates to an error."""
-    from jaxinit import stats
+    from jaxinit.analysis import stats
 
     horizon = max(float(result.records.epoch[-1]) for result in trained.values())
     of = {activation: errors(result) for activation, result in trained.items()}
@@ -292,7 +293,7 @@ def on_shapeset(trained: dict[str, Any]) -> list[dict[str, Any]]:
 
 def ranking(name: str, trained: dict[str, Any]) -> list[dict[str, Any]]:
     """Claim G5, of a data set on disk: the sigmoid net is the worst, and the others are too near to rank."""
-    from jaxinit import stats
+    from jaxinit.analysis import stats
 
     of = {(activation, scheme): final(e) for activation, r in trained.items() for scheme, e in errors(r).items()}
     sigmoid = of.pop(("sigmoid", STANDARD))
@@ -326,7 +327,7 @@ def costs(limit: float) -> tuple[np.ndarray, dict[str, np.ndarray]]:
 
 def plateaus() -> list[dict[str, Any]]:
     """Claim F5: which cost is flat over more of the plane, near the origin and further out."""
-    from jaxinit import stats
+    from jaxinit.analysis import stats
 
     claims = []
     for limit in LIMITS:
@@ -349,7 +350,7 @@ def draw_costs(folder: Path) -> None:
     """Figure 5: cross-entropy and quadratic cost over the two weights of a net of two layers."""
     import matplotlib.pyplot as plt
 
-    from jaxinit.figure import save, style
+    from jaxinit.analysis.figure import save, style
 
     w, of = costs(LIMITS[-1])
     with style():
@@ -368,7 +369,7 @@ def draw_images(x: np.ndarray, y: np.ndarray, folder: Path) -> None:
     """Figure 1: images of Shapeset-3x2 and their classes."""
     import matplotlib.pyplot as plt
 
-    from jaxinit.figure import save, style
+    from jaxinit.analysis.figure import save, style
     from jaxinit.tasks.shapeset import CLASSES, SIDE
 
     with style():
@@ -383,8 +384,8 @@ def draw_images(x: np.ndarray, y: np.ndarray, folder: Path) -> None:
 
 def draw_training(trained: dict[str, Any], folder: Path) -> None:
     """Figures 2 to 4, 9 and 10: signals during training."""
-    from jaxinit.figure import save, style
-    from jaxinit.portrait import through_training
+    from jaxinit.analysis.figure import save, style
+    from jaxinit.analysis.signal_figures import through_training
 
     activations = {
         "activation_mean": "mean activation",
@@ -418,8 +419,8 @@ def draw_errors(name: str, trained: dict[str, Any], folder: Path, file: str) -> 
     """Figures 11 and 12: the error during training."""
     import matplotlib.pyplot as plt
 
-    from jaxinit.figure import save, style
-    from jaxinit.portrait import MARKS
+    from jaxinit.analysis.figure import save, style
+    from jaxinit.analysis.signal_figures import MARKS
 
     with style():
         figure, axes = plt.subplots(figsize=(6.4, 4), layout="constrained")

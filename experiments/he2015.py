@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxinit.experiment import main_of, write_summary
+from jaxinit.reproduce import main_of, write_summary
 
 GAINS = {"xavier": 1.0, "he": 2.0}
 MOMENTUM, BATCH, EVERY = 0.9, 64, 50
@@ -49,8 +49,8 @@ SIZES = {
 
 def reproduce(size: Size, out: Path) -> int:
     """The three claims, a figure, and summary.json."""
-    from jaxinit import sweep
-    from jaxinit.report import print_claims
+    from jaxinit.analysis.report import print_claims
+    from jaxinit.engine import sweep
     from jaxinit.tasks.shapeset import PRIORS
 
     sweep.one_device_per_core()
@@ -87,7 +87,7 @@ def train(size: Size) -> tuple[dict[tuple[int, str, float], np.ndarray], dict[tu
     import jax
     import jax.numpy as jnp
 
-    from jaxinit import sweep
+    from jaxinit.engine import sweep
     from jaxinit.tasks.base import cross_entropy
     from jaxinit.tasks.shapeset import from_pool
 
@@ -150,7 +150,7 @@ def at_best_rate(size: Size, courses: dict, depth: int, name: str) -> np.ndarray
 
 def judge(size: Size, courses: dict, slopes: dict, entropy: float) -> list[dict[str, Any]]:
     """H1, H2 and H3."""
-    from jaxinit import stats
+    from jaxinit.analysis import stats
 
     shallow, middle, deep = size.depths
     note = f"ReLU, width {size.width}, {size.steps} steps, best of {len(size.rates)} rates, Shapeset"
@@ -204,7 +204,7 @@ def draw(size: Size, courses: dict, entropy: float, folder: Path) -> None:
     """Loss against steps, a panel for each depth, each start at its best rate."""
     import matplotlib.pyplot as plt
 
-    from jaxinit.figure import save, style
+    from jaxinit.analysis.figure import save, style
 
     with style():
         figure, panels = plt.subplots(1, len(size.depths), figsize=(10.4, 3.6), layout="constrained", sharey=True)

@@ -18,9 +18,9 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from jaxinit import stats
-from jaxinit.experiment import faster, finish, main_of, rows_of, run_all, times
+from jaxinit.analysis import stats
 from jaxinit.initializers import uniform
+from jaxinit.reproduce import faster, finish, main_of, rows_of, run_all, times
 from jaxinit.schemes import with_bias
 from jaxinit.spec import Initializer, Leaf
 from jaxinit.study import Study

@@ -19,9 +19,9 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from jaxinit import stats
-from jaxinit.experiment import best, faster, finish, main_of, rows_of, run_all
+from jaxinit.analysis import stats
 from jaxinit.initializers import normal, vector
+from jaxinit.reproduce import best, faster, finish, main_of, rows_of, run_all
 from jaxinit.spec import Initializer, Leaf
 from jaxinit.study import Study
 

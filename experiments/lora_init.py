@@ -27,8 +27,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxinit import stats
-from jaxinit.experiment import faster, finish, main_of, rows_of, run_all
+from jaxinit.analysis import stats
+from jaxinit.reproduce import faster, finish, main_of, rows_of, run_all
 from jaxinit.study import Study
 
 TRAINED = Study(
@@ -89,7 +89,8 @@ def measure(size: Size, out: Path) -> int:
     import jax
     from flax import nnx
 
-    from jaxinit import checkpoint, finetune, sweep
+    from jaxinit.engine import sweep
+    from jaxinit.finetune import adapt, checkpoint
     from jaxinit.introspect import functional
     from jaxinit.models import Transformer
     from jaxinit.spec import draw
@@ -97,7 +98,7 @@ def measure(size: Size, out: Path) -> int:
     sweep.one_device_per_core()
     sweep.keep_compilations()
     claims = on_layers(size)
-    trained = finetune.pretrain(size.trained, tasks=TASKS)
+    trained = adapt.pretrain(size.trained, tasks=TASKS)
     checkpoint.save_checkpoint(out / "trained.safetensors", trained.values)
     print(f"trained to {trained.metric:.3g} bits per character")
 
@@ -105,15 +106,15 @@ def measure(size: Size, out: Path) -> int:
                 rngs: nnx.Rngs):  # fmt: skip
         base = Transformer(
             in_features, hidden, out_features, layers=layers, readout=readout, length=length, rngs=rngs,
-            init=finetune.pretrained(trained.values, finetune.lora_kaiming),
+            init=adapt.pretrained(trained.values, adapt.lora_kaiming),
         )  # fmt: skip
-        return finetune.LoRA(base, size.rank, rngs=rngs)
+        return adapt.LoRA(base, size.rank, rngs=rngs)
 
     own = {
-        "init_a": finetune.lora_kaiming,
-        "init_a_gaussian": finetune.lora_gaussian,
-        "init_b": finetune.lora_init_b,
-        "pretrained": finetune.pretrained(trained.values, finetune.lora_kaiming),
+        "init_a": adapt.lora_kaiming,
+        "init_a_gaussian": adapt.lora_gaussian,
+        "init_b": adapt.lora_init_b,
+        "pretrained": adapt.pretrained(trained.values, adapt.lora_kaiming),
     }
     data = TASKS["swapped"](size.adapted.length).data
     batch = data["valid_x"][:64], data["valid_y"][:64]
@@ -124,7 +125,7 @@ def measure(size: Size, out: Path) -> int:
     reports = {}
     for name in study.schemes:
         start = draw(own[name], jax.random.key(0), model.leaves)
-        report = finetune.step_zero(before, model.apply, start, batch, task.loss, ("lora_*",))
+        report = adapt.step_zero(before, model.apply, start, batch, task.loss, ("lora_*",))
         reports[name] = report._asdict()
         sizes = {of: np.linalg.norm([g for name, g in report.gradient.items() if of in name]) for of in ("_a", "_b")}
         print(f"step 0, {name}: shift {report.shift:.2g}, gradient norm into A {sizes['_a']:.3g}, B {sizes['_b']:.3g}")

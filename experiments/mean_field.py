@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from jaxinit.experiment import main_of, write_summary
+from jaxinit.reproduce import main_of, write_summary
 
 SIGMA_B2 = 0.05
 
@@ -51,8 +51,8 @@ SIZES = {
 
 def reproduce(size: Size, out: Path) -> int:
     """The three claims, two figures, and summary.json."""
-    from jaxinit import sweep
-    from jaxinit.report import print_claims
+    from jaxinit.analysis.report import print_claims
+    from jaxinit.engine import sweep
 
     sweep.one_device_per_core()
     sweep.keep_compilations()
@@ -74,7 +74,8 @@ def reproduce(size: Size, out: Path) -> int:
 
 def maps(size: Size) -> tuple[dict[float, np.ndarray], list[dict[str, Any]]]:
     """M1: the growth of gradients per layer in wide tanh nets, by weight variance, and the critical line."""
-    from jaxinit import stats, theory
+    from jaxinit import theory
+    from jaxinit.analysis import stats
 
     measured, off = {}, []
     for w2 in VARIANCES:
@@ -114,7 +115,9 @@ def trainability(size: Size) -> tuple[np.ndarray, list[dict[str, Any]], list[dic
     import jax
     import jax.numpy as jnp
 
-    from jaxinit import stats, sweep, theory
+    from jaxinit import theory
+    from jaxinit.analysis import stats
+    from jaxinit.engine import sweep
     from jaxinit.tasks import TASKS
     from jaxinit.tasks.base import accuracy as share_right
     from jaxinit.tasks.base import cross_entropy
@@ -180,7 +183,8 @@ def trainability(size: Size) -> tuple[np.ndarray, list[dict[str, Any]], list[dic
 
 def jacobians(size: Size) -> list[dict[str, Any]]:
     """M3: the variance of the squared singular values of ReLU Jacobians over L, for Gaussian and orthogonal weights."""
-    from jaxinit import stats, theory
+    from jaxinit import theory
+    from jaxinit.analysis import stats
 
     claims, n = [], size.jacobian
     kinds: tuple[tuple[Literal["gaussian", "orthogonal"], str], ...] = (("gaussian", "2 L"), ("orthogonal", "L"))
@@ -209,7 +213,7 @@ def draw_phases(slopes: dict[float, np.ndarray], folder: Path) -> None:
     import matplotlib.pyplot as plt
 
     from jaxinit import theory
-    from jaxinit.figure import save, style
+    from jaxinit.analysis.figure import save, style
 
     w2, b2 = np.linspace(0.5, 4, 24), np.linspace(0.005, 0.5, 18)
     value = [[theory.chi("tanh", w, theory.fixed_point_q("tanh", float(w), float(b))) for w in w2] for b in b2]
@@ -247,7 +251,7 @@ def draw_trainability(size: Size, reached: np.ndarray, folder: Path) -> None:
     import matplotlib.pyplot as plt
 
     from jaxinit import theory
-    from jaxinit.figure import save, style
+    from jaxinit.analysis.figure import save, style
 
     with style():
         figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")

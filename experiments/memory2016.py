@@ -22,8 +22,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from jaxinit import stats
-from jaxinit.experiment import best, finish, main_of, rows_of, run_all
+from jaxinit.analysis import stats
+from jaxinit.reproduce import best, finish, main_of, rows_of, run_all
 from jaxinit.study import Study
 
 COPY = Study(

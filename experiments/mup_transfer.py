@@ -20,9 +20,9 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxinit import stats
-from jaxinit.experiment import draw_transfer, finish, main_of, optimum, run_all
-from jaxinit.residual import mup
+from jaxinit.analysis import stats
+from jaxinit.reproduce import draw_transfer, finish, main_of, optimum, run_all
+from jaxinit.schemes.transformer import mup
 from jaxinit.study import Study
 
 BASE = 64
@@ -60,9 +60,9 @@ SIZES = {
 
 
 def measure(size: Size, out: Path) -> int:
-    from jaxinit import coordcheck
-    from jaxinit.figure import save, style
-    from jaxinit.portrait import coordinates
+    from jaxinit.analysis.figure import save, style
+    from jaxinit.analysis.signal_figures import coordinates
+    from jaxinit.engine import coordcheck
 
     studies = {f"{width} units": replace(size.study, hidden=width) for width in size.widths}
     results = run_all(studies, out, schemes=OWN)

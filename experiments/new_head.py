@@ -24,9 +24,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxinit import stats
-from jaxinit.experiment import faster, finish, main_of, rows_of, run_all
+from jaxinit.analysis import stats
 from jaxinit.initializers import lecun, normal, zeros
+from jaxinit.reproduce import faster, finish, main_of, rows_of, run_all
 from jaxinit.spec import Initializer, Scheme
 from jaxinit.study import Study
 
@@ -84,17 +84,18 @@ def measure(size: Size, out: Path) -> int:
     import jax
     import jax.numpy as jnp
 
-    from jaxinit import checkpoint, finetune, sweep
+    from jaxinit.engine import sweep
+    from jaxinit.finetune import adapt, checkpoint
     from jaxinit.schemes import by_role
     from jaxinit.spec import draw
 
     sweep.one_device_per_core()
     sweep.keep_compilations()
-    trained = finetune.pretrain(size.trained, tasks=TASKS)
+    trained = adapt.pretrain(size.trained, tasks=TASKS)
     checkpoint.save_checkpoint(out / "trained.safetensors", trained.values)
     print(f"trained to an accuracy of {trained.metric:.3g} on the digits 0 to 4")
     body = {name: value for name, value in trained.values.items() if not name.startswith("readout")}
-    of_head = lambda init, frozen=False: finetune.pretrained(
+    of_head = lambda init, frozen=False: adapt.pretrained(
         body, by_role({"readout": init, "bias": zeros}), frozen=frozen
     )
     own: dict[str, Scheme] = {name: of_head(init) for name, init in HEADS.items()}
@@ -139,7 +140,7 @@ def measure(size: Size, out: Path) -> int:
 
 def xavier(leaf: Any) -> Initializer:
     """All of the model anew, under `xavier_transformer`."""
-    from jaxinit.residual import xavier_transformer
+    from jaxinit.schemes.transformer import xavier_transformer
 
     return xavier_transformer(leaf)
 

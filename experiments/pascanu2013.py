@@ -22,9 +22,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxinit import stats
-from jaxinit.experiment import Results, finish, main_of, rows_of, run_all, times
+from jaxinit.analysis import stats
 from jaxinit.initializers import normal, vector
+from jaxinit.reproduce import Results, finish, main_of, rows_of, run_all, times
 from jaxinit.spec import Initializer, Leaf
 from jaxinit.study import Study
 
@@ -89,8 +89,8 @@ def draw(base: Study, lengths: tuple[int, ...], results: Results, folder: Path) 
     """Share of seeds that solve the task against its length (figure 7 of the paper)."""
     import matplotlib.pyplot as plt
 
-    from jaxinit.figure import save, style
-    from jaxinit.portrait import MARKS
+    from jaxinit.analysis.figure import save, style
+    from jaxinit.analysis.signal_figures import MARKS
 
     with style():
         figure, panels = plt.subplots(1, len(CLIPPED), figsize=(7, 3), layout="constrained", sharey=True)

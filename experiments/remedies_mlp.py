@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxinit.experiment import lower_rate, main_of, run_all, write_summary
+from jaxinit.reproduce import lower_rate, main_of, run_all, write_summary
 from jaxinit.study import Study
 
 STARTS = {"vanishing": 1 / 3, "healthy": 1.0, "exploding": 9.0}  # n Var[W]
@@ -89,7 +89,7 @@ SIZES = {
 
 def compare(size: Size, out: Path) -> int:
     """Every remedy at every depth as a study of its own, the claims, a figure, and summary.json."""
-    from jaxinit.report import print_claims
+    from jaxinit.analysis.report import print_claims
 
     cells = {f"{depth} layers, {remedy}": (depth, remedy) for depth in size.depths for remedy in size.remedies}
     studies = {name: replace(size.study, layers=depth, **REMEDIES[remedy]) for name, (depth, remedy) in cells.items()}
@@ -127,8 +127,8 @@ def table(results: dict[tuple[int, str], Any]) -> list[dict[str, Any]]:
 
 def gradients(size: Size) -> list[dict[str, Any]]:
     """C1 to C3: what gradients do at the start, going back through the deepest plain nets."""
-    from jaxinit import stats
-    from jaxinit.survey import survey
+    from jaxinit.analysis import stats
+    from jaxinit.engine.survey import survey
 
     depth = size.depths[-1]
     slopes, smallest, largest = {}, {}, {}
@@ -169,7 +169,7 @@ def gradients(size: Size) -> list[dict[str, Any]]:
 
 def helped(size: Size, results: dict[tuple[int, str], Any]) -> list[dict[str, Any]]:
     """C2, C4 and C5: how many times fewer epochs a remedy needs than the plain net of the same start."""
-    from jaxinit import stats
+    from jaxinit.analysis import stats
 
     horizon, claims = float(size.study.epochs), []
 
@@ -201,7 +201,7 @@ def draw(size: Size, rows: list[dict[str, Any]], folder: Path) -> None:
     """Epochs to the target as a table in grey: a row for each remedy, a column for each depth and start."""
     import matplotlib.pyplot as plt
 
-    from jaxinit.figure import save, style
+    from jaxinit.analysis.figure import save, style
 
     columns = [(depth, name) for depth in size.depths for name in STARTS]
     of = {(row["layers"], row["start"], row["remedy"]): row for row in rows}

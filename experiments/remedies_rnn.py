@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxinit.experiment import Results, faster, finish, lower_rate, main_of, rows_of, run_all
 from jaxinit.initializers import glorot_scheme, normal, orthogonal
+from jaxinit.reproduce import Results, faster, finish, lower_rate, main_of, rows_of, run_all
 from jaxinit.spec import Initializer, Leaf
 from jaxinit.study import Study
 
@@ -138,8 +138,8 @@ def draw(size: Size, results: Results, folder: Path) -> None:
     """The interaction: epochs to the target against the start, a line for each remedy."""
     import matplotlib.pyplot as plt
 
-    from jaxinit.figure import save, style
-    from jaxinit.portrait import MARKS
+    from jaxinit.analysis.figure import save, style
+    from jaxinit.analysis.signal_figures import MARKS
 
     with style():
         figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")

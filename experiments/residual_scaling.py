@@ -22,10 +22,10 @@ from typing import Any
 
 import numpy as np
 
-from jaxinit import stats
-from jaxinit.experiment import faster, finish, main_of, rows_of, run_all
+from jaxinit.analysis import stats
 from jaxinit.initializers import lecun, scaled, vector
-from jaxinit.residual import INTO_STREAM, gpt2, gpt2_blocks, llama
+from jaxinit.reproduce import faster, finish, main_of, rows_of, run_all
+from jaxinit.schemes.transformer import INTO_STREAM, gpt2, gpt2_blocks, llama
 from jaxinit.spec import Initializer, Leaf, Scheme
 from jaxinit.study import Study
 
@@ -87,7 +87,7 @@ SIZES = {
 
 
 def measure(size: Size, out: Path) -> int:
-    from jaxinit import sweep
+    from jaxinit.engine import sweep
 
     sweep.one_device_per_core()
     sweep.keep_compilations()
@@ -161,8 +161,8 @@ def draw(size: Size, growth: dict[str, dict[str, np.ndarray]], folder: Path) -> 
     """The size of the stream against depth, with theory's line through the plain start."""
     import matplotlib.pyplot as plt
 
-    from jaxinit.figure import save, style
-    from jaxinit.portrait import MARKS
+    from jaxinit.analysis.figure import save, style
+    from jaxinit.analysis.signal_figures import MARKS
 
     with style():
         figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")

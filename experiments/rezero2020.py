@@ -21,9 +21,9 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxinit.experiment import as_one, faster, finish, main_of, run_all
 from jaxinit.initializers import ones
-from jaxinit.residual import rezero
+from jaxinit.reproduce import as_one, faster, finish, main_of, run_all
+from jaxinit.schemes.transformer import rezero
 from jaxinit.spec import Initializer as Init
 from jaxinit.spec import Leaf, Override, Rule
 from jaxinit.study import Study

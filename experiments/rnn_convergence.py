@@ -24,9 +24,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from jaxinit import stats
-from jaxinit.experiment import finish, main_of, rows_of, run_all
-from jaxinit.report import NOT_JUDGED
+from jaxinit.analysis import stats
+from jaxinit.analysis.report import NOT_JUDGED
+from jaxinit.reproduce import finish, main_of, rows_of, run_all
 from jaxinit.study import Study
 
 MAIN_JOB = Study(

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxinit.experiment import main_of, write_summary
+from jaxinit.reproduce import main_of, write_summary
 
 RANK, STARTS = 10, ("orthogonal", "gaussian")
 DEEP = 9  # matrices from which on a net counts as deep
@@ -49,8 +49,8 @@ SIZES = {
 
 def reproduce(size: Size, out: Path) -> int:
     """The three claims, two figures, and summary.json."""
-    from jaxinit import sweep
-    from jaxinit.report import print_claims
+    from jaxinit.analysis.report import print_claims
+    from jaxinit.engine import sweep
 
     sweep.one_device_per_core()
     sweep.keep_compilations()
@@ -81,7 +81,8 @@ def reproduce(size: Size, out: Path) -> int:
 
 def exact_curves() -> tuple[dict[float, tuple[np.ndarray, np.ndarray, np.ndarray]], dict[str, Any]]:
     """Gradient descent on a decoupled two-matrix net beside eq. 12, for several strengths; claim S1."""
-    from jaxinit import stats, theory
+    from jaxinit import theory
+    from jaxinit.analysis import stats
 
     rate, start, steps = 1e-3, 1e-3, 12_000
     curves, worst = {}, 0.0
@@ -150,7 +151,7 @@ def learning_times(start: str, size: Size) -> list[tuple[float, np.ndarray]]:
 
 def depth_claims(size: Size, times: dict[str, list[tuple[float, np.ndarray]]]) -> list[dict[str, Any]]:
     """S2: how learning time grows with depth under each start."""
-    from jaxinit import stats
+    from jaxinit.analysis import stats
 
     mean = {start: np.asarray([of.mean() for _, of in times[start]]) for start in STARTS}
     deepest = size.depths[-1]
@@ -180,7 +181,8 @@ def depth_claims(size: Size, times: dict[str, list[tuple[float, np.ndarray]]]) -
 
 def delay_claims() -> list[dict[str, Any]]:
     """S3: at a rate of 1 / (N - 1) the steps to learn tend to a finite number as depth grows."""
-    from jaxinit import stats, theory
+    from jaxinit import theory
+    from jaxinit.analysis import stats
 
     steps = {n: theory.learning_time(1.0, 0.9, 0.95, n - 1.0, n) for n in (3, 1000)}
     late = {n: theory.learning_time(1.0, 1e-3, 0.95, n - 1.0, n) for n in (3, 1000)}
@@ -208,7 +210,7 @@ def draw(size: Size, curves: dict, times: dict[str, list[tuple[float, np.ndarray
     """Exact curves beside gradient descent, and learning time against depth."""
     import matplotlib.pyplot as plt
 
-    from jaxinit.figure import save, style
+    from jaxinit.analysis.figure import save, style
 
     with style():
         figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")

@@ -21,9 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxinit import stats
-from jaxinit.experiment import best, faster, finish, main_of, rows_of, run_all
-from jaxinit.outcome import Outcome
+from jaxinit.analysis import stats
+from jaxinit.analysis.outcome import Outcome
+from jaxinit.reproduce import best, faster, finish, main_of, rows_of, run_all
 from jaxinit.study import Study
 
 START = Study(
@@ -76,7 +76,7 @@ SIZES = {
 
 
 def answer(size: Size, out: Path) -> int:
-    from jaxinit import sweep
+    from jaxinit.engine import sweep
 
     sweep.one_device_per_core()
     sweep.keep_compilations()
@@ -106,7 +106,7 @@ def answer(size: Size, out: Path) -> int:
 
 def before_training(size: Size, out: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """What U[0, 1] does to signals and gradients at every width, and claims A4 to A6."""
-    from jaxinit.survey import survey
+    from jaxinit.engine.survey import survey
 
     rows, claims = [], []
     for n in size.units:
@@ -163,7 +163,7 @@ def draw(rows: list[dict[str, Any]], folder: Path) -> None:
     """Summed inputs, states, and gradients against the number of units."""
     import matplotlib.pyplot as plt
 
-    from jaxinit.figure import save, style
+    from jaxinit.analysis.figure import save, style
 
     units = [row["units"] for row in rows]
     panels_of = {

@@ -26,8 +26,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxinit import stats
-from jaxinit.experiment import faster, finish, main_of, rows_of, run_all
+from jaxinit.analysis import stats
+from jaxinit.reproduce import faster, finish, main_of, rows_of, run_all
 from jaxinit.study import Study
 
 WAYS = ("zero", "normal", "mean", "mean_cov")
@@ -78,11 +78,12 @@ SIZES = {
 def measure(size: Size, out: Path) -> int:
     import jax
 
-    from jaxinit import checkpoint, finetune, sweep
+    from jaxinit.engine import sweep
+    from jaxinit.finetune import adapt, checkpoint
 
     sweep.one_device_per_core()
     sweep.keep_compilations()
-    trained = finetune.pretrain(size.trained)
+    trained = adapt.pretrain(size.trained)
     checkpoint.save_checkpoint(out / "trained.safetensors", trained.values)
     print(f"trained to {trained.metric:.3g} bits per character")
     old, leaves = trained.cell.task.out_features, trained.cell.model.leaves
@@ -100,9 +101,9 @@ def measure(size: Size, out: Path) -> int:
                 claims.append(stats.claim_of("B2", what, values / bound, published, band, note))
     task = pairs(size.learned)
     extended = {
-        way: finetune.extend_vocabulary(trained.values, leaves, size.learned, way, jax.random.key(1)) for way in WAYS
+        way: adapt.extend_vocabulary(trained.values, leaves, size.learned, way, jax.random.key(1)) for way in WAYS
     }
-    own = {way: finetune.pretrained(values, finetune.lora_kaiming) for way, values in extended.items()}
+    own = {way: adapt.pretrained(values, adapt.lora_kaiming) for way, values in extended.items()}
     data = task(size.study.length).data
     batch = data["valid_x"][:64], data["valid_y"][:64]
     reports = {}
@@ -110,10 +111,8 @@ def measure(size: Size, out: Path) -> int:
     past = jax.numpy.where(batch[0] < old, batch[0], 0)  # contexts that the trained model can read
     for way, values in extended.items():
         before = trained.cell.model.apply(trained.values, past)
-        silent = finetune.step_zero(
-            before, model.apply, values, (past, batch[1]), trained.cell.task.loss, ("embedding",)
-        )
-        report = finetune.step_zero(
+        silent = adapt.step_zero(before, model.apply, values, (past, batch[1]), trained.cell.task.loss, ("embedding",))
+        report = adapt.step_zero(
             before, model.apply, values, batch, trained.cell.task.loss, ("embedding", "readout.bias"), slice(old, None)
         )
         reports[way] = {"shift": silent.shift, "kl": silent.kl, "gradient": report.gradient}
@@ -153,7 +152,7 @@ def divergences(size: Size, trained: Any, count: int) -> dict[str, np.ndarray]:
     import jax
     import jax.numpy as jnp
 
-    from jaxinit import finetune
+    from jaxinit.finetune import adapt
 
     x, after = trained.cell.task.data["valid_x"][:64], jax.jit(wider(trained, count).apply)
     found: dict[str, Any] = {}
@@ -164,8 +163,8 @@ def divergences(size: Size, trained: Any, count: int) -> dict[str, np.ndarray]:
             draws = []
             for seed in range(size.seeds):
                 key = jax.random.key(seed)
-                start = finetune.extend_vocabulary(values, trained.cell.model.leaves, count, way, key)
-                draws.append(float(finetune.divergence(before, after(start, x))))
+                start = adapt.extend_vocabulary(values, trained.cell.model.leaves, count, way, key)
+                draws.append(float(adapt.divergence(before, after(start, x))))
             found[f"{way}, logits {f'shifted by {shift:g}' if shift else 'as trained'}"] = np.asarray(draws)
     return found
 
@@ -194,8 +193,8 @@ def draw(size: Size, kl: dict[int, dict[str, np.ndarray]], old: int, folder: Pat
     """The divergence before the first step against the number of new tokens, with the bound."""
     import matplotlib.pyplot as plt
 
-    from jaxinit.figure import save, style
-    from jaxinit.portrait import MARKS
+    from jaxinit.analysis.figure import save, style
+    from jaxinit.analysis.signal_figures import MARKS
 
     counts = list(kl)
     with style():

@@ -25,9 +25,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxinit import stats
-from jaxinit.experiment import faster, finish, main_of, rows_of, run_all, times
+from jaxinit.analysis import stats
 from jaxinit.initializers import lecun, normal, orthogonal, vector
+from jaxinit.reproduce import faster, finish, main_of, rows_of, run_all, times
 from jaxinit.spec import Initializer, Leaf
 from jaxinit.study import Study
 
@@ -74,7 +74,7 @@ def recurrent(init: Initializer) -> Any:
 
 
 def answer(size: Size, out: Path) -> int:
-    from jaxinit import sweep
+    from jaxinit.engine import sweep
 
     sweep.one_device_per_core()
     sweep.keep_compilations()
@@ -98,7 +98,7 @@ def answer(size: Size, out: Path) -> int:
 
 def sizes_of_signals(study: Study) -> list[dict[str, Any]]:
     """A1, A2 and A8: variances of weights, sums and states."""
-    from jaxinit.survey import survey, through_time
+    from jaxinit.engine.survey import survey, through_time
 
     found = survey(study).sel(scheme="xavier_rnn")
     kernel = found.sel(parameter="layers.0.recurrent")
@@ -134,7 +134,7 @@ def sizes_of_signals(study: Study) -> list[dict[str, Any]]:
 
 def gradients(size: Size) -> list[dict[str, Any]]:
     """A3: the slope of the gradient through time against the size of Whh, for two widths, linear and tanh."""
-    from jaxinit.survey import through_time
+    from jaxinit.engine.survey import through_time
 
     claims = []
     for n in (size.width, size.start.hidden):
@@ -158,7 +158,7 @@ def gradients(size: Size) -> list[dict[str, Any]]:
 
 def norms(study: Study) -> list[dict[str, Any]]:
     """A12: singular values of ds_T/ds_1 under an orthogonal matrix, linear and tanh."""
-    from jaxinit.survey import through_time
+    from jaxinit.engine.survey import through_time
 
     claims = []
     for phi in ("linear", "tanh"):

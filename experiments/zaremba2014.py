@@ -21,8 +21,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from jaxinit import stats
-from jaxinit.experiment import best, faster, finish, main_of, rows_of, run_all
+from jaxinit.analysis import stats
+from jaxinit.reproduce import best, faster, finish, main_of, rows_of, run_all
 from jaxinit.schemes import zaremba
 from jaxinit.study import Study
 

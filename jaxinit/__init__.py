@@ -11,14 +11,15 @@ if TYPE_CHECKING:
     from jaxinit import initializers as initializers
     from jaxinit import introspect as introspect
     from jaxinit import theory as theory
-    from jaxinit.checkpoint import load_checkpoint as load_checkpoint
-    from jaxinit.checkpoint import save_checkpoint as save_checkpoint
-    from jaxinit.engine import run as run
-    from jaxinit.finetune import LoRA as LoRA
-    from jaxinit.finetune import extend_vocabulary as extend_vocabulary
-    from jaxinit.finetune import pretrain as pretrain
-    from jaxinit.finetune import pretrained as pretrained
-    from jaxinit.finetune import step_zero as step_zero
+    from jaxinit.analysis.store import load as load
+    from jaxinit.engine.campaign import run as run
+    from jaxinit.finetune.adapt import LoRA as LoRA
+    from jaxinit.finetune.adapt import extend_vocabulary as extend_vocabulary
+    from jaxinit.finetune.adapt import pretrain as pretrain
+    from jaxinit.finetune.adapt import pretrained as pretrained
+    from jaxinit.finetune.adapt import step_zero as step_zero
+    from jaxinit.finetune.checkpoint import load_checkpoint as load_checkpoint
+    from jaxinit.finetune.checkpoint import save_checkpoint as save_checkpoint
     from jaxinit.introspect import declare as declare
     from jaxinit.introspect import initialize as initialize
     from jaxinit.introspect import leaves as leaves
@@ -31,13 +32,12 @@ if TYPE_CHECKING:
     from jaxinit.models import EncoderDecoder as EncoderDecoder
     from jaxinit.models import Transformer as Transformer
     from jaxinit.models import ViT as ViT
-    from jaxinit.probes import probe as probe
-    from jaxinit.schemes import SCHEMES as SCHEMES
+    from jaxinit.schemes.plain import SCHEMES as SCHEMES
+    from jaxinit.signals.probes import probe as probe
     from jaxinit.spec import Leaf as Leaf
     from jaxinit.spec import Rule as Rule
     from jaxinit.spec import Scheme as Scheme
     from jaxinit.spec import draw as draw
-    from jaxinit.store import load as load
     from jaxinit.study import Study as Study
     from jaxinit.tasks import TASKS as TASKS
 

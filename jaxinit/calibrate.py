@@ -21,7 +21,7 @@ import optax
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
-from jaxinit import watch
+from jaxinit.signals import trace
 from jaxinit.spec import Leaf, sampling_dtype
 
 Params: TypeAlias = dict[str, Array]
@@ -114,12 +114,12 @@ def lsuv(problem: Problem, params: Params, batches: Batch, *, tolerance: float =
 
 def _lsuv(
     problem: Problem, params: Params, x: Array, tolerance: float, passes: int
-) -> tuple[Factors, dict[str, watch.Moments], Array]:
-    def measured(factors: Factors) -> dict[str, watch.Moments]:
-        return watch.products(problem.apply, problem.leaves, _stretched(problem, params, factors), x)[1]
+) -> tuple[Factors, dict[str, trace.Moments], Array]:
+    def measured(factors: Factors) -> dict[str, trace.Moments]:
+        return trace.products(problem.apply, problem.leaves, _stretched(problem, params, factors), x)[1]
 
     kernels = {leaf.name: leaf for leaf in problem.leaves if leaf.is_kernel}
-    order = [name for name in watch.products(problem.apply, problem.leaves, params, x)[1] if name in kernels]
+    order = [name for name in trace.products(problem.apply, problem.leaves, params, x)[1] if name in kernels]
     missing = sorted(name for name in set(kernels) - set(order) if kernels[name].role not in TABLES)
     if missing:
         raise ValueError(
@@ -154,13 +154,13 @@ def _lsuv(
     return factors, {name: after[name] for name in order}, rounds
 
 
-def _varies(moments: watch.Moments) -> Bool[Array, " copies"]:
+def _varies(moments: trace.Moments) -> Bool[Array, " copies"]:
     """Whether a product has a variance that is more than the rounding error of its mean square, and finite."""
     finite = jnp.isfinite(moments.mean_square)
     return finite & (moments.variance > ROUNDING * jnp.where(finite, moments.mean_square, 0))
 
 
-def _off(moments: dict[str, watch.Moments]) -> Array:
+def _off(moments: dict[str, trace.Moments]) -> Array:
     """How far from 1 the variance of a product is, at most; products that do not vary aside."""
     off = [jnp.where(_varies(of), jnp.abs(of.variance - 1), 0) for of in moments.values()]
     return jnp.max(jnp.concatenate(off))
@@ -323,7 +323,7 @@ def admin(problem: Problem, params: Params, batches: Batch) -> Calibrated:
         raise ValueError("admin needs learned scales of the stream (the role skip); give the model learned_skip")
     at_one = params | {name: jnp.ones_like(params[name]) for name in skips}
     x = batches[0].reshape(-1, *batches[0].shape[2:])
-    moments = watch.products(problem.apply, problem.leaves, at_one, x)[1]
+    moments = trace.products(problem.apply, problem.leaves, at_one, x)[1]
     last = {leaf.name for leaf in problem.leaves if leaf.role in ("attention_out", "ffn_out")}
     branches = [name for name in moments if name in last]
     layer = {leaf.name: leaf.layer for leaf in problem.leaves}
@@ -361,7 +361,7 @@ def _unscalable(
     failures, norms = {}, {}
     for name, leaf in kernels.items():
         wide = params[name].astype(sampling_dtype(params[name].dtype))
-        largest = watch.by_copy(lambda entries: jnp.max(jnp.abs(entries), 1), leaf, wide)
+        largest = trace.by_copy(lambda entries: jnp.max(jnp.abs(entries), 1), leaf, wide)
         finite = jnp.isfinite(largest)
         failures[f"{calibration}: {name!r} is not finite; start it smaller"] = ~finite
         failures[
@@ -371,7 +371,7 @@ def _unscalable(
         usable = finite & (largest > 0)
         unit = jnp.where(usable, largest, 1)
         # by the largest entry first: squares of small ones would underflow
-        size = watch.by_copy(lambda entries, unit=unit: jnp.sum((entries / unit[:, None]) ** 2, 1), leaf, wide)
+        size = trace.by_copy(lambda entries, unit=unit: jnp.sum((entries / unit[:, None]) ** 2, 1), leaf, wide)
         norms[name] = jnp.where(usable, unit * jnp.sqrt(jnp.where(usable, size, 1)), 1)
     return failures, norms
 

@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from jaxinit.folder import quoted
+from jaxinit.analysis.folder import quoted
 from jaxinit.study import RECURRENT, BadStudy, Interrupted, Study, check_name
 
 if TYPE_CHECKING:
-    from jaxinit.store import Result
+    from jaxinit.analysis.store import Result
 
 STUDY = Study()  # the main job
 PROBED = Study(  # Glorot & Bengio (2010): both of their initializations
@@ -89,9 +89,9 @@ def list_names(
         verbose: All that is known of each: formula, shapes, source.
     """
     from jaxinit.calibrate import CALIBRATIONS
+    from jaxinit.initializers.structured import CATALOGUE
     from jaxinit.models import MODELS
-    from jaxinit.schemes import SCHEMES, SETTINGS, signature_of
-    from jaxinit.structured import CATALOGUE
+    from jaxinit.schemes.plain import SCHEMES, SETTINGS, signature_of
     from jaxinit.tasks import TASKS
 
     initializers = {name: function for name, (function, _) in CATALOGUE.items()}
@@ -160,11 +160,11 @@ def probe(
 
 def look(study: Study, examples: int, only: str, out: Path | None) -> int:
     """Probe a network, draw its figures and print the verdicts."""
-    from jaxinit import sweep
-    from jaxinit.figure import save, style
-    from jaxinit.portrait import draw_all, lens, memory
-    from jaxinit.survey import survey, through_time, verdicts
-    from jaxinit.verdict import REMEDIES
+    from jaxinit.analysis.figure import save, style
+    from jaxinit.analysis.health import REMEDIES
+    from jaxinit.analysis.signal_figures import draw_all, lens, memory
+    from jaxinit.engine import sweep
+    from jaxinit.engine.survey import survey, through_time, verdicts
 
     sweep.one_device_per_core()
     sweep.keep_compilations()
@@ -217,10 +217,10 @@ def check_coordinates(
     study: Study, widths: tuple[int, ...], depths: tuple[int, ...], steps: int, rate: float, out: Path | None
 ) -> int:
     """Run a coordinate check, draw it and print its slopes; 1 when the first scheme fails."""
-    from jaxinit import sweep
-    from jaxinit.coordcheck import coordinate_check, depth_check, passes, slopes
-    from jaxinit.figure import save, style
-    from jaxinit.portrait import coordinates
+    from jaxinit.analysis.figure import save, style
+    from jaxinit.analysis.signal_figures import coordinates
+    from jaxinit.engine import sweep
+    from jaxinit.engine.coordcheck import coordinate_check, depth_check, passes, slopes
 
     sweep.one_device_per_core()
     sweep.keep_compilations()
@@ -281,7 +281,7 @@ def plot(folder: tyro.conf.Positional[Path], /) -> int:
     Args:
         folder: The folder of the study.
     """
-    from jaxinit.store import summarize_again
+    from jaxinit.analysis.store import summarize_again
 
     def look() -> int:
         result = summarize_again(folder)
@@ -298,8 +298,8 @@ def plot(folder: tyro.conf.Positional[Path], /) -> int:
 
 def carry_out(study: Study, out: Path | None, force_resume: bool = False) -> "Result":
     """Run a study on all cores, draw its figures and print its answer: what the command and the experiments do."""
-    from jaxinit import sweep
-    from jaxinit.engine import run
+    from jaxinit.engine import sweep
+    from jaxinit.engine.campaign import run
 
     sweep.one_device_per_core()
     sweep.keep_compilations()
@@ -320,8 +320,8 @@ def carry_out(study: Study, out: Path | None, force_resume: bool = False) -> "Re
 
 def _show(result: "Result") -> int:
     """Print an answer and draw its figures, where its folder can be written."""
-    from jaxinit.plot import draw_all
-    from jaxinit.report import print_answer
+    from jaxinit.analysis.report import print_answer
+    from jaxinit.analysis.study_figures import draw_all
 
     print_answer(result)
     try:

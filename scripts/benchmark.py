@@ -154,8 +154,8 @@ def steps_part(settings: "Benchmark", has_torch: bool) -> Iterator[dict]:
 
 def study_part(settings: "Benchmark", has_torch: bool) -> Iterator[dict]:
     """A whole convergence study from the start of its process to its answer; nothing is compiled beforehand."""
-    from jaxinit.cell import check
-    from jaxinit.folder import to_json
+    from jaxinit.analysis.folder import to_json
+    from jaxinit.engine.resolve import check
     from jaxinit.study import Study
 
     small = Study(schemes=("small_normal", "xavier_rnn"), lrs=(0.1, 0.3), seeds=4, tune_seeds=2)
@@ -168,7 +168,7 @@ def study_part(settings: "Benchmark", has_torch: bool) -> Iterator[dict]:
         data: dict[str, Any] = {name: np.asarray(value) for name, value in cell.task.data.items()}
         np.savez(Path(folder) / "data.npz", **data)
         ours = (
-            "from jaxinit import sweep; sweep.one_device_per_core(); from jaxinit.engine import run; "
+            "from jaxinit.engine import sweep; sweep.one_device_per_core(); from jaxinit.engine.campaign import run; "
             "from jaxinit.study import Study; import tempfile; "
             f"run(Study.from_json({folder!r} + '/study.json'), out=tempfile.mkdtemp() + '/s', progress=False)"
         )

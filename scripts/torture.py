@@ -22,7 +22,9 @@ from typing import Any
 import numpy as np
 import tyro
 
-from jaxinit import cli, engine, store, sweep
+from jaxinit import cli
+from jaxinit.analysis import store
+from jaxinit.engine import campaign, sweep
 from jaxinit.study import Study
 
 STUDY = Study(
@@ -145,12 +147,12 @@ def judge(folder: Path, whole: store.Result, answer: str) -> str:
 
 def damaged_folders(settings: Settings, there: Path) -> bool:
     """Folders of a finished and of an unfinished study, one file of each damaged."""
-    import jaxinit.plot
+    from jaxinit.analysis import study_figures
 
-    jaxinit.plot.draw_all = lambda *_: []  # figures are drawn from the records: not what is tried here
-    finished = engine.run(STUDY, out=there / "finished", progress=False)
+    study_figures.draw_all = lambda *_: []  # figures are drawn from the records: not what is tried here
+    finished = campaign.run(STUDY, out=there / "finished", progress=False)
     unfinished = interrupted(there / "unfinished")
-    foreign = engine.run(Study(**{**STUDY.__dict__, "seeds": 3}), out=there / "foreign", progress=False)
+    foreign = campaign.run(Study(**{**STUDY.__dict__, "seeds": 3}), out=there / "foreign", progress=False)
     answers = {result.folder: ask(result.folder)[1] for result in (finished, unfinished)}
     draws = np.random.default_rng(settings.seed)
     counts: dict[str, Counter] = {}
@@ -208,12 +210,12 @@ def interrupted(folder: Path) -> store.Result:
                 signal.raise_signal(signal.SIGTERM)
             yield chunk
 
-    sweep.Sweep.run, kept = stopped, engine.SAVE_EVERY
-    engine.SAVE_EVERY = 0.0
+    sweep.Sweep.run, kept = stopped, campaign.SAVE_EVERY
+    campaign.SAVE_EVERY = 0.0
     try:
-        return engine.run(STUDY, out=folder, progress=False, slots_per_device=1)
+        return campaign.run(STUDY, out=folder, progress=False, slots_per_device=1)
     finally:
-        sweep.Sweep.run, engine.SAVE_EVERY = run, kept
+        sweep.Sweep.run, campaign.SAVE_EVERY = run, kept
 
 
 def start(folder: Path) -> subprocess.Popen:

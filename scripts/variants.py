@@ -109,17 +109,18 @@ def recording(evaluations: int, recorded: bool) -> Step:
     """The training program of the main job, one epoch at a time: `steps` counts those of training."""
     import jax
 
-    from jaxinit import engine, spec, train
-    from jaxinit.cell import check
+    from jaxinit import spec
+    from jaxinit.engine import campaign, training
+    from jaxinit.engine.resolve import check
     from jaxinit.schemes import SCHEMES
     from jaxinit.study import Study
 
     cell = check(Study())
-    sizes = {"batch": 32, "evaluations": evaluations, "epochs": 1, "at_once": engine.VALIDATED_AT_ONCE}
-    program = train.make_program(cell.model, cell.task, "sgd", **sizes)
+    sizes = {"batch": 32, "evaluations": evaluations, "epochs": 1, "at_once": campaign.VALIDATED_AT_ONCE}
+    program = training.make_program(cell.model, cell.task, "sgd", **sizes)
     drawn = spec.draw(SCHEMES["xavier_rnn"], jax.random.key(0), cell.model.leaves)
     real, whole = jax.numpy.float32, jax.numpy.int32
-    trial = train.Trial(
+    trial = training.Trial(
         seed=whole(0),
         lr=real(0.01),
         clip=real(jax.numpy.inf),
@@ -335,7 +336,7 @@ def draws() -> None:
 
 
 def set_up_devices() -> None:
-    from jaxinit import sweep
+    from jaxinit.engine import sweep
 
     sweep.one_device_per_core()
 

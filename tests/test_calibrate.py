@@ -13,12 +13,13 @@ from flax import nnx
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
-from jaxinit import calibrate, spec, watch
+from jaxinit import calibrate, spec
 from jaxinit.calibrate import Problem, gradient_quotient, gradinit, lsuv, metainit
 from jaxinit.initializers import glorot_scheme
 from jaxinit.introspect import declare, functional
 from jaxinit.models import MODELS, Transformer
 from jaxinit.schemes import SCHEMES
+from jaxinit.signals import trace
 from jaxinit.spec import Leaf, draw
 from jaxinit.tasks import TASKS
 from jaxinit.tasks.base import cross_entropy
@@ -51,7 +52,7 @@ def batches(features: int, count: int = 4, batch: int = 64) -> tuple[Array, Arra
 
 
 def variances(problem: Problem, params: dict[str, Array], x: Array) -> dict[str, np.ndarray]:
-    found = watch.products(problem.apply, problem.leaves, params, x)[1]
+    found = trace.products(problem.apply, problem.leaves, params, x)[1]
     return {name: np.asarray(of.variance) for name, of in found.items()}
 
 
@@ -482,7 +483,7 @@ def test_calibrations_under_the_settings_of_jax(setting: str) -> None:
     program = """
 import jax, numpy as np
 from dataclasses import replace
-from jaxinit import cell as cells
+from jaxinit.engine import resolve as cells
 from jaxinit.study import Study
 schemes = tuple(f"xavier_rnn+{name}" for name in ("lsuv", "metainit", "gradinit"))
 for model, optimizer in (("rnn", "sgd"), ("mlp", "adam")):

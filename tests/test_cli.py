@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from jaxinit import cli, engine
-from jaxinit.outcome import Outcome
-from jaxinit.structured import CATALOGUE
+from jaxinit import cli
+from jaxinit.analysis.outcome import Outcome
+from jaxinit.engine import campaign
+from jaxinit.engine.survey import survey
+from jaxinit.initializers.structured import CATALOGUE
 from jaxinit.study import Study
-from jaxinit.survey import survey
 
 SMALL = "--hidden 16 --schemes small_normal orthogonal --lrs 0.1 --seeds 2 --epochs 1 --batch 128 --target 0.5"
 
@@ -111,7 +112,7 @@ def test_run_then_again_then_plot(tmp_path: Path) -> None:
 def test_bad_input_is_one_line_and_exit_code_2(words: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     extra = ["--out", str(tmp_path / "s")] if words.startswith("run") else []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("jaxinit.sweep.one_device_per_core", lambda: None)  # the suite has set its devices up
+        patch.setattr("jaxinit.engine.sweep.one_device_per_core", lambda: None)  # the suite has set its devices up
         assert cli.main([*words.split(), *extra]) == 2
     error = capsys.readouterr().err
     assert error.startswith("jaxinit: ")
@@ -180,8 +181,8 @@ def test_an_error_of_the_machine_is_one_line_and_exit_code_1(
 def test_words_that_make_no_sense_are_answered_in_one_line(
     words: str, said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jaxinit.sweep.one_device_per_core", lambda: None)
-    monkeypatch.setattr("jaxinit.sweep.keep_compilations", lambda: None)
+    monkeypatch.setattr("jaxinit.engine.sweep.one_device_per_core", lambda: None)
+    monkeypatch.setattr("jaxinit.engine.sweep.keep_compilations", lambda: None)
     assert cli.main(words.split()) == 2
     error = capsys.readouterr().err
     assert error.startswith(f"jaxinit: {said}")
@@ -212,9 +213,9 @@ def test_what_the_environment_says_of_arithmetic_changes_no_record(tmp_path: Pat
     study = Study(
         hidden=8, schemes=("small_normal", "uniform01"), lrs=(3000.0,), seeds=2, epochs=1, batch=256, target=0.5
     )
-    plain = engine.run(study, out=tmp_path / "a", progress=False)
+    plain = campaign.run(study, out=tmp_path / "a", progress=False)
     with jax.enable_x64(True), jax.debug_nans(True), jax.debug_infs(True), jax.enable_checks(True):
-        other = engine.run(study, out=tmp_path / "b", progress=False)
+        other = campaign.run(study, out=tmp_path / "b", progress=False)
         signals = survey(study, examples=8)
     assert (plain.records.outcome == Outcome.DIVERGED).any(), "a trial diverges, as one may"
     xr.testing.assert_identical(plain.records, other.records)

@@ -16,7 +16,7 @@ def callers_of_importorskip(tree: ast.Module) -> set[str]:
     return asking - {"importorskip"}
 
 
-@pytest.mark.parametrize("path", sorted(Path(__file__).parent.glob("test_*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(Path(__file__).parent.rglob("test_*.py")), ids=lambda path: path.stem)
 def test_a_test_of_optional_packages_is_marked(path: Path) -> None:
     tree = ast.parse(path.read_text())
     for node in tree.body:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from jaxinit import cli
-from jaxinit.cell import check
+from jaxinit.engine.resolve import check
 from jaxinit.study import Study
 
 EXPERIMENTS = sorted((Path(__file__).parent.parent / "experiments").glob("*.py"))
@@ -18,7 +18,7 @@ NO_EPOCHS = {"mup_transfer", "depth_transfer"}  # where epochs to a target are n
 # All of them in this process: they share what is imported and compiled, and the suite's strictness holds them too.
 @pytest.mark.parametrize("name", [path.stem for path in EXPERIMENTS])
 def test_smoke(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("jaxinit.sweep.one_device_per_core", lambda: None)  # the suite has set its devices up
+    monkeypatch.setattr("jaxinit.engine.sweep.one_device_per_core", lambda: None)  # the suite has set its devices up
     out = tmp_path / "smoke"
     assert cli.main(["reproduce", name, "--size", "smoke", "--out", str(out)]) == 0
     summary = json.loads((out / "summary.json").read_text())

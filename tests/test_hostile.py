@@ -9,11 +9,11 @@ import pytest
 
 from jaxinit import cli
 from jaxinit.calibrate import CALIBRATIONS
+from jaxinit.engine.training import OPTIMIZERS
 from jaxinit.models import ACTIVATIONS, MODELS
 from jaxinit.schemes import SCHEMES
 from jaxinit.study import Study
 from jaxinit.tasks import TASKS
-from jaxinit.train import OPTIMIZERS
 
 CODES = {0, 1, 2, 130, 141}
 COMMANDS = ("run", "probe", "coordcheck", "reproduce", "list", "plot")
@@ -109,12 +109,17 @@ def begins(*_args: object, **_options: object) -> None:
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder to work in, with files of several kinds, where a command ends as soon as it begins to compute."""
-    for where in ("engine.draw_starts", "survey.draw_starts", "coordcheck.draw_starts", "cli.runpy.run_path"):
+    for where in (
+        "engine.campaign.draw_starts",
+        "engine.survey.draw_starts",
+        "engine.coordcheck.draw_starts",
+        "cli.runpy.run_path",
+    ):
         monkeypatch.setattr(f"jaxinit.{where}", begins)
-    monkeypatch.setattr("jaxinit.engine.identify", lambda cell: {})  # which traces the model
-    monkeypatch.setattr("jaxinit.sweep.one_device_per_core", lambda: None)  # the suite has set its devices up
-    monkeypatch.setattr("jaxinit.sweep.keep_compilations", lambda: None)
-    monkeypatch.setattr("jaxinit.sweep.free_on_host", lambda: 2**30)
+    monkeypatch.setattr("jaxinit.engine.campaign.identify", lambda cell: {})  # which traces the model
+    monkeypatch.setattr("jaxinit.engine.sweep.one_device_per_core", lambda: None)  # the suite has set its devices up
+    monkeypatch.setattr("jaxinit.engine.sweep.keep_compilations", lambda: None)
+    monkeypatch.setattr("jaxinit.engine.sweep.free_on_host", lambda: 2**30)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "file").write_text("not a study")

@@ -15,13 +15,15 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxinit import introspect, probes, spec, train, watch
-from jaxinit.coordcheck import coordinate_check
-from jaxinit.engine import run
+from jaxinit import introspect, spec
+from jaxinit.engine import training
+from jaxinit.engine.campaign import run
+from jaxinit.engine.coordcheck import coordinate_check
 from jaxinit.initializers import constant, glorot_scheme
 from jaxinit.introspect import Training, declare, functional
 from jaxinit.models import LSTM, MLP, MODELS
 from jaxinit.schemes import SCHEMES, forget_bias
+from jaxinit.signals import probes, trace
 from jaxinit.study import Study
 from jaxinit.tasks import TASKS
 
@@ -409,7 +411,7 @@ def test_a_module_is_evaluated_in_evaluation_and_trained_in_training() -> None:
 def test_products_in_the_loops_of_flax_are_found(cell: Any) -> None:
     net = noisy(cell)
     pure, x = functional(lambda: net), jax.random.normal(KEY, (4, 5, 8))
-    found = watch.products(pure.as_trained, pure.leaves, introspect.values(net), x)[1]
+    found = trace.products(pure.as_trained, pure.leaves, introspect.values(net), x)[1]
     assert set(found) == {leaf.name for leaf in pure.leaves if leaf.is_kernel}
 
 
@@ -429,13 +431,13 @@ def test_a_trial_of_a_module_with_noise_and_statistics() -> None:
     task = TASKS["digits_rows"]()
     model = functional(noisy)
     params = spec.draw(SCHEMES["glorot_uniform"], KEY, model.leaves)
-    trial = train.Trial(
+    trial = training.Trial(
         jnp.int32(0), jnp.float32(0.1), jnp.float32(jnp.inf), jnp.float32(jnp.inf), jnp.float32(0), jnp.float32(0),
         jnp.float32(2), jnp.int32(9),
     )  # fmt: skip
     records = []
     for at_once in (None, 64):
-        program = train.make_program(model, task, "sgd", batch=320, evaluations=1, epochs=1, at_once=at_once)
+        program = training.make_program(model, task, "sgd", batch=320, evaluations=1, epochs=1, at_once=at_once)
         advance = jax.jit(program.advance)
         state, first = advance(task.data, program.start(params), trial)
         _, again = advance(task.data, program.start(params), trial)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from jaxinit import cli
-from jaxinit.cell import calibrate_starts, check, draw_starts
+from jaxinit.engine.resolve import calibrate_starts, check, draw_starts
 from jaxinit.study import Study
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
@@ -52,7 +52,7 @@ RUNNABLE = [command for command in commands() if command.split()[1] in ("run", "
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder to be in, but for the text that the README's commands name."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("jaxinit.sweep.one_device_per_core", lambda: None)  # the suite has set its devices up
+    monkeypatch.setattr("jaxinit.engine.sweep.one_device_per_core", lambda: None)  # the suite has set its devices up
     (tmp_path / "book.txt").write_text("It was the best of times, it was the worst of times. " * 100)
     return tmp_path
 

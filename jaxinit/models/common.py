@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Shaped
 
-from jaxinit.initializers import glorot_scheme
+from jaxinit.initializers.basic import glorot_scheme
 from jaxinit.introspect import Place, Training, fill, name_of, param
 from jaxinit.models.bptt import ACTIVATIONS
 from jaxinit.spec import Initializer, Override, Rule, Scheme

@@ -1,0 +1,384 @@
+"""The folder of a study: study.json, records.nc and summary.json, one answer that is written as a whole.
+
+Analysis, figures and reports read these files and nothing else. While a study runs, its state lies beside them, so
+that the same command goes on where it was stopped or killed, and others can look at what there is.
+"""
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import numpy as np
+import xarray as xr
+
+from jaxinit.analysis import summary as summaries
+from jaxinit.analysis.folder import BAD_PATH, Folder, a, digest, quoted, sync_folder, to_json, write_synced
+from jaxinit.analysis.outcome import Outcome
+from jaxinit.study import BadStudy, Study
+
+TRACES = {
+    "train_loss": "mean training loss since the evaluation before",
+    "grad_norm": "mean global gradient norm since the evaluation before",
+    "valid_loss": "validation loss",
+    "metric": "validation metric",
+}
+ENDS = ("outcome", "last_epoch")
+STUDY, RECORDS, SUMMARY = "study.json", "records.nc", "summary.json"
+STATE, SPARE = "state.bin", "state.before.bin"
+FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
+PACKAGES = ("jaxinit", "jax", "jaxlib", "flax", "optax", "numpy", "scipy", "xarray")
+SCHEMA = 2  # of study.json and records.nc
+
+
+class Result(NamedTuple):
+    """A study as its folder holds it: what was asked, the records, the answer, and whether every trial ran.
+
+    `about` is all of study.json. `read_back` says that nothing was computed: the answer was in the folder. `remark`
+    says what is wrong with it, as when the last state of an unfinished study is torn; empty for nothing.
+    """
+
+    study: Study
+    records: xr.Dataset
+    summary: dict[str, Any]
+    folder: Path
+    complete: bool
+    about: Mapping[str, Any] = MappingProxyType({})
+    read_back: bool = False
+    remark: str = ""
+
+    @property
+    def origin(self) -> str:
+        """Where and when this was computed, and on what: a line."""
+        device, versions = self.about["device"], self.about["versions"]
+        place = f"{device['count']} {device['kind']} device(s)"
+        return f"computed {self.about['written']} on {place}, JAX {versions['jax']}"
+
+
+def load(path: str | Path) -> Result:
+    """Read a study from its folder, every file verified by its hash.
+
+    Of a study that runs, or that was killed, the records are those of its last saved state.
+    Raises: BadStudy when the folder holds none, one without records yet, or a file that is damaged, missing or of
+    another version.
+    """
+    folder = Folder(Path(path))
+    while True:
+        about = stored(path)
+        try:
+            result = _load(folder, about)
+        except BadStudy:
+            if stored(path) == about:
+                raise
+        else:
+            if stored(path) == about:
+                return result
+        # The study ended while it was read, and its states were cleared.
+
+
+def _load(folder: Folder, about: dict[str, Any]) -> Result:
+    study = Study.from_plain(about["study"])
+    complete = about["status"] == "complete"
+    if complete:
+        return Result(study, read_records(folder), _read_json(folder, SUMMARY), folder.path, True, about)
+    records, remark = unfinished_records(folder, study, about)
+    summary = summaries.summarize(records, study, about)
+    return Result(study, records, summary, folder.path, False, about, remark=remark)
+
+
+def summarize_again(path: str | Path) -> Result:
+    """Read a study and make its summary anew from its records, whatever summary.json holds.
+
+    Of a complete study summary.json is written again where it differs and the folder can be written.
+    Raises: BadStudy as `load`, but not for summary.json.
+    """
+    folder, about = Folder(Path(path)), stored(path)
+    if about["status"] != "complete":
+        return load(path)
+    study, records = Study.from_plain(about["study"]), read_records(folder)
+    summary = json.loads(to_json(summaries.summarize(records, study, about)))
+    try:
+        kept = _read_json(folder, SUMMARY)
+    except BadStudy:
+        kept = None
+    if kept != summary:
+        try:
+            with folder.locked():
+                folder.write("study", {"study": study.plain()}, {SUMMARY: to_json(summary)})
+        except OSError:
+            pass  # a folder that cannot be written still prints its answer
+    return Result(study, records, summary, folder.path, True, about)
+
+
+def stored(path: str | Path) -> dict[str, Any]:
+    """The content of a folder's study.json. Raises: BadStudy when the folder holds no study, or a damaged one."""
+    folder = Folder(Path(path))
+    held = folder.manifest()
+    if held is None or held.kind != "study":
+        what = "no study" if held is None else f"{a(held.kind)} and no study"
+        raise BadStudy(f"{folder.path} holds {what} (no study.json); give the folder that `jaxinit run` printed")
+    return _read_json(folder, STUDY)
+
+
+def answered(folder: Folder, study: Study) -> dict[str, Any] | None:
+    """study.json of a folder that holds this very question, complete or not; None for a folder with nothing.
+
+    Raises: BadStudy when it holds anything else, saying what differs. Nothing is ever overwritten but the same study.
+    """
+    if folder.claim("study", {"study": study.plain()}) is None:
+        return None
+    return _read_json(folder, STUDY)
+
+
+def read_records(folder: Folder, name: str = RECORDS) -> xr.Dataset:
+    """A Dataset of a folder. Raises: BadStudy as `Folder.read`."""
+    with xr.open_dataset(io.BytesIO(folder.read(name)), engine="h5netcdf") as file:
+        return file.load()
+
+
+def netcdf(records: xr.Dataset) -> bytes:
+    """A Dataset as a NetCDF-4 file, compressed: made in memory, since HDF5 does not survive a full disk."""
+    packed = {str(name): {"zlib": True} for name in records.data_vars if records[name].dtype.kind == "f"}
+    content = io.BytesIO()
+    records.to_netcdf(content, engine="h5netcdf", encoding=packed)
+    return content.getvalue()
+
+
+def unfinished_records(folder: Folder, study: Study, about: Mapping[str, Any]) -> tuple[xr.Dataset, str]:
+    """What is known of a study that is not complete, its last saved state, and what is wrong with later ones ("").
+
+    Where no state is left, the records are those that the last interruption wrote.
+    Raises: BadStudy where there are neither.
+    """
+    state, remark = read_state(folder.path, about["digest"], set_aside=False)
+    if state is None:
+        if folder.holds(RECORDS):
+            records = read_records(folder)
+            if records.attrs.get("identity") == about["digest"]:
+                last = f"these are the records of its last interruption, in {RECORDS}; to go on is to start anew"
+                return records, f"{remark}no saved state is left in {folder.path}; {last}"
+        again = f"{about['command']} --out {quoted(folder.path)}"
+        raise BadStudy(f"{remark}the study in {folder.path} has no records yet; run it again: {again}")
+    records = empty_records(study, about["evaluations_per_epoch"], about["task"], about["digest"])
+    restore(records, state)
+    torn = remark.partition("going on from")[0]
+    return records, torn and f"{torn}these are the records of the state saved before"
+
+
+def restore(records: xr.Dataset, state: Mapping[str, np.ndarray]) -> None:
+    """Put what a saved state knows into the records, in place."""
+    for name in (*TRACES, *ENDS):
+        records[name].values[...] = state[name]
+
+
+def empty_records(study: Study, evaluations_per_epoch: int, about: Mapping[str, Any], identity: str = "") -> xr.Dataset:
+    """The records of a study before any trial: all axes named, NaN and UNFINISHED everywhere.
+
+    `about` says what the attributes cannot take from the study: task, metric, direction, chance; `identity` is the
+    digest of what was asked.
+    """
+    rows = study.epochs * evaluations_per_epoch
+    seeds = [*study.tuning, *study.reporting]
+    coords = {
+        "scheme": list(study.schemes),
+        "lr": list(study.lrs),
+        "seed": seeds,
+        "epoch": np.arange(1, rows + 1) / evaluations_per_epoch,
+    }
+    grid = (len(study.schemes), len(study.lrs), len(seeds))
+    trial = ("scheme", "lr", "seed")
+    variables: dict[str, Any] = {
+        name: ((*trial, "epoch"), np.full((*grid, rows), np.nan, np.float32), {"long_name": text})
+        for name, text in TRACES.items()
+    }
+    meanings = " ".join(outcome.name.lower() for outcome in Outcome)
+    flags = {"flag_values": np.arange(len(Outcome), dtype=np.int8), "flag_meanings": meanings}
+    trained = {"long_name": "epochs trained: the time to target of a converged trial", "units": "epochs"}
+    variables["outcome"] = (trial, np.zeros(grid, np.int8), flags)
+    variables["last_epoch"] = (trial, np.zeros(grid), trained)
+    variables["phase"] = (("seed",), ["tune"] * len(study.tuning) + ["report"] * len(study.reporting))
+    attrs = {name: getattr(study, name) for name in ("model", "hidden", "layers", "optimizer", "batch", "baseline")}
+    attrs |= {"budget": float(study.epochs), "evaluations_per_epoch": evaluations_per_epoch, **about}
+    attrs |= {"schema": SCHEMA, "identity": identity}
+    return xr.Dataset(variables, coords, attrs)
+
+
+def size_of_records(study: Study, evaluations_per_epoch: int) -> int:
+    """Bytes of `empty_records`, all of whose traces are float32."""
+    trials = len(study.schemes) * len(study.lrs) * (len(study.tuning) + study.seeds)
+    return trials * study.epochs * evaluations_per_epoch * len(TRACES) * np.dtype(np.float32).itemsize
+
+
+def write_study(
+    folder: Folder, study: Study, about: Mapping[str, Any], files: Mapping[str, bytes] | None = None
+) -> None:
+    """Write study.json, all that is needed to run the study again and on what it ran, and other files with it."""
+    content = {
+        "schema": SCHEMA,
+        "study": study.plain(),
+        "command": study.command(),
+        "seeds": {"tune": list(study.tuning), "report": list(study.reporting)},
+        **about,
+    }
+    folder.write("study", {"study": study.plain()}, {**(files or {}), STUDY: to_json(content)})
+
+
+def conditions() -> dict[str, Any]:
+    """Under what a study runs: versions of the packages, the commit, a digest of this package's source.
+
+    And what XLA's arithmetic depends on beside these: its flags, and the processor that it compiles for.
+    """
+    versions = {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
+    arithmetic = {name: os.environ.get(name, "") for name in FLAGS} | {"processor": _processor()}
+    return {"versions": versions, "commit": _commit(), "source": _source_digest(), "arithmetic": arithmetic}
+
+
+def _processor() -> str:
+    """The name of the processor, where the system tells."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def changed_conditions(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """What differs between the conditions of two lives of a study, in words."""
+    before, now = there["versions"], here["versions"]
+    changes = []
+    for name in sorted(before.keys() | now.keys()):
+        if before.get(name) != now.get(name):
+            changes.append(f"{name} {before.get(name)} there, {now.get(name)} here")
+    for name, now in here["arithmetic"].items():
+        before = there.get("arithmetic", {}).get(name, now)
+        if before != now:
+            changes.append(f"{name} {before!r} there, {now!r} here")
+    if there["commit"] != here["commit"]:
+        changes.append(f"commit {there['commit']} there, {here['commit']} here")
+    elif there["source"] != here["source"]:
+        changes.append("the source of jaxinit")
+    return changes
+
+
+def write_state(path: Path, arrays: Mapping[str, np.ndarray], identity: str, lives: Sequence[Mapping]) -> None:
+    """Write how far a running study is, with a checksum, keeping the state before as a spare.
+
+    `identity` is the digest of the study that it belongs to, `lives` what study.json says of the runs so far.
+    """
+    payload = io.BytesIO()
+    header = np.frombuffer(to_json({"identity": identity, "lives": list(lives)}), np.uint8)
+    save: Any = np.savez
+    save(payload, header=header, **arrays)
+    content = payload.getvalue()
+    state, fresh = path / STATE, path / f".{STATE}.new"
+    try:
+        write_synced(fresh, hashlib.sha256(content).digest() + content)
+    except OSError:
+        fresh.unlink(missing_ok=True)
+        raise
+    if state.exists():
+        state.replace(path / SPARE)
+    fresh.replace(state)
+    sync_folder(path)
+
+
+def read_state(path: Path, identity: str, set_aside: bool = True) -> tuple[dict[str, Any] | None, str]:
+    """The last good state of an unfinished study, or None, and a line on what was found ("" for nothing).
+
+    `lives` among its entries is what `write_state` was told. A file that is torn, whose checksum does not fit, or that
+    belongs to another study, is set aside under another name, or left alone.
+    """
+    contents: dict[str, bytes] = {}
+    for name in (STATE, SPARE):
+        try:
+            contents[name] = (path / name).read_bytes()
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            if error.errno not in BAD_PATH:
+                raise
+            contents[name] = b""  # a folder or a loop of links in its place is set aside as a torn one is
+    remarks = ""
+    if len(contents) == 2 and contents[STATE] == contents[SPARE] != b"":  # no two states are alike: each knows its time
+        remarks = f"{path / STATE} is a copy of {SPARE}; "
+    elif list(contents) == [SPARE]:
+        remarks = f"{path / STATE} is missing; "
+    for name, content in contents.items():
+        file = path / name
+        fault = "torn"
+        if hashlib.sha256(content[32:]).digest() == content[:32]:
+            with np.load(io.BytesIO(content[32:]), allow_pickle=False) as arrays:
+                state: dict[str, Any] = dict(arrays)
+            header = json.loads(state.pop("header").tobytes())
+            if header["identity"] == identity:
+                return state | {"lives": header["lives"]}, f"{remarks}going on from {file}"
+            fault = "foreign"
+        reason = "is torn" if fault == "torn" else "belongs to another study"
+        if set_aside:
+            file.replace(path / f"{name}.{fault}")
+            reason += f" and was set aside as {name}.{fault}"
+        remarks += f"{file} {reason}; "
+    return None, remarks
+
+
+def clear_state(path: Path) -> None:
+    """Remove the states of a study that is complete."""
+    for name in (STATE, SPARE):
+        (path / name).unlink(missing_ok=True)
+
+
+def write_answer(path: Path, kind: str, question: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
+    """Write the files of another kind of answer than a study: a probe, a coordinate check, an experiment.
+
+    Raises: BadStudy when the folder holds anything else.
+    """
+    folder = Folder(path)
+    with folder.locked():
+        folder.write(kind, question, files)
+
+
+def _read_json(folder: Folder, name: str) -> dict[str, Any]:
+    content = json.loads(folder.read(name))
+    if name == STUDY and content.get("schema") != SCHEMA:
+        raise BadStudy(
+            f"{folder.path / name} has schema {content.get('schema')}, and this version of jaxinit reads {SCHEMA}; "
+            "read it with the version that wrote it, or give --out a new folder"
+        )
+    return content
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _source_digest() -> str:
+    """The SHA-256 of this package's source files."""
+    here = Path(__file__).parent
+    sources = [file.read_bytes() for file in sorted(here.rglob("*.py"))]
+    return digest(b"\0".join(sources))
+
+
+def _commit() -> str | None:
+    """The commit of the checkout that this package runs from, if it is one; with `+` when it has changes."""
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        if not git("ls-files", Path(__file__).name):
+            return None
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,374 @@
+"""Coordinate check: do the sizes of signals and of their updates stay the same as a network grows wider, or deeper?
+
+    Study, widths or depths -> a few steps of training at each, for every seed -> sizes -> slopes, pass or fail
+
+Under a parametrization that transfers, activations, attention scores, their changes and gradients have a slope of 0
+against the width.
+Source: Yang et al. (2021), Tensor Programs V, appendix D.1; here with numbers, and for updates and gradients too.
+Against depth: Dey et al. (2025), CompleteP, section 3.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+from scipy import stats
+
+from jaxinit.analysis import store
+from jaxinit.analysis.folder import Folder, to_json
+from jaxinit.engine import sweep, training
+from jaxinit.engine.campaign import queue
+from jaxinit.engine.identity import claim
+from jaxinit.engine.resolve import Cell, check, check_memory, draw_starts, unsegmented
+from jaxinit.signals import trace
+from jaxinit.spec import Leaf, Scheme
+from jaxinit.study import BadStudy, Study, check_numbers
+
+MOST_STEPS = 1_000_000
+# Of log10(size) against log10(width). A slope is flat if its interval reaches down to SLOPE, and none is above STEEP;
+# none is below -STEEP: what is random in a change falls as 1/sqrt(width) and lifts the sizes of narrow networks.
+SLOPE, STEEP = 0.1, 0.2
+KINDS = ("forward", "update", "gradient")
+NAMED = ("scores", "branch")  # endings of the values that a model names by `checkpoint_name`
+KINDS_OF = {  # of signals that no one parameter makes, which have no gradient; the others have all kinds
+    **dict.fromkeys((*NAMED, "logits"), ("forward", "update")),
+    "part": ("update",),
+}
+ROUNDING = 1e-5  # of a product's size: a change below it is float32's error as much as training
+# What is said of them in `Slope`.
+MAY_SHRINK = (
+    *(("query", kind) for kind in KINDS),
+    ("key", "gradient"),
+    *(("scores", kind) for kind in KINDS),
+    ("part", "update"),
+    ("readout", "forward"),
+    ("logits", "forward"),
+    ("branches", "forward"),
+)
+
+
+class Slope(NamedTuple):
+    """How one signal grows with width or depth: its slope, a 95 % interval over seeds, whether that allows for flat.
+
+    `forward`: the size after the last step. `update`: the size of what the steps have changed in it. `gradient`: the
+    size of dC/dW at the start, W with its multiplier, times the width but for the readout, since its entries go as
+    1/width elsewhere.
+    Against width, the signals are the product of every kernel, with the rule's multiplier; the scores of every
+    attention before the softmax and what every branch adds to the stream, biases included (values that the model
+    names `....scores` and `....branch`, as the Transformer does); and the network's output (`logits`). Of scores also
+    what the change of one kind of parameter alone does to them (`....scores by query bias`): a part that grows is
+    hidden in the sum for as long as it is small.
+    Scores and the answer at the start may shrink with the width, since queries and keys, or the readout's rows, do not
+    point the same way before they are trained; what training adds to scores goes from 1/sqrt(width) to flat as they
+    come to. So scores and their parts, the answer's size, the readout's product, queries and gradients of keys are
+    judged for growth only.
+    Against depth: of the sum of all branches ("branches", with the gradient of the embedding) and of the answer
+    ("readout"), as they are; the sum at the start may shrink, as it does under CompleteP.
+
+    `note` says why a signal fails: not flat, not finite, or nothing to judge (it is zero, or has not moved). A gradient
+    that is zero at the start at every size, as below a zero readout, is left to the signal's update, and noted.
+    """
+
+    scheme: str
+    parameter: str
+    kind: str
+    slope: float
+    low: float
+    high: float
+    passed: bool
+    note: str = ""
+
+
+class Signal(NamedTuple):
+    """What is looked at: its role, and the parameter whose gradient belongs to it ("" for none)."""
+
+    role: str
+    parameter: str = ""
+
+
+def coordinate_check(
+    study: Study,
+    widths: Sequence[int] = (64, 128, 256, 512, 1024),
+    *,
+    steps: int = 10,
+    rate: float = 0.001,
+    schemes: Mapping[str, Scheme] | None = None,
+    models: Mapping[str, Any] | None = None,
+    out: str | Path | None = None,
+) -> xr.Dataset:
+    """Sizes of every signal after training for `steps` steps on one batch, over (width, scheme, seed, parameter).
+
+    Variables `forward`, `update`, `gradient`: root mean squares; see `Slope` for the signals, and for which have no
+    gradient (NaN).
+    Raises: BadStudy as `cell.check`, for fewer than two widths, fewer than one step, or a scheme that cannot be drawn
+    at one of them.
+    """
+    return _against("width", study, widths, steps, rate, schemes, models, out)
+
+
+def depth_check(
+    study: Study,
+    depths: Sequence[int] = (2, 4, 8, 16, 32),
+    *,
+    steps: int = 10,
+    rate: float = 0.001,
+    schemes: Mapping[str, Scheme] | None = None,
+    models: Mapping[str, Any] | None = None,
+    out: str | Path | None = None,
+) -> xr.Dataset:
+    """As `coordinate_check` over (depth, scheme, seed, parameter), for what a residual stream gathers; see `Slope`.
+
+    Raises: BadStudy as `coordinate_check`, and for a model without a residual stream.
+    """
+    return _against("depth", study, depths, steps, rate, schemes, models, out)
+
+
+@sweep.numerics()
+def _against(
+    axis: str,
+    study: Study,
+    sizes: Sequence[int],
+    steps: int,
+    rate: float,
+    schemes: Mapping[str, Scheme] | None,
+    models: Mapping[str, Any] | None,
+    out: str | Path | None,
+) -> xr.Dataset:
+    if len(set(sizes)) < 2:
+        raise BadStudy(f"a slope needs two or more different {axis}s, got {' '.join(map(str, sizes)) or 'none'}")
+    if steps < 1:
+        raise BadStudy(f"steps must be 1 or more, got {steps}: without a step there is no change to judge")
+    if steps > MOST_STEPS:
+        raise BadStudy(f"steps must be at most {MOST_STEPS}, got {steps}; a check needs few")
+    check_numbers(study)
+    one_rate = replace(study, lrs=(rate,), baseline=next(iter(study.schemes), ""))
+    cells = {}
+    for size in sorted(set(sizes)):  # all of them, before any is trained
+        sized = replace(one_rate, hidden=size) if axis == "width" else replace(one_rate, layers=size)
+        cells[size] = check(sized, schemes, models=models)
+        check_memory(cells[size], 1)
+    question = {"study": study.plain(), axis: list(cells), "steps": steps, "rate": rate}
+    if out is not None:
+        question = claim(Folder(Path(out)), "coordinate check", question, next(iter(cells.values())))
+    found_at = []
+    for size, cell in cells.items():
+        found_at.append((_products if axis == "width" else _stream)(cell, steps).expand_dims({axis: [size]}))
+    found: Any = xr.concat(found_at, axis)
+    fixed = {"layers": study.layers} if axis == "width" else {"units": study.hidden}
+    found.attrs = {
+        "model": study.model,
+        **fixed,
+        "axis": axis,
+        "task": study.task,
+        "optimizer": study.optimizer,
+        "steps": steps,
+        "rate": rate,
+    }
+    if out is not None:
+        rows = [slope._asdict() for slope in slopes(found)]
+        files = {
+            "coordinates.nc": store.netcdf(found),
+            "slopes.json": to_json({"study": study.plain(), "slopes": rows}),
+        }
+        store.write_answer(Path(out), "coordinate check", question, files)
+    return found
+
+
+def slopes(found: xr.Dataset) -> list[Slope]:
+    """The slope of every signal, over all widths or depths, by least squares on each seed; in the order of the data."""
+    axis = found.attrs["axis"]
+    rows = []
+    for scheme in found.scheme.values:
+        for parameter in found.parameter.values:
+            signal = found.sel(scheme=scheme, parameter=parameter).transpose(axis, "seed")
+            role = signal.role.item()
+            for kind in KINDS_OF.get(role, KINDS):
+                rows.append(_judged(signal, str(scheme), str(parameter), kind, axis))
+    return rows
+
+
+def _judged(signal: xr.Dataset, scheme: str, parameter: str, kind: str, axis: str) -> Slope:
+    """The slope of one kind of size of one signal; `signal` is over (axis, seed)."""
+    role, sizes = signal.role.item(), signal[kind].values
+    refused = _nothing_to_judge(signal, kind, axis)
+    if refused:
+        left_to_update = kind == "gradient" and not sizes.any() and bool(signal["update"].values.any())
+        note = "zero at the start: judged by its update" if left_to_update else refused
+        return Slope(scheme, parameter, kind, np.nan, np.nan, np.nan, left_to_update, note)
+    if axis == "width" and kind == "gradient" and role != "readout":
+        sizes = sizes * signal.width.values[:, None]
+    logs = np.log10(signal[axis].values.astype(float))
+    by_seed = np.polyfit(logs, np.log10(sizes.astype(float)), 1)[0]
+    middle, half = float(by_seed.mean()), 0.0
+    if len(by_seed) > 1:
+        half = float(stats.t.ppf(0.975, len(by_seed) - 1) * by_seed.std(ddof=1) / np.sqrt(len(by_seed)))
+    low, high = middle - half, middle + half
+    flat = low <= SLOPE and abs(middle) < STEEP
+    passed = flat or (middle < 0 and (role, kind) in MAY_SHRINK)
+    return Slope(scheme, parameter, kind, middle, low, high, passed, "" if passed else "not flat")
+
+
+def _nothing_to_judge(signal: xr.Dataset, kind: str, axis: str) -> str:
+    """Why the sizes of a signal have no slope; empty where they have one."""
+    sizes, role = signal[kind].values, signal.role.item()
+    if not np.isfinite(sizes).all():
+        return f"not finite at {axis} {_first(signal, ~np.isfinite(sizes), axis)}"
+    if not sizes.any():
+        return "nothing to judge: it has not moved" if kind == "update" else "nothing to judge: it is zero"
+    if not sizes.all():
+        return f"zero at {axis} {_first(signal, sizes == 0, axis)}, not at others"
+    within_rounding = sizes < ROUNDING * signal["forward"].values
+    if kind == "update" and role != "part" and within_rounding.any():
+        where = _first(signal, within_rounding, axis)
+        return f"nothing to judge: at {axis} {where} it moved by no more than rounding; raise the rate or the steps"
+    return ""
+
+
+def _first(signal: xr.Dataset, where: np.ndarray, axis: str) -> int:
+    """The first width or depth at which `where`, `[axis, seed]`, holds for a seed."""
+    return int(signal[axis].values[where.any(1)][0])
+
+
+def _role(name: str) -> str:
+    """The role of a signal that no parameter is named as."""
+    return "part" if ".scores by " in name else name.rpartition(".")[2]
+
+
+def passes(rows: Sequence[Slope], scheme: str) -> bool:
+    """Whether every signal of a scheme is flat. Raises: ValueError for a scheme that has no rows."""
+    mine = [row for row in rows if row.scheme == scheme]
+    if not mine:
+        there = ", ".join(dict.fromkeys(row.scheme for row in rows)) or "none"
+        raise ValueError(f"no slopes of a scheme {scheme!r}, so nothing to judge; there are those of {there}")
+    return all(row.passed for row in mine)
+
+
+def _products(cell: Cell, steps: int) -> xr.Dataset:
+    """The sizes of every kernel's product, of what the model names, and of its output: (scheme, seed, parameter)."""
+    cell = unsegmented(cell)
+    kept = [leaf for leaf in cell.model.leaves if leaf.is_kernel]
+
+    def look(params: Any, factors: dict[str, Any], x: jax.Array) -> dict[str, jax.Array]:
+        apply = lambda p, x: cell.as_trained(p, factors, x)
+        uses = trace.watched(apply, kept, lambda entries: entries, params, None, x)[1]
+        signals: dict[str, Any] = {}
+        for use in uses:
+            signals.setdefault(use.name, use.product)  # the first use of a parameter that is used twice
+        logits, named = trace.named(apply, params, x)
+        signals |= {name: value for name, value in named.items() if name.rpartition(".")[2] in NAMED}
+        return {**signals, "logits": logits}
+
+    def scores(params: Any, factors: dict[str, Any], x: jax.Array) -> dict[str, jax.Array]:
+        named = trace.named(lambda p: cell.as_trained(p, factors, x), params)[1]
+        return {name: value for name, value in named.items() if name.endswith(".scores")}
+
+    roles = {leaf.name: leaf.role for leaf in sorted(kept, key=lambda leaf: leaf.layer)}
+    known = {name: Signal(role, name) for name, role in roles.items()}
+    return _sizes(cell, steps, look, known, scores)
+
+
+def _parts_of_scores(leaves: Sequence[Leaf]) -> dict[str, set[str]]:
+    """The parameters of each kind that scores are made of, by the kind's name, such as "query bias"."""
+    parts: dict[str, set[str]] = {}
+    for leaf in leaves:
+        partner = leaf.role if leaf.is_kernel else leaf.partner
+        # a bias of keys adds the same to all scores of a query, so the softmax takes it out and nothing trains it
+        without_effect = leaf.role == "bias" and partner == "key" and not leaf.normalized
+        if partner in ("query", "key") and not without_effect:
+            kind = partner if leaf.is_kernel else f"{partner} {leaf.role}"
+            parts.setdefault(kind, set()).add(leaf.name)
+    return parts
+
+
+def _stream(cell: Cell, steps: int) -> xr.Dataset:
+    """The sizes of what a residual stream gathers and of the answer, over (scheme, seed, parameter)."""
+
+    def look(params: Any, factors: dict[str, Any], x: jax.Array) -> dict[str, jax.Array]:
+        filled = cell.model.filled({name: w * factors[name] for name, w in params.items()})
+        if not hasattr(filled, "stream"):
+            raise BadStudy(
+                f"a check against depth needs a residual stream, as transformer has; got {cell.study.model!r}"
+            )
+        courses = filled.stream(x)
+        return {"branches": courses[-2] - courses[0], "readout": filled.answer(courses[-1])}
+
+    last = max(cell.model.leaves, key=lambda leaf: (leaf.role == "readout", leaf.role == "embedding")).name
+    return _sizes(cell, steps, look, {"branches": Signal("branches", "embedding"), "readout": Signal("readout", last)})
+
+
+def _sizes(
+    cell: Cell,
+    steps: int,
+    look: Callable[[Any, dict[str, Any], jax.Array], dict[str, jax.Array]],
+    known: Mapping[str, Signal],
+    scores: Callable[[Any, dict[str, Any], jax.Array], dict[str, jax.Array]] | None = None,
+) -> xr.Dataset:
+    """The sizes of what `look` gives, over (scheme, seed, parameter).
+
+    `known` describes signals in the order to list them; what `look` gives beside them has the end of its name as role.
+    `scores` gives those of attentions alone, for what single kinds of parameters do to them.
+    """
+    parts = _parts_of_scores(cell.model.leaves) if scores is not None else {}
+    study, task = cell.study, cell.task
+    starts = draw_starts(cell)
+    program = training.make_program(
+        cell.model, task, study.optimizer, batch=study.batch, evaluations=study.evaluations, epochs=1
+    )
+    data = task.data
+    points = [(name, study.lrs[0], seed) for name in cell.schemes for seed in study.reporting]
+    params, trials = queue(cell, starts, points, program.evaluations_per_epoch)
+
+    def size(a: jax.Array) -> jax.Array:
+        return jnp.sqrt(jnp.mean(jnp.abs(a) ** 2))
+
+    @jax.jit
+    def run(params: Any, trial: training.Trial, factors: dict[str, Any]) -> dict[str, Any]:
+        x, y = data["valid_x"][: study.batch], data["valid_y"][: study.batch]
+        gradient = jax.grad(lambda p: task.loss(cell.as_trained(p, factors, x), y))
+
+        def step(carry: tuple[Any, Any], _: None) -> tuple[tuple[Any, Any], None]:
+            p, opt = carry
+            p, opt, _norm = program.descend(p, gradient(p), opt, trial)
+            return (p, opt), None
+
+        state = program.start(params)
+        (after, _), _ = jax.lax.scan(step, (state.params, state.opt), None, length=steps)
+        before, later, at_start = look(params, factors, x), look(after, factors, x), gradient(params)
+        measured = {}
+        for name in before:
+            parameter = known[name].parameter if name in known else ""
+            # the gradient by the parameter with its multiplier
+            of_weights = size(at_start[parameter] / factors[parameter]) if parameter else jnp.float32(jnp.nan)
+            measured[name] = [size(later[name]), size(later[name] - before[name]), of_weights]
+        for kind, names in parts.items():
+            # one kind of parameter as trained, all others as they were
+            mixed = {name: after[name] if name in names else value for name, value in params.items()}
+            for name, value in scores(mixed, factors, x).items() if scores is not None else ():
+                change = size(value - before[name])
+                measured[f"{name} by {kind}"] = [size(value), change, jnp.float32(jnp.nan)]
+        return measured
+
+    rows = []
+    for k, (name, _, _) in enumerate(points):
+        trial = jax.tree.map(lambda a, k=k: a[k], trials)
+        factors = jax.tree.map(np.float32, cell.multipliers(name))
+        rows.append(jax.tree.map(np.asarray, run(jax.tree.map(jnp.asarray, params[k]), trial, factors)))
+    listed = [name for name in known if name in rows[0]]
+    order = [*listed, *(name for name in rows[0] if name not in known)]
+    roles = [known[name].role if name in known else _role(name) for name in order]
+    shape = len(cell.schemes), len(study.reporting), len(order)
+    block = np.asarray([[row[name] for name in order] for row in rows]).reshape(*shape, len(KINDS))
+    axes = ("scheme", "seed", "parameter")
+    variables: Any = {kind: (axes, block[..., k]) for k, kind in enumerate(KINDS)}
+    coords = {
+        "scheme": list(cell.schemes),
+        "seed": list(study.reporting),
+        "parameter": order,
+        "role": ("parameter", roles),
+    }
+    return xr.Dataset(variables, coords)

@@ -1,0 +1,375 @@
+"""A study resolved: its names turned into a task, a model and schemes, all of it checked, and its starts drawn.
+
+Study -> check -> Cell -> draw_starts -> calibrate_starts -> parameters of every scheme and seed
+"""
+
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from jaxinit import calibrate, introspect
+from jaxinit.engine import sweep, training
+from jaxinit.introspect import Functional, Params, functional
+from jaxinit.models import ACTIVATIONS, MODELS
+from jaxinit.schemes.plain import SCHEMES, scheme_named
+from jaxinit.spec import Leaf, Scheme, draw, named_key, rules, under
+from jaxinit.study import (
+    ATTENTION,
+    MODELS_TAKING,
+    MOST,
+    RATES,
+    RECURRENT,
+    SYNTHETIC,
+    TASKS_TAKING,
+    BadStudy,
+    Study,
+    check_name,
+    check_settings,
+)
+from jaxinit.tasks import TASKS, Task
+
+OWN_MODELS_TAKE = ("activation", "norm", "residual")  # of a study's settings, where they name such an argument
+WHILE_DRAWN = 3  # times the size of a validation set or of a model: what its drawing needs
+CALIBRATION_BATCHES = 8  # what a calibration looks at, as many as fit into the training set
+
+Calibration = Callable[[calibrate.Problem, Params, calibrate.Batch], calibrate.Calibrated]
+Starts = dict[str, dict[str, np.ndarray]]  # of every scheme, by parameter: the seeds are the leading axis
+Reports = dict[str, dict[str, dict[str, float]]]  # of every calibrated scheme: median, low and high of each number
+
+
+class Cell(NamedTuple):
+    """A checked study: its defaults filled in, its names resolved to a task, a pure model and schemes.
+
+    `schemes` has the scheme that each name draws with, `calibrations` what corrects the draws of `scheme+calibration`,
+    `make` what builds the model.
+    """
+
+    study: Study
+    task: Task
+    model: Functional
+    schemes: dict[str, Scheme]
+    calibrations: dict[str, Calibration]
+    make: Callable[..., nnx.Module]
+
+    def multipliers(self, scheme: str) -> dict[str, float]:
+        """What a scheme multiplies each parameter by in the forward pass."""
+        return {leaf: rule.multiplier for leaf, rule in rules(self.schemes[scheme], self.model.leaves).items()}
+
+    def as_trained(self, params: Params, multipliers: Mapping[str, Any], x: jax.Array) -> jax.Array:
+        """What a training step under a scheme computes, without its noise."""
+        return self.model.as_trained({leaf: w * multipliers[leaf] for leaf, w in params.items()}, x)
+
+
+@sweep.numerics()
+def check(
+    study: Study,
+    schemes: Mapping[str, Scheme] | None = None,
+    tasks: Mapping[str, Callable[..., Task]] | None = None,
+    models: Mapping[str, Callable[..., nnx.Module]] | None = None,
+) -> Cell:
+    """Resolve the names of a study and check everything that can be checked before any work.
+
+    Raises: BadStudy, one line that names what was got, what was expected and the nearest name.
+    """
+    known = SCHEMES | dict(schemes or {})
+    known_models: dict[str, Callable[..., nnx.Module]] = {**MODELS, **(models or {})}
+    check_name("model", study.model, known_models)
+    known_tasks = TASKS | dict(tasks or {})
+    check_name("task", study.task, known_tasks)
+    check_name("optimizer", study.optimizer, training.OPTIMIZERS)
+    pairs = {name: parts(name, known) for name in study.schemes}
+    resolved: dict[str, Scheme] = {}
+    for name, (scheme, calibration) in pairs.items():
+        resolved[name] = scheme_named(scheme, known)
+        if calibration:
+            check_name("calibration", calibration, calibrate.CALIBRATIONS)
+    if study.activation is not None:
+        check_name("activation", study.activation, ACTIVATIONS)
+    study = replace(study, lrs=study.lrs or RATES[study.optimizer])
+    check_settings(study, *_takers(models or {}, tasks or {}))
+    given = {"length": study.length, "file": study.text}
+    given = {argument: value for argument, value in given.items() if value is not None}
+    try:
+        task = _task(study, known_tasks[study.task], given)
+        if study.target is None:
+            study = replace(study, target=task.target)
+        assert study.target is not None
+        task.check_target(study.target)
+        if study.batch > task.examples:
+            raise BadStudy(
+                f"batch is at most {task.examples}, the training examples of {task.name!r}; got {study.batch}"
+            )
+        make = known_models[study.model]
+        model = _functional(study, _model(study, task, make))
+        for name, scheme in resolved.items():
+            resolved[name] = _under(scheme, name, model, study.optimizer)
+    except BadStudy:
+        raise
+    except ValueError as error:
+        raise BadStudy(str(error)) from error
+    calibrations = {name: calibrate.CALIBRATIONS[second] for name, (_, second) in pairs.items() if second}
+    return Cell(study, task, model, resolved, calibrations, make)
+
+
+def _under(scheme: Scheme, name: str, model: Functional, optimizer: str) -> Scheme:
+    """The scheme with its rates for the study's optimizer. Raises: ValueError, as `rules`; BadStudy if it has none."""
+    try:
+        scheme = under(scheme, optimizer)
+    except ValueError as error:
+        raise BadStudy(f"scheme {name!r}: {error}; choose another with --optimizer") from error
+    for rule in rules(scheme, model.leaves).values():
+        if rule.optimizers and optimizer not in rule.optimizers:
+            made_for = " or ".join(rule.optimizers)
+            raise BadStudy(
+                f"scheme {name!r} has rates for {made_for}, and the optimizer is {optimizer!r}; use --optimizer "
+                f"{rule.optimizers[0]}, or another scheme"
+            )
+    return scheme
+
+
+def check_memory(cell: Cell, trials_at_once: int, *, batch: int | None = None, recorded: int = 0) -> None:
+    """Refuse a study that cannot fit into memory, before anything of it is allocated.
+
+    Counted are the starts of all schemes and seeds, which are drawn first; for each of the trials at once its
+    parameters, their gradient, the optimizer's state and what the backward pass of one batch keeps; and `recorded`
+    bytes of records. What else the compiled program needs is known only to its compiler.
+    Raises: BadStudy that says what is needed, what is free, and which settings make most of it.
+    """
+    study, leaves = cell.study, cell.model.leaves
+    sizes = {leaf: math.prod(leaf.shape) for leaf in leaves}
+    largest = _largest(leaves)
+    whole, drawing = 4 * sum(sizes.values()), 8 * sizes[largest]  # float32; random bits, and what is made of them
+    seeds = len(study.tuning) + study.seeds
+    params = {leaf.name: jax.ShapeDtypeStruct(leaf.shape, jnp.float32) for leaf in leaves}
+    state = jax.eval_shape(training.OPTIMIZERS[study.optimizer]().init, params)
+    kept = _kept_for_backward(cell, params, batch or study.batch)
+    width = _size_of(largest, study)
+    parts = {
+        f"the starts of {len(cell.schemes)} schemes x {seeds} seeds; make {width}, seeds or schemes fewer": (
+            seeds * (len(cell.schemes) * whole + drawing)
+        ),
+        f"the parameters and the optimizer of {trials_at_once} trials at once; make {width} smaller": (
+            trials_at_once * (2 * whole + _bytes(state))
+        ),
+        f"what the backward pass keeps of a batch of {batch or study.batch}, {trials_at_once} times; make batch, "
+        f"{'length' if study.length else 'layers'} or hidden smaller": trials_at_once * kept,
+        "the records; make epochs, evaluations, seeds or lrs fewer": recorded,
+    }
+    needed, free = sum(parts.values()), sweep.free_on_host()
+    if jax.default_backend() != "cpu":
+        free = min(free, sweep.free_memory(jax.local_devices()))
+    if needed > free:
+        most = max(parts, key=lambda part: parts[part])
+        what, advice = most.split("; ")
+        raise BadStudy(
+            f"the study needs {_mebibytes(needed)} of memory and {_mebibytes(free)} are free; "
+            f"{_mebibytes(parts[most])} of it are {what}: {advice}"
+        )
+
+
+def _kept_for_backward(cell: Cell, params: Mapping[str, jax.ShapeDtypeStruct], batch: int) -> int:
+    """Bytes that the backward pass of one batch keeps, by shapes alone; those of the parameters are counted too."""
+    data = cell.task.data
+    x, y = (jax.ShapeDtypeStruct((batch, *data[name].shape[1:]), data[name].dtype) for name in ("valid_x", "valid_y"))
+
+    def backward(params: Params, x: jax.Array, y: jax.Array) -> Any:
+        return jax.vjp(lambda p: cell.task.loss(cell.model.as_trained(p, x), y), params)[1]
+
+    return _bytes(jax.eval_shape(backward, params, x, y))
+
+
+def _bytes(shapes: Any) -> int:
+    return sum(math.prod(a.shape) * a.dtype.itemsize for a in jax.tree.leaves(shapes))
+
+
+def _mebibytes(size: int) -> str:
+    return f"{size / 2**20:,.0f} MiB"
+
+
+def _task(study: Study, make: Callable[..., Task], given: Mapping[str, Any]) -> Task:
+    """The task, unless its validation set alone cannot fit into memory. Raises: BadStudy."""
+    if study.task in SYNTHETIC and study.length is not None and make is TASKS[study.task]:
+        shapes = jax.eval_shape(lambda: make(**given).data)
+        needed, free = WHILE_DRAWN * _bytes(shapes), sweep.free_on_host()
+        if needed > free:
+            raise BadStudy(
+                f"the validation set of task {study.task!r} needs {_mebibytes(needed)} of memory at a length of "
+                f"{study.length}, and {_mebibytes(free)} are free; make length smaller"
+            )
+    return make(**given)
+
+
+def _functional(study: Study, make: Callable[[], nnx.Module]) -> Functional:
+    """The model as pure functions.
+
+    Raises: BadStudy for a parameter of more elements than 31 bits count, and for a model that alone fills the memory.
+    """
+
+    def checked() -> nnx.Module:  # seen by its shapes first, before anything is allocated
+        model = make()
+        leaves = introspect.leaves(model)
+        largest = _largest(leaves)
+        if math.prod(largest.shape) > MOST:
+            raise BadStudy(
+                f"parameter {largest.name} has the shape {largest.shape}, {math.prod(largest.shape)} numbers; at most "
+                f"{MOST} can be addressed: make {_size_of(largest, study)} smaller"
+            )
+        # The start of running statistics is a value, for which the whole model is built once.
+        copies = WHILE_DRAWN if nnx.to_flat_state(nnx.state(model, nnx.BatchStat)) else 1
+        needed, free = 4 * copies * sum(math.prod(leaf.shape) for leaf in leaves), sweep.free_on_host()
+        if needed > free:
+            raise BadStudy(
+                f"the parameters need {_mebibytes(needed)} of memory and {_mebibytes(free)} are free; make "
+                f"{_size_of(largest, study)} smaller"
+            )
+        return model
+
+    return functional(checked)
+
+
+def _largest(leaves: Sequence[Leaf]) -> Leaf:
+    return max(leaves, key=lambda leaf: math.prod(leaf.shape))
+
+
+def _size_of(leaf: Leaf, study: Study) -> str:
+    """The setting that makes a parameter large, or that makes most of its kind."""
+    if study.layers > study.hidden:
+        return "layers"
+    sizes = {study.length: "length", study.embedding: "embedding", study.hidden: "hidden"}
+    return sizes.get(max(leaf.shape, default=1), "hidden")
+
+
+def _takers(
+    models: Mapping[str, Callable[..., nnx.Module]], tasks: Mapping[str, Callable[..., Task]]
+) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    """Which models and which tasks take a setting, the caller's own by the arguments that they name."""
+    models_taking = {setting: list(takers) for setting, takers in MODELS_TAKING.items()}
+    tasks_taking = {setting: list(takers) for setting, takers in TASKS_TAKING.items()}
+    for name, make in models.items():
+        arguments = inspect.signature(make).parameters.values()
+        anything = any(argument.kind is argument.VAR_KEYWORD for argument in arguments)
+        named = [argument.name for argument in arguments]
+        for setting in OWN_MODELS_TAKE:
+            if anything or setting in named:
+                models_taking[setting].append(name)
+    for name, make in tasks.items():
+        named = inspect.signature(make).parameters
+        tasks_taking["stateful"].append(name)  # what its batches are is the caller's affair
+        for setting, argument in (("length", "length"), ("text", "file")):
+            if argument in named:
+                tasks_taking[setting].append(name)
+    return models_taking, tasks_taking
+
+
+def unsegmented(cell: Cell) -> Cell:
+    """The cell with nothing that hides a product: a time loop in one piece, its gradient uncut; blocks not scanned."""
+    study = cell.study
+    if study.model in ATTENTION:
+        return cell._replace(model=functional(_model(study, cell.task, partial(cell.make, scan=False))))
+    if study.model not in RECURRENT or study.bidirectional:
+        return cell
+    whole = replace(study, segment=cell.task.length, truncate=None)
+    return cell._replace(model=functional(_model(whole, cell.task, cell.make)))
+
+
+def parts(name: str, known: Mapping[str, Scheme]) -> tuple[str, str]:
+    """The scheme and the calibration (or "") of a name such as `orthogonal+lsuv`."""
+    scheme, plus, calibration = name.rpartition("+")
+    of_a_setting = calibration.endswith(")")  # the plus of forget_bias(+2)
+    if name in known or not plus or not calibration or of_a_setting:
+        return name, ""
+    return scheme, calibration
+
+
+def draw_starts(cell: Cell) -> Starts:
+    """The starting parameters of every scheme and seed, drawn by one program.
+
+    The base key of a seed does not depend on the scheme, so that draws are paired.
+    """
+    seeds = jnp.asarray([*cell.study.tuning, *cell.study.reporting])
+
+    def starts(seeds: jax.Array) -> Any:
+        of = lambda scheme: lambda s: draw(scheme, named_key(jax.random.key(s), "parameters"), cell.model.leaves)
+        return {name: jax.vmap(of(scheme))(seeds) for name, scheme in cell.schemes.items()}
+
+    return jax.tree.map(np.asarray, starts(seeds))
+
+
+def calibrate_starts(cell: Cell, starts: Starts) -> tuple[Starts, Reports]:
+    """The starts after the calibrations that the study asks for, and what those report.
+
+    Each seed is calibrated on batches of the training set that depend on the seed alone.
+    """
+    task, study = cell.task, cell.study
+    seeds = jnp.asarray([*study.tuning, *study.reporting])
+    count = min(CALIBRATION_BATCHES, task.examples // study.batch)
+    starts, reports, open_cell = dict(starts), {}, unsegmented(cell)
+    for name, calibration in cell.calibrations.items():
+        factors = cell.multipliers(name)
+        apply = lambda p, x, factors=factors: open_cell.as_trained(p, factors, x)
+        problem = calibrate.Problem(cell.model.leaves, apply, task.loss, study.optimizer)
+
+        def of(data: Any, start: tuple, problem=problem, calibration=calibration) -> calibrate.Calibrated:
+            seed, params = start
+            key = named_key(jax.random.key(seed), "calibration")
+            batches = jax.vmap(lambda ticket: task.batch(data, ticket))(task.tickets(data, key, count, study.batch))
+            return calibration(problem, params, batches)
+
+        run_all = jax.jit(lambda data, seeds, params, of=of: jax.lax.map(lambda s: of(data, s), (seeds, params)))
+        try:
+            done: Any = calibrate.checked(jax.tree.map(np.asarray, run_all(task.data, seeds, starts[name])))
+        except ValueError as error:
+            raise BadStudy(f"{name}: {error}") from error
+        starts[name] = done.params
+        spread = lambda values: {
+            "median": float(np.median(values)),
+            "low": float(values.min()),
+            "high": float(values.max()),
+        }
+        reports[name] = {what: spread(values) for what, values in done.report.items()}
+    return starts, reports
+
+
+def _model(study: Study, task: Task, make: Callable[..., nnx.Module]) -> Callable[[], nnx.Module]:
+    """The constructor of the study's model for its task. Raises: BadStudy when the two do not fit."""
+    options: dict[str, Any] = {"layers": study.layers}
+    if study.activation is not None:
+        options["activation"] = study.activation
+    if study.norm is not None:
+        options["norm"] = study.norm
+    if study.residual:
+        options["residual"] = True
+    in_features = task.in_features
+    if study.model == "mlp":
+        in_features *= task.length
+        if task.readout == "all":
+            raise BadStudy(f"task {task.name!r} wants an output at every step, 'mlp' gives one; use rnn, lstm or gru")
+    elif study.model not in RECURRENT:
+        options |= {"readout": task.readout, "length": task.length}
+        if study.model in ATTENTION:
+            options |= {"heads": study.heads, "placed": "post" if study.post_norm else "pre"}
+            if study.norm == "none":
+                options["norm"] = None
+            options |= {name: getattr(study, name) for name in ("gate", "scalar_bias", "skip_scale", "learned_skip")}
+        if study.model == "vit" and options.pop("readout") == "all":
+            raise BadStudy(f"task {task.name!r} wants an output at every step, 'vit' gives one; use transformer")
+    else:
+        options["readout"] = task.readout
+        for name in ("unroll", "truncate"):
+            if (getattr(study, name) or 1) > task.length:
+                raise BadStudy(
+                    f"{name} is at most {task.length}, the steps of task {task.name!r}; got {getattr(study, name)}"
+                )
+        options |= {"unroll": study.unroll or 1, "stateful": study.batch if study.stateful else None}
+        for name in ("segment", "truncate", "embedding", "bidirectional", "learned_start", "variational"):
+            options[name] = getattr(study, name)
+        options |= {name: getattr(study, name) for name in ("peepholes", "leak") if getattr(study, name)}
+    return lambda: make(in_features, study.hidden, task.out_features, rngs=nnx.Rngs(0), **options)

@@ -1,0 +1,1 @@
+"""Finetuning: adapters, new tokens and heads, pretrained parameters and their files."""

@@ -1,0 +1,89 @@
+"""Verdicts on signals whose fate is known."""
+
+import jax
+import numpy as np
+import pytest
+import xarray as xr
+from flax import nnx
+
+from jaxinit import spec
+from jaxinit.analysis.health import REMEDIES, judge
+from jaxinit.initializers import constant, orthogonal
+from jaxinit.introspect import functional
+from jaxinit.models import MODELS
+from jaxinit.schemes import SCHEMES, scale
+from jaxinit.signals import probes
+from jaxinit.tasks.base import cross_entropy
+
+
+def probed(model: str, scheme: spec.Scheme, seeds: int = 3, length: int = 30, **options) -> xr.Dataset:
+    x = jax.random.normal(jax.random.key(1), (64, length, 4))
+    y = jax.random.randint(jax.random.key(2), (64,), 0, 5)
+    inputs = 4 * length if model == "mlp" else 4
+    leaves, apply, *_ = functional(lambda: MODELS[model](inputs, 64, 5, rngs=nnx.Rngs(0), **options))
+    of = jax.jit(
+        lambda seed: probes.signals(
+            apply, cross_entropy, leaves, spec.draw(scheme, jax.random.key(seed), leaves), (x, y)
+        )
+    )
+    return xr.concat([probes.to_dataset(of(seed), leaves) for seed in range(seeds)], "seed")
+
+
+def found(dataset: xr.Dataset, signal: str, along: str = "layer"):
+    return next(v for v in judge(dataset) if (v.signal, v.along) == (signal, along) and not np.isnan(v.change))
+
+
+@pytest.mark.parametrize(("gain", "kind"), [(0.5, "vanishing"), (1.0, "healthy"), (1.7, "exploding")])
+def test_a_linear_net_changes_by_its_gain(gain: float, kind: str) -> None:
+    dataset = probed("mlp", scale(SCHEMES["saxe_orthogonal"], gain), layers=10, activation="linear")
+    for signal in ("activation", "gradient"):
+        verdict = found(dataset, signal)
+        assert verdict.kind == kind
+        assert verdict.change == pytest.approx(np.log10(gain), abs=0.05)
+        assert verdict.low <= verdict.change <= verdict.high
+    worst = judge(dataset)[0]
+    assert worst.kind == kind
+    assert "decades per layer" in str(worst)
+    assert REMEDIES[worst.kind]
+
+
+@pytest.mark.parametrize(("gain", "kind"), [(0.8, "vanishing"), (1.0, "healthy"), (1.2, "exploding")])
+def test_a_linear_rnn_changes_by_its_gain_per_step(gain: float, kind: str) -> None:
+    scheme = spec.Override(SCHEMES["xavier_rnn"], {"recurrent": orthogonal(gain)})
+    verdict = found(probed("rnn", scheme, activation="linear"), "gradient", "step")
+    assert verdict.kind == kind
+    assert verdict.change == pytest.approx(np.log10(gain), abs=0.01)
+    assert verdict.where == "the first step of layers.0.recurrent"
+
+
+def test_saturation_and_death_are_named_with_their_share() -> None:
+    saturated = judge(probed("mlp", SCHEMES["uniform01"], seeds=1, layers=4))
+    worst = next(v for v in saturated if v.kind == "saturated")
+    assert worst.value > 0.9
+    assert "are saturated" in str(worst)
+    dead = judge(probed("mlp", scale(SCHEMES["uniform01"], 0.0), seeds=1, layers=4, activation="relu"))
+    assert dead[0].kind == "dead"
+    assert "100% of the activations into" in str(dead[0])
+
+
+def test_entries_that_are_not_finite_are_located() -> None:
+    """Linear layers that overflow: the first products that do are named, not averaged away."""
+    dataset = probed("mlp", scale(SCHEMES["saxe_orthogonal"], 1e13), seeds=1, layers=4, activation="linear")
+    verdict = next(v for v in judge(dataset) if v.signal == "product")
+    assert verdict.kind == "not finite"
+    assert judge(dataset)[0].kind == "not finite"
+    assert verdict.where == "layers.2.kernel"  # 1e13^3 is above the largest float32
+    assert verdict.value > 0
+    assert "the first where there are any" in str(verdict)
+
+
+def test_a_gradient_that_underflows_on_the_way_is_not_called_healthy() -> None:
+    """Past the step where it is 0 a course is flat: the slope is that of what is above."""
+    scheme = spec.Override(SCHEMES["xavier_rnn"], {"recurrent": orthogonal(0.1)})
+    verdict = found(probed("rnn", scheme, activation="linear", length=200), "gradient", "step")
+    assert verdict.kind == "vanishing"
+    assert verdict.change == pytest.approx(-1, abs=0.05)
+    nothing = judge(probed("rnn", spec.Override(SCHEMES["xavier_rnn"], {"readout": constant(0.0)}), length=5))
+    verdict = next(v for v in nothing if v.signal == "gradient" and v.along == "step")
+    assert verdict.kind == "vanishing"
+    assert "nothing of the gradient is left" in str(verdict)

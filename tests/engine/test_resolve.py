@@ -1,0 +1,260 @@
+"""A study resolved: names, options that must fit together, and paired starts."""
+
+import inspect
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from jaxinit.engine import resolve as cells
+from jaxinit.initializers import zeros
+from jaxinit.introspect import Training
+from jaxinit.models import MLP, MODELS
+from jaxinit.schemes.transformer import mup
+from jaxinit.spec import Initializer, Leaf, Rule, rules
+from jaxinit.study import ATTENTION, MODELS_TAKING, RECURRENT, TASKS_TAKING, BadStudy, Study
+from jaxinit.tasks import TASKS
+
+STUDY = Study(hidden=16, schemes=("small_normal", "xavier_rnn"), lrs=(0.1,), batch=64)
+
+
+def test_seeds_are_paired_across_schemes() -> None:
+    cell = cells.check(replace(STUDY, schemes=("small_normal", "xavier_rnn")))
+    starts = cells.draw_starts(cell)
+    fan_in = {leaf.name: leaf.fan_in for leaf in cell.model.leaves if leaf.role != "bias"}
+    for name, n in fan_in.items():
+        # The same Gaussian numbers under both schemes, at different scales.
+        np.testing.assert_allclose(
+            starts["small_normal"][name] * 100, starts["xavier_rnn"][name] * np.sqrt(n), rtol=1e-5
+        )
+
+
+def test_a_task_of_the_callers_own_takes_a_length_when_its_function_does() -> None:
+    def longer(length: int = 7):
+        return replace(TASKS["adding"](length), name="longer")
+
+    cell = cells.check(replace(STUDY, task="longer", length=9), tasks={"longer": longer})
+    assert cell.task.length == 9
+    with pytest.raises(BadStudy, match=r"--length is an option of adding, copy.*, longer; .* task 'digits_rows'"):
+        cells.check(replace(STUDY, length=9), tasks={"longer": longer})
+
+
+@pytest.mark.parametrize("name", ["mup(base_width=4)", "spectral_mup(base_width=4)", "scale(mup(4), 2)"])
+def test_rates_are_those_of_the_studys_optimizer(name: str) -> None:
+    """At m = 4: recurrent kernels 1/m under Adam and 1 under SGD, biases of hidden units 1 and m."""
+    expected = {"adam": (1 / 4, 1), "sgd": (1, 4), "momentum": (1, 4)}
+    for optimizer, rates in expected.items():
+        cell = cells.check(replace(STUDY, schemes=(name,), baseline=name, optimizer=optimizer))
+        found = rules(cell.schemes[name], cell.model.leaves)
+        assert (found["layers.0.recurrent"].lr_scale, found["layers.0.bias"].lr_scale) == rates
+
+
+def test_rates_for_another_optimizer_are_refused_in_one_line() -> None:
+    def wrapped(leaf: Leaf) -> Rule | Initializer | None:
+        return mup(4)(leaf)  # hides from the study that the scheme could adapt
+
+    for name, own in (("u_mup(base_width=4)", {}), ("mup(4, 'adam')", {}), ("mine", {"mine": wrapped})):
+        study = replace(STUDY, schemes=(name,), baseline=name, optimizer="adam")
+        assert cells.check(study, own).schemes
+        with pytest.raises(BadStudy, match="has rates for adam, and the optimizer is 'sgd'; use --optimizer adam"):
+            cells.check(replace(study, optimizer="sgd"), own)
+
+
+def test_a_base_above_the_width_is_refused_with_the_line_that_settles_it() -> None:
+    with pytest.raises(BadStudy, match=r"a base of 64 and a model of 16; .*'mup\(base_width=16\)'"):
+        cells.check(replace(STUDY, schemes=("mup",), baseline="mup"))
+
+
+def test_settings_and_calibrations_stand_in_one_name() -> None:
+    known = cells.SCHEMES
+    assert cells.parts("mup(base_width=4)+lsuv", known) == ("mup(base_width=4)", "lsuv")
+    assert cells.parts("forget_bias(+2)", known) == ("forget_bias(+2)", "")
+    cell = cells.check(replace(STUDY, model="lstm", schemes=("forget_bias(+2)+lsuv",), baseline="forget_bias(+2)+lsuv"))
+    assert list(cell.calibrations) == ["forget_bias(+2)+lsuv"]
+    with pytest.raises(BadStudy, match="no scheme is called 'orthogonal\\+'"):
+        cells.check(replace(STUDY, schemes=("orthogonal+",), baseline="orthogonal+"))
+
+
+def test_whole_numbers_as_features_are_refused() -> None:
+    def whole():
+        data = {name: a.astype(jnp.int32) for name, a in TASKS["digits_rows"]().data.items()}
+        return replace(TASKS["digits_rows"](), name="whole", data=data)
+
+    with pytest.raises(BadStudy, match=r"are real numbers, got int32 \[517, 8, 8\]; convert them to float32"):
+        cells.check(replace(STUDY, task="whole"), tasks={"whole": whole})
+
+
+@pytest.mark.parametrize("norm", ["layer", "batch"])
+def test_normalized_residual_nets_are_a_setting(norm: str) -> None:
+    cell = cells.check(replace(STUDY, model="mlp", layers=3, norm=norm, residual=True, dropout=0.5))
+    scales = [leaf for leaf in cell.model.leaves if leaf.role == "scale"]
+    assert [leaf.shape for leaf in scales] == [(16,)] * 3
+    starts = cells.draw_starts(cell)
+    for leaf in scales:
+        np.testing.assert_array_equal(starts["small_normal"][leaf.name], 1)
+    assert len(cell.model.running) == (6 if norm == "batch" else 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"norm": "batch"}, "norm of 'rnn' is layer or left out; got 'batch'"),
+        ({"residual": True}, "--residual is an option of mlp"),
+        ({"peepholes": True}, "--peepholes is an option of lstm; leave it out"),
+        ({"model": "lstm", "leak": 0.5}, "--leak is an option of rnn; leave it out"),
+        ({"model": "mlp", "learned_start": True}, "--learned-start is an option of rnn, .*; leave it out"),
+        ({"truncate": 9}, "truncate is at most 8, the steps of task 'digits_rows'; got 9"),
+        ({"text": "a.txt"}, "--text is an option of text, words; leave it out"),
+        ({"bidirectional": True, "segment": 2}, "leave segment out"),
+        ({"model": "mlp", "norm": "group"}, "is layer, batch or left out"),
+        ({"dropout": 1.0}, "dropout must be 0 or more and below 1, got 1"),
+        ({"clip_value": 0.0}, "clip_value must be positive, .* got 0"),
+        ({"l2": -1.0}, "l2 must be 0 or more"),
+        (
+            {"model": "transformer", "norm": "batch"},
+            "norm of 'transformer' is layer, rms, none or left out; got 'batch'",
+        ),
+        ({"model": "mlp", "gate": True}, "--gate is an option of transformer, vit"),
+        ({"model": "vit", "skip_scale": 2.0, "learned_skip": True}, "leave --skip-scale or --learned-skip out"),
+        ({"model": "transformer", "skip_scale": -1.0}, "skip_scale must be positive, .* got -1"),
+        ({"model": "vit", "task": "text"}, "task 'text' wants an output at every step, 'vit' gives one"),
+        (
+            {"model": "transformer", "heads": 3, "hidden": 16},
+            "heads must divide the width, got 3 heads and a width of 16",
+        ),
+    ],
+)
+def test_remedies_that_make_no_sense_are_refused(change: dict, message: str) -> None:
+    with pytest.raises(BadStudy, match=message):
+        cells.check(replace(STUDY, **change))
+
+
+OTHER_VALUES: dict[str, Any] = {
+    "activation": "relu",
+    "skip_scale": 2.0,
+    "leak": 0.5,
+} | dict.fromkeys(("heads", "embedding", "unroll", "segment", "truncate"), 2)
+
+
+def training_step(study: Study) -> str:
+    """The program of a training step's gradient, for comparing."""
+    cell = cells.check(study)
+    params = {leaf.name: jax.ShapeDtypeStruct(leaf.shape, jnp.float32) for leaf in cell.model.leaves}
+    x, y = (cell.task.data[name][: study.batch] for name in ("valid_x", "valid_y"))
+
+    def loss(params: Any, running: Any, key: Any) -> jax.Array:
+        return cell.task.loss(cell.model.learn(params, running, x, Training(key, study.dropout))[0], y)
+
+    return str(jax.make_jaxpr(jax.grad(loss))(params, cell.model.running, jax.random.key(0)))
+
+
+@pytest.mark.parametrize(
+    "model", ["rnn", "lru", "mlp", "vit", *(pytest.param(m, marks=pytest.mark.slow) for m in ("lstm", "gru", "mgu"))]
+)
+def test_an_option_is_taken_where_it_changes_the_program_and_refused_elsewhere(model: str) -> None:
+    digits = replace(STUDY, model=model, layers=2, dropout=0.5)
+    text = replace(digits, task="text", length=6)
+    programs = {digits: training_step(digits)}
+    for setting, takers in MODELS_TAKING.items():
+        value = OTHER_VALUES.get(setting, True)
+        if setting == "norm":
+            value = "rms" if model in ATTENTION else "layer"
+        base = text if setting == "stateful" and model in RECURRENT else digits
+        other = replace(base, **{setting: value})
+        if model in takers:
+            if base not in programs:
+                programs[base] = training_step(base)
+            assert training_step(other) != programs[base], setting
+        else:
+            with pytest.raises(BadStudy, match=r"is an option of|norm of"):
+                cells.check(other)
+
+
+def test_the_tables_of_what_is_taken_name_all_models_and_tasks() -> None:
+    assert {name for takers in MODELS_TAKING.values() for name in takers} == set(MODELS)
+    for setting, argument in (("length", "length"), ("text", "file")):
+        taking = [name for name, make in TASKS.items() if argument in inspect.signature(make).parameters]
+        assert sorted(TASKS_TAKING[setting]) == sorted(taking)
+
+
+def test_a_model_of_the_callers_own_takes_what_its_function_names() -> None:
+    def plain(in_features: int, hidden: int, out_features: int, *, rngs: nnx.Rngs, layers: int, **rest: Any):
+        del rest
+        return MLP(in_features * 8, hidden, out_features, layers=layers, rngs=rngs)
+
+    def bare(in_features: int, hidden: int, out_features: int, *, layers: int, readout: str, length: int, rngs: Any):
+        del readout
+        return MLP(in_features * length, hidden, out_features, layers=layers, rngs=rngs)
+
+    asked = replace(STUDY, norm="layer")
+    cells.check(replace(asked, model="plain"), models={"plain": plain})
+    with pytest.raises(BadStudy, match=r"--norm is an option of rnn, .*; leave it out"):
+        cells.check(replace(asked, model="bare"), models={"bare": bare})
+
+
+@pytest.mark.parametrize(
+    ("change", "free", "message"),
+    [
+        ({"hidden": 20_000}, 4, "starts of 2 schemes x 8 seeds: make hidden, seeds or schemes fewer"),
+        ({"layers": 40, "hidden": 39, "seeds": 10_000}, 2, "make layers, seeds or schemes fewer"),
+        (
+            {"embedding": 2**31 - 1},
+            4,
+            "layers.0.input has the shape .* at most 2147483647 can be addressed: make embedding",
+        ),
+        ({"hidden": 2**31 - 1}, 4, "can be addressed"),
+        ({"model": "mlp", "norm": "batch", "hidden": 60_000, "layers": 2}, 4, "can be addressed"),
+        (
+            {"model": "mlp", "norm": "batch", "hidden": 20_000, "layers": 2},
+            4,
+            "the parameters need .* make hidden smaller",
+        ),
+        ({"task": "copy", "length": 2**31 - 1}, 4, "validation set of task 'copy' needs .* make length smaller"),
+        (
+            {"task": "adding", "length": 5000, "segment": 5000, "batch": 1280, "hidden": 512},
+            8,
+            "make batch, length or hidden smaller",
+        ),
+        ({"seeds": 100_000, "epochs": 1000, "hidden": 1}, 4, "of it are the records: make epochs"),
+    ],
+)
+def test_what_memory_cannot_hold_is_refused_before_it_is_drawn(
+    monkeypatch: pytest.MonkeyPatch, change: dict, free: int, message: str
+) -> None:
+    monkeypatch.setattr(cells.sweep, "free_on_host", lambda: free * 2**30)
+    study = replace(STUDY, **change)
+    recorded = 16 * study.seeds * len(study.schemes) * study.epochs * 8
+    with pytest.raises(BadStudy, match=message) as caught:
+        cells.check_memory(cells.check(study), 2, recorded=recorded)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_memory_holds_is_not_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cells.sweep, "free_on_host", lambda: 2**27)
+    cells.check_memory(cells.check(STUDY), 8)
+
+
+@pytest.mark.parametrize("model", [pytest.param("transformer", marks=pytest.mark.slow), "vit"])
+def test_transformers_are_calibrated_in_a_study(model: str) -> None:
+    names = ("xavier_transformer", "xavier_transformer+lsuv")
+    study = replace(STUDY, model=model, layers=1, schemes=names, baseline=names[0], seeds=2, tune_seeds=1, hidden=8)
+    cell = cells.check(replace(study, task="digits_patches" if model == "vit" else "digits_rows", heads=2))
+    starts, reports = cells.calibrate_starts(cell, cells.draw_starts(cell))
+    report = reports[names[1]]
+    assert report["variance_low"]["low"] == pytest.approx(1, abs=0.1)
+    assert report["variance_high"]["high"] == pytest.approx(1, abs=0.1)
+    assert report["skipped positions"]["median"] == 1
+    np.testing.assert_array_equal(starts[names[1]]["positions"], starts[names[0]]["positions"])
+
+
+@pytest.mark.parametrize("calibration", ["lsuv", "metainit", "gradinit"])
+def test_a_start_of_zeros_is_refused_with_the_parameter(calibration: str) -> None:
+    name = f"zeros+{calibration}"
+    study = replace(STUDY, model="mlp", layers=1, schemes=(name,), baseline=name, seeds=2, tune_seeds=1)
+    cell = cells.check(study, schemes={"zeros": lambda leaf: zeros})
+    with pytest.raises(BadStudy, match=rf"^zeros\+{calibration}: {calibration}: .*'layers.0.kernel'"):
+        cells.calibrate_starts(cell, cells.draw_starts(cell))

@@ -1,0 +1,297 @@
+"""The defaults of other libraries against the libraries themselves, where they are installed."""
+
+import importlib
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen, nnx
+from scipy import stats
+
+from jaxinit.introspect import functional
+from jaxinit.models import GRU, LSTM, MODELS, RNN
+from jaxinit.schemes import frameworks
+from jaxinit.spec import Leaf, Scheme, draw
+
+IN, H, OUT, DRAWS = 24, 64, 10, 2
+FRAMEWORKS = ("pytorch", "keras", "flax_nnx", "flax_linen", "haiku", "equinox")
+
+
+def ours(scheme: Scheme, model: str) -> dict[str, np.ndarray]:
+    """Pooled draws by parameter: the draw is the first axis."""
+    leaves, *_ = functional(lambda: MODELS[model](IN, H, OUT, rngs=nnx.Rngs(0)))
+    drawn = [draw(scheme, jax.random.key(seed), leaves) for seed in range(DRAWS)]
+    return {leaf.name: np.stack([np.asarray(one[leaf.name]) for one in drawn]) for leaf in leaves}
+
+
+def same_law(one: np.ndarray, other: np.ndarray, what: str) -> None:
+    if not other.any() or len(np.unique(other)) == 1:
+        assert np.unique(one) == np.unique(other), what
+    else:
+        assert stats.ks_2samp(one.ravel(), other.ravel()).pvalue > 1e-3, what
+
+
+def orthogonality(w_gnn: np.ndarray) -> np.ndarray:
+    """The mean singular value of each gate: 1 where gates are drawn apart."""
+    return np.linalg.svd(w_gnn, compute_uv=False).mean((0, -1))
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("model", ["rnn", "lstm", "gru"])
+def test_pytorch(model: str) -> None:
+    torch = pytest.importorskip("torch", reason="the parity extra is not installed")
+    kind = {"rnn": torch.nn.RNN, "lstm": torch.nn.LSTM, "gru": torch.nn.GRU}[model]
+    nets = [(kind(IN, H), torch.nn.Linear(H, OUT)) for _ in range(DRAWS)]
+    pooled = lambda pick: np.stack([pick(*net).detach().numpy() for net in nets])
+    got = ours(frameworks.pytorch, model)
+    same_law(got["layers.0.input"], pooled(lambda net, out: net.weight_ih_l0), "input")
+    same_law(got["layers.0.recurrent"], pooled(lambda net, out: net.weight_hh_l0), "recurrent")
+    same_law(got["readout.kernel"], pooled(lambda net, out: out.weight), "readout")
+    same_law(got["readout.bias"], pooled(lambda net, out: out.bias), "readout bias")
+    bias = got["layers.0.bias"]
+    if model == "gru":  # the new gate keeps its two biases apart
+        same_law(bias[:, :2], pooled(lambda net, out: (net.bias_ih_l0 + net.bias_hh_l0)[: 2 * H]), "bias")
+        same_law(bias[:, 2], pooled(lambda net, out: net.bias_ih_l0[2 * H :]), "new bias")
+        same_law(got["layers.0.reset_bias"], pooled(lambda net, out: net.bias_hh_l0[2 * H :]), "reset bias")
+    else:
+        same_law(bias, pooled(lambda net, out: net.bias_ih_l0 + net.bias_hh_l0), "bias")
+
+
+@pytest.mark.parametrize("model", ["rnn", "lstm", "gru"])
+def test_flax_nnx(model: str) -> None:
+    kind = {"rnn": nnx.SimpleCell, "lstm": nnx.OptimizedLSTMCell, "gru": nnx.GRUCell}[model]
+    cells = [kind(IN, H, rngs=nnx.Rngs(seed)) for seed in range(DRAWS)]
+    got = ours(frameworks.flax_nnx, model)
+    pooled = lambda name: np.stack([np.asarray(getattr(cell, name).kernel[...]) for cell in cells])
+    same_law(got["layers.0.input"], pooled("dense_i"), "input")
+    theirs = pooled("dense_h")
+    same_law(got["layers.0.recurrent"], theirs, "recurrent")
+    if model != "rnn":  # the fault of the default: orthogonal as one matrix, not by gate
+        gates = theirs.reshape(DRAWS, H, -1, H).swapaxes(1, 2)
+        np.testing.assert_allclose(orthogonality(got["layers.0.recurrent"]), orthogonality(gates).mean(), rtol=0.1)
+        assert orthogonality(got["layers.0.recurrent"]).max() < 0.7
+        np.testing.assert_allclose(
+            orthogonality(ours(frameworks.flax_linen, model)["layers.0.recurrent"]), 1, rtol=1e-4
+        )
+
+
+@pytest.mark.parametrize("model", ["lstm", "gru"])
+def test_flax_linen(model: str) -> None:
+    cell = {"lstm": linen.LSTMCell, "gru": linen.GRUCell}[model](H)
+    x, carry = jnp.zeros((1, IN)), jnp.zeros((1, H))
+    carries = (carry, carry) if model == "lstm" else carry
+    trees = [cell.init(jax.random.key(seed), carries, x)["params"] for seed in range(DRAWS)]
+    pooled = lambda first: np.stack([[tree[k]["kernel"] for k in sorted(tree) if k[0] == first] for tree in trees])
+    got = ours(frameworks.flax_linen, model)
+    same_law(got["layers.0.input"], pooled("i"), "input")
+    same_law(got["layers.0.recurrent"], pooled("h"), "recurrent")
+    np.testing.assert_allclose(orthogonality(pooled("h")), 1, rtol=1e-4)
+    assert not got["layers.0.bias"].any()
+
+
+def keras_on_torch(monkeypatch: pytest.MonkeyPatch) -> Any:
+    pytest.importorskip("torch", reason="the parity extra is not installed")
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    pytest.importorskip("keras", reason="the parity extra is not installed")
+    return importlib.import_module("keras")
+
+
+@pytest.mark.parity
+def test_keras(monkeypatch: pytest.MonkeyPatch) -> None:
+    keras = keras_on_torch(monkeypatch)
+    got = ours(frameworks.keras, "lstm")
+    layers = []
+    for _ in range(DRAWS):
+        layer = keras.layers.LSTM(H)
+        layer.build((None, 3, IN))
+        layers.append([weight.value.detach().cpu().numpy() for weight in layer.weights])
+    kernel, recurrent, bias = (np.stack(weights) for weights in zip(*layers, strict=True))
+    same_law(got["layers.0.input"], kernel, "input")
+    same_law(got["layers.0.recurrent"], recurrent, "recurrent")
+    np.testing.assert_array_equal(got["layers.0.bias"].reshape(DRAWS, -1), bias)
+
+
+def test_keras_by_its_formulas() -> None:
+    got = ours(frameworks.keras, "lstm")
+    assert np.abs(got["layers.0.input"]).max() == pytest.approx(math.sqrt(6 / (IN + 4 * H)), rel=1e-2)
+    whole = got["layers.0.recurrent"].transpose(0, 2, 1, 3).reshape(DRAWS, H, 4 * H)
+    np.testing.assert_allclose(whole @ whole.swapaxes(1, 2), np.broadcast_to(np.eye(H), (DRAWS, H, H)), atol=1e-5)
+    np.testing.assert_array_equal(np.unique(got["layers.0.bias"][:, 1]), [1.0])
+    assert not got["layers.0.bias"][:, [0, 2, 3]].any()
+
+
+def test_haiku_by_its_formulas() -> None:
+    cut = stats.truncnorm(-2, 2)
+    for model, fan, corrected in (("rnn", H, 1.0), ("lstm", IN + H, 1.0), ("gru", H, cut.std())):
+        w = ours(frameworks.haiku, model)["layers.0.recurrent"].ravel()
+        assert stats.kstest(w, stats.truncnorm(-2, 2, scale=1 / math.sqrt(fan) / corrected).cdf).pvalue > 1e-3, model
+
+
+def test_equinox_by_its_formulas() -> None:
+    for model in ("lstm", "gru"):
+        got = ours(frameworks.equinox, model)
+        for name, bound in (
+            ("layers.0.input", H),
+            ("layers.0.recurrent", H),
+            ("layers.0.bias", H),
+            ("readout.bias", H),
+        ):
+            law = stats.uniform(-1 / math.sqrt(bound), 2 / math.sqrt(bound))
+            assert stats.kstest(got[name].ravel(), law.cdf).pvalue > 1e-3, (model, name)
+
+
+MODEL, HEADS, WORDS, GROUPS, CHANNELS = 32, 4, 50, 2, 16
+HEAD = MODEL // HEADS
+# What the models above do not have: each by the layout that `frameworks` states.
+OTHERS = (
+    Leaf("conv.kernel", (3, 3, IN, CHANNELS), "wwio", "hidden"),
+    Leaf("conv.bias", (CHANNELS,), "o", "bias", inputs=9 * IN),
+    Leaf("grouped.kernel", (3, 3, GROUPS, IN // GROUPS, CHANNELS // GROUPS), "ww.io", "hidden"),
+    Leaf("embedding", (WORDS, MODEL), "io", "embedding"),
+    Leaf("query", (MODEL, HEADS, HEAD), "i.o", "query", kind="attention"),
+    Leaf("out", (HEADS, HEAD, MODEL), "iio", "attention_out", kind="attention"),
+    Leaf("query.bias", (HEADS, HEAD), ".o", "bias", inputs=MODEL, kind="attention"),
+    Leaf("norm.scale", (MODEL,), "o", "scale", kind="norm"),
+    Leaf("norm.bias", (MODEL,), "o", "bias", kind="norm"),
+)
+
+
+def others_are(scheme: Scheme, theirs: Callable[[int], dict[str, np.ndarray]]) -> None:
+    """Our draws of OTHERS follow the laws of theirs; a parameter that the library does not have is left out."""
+    many = [theirs(seed) for seed in range(4)]
+    mine = [draw(scheme, jax.random.key(seed), OTHERS) for seed in range(4)]
+    for name in many[0]:
+        pool = lambda draws, name=name: np.concatenate([np.ravel(np.asarray(one[name])) for one in draws])
+        same_law(pool(mine), pool(many), name)
+    assert {"conv.kernel", "grouped.kernel", "embedding", "query", "out", "norm.scale"} <= set(many[0])
+
+
+@pytest.mark.parity
+def test_pytorch_beyond_recurrent_layers() -> None:
+    torch = pytest.importorskip("torch", reason="the parity extra is not installed")
+
+    def theirs(seed: int) -> dict[str, np.ndarray]:
+        torch.manual_seed(seed)
+        conv, grouped = torch.nn.Conv2d(IN, CHANNELS, 3), torch.nn.Conv2d(IN, CHANNELS, 3, groups=GROUPS)
+        attention, norm = torch.nn.MultiheadAttention(MODEL, HEADS), torch.nn.LayerNorm(MODEL)
+        found = {
+            "conv.kernel": conv.weight,
+            "conv.bias": conv.bias,
+            "grouped.kernel": grouped.weight,
+            "embedding": torch.nn.Embedding(WORDS, MODEL).weight,
+            "query": attention.in_proj_weight,
+            "out": attention.out_proj.weight,
+            "query.bias": attention.in_proj_bias,
+            "norm.scale": norm.weight,
+            "norm.bias": norm.bias,
+        }
+        return {name: value.detach().numpy() for name, value in found.items()}
+
+    others_are(frameworks.pytorch, theirs)
+
+
+def test_flax_nnx_beyond_recurrent_layers() -> None:
+    def theirs(seed: int) -> dict[str, np.ndarray]:
+        rngs = nnx.Rngs(seed)
+        attention, norm = nnx.MultiHeadAttention(HEADS, MODEL, rngs=rngs), nnx.LayerNorm(MODEL, rngs=rngs)
+        conv = nnx.Conv(IN, CHANNELS, (3, 3), rngs=rngs)
+        found: dict[str, Any] = {
+            "conv.kernel": conv.kernel,
+            "conv.bias": conv.bias,
+            "grouped.kernel": nnx.Conv(IN, CHANNELS, (3, 3), feature_group_count=GROUPS, rngs=rngs).kernel,
+            "embedding": nnx.Embed(WORDS, MODEL, rngs=rngs).embedding,
+            "query": attention.query.kernel,
+            "out": attention.out.kernel,
+            "query.bias": attention.query.bias,
+            "norm.scale": norm.scale,
+            "norm.bias": norm.bias,
+        }
+        return {name: np.asarray(value[...]) for name, value in found.items()}
+
+    others_are(frameworks.flax_nnx, theirs)
+
+
+def test_flax_linen_beyond_recurrent_layers() -> None:
+    def theirs(seed: int) -> dict[str, np.ndarray]:
+        image, words = jnp.zeros((1, 8, 8, IN)), jnp.zeros((1, 5), int)
+        tokens = jnp.zeros((1, 5, MODEL))
+        start = lambda module, *given: module.init(jax.random.key(seed), *given)["params"]
+        attention = start(linen.MultiHeadDotProductAttention(HEADS), tokens)
+        grouped = start(linen.Conv(CHANNELS, (3, 3), feature_group_count=GROUPS), image)
+        return {
+            "conv.kernel": start(linen.Conv(CHANNELS, (3, 3)), image)["kernel"],
+            "grouped.kernel": grouped["kernel"],
+            "embedding": start(linen.Embed(WORDS, MODEL), words)["embedding"],
+            "query": attention["query"]["kernel"],
+            "out": attention["out"]["kernel"],
+            "query.bias": attention["query"]["bias"],
+            "norm.scale": start(linen.LayerNorm(), tokens)["scale"],
+        }
+
+    others_are(frameworks.flax_linen, theirs)
+
+
+@pytest.mark.parity
+def test_keras_beyond_recurrent_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    keras = keras_on_torch(monkeypatch)
+
+    def theirs(seed: int) -> dict[str, np.ndarray]:
+        keras.utils.set_random_seed(seed)
+        tokens, image = (None, 5, MODEL), (None, 8, 8, IN)
+
+        def built(layer: Any, *shapes: tuple) -> list[np.ndarray]:
+            layer.build(*shapes)
+            return [weight.value.detach().cpu().numpy() for weight in layer.weights]
+
+        attention = keras.layers.MultiHeadAttention(HEADS, HEAD)
+        attention.build(tokens, tokens)
+        by_path = {weight.path: weight.value.detach().cpu().numpy() for weight in attention.weights}
+        of_attention = lambda end: next(value for path, value in by_path.items() if path.endswith(end))
+        conv, norm = built(keras.layers.Conv2D(CHANNELS, 3), image), built(keras.layers.LayerNormalization(), tokens)
+        return {
+            "conv.kernel": conv[0],
+            "conv.bias": conv[1],
+            "grouped.kernel": built(keras.layers.Conv2D(CHANNELS, 3, groups=GROUPS), image)[0],
+            "embedding": built(keras.layers.Embedding(WORDS, MODEL), (None, 5))[0],
+            "query": of_attention("query/kernel"),
+            "out": of_attention("attention_output/kernel"),
+            "query.bias": of_attention("query/bias"),
+            "norm.scale": norm[0],
+            "norm.bias": norm[1],
+        }
+
+    others_are(frameworks.keras, theirs)
+
+
+@pytest.mark.parametrize("name", ["haiku", "equinox"])
+def test_haiku_and_equinox_beyond_recurrent_layers_by_their_formulas(name: str) -> None:
+    drawn = draw(getattr(frameworks, name), jax.random.key(0), OTHERS)
+    fans = {"conv.kernel": 9 * IN, "grouped.kernel": 9 * IN // GROUPS, "query": MODEL, "out": MODEL}
+    for parameter, fan in fans.items():
+        size = 1 / math.sqrt(fan)
+        law = stats.truncnorm(-2, 2, scale=size) if name == "haiku" else stats.uniform(-size, 2 * size)
+        assert stats.kstest(np.ravel(drawn[parameter]), law.cdf).pvalue > 1e-3, parameter
+    word = stats.truncnorm(-2, 2) if name == "haiku" else stats.norm()
+    assert stats.kstest(np.ravel(drawn["embedding"]), word.cdf).pvalue > 1e-3
+    assert (drawn["norm.scale"] == 1).all()
+    assert not drawn["norm.bias"].any()
+
+
+@pytest.mark.parametrize("name", FRAMEWORKS)
+def test_every_default_covers_every_model(name: str) -> None:
+    for model in MODELS:
+        leaves, *_ = functional(lambda model=model: MODELS[model](3, 4, 2, layers=2, rngs=nnx.Rngs(0)))
+        for value in draw(getattr(frameworks, name), jax.random.key(0), leaves).values():
+            assert jnp.isfinite(value).all()
+
+
+def test_a_ported_start_is_the_fused_one_only_where_the_library_fuses() -> None:
+    for make in (RNN, LSTM, GRU):
+        model = make(IN, H, OUT, init=frameworks.flax_nnx, rngs=nnx.Rngs(0))
+        w = np.asarray(model.layers[0].recurrent[...])
+        apart = np.allclose(orthogonality(w[None] if w.ndim == 3 else w[None, None]), 1, atol=1e-4)
+        assert apart == (make is RNN)
