@@ -25,7 +25,8 @@ import numpy as np
 from jaxinit.analysis import stats
 from jaxinit.initializers import lecun, scaled, vector
 from jaxinit.reproduce import faster, finish, main_of, rows_of, run_all
-from jaxinit.schemes.transformer import INTO_STREAM, gpt2, gpt2_blocks, llama
+from jaxinit.schemes.needs import INTO_STREAM
+from jaxinit.schemes.transformer import gpt2, gpt2_blocks, llama
 from jaxinit.spec import Initializer, Leaf, Scheme
 from jaxinit.study import Study
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from jaxinit.models import EncoderDecoder as EncoderDecoder
     from jaxinit.models import Transformer as Transformer
     from jaxinit.models import ViT as ViT
-    from jaxinit.schemes.plain import SCHEMES as SCHEMES
+    from jaxinit.schemes import SCHEMES as SCHEMES
     from jaxinit.signals.probes import probe as probe
     from jaxinit.spec import Leaf as Leaf
     from jaxinit.spec import Rule as Rule

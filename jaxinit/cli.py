@@ -89,9 +89,9 @@ def list_names(
         verbose: All that is known of each: formula, shapes, source.
     """
     from jaxinit.calibrate import CALIBRATIONS
-    from jaxinit.initializers.structured import CATALOGUE
+    from jaxinit.initializers import CATALOGUE
     from jaxinit.models import MODELS
-    from jaxinit.schemes.plain import SCHEMES, SETTINGS, signature_of
+    from jaxinit.schemes import SCHEMES, SETTINGS, signature_of
     from jaxinit.tasks import TASKS
 
     initializers = {name: function for name, (function, _) in CATALOGUE.items()}

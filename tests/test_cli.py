@@ -15,7 +15,7 @@ from jaxinit import cli
 from jaxinit.analysis.outcome import Outcome
 from jaxinit.engine import campaign
 from jaxinit.engine.survey import survey
-from jaxinit.initializers.structured import CATALOGUE
+from jaxinit.initializers import CATALOGUE
 from jaxinit.study import Study
 
 SMALL = "--hidden 16 --schemes small_normal orthogonal --lrs 0.1 --seeds 2 --epochs 1 --batch 128 --target 0.5"

@@ -19,7 +19,7 @@ from jaxinit import calibrate, introspect
 from jaxinit.engine import sweep, training
 from jaxinit.introspect import Functional, Params, functional
 from jaxinit.models import ACTIVATIONS, MODELS
-from jaxinit.schemes.plain import SCHEMES, scheme_named
+from jaxinit.schemes import SCHEMES, scheme_named
 from jaxinit.spec import Leaf, Scheme, draw, named_key, rules, under
 from jaxinit.study import (
     ATTENTION,

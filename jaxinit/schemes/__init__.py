@@ -1,5 +1,27 @@
-"""Schemes: what law each parameter of a model gets, by its role; `SCHEMES` has all of them by name."""
+"""Schemes: which law each parameter of a model is drawn from, by its role; `SCHEMES` has all of them by name."""
 
-from jaxinit.schemes.plain import SCHEMES, SETTINGS, scheme_named
+from jaxinit.schemes.catalogue import SCHEMES, SETTINGS, scheme_named, signature_of
+from jaxinit.schemes.combine import by_role, scale, with_bias
+from jaxinit.schemes.mup import depth_mup, mup, spectral_mup, u_mup
+from jaxinit.schemes.plain import chrono, forget_bias, xavier_rnn, zaremba
+from jaxinit.schemes.transformer import deepnorm_pair, encoder_decoder
 
-__all__ = ["SCHEMES", "SETTINGS", "scheme_named"]
+__all__ = [
+    "SCHEMES",
+    "SETTINGS",
+    "by_role",
+    "chrono",
+    "deepnorm_pair",
+    "depth_mup",
+    "encoder_decoder",
+    "forget_bias",
+    "mup",
+    "scale",
+    "scheme_named",
+    "signature_of",
+    "spectral_mup",
+    "u_mup",
+    "with_bias",
+    "xavier_rnn",
+    "zaremba",
+]

@@ -11,7 +11,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from scipy import stats
 
 from jaxinit import initializers as I
-from jaxinit.initializers import orthogonal
+from jaxinit.initializers import CATALOGUE, orthogonal
 from jaxinit.initializers import structured as S
 from jaxinit.spec import along
 
@@ -274,7 +274,7 @@ ROUNDED |= {"truncated_normal", "lecun", "he", "glorot", "uniform", "ring", "sma
 ROUNDED |= {"by_gain", "normal", "sparse"}
 
 
-@pytest.mark.parametrize("name", S.CATALOGUE)
+@pytest.mark.parametrize("name", CATALOGUE)
 def test_same_key_same_values_eager_jit_vmap_and_sharded(name: str) -> None:
     init, shape = EXAMPLES[name]
     dtype = jnp.complex64 if name == "ring" else jnp.float32
@@ -296,7 +296,7 @@ def test_same_key_same_values_eager_jit_vmap_and_sharded(name: str) -> None:
 
 
 @pytest.mark.parametrize("explicit", [False, True])
-@pytest.mark.parametrize("name", S.CATALOGUE)
+@pytest.mark.parametrize("name", CATALOGUE)
 def test_jaxs_whole_protocol_by_name_and_placed(name: str, explicit: bool) -> None:
     init, shape = EXAMPLES[name]
     dtype = jnp.complex64 if name == "ring" else jnp.float32
@@ -316,7 +316,7 @@ def test_jaxs_whole_protocol_by_name_and_placed(name: str, explicit: bool) -> No
         np.testing.assert_allclose(other, plain, rtol=0, atol=tolerance)
 
 
-@pytest.mark.parametrize("name", S.CATALOGUE)
+@pytest.mark.parametrize("name", CATALOGUE)
 def test_integer_dtypes_are_refused_where_numbers_are_drawn(name: str) -> None:
     init, shape = EXAMPLES[name]
     if name in ("constant", "zeros", "ones", "gate_biases"):  # integers hold these

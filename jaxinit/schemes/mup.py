@@ -1,0 +1,205 @@
+"""Scaling rules across width and depth: muP and its kin.
+
+leaf (role, layer, n_layers, width) -> rule: the law of the draw, forward multiplier, rate and decay scales
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from jaxinit.initializers.basic import lecun, normal, vector, zeros
+from jaxinit.schemes.combine import named
+from jaxinit.schemes.needs import EDGES, INTO_STREAM, SCALED_BRANCH, TABLES, blocks, without_branches, without_edges
+from jaxinit.spec import Initializer, Leaf, Rule, Scheme, as_scheme, under, unmatched
+
+
+def mup(base_width: int = 64, optimizer: str | None = None, zero_readout: bool = False) -> Scheme:
+    """Maximal update parametrization, base_width 64 unless given: a width's best rate is that of any other.
+
+    N(0, 1/fan_in), rates and the readout scaled by the width over `base_width` (m).
+    Readout: variance 1/(m fan_in), rate 1/m. Hidden kernels: rate 1/m under Adam, 1 under SGD. Inputs, tables, scales
+    and biases, but for the readout's: rate 1 under Adam, m under SGD. Single numbers, as gates: rate 1, since their
+    gradients sum over the width. Queries times m^(-1/2), kernel and bias, so that scores go as 1/d; where queries are
+    normalized, the scale of their normalization has that factor instead, since a norm divides by any before it.
+    Decoupled decay keeps its size: its scale is the inverse of the rate's. At the base width it is `xavier_rnn`.
+    `optimizer` is adam, sgd or momentum; None: that of the study, and Adam where there is none.
+    Assumes leaves that know the `width` of their model, and as many heads as at the base width. For a tied readout give
+    the model `tied_scale` 1/m.
+    Raises: ValueError for another optimizer or a base width below 1; and, when drawn, for a width below the base's or
+    unknown.
+    Source: Yang et al. (2021), Tensor Programs V, table 3; Adam's row holds for any optimizer of its kind.
+    """
+    _check_base(base_width)
+
+    def made_for(optimizer: str) -> Scheme:
+        made = _optimizers("mup", optimizer)
+        adam = optimizer == "adam"
+
+        def scheme(leaf: Leaf) -> Rule:
+            m = _over(leaf, base_width)
+            if leaf.role == "readout":
+                draw = zeros if zero_readout else normal(1 / math.sqrt(m * leaf.fan_in))
+                return Rule(draw, lr_scale=1 / m, wd_scale=m, optimizers=made)
+            if leaf.role in EDGES or not leaf.is_kernel:
+                rate = m if _grows_out(leaf) and not adam else 1.0
+            else:
+                rate = 1 / m if adam else 1.0
+            draw = vector(leaf) or lecun("normal")
+            return Rule(draw, _query_scale(leaf, m), rate, 1 / rate, optimizers=made)
+
+        return named("mup", scheme, mup.__doc__, without_edges)
+
+    return _adapting(made_for, optimizer)
+
+
+def u_mup(base_width: int = 64) -> Scheme:
+    """Unit-scaled muP for Adam, base_width 64 unless given: kernels N(0, 1), sizes in multipliers, rates alone to tune.
+
+    With m the width over `base_width`: hidden kernels have multiplier fan_in^(-1/2) and rate m^(-1/2), the input kernel
+    likewise and rate 1, the readout multiplier 1/fan_in and rate 1, tables multiplier 1 and rate m^(-1/2), vectors
+    rate 1. What makes queries has the factor m^(-1/2) beside, as in `mup`.
+    Assumes and raises: as `mup`; a study with another optimizer than Adam refuses it.
+    Source: Blake et al. (2024), u-muP, table 2. Departures: no scaling of gradients and of activation functions, and
+    rates relative to those of the base width.
+    """
+    _check_base(base_width)
+    made = ("adam",)
+
+    def scheme(leaf: Leaf) -> Rule:
+        m = _over(leaf, base_width)
+        if leaf.role == "readout":
+            return Rule(normal(1.0), multiplier=1 / leaf.fan_in, optimizers=made)
+        if leaf.role in TABLES:
+            return Rule(normal(1.0), lr_scale=m**-0.5, wd_scale=m**0.5, optimizers=made)
+        if not leaf.is_kernel:
+            return Rule(vector(leaf) or zeros, _query_scale(leaf, m), optimizers=made)
+        multiplier = leaf.fan_in**-0.5 * _query_scale(leaf, m)
+        rate = 1.0 if leaf.role in EDGES else m**-0.5
+        return Rule(normal(1.0), multiplier, rate, 1 / rate, optimizers=made)
+
+    return named("u_mup", scheme, u_mup.__doc__, without_edges)
+
+
+def spectral_mup(base_width: int = 64, optimizer: str | None = None) -> Scheme:
+    """Spectral muP, base_width 64 unless given: kernels and updates of spectral norm about sqrt(fan_out / fan_in).
+
+    N(0, s^2) with s = min(1, sqrt(fan_out / fan_in)) / sqrt(fan_in); rates fan_out / fan_in under SGD, 1 / fan_in under
+    Adam, relative to those of the base width; vectors and tables count a fan_in of 1, since a one-hot input has. No
+    roles are needed but those of queries, whose factor is that of `mup`.
+    Assumes, `optimizer`, and raises: as `mup`.
+    Source: Yang, Simon & Bernstein (2023), A spectral condition for feature learning, section 4, eq. 5 and 6.
+    """
+    _check_base(base_width)
+
+    def made_for(optimizer: str) -> Scheme:
+        made = _optimizers("spectral_mup", optimizer)
+        adam = optimizer == "adam"
+
+        def scheme(leaf: Leaf) -> Rule:
+            m = _over(leaf, base_width)
+            one_hot = leaf.role in TABLES or not leaf.is_kernel
+            grows_in = leaf.role not in EDGES and leaf.is_kernel
+            rate = (m if _grows_out(leaf) and not adam else 1.0) / (m if grows_in else 1.0)
+            fan_in = 1 if one_hot else leaf.fan_in
+            std = min(1.0, math.sqrt(leaf.fan_out / fan_in)) / math.sqrt(fan_in)
+            draw = vector(leaf) or normal(std)
+            return Rule(draw, _query_scale(leaf, m), rate, 1 / rate, optimizers=made)
+
+        return named("spectral_mup", scheme, spectral_mup.__doc__, without_edges)
+
+    return _adapting(made_for, optimizer)
+
+
+def depth_mup(base: Scheme | Initializer, base_depth: int, alpha: float = 0.5, optimizer: str | None = None) -> Scheme:
+    """`base` with every branch of a residual network times (n_layers / base_depth)^-alpha, for transfer across depth.
+
+    The factor is the forward multiplier of the kernels into the residual stream and of their biases. With r = n_layers
+    / base_depth, the rates of all that is in the blocks (kernels, biases, scales, gates) go as r^(alpha - 1) under Adam
+    and as r^(2 alpha - 1) under SGD, whose gradients have the factor too. alpha 1/2: depth-muP; 1: CompleteP. `draw`
+    refuses a model without such kernels.
+    `optimizer`: as `mup`, for the base too. Raises: ValueError for another optimizer or a base depth below 1.
+    Source: Yang et al. (2023), Tensor Programs VI; Dey et al. (2025), CompleteP, table 1, for Adam; the rate under SGD
+    is that for which the sum of the branches changes alike.
+    """
+    if base_depth < 1:
+        raise ValueError(f"depth_mup: base_depth must be 1 or more, got {base_depth}")
+
+    def made_for(optimizer: str) -> Scheme:
+        made = _optimizers("depth_mup", optimizer)
+        power = alpha - 1 if optimizer == "adam" else 2 * alpha - 1
+        base_under = under(as_scheme(base), optimizer)
+
+        def scheme(leaf: Leaf) -> Rule | None:
+            rule = base_under(leaf)
+            if rule is None or not _in_block(leaf):
+                return rule if rule is None or isinstance(rule, Rule) else Rule(rule)
+            rule = rule if isinstance(rule, Rule) else Rule(rule)
+            ratio = blocks(leaf, "depth_mup") / base_depth
+            into_stream = leaf.role in INTO_STREAM or leaf.partner in INTO_STREAM
+            return replace(
+                rule,
+                multiplier=rule.multiplier * (ratio**-alpha if into_stream else 1.0),
+                lr_scale=rule.lr_scale * ratio**power,
+                wd_scale=rule.wd_scale / ratio**power,
+                optimizers=rule.optimizers or made,
+            )
+
+        missing = lambda leaves: [*unmatched(base_under, leaves), *without_branches(leaves)]
+        return named("depth_mup", scheme, depth_mup.__doc__, missing)
+
+    return _adapting(made_for, optimizer)
+
+
+def _adapting(made_for: Callable[[str], Scheme], optimizer: str | None) -> Scheme:
+    """The scheme that `made_for` makes for an optimizer; for None Adam's, which `spec.under` turns into another's."""
+    scheme: Any = made_for(optimizer or "adam")
+    if optimizer is None:
+        scheme.under = made_for
+    return scheme
+
+
+def _in_block(leaf: Leaf) -> bool:
+    """Whether a leaf is part of a residual branch, once in every block."""
+    if leaf.is_kernel:
+        return leaf.role in (*INTO_STREAM, *SCALED_BRANCH, "query", "key")
+    at_an_end = 0 < leaf.n_layers <= leaf.layer or leaf.partner in (*EDGES, "readout")
+    return leaf.role in ("bias", "scale", "residual_gate") and not at_an_end
+
+
+def _query_scale(leaf: Leaf, m: float) -> float:
+    """m^(-1/2) for what is last to set the size of queries: kernel and bias, or the scale of a norm after them."""
+    makes_queries = leaf.role == "query" or leaf.partner == "query"
+    return m**-0.5 if makes_queries and not leaf.normalized else 1.0
+
+
+def _check_base(base_width: int) -> None:
+    if base_width < 1:
+        raise ValueError(f"mup: base_width must be a positive number of units, got {base_width}")
+
+
+def _optimizers(scheme: str, optimizer: str) -> tuple[str, ...]:
+    """The optimizers that share the rates of `optimizer`: those of gradient descent, or Adam."""
+    for alike in (("adam",), ("sgd", "momentum")):
+        if optimizer in alike:
+            return alike
+    raise ValueError(f"{scheme} knows adam, sgd and momentum, got {optimizer!r}")
+
+
+def _grows_out(leaf: Leaf) -> bool:
+    """Whether a leaf has an entry for every unit of the stream or of a layer: not the readout, nor a single number."""
+    last = leaf.kind == "readout" or (0 < leaf.n_layers == leaf.layer and leaf.kind != "norm")
+    of_readout = leaf.partner == "readout" if leaf.partner else leaf.role == "bias" and last
+    return leaf.role != "readout" and not of_readout and bool(leaf.dims)
+
+
+def _over(leaf: Leaf, base_width: int) -> float:
+    """How many times the base width a leaf's model has."""
+    if not leaf.width:
+        raise ValueError(f"mup needs the width of the model, which parameter {leaf.name!r} does not know")
+    if leaf.width < base_width:
+        raise ValueError(
+            f"mup: the base width is at most that of the model, got a base of {base_width} and a model of {leaf.width};"
+            f" say which width's rates are meant, as in 'mup(base_width={leaf.width})'"
+        )
+    return leaf.width / base_width

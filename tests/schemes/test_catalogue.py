@@ -1,0 +1,97 @@
+"""Schemes by name, and written as calls with settings."""
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from jaxinit import schemes
+from jaxinit.introspect import functional
+from jaxinit.models import MODELS
+from jaxinit.schemes import SCHEMES, chrono, forget_bias, scale, scheme_named, with_bias, zaremba
+from jaxinit.spec import Leaf, Scheme, draw, rules
+from jaxinit.study import BadStudy
+
+KEY = jax.random.key(0)
+SIZES = (48, 64, 16)
+
+
+def leaves_of(model: str) -> tuple[Leaf, ...]:
+    return functional(lambda: MODELS[model](*SIZES, layers=2, rngs=nnx.Rngs(0)))[0]
+
+
+def same(one: Scheme, other: Scheme, model: str = "lstm") -> bool:
+    """Whether two schemes draw and scale alike."""
+    leaves = leaves_of(model)
+    drawn, expected = (draw(scheme, KEY, leaves) for scheme in (one, other))
+    scales, others = (
+        {name: (rule.multiplier, rule.lr_scale, rule.wd_scale) for name, rule in rules(scheme, leaves).items()}
+        for scheme in (one, other)
+    )
+    return scales == others and all(np.array_equal(drawn[name], expected[name]) for name in drawn)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("orthogonal", SCHEMES["orthogonal"]),
+        ("chrono(longest=784)", chrono(784)),
+        ("chrono( 784 )", chrono(784)),
+        ("forget_bias(2)", forget_bias(2.0)),
+        ("forget_bias(-1.5)", forget_bias(-1.5)),
+        ("zaremba(limit=0.05)", zaremba(0.05)),
+        ("mup(base_width=16)", schemes.mup(16)),
+        ("mup(16, optimizer='sgd')", schemes.mup(16, "sgd")),
+        ("mup(16, optimizer=None, zero_readout=True)", schemes.mup(16, zero_readout=True)),
+        ("u_mup(16)", schemes.u_mup(16)),
+        ("spectral_mup(base_width=8)", schemes.spectral_mup(8)),
+        ("scale(orthogonal, 1.5)", scale(SCHEMES["orthogonal"], 1.5)),
+        ("scale(chrono(7), gain=2)", scale(chrono(7), 2.0)),
+        ("with_bias(orthogonal, forget=1.0, input=-1)", with_bias(SCHEMES["orthogonal"], forget=1.0, input=-1.0)),
+    ],
+)
+def test_a_scheme_with_settings_is_written_as_a_call(text: str, expected: Scheme) -> None:
+    assert same(scheme_named(text), expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("mpu(64)", "no scheme with settings is called 'mpu'; the nearest is 'mup'"),
+        ("mpu", "no scheme is called 'mpu'; the nearest is 'mup'"),
+        ("orthogonal(2)", "orthogonal takes no settings; write orthogonal"),
+        ("mup(base=64)", r"unexpected keyword argument 'base'; mup is mup\(base_width=64, optimizer=None"),
+        ("scale(orthogonal)", r"missing a required argument: 'gain'; scale is scale\(base, gain\)"),
+        ("mup(64, base_width=64)", "multiple values for argument 'base_width'"),
+        ("mup(base_width=8, base_width=9)", "give each setting once, as name=value"),
+        ("mup('64')", "base_width must be a whole number, got '64'"),
+        ("mup(64.0)", "base_width must be a whole number, got 64.0"),
+        ("mup(True)", "base_width must be a whole number, got True"),
+        ("mup(None)", "base_width must be a whole number, got None"),
+        ("mup(0)", "base_width must be a positive number of units, got 0"),
+        ("mup(64, 'lion')", "mup knows adam, sgd and momentum, got 'lion'"),
+        ("mup([64])", r"base_width must be a whole number, got \[64\]"),
+        ("chrono(2)", "longest must be 3 steps or more, got 2"),
+        ("forget_bias(1e999)", "value must be finite, got inf"),
+        ("scale(3, 2)", "base must be a scheme, got 3"),
+        ("scale(orthogonal, -1)", "a gain must not be negative, got -1"),
+        ("mup(__import__('os').getpid())", "expected the name of a scheme or a call"),
+        ("mup(os)", "no scheme is called 'os'"),
+        ("mup(2 ** 10)", r"a setting is a literal or a scheme, got 2 \*\* 10"),
+        ("mup(**{'base_width': 64})", "give each setting once, as name=value"),
+        ("mup(64", "is no name of a scheme, nor a call"),
+        ("a.b(1)", "expected the name of a scheme or a call"),
+        ("(" * 500, "is no name of a scheme, nor a call"),
+    ],
+)
+def test_settings_that_make_no_sense_are_one_line(text: str, message: str) -> None:
+    with pytest.raises(BadStudy, match=message) as error:
+        scheme_named(text)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_descriptions_are_one_line_for_the_command_line(scheme: str) -> None:
+    line = (SCHEMES[scheme].__doc__ or "").splitlines()[0]
+    assert line.endswith(".")
+    assert len(line) <= 120

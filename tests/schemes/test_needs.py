@@ -1,0 +1,45 @@
+"""Schemes refuse models that do not say what their rules need."""
+
+import math
+
+import numpy as np
+import pytest
+from flax import nnx
+from residual_nets import FEED, KEY, declared
+
+from jaxinit.introspect import functional
+from jaxinit.models import MLP
+from jaxinit.schemes import SCHEMES
+from jaxinit.spec import draw, rules
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["gpt2", "gpt2_blocks", "small_init_wang", "spike_no_more", "t_fixup", "fixup", "deepnorm", "t_fixup_encoder"],
+)
+def test_a_rule_for_branches_is_refused_by_a_model_without(name: str) -> None:
+    plain = functional(lambda: MLP(4, 8, 2, rngs=nnx.Rngs(0))).leaves
+    with pytest.raises(ValueError, match=r"the rules for \['the roles attention_out and ffn_out'\] match no parameter"):
+        draw(SCHEMES[name], KEY, plain)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["gpt2", "gpt2_blocks", "small_init_wang", "spike_no_more", "t_fixup", "fixup", "deepnorm", "t_fixup_encoder"],
+)
+def test_unknown_depth_and_unknown_roles_are_refused_with_the_line_that_settles_them(name: str) -> None:
+    scheme = SCHEMES[name]
+    with pytest.raises(ValueError, match=r"ffn_out.*nobody has said the role of parameter.*say declare\(model, roles="):
+        rules(scheme, declared(n_layers=12))
+    said = FEED | ({"head": "readout"} if name == "fixup" else {})
+    unknown = rf"'{name}' needs the number of blocks, which parameter 'blocks.0.*' does not know; say declare\(model, n"
+    with pytest.raises(ValueError, match=unknown):
+        rules(scheme, declared(roles=said))
+    rules(scheme, declared(roles=said, n_layers=12))
+
+
+def test_gpt2_knows_the_depth_that_was_said() -> None:
+    known = declared(roles=FEED, n_layers=12)
+    drawn = draw(SCHEMES["gpt2"], KEY, [leaf for leaf in known if leaf.layer == 3])
+    for name in ("blocks.3.attention.out.kernel", "blocks.3.down.kernel"):
+        assert float(np.std(drawn[name])) == pytest.approx(0.02 / math.sqrt(24), rel=0.05)
