@@ -25,6 +25,7 @@ if tuple(map(int, version("jaxlib").split(".")[:2])) <= (0, 10):
 os.environ["XLA_FLAGS"] = " ".join(flags).strip()
 
 import jax  # noqa: E402
+import jaxtyping  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 8)
@@ -33,6 +34,13 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 hook = install_import_hook("jaxinit", "strict.checked")
 hook.__enter__()  # for the whole session: every jaxinit module is imported by the tests, after this line
+
+
+@pytest.fixture
+def as_users_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without run-time types, for tests of whole commands, of whose time they were a quarter."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    monkeypatch.setattr("jaxinit.engine.sweep.one_device_per_core", lambda: None)  # the suite has set its devices up
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

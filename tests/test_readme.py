@@ -49,10 +49,9 @@ RUNNABLE = [command for command in commands() if command.split()[1] in ("run", "
 
 
 @pytest.fixture
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, as_users_run: None) -> Path:
     """An empty folder to be in, but for the text that the README's commands name."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("jaxinit.engine.sweep.one_device_per_core", lambda: None)  # the suite has set its devices up
     (tmp_path / "book.txt").write_text("It was the best of times, it was the worst of times. " * 100)
     return tmp_path
 

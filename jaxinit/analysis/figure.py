@@ -9,18 +9,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+FORMATS = ("png", "svg")
+
 
 def save(figure: "Figure", folder: Path, name: str) -> Path:
     """Write a figure as PNG and SVG in `folder`, and close it; the path of the PNG."""
     import matplotlib.pyplot as plt
 
     folder.mkdir(parents=True, exist_ok=True)
-    for suffix in (".png", ".svg"):
-        path = folder / f"{name}{suffix}"
+    for format in FORMATS:
+        path = folder / f"{name}.{format}"
         temporary = path.with_name(f".{path.name}")
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a name in another script shows boxes
-            figure.savefig(temporary, format=suffix[1:], dpi=150)
+            figure.savefig(temporary, format=format, dpi=150)
         temporary.replace(path)
         figure.set_layout_engine("none")  # it stays as the first drawing laid it out
     plt.close(figure)
