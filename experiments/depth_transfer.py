@@ -26,7 +26,8 @@ from jaxinit.analysis import stats
 from jaxinit.introspect import Place, param
 from jaxinit.models.common import Dense
 from jaxinit.reproduce import draw_transfer, finish, main_of, optimum, run_all
-from jaxinit.schemes import depth_mup, xavier_rnn
+from jaxinit.schemes import xavier_rnn
+from jaxinit.schemes.mup import depth_mup
 from jaxinit.spec import Scheme
 from jaxinit.study import Study
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from jaxinit.analysis import stats
 from jaxinit.reproduce import draw_transfer, finish, main_of, optimum, run_all
-from jaxinit.schemes import mup
+from jaxinit.schemes.mup import mup
 from jaxinit.study import Study
 
 BASE = 64

@@ -2,7 +2,6 @@
 
 from jaxinit.schemes.catalogue import SCHEMES, SETTINGS, scheme_named, signature_of
 from jaxinit.schemes.combine import by_role, scale, with_bias
-from jaxinit.schemes.mup import depth_mup, mup, spectral_mup, u_mup
 from jaxinit.schemes.plain import chrono, forget_bias, xavier_rnn, zaremba
 from jaxinit.schemes.transformer import deepnorm_pair, encoder_decoder
 
@@ -12,15 +11,11 @@ __all__ = [
     "by_role",
     "chrono",
     "deepnorm_pair",
-    "depth_mup",
     "encoder_decoder",
     "forget_bias",
-    "mup",
     "scale",
     "scheme_named",
     "signature_of",
-    "spectral_mup",
-    "u_mup",
     "with_bias",
     "xavier_rnn",
     "zaremba",

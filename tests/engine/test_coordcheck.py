@@ -15,7 +15,8 @@ from jaxinit.engine import coordcheck
 from jaxinit.engine.coordcheck import coordinate_check, passes, slopes
 from jaxinit.initializers import normal, zeros
 from jaxinit.models import MODELS, Transformer
-from jaxinit.schemes import depth_mup, mup, spectral_mup, u_mup, xavier_rnn
+from jaxinit.schemes import xavier_rnn
+from jaxinit.schemes.mup import depth_mup, mup, spectral_mup, u_mup
 from jaxinit.spec import Leaf, Rule, Scheme
 from jaxinit.study import BadStudy, Study
 

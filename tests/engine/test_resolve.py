@@ -14,7 +14,7 @@ from jaxinit.engine import resolve as cells
 from jaxinit.initializers import zeros
 from jaxinit.introspect import Training
 from jaxinit.models import MLP, MODELS
-from jaxinit.schemes import mup
+from jaxinit.schemes.mup import mup
 from jaxinit.spec import Initializer, Leaf, Rule, rules
 from jaxinit.study import ATTENTION, MODELS_TAKING, RECURRENT, TASKS_TAKING, BadStudy, Study
 from jaxinit.tasks import TASKS

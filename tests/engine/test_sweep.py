@@ -256,7 +256,7 @@ def test_memory_is_bounded_by_the_groups_of_a_process(
 
 def test_memory_is_bounded_by_the_limits_of_a_process() -> None:
     code = (
-        "import resource, jaxinit.sweep as s\n"
+        "import resource, jaxinit.engine.sweep as s\n"
         "plenty = s.free_on_host()\n"
         "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
         "resource.setrlimit(resource.RLIMIT_AS, (used + 2**26, -1))\n"

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxinit import schemes
 from jaxinit.introspect import functional
 from jaxinit.models import MODELS
 from jaxinit.schemes import SCHEMES, chrono, forget_bias, scale, scheme_named, with_bias, zaremba
+from jaxinit.schemes import mup as mups
 from jaxinit.spec import Leaf, Scheme, draw, rules
 from jaxinit.study import BadStudy
 
@@ -40,11 +40,11 @@ def same(one: Scheme, other: Scheme, model: str = "lstm") -> bool:
         ("forget_bias(2)", forget_bias(2.0)),
         ("forget_bias(-1.5)", forget_bias(-1.5)),
         ("zaremba(limit=0.05)", zaremba(0.05)),
-        ("mup(base_width=16)", schemes.mup(16)),
-        ("mup(16, optimizer='sgd')", schemes.mup(16, "sgd")),
-        ("mup(16, optimizer=None, zero_readout=True)", schemes.mup(16, zero_readout=True)),
-        ("u_mup(16)", schemes.u_mup(16)),
-        ("spectral_mup(base_width=8)", schemes.spectral_mup(8)),
+        ("mup(base_width=16)", mups.mup(16)),
+        ("mup(16, optimizer='sgd')", mups.mup(16, "sgd")),
+        ("mup(16, optimizer=None, zero_readout=True)", mups.mup(16, zero_readout=True)),
+        ("u_mup(16)", mups.u_mup(16)),
+        ("spectral_mup(base_width=8)", mups.spectral_mup(8)),
         ("scale(orthogonal, 1.5)", scale(SCHEMES["orthogonal"], 1.5)),
         ("scale(chrono(7), gain=2)", scale(chrono(7), 2.0)),
         ("with_bias(orthogonal, forget=1.0, input=-1)", with_bias(SCHEMES["orthogonal"], forget=1.0, input=-1.0)),

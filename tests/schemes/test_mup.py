@@ -13,11 +13,12 @@ from jaxinit.initializers import zeros
 from jaxinit.introspect import functional
 from jaxinit.models import LSTM, RNN, Transformer
 from jaxinit.schemes import SCHEMES
+from jaxinit.schemes import mup as mups
 from jaxinit.signals import trace
 from jaxinit.spec import Leaf, Override, draw, rules, under
 
 
-@pytest.mark.parametrize("make", [schemes.mup, schemes.u_mup, schemes.spectral_mup])
+@pytest.mark.parametrize("make", [mups.mup, mups.u_mup, mups.spectral_mup])
 def test_mup_refuses_roles_that_nobody_said(make) -> None:
     with pytest.raises(ValueError, match=r"the roles readout, input or embedding or position, where nobody has said"):
         rules(make(16), declared(width=D))
@@ -25,7 +26,7 @@ def test_mup_refuses_roles_that_nobody_said(make) -> None:
 
 
 def test_depth_scaling_refuses_unknown_depth_and_what_its_base_refuses() -> None:
-    scheme = schemes.depth_mup(schemes.mup(16), 4)
+    scheme = mups.depth_mup(mups.mup(16), 4)
     with pytest.raises(ValueError, match="scheme 'depth_mup' needs the number of blocks"):
         rules(scheme, declared(width=D, roles=FEED | {"head": "readout"}))
     with pytest.raises(ValueError, match="nobody has said the role"):
@@ -35,7 +36,7 @@ def test_depth_scaling_refuses_unknown_depth_and_what_its_base_refuses() -> None
 def test_mup_by_its_table() -> None:
     """Table 3 of Tensor Programs V at four times the base width; decoupled decay keeps its size everywhere."""
     wide = leaves(4 * D)
-    adam, sgd = (scales(schemes.mup(D, optimizer), wide) for optimizer in ("adam", "sgd"))
+    adam, sgd = (scales(mups.mup(D, optimizer), wide) for optimizer in ("adam", "sgd"))
     for role in ("key", "value", "attention_out", "ffn_in", "ffn_out"):
         assert adam[role] == (1, 1 / 4, 1)
         assert sgd[role] == (1, 1, 1)
@@ -47,17 +48,17 @@ def test_mup_by_its_table() -> None:
     assert sgd["bias of readout.bias"] == (1, 1, 1)
     gated = leaves(4 * D, gate=True, scalar_bias=True)
     for scheme in (
-        schemes.mup(D, "sgd"),
-        schemes.spectral_mup(D, "sgd"),
+        mups.mup(D, "sgd"),
+        mups.spectral_mup(D, "sgd"),
     ):  # a number's gradient sums over the width
         single = scales(scheme, gated)
         assert single["residual_gate"] == single["bias of blocks.0.attention.before"] == (1, 1, 1)
-    assert std(schemes.mup(D), "readout", wide) == pytest.approx(1 / math.sqrt(4 * 4 * D), rel=0.04)
-    assert std(schemes.mup(D), "ffn_out", wide) == pytest.approx(1 / math.sqrt(16 * D), rel=0.04)
-    assert std(schemes.mup(D, zero_readout=True), "readout", wide) == 0
+    assert std(mups.mup(D), "readout", wide) == pytest.approx(1 / math.sqrt(4 * 4 * D), rel=0.04)
+    assert std(mups.mup(D), "ffn_out", wide) == pytest.approx(1 / math.sqrt(16 * D), rel=0.04)
+    assert std(mups.mup(D, zero_readout=True), "readout", wide) == 0
 
 
-@pytest.mark.parametrize("make", [schemes.mup, schemes.u_mup, schemes.spectral_mup])
+@pytest.mark.parametrize("make", [mups.mup, mups.u_mup, mups.spectral_mup])
 def test_what_is_last_to_size_the_queries_has_their_multiplier(make) -> None:
     """m^(-1/2) at m = 4: kernel and bias alike, or, where a norm divides it out, the scale of that norm alone."""
 
@@ -83,8 +84,8 @@ def test_what_is_last_to_size_the_queries_has_their_multiplier(make) -> None:
 def test_the_scores_of_normalized_queries_shrink_with_the_multiplier() -> None:
     """A multiplier before the norm leaves scores as they are; m^(-1/2) on its scale is seen in every score."""
     model = functional(lambda: Transformer(V, 4 * D, V, layers=1, qk_norm=True, scan=False, rngs=nnx.Rngs(0)))
-    params, x = draw(schemes.mup(D), KEY, model.leaves), jnp.zeros((2, 5), int)
-    found = rules(schemes.mup(D), model.leaves)
+    params, x = draw(mups.mup(D), KEY, model.leaves), jnp.zeros((2, 5), int)
+    found = rules(mups.mup(D), model.leaves)
     scores = lambda p: trace.named(model.apply, p, x)[1]["blocks.0.attention.scores"]
     scaled = scores({name: w * found[name].multiplier for name, w in params.items()})
     np.testing.assert_allclose(scaled, scores(params) / 2, rtol=1e-5, atol=1e-6)
@@ -93,9 +94,9 @@ def test_the_scores_of_normalized_queries_shrink_with_the_multiplier() -> None:
 def test_rates_follow_the_optimizer_of_the_study() -> None:
     of = leaves(4 * D)
     for make in (
-        schemes.mup,
-        schemes.spectral_mup,
-        lambda *given: schemes.depth_mup(schemes.mup(*given), 2),
+        mups.mup,
+        mups.spectral_mup,
+        lambda *given: mups.depth_mup(mups.mup(*given), 2),
     ):
         for optimizer in ("adam", "sgd", "momentum"):
             adapted = rules(under(make(D), optimizer), of)
@@ -104,40 +105,40 @@ def test_rates_follow_the_optimizer_of_the_study() -> None:
             assert scales(under(make(D), optimizer), of) == scales(under(make(D), expected), of)
         assert rules(under(make(D), "sgd"), of)["embedding"].lr_scale == 4
         assert rules(under(make(D), "adam"), of)["embedding"].lr_scale == 1
-    stacks = schemes.encoder_decoder(schemes.mup(D), schemes.mup(D))
+    stacks = schemes.encoder_decoder(mups.mup(D), mups.mup(D))
     around = Override(stacks, {"embedding": zeros})
     assert rules(under(around, "sgd"), of)["readout.bias"].optimizers == ("sgd", "momentum")
-    assert rules(schemes.u_mup(D), of)["readout.bias"].optimizers == ("adam",)
+    assert rules(mups.u_mup(D), of)["readout.bias"].optimizers == ("adam",)
     assert under(SCHEMES["gpt2"], "sgd") is SCHEMES["gpt2"]
 
 
 @pytest.mark.parametrize("kind", [RNN, LSTM])
 def test_mup_scales_recurrent_networks_too(kind: type) -> None:
     of = functional(lambda: kind(5, 128, 3, rngs=nnx.Rngs(0))).leaves
-    adam = scales(schemes.mup(32), of)
+    adam = scales(mups.mup(32), of)
     assert adam["recurrent"] == (1, 1 / 4, 1)
     assert adam["input"] == (1, 1, 1)
     assert adam["readout"] == (1, 1 / 4, 1)
 
 
 def test_mup_at_its_base_width_is_plain() -> None:
-    assert set(scales(schemes.mup(D), leaves()).values()) == {(1, 1, 1)}
+    assert set(scales(mups.mup(D), leaves()).values()) == {(1, 1, 1)}
 
 
 def test_a_base_width_above_the_models_is_refused() -> None:
     with pytest.raises(ValueError, match="got a base of 128 and a model of 64"):
-        draw(schemes.mup(128), KEY, leaves())
+        draw(mups.mup(128), KEY, leaves())
     with pytest.raises(ValueError, match="mup knows adam, sgd and momentum, got 'lion'"):
-        schemes.mup(64, "lion")
+        mups.mup(64, "lion")
     with pytest.raises(ValueError, match="base_width must be a positive number of units, got 0"):
-        schemes.u_mup(0)
+        mups.u_mup(0)
     with pytest.raises(ValueError, match="mup needs the width of the model"):
-        draw(schemes.mup(2), KEY, [Leaf("w", (4, 4), "io", "hidden")])
+        draw(mups.mup(2), KEY, [Leaf("w", (4, 4), "io", "hidden")])
 
 
 @pytest.mark.parametrize(("alpha", "rate"), [(0.5, 0.5), (1.0, 1.0)])
 def test_depth_scaling(alpha: float, rate: float) -> None:
-    of = scales(schemes.depth_mup(SCHEMES["xavier_rnn"], 2, alpha), leaves(layers=8))
+    of = scales(mups.depth_mup(SCHEMES["xavier_rnn"], 2, alpha), leaves(layers=8))
     assert of["ffn_out"] == pytest.approx((4**-alpha, rate, 1))
     assert of["ffn_in"] == pytest.approx((1, rate, 1))
     assert of["readout"] == of["embedding"] == of["bias of readout.bias"] == of["bias of norm.bias"] == (1, 1, 1)
@@ -146,7 +147,7 @@ def test_depth_scaling(alpha: float, rate: float) -> None:
         assert of[f"bias of {name}"] == pytest.approx((4**-alpha, rate, 1))
     for name in ("blocks.0.ffn_in_bias", "blocks.2.attention.query_bias", "blocks.1.fed.norm.bias"):
         assert of[f"bias of {name}"] == pytest.approx((1, rate, 1))
-    sgd = scales(schemes.depth_mup(SCHEMES["xavier_rnn"], 2, alpha, "sgd"), leaves(layers=8))
+    sgd = scales(mups.depth_mup(SCHEMES["xavier_rnn"], 2, alpha, "sgd"), leaves(layers=8))
     assert sgd["ffn_out"] == pytest.approx((4**-alpha, 4 ** (2 * alpha - 1), 1))
 
 
@@ -154,30 +155,30 @@ def test_spectral_mup_needs_fans_alone_and_agrees_with_mup() -> None:
     """At four times the base width its sizes and rates are those of muP, whose table it derives."""
     wide = leaves(4 * D)
     for optimizer in ("adam", "sgd"):
-        spectral, table = (scales(of(D, optimizer), wide) for of in (schemes.spectral_mup, schemes.mup))
+        spectral, table = (scales(of(D, optimizer), wide) for of in (mups.spectral_mup, mups.mup))
         for role in ("query", "value", "attention_out", "ffn_in", "ffn_out", "embedding", "readout", "scale"):
             assert spectral[role] == pytest.approx(table[role]), role
     # ||W|| of n x m Gaussians is s (sqrt(n) + sqrt(m)): within 10 % of sqrt(fan_out / fan_in) but for that sum
-    w = np.asarray(draw(schemes.spectral_mup(D), KEY, wide)["blocks.0.ffn_in"])
+    w = np.asarray(draw(mups.spectral_mup(D), KEY, wide)["blocks.0.ffn_in"])
     n, m = w.shape
     assert np.linalg.norm(w, 2) == pytest.approx((1 + math.sqrt(m / n)), rel=0.1)
 
 
 def test_u_mup_has_mups_sizes_in_its_multipliers() -> None:
     wide = leaves(4 * D)
-    found = rules(schemes.u_mup(D), wide)
-    base = rules(schemes.u_mup(D), leaves())
-    plain = rules(schemes.mup(D), wide)
+    found = rules(mups.u_mup(D), wide)
+    base = rules(mups.u_mup(D), leaves())
+    plain = rules(mups.mup(D), wide)
     for leaf in wide:
         rule, was, table = found[leaf.name], base[leaf.name], plain[leaf.name]
         if leaf.is_kernel and leaf.role not in ("embedding", "position"):
             # Under Adam an effective weight moves by multiplier times rate: its change with the width is muP's.
             moves = rule.multiplier * rule.lr_scale / (was.multiplier * was.lr_scale)
             assert moves == pytest.approx(table.multiplier * table.lr_scale), leaf.name
-    assert std(schemes.u_mup(D), "ffn_out", wide) == pytest.approx(1, rel=0.02)
+    assert std(mups.u_mup(D), "ffn_out", wide) == pytest.approx(1, rel=0.02)
 
 
 def test_depth_scaling_keeps_the_key_that_kernels_share() -> None:
     of = leaves()
-    base, scaled_ = (rules(scheme, of) for scheme in (SCHEMES["mimetic"], schemes.depth_mup(SCHEMES["mimetic"], 2)))
+    base, scaled_ = (rules(scheme, of) for scheme in (SCHEMES["mimetic"], mups.depth_mup(SCHEMES["mimetic"], 2)))
     assert {name: rule.key for name, rule in scaled_.items()} == {name: rule.key for name, rule in base.items()}

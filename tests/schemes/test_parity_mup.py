@@ -13,7 +13,7 @@ from jaxtyping import Array
 from jaxinit.engine import training
 from jaxinit.introspect import Functional, functional
 from jaxinit.models import Transformer
-from jaxinit.schemes import mup
+from jaxinit.schemes.mup import mup
 from jaxinit.spec import Rule, Scheme, draw, named_key, rules
 from jaxinit.tasks import TASKS
 from jaxinit.tasks.base import cross_entropy
