@@ -89,8 +89,9 @@ def measure(size: Size, out: Path) -> int:
     import jax
     from flax import nnx
 
+    from jaxinit import finetune
     from jaxinit.engine import sweep
-    from jaxinit.finetune import adapt, checkpoint
+    from jaxinit.finetune import checkpoint
     from jaxinit.introspect import functional
     from jaxinit.models import Transformer
     from jaxinit.spec import draw
@@ -98,7 +99,7 @@ def measure(size: Size, out: Path) -> int:
     sweep.one_device_per_core()
     sweep.keep_compilations()
     claims = on_layers(size)
-    trained = adapt.pretrain(size.trained, tasks=TASKS)
+    trained = finetune.pretrain(size.trained, tasks=TASKS)
     checkpoint.save_checkpoint(out / "trained.safetensors", trained.values)
     print(f"trained to {trained.metric:.3g} bits per character")
 
@@ -106,15 +107,15 @@ def measure(size: Size, out: Path) -> int:
                 rngs: nnx.Rngs):  # fmt: skip
         base = Transformer(
             in_features, hidden, out_features, layers=layers, readout=readout, length=length, rngs=rngs,
-            init=adapt.pretrained(trained.values, adapt.lora_kaiming),
+            init=finetune.pretrained(trained.values, finetune.lora_kaiming),
         )  # fmt: skip
-        return adapt.LoRA(base, size.rank, rngs=rngs)
+        return finetune.LoRA(base, size.rank, rngs=rngs)
 
     own = {
-        "init_a": adapt.lora_kaiming,
-        "init_a_gaussian": adapt.lora_gaussian,
-        "init_b": adapt.lora_init_b,
-        "pretrained": adapt.pretrained(trained.values, adapt.lora_kaiming),
+        "init_a": finetune.lora_kaiming,
+        "init_a_gaussian": finetune.lora_gaussian,
+        "init_b": finetune.lora_init_b,
+        "pretrained": finetune.pretrained(trained.values, finetune.lora_kaiming),
     }
     data = TASKS["swapped"](size.adapted.length).data
     batch = data["valid_x"][:64], data["valid_y"][:64]
@@ -125,7 +126,7 @@ def measure(size: Size, out: Path) -> int:
     reports = {}
     for name in study.schemes:
         start = draw(own[name], jax.random.key(0), model.leaves)
-        report = adapt.step_zero(before, model.apply, start, batch, task.loss, ("lora_*",))
+        report = finetune.step_zero(before, model.apply, start, batch, task.loss, ("lora_*",))
         reports[name] = report._asdict()
         sizes = {of: np.linalg.norm([g for name, g in report.gradient.items() if of in name]) for of in ("_a", "_b")}
         print(f"step 0, {name}: shift {report.shift:.2g}, gradient norm into A {sizes['_a']:.3g}, B {sizes['_b']:.3g}")

@@ -84,18 +84,19 @@ def measure(size: Size, out: Path) -> int:
     import jax
     import jax.numpy as jnp
 
+    from jaxinit import finetune
     from jaxinit.engine import sweep
-    from jaxinit.finetune import adapt, checkpoint
+    from jaxinit.finetune import checkpoint
     from jaxinit.schemes import by_role
     from jaxinit.spec import draw
 
     sweep.one_device_per_core()
     sweep.keep_compilations()
-    trained = adapt.pretrain(size.trained, tasks=TASKS)
+    trained = finetune.pretrain(size.trained, tasks=TASKS)
     checkpoint.save_checkpoint(out / "trained.safetensors", trained.values)
     print(f"trained to an accuracy of {trained.metric:.3g} on the digits 0 to 4")
     body = {name: value for name, value in trained.values.items() if not name.startswith("readout")}
-    of_head = lambda init, frozen=False: adapt.pretrained(
+    of_head = lambda init, frozen=False: finetune.pretrained(
         body, by_role({"readout": init, "bias": zeros}), frozen=frozen
     )
     own: dict[str, Scheme] = {name: of_head(init) for name, init in HEADS.items()}

@@ -78,12 +78,13 @@ SIZES = {
 def measure(size: Size, out: Path) -> int:
     import jax
 
+    from jaxinit import finetune
     from jaxinit.engine import sweep
-    from jaxinit.finetune import adapt, checkpoint
+    from jaxinit.finetune import checkpoint
 
     sweep.one_device_per_core()
     sweep.keep_compilations()
-    trained = adapt.pretrain(size.trained)
+    trained = finetune.pretrain(size.trained)
     checkpoint.save_checkpoint(out / "trained.safetensors", trained.values)
     print(f"trained to {trained.metric:.3g} bits per character")
     old, leaves = trained.cell.task.out_features, trained.cell.model.leaves
@@ -101,9 +102,9 @@ def measure(size: Size, out: Path) -> int:
                 claims.append(stats.claim_of("B2", what, values / bound, published, band, note))
     task = pairs(size.learned)
     extended = {
-        way: adapt.extend_vocabulary(trained.values, leaves, size.learned, way, jax.random.key(1)) for way in WAYS
+        way: finetune.extend_vocabulary(trained.values, leaves, size.learned, way, jax.random.key(1)) for way in WAYS
     }
-    own = {way: adapt.pretrained(values, adapt.lora_kaiming) for way, values in extended.items()}
+    own = {way: finetune.pretrained(values, finetune.lora_kaiming) for way, values in extended.items()}
     data = task(size.study.length).data
     batch = data["valid_x"][:64], data["valid_y"][:64]
     reports = {}
@@ -111,8 +112,10 @@ def measure(size: Size, out: Path) -> int:
     past = jax.numpy.where(batch[0] < old, batch[0], 0)  # contexts that the trained model can read
     for way, values in extended.items():
         before = trained.cell.model.apply(trained.values, past)
-        silent = adapt.step_zero(before, model.apply, values, (past, batch[1]), trained.cell.task.loss, ("embedding",))
-        report = adapt.step_zero(
+        silent = finetune.step_zero(
+            before, model.apply, values, (past, batch[1]), trained.cell.task.loss, ("embedding",)
+        )
+        report = finetune.step_zero(
             before, model.apply, values, batch, trained.cell.task.loss, ("embedding", "readout.bias"), slice(old, None)
         )
         reports[way] = {"shift": silent.shift, "kl": silent.kl, "gradient": report.gradient}
@@ -152,7 +155,7 @@ def divergences(size: Size, trained: Any, count: int) -> dict[str, np.ndarray]:
     import jax
     import jax.numpy as jnp
 
-    from jaxinit.finetune import adapt
+    from jaxinit import finetune
 
     x, after = trained.cell.task.data["valid_x"][:64], jax.jit(wider(trained, count).apply)
     found: dict[str, Any] = {}
@@ -163,8 +166,8 @@ def divergences(size: Size, trained: Any, count: int) -> dict[str, np.ndarray]:
             draws = []
             for seed in range(size.seeds):
                 key = jax.random.key(seed)
-                start = adapt.extend_vocabulary(values, trained.cell.model.leaves, count, way, key)
-                draws.append(float(adapt.divergence(before, after(start, x))))
+                start = finetune.extend_vocabulary(values, trained.cell.model.leaves, count, way, key)
+                draws.append(float(finetune.divergence(before, after(start, x))))
             found[f"{way}, logits {f'shifted by {shift:g}' if shift else 'as trained'}"] = np.asarray(draws)
     return found
 

@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from jaxinit import theory as theory
     from jaxinit.analysis.store import load as load
     from jaxinit.engine.campaign import run as run
-    from jaxinit.finetune.adapt import LoRA as LoRA
-    from jaxinit.finetune.adapt import extend_vocabulary as extend_vocabulary
-    from jaxinit.finetune.adapt import pretrain as pretrain
-    from jaxinit.finetune.adapt import pretrained as pretrained
-    from jaxinit.finetune.adapt import step_zero as step_zero
-    from jaxinit.finetune.checkpoint import load_checkpoint as load_checkpoint
-    from jaxinit.finetune.checkpoint import save_checkpoint as save_checkpoint
+    from jaxinit.finetune import LoRA as LoRA
+    from jaxinit.finetune import extend_vocabulary as extend_vocabulary
+    from jaxinit.finetune import load_checkpoint as load_checkpoint
+    from jaxinit.finetune import pretrain as pretrain
+    from jaxinit.finetune import pretrained as pretrained
+    from jaxinit.finetune import save_checkpoint as save_checkpoint
+    from jaxinit.finetune import step_zero as step_zero
     from jaxinit.introspect import declare as declare
     from jaxinit.introspect import initialize as initialize
     from jaxinit.introspect import leaves as leaves

@@ -67,7 +67,7 @@ def test_an_interrupted_study_ends_the_experiment(monkeypatch: pytest.MonkeyPatc
     def half(*args, **kwargs):
         return whole(*args, **kwargs, progress=False)._replace(complete=False)
 
-    monkeypatch.setattr(engine, "run", half)
+    monkeypatch.setattr(campaign, "run", half)
     with pytest.raises(Interrupted):
         reproduce.run_all({"T=8": STUDY}, tmp_path)
     main = reproduce.main_of("x", "About x.", {"quick": STUDIES}, lambda of, out: len(reproduce.run_all(of, out)))

@@ -1,6 +1,6 @@
 """The summary of a study needs its records and study.json and nothing else."""
 
-from test_store import ABOUT, LIFE, STUDY, ended
+from ended_study import ABOUT, LIFE, STUDY, ended
 
 from jaxinit.analysis import store
 from jaxinit.analysis.summary import summarize

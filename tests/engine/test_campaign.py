@@ -298,7 +298,7 @@ def test_a_signal_saves_and_the_same_study_goes_on_bit_for_bit(
 def test_a_torn_state_is_set_aside_and_the_one_before_is_used(
     uninterrupted: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
-    monkeypatch.setattr(engine, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(campaign, "SAVE_EVERY", 0.0)
     interrupted(tmp_path / "s", signal.SIGTERM, 3, monkeypatch)
     state = tmp_path / "s" / store.STATE
     state.write_bytes(state.read_bytes()[:-100])

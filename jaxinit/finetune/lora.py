@@ -1,0 +1,192 @@
+"""Low-rank adapters around any module, and how their two matrices start."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array
+
+from jaxinit import introspect
+from jaxinit.initializers.basic import normal, variance_scaling, zeros
+from jaxinit.introspect import Frozen, name_of, param
+from jaxinit.spec import (
+    Initializer,
+    Leaf,
+    Scheme,
+    axis_size,
+    matches,
+    sampling_dtype,
+)
+
+LORA_ROLES = ("lora_a", "lora_b")
+
+
+def lora_kaiming(leaf: Leaf) -> Initializer | None:
+    """Init[A] as LoRA's code has it: A ~ U(+-1/sqrt(fan_in)), variance 1/(3 fan_in), and B = 0.
+
+    Of a table A = 0 and B ~ N(0, 1): A is on the side of the vocabulary, where the input picks rows.
+    Source: Hu et al. (2021), section 4.1, and their code, layers `Linear` and `Embedding`, as PEFT has them too.
+    """
+    if leaf.role in LORA_ROLES and leaf.kind == "embedding":
+        return zeros if leaf.role == "lora_a" else normal(1.0)
+    if leaf.role == "lora_a":
+        return variance_scaling(1 / 3, "fan_in", "uniform")
+    return zeros if leaf.role == "lora_b" else None
+
+
+def lora_gaussian(leaf: Leaf) -> Initializer | None:
+    """Init[A] as LoRA's text has it: A ~ N(0, 1/rank^2), which is how libraries read "a random Gaussian"; B = 0.
+
+    Of a table as `lora_kaiming`.
+    """
+    if leaf.role == "lora_a" and leaf.kind != "embedding":
+        return normal(1 / leaf.fan_out)
+    return lora_kaiming(leaf)
+
+
+def lora_init_b(leaf: Leaf) -> Initializer | None:
+    """Init[B]: A = 0 and B ~ U(+-1/sqrt(rank)), variance 1/(3 rank). Source: Hayou et al. (2024), section 3."""
+    if leaf.role == "lora_b":
+        return variance_scaling(1 / 3, "fan_in", "uniform")
+    return zeros if leaf.role == "lora_a" else None
+
+
+class LoRA(nnx.Module):
+    """Low-rank adapters around a frozen module: a linear layer, an embedding, or a whole model.
+
+    The module computes with W + s A B in place of every adapted kernel W, s = alpha / rank, or alpha / sqrt(rank) with
+    `rank_stabilized`. W and all else that the base holds is `Frozen`: training sees A and B only, and statistics and
+    noise of the base stand still.
+
+    Shapes: A `[inputs, rank]`, B `[rank, outputs]`, float32; all axes of inputs are flattened, and so are those of
+    outputs, where heads and gates count as outputs: one A serves them all. The sum is made in float32 or wider and
+    rounded once to the dtype of W, so that where A B = 0 no bit of W changes.
+    Roles: `lora_a`, `lora_b`; their `kind` is embedding for a table.
+    Arguments: `adapt`, patterns for names or roles of kernels (default: every kernel); `alpha` (default: `rank`);
+    `init`, a scheme for the two roles. Flax's own layers are understood as they are, other modules declare their
+    parameters (`introspect.param`).
+    Raises: ValueError for a pattern that matches no kernel, a rank above the smaller side of an adapted kernel, or a
+    kernel of whole numbers.
+    Source: Hu et al. (2021), eq. 3; Kalajdzievski (2023) for rank stabilization. Departure: A and B meet in the weights
+    and not in the activations, x (W + s A B) for x W + s (x A) B, so that one mechanism serves every kind of layer.
+    """
+
+    def __init__(
+        self,
+        base: nnx.Module,
+        rank: int,
+        *,
+        adapt: Sequence[str] = ("*",),
+        alpha: float | None = None,
+        rank_stabilized: bool = False,
+        init: Scheme = lora_kaiming,
+        rngs: nnx.Rngs,
+    ):
+        if not isinstance(rank, int) or rank < 1:
+            raise ValueError(f"the rank of an adapter must be a positive integer, got {rank!r}")
+        base = nnx.clone(base)
+        introspect.declare(base).eval()  # its statistics and noise stand still
+        kernels = [leaf for leaf in introspect.leaves(base) if leaf.is_kernel]
+        adapted = [leaf for leaf in kernels if any(matches(pattern, leaf) for pattern in adapt)]
+        idle = [pattern for pattern in adapt if not any(matches(pattern, leaf) for leaf in kernels)]
+        if idle or not adapted:
+            there = ", ".join(f"{leaf.name} ({leaf.role})" for leaf in kernels)
+            raise ValueError(f"LoRA: {idle or 'nothing'} matches no kernel to adapt; the kernels are {there or 'none'}")
+        whole = {
+            name: w.dtype for name, w in introspect.values(base).items() if not jnp.issubdtype(w.dtype, jnp.inexact)
+        }
+        for leaf in adapted:
+            if leaf.name in whole:
+                raise ValueError(
+                    f"LoRA: {leaf.name!r} has dtype {whole[leaf.name]}, to which no small step can be added; convert "
+                    "it to a float, or leave it out of `adapt`"
+                )
+        sides = {leaf.name: _sides(leaf) for leaf in adapted}
+        for name, of in sides.items():
+            if rank > min(of):
+                raise ValueError(
+                    f"LoRA: a rank of {rank} is above the smaller side of {name!r}, which is {of[0]} x {of[1]}; choose "
+                    "a smaller rank, or leave it out of `adapt`"
+                )
+        self.scale = (rank if alpha is None else alpha) / (math.sqrt(rank) if rank_stabilized else rank)
+        self.dims = tuple((leaf.name, leaf.dims) for leaf in adapted)  # no dictionary, so that its graph has a hash
+        place = lambda leaf: introspect.Place(
+            layer=leaf.layer,
+            n_layers=leaf.n_layers,
+            width=leaf.width,
+            kind="embedding" if leaf.role in ("embedding", "position") else "",
+        )
+        self.lora_a = nnx.Dict(
+            {leaf.name: param((sides[leaf.name][0], rank), "io", "lora_a", **place(leaf)) for leaf in adapted}
+        )
+        self.lora_b = nnx.Dict(
+            {leaf.name: param((rank, sides[leaf.name][1]), "io", "lora_b", **place(leaf)) for leaf in adapted}
+        )
+        graph, state = nnx.split(base)
+        flat = nnx.to_flat_state(state)
+        self.base = nnx.Dict({name_of(path): Frozen(_value(of)) for path, of in flat})
+        self.graph = graph
+        # What each value is in the base: its place, its type, and what it says of itself.
+        self.kinds = tuple((path, *_kind(of)) for path, of in flat)
+        introspect.fill(self, init, rngs.params())
+
+    def __call__(self, *inputs: Any, **options: Any) -> Any:
+        return self.merged()(*inputs, **options)
+
+    def merged(self) -> Any:
+        """The base with W + s A B as its kernels: an ordinary module, as fast as the base."""
+        return self._with(lambda leaf, w: self._moved(leaf, w, 1))
+
+    def unmerged(self, merged: nnx.Module) -> Any:
+        """The base again from a merged module, which may have been trained on: its kernels less s A B."""
+        values = introspect.values(merged)
+        return self._with(lambda leaf, w: self._moved(leaf, values[leaf], -1))
+
+    def _moved(self, name: str, w: Array, sign: int) -> Array:
+        """An adapted kernel plus or minus s A B, in its own dtype."""
+        delta = sign * self._delta(name, w.shape)
+        wide = sampling_dtype(w.dtype)
+        return (w.astype(wide) + delta.astype(wide)).astype(w.dtype)
+
+    def _with(self, adapt: Callable[[str, Array], Array]) -> Any:
+        """The base, with what `adapt` makes of every adapted kernel."""
+        flat, adapted = [], dict(self.dims)
+        for path, kind, meta in self.kinds:
+            name = name_of(path)
+            value = self.base[name][...]
+            if kind is None:
+                flat.append((path, value))
+                continue
+            variable = kind(value, **dict(meta))
+            if isinstance(variable, nnx.Param):
+                pieces = introspect.cut(name, variable, value)
+                pieces = {leaf: adapt(leaf, w) if leaf in adapted else w for leaf, w in pieces.items()}
+                variable = variable.replace(introspect.joined(name, variable, pieces))
+            flat.append((path, variable))
+        return nnx.merge(self.graph, nnx.from_flat_state(flat))
+
+    def _delta(self, name: str, shape: tuple[int, ...]) -> Array:
+        """s A B, in the layout of the kernel."""
+        dims = dict(self.dims)[name]
+        order = [axis for letters in ("iw", "o.") for axis, letter in enumerate(dims) if letter in letters]
+        product = self.scale * (self.lora_a[name][...] @ self.lora_b[name][...])
+        back = sorted(range(len(order)), key=order.__getitem__)
+        return product.reshape([shape[axis] for axis in order]).transpose(back)
+
+
+def _value(variable: Any) -> Any:
+    return variable.get_value() if isinstance(variable, nnx.Variable) else variable
+
+
+def _kind(variable: Any) -> tuple[type | None, tuple[tuple[str, Any], ...]]:
+    """The type and the metadata of a variable; None and nothing for a plain array."""
+    if not isinstance(variable, nnx.Variable):
+        return None, ()
+    return type(variable), tuple(variable.get_metadata().items())
+
+
+def _sides(leaf: Leaf) -> tuple[int, int]:
+    """Inputs and outputs of a kernel as one matrix: copies count as outputs."""
+    return axis_size(leaf.shape, leaf.dims, "iw"), axis_size(leaf.shape, leaf.dims, "o.")

@@ -1,0 +1,184 @@
+"""Starting from a trained model: its values as a scheme, and what a start does to it before the first step.
+
+    values of a trained model -> `pretrained`, a scheme like any other -> step-0 report
+
+A study compares such a scheme with others at its own best rate.
+"""
+
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Key
+from rich.console import Console
+from rich.progress import track
+
+from jaxinit.engine import training
+from jaxinit.engine.campaign import queue
+from jaxinit.engine.resolve import Cell, check, draw_starts
+from jaxinit.introspect import Params
+from jaxinit.spec import (
+    Initializer,
+    Joint,
+    Leaf,
+    Rule,
+    Scheme,
+    as_scheme,
+    canonical_order,
+    matches,
+    rules,
+    sampling_dtype,
+    unmatched,
+)
+from jaxinit.study import BadStudy, Study
+
+
+def pretrained(values: Mapping[str, Array], new: Scheme | Initializer, *, frozen: bool = False) -> Scheme:
+    """A start from a trained model: the values it has by name, and `new` for every parameter it has not.
+
+    For another head leave its kernel and bias out of `values`. With `frozen`, what is trained already stands still
+    (rates and decay times 0): a linear probe, if the head is all that is new.
+    Raises, when drawn: ValueError for a value of another shape than the parameter's, or that no parameter is named as,
+    and for rules of `new` that match nothing in the whole model.
+    """
+
+    def of(leaf: Leaf) -> Rule | Initializer | None:
+        if leaf.name not in values:
+            return as_scheme(new)(leaf)
+        value = jnp.asarray(values[leaf.name])
+        if value.shape != leaf.shape:
+            raise ValueError(
+                f"the trained value of {leaf.name!r} has shape {value.shape}, the parameter {leaf.shape}; leave it out "
+                "to draw it anew, or extend it (extend_vocabulary)"
+            )
+        order = canonical_order(leaf.dims)
+
+        def stored(key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike = jnp.float32, /) -> Array:
+            return value.transpose(order).reshape(shape).astype(dtype)
+
+        draw = Joint(stored)
+        return Rule(draw, lr_scale=0.0, wd_scale=0.0) if frozen else Rule(draw)
+
+    scheme: Any = of
+    scheme.__name__, scheme.__doc__ = "pretrained", pretrained.__doc__
+    strangers = lambda leaves: sorted(set(values) - {leaf.name for leaf in leaves})
+    scheme.unmatched = lambda leaves: [*strangers(leaves), *unmatched(new, leaves)]
+    return scheme
+
+
+class StepZero(NamedTuple):
+    """What a start does to a trained model before the first step.
+
+    `shift`: the largest change of an output that both have, over the standard deviation of the outputs before; `kl`:
+    the mean of KL(before || after) in nats, of softmax over all classes of each; `gradient`: the norm of the loss's
+    gradient in every new part, 0 where a part cannot learn.
+    """
+
+    shift: float
+    kl: float
+    gradient: dict[str, float]
+
+    def __str__(self) -> str:
+        parts = ", ".join(f"{name} {norm:.3g}" for name, norm in self.gradient.items())
+        return f"shift {self.shift:.2g} of the outputs' spread, KL {self.kl:.3g} nats; gradient norms: {parts}"
+
+
+def step_zero(
+    before: Float[Array, "*batch c"],
+    after: Callable[[Params, Array], Array],
+    params: Params,
+    batch: tuple[Array, Array],
+    loss: Callable[[Array, Array], Array],
+    new: Sequence[str],
+    rows: slice | None = None,
+) -> StepZero:
+    """The report on a start: `before` the outputs of the trained model, `after(params, x)` those of the new one.
+
+    `new` are patterns for the names of the new parts; `rows` takes those rows of their gradients (of a table) alone.
+    Units: see `StepZero`; dtypes: any, compared in float32 or wider. Assumes that shared classes come first.
+    Raises: ValueError for a pattern that matches no parameter.
+    """
+    x, y = batch
+    leaves = [Leaf(name, w.shape, "o" * w.ndim, "") for name, w in params.items()]
+    for pattern in new:
+        if not any(matches(pattern, leaf) for leaf in leaves):
+            raise ValueError(f"step_zero: {pattern!r} matches no parameter; they are {', '.join(params)}")
+    outputs, slopes = _outputs_and_slopes(after, loss, params, x, y)
+    both = min(before.shape[-1], outputs.shape[-1])
+    before, outputs = (of.astype(sampling_dtype(of.dtype)) for of in (before, outputs))
+    moved, spread = jnp.max(jnp.abs(outputs[..., :both] - before[..., :both])), jnp.std(before)
+    shift = jnp.where(moved == 0, 0, moved / spread)
+    kl = divergence(before, outputs)
+    parts = [leaf.name for leaf in leaves if any(matches(pattern, leaf) for pattern in new)]
+    norms = {}
+    for name in parts:
+        slope = slopes[name] if rows is None else slopes[name][rows]
+        norms[name] = float(jnp.linalg.norm(slope.astype(sampling_dtype(slope.dtype))))
+    return StepZero(float(shift), float(kl), norms)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _outputs_and_slopes(after: Any, loss: Any, params: Params, x: Array, y: Array) -> tuple[Array, Params]:
+    """The outputs of a start and the gradient of the loss; one compilation for all starts of a model."""
+    return after(params, x), jax.grad(lambda p: loss(after(p, x), y))(params)
+
+
+def divergence(before: Float[Array, "*batch c"], after: Float[Array, "*batch k"]) -> Float[Array, ""]:
+    """KL(before || after) of the softmax over all classes of each, in nats, mean over the batch.
+
+    dtypes: computed in float32 or wider. Assumes that the classes that both have come first, and that `before` has no
+    others.
+    """
+    p, q = (jax.nn.log_softmax(of.astype(sampling_dtype(of.dtype))) for of in (before, after))
+    both = min(before.shape[-1], after.shape[-1])
+    return jnp.mean(jnp.sum(jnp.exp(p[..., :both]) * (p[..., :both] - q[..., :both]), -1))
+
+
+class Trained(NamedTuple):
+    """A model trained here: its cell, the values of its parameters, and the validation metric that they reach."""
+
+    cell: Cell
+    values: Params
+    metric: float
+
+
+def pretrain(
+    study: Study,
+    *,
+    schemes: Mapping[str, Scheme] | None = None,
+    tasks: Mapping[str, Callable[..., Any]] | None = None,
+    models: Mapping[str, Callable[..., nnx.Module]] | None = None,
+    progress: bool = True,
+) -> Trained:
+    """Train one model: the first scheme of a study, at the first rate of its grid, on its first reporting seed.
+
+    It trains for all its epochs, whatever the target.
+    Raises: BadStudy as `cell.check`, for a scheme with forward multipliers (values alone cannot carry them), and for a
+    run that diverges.
+    """
+    study = replace(study, lrs=study.lrs[:1], schemes=study.schemes[:1], baseline=study.schemes[0])
+    cell = check(study, schemes, tasks, models)
+    scheme = cell.study.schemes[0]
+    if any(rule.multiplier != 1 for rule in rules(cell.schemes[scheme], cell.model.leaves).values()):
+        raise BadStudy(f"{scheme} multiplies parameters in the forward pass, which values alone cannot carry on")
+    program = training.make_program(
+        cell.model, cell.task, study.optimizer, batch=study.batch, evaluations=study.evaluations, epochs=1
+    )
+    points = [(scheme, cell.study.lrs[0], cell.study.reporting[0])]
+    params, trials = queue(cell, draw_starts(cell), points, program.evaluations_per_epoch)
+    trial = jax.tree.map(lambda a: a[0], trials)._replace(target=jnp.inf if cell.task.higher_is_better else -jnp.inf)
+    state = program.start(jax.tree.map(jnp.asarray, params[0]))
+    advance, metric = jax.jit(program.advance), math.nan
+    for _ in track(range(study.epochs), "pre-training", console=Console(file=sys.stderr), disable=not progress):
+        state, records = advance(cell.task.data, state, trial)
+        metric = float(records.metric[-1])
+    if not math.isfinite(metric):
+        raise BadStudy(f"pre-training diverged at a rate of {cell.study.lrs[0]:g}; choose a lower one")
+    return Trained(cell, state.params, metric)
