@@ -36,7 +36,7 @@ from jaxinit.study import BadStudy, Study
 from jaxinit.tasks import Task
 
 EPOCHS_PER_CHUNK = 2
-VALIDATED_AT_ONCE = 64  # examples on one core: what stays in its cache is faster than all at once (CONTRIBUTING.md)
+VALIDATED_AT_ONCE = 64  # examples on one core: what stays in its cache is faster than all at once (docs/performance.md)
 SIGNALS = "signals.nc"
 SAVE_EVERY = 5.0  # seconds between saved states of a running study
 

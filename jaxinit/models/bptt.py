@@ -4,7 +4,7 @@ Each takes the input projections of all steps, and returns the states of all ste
 `lax.scan`, the backward pass here keeps only what the derivatives are functions of (states and activated gates), and
 adds up the gradient of the recurrent matrix in one large product after the loop instead of one small one a step.
 Gates stay apart in the arithmetic too: on CPU, products of `[b, n]` with `[n, n]` run nearer to the peak than one with
-`[n, 4 n]`, and nothing has to be concatenated and split again at every step (measured: CONTRIBUTING.md).
+`[n, 4 n]`, and nothing has to be concatenated and split again at every step (measured: docs/performance.md).
 
 `jax.grad`, and `jax.jvp` or `jax.grad` of it, work; `jax.jvp` of a loop itself does not, as JAX says by name when it is
 tried. For forward mode build the model with `backward="autodiff"`, which runs the same loops without these rules.
@@ -90,7 +90,7 @@ def projection(x_tbi: Array, w_in: Array, bias_n: Array, backward: Backward) -> 
     """x_t W + b of every t in one matrix product.
 
     By hand, the gradients of W and b are one product and one sum over all steps and examples as rows of a matrix, which
-    XLA runs faster on CPU than autodiff's contraction over two axes (measured: CONTRIBUTING.md).
+    XLA runs faster on CPU than autodiff's contraction over two axes (measured: docs/performance.md).
     """
     return (_projection if backward == "by_hand" else _projection_plain)(x_tbi, w_in, bias_n)
 

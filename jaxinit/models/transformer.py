@@ -421,7 +421,7 @@ class EncoderDecoder(nnx.Module):
 
 
 def times(x: Float[Array, "b t i"], kernel: Float[Array, "i *o"]) -> Float[Array, "b t *o"]:
-    """x W, in the form whose gradients XLA computes fastest on CPU (measured: CONTRIBUTING.md).
+    """x W, in the form whose gradients XLA computes fastest on CPU (measured: docs/performance.md).
 
     The steps of all sequences are rows of one matrix. A kernel of more inputs than outputs enters transposed, and so
     does its gradient then: the barrier keeps XLA from turning the product round again.
