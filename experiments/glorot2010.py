@@ -149,17 +149,17 @@ def at_the_start(study: Study, out: Path) -> list[dict[str, Any]]:
 
     signals = survey(study, out=out / "start")
     draw_all(signals, out / "figures")
-    cell = check(replace(study, lrs=(1.0,)))
-    starts = draw_starts(cell)
-    x = cell.task.data["valid_x"]
-    draw_images(np.asarray(x[:40]), np.asarray(cell.task.data["valid_y"][:40]), out / "figures")
+    resolved = check(replace(study, lrs=(1.0,)))
+    starts = draw_starts(resolved)
+    x = resolved.task.data["valid_x"]
+    draw_images(np.asarray(x[:40]), np.asarray(resolved.task.data["valid_y"][:40]), out / "figures")
     claims = []
     for scheme, published, band in ((NORMALIZED, "about 0.8", (0.74, 0.85)), (STANDARD, "about 0.5", (0.47, 0.50))):
         values = []
         for seed in range(study.seeds):
             params = {name: jax.numpy.asarray(a[seed]) for name, a in starts[scheme].items()}
             of = probes.layer_jacobian_singular_values(
-                cell.model.apply, cell.model.leaves, params, x[:EXAMPLES], SLOPES["tanh"]
+                resolved.model.apply, resolved.model.leaves, params, x[:EXAMPLES], SLOPES["tanh"]
             )
             values.append(np.mean([one.mean() for one in of.values()]))
         statement = f"mean singular value of the layer Jacobians at the start, {scheme}"

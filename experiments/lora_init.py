@@ -119,8 +119,8 @@ def measure(size: Size, out: Path) -> int:
     }
     data = TASKS["swapped"](size.adapted.length).data
     batch = data["valid_x"][:64], data["valid_y"][:64]
-    before = trained.cell.model.apply(trained.values, batch[0])
-    task, study = trained.cell.task, size.adapted
+    before = trained.resolved.model.apply(trained.values, batch[0])
+    task, study = trained.resolved.task, size.adapted
     options: Any = {"layers": study.layers, "readout": "all", "length": study.length}
     model = functional(lambda: adapted(task.in_features, study.hidden, task.out_features, rngs=nnx.Rngs(0), **options))
     reports = {}

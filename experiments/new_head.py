@@ -102,7 +102,7 @@ def measure(size: Size, out: Path) -> int:
     own: dict[str, Scheme] = {name: of_head(init) for name, init in HEADS.items()}
     own |= {f"{name}_probe": of_head(HEADS[name], frozen=True) for name in ("scaled", "large")}
     own["anew"] = xavier
-    model, task = trained.cell.model, TASKS["digits_5_to_9"]()
+    model, task = trained.resolved.model, TASKS["digits_5_to_9"]()
     x, y = task.data["train_x"][:256], task.data["train_y"][:256]
     claims, reports = [], {}
     for name in HEADS:

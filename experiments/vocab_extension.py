@@ -87,7 +87,7 @@ def measure(size: Size, out: Path) -> int:
     trained = finetune.pretrain(size.trained)
     checkpoint.save_checkpoint(out / "trained.safetensors", trained.values)
     print(f"trained to {trained.metric:.3g} bits per character")
-    old, leaves = trained.cell.task.out_features, trained.cell.model.leaves
+    old, leaves = trained.resolved.task.out_features, trained.resolved.model.leaves
     kl = {count: divergences(size, trained, count) for count in size.counts}
     draw(size, kl, old, out / "figures")
     claims = []
@@ -111,12 +111,18 @@ def measure(size: Size, out: Path) -> int:
     model = wider(trained, size.learned)
     past = jax.numpy.where(batch[0] < old, batch[0], 0)  # contexts that the trained model can read
     for way, values in extended.items():
-        before = trained.cell.model.apply(trained.values, past)
+        before = trained.resolved.model.apply(trained.values, past)
         silent = finetune.step_zero(
-            before, model.apply, values, (past, batch[1]), trained.cell.task.loss, ("embedding",)
+            before, model.apply, values, (past, batch[1]), trained.resolved.task.loss, ("embedding",)
         )
         report = finetune.step_zero(
-            before, model.apply, values, batch, trained.cell.task.loss, ("embedding", "readout.bias"), slice(old, None)
+            before,
+            model.apply,
+            values,
+            batch,
+            trained.resolved.task.loss,
+            ("embedding", "readout.bias"),
+            slice(old, None),
         )
         reports[way] = {"shift": silent.shift, "kl": silent.kl, "gradient": report.gradient}
         print(
@@ -145,9 +151,9 @@ def wider(trained: Any, count: int) -> Any:
 
     from jaxinit.introspect import functional
 
-    study, tokens = trained.cell.study, trained.cell.task.out_features + count
+    study, tokens = trained.resolved.study, trained.resolved.task.out_features + count
     options = {"layers": study.layers, "readout": "all", "length": study.length}
-    return functional(lambda: trained.cell.make(tokens, study.hidden, tokens, rngs=nnx.Rngs(0), **options))
+    return functional(lambda: trained.resolved.make(tokens, study.hidden, tokens, rngs=nnx.Rngs(0), **options))
 
 
 def divergences(size: Size, trained: Any, count: int) -> dict[str, np.ndarray]:
@@ -157,16 +163,16 @@ def divergences(size: Size, trained: Any, count: int) -> dict[str, np.ndarray]:
 
     from jaxinit import finetune
 
-    x, after = trained.cell.task.data["valid_x"][:64], jax.jit(wider(trained, count).apply)
+    x, after = trained.resolved.task.data["valid_x"][:64], jax.jit(wider(trained, count).apply)
     found: dict[str, Any] = {}
     for shift in (0.0, SHIFT):
         values = trained.values | {"readout.bias": trained.values["readout.bias"] + jnp.float32(shift)}
-        before = trained.cell.model.apply(values, x)
+        before = trained.resolved.model.apply(values, x)
         for way in WAYS:
             draws = []
             for seed in range(size.seeds):
                 key = jax.random.key(seed)
-                start = finetune.extend_vocabulary(values, trained.cell.model.leaves, count, way, key)
+                start = finetune.extend_vocabulary(values, trained.resolved.model.leaves, count, way, key)
                 draws.append(float(finetune.divergence(before, after(start, x))))
             found[f"{way}, logits {f'shifted by {shift:g}' if shift else 'as trained'}"] = np.asarray(draws)
     return found

@@ -11,8 +11,12 @@ if TYPE_CHECKING:
     from jaxinit import initializers as initializers
     from jaxinit import introspect as introspect
     from jaxinit import theory as theory
+    from jaxinit.analysis.store import Result as Result
     from jaxinit.analysis.store import load as load
     from jaxinit.engine.campaign import run as run
+    from jaxinit.engine.coordcheck import coordinate_check as coordinate_check
+    from jaxinit.engine.survey import survey as survey
+    from jaxinit.engine.sweep import one_device_per_core as one_device_per_core
     from jaxinit.finetune import LoRA as LoRA
     from jaxinit.finetune import extend_vocabulary as extend_vocabulary
     from jaxinit.finetune import load_checkpoint as load_checkpoint
@@ -38,29 +42,49 @@ if TYPE_CHECKING:
     from jaxinit.spec import Rule as Rule
     from jaxinit.spec import Scheme as Scheme
     from jaxinit.spec import draw as draw
+    from jaxinit.study import BadStudy as BadStudy
     from jaxinit.study import Study as Study
     from jaxinit.tasks import TASKS as TASKS
+
+    __version__: str
 
 _HOME = {
     "spec": ("Leaf", "Rule", "Scheme", "draw"),
     "schemes": ("SCHEMES",),
     "introspect": ("leaves", "initialize", "declare"),
     "models": ("RNN", "LSTM", "GRU", "MGU", "LRU", "MLP", "Transformer", "ViT", "EncoderDecoder"),
-    "probes": ("probe",),
     "tasks": ("TASKS",),
-    "study": ("Study",),
-    "engine": ("run",),
-    "store": ("load",),
-    "finetune": ("LoRA", "pretrained", "pretrain", "extend_vocabulary", "step_zero"),
-    "checkpoint": ("save_checkpoint", "load_checkpoint"),
+    "signals.probes": ("probe",),
+    "study": ("BadStudy", "Study"),
+    "engine.campaign": ("run",),
+    "engine.survey": ("survey",),
+    "engine.coordcheck": ("coordinate_check",),
+    "engine.sweep": ("one_device_per_core",),
+    "analysis.store": ("Result", "load"),
+    "finetune": (
+        "LoRA",
+        "pretrained",
+        "pretrain",
+        "extend_vocabulary",
+        "step_zero",
+        "save_checkpoint",
+        "load_checkpoint",
+    ),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
-__all__ = ["initializers", "introspect", "theory", *_MODULE]  # pyright: ignore[reportUnsupportedDunderAll]
+_FOLDERS = ("initializers", "introspect", "theory")
+__all__ = [*_FOLDERS, *_MODULE]  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])
 
 
 def __getattr__(name: str) -> object:
     if name in _MODULE:
         return getattr(import_module(f"jaxinit.{_MODULE[name]}"), name)
-    if name in ("initializers", "introspect", "theory"):
+    if name in _FOLDERS:
         return import_module(f"jaxinit.{name}")
+    if name == "__version__":
+        return import_module("importlib.metadata").version("jaxinit")
     raise AttributeError(f"module 'jaxinit' has no attribute {name!r}")

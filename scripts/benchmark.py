@@ -159,13 +159,13 @@ def study_part(settings: "Benchmark", has_torch: bool) -> Iterator[dict]:
     from jaxinit.study import Study
 
     small = Study(schemes=("small_normal", "xavier_rnn"), lrs=(0.1, 0.3), seeds=4, tune_seeds=2)
-    cell = check(replace(small if settings.quick else Study(), evaluations=settings.evaluations))
+    resolved = check(replace(small if settings.quick else Study(), evaluations=settings.evaluations))
     name = "study, quick" if settings.quick else "main job, whole"
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "study.json").write_bytes(to_json({"study": cell.study.plain()}))
+        (Path(folder) / "study.json").write_bytes(to_json({"study": resolved.study.plain()}))
         import numpy as np
 
-        data: dict[str, Any] = {name: np.asarray(value) for name, value in cell.task.data.items()}
+        data: dict[str, Any] = {name: np.asarray(value) for name, value in resolved.task.data.items()}
         np.savez(Path(folder) / "data.npz", **data)
         ours = (
             "from jaxinit.engine import sweep; sweep.one_device_per_core(); from jaxinit.engine.campaign import run; "

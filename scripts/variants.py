@@ -115,10 +115,10 @@ def recording(evaluations: int, recorded: bool) -> Step:
     from jaxinit.schemes import SCHEMES
     from jaxinit.study import Study
 
-    cell = check(Study())
+    resolved = check(Study())
     sizes = {"batch": 32, "evaluations": evaluations, "epochs": 1, "at_once": campaign.VALIDATED_AT_ONCE}
-    program = training.make_program(cell.model, cell.task, "sgd", **sizes)
-    drawn = spec.draw(SCHEMES["xavier_rnn"], jax.random.key(0), cell.model.leaves)
+    program = training.make_program(resolved.model, resolved.task, "sgd", **sizes)
+    drawn = spec.draw(SCHEMES["xavier_rnn"], jax.random.key(0), resolved.model.leaves)
     real, whole = jax.numpy.float32, jax.numpy.int32
     trial = training.Trial(
         seed=whole(0),
@@ -133,7 +133,7 @@ def recording(evaluations: int, recorded: bool) -> Step:
     state = program.start(drawn)
 
     def epoch(state: Any) -> Any:
-        state, records = program.advance(cell.task.data, state, trial)
+        state, records = program.advance(resolved.task.data, state, trial)
         return (state, records) if recorded else (state, None)
 
     compiled = jax.jit(epoch)

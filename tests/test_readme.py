@@ -63,8 +63,8 @@ def test_every_study_passes_its_checks_and_draws_its_starts(
     checked = []
 
     def up_to_training(study: Study, out: Path | None, force_resume: bool) -> int:
-        cell = check(study)
-        calibrate_starts(cell, draw_starts(cell))
+        resolved = check(study)
+        calibrate_starts(resolved, draw_starts(resolved))
         checked.append(study)
         return 0
 

@@ -1,6 +1,6 @@
 """From the question to the answer: a study is checked, its starts drawn, its trials swept, its folder written.
 
-Study -> Cell -> starts -> tuning trials -> rates -> reporting trials -> records.nc, summary.json
+Study -> Resolved -> starts -> tuning trials -> rates -> reporting trials -> records.nc, summary.json
 """
 
 import datetime
@@ -29,7 +29,7 @@ from jaxinit.analysis.store import Result
 from jaxinit.analysis.summary import summarize
 from jaxinit.engine import sweep, training
 from jaxinit.engine.identity import Identity, changed, combined, identify
-from jaxinit.engine.resolve import Cell, Starts, calibrate_starts, check, check_memory, draw_starts, unsegmented
+from jaxinit.engine.resolve import Resolved, Starts, calibrate_starts, check, check_memory, draw_starts, unsegmented
 from jaxinit.signals import probes
 from jaxinit.spec import Scheme, rules
 from jaxinit.study import BadStudy, Study
@@ -75,18 +75,18 @@ def run(
     Raises: BadStudy for anything wrong with the study or the folder, before any work is done.
     """
     began = time.time()
-    cell = check(study, schemes, tasks, models)
+    resolved = check(study, schemes, tasks, models)
     mapping = mapping or sweep.default_mapping()
-    folder = Folder(Path(out) if out is not None else cell.study.folder)
-    identity = identify(cell)
-    if _is_answered(folder, cell.study, identity):
+    folder = Folder(Path(out) if out is not None else resolved.study.folder)
+    identity = identify(resolved)
+    if _is_answered(folder, resolved.study, identity):
         return _read_back(folder, signals)
-    per_epoch = training.nearest_divisor(cell.task.examples // cell.study.batch, cell.study.evaluations)
-    check_memory(cell, jax.device_count(), recorded=store.size_of_records(cell.study, per_epoch))
+    per_epoch = training.nearest_divisor(resolved.task.examples // resolved.study.batch, resolved.study.evaluations)
+    check_memory(resolved, jax.device_count(), recorded=store.size_of_records(resolved.study, per_epoch))
     with folder.locked():
-        if _is_answered(folder, cell.study, identity):  # by another process, meanwhile
+        if _is_answered(folder, resolved.study, identity):  # by another process, meanwhile
             return _read_back(folder, signals)
-        _answer(cell, folder, identity, began, mapping, slots_per_device, progress, signals, force_resume)
+        _answer(resolved, folder, identity, began, mapping, slots_per_device, progress, signals, force_resume)
     return store.load(folder.path)
 
 
@@ -112,7 +112,7 @@ def _read_back(folder: Folder, signals: int) -> Result:
 
 
 def _answer(
-    cell: Cell,
+    resolved: Resolved,
     folder: Folder,
     identity: Identity,
     began: float,
@@ -123,7 +123,7 @@ def _answer(
     force_resume: bool,
 ) -> None:
     """Train what the folder does not hold yet, and write it; needs the folder's lock."""
-    study, task = cell.study, cell.task
+    study, task = resolved.study, resolved.task
     digest = combined(identity, study.plain())
     saved, remark = store.read_state(folder.path, digest)
     past = saved["lives"] if saved is not None else _lost_lives(folder, study)
@@ -135,7 +135,7 @@ def _answer(
         print(f"jaxinit: {remark}", file=sys.stderr)
     forced = [] if saved is None else _check_resume(folder, saved["lives"][-1], mapping, force_resume)
     program = training.make_program(
-        cell.model,
+        resolved.model,
         task,
         study.optimizer,
         batch=study.batch,
@@ -144,23 +144,27 @@ def _answer(
         at_once=VALIDATED_AT_ONCE if mapping == "map" else None,
     )
     per_epoch = program.evaluations_per_epoch
-    records = store.empty_records(study, per_epoch, _task_attributes(cell), digest)
+    records = store.empty_records(study, per_epoch, _task_attributes(resolved), digest)
     with (
         sweep.CompileCounter("training_program") as compiled,
         _stop_requests() as stop,
         _progress(study, progress) as report,
     ):
-        starts, calibrated = calibrate_starts(cell, draw_starts(cell))
-        about = _about(cell, per_epoch, mapping) | {"identity": identity, "digest": digest, "calibrations": calibrated}
+        starts, calibrated = calibrate_starts(resolved, draw_starts(resolved))
+        about = _about(resolved, per_epoch, mapping) | {
+            "identity": identity,
+            "digest": digest,
+            "calibrations": calibrated,
+        }
         history = History(past, began, store.conditions() | {"device": about["device"]}, forced, compiled)
         store.write_study(folder, study, about | {"status": "running"} | history.about())
         devices = jax.devices()
         sweeper = sweep.Sweep(program, task.data, slots_per_device * len(devices), devices, mapping)
-        campaign = Campaign(cell, records, sweeper, starts, folder, digest, history, saved, report, stop, signals)
-        tuning = [(name, rate, seed) for name in cell.schemes for rate in study.lrs for seed in study.tuning]
+        campaign = Campaign(resolved, records, sweeper, starts, folder, digest, history, saved, report, stop, signals)
+        tuning = [(name, rate, seed) for name in resolved.schemes for rate in study.lrs for seed in study.tuning]
         complete = campaign.fill(tuning)
         if complete:
-            rates = {name: stats.best_rate(records, name) for name in cell.schemes}
+            rates = {name: stats.best_rate(records, name) for name in resolved.schemes}
             complete = campaign.fill([(name, rate, seed) for name, rate in rates.items() for seed in study.reporting])
     about |= {"status": "complete" if complete else "interrupted"} | history.about()
     files = {
@@ -233,7 +237,7 @@ def _date(seconds: float) -> str:
 class Campaign:
     """A study under way: what its trials need, its records so far, and the state saved by an earlier run, if any."""
 
-    cell: Cell
+    resolved: Resolved
     records: xr.Dataset
     sweeper: sweep.Sweep
     starts: Starts
@@ -248,14 +252,14 @@ class Campaign:
     def __post_init__(self):
         self.last_save = time.monotonic()
         self.seen: dict[tuple[str, float], xr.Dataset] = {}  # by scheme and epoch
-        cell, data = unsegmented(self.cell), self.cell.task.data
+        resolved, data = unsegmented(self.resolved), self.resolved.task.data
         batch = data["valid_x"][: self.signals], data["valid_y"][: self.signals]
 
         def look(state: training.State, trial: training.Trial, factors: dict[str, Any]) -> Any:
             step = lambda grads: self.sweeper.program.descend(state.params, grads, state.opt, trial)[0]
             update = lambda grads: jax.tree.map(jnp.subtract, step(grads), state.params)
-            apply = lambda p, x: cell.as_trained(p, factors, x)
-            return probes.signals(apply, cell.task.loss, cell.model.leaves, state.params, batch, update=update)
+            apply = lambda p, x: resolved.as_trained(p, factors, x)
+            return probes.signals(apply, resolved.task.loss, resolved.model.leaves, state.params, batch, update=update)
 
         self.look = jax.jit(look)
         if self.saved is not None:
@@ -277,7 +281,7 @@ class Campaign:
         self.report(phase, sum(ended), best_point)
         if not (waiting or seats):
             return True
-        params, trials = queue(self.cell, self.starts, points, per_epoch)
+        params, trials = queue(self.resolved, self.starts, points, per_epoch)
         for rows, going_on in self.sweeper.run(params, trials, waiting=waiting, seats=seats):
             for row in rows:
                 place, scheme = places[row.number], points[row.number][0]
@@ -300,27 +304,27 @@ class Campaign:
         self, points: Sequence[Point], trials: training.Trial, seats: Sequence[sweep.Seat], per_epoch: int
     ) -> None:
         """Record the signals of the first reporting seed's trials, those at their start too."""
-        first = self.cell.study.reporting[0]
+        first = self.resolved.study.reporting[0]
         for seat in seats:
             scheme, _, seed = points[seat.number]
             if seed != first:
                 continue
             trial = jax.tree.map(lambda a, k=seat.number: a[k], trials)
-            factors = jax.tree.map(np.float32, self.cell.multipliers(scheme))
+            factors = jax.tree.map(np.float32, self.resolved.multipliers(scheme))
             states = {int(seat.state.evaluations) / per_epoch: seat.state}
             if (scheme, 0.0) not in self.seen:
                 start = {name: jnp.asarray(a[seed]) for name, a in self.starts[scheme].items()}
                 states[0.0] = self.sweeper.program.start(start)
             for epoch, state in states.items():
                 found = self.look(state, trial, factors)
-                seen, leaves = probes.to_dataset(found, self.cell.model.leaves), self.cell.model.leaves
+                seen, leaves = probes.to_dataset(found, self.resolved.model.leaves), self.resolved.model.leaves
                 host = jax.tree.map(np.asarray, state.params)
                 self.seen[scheme, epoch] = seen.assign(probes.spectra(leaves, host, seen.parameter.values.tolist()))
 
     def courses(self) -> xr.Dataset:
         """The signals recorded, over (scheme, epoch, parameter, step, copy)."""
         by_scheme = []
-        for scheme in self.cell.schemes:
+        for scheme in self.resolved.schemes:
             epochs = sorted(epoch for name, epoch in self.seen if name == scheme)
             if epochs:
                 course = xr.concat([self.seen[scheme, epoch] for epoch in epochs], xr.Variable("epoch", epochs))
@@ -351,13 +355,13 @@ class Campaign:
 
 
 def queue(
-    cell: Cell, starts: Starts, points: Sequence[Point], per_epoch: int
+    resolved: Resolved, starts: Starts, points: Sequence[Point], per_epoch: int
 ) -> tuple[list[dict[str, np.ndarray]], training.Trial]:
     """The parameters of each trial at `points` (views, not copies), and the traced settings of all of them."""
-    study = cell.study
+    study = resolved.study
     full = lambda value, dtype: np.full(len(points), value, dtype)
     stack = lambda trees: jax.tree.map(lambda *arrays: np.stack(arrays), *trees)
-    by_scheme = {name: rules(scheme, cell.model.leaves) for name, scheme in cell.schemes.items()}
+    by_scheme = {name: rules(scheme, resolved.model.leaves) for name, scheme in resolved.schemes.items()}
     every_rule = [rule for of in by_scheme.values() for rule in of.values()]
     plain = all((rule.multiplier, rule.lr_scale, rule.wd_scale) == (1, 1, 1) for rule in every_rule)
     trials = training.Trial(
@@ -375,25 +379,25 @@ def queue(
     return [{name: a[seed, ...] for name, a in starts[scheme].items()} for scheme, _, seed in points], trials
 
 
-def _task_attributes(cell: Cell) -> dict[str, Any]:
-    task = cell.task
+def _task_attributes(resolved: Resolved) -> dict[str, Any]:
+    task = resolved.task
     return {
         "task": task.name,
         "examples": task.examples,
         "metric_name": task.metric_name,
         "higher_is_better": int(task.higher_is_better),
         "chance": task.chance,
-        "target": cell.study.target,
+        "target": resolved.study.target,
     }
 
 
-def _about(cell: Cell, per_epoch: int, mapping: str) -> dict[str, Any]:
+def _about(resolved: Resolved, per_epoch: int, mapping: str) -> dict[str, Any]:
     """What study.json says beside the study itself."""
     return {
         "evaluations_per_epoch": per_epoch,
-        "task": _task_attributes(cell),
-        "target_because": cell.task.why if cell.study.target == cell.task.target else "given by the user",
-        "parameters": sum(math.prod(leaf.shape) for leaf in cell.model.leaves),
+        "task": _task_attributes(resolved),
+        "target_because": resolved.task.why if resolved.study.target == resolved.task.target else "given by the user",
+        "parameters": sum(math.prod(leaf.shape) for leaf in resolved.model.leaves),
         "device": _device(mapping),
     }
 

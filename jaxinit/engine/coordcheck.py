@@ -24,7 +24,7 @@ from jaxinit.analysis.folder import Folder, to_json
 from jaxinit.engine import sweep, training
 from jaxinit.engine.campaign import queue
 from jaxinit.engine.identity import claim
-from jaxinit.engine.resolve import Cell, check, check_memory, draw_starts, unsegmented
+from jaxinit.engine.resolve import Resolved, check, check_memory, draw_starts, unsegmented
 from jaxinit.signals import trace
 from jaxinit.spec import Leaf, Scheme
 from jaxinit.study import BadStudy, Study, check_numbers
@@ -105,8 +105,8 @@ def coordinate_check(
 
     Variables `forward`, `update`, `gradient`: root mean squares; see `Slope` for the signals, and for which have no
     gradient (NaN).
-    Raises: BadStudy as `cell.check`, for fewer than two widths, fewer than one step, or a scheme that cannot be drawn
-    at one of them.
+    Raises: BadStudy as `resolve.check`, for fewer than two widths, fewer than one step, or a scheme that cannot be
+    drawn at one of them.
     """
     return _against("width", study, widths, steps, rate, schemes, models, out)
 
@@ -147,17 +147,17 @@ def _against(
         raise BadStudy(f"steps must be at most {MOST_STEPS}, got {steps}; a check needs few")
     check_numbers(study)
     one_rate = replace(study, lrs=(rate,), baseline=next(iter(study.schemes), ""))
-    cells = {}
+    by_size = {}
     for size in sorted(set(sizes)):  # all of them, before any is trained
         sized = replace(one_rate, hidden=size) if axis == "width" else replace(one_rate, layers=size)
-        cells[size] = check(sized, schemes, models=models)
-        check_memory(cells[size], 1)
-    question = {"study": study.plain(), axis: list(cells), "steps": steps, "rate": rate}
+        by_size[size] = check(sized, schemes, models=models)
+        check_memory(by_size[size], 1)
+    question = {"study": study.plain(), axis: list(by_size), "steps": steps, "rate": rate}
     if out is not None:
-        question = claim(Folder(Path(out)), "coordinate check", question, next(iter(cells.values())))
+        question = claim(Folder(Path(out)), "coordinate check", question, next(iter(by_size.values())))
     found_at = []
-    for size, cell in cells.items():
-        found_at.append((_products if axis == "width" else _stream)(cell, steps).expand_dims({axis: [size]}))
+    for size, resolved in by_size.items():
+        found_at.append((_products if axis == "width" else _stream)(resolved, steps).expand_dims({axis: [size]}))
     found: Any = xr.concat(found_at, axis)
     fixed = {"layers": study.layers} if axis == "width" else {"units": study.hidden}
     found.attrs = {
@@ -248,13 +248,13 @@ def passes(rows: Sequence[Slope], scheme: str) -> bool:
     return all(row.passed for row in mine)
 
 
-def _products(cell: Cell, steps: int) -> xr.Dataset:
+def _products(resolved: Resolved, steps: int) -> xr.Dataset:
     """The sizes of every kernel's product, of what the model names, and of its output: (scheme, seed, parameter)."""
-    cell = unsegmented(cell)
-    kept = [leaf for leaf in cell.model.leaves if leaf.is_kernel]
+    resolved = unsegmented(resolved)
+    kept = [leaf for leaf in resolved.model.leaves if leaf.is_kernel]
 
     def look(params: Any, factors: dict[str, Any], x: jax.Array) -> dict[str, jax.Array]:
-        apply = lambda p, x: cell.as_trained(p, factors, x)
+        apply = lambda p, x: resolved.as_trained(p, factors, x)
         uses = trace.watched(apply, kept, lambda entries: entries, params, None, x)[1]
         signals: dict[str, Any] = {}
         for use in uses:
@@ -264,12 +264,12 @@ def _products(cell: Cell, steps: int) -> xr.Dataset:
         return {**signals, "logits": logits}
 
     def scores(params: Any, factors: dict[str, Any], x: jax.Array) -> dict[str, jax.Array]:
-        named = trace.named(lambda p: cell.as_trained(p, factors, x), params)[1]
+        named = trace.named(lambda p: resolved.as_trained(p, factors, x), params)[1]
         return {name: value for name, value in named.items() if name.endswith(".scores")}
 
     roles = {leaf.name: leaf.role for leaf in sorted(kept, key=lambda leaf: leaf.layer)}
     known = {name: Signal(role, name) for name, role in roles.items()}
-    return _sizes(cell, steps, look, known, scores)
+    return _sizes(resolved, steps, look, known, scores)
 
 
 def _parts_of_scores(leaves: Sequence[Leaf]) -> dict[str, set[str]]:
@@ -285,24 +285,26 @@ def _parts_of_scores(leaves: Sequence[Leaf]) -> dict[str, set[str]]:
     return parts
 
 
-def _stream(cell: Cell, steps: int) -> xr.Dataset:
+def _stream(resolved: Resolved, steps: int) -> xr.Dataset:
     """The sizes of what a residual stream gathers and of the answer, over (scheme, seed, parameter)."""
 
     def look(params: Any, factors: dict[str, Any], x: jax.Array) -> dict[str, jax.Array]:
-        filled = cell.model.filled({name: w * factors[name] for name, w in params.items()})
+        filled = resolved.model.filled({name: w * factors[name] for name, w in params.items()})
         if not hasattr(filled, "stream"):
             raise BadStudy(
-                f"a check against depth needs a residual stream, as transformer has; got {cell.study.model!r}"
+                f"a check against depth needs a residual stream, as transformer has; got {resolved.study.model!r}"
             )
         courses = filled.stream(x)
         return {"branches": courses[-2] - courses[0], "readout": filled.answer(courses[-1])}
 
-    last = max(cell.model.leaves, key=lambda leaf: (leaf.role == "readout", leaf.role == "embedding")).name
-    return _sizes(cell, steps, look, {"branches": Signal("branches", "embedding"), "readout": Signal("readout", last)})
+    last = max(resolved.model.leaves, key=lambda leaf: (leaf.role == "readout", leaf.role == "embedding")).name
+    return _sizes(
+        resolved, steps, look, {"branches": Signal("branches", "embedding"), "readout": Signal("readout", last)}
+    )
 
 
 def _sizes(
-    cell: Cell,
+    resolved: Resolved,
     steps: int,
     look: Callable[[Any, dict[str, Any], jax.Array], dict[str, jax.Array]],
     known: Mapping[str, Signal],
@@ -313,15 +315,15 @@ def _sizes(
     `known` describes signals in the order to list them; what `look` gives beside them has the end of its name as role.
     `scores` gives those of attentions alone, for what single kinds of parameters do to them.
     """
-    parts = _parts_of_scores(cell.model.leaves) if scores is not None else {}
-    study, task = cell.study, cell.task
-    starts = draw_starts(cell)
+    parts = _parts_of_scores(resolved.model.leaves) if scores is not None else {}
+    study, task = resolved.study, resolved.task
+    starts = draw_starts(resolved)
     program = training.make_program(
-        cell.model, task, study.optimizer, batch=study.batch, evaluations=study.evaluations, epochs=1
+        resolved.model, task, study.optimizer, batch=study.batch, evaluations=study.evaluations, epochs=1
     )
     data = task.data
-    points = [(name, study.lrs[0], seed) for name in cell.schemes for seed in study.reporting]
-    params, trials = queue(cell, starts, points, program.evaluations_per_epoch)
+    points = [(name, study.lrs[0], seed) for name in resolved.schemes for seed in study.reporting]
+    params, trials = queue(resolved, starts, points, program.evaluations_per_epoch)
 
     def size(a: jax.Array) -> jax.Array:
         return jnp.sqrt(jnp.mean(jnp.abs(a) ** 2))
@@ -329,7 +331,7 @@ def _sizes(
     @jax.jit
     def run(params: Any, trial: training.Trial, factors: dict[str, Any]) -> dict[str, Any]:
         x, y = data["valid_x"][: study.batch], data["valid_y"][: study.batch]
-        gradient = jax.grad(lambda p: task.loss(cell.as_trained(p, factors, x), y))
+        gradient = jax.grad(lambda p: task.loss(resolved.as_trained(p, factors, x), y))
 
         def step(carry: tuple[Any, Any], _: None) -> tuple[tuple[Any, Any], None]:
             p, opt = carry
@@ -356,17 +358,17 @@ def _sizes(
     rows = []
     for k, (name, _, _) in enumerate(points):
         trial = jax.tree.map(lambda a, k=k: a[k], trials)
-        factors = jax.tree.map(np.float32, cell.multipliers(name))
+        factors = jax.tree.map(np.float32, resolved.multipliers(name))
         rows.append(jax.tree.map(np.asarray, run(jax.tree.map(jnp.asarray, params[k]), trial, factors)))
     listed = [name for name in known if name in rows[0]]
     order = [*listed, *(name for name in rows[0] if name not in known)]
     roles = [known[name].role if name in known else _role(name) for name in order]
-    shape = len(cell.schemes), len(study.reporting), len(order)
+    shape = len(resolved.schemes), len(study.reporting), len(order)
     block = np.asarray([[row[name] for name in order] for row in rows]).reshape(*shape, len(KINDS))
     axes = ("scheme", "seed", "parameter")
     variables: Any = {kind: (axes, block[..., k]) for k, kind in enumerate(KINDS)}
     coords = {
-        "scheme": list(cell.schemes),
+        "scheme": list(resolved.schemes),
         "seed": list(study.reporting),
         "parameter": order,
         "role": ("parameter", roles),

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxinit.analysis.folder import Folder, another
-from jaxinit.engine.resolve import Cell
+from jaxinit.engine.resolve import Resolved
 from jaxinit.introspect import Training
 from jaxinit.spec import draw, rules
 from jaxinit.study import Study
@@ -34,7 +34,7 @@ PRECISION = (
 Identity = dict[str, Any]
 
 
-def identify(cell: Cell) -> Identity:
+def identify(resolved: Resolved) -> Identity:
     """The identity of a study by part: SHA-256 digests, by name where a part has several.
 
     data: the arrays of the task. task: its loss, metric and batches. model: its parameters, what it computes when it
@@ -43,11 +43,11 @@ def identify(cell: Cell) -> Identity:
     calibrations: their source. precision: what JAX is told of it.
     """
     return {
-        "data": cell.task.fingerprint(),
-        "task": _task_digest(cell),
-        "model": _model_digest(cell),
-        "schemes": {name: scheme_digest(cell, name) for name in cell.schemes},
-        "calibrations": {name: _source_digest(call) for name, call in cell.calibrations.items()},
+        "data": resolved.task.fingerprint(),
+        "task": _task_digest(resolved),
+        "model": _model_digest(resolved),
+        "schemes": {name: scheme_digest(resolved, name) for name in resolved.schemes},
+        "calibrations": {name: _source_digest(call) for name, call in resolved.calibrations.items()},
         "precision": {name.removeprefix("jax_"): getattr(jax.config, name) for name in PRECISION},
     }
 
@@ -76,13 +76,13 @@ def changed(there: Mapping[str, Any], here: Mapping[str, Any], study: Study) -> 
     return changes
 
 
-def scheme_digest(cell: Cell, scheme: str) -> str:
+def scheme_digest(resolved: Resolved, scheme: str) -> str:
     """How a scheme draws and scales every parameter of the study's model."""
-    leaves = cell.model.leaves
+    leaves = resolved.model.leaves
     digest = hashlib.sha256()
-    for name, rule in rules(cell.schemes[scheme], leaves).items():
+    for name, rule in rules(resolved.schemes[scheme], leaves).items():
         digest.update(f"{name} {rule.multiplier} {rule.lr_scale} {rule.wd_scale}\n".encode())
-    program = program_digest(lambda key: draw(cell.schemes[scheme], key, leaves), jax.random.key(0))
+    program = program_digest(lambda key: draw(resolved.schemes[scheme], key, leaves), jax.random.key(0))
     digest.update(program.encode())
     return digest.hexdigest()
 
@@ -104,50 +104,50 @@ def combined(identity: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def claim(folder: Folder, kind: str, question: Mapping[str, Any], cell: Cell) -> dict[str, Any]:
+def claim(folder: Folder, kind: str, question: Mapping[str, Any], resolved: Resolved) -> dict[str, Any]:
     """A question with the identity of what it is asked of, where the folder holds no other answer.
 
     Raises: BadStudy, saying what differs, as `Folder.claim`; also for other contents under the same names.
     """
-    here = identify(cell)
+    here = identify(resolved)
     held = folder.claim(kind, question)
-    changes = [] if held is None else changed(held.question.get("identity", here), here, cell.study)
+    changes = [] if held is None else changed(held.question.get("identity", here), here, resolved.study)
     if changes:
         raise another(folder.path, kind, changes)
     return {**question, "identity": here}
 
 
-def _task_digest(cell: Cell) -> str:
-    task, study = cell.task, cell.study
+def _task_digest(resolved: Resolved) -> str:
+    task, study = resolved.task, resolved.study
     digest = hashlib.sha256()
     numbers = (task.in_features, task.length, task.out_features, task.readout, task.examples)
     answer = (task.metric_name, task.higher_is_better, task.chance)
     digest.update(repr((numbers, answer)).encode())
     first = _first_batch(task, study.batch)
     digest.update(program_digest(first, task.data, jax.random.key(0)).encode())
-    outputs = jax.eval_shape(cell.model.apply, _shapes(cell), task.data["valid_x"])
+    outputs = jax.eval_shape(resolved.model.apply, _shapes(resolved), task.data["valid_x"])
     for judge in (task.loss, task.metric):
         digest.update(program_digest(judge, outputs, task.data["valid_y"]).encode())
     return digest.hexdigest()
 
 
-def _model_digest(cell: Cell) -> str:
-    task = cell.task
-    digest = hashlib.sha256(repr(cell.model.leaves).encode())
-    params = _shapes(cell)
-    digest.update(program_digest(cell.model.apply, params, task.data["valid_x"]).encode())
-    x, y = jax.eval_shape(_first_batch(task, cell.study.batch), task.data, jax.random.key(0))
+def _model_digest(resolved: Resolved) -> str:
+    task = resolved.task
+    digest = hashlib.sha256(repr(resolved.model.leaves).encode())
+    params = _shapes(resolved)
+    digest.update(program_digest(resolved.model.apply, params, task.data["valid_x"]).encode())
+    x, y = jax.eval_shape(_first_batch(task, resolved.study.batch), task.data, jax.random.key(0))
 
     def trained(noise: Training | None, params: Any, running: Any, key: Any, x: Any, y: Any) -> Any:
         def loss(params: Any) -> Any:
-            outputs, after = cell.model.learn(params, running, x, noise or Training(key, jnp.float32(0.5)))
+            outputs, after = resolved.model.learn(params, running, x, noise or Training(key, jnp.float32(0.5)))
             return task.loss(outputs, y), after
 
         return jax.value_and_grad(loss, has_aux=True)(params)
 
     for noise in (None, Training()):  # with noise, and as studies without dropout and calibrations train
         program = functools.partial(trained, noise)
-        digest.update(program_digest(program, params, cell.model.running, jax.random.key(0), x, y).encode())
+        digest.update(program_digest(program, params, resolved.model.running, jax.random.key(0), x, y).encode())
     return digest.hexdigest()
 
 
@@ -161,10 +161,10 @@ def _first_batch(task: Task, size: int) -> Callable[[Any, Any], Any]:
     return first
 
 
-def _shapes(cell: Cell) -> Any:
+def _shapes(resolved: Resolved) -> Any:
     """The parameters of the study's model, as shapes."""
-    first = next(iter(cell.schemes.values()))
-    return jax.eval_shape(lambda key: draw(first, key, cell.model.leaves), jax.random.key(0))
+    first = next(iter(resolved.schemes.values()))
+    return jax.eval_shape(lambda key: draw(first, key, resolved.model.leaves), jax.random.key(0))
 
 
 def _source_digest(function: Callable[..., Any]) -> str:
@@ -248,8 +248,8 @@ class _Canonical:
         if code is None:  # in C, or an object that is called
             return self.held(function)
         self.code(code)
-        cells = [cell.cell_contents for cell in function.__closure__ or ()]
-        for value in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values(), *cells):
+        closed = [closed.cell_contents for closed in function.__closure__ or ()]
+        for value in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values(), *closed):
             self.held(value)
 
     def held(self, value: Any) -> None:

@@ -1,6 +1,6 @@
 """A study resolved: its names turned into a task, a model and schemes, all of it checked, and its starts drawn.
 
-Study -> check -> Cell -> draw_starts -> calibrate_starts -> parameters of every scheme and seed
+Study -> check -> Resolved -> draw_starts -> calibrate_starts -> parameters of every scheme and seed
 """
 
 import inspect
@@ -45,7 +45,7 @@ Starts = dict[str, dict[str, np.ndarray]]  # of every scheme, by parameter: the 
 Reports = dict[str, dict[str, dict[str, float]]]  # of every calibrated scheme: median, low and high of each number
 
 
-class Cell(NamedTuple):
+class Resolved(NamedTuple):
     """A checked study: its defaults filled in, its names resolved to a task, a pure model and schemes.
 
     `schemes` has the scheme that each name draws with, `calibrations` what corrects the draws of `scheme+calibration`,
@@ -74,7 +74,7 @@ def check(
     schemes: Mapping[str, Scheme] | None = None,
     tasks: Mapping[str, Callable[..., Task]] | None = None,
     models: Mapping[str, Callable[..., nnx.Module]] | None = None,
-) -> Cell:
+) -> Resolved:
     """Resolve the names of a study and check everything that can be checked before any work.
 
     Raises: BadStudy, one line that names what was got, what was expected and the nearest name.
@@ -86,9 +86,9 @@ def check(
     check_name("task", study.task, known_tasks)
     check_name("optimizer", study.optimizer, training.OPTIMIZERS)
     pairs = {name: parts(name, known) for name in study.schemes}
-    resolved: dict[str, Scheme] = {}
+    by_name: dict[str, Scheme] = {}
     for name, (scheme, calibration) in pairs.items():
-        resolved[name] = scheme_named(scheme, known)
+        by_name[name] = scheme_named(scheme, known)
         if calibration:
             check_name("calibration", calibration, calibrate.CALIBRATIONS)
     if study.activation is not None:
@@ -109,14 +109,14 @@ def check(
             )
         make = known_models[study.model]
         model = _functional(study, _model(study, task, make))
-        for name, scheme in resolved.items():
-            resolved[name] = _under(scheme, name, model, study.optimizer)
+        for name, scheme in by_name.items():
+            by_name[name] = _under(scheme, name, model, study.optimizer)
     except BadStudy:
         raise
     except ValueError as error:
         raise BadStudy(str(error)) from error
     calibrations = {name: calibrate.CALIBRATIONS[second] for name, (_, second) in pairs.items() if second}
-    return Cell(study, task, model, resolved, calibrations, make)
+    return Resolved(study, task, model, by_name, calibrations, make)
 
 
 def _under(scheme: Scheme, name: str, model: Functional, optimizer: str) -> Scheme:
@@ -135,7 +135,7 @@ def _under(scheme: Scheme, name: str, model: Functional, optimizer: str) -> Sche
     return scheme
 
 
-def check_memory(cell: Cell, trials_at_once: int, *, batch: int | None = None, recorded: int = 0) -> None:
+def check_memory(resolved: Resolved, trials_at_once: int, *, batch: int | None = None, recorded: int = 0) -> None:
     """Refuse a study that cannot fit into memory, before anything of it is allocated.
 
     Counted are the starts of all schemes and seeds, which are drawn first; for each of the trials at once its
@@ -143,18 +143,18 @@ def check_memory(cell: Cell, trials_at_once: int, *, batch: int | None = None, r
     bytes of records. What else the compiled program needs is known only to its compiler.
     Raises: BadStudy that says what is needed, what is free, and which settings make most of it.
     """
-    study, leaves = cell.study, cell.model.leaves
+    study, leaves = resolved.study, resolved.model.leaves
     sizes = {leaf: math.prod(leaf.shape) for leaf in leaves}
     largest = _largest(leaves)
     whole, drawing = 4 * sum(sizes.values()), 8 * sizes[largest]  # float32; random bits, and what is made of them
     seeds = len(study.tuning) + study.seeds
     params = {leaf.name: jax.ShapeDtypeStruct(leaf.shape, jnp.float32) for leaf in leaves}
     state = jax.eval_shape(training.OPTIMIZERS[study.optimizer]().init, params)
-    kept = _kept_for_backward(cell, params, batch or study.batch)
+    kept = _kept_for_backward(resolved, params, batch or study.batch)
     width = _size_of(largest, study)
     parts = {
-        f"the starts of {len(cell.schemes)} schemes x {seeds} seeds; make {width}, seeds or schemes fewer": (
-            seeds * (len(cell.schemes) * whole + drawing)
+        f"the starts of {len(resolved.schemes)} schemes x {seeds} seeds; make {width}, seeds or schemes fewer": (
+            seeds * (len(resolved.schemes) * whole + drawing)
         ),
         f"the parameters and the optimizer of {trials_at_once} trials at once; make {width} smaller": (
             trials_at_once * (2 * whole + _bytes(state))
@@ -175,13 +175,13 @@ def check_memory(cell: Cell, trials_at_once: int, *, batch: int | None = None, r
         )
 
 
-def _kept_for_backward(cell: Cell, params: Mapping[str, jax.ShapeDtypeStruct], batch: int) -> int:
+def _kept_for_backward(resolved: Resolved, params: Mapping[str, jax.ShapeDtypeStruct], batch: int) -> int:
     """Bytes that the backward pass of one batch keeps, by shapes alone; those of the parameters are counted too."""
-    data = cell.task.data
+    data = resolved.task.data
     x, y = (jax.ShapeDtypeStruct((batch, *data[name].shape[1:]), data[name].dtype) for name in ("valid_x", "valid_y"))
 
     def backward(params: Params, x: jax.Array, y: jax.Array) -> Any:
-        return jax.vjp(lambda p: cell.task.loss(cell.model.as_trained(p, x), y), params)[1]
+        return jax.vjp(lambda p: resolved.task.loss(resolved.model.as_trained(p, x), y), params)[1]
 
     return _bytes(jax.eval_shape(backward, params, x, y))
 
@@ -269,15 +269,15 @@ def _takers(
     return models_taking, tasks_taking
 
 
-def unsegmented(cell: Cell) -> Cell:
-    """The cell with nothing that hides a product: a time loop in one piece, its gradient uncut; blocks not scanned."""
-    study = cell.study
+def unsegmented(resolved: Resolved) -> Resolved:
+    """The same with nothing that hides a product: a time loop in one piece, its gradient uncut; blocks not scanned."""
+    study = resolved.study
     if study.model in ATTENTION:
-        return cell._replace(model=functional(_model(study, cell.task, partial(cell.make, scan=False))))
+        return resolved._replace(model=functional(_model(study, resolved.task, partial(resolved.make, scan=False))))
     if study.model not in RECURRENT or study.bidirectional:
-        return cell
-    whole = replace(study, segment=cell.task.length, truncate=None)
-    return cell._replace(model=functional(_model(whole, cell.task, cell.make)))
+        return resolved
+    whole = replace(study, segment=resolved.task.length, truncate=None)
+    return resolved._replace(model=functional(_model(whole, resolved.task, resolved.make)))
 
 
 def parts(name: str, known: Mapping[str, Scheme]) -> tuple[str, str]:
@@ -289,33 +289,33 @@ def parts(name: str, known: Mapping[str, Scheme]) -> tuple[str, str]:
     return scheme, calibration
 
 
-def draw_starts(cell: Cell) -> Starts:
+def draw_starts(resolved: Resolved) -> Starts:
     """The starting parameters of every scheme and seed, drawn by one program.
 
     The base key of a seed does not depend on the scheme, so that draws are paired.
     """
-    seeds = jnp.asarray([*cell.study.tuning, *cell.study.reporting])
+    seeds = jnp.asarray([*resolved.study.tuning, *resolved.study.reporting])
 
     def starts(seeds: jax.Array) -> Any:
-        of = lambda scheme: lambda s: draw(scheme, named_key(jax.random.key(s), "parameters"), cell.model.leaves)
-        return {name: jax.vmap(of(scheme))(seeds) for name, scheme in cell.schemes.items()}
+        of = lambda scheme: lambda s: draw(scheme, named_key(jax.random.key(s), "parameters"), resolved.model.leaves)
+        return {name: jax.vmap(of(scheme))(seeds) for name, scheme in resolved.schemes.items()}
 
     return jax.tree.map(np.asarray, starts(seeds))
 
 
-def calibrate_starts(cell: Cell, starts: Starts) -> tuple[Starts, Reports]:
+def calibrate_starts(resolved: Resolved, starts: Starts) -> tuple[Starts, Reports]:
     """The starts after the calibrations that the study asks for, and what those report.
 
     Each seed is calibrated on batches of the training set that depend on the seed alone.
     """
-    task, study = cell.task, cell.study
+    task, study = resolved.task, resolved.study
     seeds = jnp.asarray([*study.tuning, *study.reporting])
     count = min(CALIBRATION_BATCHES, task.examples // study.batch)
-    starts, reports, open_cell = dict(starts), {}, unsegmented(cell)
-    for name, calibration in cell.calibrations.items():
-        factors = cell.multipliers(name)
+    starts, reports, open_cell = dict(starts), {}, unsegmented(resolved)
+    for name, calibration in resolved.calibrations.items():
+        factors = resolved.multipliers(name)
         apply = lambda p, x, factors=factors: open_cell.as_trained(p, factors, x)
-        problem = calibrate.Problem(cell.model.leaves, apply, task.loss, study.optimizer)
+        problem = calibrate.Problem(resolved.model.leaves, apply, task.loss, study.optimizer)
 
         def of(data: Any, start: tuple, problem=problem, calibration=calibration) -> calibrate.Calibrated:
             seed, params = start

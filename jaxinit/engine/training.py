@@ -107,7 +107,7 @@ def make_program(
     epochs: int,
     at_once: int | None = None,
 ) -> Program:
-    """The training program of one cell, advancing by `epochs` epochs at a call.
+    """The training program of one setting, advancing by `epochs` epochs at a call.
 
     Each epoch visits `task.examples // batch` batches (an incomplete last one is dropped) in an order given by the
     trial's seed and the epoch's number alone, and is evaluated at equal intervals, as near to `evaluations` times

@@ -22,7 +22,7 @@ from rich.progress import track
 
 from jaxinit.engine import training
 from jaxinit.engine.campaign import queue
-from jaxinit.engine.resolve import Cell, check, draw_starts
+from jaxinit.engine.resolve import Resolved, check, draw_starts
 from jaxinit.introspect import Params
 from jaxinit.spec import (
     Initializer,
@@ -142,9 +142,9 @@ def divergence(before: Float[Array, "*batch c"], after: Float[Array, "*batch k"]
 
 
 class Trained(NamedTuple):
-    """A model trained here: its cell, the values of its parameters, and the validation metric that they reach."""
+    """A model trained here: what its study resolved to, its values, and the validation metric that they reach."""
 
-    cell: Cell
+    resolved: Resolved
     values: Params
     metric: float
 
@@ -160,25 +160,27 @@ def pretrain(
     """Train one model: the first scheme of a study, at the first rate of its grid, on its first reporting seed.
 
     It trains for all its epochs, whatever the target.
-    Raises: BadStudy as `cell.check`, for a scheme with forward multipliers (values alone cannot carry them), and for a
-    run that diverges.
+    Raises: BadStudy as `resolve.check`, for a scheme with forward multipliers (values alone cannot carry them), and for
+    a run that diverges.
     """
     study = replace(study, lrs=study.lrs[:1], schemes=study.schemes[:1], baseline=study.schemes[0])
-    cell = check(study, schemes, tasks, models)
-    scheme = cell.study.schemes[0]
-    if any(rule.multiplier != 1 for rule in rules(cell.schemes[scheme], cell.model.leaves).values()):
+    resolved = check(study, schemes, tasks, models)
+    scheme = resolved.study.schemes[0]
+    if any(rule.multiplier != 1 for rule in rules(resolved.schemes[scheme], resolved.model.leaves).values()):
         raise BadStudy(f"{scheme} multiplies parameters in the forward pass, which values alone cannot carry on")
     program = training.make_program(
-        cell.model, cell.task, study.optimizer, batch=study.batch, evaluations=study.evaluations, epochs=1
+        resolved.model, resolved.task, study.optimizer, batch=study.batch, evaluations=study.evaluations, epochs=1
     )
-    points = [(scheme, cell.study.lrs[0], cell.study.reporting[0])]
-    params, trials = queue(cell, draw_starts(cell), points, program.evaluations_per_epoch)
-    trial = jax.tree.map(lambda a: a[0], trials)._replace(target=jnp.inf if cell.task.higher_is_better else -jnp.inf)
+    points = [(scheme, resolved.study.lrs[0], resolved.study.reporting[0])]
+    params, trials = queue(resolved, draw_starts(resolved), points, program.evaluations_per_epoch)
+    trial = jax.tree.map(lambda a: a[0], trials)._replace(
+        target=jnp.inf if resolved.task.higher_is_better else -jnp.inf
+    )
     state = program.start(jax.tree.map(jnp.asarray, params[0]))
     advance, metric = jax.jit(program.advance), math.nan
     for _ in track(range(study.epochs), "pre-training", console=Console(file=sys.stderr), disable=not progress):
-        state, records = advance(cell.task.data, state, trial)
+        state, records = advance(resolved.task.data, state, trial)
         metric = float(records.metric[-1])
     if not math.isfinite(metric):
-        raise BadStudy(f"pre-training diverged at a rate of {cell.study.lrs[0]:g}; choose a lower one")
-    return Trained(cell, state.params, metric)
+        raise BadStudy(f"pre-training diverged at a rate of {resolved.study.lrs[0]:g}; choose a lower one")
+    return Trained(resolved, state.params, metric)

@@ -381,7 +381,7 @@ class EncoderDecoder(nnx.Module):
     Shapes: x and z as a `Transformer`'s x, of `in_features` and `out_features`, of different lengths; y `[batch, time
     of z, out_features]`. Options and errors as `Transformer`, for both stacks; `decoder_layers` (default: `layers`),
     `decoder_skip_scale` (default: `skip_scale`).
-    Roles as `Transformer`; names begin with `encoder.` and `decoder.` (see `residual.encoder_decoder`).
+    Roles as `Transformer`; names begin with `encoder.` and `decoder.` (see `schemes.encoder_decoder`).
     Source: Vaswani et al. (2017), figure 1.
     """
 

@@ -19,8 +19,7 @@ from jaxinit import spec
 from jaxinit.analysis import store
 from jaxinit.analysis.outcome import Outcome
 from jaxinit.analysis.store import Result
-from jaxinit.engine import campaign, sweep
-from jaxinit.engine import resolve as cells
+from jaxinit.engine import campaign, resolve, sweep
 from jaxinit.initializers import glorot_scheme, normal, zeros
 from jaxinit.study import BadStudy, Study
 from jaxinit.tasks import TASKS, Task
@@ -143,8 +142,8 @@ def test_a_calibrated_scheme_beside_its_own_base(tmp_path: Path) -> None:
     assert any(note.startswith(f"{names[1]}: passes") for note in got.summary["notes"])
     losses = got.records.train_loss.isel(lr=0, epoch=0)
     assert (losses.sel(scheme=names[0]) != losses.sel(scheme=names[1])).all()
-    cell = cells.check(study)
-    starts, _ = cells.calibrate_starts(cell, cells.draw_starts(cell))
+    resolved = resolve.check(study)
+    starts, _ = resolve.calibrate_starts(resolved, resolve.draw_starts(resolved))
     for name, start in starts[names[0]].items():  # the same draw, rescaled
         ratio = starts[names[1]][name][start != 0] / start[start != 0]
         assert not ratio.size or np.ptp(ratio.reshape(len(start), -1), axis=1).max() < 1e-3

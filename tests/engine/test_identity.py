@@ -43,8 +43,8 @@ def test_the_same_study_has_the_same_identity_in_every_process(task: Task) -> No
     code = (
         "from jaxinit.engine.resolve import check; from jaxinit.engine.identity import *\n"
         "from jaxinit.study import Study\n"
-        "cell = check(Study(hidden=8, layers=2, schemes=('orthogonal',), baseline='orthogonal', dropout=0.1))\n"
-        "print(combined(identify(cell), cell.study.plain()))"
+        "resolved = check(Study(hidden=8, layers=2, schemes=('orthogonal',), baseline='orthogonal', dropout=0.1))\n"
+        "print(combined(identify(resolved), resolved.study.plain()))"
     )
     run = [sys.executable, "-c", code]
     first, second = (subprocess.run(run, capture_output=True, text=True, check=True).stdout for _ in range(2))
@@ -157,6 +157,6 @@ def test_training_without_noise_is_part_of_a_model(task: Task) -> None:
 
 def test_every_named_scheme_has_draws_of_its_own(tmp_path: Path) -> None:
     names = ("small_normal", "xavier_rnn", "glorot_uniform", "glorot_normal", "he_normal", "orthogonal", "identity")
-    cell = check(Study(hidden=8, schemes=names, baseline=names[0]))
-    digests = identify(cell)["schemes"]
+    resolved = check(Study(hidden=8, schemes=names, baseline=names[0]))
+    digests = identify(resolved)["schemes"]
     assert len(set(digests.values())) == len(names)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxinit.engine import resolve as cells
+from jaxinit.engine import resolve
 from jaxinit.initializers import zeros
 from jaxinit.introspect import Training
 from jaxinit.models import MLP, MODELS
@@ -23,9 +23,9 @@ STUDY = Study(hidden=16, schemes=("small_normal", "xavier_rnn"), lrs=(0.1,), bat
 
 
 def test_seeds_are_paired_across_schemes() -> None:
-    cell = cells.check(replace(STUDY, schemes=("small_normal", "xavier_rnn")))
-    starts = cells.draw_starts(cell)
-    fan_in = {leaf.name: leaf.fan_in for leaf in cell.model.leaves if leaf.role != "bias"}
+    resolved = resolve.check(replace(STUDY, schemes=("small_normal", "xavier_rnn")))
+    starts = resolve.draw_starts(resolved)
+    fan_in = {leaf.name: leaf.fan_in for leaf in resolved.model.leaves if leaf.role != "bias"}
     for name, n in fan_in.items():
         # The same Gaussian numbers under both schemes, at different scales.
         np.testing.assert_allclose(
@@ -37,10 +37,10 @@ def test_a_task_of_the_callers_own_takes_a_length_when_its_function_does() -> No
     def longer(length: int = 7):
         return replace(TASKS["adding"](length), name="longer")
 
-    cell = cells.check(replace(STUDY, task="longer", length=9), tasks={"longer": longer})
-    assert cell.task.length == 9
+    resolved = resolve.check(replace(STUDY, task="longer", length=9), tasks={"longer": longer})
+    assert resolved.task.length == 9
     with pytest.raises(BadStudy, match=r"--length is an option of adding, copy.*, longer; .* task 'digits_rows'"):
-        cells.check(replace(STUDY, length=9), tasks={"longer": longer})
+        resolve.check(replace(STUDY, length=9), tasks={"longer": longer})
 
 
 @pytest.mark.parametrize("name", ["mup(base_width=4)", "spectral_mup(base_width=4)", "scale(mup(4), 2)"])
@@ -48,8 +48,8 @@ def test_rates_are_those_of_the_studys_optimizer(name: str) -> None:
     """At m = 4: recurrent kernels 1/m under Adam and 1 under SGD, biases of hidden units 1 and m."""
     expected = {"adam": (1 / 4, 1), "sgd": (1, 4), "momentum": (1, 4)}
     for optimizer, rates in expected.items():
-        cell = cells.check(replace(STUDY, schemes=(name,), baseline=name, optimizer=optimizer))
-        found = rules(cell.schemes[name], cell.model.leaves)
+        resolved = resolve.check(replace(STUDY, schemes=(name,), baseline=name, optimizer=optimizer))
+        found = rules(resolved.schemes[name], resolved.model.leaves)
         assert (found["layers.0.recurrent"].lr_scale, found["layers.0.bias"].lr_scale) == rates
 
 
@@ -59,24 +59,25 @@ def test_rates_for_another_optimizer_are_refused_in_one_line() -> None:
 
     for name, own in (("u_mup(base_width=4)", {}), ("mup(4, 'adam')", {}), ("mine", {"mine": wrapped})):
         study = replace(STUDY, schemes=(name,), baseline=name, optimizer="adam")
-        assert cells.check(study, own).schemes
+        assert resolve.check(study, own).schemes
         with pytest.raises(BadStudy, match="has rates for adam, and the optimizer is 'sgd'; use --optimizer adam"):
-            cells.check(replace(study, optimizer="sgd"), own)
+            resolve.check(replace(study, optimizer="sgd"), own)
 
 
 def test_a_base_above_the_width_is_refused_with_the_line_that_settles_it() -> None:
     with pytest.raises(BadStudy, match=r"a base of 64 and a model of 16; .*'mup\(base_width=16\)'"):
-        cells.check(replace(STUDY, schemes=("mup",), baseline="mup"))
+        resolve.check(replace(STUDY, schemes=("mup",), baseline="mup"))
 
 
 def test_settings_and_calibrations_stand_in_one_name() -> None:
-    known = cells.SCHEMES
-    assert cells.parts("mup(base_width=4)+lsuv", known) == ("mup(base_width=4)", "lsuv")
-    assert cells.parts("forget_bias(+2)", known) == ("forget_bias(+2)", "")
-    cell = cells.check(replace(STUDY, model="lstm", schemes=("forget_bias(+2)+lsuv",), baseline="forget_bias(+2)+lsuv"))
-    assert list(cell.calibrations) == ["forget_bias(+2)+lsuv"]
+    known = resolve.SCHEMES
+    assert resolve.parts("mup(base_width=4)+lsuv", known) == ("mup(base_width=4)", "lsuv")
+    assert resolve.parts("forget_bias(+2)", known) == ("forget_bias(+2)", "")
+    name = "forget_bias(+2)+lsuv"
+    resolved = resolve.check(replace(STUDY, model="lstm", schemes=(name,), baseline=name))
+    assert list(resolved.calibrations) == [name]
     with pytest.raises(BadStudy, match="no scheme is called 'orthogonal\\+'"):
-        cells.check(replace(STUDY, schemes=("orthogonal+",), baseline="orthogonal+"))
+        resolve.check(replace(STUDY, schemes=("orthogonal+",), baseline="orthogonal+"))
 
 
 def test_whole_numbers_as_features_are_refused() -> None:
@@ -85,18 +86,18 @@ def test_whole_numbers_as_features_are_refused() -> None:
         return replace(TASKS["digits_rows"](), name="whole", data=data)
 
     with pytest.raises(BadStudy, match=r"are real numbers, got int32 \[517, 8, 8\]; convert them to float32"):
-        cells.check(replace(STUDY, task="whole"), tasks={"whole": whole})
+        resolve.check(replace(STUDY, task="whole"), tasks={"whole": whole})
 
 
 @pytest.mark.parametrize("norm", ["layer", "batch"])
 def test_normalized_residual_nets_are_a_setting(norm: str) -> None:
-    cell = cells.check(replace(STUDY, model="mlp", layers=3, norm=norm, residual=True, dropout=0.5))
-    scales = [leaf for leaf in cell.model.leaves if leaf.role == "scale"]
+    resolved = resolve.check(replace(STUDY, model="mlp", layers=3, norm=norm, residual=True, dropout=0.5))
+    scales = [leaf for leaf in resolved.model.leaves if leaf.role == "scale"]
     assert [leaf.shape for leaf in scales] == [(16,)] * 3
-    starts = cells.draw_starts(cell)
+    starts = resolve.draw_starts(resolved)
     for leaf in scales:
         np.testing.assert_array_equal(starts["small_normal"][leaf.name], 1)
-    assert len(cell.model.running) == (6 if norm == "batch" else 0)
+    assert len(resolved.model.running) == (6 if norm == "batch" else 0)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +131,7 @@ def test_normalized_residual_nets_are_a_setting(norm: str) -> None:
 )
 def test_remedies_that_make_no_sense_are_refused(change: dict, message: str) -> None:
     with pytest.raises(BadStudy, match=message):
-        cells.check(replace(STUDY, **change))
+        resolve.check(replace(STUDY, **change))
 
 
 OTHER_VALUES: dict[str, Any] = {
@@ -142,14 +143,14 @@ OTHER_VALUES: dict[str, Any] = {
 
 def training_step(study: Study) -> str:
     """The program of a training step's gradient, for comparing."""
-    cell = cells.check(study)
-    params = {leaf.name: jax.ShapeDtypeStruct(leaf.shape, jnp.float32) for leaf in cell.model.leaves}
-    x, y = (cell.task.data[name][: study.batch] for name in ("valid_x", "valid_y"))
+    resolved = resolve.check(study)
+    params = {leaf.name: jax.ShapeDtypeStruct(leaf.shape, jnp.float32) for leaf in resolved.model.leaves}
+    x, y = (resolved.task.data[name][: study.batch] for name in ("valid_x", "valid_y"))
 
     def loss(params: Any, running: Any, key: Any) -> jax.Array:
-        return cell.task.loss(cell.model.learn(params, running, x, Training(key, study.dropout))[0], y)
+        return resolved.task.loss(resolved.model.learn(params, running, x, Training(key, study.dropout))[0], y)
 
-    return str(jax.make_jaxpr(jax.grad(loss))(params, cell.model.running, jax.random.key(0)))
+    return str(jax.make_jaxpr(jax.grad(loss))(params, resolved.model.running, jax.random.key(0)))
 
 
 @pytest.mark.parametrize(
@@ -171,7 +172,7 @@ def test_an_option_is_taken_where_it_changes_the_program_and_refused_elsewhere(m
             assert training_step(other) != programs[base], setting
         else:
             with pytest.raises(BadStudy, match=r"is an option of|norm of"):
-                cells.check(other)
+                resolve.check(other)
 
 
 def test_the_tables_of_what_is_taken_name_all_models_and_tasks() -> None:
@@ -191,9 +192,9 @@ def test_a_model_of_the_callers_own_takes_what_its_function_names() -> None:
         return MLP(in_features * length, hidden, out_features, layers=layers, rngs=rngs)
 
     asked = replace(STUDY, norm="layer")
-    cells.check(replace(asked, model="plain"), models={"plain": plain})
+    resolve.check(replace(asked, model="plain"), models={"plain": plain})
     with pytest.raises(BadStudy, match=r"--norm is an option of rnn, .*; leave it out"):
-        cells.check(replace(asked, model="bare"), models={"bare": bare})
+        resolve.check(replace(asked, model="bare"), models={"bare": bare})
 
 
 @pytest.mark.parametrize(
@@ -225,25 +226,25 @@ def test_a_model_of_the_callers_own_takes_what_its_function_names() -> None:
 def test_what_memory_cannot_hold_is_refused_before_it_is_drawn(
     monkeypatch: pytest.MonkeyPatch, change: dict, free: int, message: str
 ) -> None:
-    monkeypatch.setattr(cells.sweep, "free_on_host", lambda: free * 2**30)
+    monkeypatch.setattr(resolve.sweep, "free_on_host", lambda: free * 2**30)
     study = replace(STUDY, **change)
     recorded = 16 * study.seeds * len(study.schemes) * study.epochs * 8
     with pytest.raises(BadStudy, match=message) as caught:
-        cells.check_memory(cells.check(study), 2, recorded=recorded)
+        resolve.check_memory(resolve.check(study), 2, recorded=recorded)
     assert "\n" not in str(caught.value)
 
 
 def test_what_memory_holds_is_not_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cells.sweep, "free_on_host", lambda: 2**27)
-    cells.check_memory(cells.check(STUDY), 8)
+    monkeypatch.setattr(resolve.sweep, "free_on_host", lambda: 2**27)
+    resolve.check_memory(resolve.check(STUDY), 8)
 
 
 @pytest.mark.parametrize("model", [pytest.param("transformer", marks=pytest.mark.slow), "vit"])
 def test_transformers_are_calibrated_in_a_study(model: str) -> None:
     names = ("xavier_transformer", "xavier_transformer+lsuv")
     study = replace(STUDY, model=model, layers=1, schemes=names, baseline=names[0], seeds=2, tune_seeds=1, hidden=8)
-    cell = cells.check(replace(study, task="digits_patches" if model == "vit" else "digits_rows", heads=2))
-    starts, reports = cells.calibrate_starts(cell, cells.draw_starts(cell))
+    resolved = resolve.check(replace(study, task="digits_patches" if model == "vit" else "digits_rows", heads=2))
+    starts, reports = resolve.calibrate_starts(resolved, resolve.draw_starts(resolved))
     report = reports[names[1]]
     assert report["variance_low"]["low"] == pytest.approx(1, abs=0.1)
     assert report["variance_high"]["high"] == pytest.approx(1, abs=0.1)
@@ -255,6 +256,6 @@ def test_transformers_are_calibrated_in_a_study(model: str) -> None:
 def test_a_start_of_zeros_is_refused_with_the_parameter(calibration: str) -> None:
     name = f"zeros+{calibration}"
     study = replace(STUDY, model="mlp", layers=1, schemes=(name,), baseline=name, seeds=2, tune_seeds=1)
-    cell = cells.check(study, schemes={"zeros": lambda leaf: zeros})
+    resolved = resolve.check(study, schemes={"zeros": lambda leaf: zeros})
     with pytest.raises(BadStudy, match=rf"^zeros\+{calibration}: {calibration}: .*'layers.0.kernel'"):
-        cells.calibrate_starts(cell, cells.draw_starts(cell))
+        resolve.calibrate_starts(resolved, resolve.draw_starts(resolved))

@@ -47,10 +47,10 @@ def test_pretraining_and_the_report() -> None:
     )
     trained = finetune.pretrain(study, progress=False)
     assert trained.metric > 0.6
-    x, y = trained.cell.task.data["valid_x"][:50], trained.cell.task.data["valid_y"][:50]
-    before = trained.cell.model.apply(trained.values, x)
+    x, y = trained.resolved.task.data["valid_x"][:50], trained.resolved.task.data["valid_y"][:50]
+    before = trained.resolved.model.apply(trained.values, x)
     report = finetune.step_zero(
-        before, trained.cell.model.apply, trained.values, (x, y), trained.cell.task.loss, ("readout.*",)
+        before, trained.resolved.model.apply, trained.values, (x, y), trained.resolved.task.loss, ("readout.*",)
     )
     assert report.shift < 1e-6  # rounding, between a program that is compiled and one that is not
     assert abs(report.kl) < 1e-7
@@ -59,7 +59,9 @@ def test_pretraining_and_the_report() -> None:
     with pytest.raises(BadStudy, match="forward pass"):
         finetune.pretrain(replace(study, model="transformer", hidden=128, schemes=("mup",)), progress=False)
     with pytest.raises(ValueError, match="matches no parameter"):
-        finetune.step_zero(before, trained.cell.model.apply, trained.values, (x, y), trained.cell.task.loss, ("z",))
+        finetune.step_zero(
+            before, trained.resolved.model.apply, trained.values, (x, y), trained.resolved.task.loss, ("z",)
+        )
 
 
 def test_the_report_on_a_start_in_bfloat16() -> None:
