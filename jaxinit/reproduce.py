@@ -19,7 +19,7 @@ from jaxinit.analysis.folder import Folder, to_json
 from jaxinit.analysis.report import print_claims, print_rows
 from jaxinit.analysis.store import Result
 from jaxinit.analysis.study_figures import forest
-from jaxinit.cli import exit_code
+from jaxinit.console import exit_code
 from jaxinit.study import Interrupted, Study
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from jaxinit import cli
+from jaxinit import cli, console
 from jaxinit.analysis.outcome import Outcome
 from jaxinit.engine import campaign
 from jaxinit.engine.survey import survey
@@ -48,7 +48,7 @@ def test_output_that_nobody_reads_any_more_is_no_error(words: list[str]) -> None
         assert process.stderr is not None
         process.stdout.close()  # as `head` does
         assert process.stderr.read() == ""
-    assert process.returncode == cli.CLOSED
+    assert process.returncode == console.CLOSED
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_run_then_again_then_plot(tmp_path: Path) -> None:
         assert process.stderr is not None
         process.stdout.close()
         assert process.stderr.read() == ""
-    assert process.returncode == cli.CLOSED
+    assert process.returncode == console.CLOSED
     for path in (out / "figures").iterdir():
         path.unlink()
     again = jaxinit("plot", str(out))
@@ -118,47 +118,6 @@ def test_bad_input_is_one_line_and_exit_code_2(words: str, capsys: pytest.Captur
     assert error.startswith("jaxinit: ")
     assert error.count("\n") == 1
     assert not (tmp_path / "s").exists()
-
-
-def test_an_interrupted_study_exits_130_and_says_how_to_look(capsys: pytest.CaptureFixture[str]) -> None:
-    def interrupt() -> int:
-        raise KeyboardInterrupt
-
-    assert cli.exit_code(interrupt) == 130
-    assert "goes on from the last saved chunk" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("error", "line"),
-    [
-        (
-            OSError(28, "No space left on device", "results/x"),
-            "results/x: No space left on device; free some space; the same command goes on from there\n",
-        ),
-        (
-            PermissionError(13, "Permission denied", "results"),
-            "results: Permission denied; let it be read and written, or give another folder\n",
-        ),
-        (OSError("odd"), "the output: odd"),
-        (MemoryError(), "out of memory (no more is known); make hidden, batch or length smaller, or give fewer seeds"),
-        (RuntimeError("RESOURCE_EXHAUSTED: 9 bytes\nmore"), "out of memory (RESOURCE_EXHAUSTED: 9 bytes more); make"),
-        (ValueError("two\nlines\x1b[0m"), "ValueError: two lines\\x1b[0m; run with JAXINIT_DEBUG=1 for the traceback"),
-    ],
-)
-def test_an_error_of_the_machine_is_one_line_and_exit_code_1(
-    error: Exception, line: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail() -> int:
-        raise error
-
-    monkeypatch.delenv(cli.DEBUG, raising=False)
-    assert cli.exit_code(fail) == 1
-    said = capsys.readouterr().err
-    assert said.startswith(f"jaxinit: {line}")
-    assert said.count("\n") == 1
-    monkeypatch.setenv(cli.DEBUG, "1")
-    assert cli.exit_code(fail) == 1
-    assert "Traceback" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

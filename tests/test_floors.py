@@ -12,7 +12,7 @@ PACKAGE = TESTS.parent / "jaxinit"
 FLOORS = [
     {"spec", "theory", "study"},
     {"initializers", "introspect", "tasks", "analysis"},
-    {"models", "schemes"},
+    {"models", "schemes", "console"},
     {"signals"},
     {"calibrate"},
     {"engine"},

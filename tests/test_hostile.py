@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxinit import cli
+from jaxinit import cli, console
 from jaxinit.calibrate import CALIBRATIONS
 from jaxinit.engine.training import OPTIMIZERS
 from jaxinit.models import ACTIVATIONS, MODELS
@@ -156,7 +156,7 @@ def try_many(count: int, seed: int, place: Path, capsys: pytest.CaptureFixture[s
         said = capsys.readouterr()
         told = f"{words}: {code}\n{said.err}"
         assert "Traceback" not in said.err + said.out, told
-        assert cli.DEBUG not in said.err, told  # an error that nobody expected
+        assert console.DEBUG not in said.err, told  # an error that nobody expected
         if code is not None:
             assert code in CODES, told
             assert (code == 0) == (said.err == ""), told

@@ -1,0 +1,109 @@
+"""Between the package and its caller's shell: exit codes, errors as one line, text that any terminal can show."""
+
+import codecs
+import errno
+import io
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jaxinit.study import BadStudy, Interrupted
+
+if TYPE_CHECKING:
+    from jaxinit.analysis.store import Result
+
+FAILED = 1  # the machine is at fault: memory, disk, permissions; and a scheme that fails a coordinate check
+REFUSED = 2  # the input is at fault
+INTERRUPTED = 130  # what a shell reports for Ctrl-C
+CLOSED = 141  # and for output that nobody reads any more
+LONGEST = 500  # characters of another program's message
+# What to do where the system refuses a file.
+ADVICE = dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space; the same command goes on from there")
+ADVICE |= dict.fromkeys((errno.EROFS, errno.EACCES), "let it be read and written, or give another folder")
+DEBUG = "JAXINIT_DEBUG"  # in the environment, set to anything: tracebacks too
+
+# What a terminal that knows ASCII alone is shown.
+ASCII = {"≥": ">=", "≤": "<=", "±": "+-", "×": "x", "–": "-", "—": "-", "…": "...", "≈": "~", "└": "+"}
+ASCII |= dict.fromkeys("─━", "-") | dict.fromkeys("│┃", "|") | dict.fromkeys("╭╮╰╯┌┐┘├┤", "+")
+
+
+def exit_code(command: Callable[[], "Result | int"]) -> int:
+    """Run `command`: 0 or its own code, or that of what went wrong, with a line on it; see `ABOUT`."""
+    try:
+        try:
+            done = command()
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # as `head` does: quietly, since what was computed is in the folder
+        _drop_output()
+        return CLOSED
+    except BadStudy as error:
+        return _fail(REFUSED, str(error))
+    except Interrupted:
+        return _fail(INTERRUPTED, "interrupted; the same command goes on from there")
+    except KeyboardInterrupt:
+        return _fail(INTERRUPTED, "stopped at once; the same command goes on from the last saved chunk")
+    except OSError as error:
+        _drop_output()  # if that is what cannot be written
+        advice = ADVICE.get(error.errno or 0) if error.filename else None  # the output is the caller's own
+        refused = f"{error.filename or 'the output'}: {error.strerror or error}"
+        return _fail(FAILED, f"{refused}; {advice}" if advice else refused)
+    except Exception as error:
+        return _fail(FAILED, _explained(error))
+    if isinstance(done, int):
+        return done
+    return 0 if done.complete else INTERRUPTED
+
+
+def _fail(code: int, message: str) -> int:
+    """Say in one line what went wrong; its exit code."""
+    if os.environ.get(DEBUG):
+        traceback.print_exc()
+    line = " ".join(message.split())
+    shown = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)
+    print(f"jaxinit: {shown}", file=sys.stderr)
+    return code
+
+
+def _explained(error: Exception) -> str:
+    """What an error that nobody expected says, in one line, and what to do."""
+    said = " ".join(str(error).split())[:LONGEST]
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in said:
+        return (
+            f"out of memory ({said or 'no more is known'}); make hidden, batch or length smaller, or give fewer seeds"
+        )
+    platforms = os.environ.get("JAX_PLATFORMS")
+    without_plugin = isinstance(error, AssertionError) and not said  # all that JAX says of a platform that it knows
+    if platforms and ("Unable to initialize backend" in said or without_plugin):
+        said = said or "JAX finds no device"
+        return f"{said}; unset JAX_PLATFORMS, which is {platforms!r}"
+    return f"{type(error).__name__}: {said}; run with {DEBUG}=1 for the traceback"
+
+
+def _drop_output() -> None:
+    """Where standard output cannot be written, let nothing complain of it at exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def make_printable() -> None:
+    """Let every text be printed: characters that the terminal's encoding lacks in others' place, or as their number."""
+
+    def in_ascii(error: UnicodeError) -> tuple[str, int]:
+        assert isinstance(error, UnicodeEncodeError)
+        lacking = error.object[error.start : error.end]
+        shown = [ASCII.get(letter) or letter.encode("ascii", "backslashreplace").decode() for letter in lacking]
+        return "".join(shown), error.end
+
+    codecs.register_error("jaxinit", in_ascii)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started the process
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115, for as long as the process
+        stream = getattr(sys, name)
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="jaxinit")
