@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from jaxinit.engine.identity import changed, combined, identify, program_digest
-from jaxinit.engine.resolve import Cell, check
+from jaxinit.engine.resolve import Resolved, check
 from jaxinit.initializers import normal, zeros
 from jaxinit.models import MLP
 from jaxinit.study import Study
@@ -28,7 +28,7 @@ class Doubled(MLP):
         return 2 * super().__call__(x, training)
 
 
-def resolved(task: Task, law=None, model=MLP, study: Study = STUDY) -> Cell:
+def resolved(task: Task, law=None, model=MLP, study: Study = STUDY) -> Resolved:
     law = law or normal(0.1)
     schemes = {"mine": lambda leaf: zeros if leaf.role == "bias" else law}
     return check(study, schemes, {"own": lambda: task}, {"mlp": model})
