@@ -77,7 +77,7 @@ def test_analysis_never_imports_jax(path: Path) -> None:
     assert not {name.split(".")[0] for name in imports(path)} & {"jax", "flax", "optax"}
 
 
-@pytest.mark.parametrize("path", STDLIB_ONLY, ids=str)
+@pytest.mark.parametrize("path", sorted(STDLIB_ONLY), ids=str)
 def test_the_question_needs_the_standard_library_only(path: Path) -> None:
     assert {name.split(".")[0] for name in imports(path)} <= {*sys.stdlib_module_names, "jaxinit"}
 
