@@ -23,6 +23,7 @@ LONGEST = 500  # characters of another program's message
 # What to do where the system refuses a file.
 ADVICE = dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space; the same command goes on from there")
 ADVICE |= dict.fromkeys((errno.EROFS, errno.EACCES), "let it be read and written, or give another folder")
+UNFIT = ("JAX_DISABLE_JIT", "JAX_TRANSFER_GUARD")  # settings of JAX under which no training program can run
 DEBUG = "JAXINIT_DEBUG"  # in the environment, set to anything: tracebacks too
 
 # What a terminal that knows ASCII alone is shown.
@@ -80,6 +81,9 @@ def _explained(error: Exception) -> str:
     if platforms and ("Unable to initialize backend" in said or without_plugin):
         said = said or "JAX finds no device"
         return f"{said}; unset JAX_PLATFORMS, which is {platforms!r}"
+    for name in UNFIT:
+        if os.environ.get(name):
+            return f"{type(error).__name__}: {said}; unset {name}, which is {os.environ[name]!r}"
     return f"{type(error).__name__}: {said}; run with {DEBUG}=1 for the traceback"
 
 

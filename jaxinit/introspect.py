@@ -9,8 +9,8 @@ path in the module. A stored array that fuses several matrices is one leaf with 
 
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import fields, is_dataclass
 from fnmatch import fnmatchcase
 from functools import partial
@@ -611,7 +611,8 @@ def functional(make: Callable[[], nnx.Module]) -> Functional:
     `make` put it. What is `Frozen`, or a plain array, is a constant; a module that has some is built once.
     dtypes: a parameter that the module keeps in another type than float32 is cast to that type when it is used.
     Raises: ValueError for a module with state of Flax's that cannot be carried (`nnx.Cache`, `nnx.Intermediate`,
-    `nnx.Perturbation`), with dropout that has no random state, or with an array that an earlier trace left behind.
+    `nnx.Perturbation`), with dropout that has no random state, or with an array that an earlier trace left behind; when
+    evaluated, for a `BatchNorm` or a `Dropout` that an argument inside the module puts into training all the same.
     """
     one: Any = nnx.eval_shape(make)
     declared, state = leaves(one), nnx.to_flat_state(nnx.state(one))
@@ -633,7 +634,8 @@ def functional(make: Callable[[], nnx.Module]) -> Functional:
                 kind[name] = jnp.asarray(variable.get_value())
     _check_dropout(one, bool(streams))
     one.eval()
-    evaluating = nnx.graphdef(one)
+    with _held_in_evaluation(one):
+        evaluating = nnx.graphdef(one)
     one.train()
     noisy = nnx.graphdef(one)
     one.set_attributes(deterministic=True, raise_if_not_found=False)
@@ -673,6 +675,46 @@ def functional(make: Callable[[], nnx.Module]) -> Functional:
         return y, {name: after[name].get_value() for name in before}
 
     return Functional(declared, apply, learn, running, filled, bool(streams))
+
+
+class _BatchNorm(nnx.BatchNorm):
+    """Refuses to normalize as in training."""
+
+    def __call__(self, x: Array, use_running_average: bool | None = None, **options: Any) -> Array:
+        _check_evaluated(self, use_running_average is False)
+        return super().__call__(x, use_running_average, **options)
+
+
+class _Dropout(nnx.Dropout):
+    """Refuses to drop units."""
+
+    def __call__(self, inputs: Array, *, deterministic: bool | None = None, **options: Any) -> Array:
+        _check_evaluated(self, deterministic is False and self.rate > 0)
+        return super().__call__(inputs, deterministic=deterministic, **options)
+
+
+EVALUATED = {nnx.BatchNorm: _BatchNorm, nnx.Dropout: _Dropout}
+
+
+@contextmanager
+def _held_in_evaluation(model: nnx.Module) -> Iterator[None]:
+    """Layers that an argument of their call, before any attribute, can put into training refuse it in here."""
+    held = [(path, part) for path, part in nnx.iter_modules(model) if type(part) in EVALUATED]
+    for path, part in held:
+        part.__class__ = EVALUATED[type(part)]
+        part.place = name_of(path)
+    yield
+    for _, part in held:
+        part.__class__ = type(part).__base__
+        del part.place
+
+
+def _check_evaluated(part: Any, trains: bool) -> None:
+    if trains:
+        raise ValueError(
+            f"{part.place!r} is told to train while the module is evaluated, by an argument inside the module; let "
+            f"the module's own __call__ take one of {', '.join(FLAGS)}, and pass it on"
+        )
 
 
 # In the mode where Flax is heading, modules are trees, in which arrays without a value are passed over.

@@ -44,3 +44,14 @@ def test_an_error_of_the_machine_is_one_line_and_exit_code_1(
     monkeypatch.setenv(console.DEBUG, "1")
     assert console.exit_code(fail) == 1
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_setting_of_jax_that_no_program_can_run_under_is_named(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> int:
+        raise ValueError("Disable jit is not supported in the AOT path.")
+
+    monkeypatch.setenv("JAX_DISABLE_JIT", "1")
+    assert console.exit_code(fail) == 1
+    assert "; unset JAX_DISABLE_JIT, which is '1'" in capsys.readouterr().err

@@ -589,6 +589,44 @@ def test_a_module_that_is_switched_by_an_argument_trains(kind: Any) -> None:
     np.testing.assert_allclose(quiet, (own - own.mean(0)) / own.std(0), atol=1e-3)
 
 
+class Passes(nnx.Module):
+    """Its own call takes no argument that says whether it trains, and its block's call does."""
+
+    def __init__(self, block: nnx.Module, lifted: Any = lambda f: f, **given: bool):
+        self.block, self.lifted, self.given = block, lifted, given
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.lifted(lambda block, x: block(x, **self.given))(self.block, x)
+
+
+class TrainsUnlessTold(ByHand):
+    def __call__(self, x: jax.Array, train: bool = True) -> jax.Array:
+        return self.switched(x, train)
+
+
+@pytest.mark.parametrize("kind", [TrainsUnlessTold, Deterministic])
+def test_a_layer_that_trains_while_the_module_is_evaluated_is_refused(kind: Any) -> None:
+    given = {"deterministic": False} if kind is Deterministic else {}
+    pure = functional(lambda: declare(Passes(kind(), **given)))
+    params = {"block.norm.scale": jnp.ones(3), "block.norm.bias": jnp.zeros(3)}
+    with pytest.raises(ValueError, match=r"'block.norm' is told to train while the module is evaluated, .*pass it on"):
+        pure.apply(params, jnp.ones((4, 3)))
+
+
+class Switched(ByHand):
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.dropout(self.norm(x))
+
+
+@pytest.mark.parametrize("lifted", [lambda f: f, nnx.remat, nnx.jit])
+def test_a_layer_that_is_evaluated_inside_a_transform_is_not_refused(lifted: Any) -> None:
+    pure = functional(lambda: declare(Passes(Switched(), lifted)))
+    params, x = {"block.norm.scale": jnp.ones(3), "block.norm.bias": jnp.zeros(3)}, jnp.ones((4, 3))
+    np.testing.assert_allclose(pure.apply(params, x), x, rtol=1e-3)
+    _, running = pure.learn(params, pure.running, x, Training(KEY))
+    assert float(running["block.norm.mean"][0]) == pytest.approx(0.01)
+
+
 def test_dropout_without_random_state_is_refused() -> None:
     with pytest.raises(ValueError, match=r"'layers.1' drops units at a rate of 0.5 and has no random state"):
         functional(lambda: declare(nnx.Sequential(nnx.Linear(2, 2, rngs=nnx.Rngs(0)), nnx.Dropout(0.5))))

@@ -30,6 +30,7 @@ PRECISION = (
     "jax_enable_x64",
     "jax_threefry_partitionable",
     "jax_default_prng_impl",
+    "jax_random_seed_offset",
 )
 Identity = dict[str, Any]
 
@@ -179,6 +180,7 @@ class _Canonical:
 
     def __init__(self, digest: Any):
         self.digest = digest
+        self.seen: list[Any] = []
 
     def write(self, *words: Any) -> None:
         self.digest.update((" ".join(map(str, words)) + "\n").encode())
@@ -251,6 +253,21 @@ class _Canonical:
         closed = [closed.cell_contents for closed in function.__closure__ or ()]
         for value in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values(), *closed):
             self.held(value)
+        self.globals(function)
+
+    def globals(self, function: Any) -> None:
+        """What a function of the caller's reads from its module: numbers, texts, arrays, and functions, each once."""
+        if "site-packages" in function.__code__.co_filename:
+            return
+        for name in function.__code__.co_names:
+            value = function.__globals__.get(name)
+            own = inspect.isfunction(value) and value.__module__ == function.__module__
+            if own and value not in self.seen:
+                self.seen.append(value)
+                self.function(value)
+            elif isinstance(value, int | float | complex | str | tuple | list | dict | np.ndarray | jax.Array):
+                self.write(name)
+                self.value(value)
 
     def held(self, value: Any) -> None:
         """A value that a function on the host holds: an object by its attributes."""

@@ -125,7 +125,11 @@ def _under(scheme: Scheme, name: str, model: Functional, optimizer: str) -> Sche
         scheme = under(scheme, optimizer)
     except ValueError as error:
         raise BadStudy(f"scheme {name!r}: {error}; choose another with --optimizer") from error
-    for rule in rules(scheme, model.leaves).values():
+    for leaf, rule in rules(scheme, model.leaves).items():
+        factors = {"multiplier": rule.multiplier, "rate": rule.lr_scale, "decay": rule.wd_scale}
+        for what, factor in factors.items():
+            if not isinstance(factor, jax.core.Tracer) and not math.isfinite(factor):
+                raise BadStudy(f"scheme {name!r} gives parameter {leaf!r} a {what} times {factor}; change its settings")
         if rule.optimizers and optimizer not in rule.optimizers:
             made_for = " or ".join(rule.optimizers)
             raise BadStudy(

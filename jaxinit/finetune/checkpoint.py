@@ -15,6 +15,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
+from jaxinit.analysis.folder import sync_folder, write_synced
 from jaxinit.spec import Leaf, axis_size
 
 # The dtypes of the format that arrays have here, by the format's names.
@@ -58,6 +59,9 @@ def save_checkpoint(path: str | Path, values: Mapping[str, Any]) -> None:
         if not isinstance(name, str) or name == "__metadata__":
             problems.append(f"{name!r} is no name of a parameter")
             continue
+        if isinstance(value, np.ma.MaskedArray):
+            problems.append(f"{name!r} is masked, and the format keeps no mask; fill it first")
+            continue
         try:
             array = np.asarray(value)
         except (TypeError, ValueError) as error:
@@ -82,8 +86,9 @@ def save_checkpoint(path: str | Path, values: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        partial.write_bytes(written)
+        write_synced(partial, written)
         partial.replace(path)
+        sync_folder(path.parent)
     finally:
         partial.unlink(missing_ok=True)
 

@@ -75,6 +75,8 @@ SCHEMES: dict[str, Scheme] = {
     "equinox": frameworks.equinox,
 }
 
+TINIEST, LARGEST = 2.0**-126, 3.4e38  # normal numbers of float32
+
 
 def scheme_named(text: str, known: Mapping[str, Scheme] | None = None) -> Scheme:
     """The scheme of a name, or of a call with settings: `orthogonal`, `chrono(longest=784)`, `scale(orthogonal, 1.5)`.
@@ -168,6 +170,11 @@ def _check_setting(text: str, setting: str, value: Any, annotation: Any) -> None
     if not fits:
         meant = kinds[Scheme if takes_scheme else wanted[0]]
         raise BadStudy(f"{text!r}: {setting} must be {meant}, got {value!r}")
+    if isinstance(value, int | float) and value and not TINIEST <= abs(value) <= LARGEST:
+        raise BadStudy(
+            f"{text!r}: {setting} must be 0 or a number of a size from {TINIEST:.2g} to {LARGEST:.2g}, which float32 "
+            f"holds; got {value!r}"
+        )
 
 
 def signature_of(factory: Callable[..., Scheme]) -> str:

@@ -118,12 +118,15 @@ def depth_mup(base: Scheme | Initializer, base_depth: int, alpha: float = 0.5, o
     / base_depth, the rates of all that is in the blocks (kernels, biases, scales, gates) go as r^(alpha - 1) under Adam
     and as r^(2 alpha - 1) under SGD, whose gradients have the factor too. alpha 1/2: depth-muP; 1: CompleteP. `draw`
     refuses a model without such kernels.
-    `optimizer`: as `mup`, for the base too. Raises: ValueError for another optimizer or a base depth below 1.
+    `optimizer`: as `mup`, for the base too.
+    Raises: ValueError for another optimizer, a base depth below 1 or an alpha beyond 0 to 2.
     Source: Yang et al. (2023), Tensor Programs VI; Dey et al. (2025), CompleteP, table 1, for Adam; the rate under SGD
     is that for which the sum of the branches changes alike.
     """
     if base_depth < 1:
         raise ValueError(f"depth_mup: base_depth must be 1 or more, got {base_depth}")
+    if not 0 <= alpha <= 2:
+        raise ValueError(f"depth_mup: alpha must be 0 to 2 (1/2 is depth-muP, 1 CompleteP), got {alpha}")
 
     def made_for(optimizer: str) -> Scheme:
         made = _optimizers("depth_mup", optimizer)

@@ -1,6 +1,7 @@
 """A folder that keeps an answer: whole or not at all, verified, one writer at a time, whatever kills it."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -272,3 +273,27 @@ def test_differences_name_nested_entries() -> None:
 def test_numbers_that_are_not_finite_never_cost_a_file() -> None:
     content = {"a": [float("nan"), 1.0], "b": {"c": (float("inf"), -0.5)}, "d": "nan"}
     assert json.loads(folders.to_json(content)) == {"a": [None, 1.0], "b": {"c": [None, -0.5]}, "d": "nan"}
+
+
+def test_files_and_their_names_reach_the_disk_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Contents before the manifest that lists them, and the manifest's name before anything else is done."""
+    steps: list[str] = []
+    sync, rename = os.fsync, Path.replace
+
+    def synced(number: int) -> None:
+        steps.append(f"sync {Path(os.readlink(f'/proc/self/fd/{number}')).name}")
+        sync(number)
+
+    def renamed(path: Path, target: Path) -> Path:
+        steps.append(f"rename {Path(target).name}")
+        return rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "replace", renamed)
+    folder = Folder(tmp_path / "s")
+    with folder.locked():
+        steps.clear()
+        folder.write("probe", {}, {"a": b"1", "b": b"2"})
+        done = list(steps)
+    written = ["sync .a.new", "sync .b.new", "sync .manifest.json.new", "rename manifest.json", "sync s"]
+    assert done == [*written, "rename a", "rename b", "sync s"]

@@ -93,6 +93,7 @@ def test_precision_and_calibrations_are_part_of_it(task: Task) -> None:
     with jax.default_matmul_precision("highest"):
         words = changed(before, identify(resolved(task, study=study)), study)
     assert "default_matmul_precision is None there, 'highest' here" in words
+    assert before["precision"]["random_seed_offset"] == 0, "what every key is shifted by"
     old = before | {"calibrations": {"mine+lsuv": "another"}}
     assert changed(old, before, study) == ["the calibration of 'mine+lsuv' differs"]
 
@@ -140,6 +141,27 @@ def test_what_a_callback_computes_on_the_host_is_part_of_a_program() -> None:
     others = [calling(times(3.0)), calling(lambda x: 2.0 + x), calling(lambda x: 2.0 * x), calling(np.multiply, 2.0)]
     digests = [program_digest(other, x) for other in (*others, calling(np.multiply, 3.0), calling(np.add, 3.0))]
     assert len({same[0], *digests}) == 1 + len(digests)
+
+
+FACTOR = 2.0
+
+
+def scaled(x):
+    return FACTOR * x
+
+
+def scaled_by_another(x):
+    return scaled(x)
+
+
+@pytest.mark.parametrize("function", [scaled, scaled_by_another])
+def test_what_a_callback_reads_from_its_module_is_part_of_a_program(function, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = jnp.ones((3, 2))
+    call = lambda x: jax.pure_callback(function, jax.ShapeDtypeStruct(x.shape, x.dtype), x, vmap_method="sequential")
+    before = program_digest(call, x)
+    assert program_digest(call, x) == before
+    monkeypatch.setitem(globals(), "FACTOR", 3.0)
+    assert program_digest(call, x) != before
 
 
 class Quiet(MLP):

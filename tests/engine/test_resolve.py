@@ -1,6 +1,7 @@
 """A study resolved: names, options that must fit together, and paired starts."""
 
 import inspect
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -259,3 +260,9 @@ def test_a_start_of_zeros_is_refused_with_the_parameter(calibration: str) -> Non
     resolved = resolve.check(study, schemes={"zeros": lambda leaf: zeros})
     with pytest.raises(BadStudy, match=rf"^zeros\+{calibration}: {calibration}: .*'layers.0.kernel'"):
         resolve.calibrate_starts(resolved, resolve.draw_starts(resolved))
+
+
+def test_a_factor_that_is_not_finite_is_refused() -> None:
+    own = {"own": lambda leaf: Rule(zeros, lr_scale=math.inf)}
+    with pytest.raises(BadStudy, match=r"scheme 'own' gives parameter 'layers.0.bias' a rate times inf; change its"):
+        resolve.check(replace(STUDY, schemes=("own",), baseline="own"), own)

@@ -205,3 +205,13 @@ def test_a_transposed_convolution_of_pytorch(turned_back: bool, outputs: int, tm
     for k in range(3):
         expected[:, k : k + 5] += x @ torchs[:, :, k]
     np.testing.assert_allclose(layer(jnp.asarray(x)), expected, atol=1e-5)
+
+
+def test_a_checkpoint_has_reached_the_disk_and_keeps_no_mask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr("os.fsync", synced.append)
+    save_checkpoint(tmp_path / "w.safetensors", {"w": np.ones(3)})
+    assert len(synced) == 2, "its contents, and its name in the folder"
+    masked = np.ma.MaskedArray(np.ones(2), [True, False])
+    with pytest.raises(ValueError, match="'w' is masked, and the format keeps no mask; fill it first"):
+        save_checkpoint(tmp_path / "m.safetensors", {"w": masked})
