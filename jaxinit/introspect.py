@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import fields, is_dataclass
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from functools import partial
 from types import FunctionType, SimpleNamespace
@@ -332,6 +333,12 @@ def _cut(name: str, shape: tuple[int, ...], meta: dict[str, Any], into: SplitInt
 
 def _say_role(meta: dict[str, Any], part: str, role: str) -> None:
     """Give a parameter, or the part of it that is called so, its role."""
+    known = (*ROLES, *VECTOR_ROLES)
+    if role not in known and (near := get_close_matches(role, known, 1, cutoff=0.7)):
+        raise ValueError(
+            f"declare: no role is called {role!r}, and {near[0]!r} is near; the roles are {', '.join(known)}; one of "
+            "your own, for a scheme of your own, needs a name unlike these"
+        )
     split: Split | None = meta.get("split")
     if split is not None and split.parts:
         said = [of._replace(role=role, role_assumed=False) if of.name == part else of for of in split.parts]
@@ -699,7 +706,7 @@ EVALUATED = {nnx.BatchNorm: _BatchNorm, nnx.Dropout: _Dropout}
 @contextmanager
 def _held_in_evaluation(model: nnx.Module) -> Iterator[None]:
     """Layers that an argument of their call, before any attribute, can put into training refuse it in here."""
-    held = [(path, part) for path, part in nnx.iter_modules(model) if type(part) in EVALUATED]
+    held: list[tuple[Any, Any]] = [(path, part) for path, part in nnx.iter_modules(model) if type(part) in EVALUATED]
     for path, part in held:
         part.__class__ = EVALUATED[type(part)]
         part.place = name_of(path)

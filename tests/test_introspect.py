@@ -736,3 +736,9 @@ def test_what_cannot_be_cut_or_has_no_role_is_said() -> None:
     assert {leaf.role for leaf in introspect.leaves(declare(Experts(), **said, roles={"eb.*": "bias"}))} >= {"bias"}
     with pytest.raises(ValueError, match=r"parameter 'eb\.gate' has no role"):
         introspect.leaves(declare(Experts(), **said))
+
+
+def test_a_role_that_is_nearly_one_is_a_slip() -> None:
+    with pytest.raises(ValueError, match="no role is called 'readuot', and 'readout' is near; the roles are"):
+        declare(Parted(8), roles={"qkv": "readuot"})
+    assert introspect.leaves(declare(Parted(8), roles={"qkv": "mine"}, n_layers=1))

@@ -17,6 +17,7 @@ DECADES = 1.0  # what a signal may grow or shrink over the whole depth or length
 MOSTLY = 0.5  # the share of saturated entries that makes a layer saturated
 DEAD = 0.95  # the share of zeros that makes it dead
 FLOOR = 1e-18  # sizes below it have underflowed on the way, as squares of float32
+SUDDEN = 1e-12  # a zero right after a size above this has not underflowed: it is one by construction
 
 REMEDIES: dict[Kind, str] = {
     "healthy": "none needed",
@@ -110,6 +111,8 @@ def judge(probes: xr.Dataset) -> list[Verdict]:
 
 def _slope_above_floor(logs: Numbers) -> float:
     """The slope of a course up to where it has underflowed; further on it would seem flat."""
+    if logs[-1] <= np.log10(FLOOR) and len(logs) > 2 and logs[-2] > np.log10(SUDDEN):
+        logs = logs[:-1]  # as of a forget gate at the first step, whose cell is still 0
     under = np.flatnonzero(logs <= np.log10(FLOOR))
     there = max(int(under[0]) + 1, 2) if len(under) else len(logs)
     return float(np.polyfit(np.arange(there), logs[:there], 1)[0]) if logs[0] > np.log10(FLOOR) else -np.inf

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.core import Tracer
 
 from jaxinit import calibrate, introspect
 from jaxinit.engine import sweep, training
@@ -128,7 +129,7 @@ def _under(scheme: Scheme, name: str, model: Functional, optimizer: str) -> Sche
     for leaf, rule in rules(scheme, model.leaves).items():
         factors = {"multiplier": rule.multiplier, "rate": rule.lr_scale, "decay": rule.wd_scale}
         for what, factor in factors.items():
-            if not isinstance(factor, jax.core.Tracer) and not math.isfinite(factor):
+            if not isinstance(factor, Tracer) and not math.isfinite(factor):
                 raise BadStudy(f"scheme {name!r} gives parameter {leaf!r} a {what} times {factor}; change its settings")
         if rule.optimizers and optimizer not in rule.optimizers:
             made_for = " or ".join(rule.optimizers)

@@ -104,7 +104,7 @@ def signals(
     only: str = "*",
     update: Callable[[Params], Params] | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Statistics of every signal at every kernel: `{parameter: {signal: Stats}}`, parameters in data order.
+    """Statistics of every signal at every kernel: `{parameter: {signal: Stats}}`, and its `place` in data order.
 
     activation: what the kernel multiplies, its layer's input. product: x W, the pre-activation without its bias.
     gradient: dC/d(x W), the back-propagated gradient, where C is the mean loss of the batch times its size, so that it
@@ -169,6 +169,8 @@ def signals(
     for leaf in kept:
         if leaf.name in found:
             found[leaf.name] |= {what: trace.by_copy(stats, leaf, of[leaf.name]) for what, of in whole.items()}
+    for place, of in enumerate(found.values()):
+        of["place"] = jnp.int32(place)  # a compiled function returns its dictionaries by name
     return found
 
 
@@ -197,7 +199,8 @@ def probe(model: nnx.Module, batch: tuple[Array, Array], loss: Loss, *, only: st
 def to_dataset(found: dict[str, dict[str, Any]], leaves: Sequence[Leaf]) -> xr.Dataset:
     """What `signals` found, in the order of the leaves' layers, where their number is known, and of the data."""
     by_name = {leaf.name: leaf for leaf in leaves}
-    order = sorted(found, key=lambda name: by_name[name].layer if by_name[name].n_layers else 0)
+    layer = lambda name: by_name[name].layer if by_name[name].n_layers else 0
+    order = sorted(found, key=lambda name: (layer(name), int(found[name]["place"])))
     host = {name: jax.tree.map(np.asarray, found[name]) for name in order}
     steps = max((of["product"].mean.shape[0] for of in host.values() if of["product"].mean.ndim > 1), default=1)
     copies = max(of["weight"].mean.shape[0] for of in host.values())
@@ -220,9 +223,9 @@ def to_dataset(found: dict[str, dict[str, Any]], leaves: Sequence[Leaf]) -> xr.D
     variables["gradient_norm"] = (("parameter",), norm)
     fans = {what: ("parameter", [getattr(by_name[name], what) for name in order]) for what in ("fan_in", "fan_out")}
     middles = (EDGES[1:] + EDGES[:-1]) / 2
-    layer = ("parameter", [by_name[name].layer for name in order])
-    role = ("parameter", [by_name[name].role for name in order])
-    return xr.Dataset(variables, {"parameter": order, "layer": layer, "role": role, "bin": middles} | fans)
+    layers = ("parameter", [by_name[name].layer for name in order])
+    roles = ("parameter", [by_name[name].role for name in order])
+    return xr.Dataset(variables, {"parameter": order, "layer": layers, "role": roles, "bin": middles} | fans)
 
 
 def spectra(leaves: Sequence[Leaf], params: dict[str, np.ndarray], parameters: Sequence[str]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Verdicts on signals whose fate is known."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray as xr
@@ -9,7 +10,7 @@ from flax import nnx
 from jaxinit import spec
 from jaxinit.analysis.health import REMEDIES, judge
 from jaxinit.initializers import constant, orthogonal
-from jaxinit.introspect import functional
+from jaxinit.introspect import declare, functional
 from jaxinit.models import MODELS
 from jaxinit.schemes import SCHEMES, scale
 from jaxinit.signals import probes
@@ -87,3 +88,40 @@ def test_a_gradient_that_underflows_on_the_way_is_not_called_healthy() -> None:
     verdict = next(v for v in nothing if v.signal == "gradient" and v.along == "step")
     assert verdict.kind == "vanishing"
     assert "nothing of the gradient is left" in str(verdict)
+
+
+class Chain(nnx.Module):
+    """Four equal layers by the names given, used in the order of the names given."""
+
+    def __init__(self, names: str):
+        self.names = names
+        for k, name in enumerate(names):
+            init = nnx.initializers.normal(0.08)
+            setattr(self, name, nnx.Linear(16, 16, use_bias=False, kernel_init=init, rngs=nnx.Rngs(k)))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for name in self.names:
+            x = jnp.tanh(getattr(self, name)(x))
+        return x
+
+
+def test_a_verdict_does_not_depend_on_the_names_of_layers() -> None:
+    x, y = jax.random.normal(jax.random.key(1), (64, 16)), jnp.zeros(64, int)
+    verdicts = []
+    for names in ("abcd", "dcba"):
+        model = declare(Chain(names), roles={names[-1]: "readout"}, n_layers=4, width=16)
+        signals = probes.probe(model, (x, y), cross_entropy)
+        assert signals.parameter.values.tolist() == [f"{name}.kernel" for name in names]
+        verdicts.append([found(signals, signal).change for signal in ("activation", "gradient")])
+    np.testing.assert_allclose(verdicts[0], verdicts[1], rtol=1e-5)
+    assert verdicts[0][0] < -0.4, "0.08 * sqrt(16) a layer"
+
+
+def test_a_gate_that_is_idle_at_the_first_step_does_not_vanish() -> None:
+    """The forget gate of an LSTM multiplies a cell that is 0 then; the course of the other steps is what counts."""
+    cell = nnx.RNN(nnx.LSTMCell(8, 16, rngs=nnx.Rngs(0)), rngs=nnx.Rngs(0))
+    last = nnx.Sequential(cell, lambda h: h[:, -1])
+    x, y = jax.random.normal(jax.random.key(1), (64, 6, 8)), jnp.zeros(64, int)
+    signals = probes.probe(declare(last, n_layers=1, width=16), (x, y), cross_entropy)
+    changes = {v.where: v.change for v in judge(signals) if v.along == "step"}
+    assert max(changes.values()) - min(changes.values()) < 0.3, changes
