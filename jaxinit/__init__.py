@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from jaxinit import initializers as initializers
     from jaxinit import introspect as introspect
     from jaxinit import theory as theory
+    from jaxinit.analysis.health import judge as judge
     from jaxinit.analysis.store import Result as Result
     from jaxinit.analysis.store import load as load
     from jaxinit.engine.campaign import run as run
@@ -60,6 +61,7 @@ _HOME = {
     "engine.survey": ("survey",),
     "engine.coordcheck": ("coordinate_check",),
     "engine.sweep": ("one_device_per_core",),
+    "analysis.health": ("judge",),
     "analysis.store": ("Result", "load"),
     "finetune": (
         "LoRA",
