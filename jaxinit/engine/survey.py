@@ -48,7 +48,7 @@ def survey(
     Raises: BadStudy as `resolve.check`, for more examples than the validation set has, or a filter that matches
     nothing.
     """
-    resolved, batch = _cell_and_batch(study, schemes, examples)
+    resolved, batch = _resolved_and_batch(study, schemes, examples)
     question = {"study": study.plain(), "examples": examples, "only": only}
     if out is not None:
         question = claim(Folder(Path(out)), "probe", question, resolved)
@@ -104,7 +104,7 @@ def through_time(
     NaN for networks that it says nothing of. With `out`, through_time.nc is written there.
     Raises: BadStudy as `survey`, and for a network without a time loop in one direction.
     """
-    resolved, batch = _cell_and_batch(study, schemes, examples)
+    resolved, batch = _resolved_and_batch(study, schemes, examples)
     question = {"study": study.plain(), "examples": examples}
     if out is not None:
         question = claim(Folder(Path(out)), "probe", question, resolved)
@@ -142,7 +142,7 @@ def through_time(
     return found
 
 
-def _cell_and_batch(
+def _resolved_and_batch(
     study: Study, schemes: Mapping[str, Scheme] | None, examples: int
 ) -> tuple[Resolved, tuple[Any, Any]]:
     check_numbers(study)  # also of what the signals do not depend on

@@ -2,7 +2,8 @@
 
     model, parameters, batch -> sizes of states and their gradients by layer and step, Jacobians between steps
 
-`through_time` and `step_jacobians` are pure, for one draw; `memory_length` and `singular_values` take what they find.
+`states_and_gradients` and `step_jacobians` are pure, for one draw; `memory_length` and `singular_values` take what they
+find.
 """
 
 import math

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from programs import equations
 from scipy.stats import kstest
 
 from jaxinit import introspect, spec
@@ -533,16 +534,6 @@ IN_A_DTYPE = {
     "mlp layer": ("mlp", {"norm": "layer", "layers": 2, "residual": True}),
     "mlp batch": ("mlp", {"norm": "batch", "layers": 2}),
 }  # fmt: skip
-
-
-def equations(jaxpr):
-    """All equations of a program, those of its inner programs too."""
-    for equation in jaxpr.eqns:
-        yield equation
-        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda of: hasattr(of, "eqns")):
-            inner = getattr(inner, "jaxpr", inner)
-            if hasattr(inner, "eqns"):
-                yield from equations(inner)
 
 
 def cast(values: dict, dtype) -> dict:

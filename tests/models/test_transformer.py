@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from programs import equations
 
 from jaxinit import introspect, spec
 from jaxinit.initializers import constant, glorot_scheme, normal, vector
@@ -311,16 +312,6 @@ def test_everything_is_computed_in_the_dtype_of_the_parameters(name: str, dtype:
         assert into.dtype == dtype
         assert bool(jnp.isfinite(into).all())
         assert not into[:, 3:].any()
-
-
-def equations(jaxpr):
-    """All equations of a program, those of its inner programs too."""
-    for equation in jaxpr.eqns:
-        yield equation
-        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda of: hasattr(of, "eqns")):
-            inner = getattr(inner, "jaxpr", inner)
-            if hasattr(inner, "eqns"):
-                yield from equations(inner)
 
 
 def test_gradients_in_bfloat16_are_those_of_float32_to_its_rounding() -> None:

@@ -55,7 +55,7 @@ ORTHOGONAL = {"orthogonal": ("recurrent", "hidden")}
 ELSEWHERE = {"np_rnn": ("recurrent",), "smart_tanh": ("recurrent",)}  # tested in test_structured
 
 
-RESIDUAL = {  # tested in test_residual
+RESIDUAL = {  # tested in test_transformer and test_mup
     *("gpt2", "gpt2_blocks", "llama", "bert", "t5", "small_init_wang", "spike_no_more", "xavier_transformer"),
     *("t_fixup", "t_fixup_encoder", "fixup", "deepnorm", "mimetic", "rezero", "skipinit"),
     *("mup", "u_mup", "spectral_mup"),
