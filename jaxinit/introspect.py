@@ -200,7 +200,7 @@ def declare(
         for leaf, value in of_leaf.items():
             if value:
                 metas[stored[leaf]][field] = value
-    _place_layers(metas, kernels)
+    _place_layers(metas)
     for name, meta in metas.items():
         if "dims" in meta and ("role" in meta or meta.get("split")):
             meta.setdefault("role", "")  # each part has one of its own
@@ -369,14 +369,17 @@ def _say_partner(metas: dict[str, dict[str, Any]], name: str, part: str, role: s
                 kernel["normalized"] = True
 
 
-def _place_layers(metas: dict[str, dict[str, Any]], kernels: set[str]) -> None:
+def _place_layers(metas: dict[str, dict[str, Any]]) -> None:
     """Number the layers by the lists they stand in; the readout, with its bias, comes after all others."""
-    readouts = {name.rpartition(".")[0] for name in kernels if metas[name].get("role") == "readout"}
     in_lists = {name for name in metas if any(part.isdigit() for part in name.split("."))}
     stacked = {name for name, meta in metas.items() if meta.get("dims", "").startswith(".")}
     for name, meta in metas.items():
         numbers = [int(part) for part in name.split(".") if part.isdigit()]
-        if name.rpartition(".")[0] in readouts and meta.get("role") in ("readout", "bias"):
+        kernel = metas.get(".".join([*name.split(".")[:-1], "kernel"]), {})
+        _pair_parts(meta, kernel)
+        if meta.get("role") == "bias" and "role" in kernel:
+            meta.setdefault("partner", kernel["role"])
+        if "readout" in (meta.get("role"), meta.get("partner")) and meta["role"] in ("readout", "bias"):
             meta["layer"] = meta.get("n_layers", 0)
             if meta["role"] == "bias":
                 meta["kind"] = meta.get("kind") or "readout"
@@ -384,10 +387,6 @@ def _place_layers(metas: dict[str, dict[str, Any]], kernels: set[str]) -> None:
             meta.setdefault("layer", numbers[0])
         elif in_lists and name not in stacked and meta.get("role") in ("scale", "bias"):
             meta.setdefault("layer", meta.get("n_layers", 0))  # of no block: before the first or after the last
-        kernel = f"{name.rpartition('.')[0]}.kernel"
-        _pair_parts(meta, metas.get(kernel, {}))
-        if meta.get("role") == "bias" and "role" in metas.get(kernel, {}):
-            meta.setdefault("partner", metas[kernel]["role"])
 
 
 def _pair_parts(meta: dict[str, Any], kernel: dict[str, Any]) -> None:

@@ -723,6 +723,16 @@ def test_partners_of_bare_parameters_are_said() -> None:
         declare(Bare(8), **said, partners={"wk": "query"})
 
 
+def test_a_bias_belongs_to_the_kernel_of_its_layer_alone() -> None:
+    alone = declare(nnx.Linear(4, 4, rngs=nnx.Rngs(0)), roles={"kernel": "readout"}, n_layers=2)
+    by_name = {leaf.name: leaf for leaf in introspect.leaves(alone)}
+    assert (by_name["bias"].partner, by_name["bias"].layer) == ("readout", 2)
+    roles = {"wq": "query", "wk": "readout", "bq": "bias"}  # a readout and a bias side by side are no pair
+    bare = declare(Bare(8), dims={"w*": "io", "bq": "o"}, roles=roles, n_layers=2)
+    by_name = {leaf.name: leaf for leaf in introspect.leaves(bare)}
+    assert (by_name["wk"].layer, by_name["bq"].layer, by_name["bq"].partner) == (2, 0, "")
+
+
 def test_what_cannot_be_cut_or_has_no_role_is_said() -> None:
     grouped = nnx.Conv(8, 24, (3,), feature_group_count=8, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="a convolution of 8 groups, which are copies already"):

@@ -170,7 +170,7 @@ class GRU(Recurrent):
     def make_layer(self, n_in: int, n: int, **place: Unpack[Place]) -> Layer:
         layer = super().make_layer(n_in, n, **place)
         if self.reset_after:  # the bias inside the reset product, which only this convention has
-            layer.reset_bias = param((n,), "o", "bias", **(place | {"gate": ()}))
+            layer.reset_bias = param((n,), "o", "bias", **(place | {"gate": (), "partner": "recurrent"}))
         return layer
 
     def step(self, layer: Layer, carry: Carry, z: tuple[Array, ...], keep: Array | None) -> Carry:

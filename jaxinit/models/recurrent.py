@@ -56,7 +56,7 @@ class Layer(nnx.Module):
         copies, dot = ((len(gates),), ".") if gates else ((), "")
         self.input = param((*copies, n_in, n), dot + "io", "input", **place)
         self.recurrent = param((*copies, n, n), dot + "io", "recurrent", **place)
-        self.bias = param((*copies, n), dot + "o", "bias", **place)
+        self.bias = param((*copies, n), dot + "o", "bias", **(place | {"partner": "recurrent"}))
 
 
 class Recurrent(nnx.Module):

@@ -10,7 +10,16 @@ from typing import Any
 
 from jaxinit.initializers.basic import lecun, normal, vector, zeros
 from jaxinit.schemes.combine import named
-from jaxinit.schemes.needs import EDGES, INTO_STREAM, SCALED_BRANCH, TABLES, blocks, without_branches, without_edges
+from jaxinit.schemes.needs import (
+    EDGES,
+    INTO_STREAM,
+    SCALED_BRANCH,
+    TABLES,
+    blocks,
+    partner,
+    without_branches,
+    without_edges,
+)
 from jaxinit.spec import Initializer, Leaf, Rule, Scheme, as_scheme, under, unmatched
 
 
@@ -27,7 +36,7 @@ def mup(base_width: int = 64, optimizer: str | None = None, zero_readout: bool =
     Assumes leaves that know the `width` of their model, and as many heads as at the base width. For a tied readout give
     the model `tied_scale` 1/m.
     Raises: ValueError for another optimizer or a base width below 1; and, when drawn, for a width below the base's or
-    unknown.
+    unknown, and for a bias of which it is unknown what it is added to.
     Source: Yang et al. (2021), Tensor Programs V, table 3; Adam's row holds for any optimizer of its kind.
     """
     _check_base(base_width)
@@ -139,7 +148,7 @@ def depth_mup(base: Scheme | Initializer, base_depth: int, alpha: float = 0.5, o
                 return rule if rule is None or isinstance(rule, Rule) else Rule(rule)
             rule = rule if isinstance(rule, Rule) else Rule(rule)
             ratio = blocks(leaf, "depth_mup") / base_depth
-            into_stream = leaf.role in INTO_STREAM or leaf.partner in INTO_STREAM
+            into_stream = leaf.role in INTO_STREAM or partner(leaf, "depth_mup") in INTO_STREAM
             return replace(
                 rule,
                 multiplier=rule.multiplier * (ratio**-alpha if into_stream else 1.0),
@@ -172,7 +181,7 @@ def _in_block(leaf: Leaf) -> bool:
 
 def _query_scale(leaf: Leaf, m: float) -> float:
     """m^(-1/2) for what is last to set the size of queries: kernel and bias, or the scale of a norm after them."""
-    makes_queries = leaf.role == "query" or leaf.partner == "query"
+    makes_queries = "query" in (leaf.role, partner(leaf, "mup"))
     return m**-0.5 if makes_queries and not leaf.normalized else 1.0
 
 
@@ -191,9 +200,7 @@ def _optimizers(scheme: str, optimizer: str) -> tuple[str, ...]:
 
 def _grows_out(leaf: Leaf) -> bool:
     """Whether a leaf has an entry for every unit of the stream or of a layer: not the readout, nor a single number."""
-    last = leaf.kind == "readout" or (0 < leaf.n_layers == leaf.layer and leaf.kind != "norm")
-    of_readout = leaf.partner == "readout" if leaf.partner else leaf.role == "bias" and last
-    return leaf.role != "readout" and not of_readout and bool(leaf.dims)
+    return "readout" not in (leaf.role, partner(leaf, "mup")) and bool(leaf.dims)
 
 
 def _over(leaf: Leaf, base_width: int) -> float:

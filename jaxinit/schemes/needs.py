@@ -1,4 +1,4 @@
-"""What a scheme needs a model to say of itself: its depth, and the roles that its rules name.
+"""What a scheme needs a model to say of itself: its depth, the roles that its rules name, what biases belong to.
 
 A scheme's `unmatched` asks here which of its rules match nothing, so that a study refuses it in a line that settles it.
 """
@@ -27,6 +27,20 @@ def blocks(leaf: Leaf, scheme: str) -> int:
             "declare(model, n_layers=12), if there are 12"
         )
     return leaf.n_layers
+
+
+def partner(leaf: Leaf, scheme: str) -> str:
+    """The role of the kernel that a bias or a scale belongs to; empty for what belongs to none, such as norms' biases.
+
+    Raises: ValueError for a bias that is added to a product nobody has named: to the queries' it has another size.
+    """
+    bare = leaf.role == "bias" and not leaf.partner and leaf.kind != "norm" and leaf.dims
+    if bare:
+        raise ValueError(
+            f"scheme {scheme!r} needs to know what the bias {leaf.name!r} is added to; say "
+            f"declare(model, partners={{{leaf.name!r}: 'query'}}), if that is the product of a query"
+        )
+    return leaf.partner
 
 
 def without_stream(leaves: Sequence[Leaf], also: Sequence[str] = ()) -> list[str]:

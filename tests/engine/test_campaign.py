@@ -1,6 +1,7 @@
 """A study from question to folder, small: the records, the answer, what is paired, what bad input costs."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -336,12 +337,15 @@ def test_twenty_kills_at_random_moments_lose_nothing(tmp_path: Path) -> None:
     grid = "run --hidden 64 --schemes small_normal xavier_rnn --lrs 0.03 0.1 --seeds 12 --tune-seeds 2"
     budget = "--epochs 900 --target 1.0 --out"
     command = [sys.executable, "-m", "jaxinit.cli", *grid.split(), *budget.split()]
-    whole = subprocess.run([*command, str(tmp_path / "whole")], capture_output=True, text=True)
+    optimized = os.environ | {"XLA_FLAGS": ""}  # the suite's quick compilations would train for half an hour
+    whole = subprocess.run([*command, str(tmp_path / "whole")], env=optimized, capture_output=True, text=True)
     assert whole.returncode == 0, whole.stderr
     draws, lives = np.random.default_rng(0), []
     for _ in range(20):
         began = time.monotonic()
-        process = subprocess.Popen([*command, str(tmp_path / "killed")], stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            [*command, str(tmp_path / "killed")], env=optimized, stderr=subprocess.PIPE, text=True
+        )
         with pytest.raises(subprocess.TimeoutExpired):  # if it ends, the study is too short to be killed twenty times
             process.communicate(timeout=draws.uniform(4, 18))
         process.kill()
@@ -349,7 +353,7 @@ def test_twenty_kills_at_random_moments_lose_nothing(tmp_path: Path) -> None:
         lives.append((round(time.monotonic() - began, 1), "going on from" in said))
     print(f"seconds lived, and whether a saved state was found: {lives}")
     assert sum(found for _, found in lives) >= 10
-    last = subprocess.run([*command, str(tmp_path / "killed")], capture_output=True, text=True)
+    last = subprocess.run([*command, str(tmp_path / "killed")], env=optimized, capture_output=True, text=True)
     assert last.returncode == 0, last.stderr
     xr.testing.assert_identical(store.load(tmp_path / "killed").records, store.load(tmp_path / "whole").records)
 

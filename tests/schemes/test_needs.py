@@ -1,16 +1,20 @@
 """Schemes refuse models that do not say what their rules need."""
 
 import math
+from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 from residual_nets import FEED, KEY, declared
 
-from jaxinit.introspect import functional
+from jaxinit import introspect
+from jaxinit.introspect import declare, functional
 from jaxinit.models import MLP
 from jaxinit.schemes import SCHEMES
-from jaxinit.spec import draw, rules
+from jaxinit.schemes.mup import depth_mup, mup, spectral_mup, u_mup
+from jaxinit.spec import Rule, draw, rules
 
 
 @pytest.mark.parametrize(
@@ -43,3 +47,37 @@ def test_gpt2_knows_the_depth_that_was_said() -> None:
     drawn = draw(SCHEMES["gpt2"], KEY, [leaf for leaf in known if leaf.layer == 3])
     for name in ("blocks.3.attention.out.kernel", "blocks.3.down.kernel"):
         assert float(np.std(drawn[name])) == pytest.approx(0.02 / math.sqrt(24), rel=0.05)
+
+
+class BareAttention(nnx.Module):
+    """Kernels and biases side by side, which no layer puts in pairs."""
+
+    def __init__(self, n: int):
+        self.wq, self.wk, self.wv, self.wo, self.wr = (nnx.Param(jnp.ones((n, n))) for _ in range(5))
+        self.bq, self.bo = (nnx.Param(jnp.ones((n,))) for _ in range(2))
+
+
+BARE = {"wq": "query", "wk": "key", "wv": "value", "wo": "attention_out", "wr": "readout", "b?": "bias"}
+BIASES = {
+    "mup": (mup(8), "bq"),
+    "u_mup": (u_mup(8), "bq"),
+    "spectral_mup": (spectral_mup(8), "bq"),
+    "depth_mup": (depth_mup(SCHEMES["xavier_rnn"], 2), "bo"),
+}
+
+
+@pytest.mark.parametrize("name", BIASES)
+def test_what_a_bias_is_added_to_is_asked_where_its_size_depends_on_that(name: str) -> None:
+    scheme, scaled = BIASES[name]
+    said: dict[str, Any] = {"dims": {"w?": "io", "b?": "o"}, "roles": BARE, "n_layers": 4, "width": 16}
+
+    def found(**partners: str) -> dict[str, Rule]:
+        return rules(scheme, introspect.leaves(declare(BareAttention(16), **said, partners=partners)))
+
+    needs = r"mup' needs to know what the bias 'bo' is added to; say declare\(model, partners={'bo': 'query'}\)"
+    with pytest.raises(ValueError, match=needs):
+        found(bq="query")
+    by_name = found(bq="query", bo="attention_out")
+    (plain,) = {"bq", "bo"} - {scaled}
+    assert by_name[plain].multiplier == 1
+    assert by_name[scaled].multiplier == pytest.approx(2**-0.5)
