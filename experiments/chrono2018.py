@@ -1,7 +1,9 @@
-"""Tallec & Ollivier (2018), "Can recurrent neural networks warp time?": gate biases that spread over the time scales.
+"""Tallec & Ollivier (2018), "Can recurrent neural networks warp time?": gate biases that spread
+over the time scales.
 
-The question: is the chrono start (forget biases log u, u ~ U[1, T - 1], input biases their negatives) faster than a
-forget bias of 1 on long memory, and does it break the plateau of the copy task (C1, C2)?
+The question: is the chrono start (forget biases log u, u ~ U[1, T - 1], input biases their
+negatives) faster than a forget bias of 1 on long memory, and does it break the plateau of the copy
+task (C1, C2)?
 
     python experiments/chrono2018.py                 quick: LSTM of 64 and 100 units; minutes on 2 cores
     python experiments/chrono2018.py --size smoke    seconds: checks that all of it works
@@ -9,9 +11,9 @@ forget bias of 1 on long memory, and does it break the plateau of the copy task 
 
 Departure: Adam for RMSprop. Both starts are trained at their own best of the same rates.
 
-Expect at quick: adding over 50 steps 1.7 times (1.5 to 2.1) and over 150 steps 2.9 times (2.5 to 3.6) fewer epochs
-than a forget bias of 1: the ratio grows with the length; on copy chrono comes to 0.35 of the cost without memory, a
-forget bias of 1 to 0.48 with a wide spread, 0 to 0.78.
+Expect at quick: adding over 50 steps 1.7 times (1.5 to 2.1) and over 150 steps 2.9 times (2.5 to
+3.6) fewer epochs than a forget bias of 1: the ratio grows with the length; on copy chrono comes to
+0.35 of the cost without memory, a forget bias of 1 to 0.48 with a wide spread, 0 to 0.78.
 """
 
 import sys
@@ -55,9 +57,15 @@ SIZES: dict[str, dict[int, Study]] = {
     },
     "quick": {50: replace(ADDING, length=50), 150: replace(ADDING, length=150), 20: COPY},
     "paper": {
-        200: replace(ADDING, hidden=128, length=200, lrs=(0.0003, 0.001, 0.003), seeds=10, epochs=400),
-        750: replace(ADDING, hidden=128, length=750, lrs=(0.0003, 0.001, 0.003), seeds=10, epochs=1000),
-        500: replace(COPY, hidden=128, length=500, lrs=(0.0003, 0.001, 0.003), seeds=5, epochs=1000),
+        200: replace(
+            ADDING, hidden=128, length=200, lrs=(0.0003, 0.001, 0.003), seeds=10, epochs=400
+        ),
+        750: replace(
+            ADDING, hidden=128, length=750, lrs=(0.0003, 0.001, 0.003), seeds=10, epochs=1000
+        ),
+        500: replace(
+            COPY, hidden=128, length=500, lrs=(0.0003, 0.001, 0.003), seeds=5, epochs=1000
+        ),
     },
 }
 
@@ -78,15 +86,30 @@ def reproduce(of: dict[int, Study], out: Path) -> int:
             band = (1.5, 3.0) if result.study.length == 150 else (1.0, float("inf"))
             pair = (result, "chrono"), (result, "forget_bias")
             claims.append(
-                faster("C1", what, *pair, "7 times at T = 750; at 150 the project's trial runs 1.5 to 3", band)
+                faster(
+                    "C1",
+                    what,
+                    *pair,
+                    "7 times at T = 750; at 150 the project's trial runs 1.5 to 3",
+                    band,
+                )
             )
         else:
-            chance, task = result.records.attrs["chance"], f"{name}: lowest loss over that without memory"
-            for scheme, band in (("chrono", (0.0, 0.5)), ("forget_bias", (0.6, 1.1)), ("glorot_uniform", (0.6, 1.1))):
+            chance, task = (
+                result.records.attrs["chance"],
+                f"{name}: lowest loss over that without memory",
+            )
+            for scheme, band in (
+                ("chrono", (0.0, 0.5)),
+                ("forget_bias", (0.6, 1.1)),
+                ("glorot_uniform", (0.6, 1.1)),
+            ):
                 published = "breaks the plateau" if scheme == "chrono" else "stays on the plateau"
                 value = best(result, scheme) / chance
                 note = "bands from the project's trial runs at T = 20"
-                claims.append(stats.claim_of("C2", f"{task}, {scheme}", value, published, band, note))
+                claims.append(
+                    stats.claim_of("C2", f"{task}, {scheme}", value, published, band, note)
+                )
     return finish(out, rows_of(results), claims, studies, "Chrono biases: epochs to target")
 
 

@@ -1,20 +1,22 @@
 """Which starts train a deep Transformer without warm-up (claim T2)?
 
-The question: Transformers normalized after the addition (post-norm) are said to need warm-up, or a start that scales
-with depth. How many epochs do 24 blocks on characters need to a target, at each remedy's own best learning rate:
-DeepNorm (a larger stream, smaller branches), Admin (stream scaled by a profile), ReZero (gates from 0, no
-normalization), normalization before each branch (pre-norm), and none? Kernels have no biases, and feed-forward
-branches are twice as wide as the stream, to save time.
+The question: Transformers normalized after the addition (post-norm) are said to need warm-up, or a
+start that scales with depth. How many epochs do 24 blocks on characters need to a target, at each
+remedy's own best learning rate: DeepNorm (a larger stream, smaller branches), Admin (stream scaled
+by a profile), ReZero (gates from 0, no normalization), normalization before each branch (pre-norm),
+and none? Kernels have no biases, and feed-forward branches are twice as wide as the stream, to save
+time.
 
     python experiments/deep_transformers.py                 quick: 24 blocks of width 64; minutes on 2 cores
     python experiments/deep_transformers.py --size smoke    seconds: checks that all of it works
     python experiments/deep_transformers.py --size paper    48 blocks of width 256, more epochs: for an accelerator
 
-Expect at quick (on the text before 2026-11-25): to 3.6 bits per character (3 seeds, each at its own best rate)
-DeepNorm needs 0.39 epochs, ReZero 0.44, pre-norm 0.78, Admin 0.89, and plain post-norm does not arrive in 1: it ends
-0.12 bits (-0.23 to 0.48) below what the frequencies alone give, where the others gain 1.08 to 1.18. DeepNorm is at
-least 2.6 times faster (2.0 to 3.0), ReZero 2.3 (2.0 to 3.0), pre-norm 1.3 (1.2 to 1.5); Admin's lead, at least 1.1
-times (1.0 to 1.2), is too small to tell in one epoch, though it trains.
+Expect at quick (on the text before 2026-11-25): to 3.6 bits per character (3 seeds, each at its own
+best rate) DeepNorm needs 0.39 epochs, ReZero 0.44, pre-norm 0.78, Admin 0.89, and plain post-norm
+does not arrive in 1: it ends 0.12 bits (-0.23 to 0.48) below what the frequencies alone give, where
+the others gain 1.08 to 1.18. DeepNorm is at least 2.6 times faster (2.0 to 3.0), ReZero 2.3 (2.0 to
+3.0), pre-norm 1.3 (1.2 to 1.5); Admin's lead, at least 1.1 times (1.0 to 1.2), is too small to tell
+in one epoch, though it trains.
 """
 
 import sys
@@ -60,7 +62,11 @@ class Size:
 SIZES = {
     "smoke": Size(replace(STUDY, hidden=8, heads=2, layers=1, batch=64, lrs=(0.003,), seeds=2)),
     "quick": Size(STUDY),
-    "paper": Size(replace(STUDY, hidden=256, layers=48, length=128, batch=64, seeds=5, tune_seeds=3, epochs=20)),
+    "paper": Size(
+        replace(
+            STUDY, hidden=256, layers=48, length=128, batch=64, seeds=5, tune_seeds=3, epochs=20
+        )
+    ),
 }
 
 
@@ -83,7 +89,8 @@ def measure(size: Size, out: Path) -> int:
     claims = [
         faster(
             "T2",
-            f"{name}: times fewer epochs than plain post-norm, {size.study.layers} blocks, no warm-up",
+            f"{name}: times fewer epochs than plain post-norm, {size.study.layers} blocks, no "
+            "warm-up",
             only[name],
             only[PLAIN],
             "plain post-norm fails or is the slowest",
@@ -95,11 +102,18 @@ def measure(size: Size, out: Path) -> int:
     chance = results[PLAIN].records.attrs["chance"]
     for name in studies:
         reached = chance - best(*only[name])
-        what = f"{name}: bits per character better than knowing the frequencies only, at its best rate"
+        what = (
+            f"{name}: bits per character better than knowing the frequencies only, at its best rate"
+        )
         band = (-np.inf, 0.5) if name == PLAIN else (0.5, np.inf)
         published = "does not train" if name == PLAIN else "trains"
-        claims.append(stats.claim_of("T2", what, reached, published, band, f"chance is {chance:.3g} bits"))
-    title = f"{size.study.layers} blocks without warm-up: epochs to {size.study.target:g} bits per character"
+        claims.append(
+            stats.claim_of("T2", what, reached, published, band, f"chance is {chance:.3g} bits")
+        )
+    title = (
+        f"{size.study.layers} blocks without warm-up: epochs to {size.study.target:g} bits per "
+        "character"
+    )
     rows = as_one(results, f"{size.study.layers} blocks", PLAIN)
     return finish(out, rows, claims, studies, title)
 

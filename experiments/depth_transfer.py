@@ -1,16 +1,19 @@
-"""Does the best learning rate carry over from shallow to deep networks (depth-muP and CompleteP: claim U2)?
+"""Does the best learning rate carry over from shallow to deep networks (depth-muP and CompleteP:
+claim U2)?
 
-The questions: how does the sum of all branches of a residual MLP go with its depth before training, when each branch is
-multiplied by depth^-alpha (U2: its square as depth^(1 - 2 alpha)), and by how many octaves does the best learning rate
-move from the shallowest to the deepest network, without such a factor (alpha = 0) and with it?
+The questions: how does the sum of all branches of a residual MLP go with its depth before training,
+when each branch is multiplied by depth^-alpha (U2: its square as depth^(1 - 2 alpha)), and by how
+many octaves does the best learning rate move from the shallowest to the deepest network, without
+such a factor (alpha = 0) and with it?
 
     python experiments/depth_transfer.py                 quick: 4 to 64 blocks of width 64; minutes on 2 cores
     python experiments/depth_transfer.py --size smoke    seconds: checks that all of it works
     python experiments/depth_transfer.py --size paper    width 512, 4 to 256 blocks, more seeds: for an accelerator
 
-Expect at quick: the squared sum of the branches goes as depth to the 0.99 (0.97 to 1.01) plain, -0.01 (-0.03 to 0.01)
-under depth-muP, -1.01 (-1.03 to -0.99) under CompleteP (20 draws). From 4 to 64 blocks the best rate moves by -2.1
-octaves (-2.3 to -2.0; 16 seeds) plain, 0.0 (-0.2 to 0.2) under depth-muP and -0.4 (-0.5 to -0.3) under CompleteP:
+Expect at quick: the squared sum of the branches goes as depth to the 0.99 (0.97 to 1.01) plain,
+-0.01 (-0.03 to 0.01) under depth-muP, -1.01 (-1.03 to -0.99) under CompleteP (20 draws). From 4 to
+64 blocks the best rate moves by -2.1 octaves (-2.3 to -2.0; 16 seeds) plain, 0.0 (-0.2 to 0.2)
+under depth-muP and -0.4 (-0.5 to -0.3) under CompleteP:
 both carry it over to within an octave, depth-muP the better.
 """
 
@@ -53,18 +56,26 @@ STUDY = Study(
 
 
 class ResidualMLP(nnx.Module):
-    """h <- h + relu(N(h) W) V in every block, N(h) = h / rms(h), on flattened inputs: a model of this experiment's own.
+    """h <- h + relu(N(h) W) V in every block, N(h) = h / rms(h), on flattened inputs: a model of
+    this experiment's own.
 
-    Its blocks' kernels have the roles ffn_in and ffn_out of a Transformer's, so that its schemes know them.
+    Its blocks' kernels have the roles ffn_in and ffn_out of a Transformer's, so that its schemes
+    know them.
     """
 
     def __init__(self, in_features: int, hidden: int, out_features: int, *, layers: int, length: int, readout: str,
                  rngs: nnx.Rngs):  # fmt: skip
-        place = lambda k, phi="linear": Place(layer=k, n_layers=layers, width=hidden, activation=phi)
+        place = lambda k, phi="linear": Place(
+            layer=k, n_layers=layers, width=hidden, activation=phi
+        )
         self.input = Dense(in_features * length, hidden, "input", **place(0))
         blocks = range(layers)
-        self.inner = nnx.List([param((hidden, hidden), "io", "ffn_in", **place(k, "relu")) for k in blocks])
-        self.outer = nnx.List([param((hidden, hidden), "io", "ffn_out", **place(k)) for k in blocks])
+        self.inner = nnx.List(
+            [param((hidden, hidden), "io", "ffn_in", **place(k, "relu")) for k in blocks]
+        )
+        self.outer = nnx.List(
+            [param((hidden, hidden), "io", "ffn_out", **place(k)) for k in blocks]
+        )
         self.readout = Dense(hidden, out_features, "readout", **place(layers))
 
     def __call__(self, x: Any) -> Any:
@@ -100,10 +111,15 @@ class Size:
 
 SIZES = {
     "smoke": Size(
-        replace(STUDY, hidden=16, lrs=(2.0**-9, 2.0**-7, 2.0**-5), tune_seeds=2, epochs=1), (4, 8), (4, 8), 2
+        replace(STUDY, hidden=16, lrs=(2.0**-9, 2.0**-7, 2.0**-5), tune_seeds=2, epochs=1),
+        (4, 8),
+        (4, 8),
+        2,
     ),
     "quick": Size(STUDY, (4, 8, 16, 32, 64), (4, 16, 64), 20),
-    "paper": Size(replace(STUDY, hidden=512, tune_seeds=20, epochs=20), (4, 16, 64, 256), (4, 16, 64, 256), 20),
+    "paper": Size(
+        replace(STUDY, hidden=512, tune_seeds=20, epochs=20), (4, 16, 64, 256), (4, 16, 64, 256), 20
+    ),
 }
 
 
@@ -117,7 +133,10 @@ def measure(size: Size, out: Path) -> int:
     for name, alpha in (("plain", 0.0), ("depth_mup", 0.5), ("complete_p", 1.0)):
         expected, squares = 1 - 2 * alpha, sums(size, SCHEMES[name]) ** 2
         slope = np.polyfit(np.log10(size.depths), np.log10(squares), 1)[0]
-        what = f"slope of the squared sum of branches against depth before training, {name}, alpha = {alpha:g}"
+        what = (
+            f"slope of the squared sum of branches against depth before training, {name}, alpha = "
+            f"{alpha:g}"
+        )
         note = f"width {size.study.hidden}, {size.depths[0]} to {size.depths[-1]} blocks"
         band = (expected - 0.05, expected + 0.05)
         claims.append(stats.claim_of("U2", what, slope, f"{expected:g} +- 0.05", band, note))
@@ -125,8 +144,13 @@ def measure(size: Size, out: Path) -> int:
     results = run_all(studies, out, schemes=SCHEMES, models=own)
     for scheme in size.study.schemes:
         of = [optimum(results[name], scheme) for name in studies]
-        what = f"{scheme}: octaves that the best rate moves from {size.trained[0]} to {size.trained[-1]} blocks"
-        band, published = ((-np.inf, -1.0), "moves down") if scheme == "plain" else ((-1.0, 1.0), "carries over")
+        what = (
+            f"{scheme}: octaves that the best rate moves from {size.trained[0]} to "
+            f"{size.trained[-1]} blocks"
+        )
+        band, published = (
+            ((-np.inf, -1.0), "moves down") if scheme == "plain" else ((-1.0, 1.0), "carries over")
+        )
         note = "training loss after a fixed number of epochs"
         claims.append(stats.claim_of("U2", what, of[-1] - of[0], published, band, note))
     title = f"Residual MLP of {size.study.hidden} units on digits, {size.study.epochs} epochs, n = "
@@ -145,7 +169,9 @@ def sums(size: Size, scheme: Scheme) -> np.ndarray:
     x, width, found = jax.random.normal(jax.random.key(0), (64, 64)), size.study.hidden, []
     for depth in size.depths:
         model = functional(
-            lambda depth=depth: ResidualMLP(64, width, 10, layers=depth, length=1, readout="last", rngs=nnx.Rngs(0))
+            lambda depth=depth: ResidualMLP(
+                64, width, 10, layers=depth, length=1, readout="last", rngs=nnx.Rngs(0)
+            )
         )
         factors = {name: rule.multiplier for name, rule in rules(scheme, model.leaves).items()}
 
@@ -155,7 +181,9 @@ def sums(size: Size, scheme: Scheme) -> np.ndarray:
             return jnp.sqrt(jnp.mean((last - first) ** 2))
 
         drawn = [draw(scheme, jax.random.key(seed), model.leaves) for seed in range(size.seeds)]
-        found.append([float(of({name: w * factors[name] for name, w in params.items()})) for params in drawn])
+        found.append(
+            [float(of({name: w * factors[name] for name, w in params.items()})) for params in drawn]
+        )
     return np.asarray(found)
 
 

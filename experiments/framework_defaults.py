@@ -1,17 +1,20 @@
-"""The same LSTM and GRU, started as PyTorch, Keras, Flax Linen, Flax NNX, Haiku and Equinox start them.
+"""The same LSTM and GRU, started as PyTorch, Keras, Flax Linen, Flax NNX, Haiku and Equinox start
+them.
 
-The questions: how far does the gradient reach back in time under each default, how many epochs does each need, and what
-does the fused-gate fault cost (Flax NNX draws the recurrent kernels of all gates as one matrix, so that no gate is
-orthogonal; Flax Linen draws them gate by gate, and is otherwise the same)?
+The questions: how far does the gradient reach back in time under each default, how many epochs does
+each need, and what does the fused-gate fault cost (Flax NNX draws the recurrent kernels of all
+gates as one matrix, so that no gate is orthogonal; Flax Linen draws them gate by gate, and is
+otherwise the same)?
 
     python experiments/framework_defaults.py                 quick: digits by rows, adding over 60; minutes on 2 cores
     python experiments/framework_defaults.py --size smoke    seconds: checks that all of it works
     python experiments/framework_defaults.py --size paper    256 units, adding over 200: for an accelerator
 
-Expect at quick: Linen's and NNX's defaults are the fastest or nearly so in all four cells, PyTorch's and Equinox's
-among the slowest; the LSTM's gradient loses 0.20 decades a step under PyTorch's start and 0.04 to 0.08 under Haiku's
-and Keras's (forget bias 1). What the fused-gate fault costs in epochs cannot be told with five seeds: ratios of 0.75
-to 1.17, all with 1 in their interval, though the gradient falls faster.
+Expect at quick: Linen's and NNX's defaults are the fastest or nearly so in all four cells,
+PyTorch's and Equinox's among the slowest; the LSTM's gradient loses 0.20 decades a step under
+PyTorch's start and 0.04 to 0.08 under Haiku's and Keras's (forget bias 1). What the fused-gate
+fault costs in epochs cannot be told with five seeds: ratios of 0.75 to 1.17, all with 1 in their
+interval, though the gradient falls faster.
 """
 
 import sys
@@ -65,9 +68,17 @@ SIZES = {
     ),
     "quick": both(DIGITS, ADDING),
     "paper": both(
-        replace(DIGITS, hidden=256, lrs=(0.01, 0.03, 0.1, 0.3, 1.0), seeds=20, tune_seeds=3, epochs=100),
         replace(
-            ADDING, hidden=256, length=200, lrs=(0.0003, 0.001, 0.003, 0.01, 0.03), seeds=20, tune_seeds=3, epochs=400
+            DIGITS, hidden=256, lrs=(0.01, 0.03, 0.1, 0.3, 1.0), seeds=20, tune_seeds=3, epochs=100
+        ),
+        replace(
+            ADDING,
+            hidden=256,
+            length=200,
+            lrs=(0.0003, 0.001, 0.003, 0.01, 0.03),
+            seeds=20,
+            tune_seeds=3,
+            epochs=400,
         ),
     ),
 }
@@ -86,18 +97,34 @@ def compare(studies: dict[str, Study], out: Path) -> int:
         courses = through_time(study, out=out / name.replace(" ", "_"))
         with style():
             save(lens(courses), out / "figures", f"lens_{study.model}")
-        size = np.sqrt((courses.gradient.isel(layer=0) ** 2).sum("carry")).transpose("scheme", "seed", "step")
+        size = np.sqrt((courses.gradient.isel(layer=0) ** 2).sum("carry")).transpose(
+            "scheme", "seed", "step"
+        )
         for scheme in DEFAULTS:
             of = size.sel(scheme=scheme).values
-            decades = (np.log10(np.maximum(of[:, 0], 1e-18)) - np.log10(of[:, -2])) / (of.shape[1] - 2)
-            what = f"{study.model}: decades that the gradient loses per step back, {scheme} (falls to 1/e in "
-            what += f"{memory(courses, scheme)} steps)"
-            published = "vanishes with a forget bias of 0" if study.model == "lstm" else "not compared"
-            claims.append(stats.claim_of("C6", what, -decades, published, (0.0, np.inf), f"{study.length} steps"))
+            decades = (np.log10(np.maximum(of[:, 0], 1e-18)) - np.log10(of[:, -2])) / (
+                of.shape[1] - 2
+            )
+            what = (
+                f"{study.model}: decades that the gradient loses per step back, {scheme} "
+                f"(falls to 1/e in {memory(courses, scheme)} steps)"
+            )
+            published = (
+                "vanishes with a forget bias of 0" if study.model == "lstm" else "not compared"
+            )
+            claims.append(
+                stats.claim_of(
+                    "C6", what, -decades, published, (0.0, np.inf), f"{study.length} steps"
+                )
+            )
     for name, result in results.items():
         what = f"{name}: times fewer epochs, gate by gate (Linen) against fused (NNX)"
         pair = (result, "flax_linen"), (result, "flax_nnx")
-        published = "1.4 (GRU), 0.8 (LSTM) in a trial of 4 seeds over 100 steps" if "adding" in name else "open"
+        published = (
+            "1.4 (GRU), 0.8 (LSTM) in a trial of 4 seeds over 100 steps"
+            if "adding" in name
+            else "open"
+        )
         claims.append(faster("fused gates", what, *pair, published, (1.05, np.inf)))
     return finish(out, rows_of(results), claims, studies, "Framework defaults: epochs to target")
 

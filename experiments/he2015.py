@@ -1,17 +1,18 @@
 """He et al. (2015), "Delving deep into rectifiers", as plain ReLU nets on Shapeset-3x2.
 
-The questions: does a 22-layer net leave its plateau earlier with variance 2/n than with 1/n (H1), does a 30-layer net
-stall with 1/n whatever the rate (H2), and do signals shrink by 2^(-1/2) a layer, without harm at 10 layers (H3)?
+The questions: does a 22-layer net leave its plateau earlier with variance 2/n than with 1/n (H1),
+does a 30-layer net stall with 1/n whatever the rate (H2), and do signals shrink by 2^(-1/2) a
+layer, without harm at 10 layers (H3)?
 
     python experiments/he2015.py                 quick: width 128, 10, 22 and 30 layers, 2000 steps; minutes on 2 cores
     python experiments/he2015.py --size smoke    seconds: checks that all of it works
     python experiments/he2015.py --size paper    width 1024, 20,000 steps, 5 seeds: for an accelerator
 
-Departures from the paper: dense layers on Shapeset instead of convolutions on ImageNet, SGD with momentum 0.9, batch
-64, no weight decay. "Xavier" is N(0, 1/n), as the paper uses the name.
+Departures from the paper: dense layers on Shapeset instead of convolutions on ImageNet, SGD with
+momentum 0.9, batch 64, no weight decay. "Xavier" is N(0, 1/n), as the paper uses the name.
 
-Expect at quick: at 30 layers Xavier stays at the entropy of the class priors at every rate and He learns; at 22
-layers both learn, He sooner; at 10 layers no difference beyond noise.
+Expect at quick: at 30 layers Xavier stays at the entropy of the class priors at every rate and He
+learns; at 22 layers both learn, He sooner; at 10 layers no difference beyond noise.
 """
 
 import sys
@@ -74,16 +75,20 @@ def reproduce(size: Size, out: Path) -> int:
     draw(size, courses, entropy, out / "figures")
     for row in rows:
         print(
-            f"{row['layers']:2d} layers, {row['start']:6} rate {row['lr']:<6g} loss {row['loss']:.3f} "
-            f"left the plateau after {row['steps_to_leave']:.0f} steps ({row['left']} of {row['seeds']})"
+            f"{row['layers']:2d} layers, {row['start']:6} rate {row['lr']:<6g} loss "
+            f"{row['loss']:.3f} left the plateau after {row['steps_to_leave']:.0f} steps "
+            f"({row['left']} of {row['seeds']})"
         )
     print_claims(claims)
     print(f"summary and figures: {out}")
     return 0
 
 
-def train(size: Size) -> tuple[dict[tuple[int, str, float], np.ndarray], dict[tuple[int, str], np.ndarray]]:
-    """Losses of every (depth, start, rate) `[seed, interval]`; first-layer gradients (rms) at the start `[seed]`."""
+def train(
+    size: Size,
+) -> tuple[dict[tuple[int, str, float], np.ndarray], dict[tuple[int, str], np.ndarray]]:
+    """Losses of every (depth, start, rate) `[seed, interval]`; first-layer gradients (rms) at the
+    start `[seed]`."""
     import jax
     import jax.numpy as jnp
 
@@ -107,7 +112,9 @@ def train(size: Size) -> tuple[dict[tuple[int, str, float], np.ndarray], dict[tu
         def loss(p: dict[str, Any], batch: tuple[Any, Any]) -> Any:
             x, y = batch
             h = jax.nn.relu(x.reshape(x.shape[0], -1) @ p["in"] + p["b"][0][None])
-            h, _ = jax.lax.scan(lambda h, wb: (jax.nn.relu(h @ wb[0] + wb[1][None]), None), h, (p["w"], p["b"][1:]))
+            h, _ = jax.lax.scan(
+                lambda h, wb: (jax.nn.relu(h @ wb[0] + wb[1][None]), None), h, (p["w"], p["b"][1:])
+            )
             return cross_entropy(h @ p["out"] + p["c"][None], y)
 
         drawn = lambda key: task.batch(task.data, task.tickets(task.data, key, 1, BATCH)[0])
@@ -125,7 +132,12 @@ def train(size: Size) -> tuple[dict[tuple[int, str, float], np.ndarray], dict[tu
 
     courses, slopes = {}, {}
     for depth in size.depths:
-        grid = [(name, rate, seed) for name in GAINS for rate in size.rates for seed in range(size.seeds)]
+        grid = [
+            (name, rate, seed)
+            for name in GAINS
+            for rate in size.rates
+            for seed in range(size.seeds)
+        ]
         gain = np.asarray([GAINS[name] for name, _, _ in grid], np.float32)
         rate = np.asarray([rate for _, rate, _ in grid], np.float32)
         seed = np.asarray([seed for _, _, seed in grid])
@@ -138,14 +150,17 @@ def train(size: Size) -> tuple[dict[tuple[int, str, float], np.ndarray], dict[tu
 
 
 def leaving(of: np.ndarray, entropy: float, steps: int) -> np.ndarray:
-    """The step after which each seed's loss is LEARNT below the priors' entropy; `steps` for one that never is."""
+    """The step after which each seed's loss is LEARNT below the priors' entropy; `steps` for one
+    that never is."""
     below = of < entropy - LEARNT
     return np.where(below.any(1), (below.argmax(1) + 1) * EVERY, steps)
 
 
 def at_best_rate(size: Size, courses: dict, depth: int, name: str) -> np.ndarray:
     """The losses `[seed, interval]` of a start at the rate whose last losses are lowest."""
-    return min((courses[depth, name, rate] for rate in size.rates), key=lambda of: of[:, -4:].mean())
+    return min(
+        (courses[depth, name, rate] for rate in size.rates), key=lambda of: of[:, -4:].mean()
+    )
 
 
 def judge(size: Size, courses: dict, slopes: dict, entropy: float) -> list[dict[str, Any]]:
@@ -153,13 +168,19 @@ def judge(size: Size, courses: dict, slopes: dict, entropy: float) -> list[dict[
     from jaxinit.analysis import stats
 
     shallow, middle, deep = size.depths
-    note = f"ReLU, width {size.width}, {size.steps} steps, best of {len(size.rates)} rates, Shapeset"
+    note = (
+        f"ReLU, width {size.width}, {size.steps} steps, best of {len(size.rates)} rates, Shapeset"
+    )
     best = lambda depth, name: at_best_rate(size, courses, depth, name)
     left = {name: leaving(best(middle, name), entropy, size.steps).astype(float) for name in GAINS}
-    never = min(float(np.mean(courses[deep, "xavier", rate][:, -4:])) for rate in size.rates) - entropy
+    never = (
+        min(float(np.mean(courses[deep, "xavier", rate][:, -4:])) for rate in size.rates) - entropy
+    )
     learns = best(deep, "he")[:, -4:].mean(1) - entropy
     depths = np.asarray(size.depths, float)
-    logs = np.stack([np.log2(slopes[depth, "xavier"] / slopes[depth, "he"]) for depth in size.depths], 1)
+    logs = np.stack(
+        [np.log2(slopes[depth, "xavier"] / slopes[depth, "he"]) for depth in size.depths], 1
+    )
     gap = best(shallow, "xavier")[:, -4:].mean(1) - best(shallow, "he")[:, -4:].mean(1)
     return [
         stats.claim_of(
@@ -195,7 +216,12 @@ def judge(size: Size, courses: dict, slopes: dict, entropy: float) -> list[dict[
             "at the start; " + note,
         ),
         stats.claim_of(
-            "H3", f"{shallow} layers: loss of Xavier less that of He", gap, "no clear superiority", (-0.1, 0.1), note
+            "H3",
+            f"{shallow} layers: loss of Xavier less that of He",
+            gap,
+            "no clear superiority",
+            (-0.1, 0.1),
+            note,
         ),
     ]
 
@@ -207,21 +233,30 @@ def draw(size: Size, courses: dict, entropy: float, folder: Path) -> None:
     from jaxinit.analysis.figure import save, style
 
     with style():
-        figure, panels = plt.subplots(1, len(size.depths), figsize=(10.4, 3.6), layout="constrained", sharey=True)
+        figure, panels = plt.subplots(
+            1, len(size.depths), figsize=(10.4, 3.6), layout="constrained", sharey=True
+        )
         for axes, depth in zip(panels, size.depths, strict=True):
             for name, grey, dash in (("he", "0", "-"), ("xavier", "0.5", "--")):
                 of = at_best_rate(size, courses, depth, name)
                 steps = (np.arange(of.shape[1]) + 1) * EVERY
                 axes.plot(
-                    steps, of.mean(0), color=grey, linestyle=dash, label={"he": "2/n (He)", "xavier": "1/n"}[name]
+                    steps,
+                    of.mean(0),
+                    color=grey,
+                    linestyle=dash,
+                    label={"he": "2/n (He)", "xavier": "1/n"}[name],
                 )
                 axes.fill_between(steps, of.min(0), of.max(0), color=grey, alpha=0.15, linewidth=0)
             axes.axhline(entropy, color="0.35", linestyle=":", linewidth=1)
             axes.set(xlabel="steps", title=f"{depth} layers")
         panels[0].set_ylabel("training loss (nats)")
-        panels[0].legend(frameon=False, fontsize=7, title="dotted: entropy of the priors", title_fontsize=7)
+        panels[0].legend(
+            frameon=False, fontsize=7, title="dotted: entropy of the priors", title_fontsize=7
+        )
         note = (
-            f"ReLU nets of width {size.width} on Shapeset, each at its best rate; band: range over {size.seeds} seeds"
+            f"ReLU nets of width {size.width} on Shapeset, each at its best rate; band: range over "
+            f"{size.seeds} seeds"
         )
         figure.suptitle(note, fontsize=9, x=0.01, ha="left")
         save(figure, folder, "plateau")

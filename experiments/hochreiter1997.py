@@ -1,17 +1,19 @@
-"""Hochreiter & Schmidhuber (1997), "Long short-term memory": how many sequences until the long-lag tasks are solved.
+"""Hochreiter & Schmidhuber (1997), "Long short-term memory": how many sequences until the long-lag
+tasks are solved.
 
-The question: with the paper's start (uniform in +-0.1, input gates biased shut) does a small LSTM solve temporal order
-(experiment 6a) within the number of sequences that the paper printed (L1), and what does another start change?
+The question: with the paper's start (uniform in +-0.1, input gates biased shut) does a small LSTM
+solve temporal order (experiment 6a) within the number of sequences that the paper printed (L1), and
+what does another start change?
 
     python experiments/hochreiter1997.py                 quick: 6a over 100 steps, 8 units; minutes on 2 cores
     python experiments/hochreiter1997.py --size smoke    seconds: checks that all of it works
     python experiments/hochreiter1997.py --size paper    6a, 6b, adding, multiplication over 100: hours on a CPU
 
-Departures: an LSTM with a forget gate, biased open at 5; batches of 8 where the paper updated after every sequence;
-solved means 95 % of a validation set. A sequence is one training example.
+Departures: an LSTM with a forget gate, biased open at 5; batches of 8 where the paper updated after
+every sequence; solved means 95 % of a validation set. A sequence is one training example.
 
-Expect at quick: with the paper's biases about 28,000 sequences (published 31,390; 5,000 to 51,000 over six seeds, all
-arrive); with the input gates open one of six seeds arrives within 96,000.
+Expect at quick: with the paper's biases about 28,000 sequences (published 31,390; 5,000 to 51,000
+over six seeds, all arrive); with the input gates open one of six seeds arrives within 96,000.
 """
 
 import sys
@@ -36,7 +38,12 @@ STARTS = {
     "paper": with_bias(plus_minus, input=-2.0, forget=5.0),
     "open_gates": with_bias(plus_minus, forget=5.0),  # the input gate too
 }
-PRINTED = {"temporal_order": 31_390, "temporal_order_3": 571_100, "adding": 74_000, "multiplication": 482_000}
+PRINTED = {
+    "temporal_order": 31_390,
+    "temporal_order_3": 571_100,
+    "adding": 74_000,
+    "multiplication": 482_000,
+}
 ORDER = Study(
     model="lstm",
     hidden=8,
@@ -57,7 +64,9 @@ SIZES: dict[str, dict[str, Study]] = {
     "smoke": {"temporal_order": replace(ORDER, length=10, lrs=(1.0,), seeds=2, epochs=1, batch=64)},
     "quick": {"temporal_order": ORDER},
     "paper": {
-        task: replace(ORDER, task=task, lrs=(0.1, 0.3, 1.0), seeds=10, epochs=3 * count // 1280, batch=1)
+        task: replace(
+            ORDER, task=task, lrs=(0.1, 0.3, 1.0), seeds=10, epochs=3 * count // 1280, batch=1
+        )
         for task, count in PRINTED.items()
     },
 }
@@ -73,14 +82,25 @@ def reproduce(studies: dict[str, Study], out: Path) -> int:
             sequences = arrived.time * examples
             printed = PRINTED[task]
             note = (
-                f"{int(arrived.event.sum())} of {len(arrived.event)} arrived; the clock of others stops at the budget"
+                f"{int(arrived.event.sum())} of {len(arrived.event)} arrived; the clock of others "
+                "stops at the budget"
             )
             what = f"{task} over {result.study.length}: sequences until solved, {scheme}"
-            claims.append(stats.claim_of("L1", what, sequences, f"{printed:,}", (printed / 3, 3 * printed), note))
+            claims.append(
+                stats.claim_of(
+                    "L1", what, sequences, f"{printed:,}", (printed / 3, 3 * printed), note
+                )
+            )
         what = f"{task}: times fewer sequences, input gates biased shut against open"
         pair = (result, "paper"), (result, "open_gates")
         claims.append(faster("L1", what, *pair, "not compared", (1.0, float("inf"))))
-    return finish(out, rows_of(results), claims, studies, "LSTM of 1997: epochs of 1280 sequences until solved")
+    return finish(
+        out,
+        rows_of(results),
+        claims,
+        studies,
+        "LSTM of 1997: epochs of 1280 sequences until solved",
+    )
 
 
 main = main_of("hochreiter1997", __doc__, SIZES, reproduce)

@@ -1,7 +1,8 @@
-"""Le, Jaitly & Hinton (2015), "A simple way to initialize recurrent networks of rectified linear units".
+"""Le, Jaitly & Hinton (2015), "A simple way to initialize recurrent networks of rectified linear
+units".
 
-The question: does a ReLU network whose recurrent matrix starts as the identity (IRNN) remember where tanh networks and
-a small Gaussian do not (I2, adding), and read pictures pixel by pixel (I1)?
+The question: does a ReLU network whose recurrent matrix starts as the identity (IRNN) remember
+where tanh networks and a small Gaussian do not (I2, adding), and read pictures pixel by pixel (I1)?
 
     python experiments/irnn2015.py                 quick: adding over 150 steps, 6000 updates; digits by pixels; minutes
     python experiments/irnn2015.py --size smoke    seconds: checks that all of it works
@@ -9,10 +10,11 @@ a small Gaussian do not (I2, adding), and read pictures pixel by pixel (I1)?
 
 Departures: Adam for SGD; at quick the embedded 8 x 8 digits (64 steps) for MNIST, 64 units for 100.
 
-Expect at quick: on adding over 150 steps tanh networks and the small Gaussian stay at the baseline, the identity
-solves it in one of three seeds (one diverges) and a ReLU network of variance 2/n in 53 epochs in all three, so that
-the identity is not what helps; the LSTM needs 44 epochs. On the 64 pixels of the embedded digits an IRNN is 0.3 to
-0.4 of accuracy below tanh: the sequence is too short to need it.
+Expect at quick: on adding over 150 steps tanh networks and the small Gaussian stay at the baseline,
+the identity solves it in one of three seeds (one diverges) and a ReLU network of variance 2/n in 53
+epochs in all three, so that the identity is not what helps; the LSTM needs 44 epochs. On the 64
+pixels of the embedded digits an IRNN is 0.3 to 0.4 of accuracy below tanh: the sequence is too
+short to need it.
 """
 
 import sys
@@ -29,7 +31,8 @@ CHANCE = 1 / 6
 
 
 def gauss_001(leaf: Leaf) -> Initializer:
-    """N(0, 0.001^2) for every matrix, zero biases: the small Gaussian that the paper compares with."""
+    """N(0, 0.001^2) for every matrix, zero biases: the small Gaussian that the paper compares
+    with."""
     return vector(leaf) or normal(0.001)
 
 
@@ -50,9 +53,17 @@ ADDING = Study(
     epochs=150,
     evaluations=1,
 )
-TANH = replace(ADDING, activation="tanh", schemes=("glorot_uniform", "orthogonal"), baseline="orthogonal")
+TANH = replace(
+    ADDING, activation="tanh", schemes=("glorot_uniform", "orthogonal"), baseline="orthogonal"
+)
 LSTM = replace(
-    ADDING, model="lstm", activation=None, schemes=("forget_bias",), baseline="forget_bias", lrs=(0.003,), seeds=2
+    ADDING,
+    model="lstm",
+    activation=None,
+    schemes=("forget_bias",),
+    baseline="forget_bias",
+    lrs=(0.003,),
+    seeds=2,
 )
 PIXELS = replace(
     ADDING,
@@ -67,7 +78,9 @@ PIXELS = replace(
 
 
 def of_pictures(pixels: Study, task: str, permuted: str) -> dict[str, Study]:
-    tanh = replace(pixels, activation="tanh", schemes=("glorot_uniform", "orthogonal"), baseline="orthogonal")
+    tanh = replace(
+        pixels, activation="tanh", schemes=("glorot_uniform", "orthogonal"), baseline="orthogonal"
+    )
     return {
         "relu, pixels": replace(pixels, task=task),
         "tanh, pixels": replace(tanh, task=task),
@@ -82,7 +95,9 @@ def shrunk(study: Study) -> Study:
 
 
 def grown(study: Study) -> Study:
-    full = replace(study, hidden=100, lrs=(0.0001, 0.0003, 0.001, 0.003), seeds=5, epochs=5 * study.epochs)
+    full = replace(
+        study, hidden=100, lrs=(0.0001, 0.0003, 0.001, 0.003), seeds=5, epochs=5 * study.epochs
+    )
     return replace(full, length=300 if study.task == "adding" else 784)
 
 
@@ -92,7 +107,10 @@ QUICK = {"relu, adding": ADDING, "tanh, adding": TANH, "lstm, adding": LSTM} | o
 SIZES = {
     "smoke": {name: shrunk(study) for name, study in QUICK.items()},
     "quick": QUICK,
-    "paper": {name: grown(study) for name, study in (QUICK | of_pictures(PIXELS, "mnist", "mnist_permuted")).items()},
+    "paper": {
+        name: grown(study)
+        for name, study in (QUICK | of_pictures(PIXELS, "mnist", "mnist_permuted")).items()
+    },
 }
 
 
@@ -109,25 +127,47 @@ def reproduce(studies: dict[str, Study], out: Path) -> int:
     ):
         what = f"adding over {length}: lowest error over 1/6, {cell.split(',')[0]}, {scheme}"
         note = "bands of the project's trial runs, 6000 updates"
-        claims.append(stats.claim_of("I2", what, best(results[cell], scheme) / CHANCE, published, band, note))
+        claims.append(
+            stats.claim_of("I2", what, best(results[cell], scheme) / CHANCE, published, band, note)
+        )
     relu = results["relu, adding"]
-    what = f"adding over {length}: times fewer epochs, identity against a Gaussian of variance 2/n (He)"
-    claims.append(faster("I2", what, (relu, "irnn"), (relu, "he_normal"), "faster", (1.0, float("inf"))))
+    what = (
+        f"adding over {length}: times fewer epochs, identity against a Gaussian of variance 2/n "
+        "(He)"
+    )
+    claims.append(
+        faster("I2", what, (relu, "irnn"), (relu, "he_normal"), "faster", (1.0, float("inf")))
+    )
     for kind, (published_irnn, published_tanh) in {
         "pixels": ("0.970", "0.350"),
         "permuted": ("0.820", "0.350"),
     }.items():
         accuracy = {
             scheme: best(results[f"{phi}, {kind}"], scheme)
-            for phi, scheme in (("relu", "irnn"), ("tanh", "glorot_uniform"), ("tanh", "orthogonal"))
+            for phi, scheme in (
+                ("relu", "irnn"),
+                ("tanh", "glorot_uniform"),
+                ("tanh", "orthogonal"),
+            )
         }
         for other in ("glorot_uniform", "orthogonal"):
             what = f"{kind}: best accuracy of IRNN less that of tanh, {other}"
             published = f"{published_irnn} and {published_tanh} on MNIST"
-            claims.append(stats.claim_of("I1", what, accuracy["irnn"] - accuracy[other], published, (0.0, 1.0), ""))
+            claims.append(
+                stats.claim_of(
+                    "I1", what, accuracy["irnn"] - accuracy[other], published, (0.0, 1.0), ""
+                )
+            )
     gap = best(results["relu, pixels"], "irnn") - best(results["relu, permuted"], "irnn")
     claims.append(
-        stats.claim_of("I1", "IRNN: accuracy by pixels less that with permuted pixels", gap, "0.15", (0.0, 1.0), "")
+        stats.claim_of(
+            "I1",
+            "IRNN: accuracy by pixels less that with permuted pixels",
+            gap,
+            "0.15",
+            (0.0, 1.0),
+            "",
+        )
     )
     return finish(out, rows_of(results), claims, studies, "Identity and ReLU against the others")
 

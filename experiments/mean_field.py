@@ -1,16 +1,19 @@
-"""Mean-field theory of wide nets: phase diagrams, depth scales, what trains, and the spectrum of the Jacobian.
+"""Mean-field theory of wide nets: phase diagrams, depth scales, what trains, and the spectrum of
+the Jacobian.
 
-The questions: do the maps of Poole et al. (2016) describe real nets (M1), does a net train as long as it is no deeper
-than about six depth scales (M2, Schoenholz et al. 2017), and how does the spread of a ReLU Jacobian's singular values
-grow with depth for Gaussian and orthogonal weights (M3, Pennington et al. 2017)?
+The questions: do the maps of Poole et al. (2016) describe real nets (M1), does a net train as long
+as it is no deeper than about six depth scales (M2, Schoenholz et al. 2017), and how does the spread
+of a ReLU Jacobian's singular values grow with depth for Gaussian and orthogonal weights (M3,
+Pennington et al. 2017)?
 
     python experiments/mean_field.py                  quick: width 100, depths to 80, 500 steps; minutes on 2 cores
     python experiments/mean_field.py --size smoke     seconds: checks that all of it works
     python experiments/mean_field.py --size paper     width 300, depths to 300, 5000 steps: for an accelerator
 
 M2 is on handwritten digits, SGD at the best of a grid of rates, tanh, bias variance 0.05.
-Expect at quick: the critical weight variance of tanh at that bias variance 1.761; measured and predicted slopes
-within a few per cent; the boundary of what trains within a factor of two of six depth scales in the ordered phase.
+Expect at quick: the critical weight variance of tanh at that bias variance 1.761; measured and
+predicted slopes within a few per cent; the boundary of what trains within a factor of two of six
+depth scales in the ordered phase.
 """
 
 import math
@@ -28,7 +31,8 @@ SIGMA_B2 = 0.05
 
 @dataclass(frozen=True)
 class Size:
-    """Width and number of wide nets (M1); width, depths, variances, rates, steps and seeds of M2's map; M3's width."""
+    """Width and number of wide nets (M1); width, depths, variances, rates, steps and seeds of M2's
+    map; M3's width."""
 
     wide: int
     nets: int
@@ -45,7 +49,9 @@ VARIANCES = (1.0, 1.3, 1.5, 1.76, 2.0, 2.5, 4.0)
 SIZES = {
     "smoke": Size(200, 2, 20, (3, 5), (1.0, 1.76), (0.1,), 20, 1, 50),
     "quick": Size(1000, 5, 100, (10, 20, 40, 80), VARIANCES, (0.01, 0.1), 500, 2, 400),
-    "paper": Size(1000, 20, 300, (10, 30, 60, 100, 150, 200, 300), VARIANCES, (0.001, 0.01, 0.1), 5000, 5, 400),
+    "paper": Size(
+        1000, 20, 300, (10, 30, 60, 100, 150, 200, 300), VARIANCES, (0.001, 0.01, 0.1), 5000, 5, 400
+    ),
 }
 
 
@@ -64,8 +70,8 @@ def reproduce(size: Size, out: Path) -> int:
     draw_trainability(size, accuracy, out / "figures")
     for row in rows:
         print(
-            f"sigma_w2 {row['sigma_w2']:<5g} depth {row['depth']:3d}: training accuracy {row['accuracy']:.2f}, "
-            f"6 xi_c = {row['six_xi_c'] or math.inf:.0f}"
+            f"sigma_w2 {row['sigma_w2']:<5g} depth {row['depth']:3d}: training accuracy "
+            f"{row['accuracy']:.2f}, 6 xi_c = {row['six_xi_c'] or math.inf:.0f}"
         )
     print_claims(claims)
     print(f"summary and figures: {out}")
@@ -73,26 +79,42 @@ def reproduce(size: Size, out: Path) -> int:
 
 
 def maps(size: Size) -> tuple[dict[float, np.ndarray], list[dict[str, Any]]]:
-    """M1: the growth of gradients per layer in wide tanh nets, by weight variance, and the critical line."""
+    """M1: the growth of gradients per layer in wide tanh nets, by weight variance, and the critical
+    line."""
     from jaxinit import theory
     from jaxinit.analysis import stats
 
     measured, off = {}, []
     for w2 in VARIANCES:
         expected = math.log(theory.chi("tanh", w2, theory.fixed_point_q("tanh", w2, SIGMA_B2)))
-        measured[w2] = np.asarray([gradient_growth(size.wide, w2, seed) for seed in range(size.nets)])
+        measured[w2] = np.asarray(
+            [gradient_growth(size.wide, w2, seed) for seed in range(size.nets)]
+        )
         off.append(np.abs(np.expm1(measured[w2].mean() - expected)))
     line = theory.critical_sigma_w2("tanh", SIGMA_B2)
-    what = f"largest relative error of chi over {len(VARIANCES)} weight variances, nets of width {size.wide}"
+    what = (
+        f"largest relative error of chi over {len(VARIANCES)} weight variances, nets of width "
+        f"{size.wide}"
+    )
     note = f"tanh, bias variance {SIGMA_B2}"
     return measured, [
-        stats.claim_of("M1", "critical weight variance of tanh", line, "1.7610", (1.760, 1.762), note),
-        stats.claim_of("M1", what, max(off), "exact when wide", (0.0, 0.03), f"{note}; means over {size.nets} nets"),
+        stats.claim_of(
+            "M1", "critical weight variance of tanh", line, "1.7610", (1.760, 1.762), note
+        ),
+        stats.claim_of(
+            "M1",
+            what,
+            max(off),
+            "exact when wide",
+            (0.0, 0.03),
+            f"{note}; means over {size.nets} nets",
+        ),
     ]
 
 
 def gradient_growth(n: int, sigma_w2: float, seed: int, depth: int = 12) -> float:
-    """The growth of the logarithm of the squared gradient per layer, in a net whose input is at the fixed point."""
+    """The growth of the logarithm of the squared gradient per layer, in a net whose input is at the
+    fixed point."""
     from jaxinit import theory
 
     draws = np.random.default_rng(seed)
@@ -111,7 +133,8 @@ def gradient_growth(n: int, sigma_w2: float, seed: int, depth: int = 12) -> floa
 
 
 def trainability(size: Size) -> tuple[np.ndarray, list[dict[str, Any]], list[dict[str, Any]]]:
-    """M2: the training accuracy that each (weight variance, depth) reaches at its best rate, and six depth scales."""
+    """M2: the training accuracy that each (weight variance, depth) reaches at its best rate, and
+    six depth scales."""
     import jax
     import jax.numpy as jnp
 
@@ -150,7 +173,12 @@ def trainability(size: Size) -> tuple[np.ndarray, list[dict[str, Any]], list[dic
 
     reached = np.empty((len(size.depths), len(size.variances)))
     for row, depth in enumerate(size.depths):
-        grid = [(w2, rate, seed) for w2 in size.variances for rate in size.rates for seed in range(size.seeds)]
+        grid = [
+            (w2, rate, seed)
+            for w2 in size.variances
+            for rate in size.rates
+            for seed in range(size.seeds)
+        ]
         w2, rate, seed = (np.asarray(column) for column in zip(*grid, strict=True))
         columns = w2.astype(np.float32), rate.astype(np.float32), seed
         of = sweep.over_devices(lambda *a, depth=depth: one(depth, *a), *columns)
@@ -170,24 +198,37 @@ def trainability(size: Size) -> tuple[np.ndarray, list[dict[str, Any]], list[dic
                     "seeds": size.seeds,
                 }
             )
-            if not 0.5 < depth / six < 2:  # nearer the boundary than a factor of two the theory says nothing
+            if (
+                not 0.5 < depth / six < 2
+            ):  # nearer the boundary than a factor of two the theory says nothing
                 inside.append((reached[row, column] > 0.5) == (depth < six))
     agreed = float(np.mean(inside)) if inside else float("nan")
-    what = "share of nets, a factor of two away from depth 6 xi_c, that train just when they are shallower"
-    note = (
-        f"accuracy above 0.5 after {size.steps} steps at the best of {len(size.rates)} rates, {size.seeds} seeds; "
-        f"{len(inside)} nets"
+    what = (
+        "share of nets, a factor of two away from depth 6 xi_c, that train just when they are "
+        "shallower"
     )
-    return reached, rows, [stats.claim_of("M2", what, agreed, "trainable depth about 6 xi_c", (0.9, 1.0), note)]
+    note = (
+        f"accuracy above 0.5 after {size.steps} steps at the best of {len(size.rates)} rates, "
+        f"{size.seeds} seeds; {len(inside)} nets"
+    )
+    return (
+        reached,
+        rows,
+        [stats.claim_of("M2", what, agreed, "trainable depth about 6 xi_c", (0.9, 1.0), note)],
+    )
 
 
 def jacobians(size: Size) -> list[dict[str, Any]]:
-    """M3: the variance of the squared singular values of ReLU Jacobians over L, for Gaussian and orthogonal weights."""
+    """M3: the variance of the squared singular values of ReLU Jacobians over L, for Gaussian and
+    orthogonal weights."""
     from jaxinit import theory
     from jaxinit.analysis import stats
 
     claims, n = [], size.jacobian
-    kinds: tuple[tuple[Literal["gaussian", "orthogonal"], str], ...] = (("gaussian", "2 L"), ("orthogonal", "L"))
+    kinds: tuple[tuple[Literal["gaussian", "orthogonal"], str], ...] = (
+        ("gaussian", "2 L"),
+        ("orthogonal", "L"),
+    )
     for weights, published in kinds:
         for depth in (2, 8):
             of_nets = []
@@ -196,12 +237,16 @@ def jacobians(size: Size) -> list[dict[str, Any]]:
                 jacobian, z = np.eye(n), draws.normal(size=n)
                 for _ in range(depth):
                     w = draws.normal(size=(n, n))
-                    w = math.sqrt(2) * (np.linalg.qr(w)[0] if weights == "orthogonal" else w / math.sqrt(n))
+                    w = math.sqrt(2) * (
+                        np.linalg.qr(w)[0] if weights == "orthogonal" else w / math.sqrt(n)
+                    )
                     jacobian, z = (jacobian * (z > 0)) @ w, np.maximum(z, 0) @ w
                 squares = np.linalg.svd(jacobian, compute_uv=False) ** 2
                 of_nets.append(np.mean((squares / squares.mean() - 1) ** 2) / depth)
             expected = theory.jacobian_moments("relu", 2.0, 0.0, depth, weights)[1] / depth
-            what = f"variance of squared singular values over L, {weights} weights, ReLU, L = {depth}"
+            what = (
+                f"variance of squared singular values over L, {weights} weights, ReLU, L = {depth}"
+            )
             note = f"width {n}, sigma_w2 = 2, relative to the mean square"
             band = (0.8 * expected, 1.2 * expected)
             claims.append(stats.claim_of("M3", what, of_nets, published, band, note))
@@ -209,22 +254,35 @@ def jacobians(size: Size) -> list[dict[str, Any]]:
 
 
 def draw_phases(slopes: dict[float, np.ndarray], folder: Path) -> None:
-    """chi over (weight variance, bias variance), and measured growth of gradients beside log chi."""
+    """chi over (weight variance, bias variance), and measured growth of gradients beside log
+    chi."""
     import matplotlib.pyplot as plt
 
     from jaxinit import theory
     from jaxinit.analysis.figure import save, style
 
     w2, b2 = np.linspace(0.5, 4, 24), np.linspace(0.005, 0.5, 18)
-    value = [[theory.chi("tanh", w, theory.fixed_point_q("tanh", float(w), float(b))) for w in w2] for b in b2]
+    value = [
+        [theory.chi("tanh", w, theory.fixed_point_q("tanh", float(w), float(b))) for w in w2]
+        for b in b2
+    ]
     with style():
         figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
         shades = left.contourf(w2, b2, np.log(value), levels=11, cmap="gray")
         figure.colorbar(shades, ax=left, label="log chi")
         line = np.linspace(0.01, 0.5, 12)
-        left.plot([theory.critical_sigma_w2("tanh", float(b)) for b in line], line, color="white", linewidth=2)
         left.plot(
-            [theory.critical_sigma_w2("tanh", float(b)) for b in line], line, color="black", linestyle="--", linewidth=1
+            [theory.critical_sigma_w2("tanh", float(b)) for b in line],
+            line,
+            color="white",
+            linewidth=2,
+        )
+        left.plot(
+            [theory.critical_sigma_w2("tanh", float(b)) for b in line],
+            line,
+            color="black",
+            linestyle="--",
+            linewidth=1,
         )
         left.set(
             xlabel="weight variance times fan in",
@@ -232,10 +290,15 @@ def draw_phases(slopes: dict[float, np.ndarray], folder: Path) -> None:
             xlim=(0.5, 4),
             title="tanh: ordered left, chaotic right of the dashed critical line",
         )
-        exact = [math.log(theory.chi("tanh", w, theory.fixed_point_q("tanh", float(w), SIGMA_B2))) for w in w2]
+        exact = [
+            math.log(theory.chi("tanh", w, theory.fixed_point_q("tanh", float(w), SIGMA_B2)))
+            for w in w2
+        ]
         right.plot(w2, exact, color="black", linewidth=0.9, linestyle=":", label="log chi, theory")
         for w, of in slopes.items():
-            right.errorbar(w, of.mean(), yerr=of.std(), color="0.3", marker="o", markersize=4, capsize=2)
+            right.errorbar(
+                w, of.mean(), yerr=of.std(), color="0.3", marker="o", markersize=4, capsize=2
+            )
         right.axhline(0, color="0.7", linewidth=0.8)
         right.set(
             xlabel="weight variance times fan in",
@@ -256,15 +319,27 @@ def draw_trainability(size: Size, reached: np.ndarray, folder: Path) -> None:
     with style():
         figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
         mesh = axes.pcolormesh(
-            range(len(size.variances) + 1), range(len(size.depths) + 1), reached, cmap="gray", vmin=0, vmax=1
+            range(len(size.variances) + 1),
+            range(len(size.depths) + 1),
+            reached,
+            cmap="gray",
+            vmin=0,
+            vmax=1,
         )
         figure.colorbar(mesh, ax=axes, label="training accuracy")
         places = np.arange(len(size.variances)) + 0.5
         six = [6 * theory.depth_scales("tanh", w2, SIGMA_B2)[1] for w2 in size.variances]
-        height = np.interp(np.log(np.clip(six, 1, 1e6)), np.log(size.depths), np.arange(len(size.depths)) + 0.5)
+        height = np.interp(
+            np.log(np.clip(six, 1, 1e6)), np.log(size.depths), np.arange(len(size.depths)) + 0.5
+        )
         axes.plot(places, height, color="white", linewidth=3)
         axes.plot(
-            places, height, color="black", linestyle="--", linewidth=1.2, label="6 xi_c, where it is within the figure"
+            places,
+            height,
+            color="black",
+            linestyle="--",
+            linewidth=1.2,
+            label="6 xi_c, where it is within the figure",
         )
         axes.set_xticks(places, [f"{w2:g}" for w2 in size.variances])
         axes.set_yticks(np.arange(len(size.depths)) + 0.5, [str(depth) for depth in size.depths])

@@ -1,19 +1,21 @@
-"""Arjovsky, Shah & Bengio (2016) and Henaff, Szlam & LeCun (2016): pure memory, orthogonal against identity.
+"""Arjovsky, Shah & Bengio (2016) and Henaff, Szlam & LeCun (2016): pure memory, orthogonal against
+identity.
 
-The questions: what does a network that remembers nothing cost on copy and adding, and do tanh networks and LSTMs stay
-there (A1, A2)? Does an orthogonal start solve copy and an identity adding, and not the other way round?
+The questions: what does a network that remembers nothing cost on copy and adding, and do tanh
+networks and LSTMs stay there (A1, A2)? Does an orthogonal start solve copy and an identity adding,
+and not the other way round?
 
     python experiments/memory2016.py                 quick: copy over 20 and 50, adding over 50, 64 units; minutes
     python experiments/memory2016.py --size smoke    seconds: checks that all of it works
     python experiments/memory2016.py --size paper    copy over 500, adding over 400, 128 units: for an accelerator
 
-Departures: Adam for RMSprop; linear transitions are a linear and a ReLU network here, the latter since no linear
-network can multiply a number by its mark.
+Departures: Adam for RMSprop; linear transitions are a linear and a ReLU network here, the latter
+since no linear network can multiply a number by its mark.
 
-Expect at quick: tanh networks stay at the cost without memory on copy (1.00), the LSTM comes below it (0.77); an
-orthogonal linear network solves copy over 20 in 2.3 epochs, an identity one does not within 100, though it gets to
-0.59; on adding a ReLU network solves it from an orthogonal start as from an identity (7 and 9 epochs): that
-orthogonal fails on adding is not seen here.
+Expect at quick: tanh networks stay at the cost without memory on copy (1.00), the LSTM comes below
+it (0.77); an orthogonal linear network solves copy over 20 in 2.3 epochs, an identity one does not
+within 100, though it gets to 0.59; on adding a ReLU network solves it from an orthogonal start as
+from an identity (7 and 9 epochs): that orthogonal fails on adding is not seen here.
 """
 
 import math
@@ -51,13 +53,21 @@ def shrunk(study: Study) -> Study:
 
 def grown(study: Study) -> Study:
     length = 400 if study.task == "adding" else 500
-    return replace(study, hidden=128, length=length, lrs=(0.0001, 0.0003, 0.001, 0.003), seeds=5, epochs=1000)
+    return replace(
+        study, hidden=128, length=length, lrs=(0.0001, 0.0003, 0.001, 0.003), seeds=5, epochs=1000
+    )
 
 
 QUICK = {
     "tanh, copy": COPY,
     "lstm, copy": replace(
-        COPY, model="lstm", activation=None, schemes=("forget_bias",), baseline="forget_bias", lrs=(0.003,), seeds=2
+        COPY,
+        model="lstm",
+        activation=None,
+        schemes=("forget_bias",),
+        baseline="forget_bias",
+        lrs=(0.003,),
+        seeds=2,
     ),
     "linear, copy": replace(PAIR, activation="linear"),
     "relu, copy": replace(PAIR, activation="relu"),
@@ -71,7 +81,8 @@ SIZES = {
 
 
 def without_memory() -> list[dict[str, Any]]:
-    """A1: the chance levels of the tasks against the printed formulas, of predictors that remember nothing."""
+    """A1: the chance levels of the tasks against the printed formulas, of predictors that remember
+    nothing."""
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -86,13 +97,24 @@ def without_memory() -> list[dict[str, Any]]:
         logits[:, : length + 10, 8], logits[:, length + 10 :, :8] = 0, 0
         error = float(task.loss(jnp.asarray(logits), y)) - 10 * math.log(8) / (length + 20)
         what = f"copy over {length}: cost without memory less 10 ln 8 / (T + 20)"
-        claims.append(stats.claim_of("A1", what, error, f"{printed}", (-1e-5, 1e-5), "a float32 mean"))
+        claims.append(
+            stats.claim_of("A1", what, error, f"{printed}", (-1e-5, 1e-5), "a float32 mean")
+        )
     task = TASKS["adding"](50)
     tickets = task.tickets(task.data, jax.random.key(0), 40, 1024)
-    y = np.concatenate([np.asarray(task.batch(task.data, ticket)[1], np.float64) for ticket in tickets])
+    y = np.concatenate(
+        [np.asarray(task.batch(task.data, ticket)[1], np.float64) for ticket in tickets]
+    )
     what = "adding: error of always answering 1"
     claims.append(
-        stats.claim_of("A1", what, (y - 1) ** 2, "1/6 = 0.1667 (0.1767 is a slip)", (0.163, 0.17), "40,960 examples")
+        stats.claim_of(
+            "A1",
+            what,
+            (y - 1) ** 2,
+            "1/6 = 0.1667 (0.1767 is a slip)",
+            (0.163, 0.17),
+            "40,960 examples",
+        )
     )
     return claims
 
@@ -102,9 +124,17 @@ def reproduce(studies: dict[str, Study], out: Path) -> int:
     claims = without_memory()
     over = lambda cell, scheme: best(results[cell], scheme) / results[cell].records.attrs["chance"]
     note = "lowest validation cost over that without memory"
-    for cell, scheme in (("tanh, copy", "glorot_uniform"), ("tanh, copy", "orthogonal"), ("lstm, copy", "forget_bias")):
+    for cell, scheme in (
+        ("tanh, copy", "glorot_uniform"),
+        ("tanh, copy", "orthogonal"),
+        ("lstm, copy", "forget_bias"),
+    ):
         what = f"{cell} over {studies[cell].length}, {scheme}"
-        claims.append(stats.claim_of("A2", what, over(cell, scheme), "stays at the baseline", (0.98, 1.05), note))
+        claims.append(
+            stats.claim_of(
+                "A2", what, over(cell, scheme), "stays at the baseline", (0.98, 1.05), note
+            )
+        )
     for cell, scheme, solves in (
         ("linear, copy", "orthogonal", True),
         ("linear, copy", "identity", False),
@@ -116,7 +146,13 @@ def reproduce(studies: dict[str, Study], out: Path) -> int:
         what = f"{cell} over {studies[cell].length}, {scheme}"
         published, band = ("solves it", (0.0, 0.3)) if solves else ("does not", (0.9, 1.1))
         claims.append(stats.claim_of("A2", what, over(cell, scheme), published, band, note))
-    return finish(out, rows_of(results), claims, studies, "Pure memory: epochs to 30 % of the cost without memory")
+    return finish(
+        out,
+        rows_of(results),
+        claims,
+        studies,
+        "Pure memory: epochs to 30 % of the cost without memory",
+    )
 
 
 main = main_of("memory2016", __doc__, SIZES, reproduce)

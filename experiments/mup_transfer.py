@@ -1,17 +1,18 @@
 """Does the best learning rate carry over from narrow to wide networks (muP: U1, claim B5)?
 
-The coordinate check with its slopes, then the loss against the rate at every width: by how many octaves (factors of 2)
-does the optimum move from the narrowest to the widest network, under muP and under the standard parametrization?
+The coordinate check with its slopes, then the loss against the rate at every width: by how many
+octaves (factors of 2) does the optimum move from the narrowest to the widest network, under muP and
+under the standard parametrization?
 
     python experiments/mup_transfer.py                 quick: MLP of 64 to 1024 units, Adam; minutes on 2 cores
     python experiments/mup_transfer.py --size smoke    seconds: checks that all of it works
     python experiments/mup_transfer.py --size paper    64 to 4096 units, more seeds: for an accelerator
 
-Expect at quick: the check passes under muP, its steepest slope 0.07 (64 to 1024 units, 10 Adam steps, 5 seeds), and
-fails under the standard parametrization, 0.92 for the change of the readout's product. The best rate moves by 0.2
-octaves (-0.1 to 0.5; 8 seeds) from 64 to 1024 units under muP and by -3.0 (-3.5 to -2.5) under the standard
-parametrization, whose best rate falls eightfold while its lowest loss is the lower one: carrying over is not being
-best.
+Expect at quick: the check passes under muP, its steepest slope 0.07 (64 to 1024 units, 10 Adam
+steps, 5 seeds), and fails under the standard parametrization, 0.92 for the change of the readout's
+product. The best rate moves by 0.2 octaves (-0.1 to 0.5; 8 seeds) from 64 to 1024 units under muP
+and by -3.0 (-3.5 to -2.5) under the standard parametrization, whose best rate falls eightfold while
+its lowest loss is the lower one: carrying over is not being best.
 """
 
 import sys
@@ -53,9 +54,13 @@ class Size:
 
 
 SIZES = {
-    "smoke": Size(replace(STUDY, lrs=(2.0**-9, 2.0**-7, 2.0**-5), tune_seeds=2, epochs=1), (64, 128), 2),
+    "smoke": Size(
+        replace(STUDY, lrs=(2.0**-9, 2.0**-7, 2.0**-5), tune_seeds=2, epochs=1), (64, 128), 2
+    ),
     "quick": Size(STUDY, (64, 256, 1024), 5),
-    "paper": Size(replace(STUDY, tune_seeds=10, epochs=20), (64, 128, 256, 512, 1024, 2048, 4096), 10),
+    "paper": Size(
+        replace(STUDY, tune_seeds=10, epochs=20), (64, 128, 256, 512, 1024, 2048, 4096), 10
+    ),
 }
 
 
@@ -72,25 +77,42 @@ def measure(size: Size, out: Path) -> int:
     rows = coordcheck.slopes(found)
     claims = []
     for scheme in size.study.schemes:
-        steepest = max((row for row in rows if row.scheme == scheme), key=lambda row: abs(row.slope))
-        what = f"{scheme}: steepest slope of all signals against the width ({steepest.kind} of {steepest.parameter})"
+        steepest = max(
+            (row for row in rows if row.scheme == scheme), key=lambda row: abs(row.slope)
+        )
+        what = (
+            f"{scheme}: steepest slope of all signals against the width ({steepest.kind} of "
+            f"{steepest.parameter})"
+        )
         band = (0.0, coordcheck.STEEP) if scheme == "mup" else (0.5, np.inf)
         note = (
-            f"10 Adam steps, {size.seeds} seeds; the check {'passes' if coordcheck.passes(rows, scheme) else 'fails'}"
+            f"10 Adam steps, {size.seeds} seeds; the check "
+            f"{'passes' if coordcheck.passes(rows, scheme) else 'fails'}"
         )
         published = "flat" if scheme == "mup" else "above 0.5"
         claims.append(stats.claim_of("U1", what, abs(steepest.slope), published, band, note))
-    optima = {scheme: [optimum(results[name], scheme) for name in studies] for scheme in size.study.schemes}
+    optima = {
+        scheme: [optimum(results[name], scheme) for name in studies]
+        for scheme in size.study.schemes
+    }
     for scheme, of in optima.items():
         shift = of[-1] - of[0]
-        what = f"{scheme}: octaves that the best rate moves from {size.widths[0]} to {size.widths[-1]} units"
+        what = (
+            f"{scheme}: octaves that the best rate moves from {size.widths[0]} to "
+            f"{size.widths[-1]} units"
+        )
         band = (-1.0, 1.0) if scheme == "mup" else (-np.inf, -2.0)
         published = "carries over" if scheme == "mup" else "moves down"
         claims.append(
-            stats.claim_of("B5", what, shift, published, band, "training loss after a fixed number of epochs")
+            stats.claim_of(
+                "B5", what, shift, published, band, "training loss after a fixed number of epochs"
+            )
         )
     study = size.study
-    title = f"MLP of {study.layers} layers on digits, {study.epochs} epochs, n = {study.tune_seeds}; base {BASE} units"
+    title = (
+        f"MLP of {study.layers} layers on digits, {study.epochs} epochs, n = {study.tune_seeds}; "
+        f"base {BASE} units"
+    )
     draw_transfer(results, title, out / "figures")
     with style():
         save(coordinates(found), out / "figures", "coordinates")

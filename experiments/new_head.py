@@ -1,19 +1,21 @@
-"""A new head on a trained model: zeros, a small, a scaled and a large Gaussian, a linear probe (claims B7, B9).
+"""A new head on a trained model: zeros, a small, a scaled and a large Gaussian, a linear probe
+(claims B7, B9).
 
-The question: does it matter how the head starts when a Vision Transformer that was trained here to tell the digits 0 to
-4 learns to tell 5 to 9? Epochs to a target for each start of the head, with all of the model trained or the head alone
-(a probe), against a model that starts anew; and before the first step: the loss, and the gradient norms in head and
-body.
+The question: does it matter how the head starts when a Vision Transformer that was trained here to
+tell the digits 0 to 4 learns to tell 5 to 9? Epochs to a target for each start of the head, with
+all of the model trained or the head alone (a probe), against a model that starts anew; and before
+the first step: the loss, and the gradient norms in head and body.
 
     python experiments/new_head.py                 quick: two blocks of width 64; minutes on 2 cores
     python experiments/new_head.py --size smoke    seconds: checks that all of it works
     python experiments/new_head.py --size paper    width 256, more seeds: for an accelerator
 
-Expect at quick: to 93 % (10 seeds, each at its own best rate) a scaled head N(0, 1/fan_in) needs 1.54 epochs, N(0,
-0.02^2) 1.86, a model that starts anew 1.98, zeros 2.04, N(0, 1) 3.26: the scaled head is 2.12 times (1.69 to 2.60)
-faster than the large one and faster than zeros (whose ratio is 0.75, 0.63 to 0.90). Before the first step the large
-head sends 10.7 times the gradient of the scaled one into the body, zeros send none. A probe, the head alone, does not
-arrive in 12 epochs, and is best at the highest rate of the grid, whatever its start.
+Expect at quick: to 93 % (10 seeds, each at its own best rate) a scaled head N(0, 1/fan_in) needs
+1.54 epochs, N(0, 0.02^2) 1.86, a model that starts anew 1.98, zeros 2.04, N(0, 1) 3.26: the scaled
+head is 2.12 times (1.69 to 2.60) faster than the large one and faster than zeros (whose ratio is
+0.75, 0.63 to 0.90). Before the first step the large head sends 10.7 times the gradient of the
+scaled one into the body, zeros send none. A probe, the head alone, does not arrive in 12 epochs,
+and is best at the highest rate of the grid, whatever its start.
 """
 
 import math
@@ -76,7 +78,10 @@ SIZES = {
         replace(STUDY, hidden=16, layers=1, lrs=(0.01,), seeds=2, epochs=1),
     ),
     "quick": Size(TRAINED, STUDY),
-    "paper": Size(replace(TRAINED, hidden=256, layers=4, epochs=60), replace(STUDY, hidden=256, layers=4, seeds=20)),
+    "paper": Size(
+        replace(TRAINED, hidden=256, layers=4, epochs=60),
+        replace(STUDY, hidden=256, layers=4, seeds=20),
+    ),
 }
 
 
@@ -108,19 +113,32 @@ def measure(size: Size, out: Path) -> int:
     for name in HEADS:
         start = draw(own[name], jax.random.key(0), model.leaves)
         norms = jax.grad(lambda p: task.loss(model.as_trained(p, x), y))(start)
-        size_of = lambda names, norms=norms: float(jnp.sqrt(sum(jnp.sum(norms[name] ** 2) for name in names)))
+        size_of = lambda names, norms=norms: float(
+            jnp.sqrt(sum(jnp.sum(norms[name] ** 2) for name in names))
+        )
         reports[name] = {
             "loss": float(task.loss(model.as_trained(start, x), y)),
             "gradient_in_head": size_of([name for name in start if name.startswith("readout")]),
             "gradient_in_body": size_of(body),
         }
-        numbers = ", ".join(f"{what.replace('_', ' ')} {value:.3g}" for what, value in reports[name].items())
+        numbers = ", ".join(
+            f"{what.replace('_', ' ')} {value:.3g}" for what, value in reports[name].items()
+        )
         print(f"step 0, {name} head: {numbers} (log 5 = {math.log(5):.3g})")
     ratio = reports["large"]["gradient_in_body"] / reports["scaled"]["gradient_in_body"]
-    what, note = "gradient norm in the body at step 0, large head over scaled", "256 examples, one draw"
-    claims.append(stats.claim_of("B9", what, ratio, "a good start does not disturb the body", (2.0, np.inf), note))
+    what, note = (
+        "gradient norm in the body at step 0, large head over scaled",
+        "256 examples, one draw",
+    )
+    claims.append(
+        stats.claim_of(
+            "B9", what, ratio, "a good start does not disturb the body", (2.0, np.inf), note
+        )
+    )
     what = "gradient norm in the body at step 0, zero head"
-    claims.append(stats.claim_of("B9", what, reports["zero"]["gradient_in_body"], "0", (0.0, 1e-9), note))
+    claims.append(
+        stats.claim_of("B9", what, reports["zero"]["gradient_in_body"], "0", (0.0, 1e-9), note)
+    )
     studies = {"digits 5 to 9": size.study}
     results = run_all(studies, out, schemes=own, tasks=TASKS)
     result = results["digits 5 to 9"]
@@ -134,7 +152,9 @@ def measure(size: Size, out: Path) -> int:
         ("scaled", "anew", "no number"),
     ):
         what = f"times fewer epochs, {scheme} against {against}"
-        claims.append(faster("B7", what, (result, scheme), (result, against), published, (1.1, np.inf)))
+        claims.append(
+            faster("B7", what, (result, scheme), (result, against), published, (1.1, np.inf))
+        )
     title = f"A new head: epochs to {size.study.target:g} accuracy"
     return finish(out, rows_of(results), claims, studies, title, step_zero=reports)
 
@@ -157,7 +177,10 @@ def of_digits(first: int) -> Any:
         for part in ("train", "valid"):
             y = np.asarray(whole.data[f"{part}_y"])
             chosen = np.flatnonzero((y >= first) & (y < first + 5))
-            data |= {f"{part}_x": whole.data[f"{part}_x"][chosen], f"{part}_y": whole.data[f"{part}_y"][chosen] - first}
+            data |= {
+                f"{part}_x": whole.data[f"{part}_x"][chosen],
+                f"{part}_y": whole.data[f"{part}_y"][chosen] - first,
+            }
         name = f"digits_{first}_to_{first + 4}"
         examples = len(data["train_y"])
         return replace(whole, name=name, data=data, examples=examples, out_features=5, chance=0.2)

@@ -1,18 +1,20 @@
-"""Pascanu, Mikolov & Bengio (2013), "On the difficulty of training recurrent neural networks": clipping and starts.
+"""Pascanu, Mikolov & Bengio (2013), "On the difficulty of training recurrent neural networks":
+clipping and starts.
 
-The question: how does the share of runs that solve the temporal order task fall with its length, and do clipping of the
-gradient's norm and the `smart_tanh` start (15 non-zeros a unit, spectral radius 0.95) keep it up (P1)?
+The question: how does the share of runs that solve the temporal order task fall with its length,
+and do clipping of the gradient's norm and the `smart_tanh` start (15 non-zeros a unit, spectral
+radius 0.95) keep it up (P1)?
 
     python experiments/pascanu2013.py                 quick: 50 units, lengths 20, 40, 60, 5 seeds; minutes on 2 cores
     python experiments/pascanu2013.py --size smoke    seconds: checks that all of it works
     python experiments/pascanu2013.py --size paper    lengths 20 to 200, 5 million updates: for an accelerator
 
-The gradient regularizer of the paper (SGD-CR) is not here: it is another method of training, and only at full length
-did the paper need it.
+The gradient regularizer of the paper (SGD-CR) is not here: it is another method of training, and
+only at full length did the paper need it.
 
-Expect at quick: without clipping an orthogonal start solves length 20 in 1.4 epochs and 40 in most seeds, basic_tanh
-only 20, smart_tanh 20 at times; clipped at norm 1 all of them solve 40 (8, 71 and 30 epochs) and nearly none 60
-within 100 epochs.
+Expect at quick: without clipping an orthogonal start solves length 20 in 1.4 epochs and 40 in most
+seeds, basic_tanh only 20, smart_tanh 20 at times; clipped at norm 1 all of them solve 40 (8, 71 and
+30 epochs) and nearly none 60 within 100 epochs.
 """
 
 import sys
@@ -53,7 +55,10 @@ BASE = Study(
 SIZES: dict[str, tuple[Study, tuple[int, ...]]] = {
     "smoke": (replace(BASE, hidden=16, lrs=(0.1,), seeds=2, epochs=1), (10,)),
     "quick": (BASE, (20, 40, 60)),
-    "paper": (replace(BASE, lrs=(0.001, 0.003, 0.01, 0.03, 0.1), epochs=78_000), (20, 50, 100, 150, 200)),
+    "paper": (
+        replace(BASE, lrs=(0.001, 0.003, 0.01, 0.03, 0.1), epochs=78_000),
+        (20, 50, 100, 150, 200),
+    ),
 }
 
 
@@ -71,7 +76,9 @@ def reproduce(size: tuple[Study, tuple[int, ...]], out: Path) -> int:
         for scheme in base.schemes:
             what = f"T={length}, {scheme}: solved with clipping less solved without, a seed"
             value = gap((f"clipped at 1, T={length}", scheme), (f"SGD, T={length}", scheme))
-            claims.append(stats.claim_of("P1", what, value, "no lower with clipping", (0.0, 1.0), ""))
+            claims.append(
+                stats.claim_of("P1", what, value, "no lower with clipping", (0.0, 1.0), "")
+            )
         what = f"T={length}, clipped: solved by smart_tanh less by basic_tanh, a seed"
         cell = f"clipped at 1, T={length}"
         value = gap((cell, "smart_tanh"), (cell, "basic_tanh"))
@@ -93,17 +100,22 @@ def draw(base: Study, lengths: tuple[int, ...], results: Results, folder: Path) 
     from jaxinit.analysis.signal_figures import MARKS
 
     with style():
-        figure, panels = plt.subplots(1, len(CLIPPED), figsize=(7, 3), layout="constrained", sharey=True)
+        figure, panels = plt.subplots(
+            1, len(CLIPPED), figsize=(7, 3), layout="constrained", sharey=True
+        )
         for axes, how in zip(panels, CLIPPED, strict=True):
             for k, scheme in enumerate(base.schemes):
-                share: Any = [solved(results, f"{how}, T={length}", scheme).mean() for length in lengths]
+                share: Any = [
+                    solved(results, f"{how}, T={length}", scheme).mean() for length in lengths
+                ]
                 grey = str(0.6 * k / max(len(base.schemes) - 1, 1))
                 axes.plot(lengths, share, color=grey, marker=MARKS[k], markersize=5, label=scheme)
             axes.set(title=how, xlabel="length of the sequence", ylim=(-0.05, 1.05), xticks=lengths)
         panels[0].set_ylabel(f"share of {base.seeds} seeds that solve it")
         panels[0].legend(frameon=False, fontsize=7)
         figure.suptitle(
-            f"Temporal order, {base.hidden} tanh units, {base.epochs} epochs, each start at its own best rate",
+            f"Temporal order, {base.hidden} tanh units, {base.epochs} epochs, each start at its "
+            "own best rate",
             fontsize=9,
             x=0.01,
             ha="left",

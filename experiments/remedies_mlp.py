@@ -1,22 +1,25 @@
-"""Which remedy helps against vanishing gradients, and which against exploding ones? Every remedy x start x depth.
+"""Which remedy helps against vanishing gradients, and which against exploding ones? Every remedy x
+start x depth.
 
-The claims: gradients vanish layer by layer (C1) or explode, and then the loss does not converge (C2); vanishing shows
-in the early layers, exploding in the deep ones (C3); ReLU, normalization and Xavier or He starts cure the first (C4);
-clipping, L2 and a lower rate the second (C5). MLPs on handwritten digits, SGD, each at its own best rate of a grid.
+The claims: gradients vanish layer by layer (C1) or explode, and then the loss does not converge
+(C2); vanishing shows in the early layers, exploding in the deep ones (C3); ReLU, normalization and
+Xavier or He starts cure the first (C4); clipping, L2 and a lower rate the second (C5). MLPs on
+handwritten digits, SGD, each at its own best rate of a grid.
 
     python experiments/remedies_mlp.py                 quick: 4 and 16 layers of 64 units, 4 seeds; minutes on 2 cores
     python experiments/remedies_mlp.py --size smoke    seconds: checks that all of it works
     python experiments/remedies_mlp.py --size paper    4 to 64 layers of 256 units, 10 seeds: for an accelerator
 
-Three starts: `vanishing`, N(0, 1/(3 n)), the variance of Glorot & Bengio's standard start; `healthy`, N(0, 1/n), as
-Xavier is often written; `exploding`, N(0, 9/n). The remedies are settings of `jaxinit run`; each is compared, seed by
-seed, with the plain tanh net of the same start. A lower rate is a comparison of its own: the best rate of the grid
-against one ten times as high.
+Three starts: `vanishing`, N(0, 1/(3 n)), the variance of Glorot & Bengio's standard start;
+`healthy`, N(0, 1/n), as Xavier is often written; `exploding`, N(0, 9/n). The remedies are settings
+of `jaxinit run`; each is compared, seed by seed, with the plain tanh net of the same start. A lower
+rate is a comparison of its own: the best rate of the grid against one ten times as high.
 
-Expect at quick (a minute and a half): at 16 layers the healthy start needs 2.8 epochs and neither other arrives
-within 10; batch and layer normalization and residual connections rescue both (0.7 to 5.9 epochs), ReLU at the same
-variance, clipping, L2, decay and dropout neither; the gradient is largest at the input in exploding nets too, since
-it grows going back, so C3 is half wrong; ten times the best rate costs exploding nets 0.4 to 0.8 of accuracy.
+Expect at quick (a minute and a half): at 16 layers the healthy start needs 2.8 epochs and neither
+other arrives within 10; batch and layer normalization and residual connections rescue both (0.7 to
+5.9 epochs), ReLU at the same variance, clipping, L2, decay and dropout neither; the gradient is
+largest at the input in exploding nets too, since it grows going back, so C3 is half wrong; ten
+times the best rate costs exploding nets 0.4 to 0.8 of accuracy.
 """
 
 import sys
@@ -64,7 +67,17 @@ BASE = Study(
 
 
 LOST = {"censored": "cens", "diverged": "div"}
-KEPT = ("lr", "lr_at_edge", "epochs", "epochs_low", "epochs_high", "seeds", "converged", "censored", "diverged")
+KEPT = (
+    "lr",
+    "lr_at_edge",
+    "epochs",
+    "epochs_low",
+    "epochs_high",
+    "seeds",
+    "converged",
+    "censored",
+    "diverged",
+)
 
 
 @dataclass(frozen=True)
@@ -91,8 +104,15 @@ def compare(size: Size, out: Path) -> int:
     """Every remedy at every depth as a study of its own, the claims, a figure, and summary.json."""
     from jaxinit.analysis.report import print_claims
 
-    cells = {f"{depth} layers, {remedy}": (depth, remedy) for depth in size.depths for remedy in size.remedies}
-    studies = {name: replace(size.study, layers=depth, **REMEDIES[remedy]) for name, (depth, remedy) in cells.items()}
+    cells = {
+        f"{depth} layers, {remedy}": (depth, remedy)
+        for depth in size.depths
+        for remedy in size.remedies
+    }
+    studies = {
+        name: replace(size.study, layers=depth, **REMEDIES[remedy])
+        for name, (depth, remedy) in cells.items()
+    }
     found = run_all(studies, out, schemes={name: start(name) for name in STARTS})
     results = {cells[name]: result for name, result in found.items()}
     rows = table(results)
@@ -101,8 +121,9 @@ def compare(size: Size, out: Path) -> int:
     draw(size, rows, out / "figures")
     for row in rows:
         print(
-            f"{row['layers']:2d} x {row['start']:9} {row['remedy']:18} rate {row['lr']:<5g} {shown(row):>6} epochs; "
-            f"{row['converged']} converged, {row['censored']} censored, {row['diverged']} diverged"
+            f"{row['layers']:2d} x {row['start']:9} {row['remedy']:18} rate {row['lr']:<5g} "
+            f"{shown(row):>6} epochs; {row['converged']} converged, {row['censored']} censored, "
+            f"{row['diverged']} diverged"
         )
     print_claims(claims)
     print(f"summary and figures: {out}")
@@ -120,8 +141,13 @@ def table(results: dict[tuple[int, str], Any]) -> list[dict[str, Any]]:
     """A row for every depth, remedy and start."""
     rows = []
     for (depth, remedy), result in results.items():
-        for row in sorted(result.summary["table"], key=lambda row: list(STARTS).index(row["scheme"])):
-            rows.append({"layers": depth, "remedy": remedy, "start": row["scheme"]} | {key: row[key] for key in KEPT})
+        for row in sorted(
+            result.summary["table"], key=lambda row: list(STARTS).index(row["scheme"])
+        ):
+            rows.append(
+                {"layers": depth, "remedy": remedy, "start": row["scheme"]}
+                | {key: row[key] for key in KEPT}
+            )
     return rows
 
 
@@ -136,17 +162,38 @@ def gradients(size: Size) -> list[dict[str, Any]]:
         study = replace(size.study, layers=depth, activation=activation, lrs=(1.0,))
         signals = survey(study, schemes={name: start(name) for name in STARTS})
         for name in STARTS:
-            of = signals.sel(scheme=name).gradient_mean_square.mean(("step", "copy"), skipna=True) ** 0.5
+            of = (
+                signals.sel(scheme=name).gradient_mean_square.mean(("step", "copy"), skipna=True)
+                ** 0.5
+            )
             logs = np.log10(of.transpose("seed", "parameter").values[:, ::-1])  # going back
-            slopes[name, activation] = [np.polyfit(np.arange(depth + 1), seed, 1)[0] for seed in logs]
-            smallest[name, activation] = 1 - logs.argmin(1) / depth  # 0: at the input, 1: at the output
+            slopes[name, activation] = [
+                np.polyfit(np.arange(depth + 1), seed, 1)[0] for seed in logs
+            ]
+            smallest[name, activation] = (
+                1 - logs.argmin(1) / depth
+            )  # 0: at the input, 1: at the output
             largest[name, activation] = 1 - logs.argmax(1) / depth
     note = f"{depth} layers of {size.study.hidden} units, {size.study.seeds} seeds, before training"
-    row = lambda key, what, which, band, published: stats.claim_of(key, what, slopes[which], published, band, note)
+    row = lambda key, what, which, band, published: stats.claim_of(
+        key, what, slopes[which], published, band, note
+    )
     decades = "decades that the gradient changes by per layer going back"
     return [
-        row("C1", f"{decades}, tanh, N(0, 1/(3 n))", ("vanishing", "tanh"), (-np.inf, -0.1), "shrinks"),
-        row("C1", f"{decades}, sigmoid, N(0, 1/n)", ("healthy", "sigmoid"), (-np.inf, -0.1), "shrinks"),
+        row(
+            "C1",
+            f"{decades}, tanh, N(0, 1/(3 n))",
+            ("vanishing", "tanh"),
+            (-np.inf, -0.1),
+            "shrinks",
+        ),
+        row(
+            "C1",
+            f"{decades}, sigmoid, N(0, 1/n)",
+            ("healthy", "sigmoid"),
+            (-np.inf, -0.1),
+            "shrinks",
+        ),
         row("C2", f"{decades}, tanh, N(0, 9/n)", ("exploding", "tanh"), (0.03, np.inf), "grows"),
         stats.claim_of(
             "C3",
@@ -168,7 +215,8 @@ def gradients(size: Size) -> list[dict[str, Any]]:
 
 
 def helped(size: Size, results: dict[tuple[int, str], Any]) -> list[dict[str, Any]]:
-    """C2, C4 and C5: how many times fewer epochs a remedy needs than the plain net of the same start."""
+    """C2, C4 and C5: how many times fewer epochs a remedy needs than the plain net of the same
+    start."""
     from jaxinit.analysis import stats
 
     horizon, claims = float(size.study.epochs), []
@@ -184,11 +232,23 @@ def helped(size: Size, results: dict[tuple[int, str], Any]) -> list[dict[str, An
     for depth in size.depths:
         plain = {name: times(depth, "none", name) for name in STARTS}
         claim("C2", depth, "N(0, 1/n) against N(0, 9/n)", plain["exploding"], plain["healthy"])
-        claim("C4", depth, "N(0, 1/n) (Xavier) against N(0, 1/(3 n))", plain["vanishing"], plain["healthy"])
+        claim(
+            "C4",
+            depth,
+            "N(0, 1/n) (Xavier) against N(0, 1/(3 n))",
+            plain["vanishing"],
+            plain["healthy"],
+        )
         for key, (name, remedies) in AGAINST.items():
             for remedy in remedies:
                 if remedy in size.remedies:
-                    claim(key, depth, f"{remedy} on the {name} start", plain[name], times(depth, remedy, name))
+                    claim(
+                        key,
+                        depth,
+                        f"{remedy} on the {name} start",
+                        plain[name],
+                        times(depth, remedy, name),
+                    )
         claims.append(lower_rate(results[depth, "none"], "exploding", f"{depth} layers"))
     return claims
 
@@ -198,32 +258,41 @@ def shown(row: dict[str, Any]) -> str:
 
 
 def draw(size: Size, rows: list[dict[str, Any]], folder: Path) -> None:
-    """Epochs to the target as a table in grey: a row for each remedy, a column for each depth and start."""
+    """Epochs to the target as a table in grey: a row for each remedy, a column for each depth and
+    start."""
     import matplotlib.pyplot as plt
 
     from jaxinit.analysis.figure import save, style
 
     columns = [(depth, name) for depth in size.depths for name in STARTS]
     of = {(row["layers"], row["start"], row["remedy"]): row for row in rows}
-    values = np.asarray([[of[*column, remedy]["epochs"] for column in columns] for remedy in size.remedies])
+    values = np.asarray(
+        [[of[*column, remedy]["epochs"] for column in columns] for remedy in size.remedies]
+    )
     with style():
         figure, axes = plt.subplots(
-            figsize=(2.6 + 0.85 * len(columns), 1.7 + 0.3 * len(size.remedies)), layout="constrained"
+            figsize=(2.6 + 0.85 * len(columns), 1.7 + 0.3 * len(size.remedies)),
+            layout="constrained",
         )
         axes.imshow(values, cmap="Greys", vmin=0, vmax=2 * size.study.epochs, aspect="auto")
         for y, remedy in enumerate(size.remedies):
             for x, column in enumerate(columns):
                 row = of[*column, remedy]
                 lost = " ".join(f"{row[what]} {short}" for what, short in LOST.items() if row[what])
-                axes.text(x, y, f"{shown(row)}\n{lost}".strip(), ha="center", va="center", fontsize=6)
-        axes.set_xticks(range(len(columns)), [f"{depth} layers\n{name}" for depth, name in columns], fontsize=7)
+                axes.text(
+                    x, y, f"{shown(row)}\n{lost}".strip(), ha="center", va="center", fontsize=6
+                )
+        axes.set_xticks(
+            range(len(columns)), [f"{depth} layers\n{name}" for depth, name in columns], fontsize=7
+        )
         axes.set_yticks(range(len(size.remedies)), size.remedies)
         axes.tick_params(length=0)
         axes.xaxis.tick_top()
         study = size.study
         figure.suptitle(
-            f"Epochs to {study.target:.0%} accuracy (mean up to {study.epochs}) at the best rate; n = {study.seeds} "
-            f"seeds\nMLP, {study.hidden} tanh units a layer, digits, SGD; cens: censored, div: diverged",
+            f"Epochs to {study.target:.0%} accuracy (mean up to {study.epochs}) at the best rate; "
+            f"n = {study.seeds} seeds\nMLP, {study.hidden} tanh units a layer, digits, SGD; cens: "
+            "censored, div: diverged",
             fontsize=8,
             x=0.01,
             ha="left",

@@ -1,18 +1,20 @@
-"""Which remedy helps a recurrent network against vanishing gradients, and which against exploding ones?
+"""Which remedy helps a recurrent network against vanishing gradients, and which against exploding
+ones?
 
-Every remedy under every start of a vanilla RNN whose recurrent matrix is N(0, g^2/n), by the size of g: 0.5
-(vanishing), 1 (Xavier), 3 (exploding), and an orthogonal one. Claims A9, C4, C5, C6.
+Every remedy under every start of a vanilla RNN whose recurrent matrix is N(0, g^2/n), by the size
+of g: 0.5 (vanishing), 1 (Xavier), 3 (exploding), and an orthogonal one. Claims A9, C4, C5, C6.
 
     python experiments/remedies_rnn.py                 quick: 32 units, digits by pixels (64 steps); minutes on 2 cores
     python experiments/remedies_rnn.py --size smoke    seconds: checks that all of it works
     python experiments/remedies_rnn.py --size paper    128 units, 10 seeds, longer: for an accelerator
 
-A remedy is a setting of the same study, each start at its own best rate; a lower rate is a remedy by itself, read off
-the curve of rates.
+A remedy is a setting of the same study, each start at its own best rate; a lower rate is a remedy
+by itself, read off the curve of rates.
 
-Expect at quick: a vanishing start never arrives and is rescued by LSTM, GRU, layer normalization and, since they
-allow a higher rate, clipping by norm and by value (6 to 9 epochs); an exploding one is rescued by the GRU (5 epochs),
-mostly by the LSTM, and neither by clipping nor by L2. Xavier and orthogonal starts need 4 epochs, clipped 2 to 3.
+Expect at quick: a vanishing start never arrives and is rescued by LSTM, GRU, layer normalization
+and, since they allow a higher rate, clipping by norm and by value (6 to 9 epochs); an exploding one
+is rescued by the GRU (5 epochs), mostly by the LSTM, and neither by clipping nor by L2. Xavier and
+orthogonal starts need 4 epochs, clipped 2 to 3.
 """
 
 import sys
@@ -86,10 +88,13 @@ class Size:
 
 SIZES = {
     "smoke": Size(
-        replace(BASE, hidden=8, lrs=(0.1, 1.0), seeds=2, epochs=1, target=0.2), ("none", "gru", "clip by norm 1")
+        replace(BASE, hidden=8, lrs=(0.1, 1.0), seeds=2, epochs=1, target=0.2),
+        ("none", "gru", "clip by norm 1"),
     ),
     "quick": Size(BASE),
-    "paper": Size(replace(BASE, hidden=128, lrs=(0.003, *BASE.lrs), seeds=10, tune_seeds=3, epochs=200)),
+    "paper": Size(
+        replace(BASE, hidden=128, lrs=(0.003, *BASE.lrs), seeds=10, tune_seeds=3, epochs=200)
+    ),
 }
 
 
@@ -128,7 +133,9 @@ def compare(size: Size, out: Path) -> int:
         for remedy in remedies:
             if remedy in results:
                 what = f"times fewer epochs, {remedy} on the {case} start"
-                claims.append(faster(name, what, (results[remedy], case), (plain, case), "helps", ahead))
+                claims.append(
+                    faster(name, what, (results[remedy], case), (plain, case), "helps", ahead)
+                )
     claims.append(lower_rate(plain, "exploding", f"{size.study.hidden} units"))
     draw(size, results, out / "figures")
     return finish(out, rows_of(results), claims, studies, "Remedies: epochs to target by start")
@@ -149,18 +156,34 @@ def draw(size: Size, results: Results, folder: Path) -> None:
             whole = [rows[name]["converged"] == rows[name]["seeds"] for name in STARTS]
             grey = str(0.65 * k / max(len(results) - 1, 1))
             place = np.arange(len(STARTS)) + 0.04 * (k - len(results) / 2)
-            axes.plot(place, epochs, color=grey, linewidth=1, marker=MARKS[k % len(MARKS)], markersize=5, label=remedy)
+            axes.plot(
+                place,
+                epochs,
+                color=grey,
+                linewidth=1,
+                marker=MARKS[k % len(MARKS)],
+                markersize=5,
+                label=remedy,
+            )
             lost = [x for x, arrived in zip(place, whole, strict=True) if not arrived]
             below = [e for e, arrived in zip(epochs, whole, strict=True) if not arrived]
-            axes.plot(lost, below, marker=MARKS[k % len(MARKS)], markersize=5, mfc="white", color=grey, linestyle="")
+            axes.plot(
+                lost,
+                below,
+                marker=MARKS[k % len(MARKS)],
+                markersize=5,
+                mfc="white",
+                color=grey,
+                linestyle="",
+            )
         labels = [f"{name}\ng = {GAINS[name]:g}" if name in GAINS else name for name in STARTS]
         axes.set_xticks(range(len(STARTS)), labels)
         study = size.study
         axes.set(ylabel=f"epochs to {study.target:.0%} accuracy", ylim=(0, 1.05 * study.epochs))
         axes.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
         figure.suptitle(
-            f"{study.hidden} units, {study.task}, SGD, each at its best rate, n = {study.seeds} seeds; mean up to "
-            f"{study.epochs} epochs\nopen: some seeds did not arrive",
+            f"{study.hidden} units, {study.task}, SGD, each at its best rate, n = {study.seeds} "
+            f"seeds; mean up to {study.epochs} epochs\nopen: some seeds did not arrive",
             fontsize=8,
             x=0.01,
             ha="left",

@@ -1,18 +1,19 @@
-"""Residual streams at the start: what dividing the kernels into the stream by sqrt(2 n_layers) does (T1, B4).
+"""Residual streams at the start: what dividing the kernels into the stream by sqrt(2 n_layers) does
+(T1, B4).
 
-The questions: how does the stream of a pre-norm Transformer grow with depth under a plain and under a scaled start
-(T1), and does the scaling change the epochs to a target?
+The questions: how does the stream of a pre-norm Transformer grow with depth under a plain and under
+a scaled start (T1), and does the scaling change the epochs to a target?
 
     python experiments/residual_scaling.py                 quick: 2 to 32 blocks of width 64; minutes on 2 cores
     python experiments/residual_scaling.py --size smoke    seconds: checks that all of it works
     python experiments/residual_scaling.py --size paper    width 512, training of 2 to 24 blocks: for an accelerator
 
-Expect at quick: from 2 to 32 blocks the stream grows 4.9 times plain, 4.1 times under llama, 1.17 times with the
-kernels into it divided by sqrt(2 n_layers), and not at all under gpt2 (0.99). The plain slope is 0.58 (0.575 to
-0.591), a bit above the 0.5 of branches that are all of one size: attention averages rows, and the deeper the more
-alike they are. Epochs to 2.9 bits (on the text before 2026-11-25; 4 seeds): 1.20 times fewer with the scaling at 2
-blocks (1.15 to 1.26), 1.11 times at 8 (1.03 to 1.19, too noisy to tell from 1.05); gpt2's own sizes are slower than
-both.
+Expect at quick: from 2 to 32 blocks the stream grows 4.9 times plain, 4.1 times under llama, 1.17
+times with the kernels into it divided by sqrt(2 n_layers), and not at all under gpt2 (0.99). The
+plain slope is 0.58 (0.575 to 0.591), a bit above the 0.5 of branches that are all of one size:
+attention averages rows, and the deeper the more alike they are. Epochs to 2.9 bits (on the text
+before 2026-11-25; 4 seeds): 1.20 times fewer with the scaling at 2 blocks (1.15 to 1.26), 1.11
+times at 8 (1.03 to 1.19, too noisy to tell from 1.05); gpt2's own sizes are slower than both.
 """
 
 import sys
@@ -38,7 +39,11 @@ def plain(leaf: Leaf) -> Initializer:
 
 def one_over_root(leaf: Leaf) -> Initializer:
     """`plain` with kernels into the stream divided by sqrt(2 n_layers)."""
-    return scaled(plain(leaf), (2 * leaf.n_layers) ** -0.5) if leaf.role in INTO_STREAM else plain(leaf)
+    return (
+        scaled(plain(leaf), (2 * leaf.n_layers) ** -0.5)
+        if leaf.role in INTO_STREAM
+        else plain(leaf)
+    )
 
 
 LOOKED_AT: dict[str, Scheme] = {
@@ -79,10 +84,20 @@ class Size:
 
 
 SIZES = {
-    "smoke": Size((2, 4, 8), 16, 2, replace(TRAINED, hidden=16, lrs=(0.01,), seeds=2, epochs=1, evaluations=1), (2,)),
+    "smoke": Size(
+        (2, 4, 8),
+        16,
+        2,
+        replace(TRAINED, hidden=16, lrs=(0.01,), seeds=2, epochs=1, evaluations=1),
+        (2,),
+    ),
     "quick": Size((2, 4, 8, 16, 32), 64, 4, TRAINED, (2, 8)),
     "paper": Size(
-        (2, 4, 8, 16, 32, 64), 512, 8, replace(TRAINED, hidden=512, length=128, seeds=5, epochs=40), (2, 12, 24)
+        (2, 4, 8, 16, 32, 64),
+        512,
+        8,
+        replace(TRAINED, hidden=512, length=128, seeds=5, epochs=40),
+        (2, 12, 24),
     ),
 }
 
@@ -93,7 +108,10 @@ def measure(size: Size, out: Path) -> int:
     sweep.one_device_per_core()
     sweep.keep_compilations()
     growth = {name: streams(size, scheme) for name, scheme in LOOKED_AT.items()}
-    claims, note = [], f"width {size.width}, {size.seeds} seeds, before training, {size.depths[-1]} blocks at most"
+    claims, note = (
+        [],
+        f"width {size.width}, {size.seeds} seeds, before training, {size.depths[-1]} blocks at most",
+    )
     logs = np.log10(np.asarray(size.depths, float))
     for name, published, band in (
         ("plain", "about 0.5: grows as sqrt(1 + 2 L v)", (0.4, 0.6)),
@@ -104,7 +122,10 @@ def measure(size: Size, out: Path) -> int:
         claims.append(stats.claim_of("T1", what, slope, published, band, note))
     for name in LOOKED_AT:
         stream, scaled_too = growth[name]["stream"], name not in ("plain", "llama")
-        what = f"{name}: size of the stream after {size.depths[-1]} blocks over that after {size.depths[0]}"
+        what = (
+            f"{name}: size of the stream after {size.depths[-1]} blocks over that after "
+            f"{size.depths[0]}"
+        )
         band = (0.5, 1.5) if scaled_too else (1.5, np.inf)
         published = "keeps the stream from growing" if scaled_too else "grows"
         claims.append(stats.claim_of("B4", what, stream[-1] / stream[0], published, band, note))
@@ -121,7 +142,8 @@ def measure(size: Size, out: Path) -> int:
 
 
 def streams(size: Size, scheme: Scheme) -> dict[str, Any]:
-    """By depth and seed: the size of the stream after all blocks, and of what they added, over that at the start."""
+    """By depth and seed: the size of the stream after all blocks, and of what they added, over that
+    at the start."""
     import jax
     import jax.numpy as jnp
     from flax import nnx
@@ -151,7 +173,12 @@ def streams(size: Size, scheme: Scheme) -> dict[str, Any]:
         values = []
         for seed in range(size.seeds):
             drawn = draw_all(scheme, jax.random.key(seed), model.leaves)
-            values.append([float(value) for value in of({name: w * factors[name] for name, w in drawn.items()})])
+            values.append(
+                [
+                    float(value)
+                    for value in of({name: w * factors[name] for name, w in drawn.items()})
+                ]
+            )
         values = np.asarray(values)
         found["stream"].append(values[:, 0])
         found["branches"].append(values[:, 1])
@@ -169,14 +196,35 @@ def draw(size: Size, growth: dict[str, dict[str, np.ndarray]], folder: Path) -> 
         figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
         for k, (name, of) in enumerate(growth.items()):
             grey, values = str(0.16 * k), of["stream"]
-            axes.plot(size.depths, values.mean(1), color=grey, marker=MARKS[k], markersize=4, linewidth=1, label=name)
-            axes.fill_between(size.depths, values.min(1), values.max(1), color=grey, alpha=0.2, linewidth=0)
+            axes.plot(
+                size.depths,
+                values.mean(1),
+                color=grey,
+                marker=MARKS[k],
+                markersize=4,
+                linewidth=1,
+                label=name,
+            )
+            axes.fill_between(
+                size.depths, values.min(1), values.max(1), color=grey, alpha=0.2, linewidth=0
+            )
         added = (growth["plain"]["branches"][0].mean() ** 2) / (2 * size.depths[0])
         theory = np.sqrt(1 + 2 * np.asarray(size.depths) * added)
-        axes.plot(size.depths, theory, color="0.2", linestyle=":", linewidth=1, label="sqrt(1 + 2 L v)")
-        axes.set(xscale="log", yscale="log", xlabel="blocks", ylabel="size of the stream over that at the start")
+        axes.plot(
+            size.depths, theory, color="0.2", linestyle=":", linewidth=1, label="sqrt(1 + 2 L v)"
+        )
+        axes.set(
+            xscale="log",
+            yscale="log",
+            xlabel="blocks",
+            ylabel="size of the stream over that at the start",
+        )
         axes.set_xticks(size.depths, [str(depth) for depth in size.depths])
-        ticks = [of for of in (1, 2, 5, 10, 20, 50, 100, 200) if axes.get_ylim()[0] <= of <= axes.get_ylim()[1]]
+        ticks = [
+            of
+            for of in (1, 2, 5, 10, 20, 50, 100, 200)
+            if axes.get_ylim()[0] <= of <= axes.get_ylim()[1]
+        ]
         axes.set_yticks(ticks, [str(of) for of in ticks])
         axes.minorticks_off()
         figure.legend(loc="outside right upper", frameon=False, fontsize=7)

@@ -1,18 +1,20 @@
-"""Epochs to a target for gates that start at 0: Bachlechner et al. (2020), ReZero, section 5 (claim T3).
+"""Epochs to a target for gates that start at 0: Bachlechner et al. (2020), ReZero, section 5 (claim
+T3).
 
-The question: how much sooner does a character model of 12 blocks reach its target when every branch is gated by a
-scalar that starts at 0, than with the gates at 1, with normalization before each branch, and after each addition? The
-paper counts iterations to 1.2 bits per byte on enwiki8: ReZero 8,800; gates at 1 14,506; pre-norm 17,765; post-norm
-with warm-up 13,690, without it diverged.
+The question: how much sooner does a character model of 12 blocks reach its target when every branch
+is gated by a scalar that starts at 0, than with the gates at 1, with normalization before each
+branch, and after each addition? The paper counts iterations to 1.2 bits per byte on enwiki8: ReZero
+8,800; gates at 1 14,506; pre-norm 17,765; post-norm with warm-up 13,690, without it diverged.
 
     python experiments/rezero2020.py                 quick: width 64 on the embedded text; minutes on 2 cores
     python experiments/rezero2020.py --size smoke    seconds: checks that all of it works
     python experiments/rezero2020.py --size paper    width 512, sequences of 512: for an accelerator
 
-Expect at quick (on the text before 2026-11-25): to 3.2 bits per character (4 seeds, each at its own best rate) ReZero
-needs 0.94 epochs, pre-norm 1.44, gates at 1 1.66, and post-norm does not arrive in 2 at any of four rates: ReZero is
-1.77 times faster than with its gates at 1 (1.50 to 2.08; published 1.65), 1.53 times faster than pre-norm (1.31 to
-1.81; published 2.02). ReZero's best rate, 0.01, is the highest of the grid.
+Expect at quick (on the text before 2026-11-25): to 3.2 bits per character (4 seeds, each at its own
+best rate) ReZero needs 0.94 epochs, pre-norm 1.44, gates at 1 1.66, and post-norm does not arrive
+in 2 at any of four rates: ReZero is 1.77 times faster than with its gates at 1 (1.50 to 2.08;
+published 1.65), 1.53 times faster than pre-norm (1.31 to 1.81; published 2.02). ReZero's best rate,
+0.01, is the highest of the grid.
 """
 
 import sys
@@ -57,9 +59,15 @@ class Size:
 
 
 SIZES = {
-    "smoke": Size(replace(STUDY, hidden=8, heads=2, layers=1, batch=64, lrs=(0.003,), seeds=2, epochs=1)),
+    "smoke": Size(
+        replace(STUDY, hidden=8, heads=2, layers=1, batch=64, lrs=(0.003,), seeds=2, epochs=1)
+    ),
     "quick": Size(STUDY),
-    "paper": Size(replace(STUDY, hidden=512, heads=8, length=512, batch=64, tune_seeds=3, epochs=100, target=1.9)),
+    "paper": Size(
+        replace(
+            STUDY, hidden=512, heads=8, length=512, batch=64, tune_seeds=3, epochs=100, target=1.9
+        )
+    ),
 }
 
 
@@ -69,7 +77,9 @@ def gate_at_one(leaf: Leaf) -> Rule | Init | None:
 
 
 def measure(size: Size, out: Path) -> int:
-    of = lambda scheme, **changes: replace(size.study, schemes=(scheme,), baseline=scheme, **changes)
+    of = lambda scheme, **changes: replace(
+        size.study, schemes=(scheme,), baseline=scheme, **changes
+    )
     studies = {
         "ReZero": of("rezero", norm="none", gate=True),
         "gates at 1": of("gate_at_one", norm="none", gate=True),
@@ -84,10 +94,18 @@ def measure(size: Size, out: Path) -> int:
         "post-norm": ("1.56 with warm-up; without it diverged", (1.2, np.inf)),
     }
     claims = [
-        faster("T3", f"ReZero: times fewer epochs than {name}", only["ReZero"], only[name], *published[name])
+        faster(
+            "T3",
+            f"ReZero: times fewer epochs than {name}",
+            only["ReZero"],
+            only[name],
+            *published[name],
+        )
         for name in published
     ]
-    title = f"ReZero: epochs to {size.study.target:g} bits per character, {size.study.layers} blocks"
+    title = (
+        f"ReZero: epochs to {size.study.target:g} bits per character, {size.study.layers} blocks"
+    )
     rows = as_one(results, f"{size.study.layers} blocks", "post-norm")
     return finish(out, rows, claims, studies, title)
 

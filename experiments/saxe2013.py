@@ -1,18 +1,22 @@
-"""Saxe, McClelland & Ganguli (2013), "Exact solutions to the nonlinear dynamics of learning in deep linear networks".
+"""Saxe, McClelland & Ganguli (2013), "Exact solutions to the nonlinear dynamics of learning in deep
+linear networks".
 
-The questions: does a mode of a linear net learn along the exact curve (S1), does an orthogonal start make learning time
-independent of depth where a Gaussian one does not (S2), and is the delay of a deep net finite (S3)?
+The questions: does a mode of a linear net learn along the exact curve (S1), does an orthogonal
+start make learning time independent of depth where a Gaussian one does not (S2), and is the delay
+of a deep net finite (S3)?
 
     python experiments/saxe2013.py                  quick: 3 to 41 matrices of 32 units, 5 seeds; minutes on 2 cores
     python experiments/saxe2013.py --size smoke     seconds: checks that all of it works
     python experiments/saxe2013.py --size paper     up to 99 matrices of 256 units, 10 seeds: for an accelerator
 
-The condition of S2: the map to learn has few modes (rank 10 of 32), all of strength 1, and the inputs are white; the
-rate of each depth and start is the best of a grid. Learning time: steps until the loss is a twentieth of its start.
+The condition of S2: the map to learn has few modes (rank 10 of 32), all of strength 1, and the
+inputs are white; the rate of each depth and start is the best of a grid. Learning time: steps until
+the loss is a twentieth of its start.
 
-Expect at quick: S1 within 0.005 of the exact curve. Orthogonal times grow from 3 to 9 matrices and are flat from
-there on (1.6 times from 3 to 41 matrices, where a flat curve was published); Gaussian times are over a hundred times
-longer than orthogonal ones at 41 matrices, and most Gaussian nets never arrive.
+Expect at quick: S1 within 0.005 of the exact curve. Orthogonal times grow from 3 to 9 matrices and
+are flat from there on (1.6 times from 3 to 41 matrices, where a flat curve was published); Gaussian
+times are over a hundred times longer than orthogonal ones at 41 matrices, and most Gaussian nets
+never arrive.
 """
 
 import sys
@@ -31,7 +35,8 @@ LEARNT = 0.05  # the share of its start that the loss must fall to
 
 @dataclass(frozen=True)
 class Size:
-    """Numbers of matrices, units, seeds, steps that a net may take, and learning rates per matrix."""
+    """Numbers of matrices, units, seeds, steps that a net may take, and learning rates per
+    matrix."""
 
     depths: tuple[int, ...]
     units: int
@@ -42,7 +47,9 @@ class Size:
 
 SIZES = {
     "smoke": Size((3, 5), 16, 2, 200, (0.1, 0.3)),
-    "quick": Size((3, 5, 9, 17, 41), 32, 5, 4000, (0.003, 0.01, 0.03, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)),
+    "quick": Size(
+        (3, 5, 9, 17, 41), 32, 5, 4000, (0.003, 0.01, 0.03, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
+    ),
     "paper": Size((3, 5, 9, 17, 41, 65, 99), 256, 10, 20_000, (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)),
 }
 
@@ -72,15 +79,23 @@ def reproduce(size: Size, out: Path) -> int:
     write_summary(out, {"table": table, "claims": claims})
     draw(size, curves, times, out / "figures")
     for row in table:
-        bound = "" if row["arrived"] == row["seeds"] else f" or more ({row['arrived']} of {row['seeds']} arrived)"
-        print(f"{row['start']:10} {row['matrices']:3d} matrices, rate {row['lr']:g}: {row['steps']:.0f} steps{bound}")
+        bound = (
+            ""
+            if row["arrived"] == row["seeds"]
+            else f" or more ({row['arrived']} of {row['seeds']} arrived)"
+        )
+        print(
+            f"{row['start']:10} {row['matrices']:3d} matrices, rate {row['lr']:g}: "
+            f"{row['steps']:.0f} steps{bound}"
+        )
     print_claims(claims)
     print(f"summary and figures: {out}")
     return 0
 
 
 def exact_curves() -> tuple[dict[float, tuple[np.ndarray, np.ndarray, np.ndarray]], dict[str, Any]]:
-    """Gradient descent on a decoupled two-matrix net beside eq. 12, for several strengths; claim S1."""
+    """Gradient descent on a decoupled two-matrix net beside eq. 12, for several strengths; claim
+    S1."""
     from jaxinit import theory
     from jaxinit.analysis import stats
 
@@ -106,7 +121,8 @@ def exact_curves() -> tuple[dict[float, tuple[np.ndarray, np.ndarray, np.ndarray
 
 
 def learning_times(start: str, size: Size) -> list[tuple[float, np.ndarray]]:
-    """For each depth, the best rate and the steps of every seed until the loss is a twentieth of its start."""
+    """For each depth, the best rate and the steps of every seed until the loss is a twentieth of
+    its start."""
     import jax
     import jax.numpy as jnp
 
@@ -132,7 +148,9 @@ def learning_times(start: str, size: Size) -> list[tuple[float, np.ndarray]]:
             now, slope = jax.value_and_grad(loss)(w)
             return w - rate / depth * slope, taken + 1, now
 
-        going_on = lambda state: (state[1] < size.steps) & (state[2] > LEARNT * first) & jnp.isfinite(state[2])
+        going_on = lambda state: (
+            (state[1] < size.steps) & (state[2] > LEARNT * first) & jnp.isfinite(state[2])
+        )
         _, taken, last = jax.lax.while_loop(going_on, step, (w, 0, first))
         return jnp.where(last <= LEARNT * first, taken, size.steps)
 
@@ -149,7 +167,9 @@ def learning_times(start: str, size: Size) -> list[tuple[float, np.ndarray]]:
     return found
 
 
-def depth_claims(size: Size, times: dict[str, list[tuple[float, np.ndarray]]]) -> list[dict[str, Any]]:
+def depth_claims(
+    size: Size, times: dict[str, list[tuple[float, np.ndarray]]]
+) -> list[dict[str, Any]]:
     """S2: how learning time grows with depth under each start."""
     from jaxinit.analysis import stats
 
@@ -159,15 +179,23 @@ def depth_claims(size: Size, times: dict[str, list[tuple[float, np.ndarray]]]) -
     deep = np.asarray(size.depths) >= DEEP
     ratio = float(mean["gaussian"][-1] / mean["orthogonal"][-1])
     note = (
-        f"rank {RANK} of {size.units}, white inputs, strengths 1, best of {len(size.rates)} rates, {size.seeds} seeds"
+        f"rank {RANK} of {size.units}, white inputs, strengths 1, best of {len(size.rates)} rates, "
+        f"{size.seeds} seeds"
     )
-    bound = "; a lower bound: not all Gaussian nets arrived" if times["gaussian"][-1][1].max() >= size.steps else ""
+    bound = (
+        "; a lower bound: not all Gaussian nets arrived"
+        if times["gaussian"][-1][1].max() >= size.steps
+        else ""
+    )
     what = "longest over shortest learning time, orthogonal start"
     of = {f"{what}, over all depths": mean["orthogonal"]}
     if deep.any():
         of[f"{what}, {DEEP} matrices or more"] = mean["orthogonal"][deep]
     return [
-        *[stats.claim_of("S2", name, spread(times), "flat", (1.0, 1.5), note) for name, times in of.items()],
+        *[
+            stats.claim_of("S2", name, spread(times), "flat", (1.0, 1.5), note)
+            for name, times in of.items()
+        ],
         stats.claim_of(
             "S2",
             f"learning time of a Gaussian over an orthogonal start, {deepest} matrices",
@@ -206,7 +234,9 @@ def delay_claims() -> list[dict[str, Any]]:
     ]
 
 
-def draw(size: Size, curves: dict, times: dict[str, list[tuple[float, np.ndarray]]], folder: Path) -> None:
+def draw(
+    size: Size, curves: dict, times: dict[str, list[tuple[float, np.ndarray]]], folder: Path
+) -> None:
     """Exact curves beside gradient descent, and learning time against depth."""
     import matplotlib.pyplot as plt
 
@@ -215,10 +245,19 @@ def draw(size: Size, curves: dict, times: dict[str, list[tuple[float, np.ndarray
     with style():
         figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
         for k, (s, (steps, course, exact)) in enumerate(curves.items()):
-            left.plot(steps, course, color=str(0.2 * k), linewidth=2.2, alpha=0.6, label=f"gradient descent, s = {s:g}")
+            left.plot(
+                steps,
+                course,
+                color=str(0.2 * k),
+                linewidth=2.2,
+                alpha=0.6,
+                label=f"gradient descent, s = {s:g}",
+            )
             left.plot(steps, exact, color="black", linewidth=0.8, linestyle=":")
         left.set(
-            xlabel="steps", ylabel="strength of the mode", title="Two matrices: eq. 12 (dotted) and gradient descent"
+            xlabel="steps",
+            ylabel="strength of the mode",
+            title="Two matrices: eq. 12 (dotted) and gradient descent",
         )
         left.legend(frameon=False, fontsize=7)
         for start, marker, grey in zip(STARTS, ("o", "s"), ("0", "0.5"), strict=True):

@@ -1,17 +1,20 @@
-"""Uniform [0, 1] weights in a recurrent network: which sentence of the folklore is right (claims A4 to A7)?
+"""Uniform [0, 1] weights in a recurrent network: which sentence of the folklore is right (claims A4
+to A7)?
 
-A4: mean 0.5, variance 1/12, drift. A5: at 512 units the variance "is too small, so signals vanish quickly". A6: at 1000
-units the summed inputs overwhelm the next layer, in small layers they underflow. A7: it may work on toys and fails at
-scale, with an exploding loss or NaN.
+A4: mean 0.5, variance 1/12, drift. A5: at 512 units the variance "is too small, so signals vanish
+quickly". A6: at 1000 units the summed inputs overwhelm the next layer, in small layers they
+underflow. A7: it may work on toys and fails at scale, with an exploding loss or NaN.
 
     python experiments/uniform01.py                 quick: 4 to 1000 units, 1 to 100 steps; minutes on 2 cores
     python experiments/uniform01.py --size smoke    seconds: checks that all of it works
     python experiments/uniform01.py --size paper    more seeds and a wider grid of rates: for an accelerator
 
-Expect at quick: the sums of 1000 units are 500 and those of 4 units 1.9 (overwhelm: right; underflow: wrong); the
-state saturates instead of vanishing, and its gradient is lost in one step from 32 units on (A5: wrong for states,
-right for gradients, by saturation, not by a small variance); U[0, 1] reaches 63 % of accuracy with 4 units, 21 % with
-64 or 256, and no trial explodes at any of eight rates: saturated units stop learning, they do not blow up (A7).
+Expect at quick: the sums of 1000 units are 500 and those of 4 units 1.9 (overwhelm: right;
+underflow: wrong); the state saturates instead of vanishing, and its gradient is lost in one step
+from 32 units on (A5:
+wrong for states, right for gradients, by saturation, not by a small variance); U[0, 1] reaches 63 %
+of accuracy with 4 units, 21 % with 64 or 256, and no trial explodes at any of eight rates:
+saturated units stop learning, they do not blow up (A7).
 """
 
 import sys
@@ -27,7 +30,13 @@ from jaxinit.reproduce import best, faster, finish, main_of, rows_of, run_all
 from jaxinit.study import Study
 
 START = Study(
-    model="rnn", activation="tanh", task="adding", length=100, schemes=("uniform01",), baseline="uniform01", seeds=3
+    model="rnn",
+    activation="tanh",
+    task="adding",
+    length=100,
+    schemes=("uniform01",),
+    baseline="uniform01",
+    seeds=3,
 )
 TRAINED = Study(
     model="rnn",
@@ -57,7 +66,9 @@ class Size:
 
 def trained(base: Study, units: tuple[int, ...], pixels: int) -> dict[str, Study]:
     found = {f"{n} units, T=8": replace(base, hidden=n) for n in units}
-    return found | {f"{pixels} units, T=64": replace(base, hidden=pixels, task="digits_pixels", target=0.5)}
+    return found | {
+        f"{pixels} units, T=64": replace(base, hidden=pixels, task="digits_pixels", target=0.5)
+    }
 
 
 SIZES = {
@@ -91,16 +102,34 @@ def answer(size: Size, out: Path) -> int:
         what = f"{name}: best accuracy under U[0, 1], chance 0.1"
         band = (0.5, 1.0) if scale == "toy" else (0.0, 0.3)
         published = "may work on toys" if scale == "toy" else "fails at scale"
-        claims.append(stats.claim_of("A7", what, reached, published, band, "each at its best of eight rates"))
-        tuning = records.sel(scheme="uniform01").isel(seed=np.flatnonzero(records.phase.values == "tune"))
+        claims.append(
+            stats.claim_of("A7", what, reached, published, band, "each at its best of eight rates")
+        )
+        tuning = records.sel(scheme="uniform01").isel(
+            seed=np.flatnonzero(records.phase.values == "tune")
+        )
         share = (tuning.outcome.values == Outcome.DIVERGED).mean(1)
-        what = f"{name}: share of rates at which some trial of U[0, 1] diverges (exploding loss or NaN)"
-        claims.append(stats.claim_of("A7", what, float((share > 0).mean()), "exploding loss or NaN", (0.5, 1.0), ""))
+        what = (
+            f"{name}: share of rates at which some trial of U[0, 1] diverges (exploding loss or "
+            "NaN)"
+        )
+        claims.append(
+            stats.claim_of(
+                "A7", what, float((share > 0).mean()), "exploding loss or NaN", (0.5, 1.0), ""
+            )
+        )
         pair = (result, "glorot_uniform"), (result, "uniform01")
-        claims.append(faster("A10", f"{name}: times fewer epochs, Xavier", *pair, "2 to 10", (2.0, 10.0)))
+        claims.append(
+            faster("A10", f"{name}: times fewer epochs, Xavier", *pair, "2 to 10", (2.0, 10.0))
+        )
     draw(rows, out / "figures")
     return finish(
-        out, rows_of(results), claims, size.studies, "U[0, 1] against Xavier: epochs to target", before_training=rows
+        out,
+        rows_of(results),
+        claims,
+        size.studies,
+        "U[0, 1] against Xavier: epochs to target",
+        before_training=rows,
     )
 
 
@@ -115,13 +144,21 @@ def before_training(size: Size, out: Path) -> tuple[list[dict[str, Any]], list[d
         weight_mean = recurrent.weight_mean.isel(step=0, copy=0)
         weights = recurrent.weight_mean_square.isel(step=0, copy=0) - weight_mean**2
         sums = recurrent.product_mean.isel(copy=0).transpose("seed", "step")
-        gradient = np.sqrt(recurrent.gradient_mean_square.isel(copy=0)).transpose("seed", "step").values[:, -1]
-        read = found.sel(scheme="uniform01", parameter="readout.kernel").gradient_mean_square.max(("step", "copy"))
-        lost = -np.log10(np.maximum(gradient, FLOOR) / np.sqrt(read.values))
-        last = found.sel(scheme="uniform01", parameter="readout.kernel").activation_mean_square.mean(("step", "copy"))
-        saturated = found.sel(scheme="uniform01", parameter="readout.kernel").activation_saturated.mean(
+        gradient = (
+            np.sqrt(recurrent.gradient_mean_square.isel(copy=0))
+            .transpose("seed", "step")
+            .values[:, -1]
+        )
+        read = found.sel(scheme="uniform01", parameter="readout.kernel").gradient_mean_square.max(
             ("step", "copy")
         )
+        lost = -np.log10(np.maximum(gradient, FLOOR) / np.sqrt(read.values))
+        last = found.sel(
+            scheme="uniform01", parameter="readout.kernel"
+        ).activation_mean_square.mean(("step", "copy"))
+        saturated = found.sel(
+            scheme="uniform01", parameter="readout.kernel"
+        ).activation_saturated.mean(("step", "copy"))
         rows.append(
             {
                 "units": n,
@@ -138,24 +175,42 @@ def before_training(size: Size, out: Path) -> tuple[list[dict[str, Any]], list[d
         note = f"{size.start.length} steps, adding, before training"
         if n in (size.units[0], size.units[-1]):
             claims.append(
-                stats.claim_of("A4", f"{n} units: mean of the weights", weight_mean, "0.5", (0.45, 0.55), note)
+                stats.claim_of(
+                    "A4", f"{n} units: mean of the weights", weight_mean, "0.5", (0.45, 0.55), note
+                )
             )
             claims.append(
                 stats.claim_of(
-                    "A4", f"{n} units: variance of the weights", weights, "1/12 = 0.0833", (0.078, 0.089), note
+                    "A4",
+                    f"{n} units: variance of the weights",
+                    weights,
+                    "1/12 = 0.0833",
+                    (0.078, 0.089),
+                    note,
                 )
             )
             what = f"{n} units: mean summed recurrent input of a unit at the last step"
-            published, band = ("overwhelms", (10.0, np.inf)) if n > 100 else ("underflows", (0.0, 0.1))
+            published, band = (
+                ("overwhelms", (10.0, np.inf)) if n > 100 else ("underflows", (0.0, 0.1))
+            )
             claims.append(stats.claim_of("A6", what, sums[:, -1], published, band, note))
         if n == 512 or n == size.units[-1]:
             what = f"{n} units: root mean square of the state after {size.start.length} steps"
-            claims.append(stats.claim_of("A5", what, np.sqrt(last), "signals vanish", (0.0, 0.1), note))
-            what = f"{n} units: decades that the gradient loses from the readout to the last state's sum (18: all)"
-            claims.append(stats.claim_of("A5", what, lost, "vanish quickly", (1.0, np.inf), "by saturation"))
+            claims.append(
+                stats.claim_of("A5", what, np.sqrt(last), "signals vanish", (0.0, 0.1), note)
+            )
+            what = (
+                f"{n} units: decades that the gradient loses from the readout to the last state's "
+                "sum (18: all)"
+            )
+            claims.append(
+                stats.claim_of("A5", what, lost, "vanish quickly", (1.0, np.inf), "by saturation")
+            )
             what = f"{n} units: spectral radius over n/2"
             radius = recurrent.recurrent_radius.isel(copy=0) / (n / 2)
-            claims.append(stats.claim_of("A3", what, radius, "n times the mean, 0.5", (0.95, 1.05), note))
+            claims.append(
+                stats.claim_of("A3", what, radius, "n times the mean, 0.5", (0.95, 1.05), note)
+            )
     return rows, claims
 
 
@@ -179,10 +234,15 @@ def draw(rows: list[dict[str, Any]], folder: Path) -> None:
             axes.set(xscale="log", yscale=scale, xlabel="units", ylabel=label)
             axes.set_xticks(units, [str(n) for n in units], fontsize=7, rotation=45)
             axes.minorticks_off()
-        panels[0].plot(units, [n / 2 for n in units], color="0.4", linestyle=":", label="n/2: all states at 1")
+        panels[0].plot(
+            units, [n / 2 for n in units], color="0.4", linestyle=":", label="n/2: all states at 1"
+        )
         panels[0].legend(frameon=False, fontsize=7)
         figure.suptitle(
-            "A vanilla tanh RNN under U[0, 1], last step of adding, before training", fontsize=9, x=0.01, ha="left"
+            "A vanilla tanh RNN under U[0, 1], last step of adding, before training",
+            fontsize=9,
+            x=0.01,
+            ha="left",
         )
         save(figure, folder, "by_units")
 

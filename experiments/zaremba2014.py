@@ -1,20 +1,24 @@
-"""Zaremba, Sutskever & Vinyals (2014), "Recurrent neural network regularization": range of the start, dropout.
+"""Zaremba, Sutskever & Vinyals (2014), "Recurrent neural network regularization": range of the
+start, dropout.
 
-The questions: how does the range r of U(-r, r) for all parameters rank in an LSTM language model (the paper uses 0.1,
-0.05, 0.04), and does dropout on the non-recurrent connections only help (Z1, claim A14)?
+The questions: how does the range r of U(-r, r) for all parameters rank in an LSTM language model
+(the paper uses 0.1, 0.05, 0.04), and does dropout on the non-recurrent connections only help (Z1,
+claim A14)?
 
     python experiments/zaremba2014.py                 quick: two layers of 64 on the embedded text; minutes on 2 cores
     python experiments/zaremba2014.py --size smoke    seconds: checks that all of it works
     python experiments/zaremba2014.py --size paper    two layers of 200 on the Penn Treebank, which you must supply
 
-States are carried from batch to batch, the gradient is cut every 20 steps and clipped at norm 5, SGD, as in the paper.
-Departures: one-hot inputs in place of an embedding at quick, whole rates in place of its schedule, characters in place
-of words at quick: the number 114.5 (test perplexity, small network) can only be approached at paper.
+States are carried from batch to batch, the gradient is cut every 20 steps and clipped at norm 5,
+SGD, as in the paper. Departures: one-hot inputs in place of an embedding at quick, whole rates in
+place of its schedule, characters in place of words at quick: the number 114.5 (test perplexity,
+small network) can only be approached at paper.
 
-Expect at quick (on the text before 2026-11-25): with each range at its own rate (1, 3 or 10) the ranges from 0.04 to
-0.3 are within seed noise of each other (3.6 to 5.3 epochs; at a rate of 10 one of three seeds of 0.1 is lost); 1 and
-0.01 are slower. With rates of 1 and 3 only, 0.04 and 0.01 did not arrive: small ranges want large rates. Dropout
-makes no difference that can be told in so short a budget.
+Expect at quick (on the text before 2026-11-25): with each range at its own rate (1, 3 or 10) the
+ranges from 0.04 to 0.3 are within seed noise of each other (3.6 to 5.3 epochs; at a rate of 10 one
+of three seeds of 0.1 is lost); 1 and 0.01 are slower. With rates of 1 and 3 only, 0.04 and 0.01 did
+not arrive: small ranges want large rates. Dropout makes no difference that can be told in so short
+a budget.
 """
 
 import sys
@@ -57,8 +61,12 @@ SMALL = replace(
 )
 SIZES = {
     "smoke": {
-        "no dropout": replace(PLAIN, hidden=8, lrs=(1.0,), seeds=2, epochs=1, evaluations=1, batch=50),
-        "dropout 0.2": replace(PLAIN, hidden=8, lrs=(1.0,), seeds=2, epochs=1, evaluations=1, batch=50, dropout=0.2),
+        "no dropout": replace(
+            PLAIN, hidden=8, lrs=(1.0,), seeds=2, epochs=1, evaluations=1, batch=50
+        ),
+        "dropout 0.2": replace(
+            PLAIN, hidden=8, lrs=(1.0,), seeds=2, epochs=1, evaluations=1, batch=50, dropout=0.2
+        ),
     },
     "quick": {"no dropout": PLAIN, "dropout 0.2": replace(PLAIN, schemes=("r=0.1",), dropout=0.2)},
     "paper": {"no dropout": SMALL, "dropout 0.2": replace(SMALL, dropout=0.2)},
@@ -73,12 +81,20 @@ def reproduce(studies: dict[str, Study], out: Path) -> int:
         if scheme != "r=0.1":
             what = f"times fewer epochs, r=0.1 against {scheme}"
             published = "0.1 for the small network" if scheme.startswith("r=") else "not compared"
-            claims.append(faster("Z1", what, (plain, "r=0.1"), (plain, scheme), published, (1.05, float("inf"))))
+            claims.append(
+                faster(
+                    "Z1", what, (plain, "r=0.1"), (plain, scheme), published, (1.05, float("inf"))
+                )
+            )
     metric = plain.records.attrs["metric_name"]
     gap = best(plain, "r=0.1") - best(dropped, "r=0.1")
     what = f"{metric}, r=0.1: without dropout less with 0.2 on non-recurrent connections"
     note = "the budget is far shorter than overfitting takes at quick"
-    claims.append(stats.claim_of("A14", what, gap, "helps medium and large networks", (0.0, float("inf")), note))
+    claims.append(
+        stats.claim_of(
+            "A14", what, gap, "helps medium and large networks", (0.0, float("inf")), note
+        )
+    )
     title = f"Range of the start: epochs to {metric} {plain.records.attrs['target']:g}"
     return finish(out, rows_of(results), claims, studies, title)
 

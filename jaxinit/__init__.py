@@ -1,7 +1,7 @@
 """jaxinit: measure whether it matters how a network is initialized.
 
-The names below are the table of contents; they are imported when first used, so that importing jaxinit, and
-`jaxinit --help`, cost nothing.
+The names below are the table of contents; they are imported when first used, so that importing
+jaxinit, and `jaxinit --help`, cost nothing.
 """
 
 from importlib import import_module

@@ -1,4 +1,5 @@
-"""The command line: `run`, `probe`, `coordcheck`, `reproduce`, `list`, `plot`. It parses before JAX is imported."""
+"""The command line: `run`, `probe`, `coordcheck`, `reproduce`, `list`, `plot`. It parses before JAX
+is imported."""
 
 import ast
 import inspect
@@ -19,7 +20,16 @@ from typing import TYPE_CHECKING, Literal
 import tyro
 
 from jaxinit.analysis.folder import quoted
-from jaxinit.console import CLOSED, DEBUG, FAILED, INTERRUPTED, LONGEST, REFUSED, exit_code, make_printable
+from jaxinit.console import (
+    CLOSED,
+    DEBUG,
+    FAILED,
+    INTERRUPTED,
+    LONGEST,
+    REFUSED,
+    exit_code,
+    make_printable,
+)
 from jaxinit.study import RECURRENT, BadStudy, Study, check_name
 
 if TYPE_CHECKING:
@@ -34,25 +44,33 @@ PROBED = Study(  # Glorot & Bengio (2010): both of their initializations
     baseline="glorot_standard",
     seeds=3,
 )
-ABOUT = f"""Does it matter how this network is initialized? Measure it. --version prints the version.
+ABOUT = f"""Does it matter how this network is initialized? Measure it.
 
-Exit codes: 0; {REFUSED} where the input is at fault; {FAILED} where the machine is (memory, disk, permissions), and of
-coordcheck where the first scheme fails; {INTERRUPTED} when interrupted; {CLOSED} when nobody reads the output any more.
-Each but the first comes with one line that says why. {DEBUG}=1 in the environment shows the traceback too."""
+Exit codes: 0; {REFUSED} where the input is at fault; {FAILED} where the machine is (memory, disk,
+permissions), and of coordcheck where the first scheme fails; {INTERRUPTED} when interrupted;
+{CLOSED} when nobody reads the output any more. Each but the first comes with one line that says
+why. {DEBUG}=1 in the environment shows the traceback too. --version prints the version."""
 
-CHECKED = Study(model="mlp", layers=3, optimizer="adam", schemes=("mup", "xavier_rnn"), baseline="mup", seeds=5)
+CHECKED = Study(
+    model="mlp", layers=3, optimizer="adam", schemes=("mup", "xavier_rnn"), baseline="mup", seeds=5
+)
 
 
-def run(study: tyro.conf.OmitArgPrefixes[Study] = STUDY, out: Path | None = None, force_resume: bool = False) -> int:
-    """Measure epochs to convergence for each initialization scheme, each at its own best learning rate.
+def run(
+    study: tyro.conf.OmitArgPrefixes[Study] = STUDY,
+    out: Path | None = None,
+    force_resume: bool = False,
+) -> int:
+    """Measure epochs to convergence for each initialization scheme, each at its own best learning
+    rate.
 
-    Without options this is the main job: a vanilla RNN on handwritten digits, nine schemes, five rates, about a
-    minute on two cores. The same command run again reads the answer from its folder.
+    Without options this is the main job: a vanilla RNN on handwritten digits, nine schemes, five
+    rates, about a minute on two cores. The same command run again reads the answer from its folder.
 
     Args:
         study: The study.
-        out: Folder for the records, the summary and the figures. Default: results/<model>-<task>-<hash>.
-        force_resume: Go on with an unfinished study under other versions or another commit; the answer says so.
+        out: Folder of the answer. Default: results/<model>-<task>-<hash>.
+        force_resume: Go on under other versions or another commit; the answer says so.
     """
     return exit_code(lambda: carry_out(study, out, force_resume))
 
@@ -64,7 +82,8 @@ def list_names(
     /,
     verbose: bool = False,
 ) -> int:
-    """List the schemes, calibrations, initializers, models, tasks or experiments, with a line on each.
+    """List the schemes, calibrations, initializers, models, tasks or experiments, with a line on
+    each.
 
     Args:
         what: Which of them.
@@ -83,7 +102,9 @@ def list_names(
         "initializers": initializers,
         "models": MODELS,
         "tasks": TASKS,
-        "experiments": {name: SimpleNamespace(__doc__=docstring(path)) for name, path in experiments().items()},
+        "experiments": {
+            name: SimpleNamespace(__doc__=docstring(path)) for name, path in experiments().items()
+        },
     }
     for kind, table in tables.items():
         if what not in (kind, "all"):
@@ -91,21 +112,27 @@ def list_names(
         if what == "all":
             print(f"{kind}:")
         if kind == "schemes":
-            # a scheme with settings is listed as the call that changes them; some have no defaults, so no plain name
+            # a scheme with settings is listed as the call that changes them; some have no defaults,
+            # so no plain name
             calls = {name: f"{name}{signature_of(factory)}" for name, factory in SETTINGS.items()}
             table = {calls.pop(name, name): scheme for name, scheme in SCHEMES.items()}
             table |= {call: SETTINGS[name] for name, call in calls.items()}
         width = max(len(name) for name in table if "(" not in name)
         for name, item in table.items():
             text = inspect.getdoc(item) or ""
+            summary = " ".join(text.partition("\n\n")[0].split())
             if verbose:
                 indented = "\n".join(f"      {line}".rstrip() for line in text.splitlines())
-                variance = f"      Variance: {CATALOGUE[name][1]}\n" if kind == "initializers" else ""
+                variance = (
+                    f"      Variance: {CATALOGUE[name][1]}\n" if kind == "initializers" else ""
+                )
                 print(f"  {name}\n{indented}\n{variance}")
             elif kind == "initializers" and what == kind:
-                print(f"  {name:{width}}  variance {CATALOGUE[name][1]:20}  {text.splitlines()[0]}{_source(text)}")
+                print(
+                    f"  {name:{width}}  variance {CATALOGUE[name][1]:20}  {summary}{_source(text)}"
+                )
             else:
-                print(f"  {name:{width}}  {text.splitlines()[0]}")
+                print(f"  {name:{width}}  {summary}")
     return 0
 
 
@@ -120,21 +147,27 @@ def _source(text: str) -> str:
 
 
 def probe(
-    study: tyro.conf.OmitArgPrefixes[Study] = PROBED, examples: int = 300, only: str = "*", out: Path | None = None
+    study: tyro.conf.OmitArgPrefixes[Study] = PROBED,
+    examples: int = 300,
+    only: str = "*",
+    out: Path | None = None,
 ) -> int:
-    """Look at a network's signals before training: figures by layer and by step, and a verdict for each scheme.
+    """Look at a network's signals before training: figures by layer and by step, and a verdict for
+    each scheme.
 
-    Of recurrent networks also how far back the gradient reaches (lens.png): gradients and sizes of the states by step,
-    Jacobians between steps, and the steps back in which the gradient falls to 1/e.
+    Of recurrent networks also how far back the gradient reaches (lens.png): gradients and sizes of
+    the states by step, Jacobians between steps, and the steps back in which the gradient falls to
+    1/e.
 
-    Healthy, vanishing, exploding, saturated or dead, where and by how much. Nothing is trained, so that rates, epochs
-    and targets do not matter. Example: jaxinit probe --model rnn --task adding --length 100 --schemes orthogonal irnn
+    Healthy, vanishing, exploding, saturated or dead, where and by how much. Nothing is trained, so
+    that rates, epochs and targets do not matter. Example: jaxinit probe --model rnn --task adding
+    --length 100 --schemes orthogonal irnn
 
     Args:
-        study: The network, the task, the schemes and the number of seeds. 0 layers are five of mlp, one of others.
+        study: What is looked at; 0 layers are five of mlp, one of others.
         examples: How many examples of the validation set to look at.
         only: A pattern: which kernels to look at, such as "layers.*".
-        out: Folder for signals.nc, verdicts.json and the figures. Default: results/probe-<model>-<task>-<hash>.
+        out: Folder of the answer. Default: results/probe-<model>-<task>-<hash>.
     """
     layers = study.layers or (5 if study.model == "mlp" else 1)
     return exit_code(lambda: look(replace(study, layers=layers), examples, only, out))
@@ -163,7 +196,10 @@ def look(study: Study, examples: int, only: str, out: Path | None) -> int:
         courses = through_time(study, examples=examples, out=folder)
         for scheme in study.schemes:
             length = memory(courses, scheme)
-            print(f"{scheme}: the gradient falls to 1/e in {length} steps back, of {courses.sizes['step']}")
+            print(
+                f"{scheme}: the gradient falls to 1/e in {length} steps back, of "
+                f"{courses.sizes['step']}"
+            )
         with style():
             figures.append(save(lens(courses), folder / "figures", "lens"))
     print(f"signals: {folder}; figures: {' '.join(map(str, figures))}")
@@ -178,11 +214,13 @@ def coordcheck(
     rate: float = 0.001,
     out: Path | None = None,
 ) -> int:
-    """Coordinate check: do signals, their updates and gradients keep their size as the network grows wider, or deeper?
+    """Coordinate check: do signals, their updates and gradients keep their size as the network
+    grows wider, or deeper?
 
-    A slope with its interval for the product of every kernel, for attention scores, for what every branch adds, and for
-    the network's output, and pass or fail for every scheme. What passes carries its learning rate from narrow to wide.
-    Example: jaxinit coordcheck --model transformer --task text --length 16 --schemes mup llama
+    A slope with its interval for the product of every kernel, for attention scores, for what every
+    branch adds, and for the network's output, and pass or fail for every scheme. What passes
+    carries its learning rate from narrow to wide. Example: jaxinit coordcheck --model transformer
+    --task text --length 16 --schemes mup llama
 
     Args:
         study: The network, the task, the schemes, the optimizer and the number of seeds.
@@ -190,13 +228,18 @@ def coordcheck(
         depths: Layers at which to look, two or more, instead of widths: the check against depth.
         steps: Training steps on one batch before looking, one or more.
         rate: Learning rate of the steps.
-        out: Folder for coordinates.nc, slopes.json and the figure. Default: results/coordcheck-<model>-<task>-<hash>.
+        out: Folder of the answer. Default: results/coordcheck-<model>-<task>-<hash>.
     """
     return exit_code(lambda: check_coordinates(study, widths, depths, steps, rate, out))
 
 
 def check_coordinates(
-    study: Study, widths: tuple[int, ...], depths: tuple[int, ...], steps: int, rate: float, out: Path | None
+    study: Study,
+    widths: tuple[int, ...],
+    depths: tuple[int, ...],
+    steps: int,
+    rate: float,
+    out: Path | None,
 ) -> int:
     """Run a coordinate check, draw it and print its slopes; 1 when the first scheme fails."""
     from jaxinit.analysis.figure import save, style
@@ -206,7 +249,9 @@ def check_coordinates(
 
     sweep.one_device_per_core()
     sweep.keep_compilations()
-    folder = out or study.folder.with_name(f"{'depth' if depths else 'coord'}check-{study.folder.name}")
+    folder = out or study.folder.with_name(
+        f"{'depth' if depths else 'coord'}check-{study.folder.name}"
+    )
     looked_at = depth_check if depths else coordinate_check
     found = looked_at(study, depths or widths, steps=steps, rate=rate, out=folder)
     rows = slopes(found)
@@ -224,13 +269,17 @@ def check_coordinates(
 
 
 def reproduce(
-    name: tyro.conf.Positional[str], /, size: Literal["smoke", "quick", "paper"] = "quick", out: Path | None = None
+    name: tyro.conf.Positional[str],
+    /,
+    size: Literal["smoke", "quick", "paper"] = "quick",
+    out: Path | None = None,
 ) -> int:
-    """Run an experiment that reproduces a paper or answers a question; `jaxinit list experiments` names them.
+    """Run an experiment that reproduces a paper or answers a question; `jaxinit list experiments`
+    names them.
 
     Args:
         name: The experiment, such as glorot2010.
-        size: smoke (seconds), quick (minutes on two cores) or paper (the full scale, for an accelerator).
+        size: smoke (seconds), quick (minutes on two cores) or paper (for an accelerator).
         out: Folder of the results. Default: results/<name>-<size>.
     """
     known = experiments()
@@ -258,7 +307,8 @@ def print_version() -> int:
 
 
 def plot(folder: tyro.conf.Positional[Path], /) -> int:
-    """Draw the figures of a finished or interrupted study again, from its records, and print its table.
+    """Draw the figures of a finished or interrupted study again, from its records, and print its
+    table.
 
     Args:
         folder: The folder of the study.
@@ -279,7 +329,8 @@ def plot(folder: tyro.conf.Positional[Path], /) -> int:
 
 
 def carry_out(study: Study, out: Path | None, force_resume: bool = False) -> "Result":
-    """Run a study on all cores, draw its figures and print its answer: what the command and the experiments do."""
+    """Run a study on all cores, draw its figures and print its answer: what the command and the
+    experiments do."""
     from jaxinit.engine import sweep
     from jaxinit.engine.campaign import run
 
@@ -288,14 +339,18 @@ def carry_out(study: Study, out: Path | None, force_resume: bool = False) -> "Re
     result = run(study, out=out, force_resume=force_resume)
     _show(result)
     counts = (
-        f"{result.summary['trials']} trials, {result.summary['compilations']} compilation(s) of the training program"
+        f"{result.summary['trials']} trials, {result.summary['compilations']} compilation(s) of "
+        "the training program"
     )
     print(f"{counts}, {result.summary['wall_s']:.0f} s")
     if result.read_back:
         print(f"read from {result.folder}, {result.origin}")
     if not result.complete:
         folder = quoted(result.folder)
-        print(f"interrupted: what was computed is in {result.folder}; look at it with: jaxinit plot {folder}")
+        print(
+            f"interrupted: what was computed is in {result.folder}; look at it with: jaxinit plot "
+            f"{folder}"
+        )
         print("the same command goes on from there")
     return result
 
@@ -311,7 +366,9 @@ def _show(result: "Result") -> int:
     except OSError as error:
         print(f"answer and records: {result.folder}; no figures: {error.strerror or error}")
         return 0
-    print(f"answer and records: {result.folder}; figures: {' '.join(map(str, paths)) or 'none yet'}")
+    print(
+        f"answer and records: {result.folder}; figures: {' '.join(map(str, paths)) or 'none yet'}"
+    )
     return 0
 
 
@@ -332,7 +389,9 @@ def parsed(words: Sequence[str]) -> Callable[[], int]:
     complaint = io.StringIO()
     try:
         with redirect_stderr(complaint):
-            return tyro.extras.subcommand_cli_from_dict(later, prog="jaxinit", description=ABOUT, args=words)
+            return tyro.extras.subcommand_cli_from_dict(
+                later, prog="jaxinit", description=ABOUT, args=words
+            )
     except SystemExit as stop:
         if not stop.code:
             raise
@@ -348,7 +407,8 @@ def _later(command: Callable[..., int]) -> Callable[..., Callable[[], int]]:
 
 
 def _in_one_line(box: str, words: Sequence[str]) -> str:
-    """What the parser says of words that it does not understand: the first part of its box, and what it suggests.
+    """What the parser says of words that it does not understand: the first part of its box, and
+    what it suggests.
 
     The parts are divided by lines; in ASCII, the title is the first of them.
     """

@@ -1,4 +1,5 @@
-"""Between the package and its caller's shell: exit codes, errors as one line, text that any terminal can show."""
+"""Between the package and its caller's shell: exit codes, errors as one line, text that any
+terminal can show."""
 
 import codecs
 import errno
@@ -15,24 +16,43 @@ from jaxinit.study import BadStudy, Interrupted
 if TYPE_CHECKING:
     from jaxinit.analysis.store import Result
 
-FAILED = 1  # the machine is at fault: memory, disk, permissions; and a scheme that fails a coordinate check
+# the machine is at fault: memory, disk, permissions; and a scheme that fails a coordinate check
+FAILED = 1
 REFUSED = 2  # the input is at fault
 INTERRUPTED = 130  # what a shell reports for Ctrl-C
 CLOSED = 141  # and for output that nobody reads any more
 LONGEST = 500  # characters of another program's message
 # What to do where the system refuses a file.
-ADVICE = dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space; the same command goes on from there")
-ADVICE |= dict.fromkeys((errno.EROFS, errno.EACCES), "let it be read and written, or give another folder")
-UNFIT = ("JAX_DISABLE_JIT", "JAX_TRANSFER_GUARD")  # settings of JAX under which no training program can run
+ADVICE = dict.fromkeys(
+    (errno.ENOSPC, errno.EDQUOT), "free some space; the same command goes on from there"
+)
+ADVICE |= dict.fromkeys(
+    (errno.EROFS, errno.EACCES), "let it be read and written, or give another folder"
+)
+UNFIT = (
+    "JAX_DISABLE_JIT",
+    "JAX_TRANSFER_GUARD",
+)  # settings of JAX under which no training program can run
 DEBUG = "JAXINIT_DEBUG"  # in the environment, set to anything: tracebacks too
 
 # What a terminal that knows ASCII alone is shown.
-ASCII = {"≥": ">=", "≤": "<=", "±": "+-", "×": "x", "–": "-", "—": "-", "…": "...", "≈": "~", "└": "+"}
+ASCII = {
+    "≥": ">=",
+    "≤": "<=",
+    "±": "+-",
+    "×": "x",
+    "–": "-",
+    "—": "-",
+    "…": "...",
+    "≈": "~",
+    "└": "+",
+}
 ASCII |= dict.fromkeys("─━", "-") | dict.fromkeys("│┃", "|") | dict.fromkeys("╭╮╰╯┌┐┘├┤", "+")
 
 
 def exit_code(command: Callable[[], "Result | int"]) -> int:
-    """Run `command`: 0 or its own code, or that of what went wrong, with a line on it; see `ABOUT`."""
+    """Run `command`: 0 or its own code, or that of what went wrong, with a line on it; see
+    `ABOUT`."""
     try:
         try:
             done = command()
@@ -46,10 +66,14 @@ def exit_code(command: Callable[[], "Result | int"]) -> int:
     except Interrupted:
         return _fail(INTERRUPTED, "interrupted; the same command goes on from there")
     except KeyboardInterrupt:
-        return _fail(INTERRUPTED, "stopped at once; the same command goes on from the last saved chunk")
+        return _fail(
+            INTERRUPTED, "stopped at once; the same command goes on from the last saved chunk"
+        )
     except OSError as error:
         _drop_output()  # if that is what cannot be written
-        advice = ADVICE.get(error.errno or 0) if error.filename else None  # the output is the caller's own
+        advice = (
+            ADVICE.get(error.errno or 0) if error.filename else None
+        )  # the output is the caller's own
         refused = f"{error.filename or 'the output'}: {error.strerror or error}"
         return _fail(FAILED, f"{refused}; {advice}" if advice else refused)
     except Exception as error:
@@ -74,10 +98,13 @@ def _explained(error: Exception) -> str:
     said = " ".join(str(error).split())[:LONGEST]
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in said:
         return (
-            f"out of memory ({said or 'no more is known'}); make hidden, batch or length smaller, or give fewer seeds"
+            f"out of memory ({said or 'no more is known'}); make hidden, batch or length smaller, "
+            "or give fewer seeds"
         )
     platforms = os.environ.get("JAX_PLATFORMS")
-    without_plugin = isinstance(error, AssertionError) and not said  # all that JAX says of a platform that it knows
+    without_plugin = (
+        isinstance(error, AssertionError) and not said
+    )  # all that JAX says of a platform that it knows
     if platforms and ("Unable to initialize backend" in said or without_plugin):
         said = said or "JAX finds no device"
         return f"{said}; unset JAX_PLATFORMS, which is {platforms!r}"
@@ -96,12 +123,16 @@ def _drop_output() -> None:
 
 
 def make_printable() -> None:
-    """Let every text be printed: characters that the terminal's encoding lacks in others' place, or as their number."""
+    """Let every text be printed: characters that the terminal's encoding lacks in others' place, or
+    as their number."""
 
     def in_ascii(error: UnicodeError) -> tuple[str, int]:
         assert isinstance(error, UnicodeEncodeError)
         lacking = error.object[error.start : error.end]
-        shown = [ASCII.get(letter) or letter.encode("ascii", "backslashreplace").decode() for letter in lacking]
+        shown = [
+            ASCII.get(letter) or letter.encode("ascii", "backslashreplace").decode()
+            for letter in lacking
+        ]
         return "".join(shown), error.end
 
     codecs.register_error("jaxinit", in_ascii)

@@ -1,4 +1,5 @@
-"""What the experiments share: their command line, studies run one after another, rows, claims, summary and figure.
+"""What the experiments share: their command line, studies run one after another, rows, claims,
+summary and figure.
 
 sizes -> studies -> results -> rows and claims -> summary.json, figures
 """
@@ -34,15 +35,19 @@ class Settings:
     """What every experiment is asked."""
 
     size: Literal["smoke", "quick", "paper"] = "quick"
-    """smoke: seconds, checks that all of it works, no verdicts; quick: minutes on two cores; paper: an accelerator."""
+    """smoke: seconds, checks that all of it works, no verdicts; quick: minutes on two cores; paper:
+    an accelerator."""
     out: Path | None = None
     """Folder of the results. Default: results/<name>-<size>."""
 
 
-def main_of(name: str, about: str | None, sizes: Mapping[str, Any], carry_out: Callable[[Any, Path], int]) -> Any:
+def main_of(
+    name: str, about: str | None, sizes: Mapping[str, Any], carry_out: Callable[[Any, Path], int]
+) -> Any:
     """The `main(argv)` of an experiment: `carry_out(sizes[size], folder)` with an exit code.
 
-    `about` is its docstring, which `--help` shows. At size smoke no claim gets a verdict: so little says nothing.
+    `about` is its docstring, which `--help` shows. At size smoke no claim gets a verdict: so little
+    says nothing.
     """
 
     def main(argv: Sequence[str] | None = None) -> int:
@@ -81,8 +86,12 @@ def run_all(
     results = {}
     for k, (name, study) in enumerate(studies.items()):
         print(f"{k + 1}/{len(studies)} {name}", file=sys.stderr)
-        folder = out / "".join(letter if letter.isalnum() or letter in "-.=" else "_" for letter in name)
-        results[name] = campaign.run(study, out=folder, schemes=schemes, tasks=tasks, models=models, signals=signals)
+        folder = out / "".join(
+            letter if letter.isalnum() or letter in "-.=" else "_" for letter in name
+        )
+        results[name] = campaign.run(
+            study, out=folder, schemes=schemes, tasks=tasks, models=models, signals=signals
+        )
         if not results[name].complete:
             raise Interrupted
         if results[name].read_back:
@@ -97,23 +106,35 @@ def write_summary(out: Path, content: Mapping[str, Any]) -> None:
 
 def rows_of(results: Results) -> list[dict[str, Any]]:
     """The tables of all studies, one below the other, each row with the name of its `cell`."""
-    return [{"cell": name} | row for name, result in results.items() for row in result.summary["table"]]
+    return [
+        {"cell": name} | row for name, result in results.items() for row in result.summary["table"]
+    ]
 
 
 def as_one(results: Results, cell: str, baseline: str) -> list[dict[str, Any]]:
-    """The rows of studies with one scheme each as those of one `cell`: named by their study, the fastest first.
+    """The rows of studies with one scheme each as those of one `cell`: named by their study, the
+    fastest first.
 
     Ratios are against the study `baseline`, as in `stats.table` but for the log-rank test.
     """
     scheme = lambda name: results[name].study.schemes[0]
-    against, horizon = times(results[baseline], scheme(baseline)), float(results[baseline].study.epochs)
+    against, horizon = (
+        times(results[baseline], scheme(baseline)),
+        float(results[baseline].study.epochs),
+    )
     rows = []
     for row, name in zip(rows_of(results), results, strict=True):
         of = times(results[name], scheme(name))
         ratio, low, high = stats.ratio_interval(against, of, horizon, np.random.default_rng(0))
         rows.append(
             row
-            | {"cell": cell, "scheme": name, "drawn_by": scheme(name), "baseline": baseline, "ratio": ratio}
+            | {
+                "cell": cell,
+                "scheme": name,
+                "drawn_by": scheme(name),
+                "baseline": baseline,
+                "ratio": ratio,
+            }
             | {"ratio_low": low, "ratio_high": high}
             | {"ratio_is": stats.bound(against, of) if name != baseline else "=", "p_holm": None}
         )
@@ -128,11 +149,16 @@ def times(result: Result, scheme: str) -> stats.Times:
 def best(result: Result, scheme: str) -> np.ndarray:
     """The best metric that each reporting seed of a scheme reached, at its best rate: `[seed]`.
 
-    A trial that diverged keeps what it had reached; one that never had a finite metric counts as the chance level.
+    A trial that diverged keeps what it had reached; one that never had a finite metric counts as
+    the chance level.
     """
     records = result.records
     of = records.metric.sel(scheme=scheme, lr=stats.reported(records)[scheme])
-    values = of.isel(seed=np.flatnonzero(records.phase.values == "report")).transpose("seed", "epoch").values
+    values = (
+        of.isel(seed=np.flatnonzero(records.phase.values == "report"))
+        .transpose("seed", "epoch")
+        .values
+    )
     higher = records.attrs["higher_is_better"]
     finite = np.where(np.isfinite(values), values, -np.inf if higher else np.inf)
     found = finite.max(1) if higher else finite.min(1)
@@ -148,27 +174,37 @@ def faster(
     band: tuple[float, float],
     note: str = "",
 ) -> dict[str, Any]:
-    """The claim that one (result, scheme) needs so many times fewer epochs than another, each at its best rate."""
+    """The claim that one (result, scheme) needs so many times fewer epochs than another, each at
+    its best rate."""
     pair = times(*against), times(*results)
     horizon = float(min(results[0].study.epochs, against[0].study.epochs))
     return stats.ratio_claim(name, what, *pair, horizon, published, band, note)
 
 
 def lower_rate(result: Result, scheme: str, what: str) -> dict[str, Any]:
-    """C5: the best metric of a scheme at its best rate less that at ten times it (or the nearest), on tuning seeds."""
+    """C5: the best metric of a scheme at its best rate less that at ten times it (or the nearest),
+    on tuning seeds."""
     records = result.records
     rates, rate = records.lr.values, stats.best_rate(records, scheme)
     high = float(rates[np.abs(np.log(rates / (10 * rate))).argmin()])
-    tuning = records.sel(scheme=scheme).isel(seed=np.flatnonzero(records.phase.values == "tune")).metric.max("epoch")
+    tuning = (
+        records.sel(scheme=scheme)
+        .isel(seed=np.flatnonzero(records.phase.values == "tune"))
+        .metric.max("epoch")
+    )
     gap = tuning.sel(lr=rate).values - tuning.sel(lr=high).values
     note = f"{len(gap)} tuning seed(s)" + ("; no higher rate in the grid" if high <= rate else "")
-    statement = f"{what}: best accuracy of the {scheme} start at its best rate, {rate:g}, less that at {high:g}"
+    statement = (
+        f"{what}: best accuracy of the {scheme} start at its best rate, {rate:g}, less that at "
+        f"{high:g}"
+    )
     value = gap if len(gap) > 1 else float(gap[0])
     return stats.claim_of("C5", statement, value, "a lower rate helps", (0.01, 1.0), note)
 
 
 def losses(result: Result, scheme: str) -> np.ndarray:
-    """The last training loss by rate and tuning seed; where a trial diverged, the worst of all: `[lr, seed]`."""
+    """The last training loss by rate and tuning seed; where a trial diverged, the worst of all:
+    `[lr, seed]`."""
     records = result.records.sel(scheme=scheme)
     of = records.train_loss.isel(seed=np.flatnonzero(records.phase.values == "tune"), epoch=-1)
     values = of.transpose("lr", "seed").values
@@ -176,7 +212,8 @@ def losses(result: Result, scheme: str) -> np.ndarray:
 
 
 def optimum(result: Result, scheme: str) -> np.ndarray:
-    """log2 of the best rate of every tuning seed, by a parabola through the best rate and its neighbours: `[seed]`."""
+    """log2 of the best rate of every tuning seed, by a parabola through the best rate and its
+    neighbours: `[seed]`."""
     rates = np.log2(result.records.lr.values)
     found = []
     for course in np.log(losses(result, scheme)).T:
@@ -188,7 +225,8 @@ def optimum(result: Result, scheme: str) -> np.ndarray:
 
 
 def draw_transfer(results: Results, title: str, folder: Path) -> None:
-    """The training loss against the rate, a panel for each scheme, a line for each study (a width, or a depth)."""
+    """The training loss against the rate, a panel for each scheme, a line for each study (a width,
+    or a depth)."""
     import matplotlib.pyplot as plt
 
     from jaxinit.analysis.signal_figures import MARKS
@@ -197,12 +235,25 @@ def draw_transfer(results: Results, title: str, folder: Path) -> None:
     schemes, rates = first.study.schemes, first.records.lr.values
     with style():
         figure, panels = plt.subplots(
-            1, len(schemes), figsize=(1.5 + 3.2 * len(schemes), 3.4), layout="constrained", sharey=True, squeeze=False
+            1,
+            len(schemes),
+            figsize=(1.5 + 3.2 * len(schemes), 3.4),
+            layout="constrained",
+            sharey=True,
+            squeeze=False,
         )
         for axes, scheme in zip(panels[0], schemes, strict=True):
             for k, (name, result) in enumerate(results.items()):
                 of, grey = losses(result, scheme), str(0.6 * k / max(len(results) - 1, 1))
-                axes.plot(rates, of.mean(1), color=grey, marker=MARKS[k], markersize=4, linewidth=1, label=name)
+                axes.plot(
+                    rates,
+                    of.mean(1),
+                    color=grey,
+                    marker=MARKS[k],
+                    markersize=4,
+                    linewidth=1,
+                    label=name,
+                )
                 axes.fill_between(rates, of.min(1), of.max(1), color=grey, alpha=0.2, linewidth=0)
             axes.set(xscale="log", yscale="log", xlabel=f"learning rate ({first.study.optimizer})")
             axes.set_title(as_text(scheme))

@@ -2,8 +2,8 @@
 
     leaf -> scheme -> rule -> array
 
-A model lists its parameters as `Leaf`s, a `Scheme` answers each leaf with a `Rule`, and `draw` turns the
-answers into arrays. Nothing here knows a model, a named scheme or a training program.
+A model lists its parameters as `Leaf`s, a `Scheme` answers each leaf with a `Rule`, and `draw`
+turns the answers into arrays. Nothing here knows a model, a named scheme or a training program.
 """
 
 import hashlib
@@ -31,9 +31,12 @@ AXES = {
 
 @runtime_checkable
 class Initializer(Protocol):
-    """What is accepted as an initializer, ours, JAX's or a user's: `(key, shape, dtype) -> Array`, by position."""
+    """What is accepted as an initializer, ours, JAX's or a user's: `(key, shape, dtype) -> Array`,
+    by position."""
 
-    def __call__(self, key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike = ..., /) -> Array: ...
+    def __call__(
+        self, key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike = ..., /
+    ) -> Array: ...
 
 
 Sample = Callable[[Key[Array, ""], tuple[int, ...], Any], Array]
@@ -41,13 +44,16 @@ OutSharding = NamedSharding | PartitionSpec | None
 
 
 class Sampler:
-    """What this package returns as an initializer: JAX's whole protocol around a function that samples.
+    """What this package returns as an initializer: JAX's whole protocol around a function that
+    samples.
 
-    `init(key, shape, dtype=None, out_sharding=None)`, each by position or by name, as `jax.nn.initializers.Initializer`
-    has it. A dtype of None is JAX's default float, or complex where the law is complex.
-    dtypes: `sample` answers in the dtype that it is asked for, narrow ones too: it samples wide and casts by itself.
-    Shardings: drawn, then placed, so that the values are those of the draw without a sharding; under `jax.jit` XLA
-    then draws each part where it belongs. A `PartitionSpec` needs a mesh from `jax.set_mesh`.
+    `init(key, shape, dtype=None, out_sharding=None)`, each by position or by name, as
+    `jax.nn.initializers.Initializer` has it. A dtype of None is JAX's default float, or complex
+    where the law is complex.
+    dtypes: `sample` answers in the dtype that it is asked for, narrow ones too: it samples wide and
+    casts by itself. Shardings: drawn, then placed, so that the values are those of the draw without
+    a sharding; under `jax.jit` XLA then draws each part where it belongs. A `PartitionSpec` needs a
+    mesh from `jax.set_mesh`.
     Raises: ValueError for a `PartitionSpec` and no mesh.
     Departure: `jax.nn.initializers.orthogonal` and `delta_orthogonal` refuse `out_sharding`.
     """
@@ -77,8 +83,8 @@ def placed(x: Array, out_sharding: OutSharding) -> Array:
     mesh = out_sharding.mesh if named else jax.sharding.get_abstract_mesh()
     if mesh.empty:
         raise ValueError(
-            f"out_sharding is {out_sharding} and no mesh is set; draw under `with jax.set_mesh(mesh)`, "
-            "or give a NamedSharding"
+            f"out_sharding is {out_sharding} and no mesh is set; draw under `with "
+            "jax.set_mesh(mesh)`, or give a NamedSharding"
         )
     if mesh.are_all_axes_explicit:
         return jax.sharding.reshard(x, out_sharding)
@@ -89,19 +95,22 @@ def placed(x: Array, out_sharding: OutSharding) -> Array:
 class Leaf:
     """All that an initializer may know of one parameter: no values, no framework.
 
-    Shapes: `shape` and `dims` have one entry an axis. `dims` is made of `i` (input), `o` (output), `w` (window
-    of a convolution) and `.` (independent copy). `gate` names the copies along the first `.` axis, if they are
-    gates. `layer` counts from 0; `n_layers` is the number of the model's blocks (of a Transformer: attention and
-    feed-forward together are one), or of its hidden layers where it has no blocks (0 if unknown); `activation` is the
-    nonlinearity that the layer applies; `inputs` the number of inputs
-    of the layer that the parameter belongs to, which a bias cannot tell from its shape (0 if unknown); `kind` what
-    its layer is, where a law may depend on that (rnn, lstm, gru, attention, norm, readout), empty elsewhere; `width`
-    the number of units of the model's hidden layers, which scaling rules compare with that of another model (0 if
-    unknown). `role_assumed`: nobody said the role, and `hidden` is a guess.
-    `partner` is the role of the kernel whose product a bias is added to or a scale multiplies (empty if unknown).
-    `normalized` says that what the parameter makes is normalized before it is used, so that its size does not matter,
-    as of queries and keys under QK normalization.
-    Raises: ValueError when `dims` does not fit `shape` or holds another letter, and for an axis of size 0.
+    Shapes: `shape` and `dims` have one entry an axis. `dims` is made of `i` (input), `o` (output),
+    `w` (window of a convolution) and `.` (independent copy). `gate` names the copies along the
+    first `.` axis, if they are gates. `layer` counts from 0; `n_layers` is the number of the
+    model's blocks (of a Transformer:
+    attention and feed-forward together are one), or of its hidden layers where it has no blocks (0
+    if unknown); `activation` is the nonlinearity that the layer applies; `inputs` the number of
+    inputs of the layer that the parameter belongs to, which a bias cannot tell from its shape (0 if
+    unknown); `kind` what its layer is, where a law may depend on that (rnn, lstm, gru, attention,
+    norm, readout), empty elsewhere; `width` the number of units of the model's hidden layers, which
+    scaling rules compare with that of another model (0 if unknown). `role_assumed`: nobody said the
+    role, and `hidden` is a guess.
+    `partner` is the role of the kernel whose product a bias is added to or a scale multiplies
+    (empty if unknown). `normalized` says that what the parameter makes is normalized before it is
+    used, so that its size does not matter, as of queries and keys under QK normalization.
+    Raises: ValueError when `dims` does not fit `shape` or holds another letter, and for an axis of
+    size 0.
     """
 
     name: str
@@ -135,16 +144,20 @@ class Leaf:
     @property
     def copy_shape(self) -> tuple[int, ...]:
         """The shape in which a number for each copy broadcasts to the parameter."""
-        return tuple(size if letter == "." else 1 for size, letter in zip(self.shape, self.dims, strict=True))
+        return tuple(
+            size if letter == "." else 1 for size, letter in zip(self.shape, self.dims, strict=True)
+        )
 
     @property
     def fan_in(self) -> int:
-        """Inputs that one output unit sums over: the sizes of the `i` and `w` axes, never of a `.` axis."""
+        """Inputs that one output unit sums over: the sizes of the `i` and `w` axes, never of a `.`
+        axis."""
         return axis_size(self.shape, self.dims, "iw")
 
     @property
     def fan_out(self) -> int:
-        """Output units that one input feeds: the sizes of the `o` and `w` axes, never of a `.` axis."""
+        """Output units that one input feeds: the sizes of the `o` and `w` axes, never of a `.`
+        axis."""
         return axis_size(self.shape, self.dims, "ow")
 
 
@@ -155,11 +168,13 @@ def check_dims(dims: str, shape: tuple[int, ...], what: str) -> None:
         raise ValueError(f"{what}: dims {dims!r} holds {unknown}; each axis is one of: {known}")
     if len(dims) != len(shape):
         raise ValueError(
-            f"{what}: dims {dims!r} names {len(dims)} axes, shape {shape} has {len(shape)}; give one letter an axis"
+            f"{what}: dims {dims!r} names {len(dims)} axes, shape {shape} has {len(shape)}; give "
+            "one letter an axis"
         )
     if any(size < 1 for size in shape):
         raise ValueError(
-            f"{what}: shape {shape} has an empty axis, so there is nothing to draw; give sizes of 1 or more"
+            f"{what}: shape {shape} has an empty axis, so there is nothing to draw; give sizes of "
+            "1 or more"
         )
 
 
@@ -176,10 +191,12 @@ def axis_size(shape: tuple[int, ...], dims: str, letters: str) -> int:
 class Rule:
     """How one parameter starts and how it is trained: effective weight = `multiplier` * parameter.
 
-    `lr_scale` and `wd_scale` multiply the learning rate and the decoupled weight decay of this parameter. All
-    three are 1 unless the scheme is of the muP kind. `key` is a name that the draw's key belongs to in place of the
-    parameter's own, so that parameters can be factors of one random matrix. `optimizers` names those that `lr_scale` is
-    right for; empty: it does not depend on the optimizer.
+    `lr_scale` and `wd_scale` multiply the learning rate and the decoupled weight decay of this
+    parameter. All three are 1 unless the scheme is of the muP kind. `key` is a name that the draw's
+    key belongs to in place of the parameter's own, so that parameters can be factors of one random
+    matrix.
+    `optimizers` names those that `lr_scale` is right for; empty: it does not depend on the
+    optimizer.
     """
 
     draw: Initializer
@@ -190,7 +207,8 @@ class Rule:
     optimizers: tuple[str, ...] = ()
 
 
-# A scheme answers every leaf: a Rule, or a plain initializer, or None for "no rule of mine covers it".
+# A scheme answers every leaf: a Rule, or a plain initializer, or None for "no rule of mine covers
+# it".
 Scheme = Callable[[Leaf], "Rule | Initializer | None"]
 
 
@@ -211,7 +229,8 @@ class Everywhere:
 def is_initializer(function: Callable) -> bool:
     """Whether a callable is an initializer and no scheme, by its signature.
 
-    A scheme can be called with one argument, a leaf; an initializer cannot, but with three, key, shape and dtype.
+    A scheme can be called with one argument, a leaf; an initializer cannot, but with three, key,
+    shape and dtype.
     """
     if isinstance(function, Sampler):
         return True
@@ -231,14 +250,15 @@ def _takes(signature: inspect.Signature, count: int) -> bool:
 
 
 def as_scheme(scheme: "Scheme | Initializer") -> Scheme:
-    """A scheme as it is; an initializer, ours or JAX's `normal(0.1)`, as the scheme that draws every leaf with it.
+    """A scheme as it is; an initializer, ours or JAX's `normal(0.1)`, as the scheme that draws
+    every leaf with it.
 
     Told apart as `is_initializer` says. Raises: ValueError for what cannot be called.
     """
     if not callable(scheme):
         raise ValueError(
-            f"a scheme is a function of a leaf, or an initializer (key, shape, dtype), got {scheme!r}; "
-            "a scheme's name is looked up in jaxinit.SCHEMES"
+            "a scheme is a function of a leaf, or an initializer (key, shape, dtype), got "
+            f"{scheme!r}; a scheme's name is looked up in jaxinit.SCHEMES"
         )
     plain: Any = scheme
     return Everywhere(plain) if is_initializer(scheme) else plain
@@ -249,8 +269,9 @@ class Override:
     """A scheme that answers by pattern first and asks `base` for the rest.
 
     Patterns are shell-style and match a leaf's name or its role: `{"recurrent": orthogonal()}`,
-    `{"layers.0.*": zeros}`. A pattern that matches no leaf makes `draw` raise, and so does a leaf that two patterns
-    match: to let one go before another, nest, `Override(Override(base, general), special)`.
+    `{"layers.0.*": zeros}`. A pattern that matches no leaf makes `draw` raise, and so does a leaf
+    that two patterns match: to let one go before another, nest, `Override(Override(base, general),
+    special)`.
     `base` may be an initializer, which draws all other leaves.
     """
 
@@ -265,8 +286,9 @@ class Override:
         deciding = [pattern for pattern in self.rules if matches(pattern, leaf)]
         if len(deciding) > 1:
             raise ValueError(
-                f"scheme {self.__name__!r}: the rules for {deciding} all match parameter {leaf.name!r} (role "
-                f"{leaf.role!r}); make the patterns exclusive, or nest: Override(Override(base, general), special)"
+                f"scheme {self.__name__!r}: the rules for {deciding} all match parameter "
+                f"{leaf.name!r} (role {leaf.role!r}); make the patterns exclusive, or nest: "
+                "Override(Override(base, general), special)"
             )
         return self.rules[deciding[0]] if deciding else as_scheme(self.base)(leaf)
 
@@ -277,17 +299,21 @@ class Override:
     def unmatched(self, leaves: Iterable[Leaf]) -> list[str]:
         """The patterns that match no leaf, of the base too."""
         leaves = tuple(leaves)
-        mine = [pattern for pattern in self.rules if not any(matches(pattern, leaf) for leaf in leaves)]
+        mine = [
+            pattern for pattern in self.rules if not any(matches(pattern, leaf) for leaf in leaves)
+        ]
         return [*unmatched(self.base, leaves), *mine]
 
 
 def unmatched(scheme: Scheme | Initializer, leaves: Iterable[Leaf]) -> list[str]:
-    """The rules of a scheme that match none of the leaves; a scheme that is a plain function cannot have any."""
+    """The rules of a scheme that match none of the leaves; a scheme that is a plain function cannot
+    have any."""
     return getattr(scheme, "unmatched", lambda _: [])(tuple(leaves))
 
 
 def under(scheme: Scheme | Initializer, optimizer: str) -> Scheme:
-    """The scheme with its rates for an optimizer; one without a method `under` is the same under all of them."""
+    """The scheme with its rates for an optimizer; one without a method `under` is the same under
+    all of them."""
     named = as_scheme(scheme)
     adapt = getattr(named, "under", None)
     return named if adapt is None else adapt(optimizer)
@@ -316,8 +342,9 @@ def named_key(key: Key[Array, ""], name: str) -> Key[Array, ""]:
 class Joint(Sampler):
     """An initializer that draws all copies at once, where they are not alike.
 
-    For biases that differ by gate, and for kernels that a library draws as one matrix for all gates. `spec.along` hands
-    it the whole shape, copies first: `(*copies, *window, inputs, outputs)`.
+    For biases that differ by gate, and for kernels that a library draws as one matrix for all
+    gates. `spec.along` hands it the whole shape, copies first: `(*copies, *window, inputs,
+    outputs)`.
     """
 
 
@@ -329,14 +356,15 @@ def canonical_order(dims: str) -> list[int]:
 def along(dims: str, init: Initializer) -> Sampler:
     """`init`, drawn once for each independent copy, for an array whose axes are `dims`.
 
-    For each index of the `.` axes, `init` is asked for one array in the layout `(*window, inputs, outputs)` that
-    `jax.nn.initializers` takes by default, with all `i` axes flattened into one and all `o` axes likewise; a
-    parameter without an `i` or without an `o` axis keeps its own shape. So a fan never counts a copy, and any
-    initializer of JAX, of Flax or of a user's is right for gates, heads, experts and groups.
-    dtypes: sampled in float32 (wider when the target is), cast last; low-precision sampling is biased. A `Sampler` does
-    so itself, since its cast may have to keep a bound.
-    Assumes that `init` can be mapped by `jax.vmap` when there are copies; a `Joint` is given all of them at once.
-    Raises: ValueError when `dims` does not fit the shape.
+    For each index of the `.` axes, `init` is asked for one array in the layout `(*window, inputs,
+    outputs)` that `jax.nn.initializers` takes by default, with all `i` axes flattened into one and
+    all `o` axes likewise; a parameter without an `i` or without an `o` axis keeps its own shape. So
+    a fan never counts a copy, and any initializer of JAX, of Flax or of a user's is right for
+    gates, heads, experts and groups.
+    dtypes: sampled in float32 (wider when the target is), cast last; low-precision sampling is
+    biased. A `Sampler` does so itself, since its cast may have to keep a bound.
+    Assumes that `init` can be mapped by `jax.vmap` when there are copies; a `Joint` is given all of
+    them at once. Raises: ValueError when `dims` does not fit the shape.
     """
 
     def init_along(key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike) -> Array:
@@ -357,18 +385,23 @@ def along(dims: str, init: Initializer) -> Sampler:
             drawn = jax.vmap(lambda k: init(k, asked, sampled))(keys)
         else:
             drawn = init(key, asked, sampled)
-        return drawn.reshape(copies + core).transpose(tuple(np.argsort(order).tolist())).astype(dtype)
+        return (
+            drawn.reshape(copies + core).transpose(tuple(np.argsort(order).tolist())).astype(dtype)
+        )
 
     return Sampler(init_along)
 
 
 def sampling_dtype(dtype: DTypeLike) -> DTypeLike:
-    """float32 for any narrower float, which `jax.random` samples with a biased mean; else `dtype` itself.
+    """float32 for any narrower float, which `jax.random` samples with a biased mean; else `dtype`
+    itself.
 
     Raises: ValueError for an integer or a boolean dtype.
     """
     if not jnp.issubdtype(dtype, jnp.inexact):
-        raise ValueError(f"parameters are real or complex numbers, got dtype {jnp.dtype(dtype)}; ask for float32")
+        raise ValueError(
+            f"parameters are real or complex numbers, got dtype {jnp.dtype(dtype)}; ask for float32"
+        )
     return jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype
 
 
@@ -376,8 +409,9 @@ def rules(scheme: Scheme | Initializer, leaves: Iterable[Leaf]) -> dict[str, Rul
     """The rule of every leaf by name, plain initializers wrapped.
 
     `scheme` may be an initializer, which then draws every leaf.
-    Raises: ValueError when `scheme` is neither (`as_scheme`), when two leaves share a name, when `scheme` covers a
-    leaf with no rule, or when a rule of the scheme matches no leaf; both sides are named.
+    Raises: ValueError when `scheme` is neither (`as_scheme`), when two leaves share a name, when
+    `scheme` covers a leaf with no rule, or when a rule of the scheme matches no leaf; both sides
+    are named.
     """
     leaves, scheme = tuple(leaves), as_scheme(scheme)
     names = [leaf.name for leaf in leaves]
@@ -395,22 +429,29 @@ def rules(scheme: Scheme | Initializer, leaves: Iterable[Leaf]) -> dict[str, Rul
         rule = scheme(leaf)
         if rule is None:
             raise ValueError(
-                f"scheme {scheme_name(scheme)!r} has no rule for parameter {leaf.name!r} (role {leaf.role!r}, "
-                f"shape {leaf.shape}); add one, for instance Override(scheme, {{{leaf.role!r}: zeros}})"
+                f"scheme {scheme_name(scheme)!r} has no rule for parameter {leaf.name!r} (role "
+                f"{leaf.role!r}, shape {leaf.shape}); add one, for instance Override(scheme, "
+                f"{{{leaf.role!r}: zeros}})"
             )
         found[leaf.name] = rule if isinstance(rule, Rule) else Rule(rule)
     return found
 
 
 def draw(
-    scheme: Scheme | Initializer, key: Key[Array, ""], leaves: Iterable[Leaf], dtype: DTypeLike = jnp.float32
+    scheme: Scheme | Initializer,
+    key: Key[Array, ""],
+    leaves: Iterable[Leaf],
+    dtype: DTypeLike = jnp.float32,
 ) -> dict[str, Array]:
-    """Draw every parameter under a scheme: `{name: array}`, the one place where a scheme meets a model.
+    """Draw every parameter under a scheme: `{name: array}`, the one place where a scheme meets a
+    model.
 
-    The key of a leaf is `key` folded with the leaf's name (or its rule's): the same key gives paired draws across
-    schemes. `scheme` may be an initializer, ours or JAX's: it then draws every leaf, biases and scales too.
+    The key of a leaf is `key` folded with the leaf's name (or its rule's): the same key gives
+    paired draws across schemes. `scheme` may be an initializer, ours or JAX's: it then draws every
+    leaf, biases and scales too.
     Shapes: `leaf.shape`; dtype: `dtype`, sampled in float32 and cast last.
-    Raises: ValueError as `rules` does, and when a rule cannot draw a leaf (naming scheme, leaf, reason and remedy).
+    Raises: ValueError as `rules` does, and when a rule cannot draw a leaf (naming scheme, leaf,
+    reason and remedy).
     """
     leaves, scheme = tuple(leaves), as_scheme(scheme)
     by_name = rules(scheme, leaves)
@@ -418,14 +459,17 @@ def draw(
     for leaf in leaves:
         init = along(leaf.dims, by_name[leaf.name].draw)
         try:
-            drawn[leaf.name] = init(named_key(key, by_name[leaf.name].key or leaf.name), leaf.shape, dtype)
+            drawn[leaf.name] = init(
+                named_key(key, by_name[leaf.name].key or leaf.name), leaf.shape, dtype
+            )
         except (ValueError, TypeError) as error:
             remedy = (
-                f"; an initializer given as a scheme draws every parameter: give this one a law of its own, "
-                f"Override(initializer, {{{leaf.role!r}: zeros}})"
+                "; an initializer given as a scheme draws every parameter: give this one a law of "
+                f"its own, Override(initializer, {{{leaf.role!r}: zeros}})"
             )
             raise ValueError(
-                f"scheme {scheme_name(scheme)!r} cannot draw parameter {leaf.name!r} (role {leaf.role!r}, "
-                f"shape {leaf.shape}, dims {leaf.dims!r}): {error}{remedy if isinstance(scheme, Everywhere) else ''}"
+                f"scheme {scheme_name(scheme)!r} cannot draw parameter {leaf.name!r} (role "
+                f"{leaf.role!r}, shape {leaf.shape}, dims {leaf.dims!r}): "
+                f"{error}{remedy if isinstance(scheme, Everywhere) else ''}"
             ) from error
     return drawn

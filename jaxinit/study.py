@@ -2,7 +2,8 @@
 
     Study -> resolve.check -> starts -> trials -> records -> summary
 
-Importing this module imports nothing but the standard library: the command line reads `Study` for its options.
+Importing this module imports nothing but the standard library: the command line reads `Study` for
+its options.
 """
 
 import difflib
@@ -30,7 +31,8 @@ RECURRENT = ("rnn", "lstm", "gru", "mgu", "lru")
 ATTENTION = ("transformer", "vit")
 MODELS = (*RECURRENT, "mlp", *ATTENTION)
 
-# Which models take a setting that not all of them take, and which tasks: read by the checks and by their messages.
+# Which models take a setting that not all of them take, and which tasks: read by the checks and by
+# their messages.
 MODELS_TAKING: dict[str, tuple[str, ...]] = {
     "activation": ("rnn", "mlp", *ATTENTION),
     "norm": ("rnn", "lstm", "gru", "mgu", "mlp", *ATTENTION),
@@ -52,7 +54,15 @@ MODELS_TAKING: dict[str, tuple[str, ...]] = {
     "truncate": RECURRENT,
     "stateful": RECURRENT,
 }
-SYNTHETIC = ("adding", "copy", "copy_variable", "multiplication", "temporal_order", "temporal_order_3", "parity")
+SYNTHETIC = (
+    "adding",
+    "copy",
+    "copy_variable",
+    "multiplication",
+    "temporal_order",
+    "temporal_order_3",
+    "parity",
+)
 ON_TEXT = ("text", "words", "penn_treebank")
 TASKS_TAKING: dict[str, tuple[str, ...]] = {
     "length": (*SYNTHETIC, *ON_TEXT, "mnist", "mnist_permuted", "fashion_mnist", "cifar10"),
@@ -60,12 +70,28 @@ TASKS_TAKING: dict[str, tuple[str, ...]] = {
     "stateful": ON_TEXT,
 }
 # Kinds of normalization; of the other models: layer.
-NORMS = {"mlp": ("layer", "batch"), "transformer": ("layer", "rms", "none"), "vit": ("layer", "rms", "none")}
+NORMS = {
+    "mlp": ("layer", "batch"),
+    "transformer": ("layer", "rms", "none"),
+    "vit": ("layer", "rms", "none"),
+}
 
-# Ranges of whole numbers. Arrays are addressed by 31 bits; the smaller bounds are what a study can be about.
+# Ranges of whole numbers. Arrays are addressed by 31 bits; the smaller bounds are what a study can
+# be about.
 MOST = 2**31 - 1
 COUNTS = dict.fromkeys(
-    ("hidden", "heads", "embedding", "length", "epochs", "evaluations", "batch", "unroll", "segment", "truncate"),
+    (
+        "hidden",
+        "heads",
+        "embedding",
+        "length",
+        "epochs",
+        "evaluations",
+        "batch",
+        "unroll",
+        "segment",
+        "truncate",
+    ),
     (1, MOST),
 ) | {"layers": (1, 1000), "seeds": (2, 100_000), "tune_seeds": (0, 100_000)}
 MOST_EVALUATIONS = 2**24  # of one trial
@@ -84,11 +110,13 @@ class Interrupted(Exception):
 
 @dataclass(frozen=True)
 class Study:
-    """What is asked: one cell (model, task, optimizer) and the schemes, rates and seeds to compare on it.
+    """What is asked: one cell (model, task, optimizer) and the schemes, rates and seeds to compare
+    on it.
 
-    Units: `epochs` is the budget of a trial in passes over the training set; `evaluations` is how often an epoch is
-    evaluated, and so the resolution of the answer. Seeds 0 to tune_seeds - 1 choose each scheme's rate, the next
-    `seeds` report it. None means the default of the task, the model or the optimizer.
+    Units: `epochs` is the budget of a trial in passes over the training set; `evaluations` is how
+    often an epoch is evaluated, and so the resolution of the answer. Seeds 0 to tune_seeds - 1
+    choose each scheme's rate, the next `seeds` report it. None means the default of the task, the
+    model or the optimizer.
     """
 
     model: str = "rnn"
@@ -98,10 +126,11 @@ class Study:
     layers: int = 1
     """Hidden layers."""
     activation: str | None = None
-    """tanh, relu, sigmoid, gelu, ... for rnn, mlp, transformer and vit. Default: tanh, gelu in the last two."""
+    """tanh, relu, sigmoid, gelu, ... for rnn, mlp, transformer and vit. Default: tanh, gelu in the
+    last two."""
     norm: str | None = None
-    """Normalization of pre-activations, for rnn, lstm, gru, mgu, mlp, transformer and vit: layer; of mlp also batch.
-    Default: none. Of transformer and vit: layer (the default), rms or none."""
+    """Normalization of pre-activations, for rnn, lstm, gru, mgu, mlp, transformer and vit: layer;
+    of mlp also batch. Default: none. Of transformer and vit: layer (the default), rms or none."""
     residual: bool = False
     """Add the input of every hidden layer but the first to its output, for mlp."""
     bidirectional: bool = False
@@ -111,11 +140,14 @@ class Study:
     heads: int = 4
     """Heads of attention, for transformer and vit."""
     post_norm: bool = False
-    """Normalize the sum of each branch and the stream instead of the branch's input, for transformer and vit."""
+    """Normalize the sum of each branch and the stream instead of the branch's input, for
+    transformer and vit."""
     gate: bool = False
-    """Multiply every branch by a learned scalar that starts at 0 (ReZero), for transformer and vit."""
+    """Multiply every branch by a learned scalar that starts at 0 (ReZero), for transformer and
+    vit."""
     scalar_bias: bool = False
-    """Add a learned scalar before every kernel and activation function (Fixup), for transformer and vit."""
+    """Add a learned scalar before every kernel and activation function (Fixup), for transformer and
+    vit."""
     skip_scale: float = 1.0
     """Multiply the stream by it where a branch is added (DeepNorm), for transformer and vit."""
     learned_skip: bool = False
@@ -129,7 +161,8 @@ class Study:
     task: str = "digits_rows"
     """digits_rows, adding, copy, text, ... (see `jaxinit list tasks`)."""
     length: int | None = None
-    """Length of a sequence, for tasks that have no fixed one (not digits_*). Default: the task's."""
+    """Length of a sequence, for tasks that have no fixed one (not digits_*). Default: the
+    task's."""
     text: str | None = None
     """A text file of yours, for text and words. Default: the embedded text."""
     schemes: tuple[str, ...] = (
@@ -143,10 +176,11 @@ class Study:
         "orthogonal",
         "identity",
     )
-    """The initialization schemes to compare (see `jaxinit list schemes`): a name, one with settings, as
-    'chrono(longest=784)', or one calibrated, as orthogonal+lsuv."""
+    """The initialization schemes to compare (see `jaxinit list schemes`): a name, one with
+    settings, as 'chrono(longest=784)', or one calibrated, as orthogonal+lsuv."""
     lrs: tuple[float, ...] = ()
-    """The grid of learning rates that every scheme is tuned on. Default: five over two decades, by optimizer."""
+    """The grid of learning rates that every scheme is tuned on. Default: five over two decades, by
+    optimizer."""
     optimizer: str = "sgd"
     """sgd, momentum (0.9) or adam."""
     seeds: int = 8
@@ -162,11 +196,11 @@ class Study:
     batch: int = 32
     """Examples a step."""
     unroll: int | None = None
-    """Time steps written out in each turn of the compiled time loop, for rnn, lstm, gru and mgu. Default: 1, the
-    fastest where it was measured."""
+    """Time steps written out in each turn of the compiled time loop, for rnn, lstm, gru and mgu.
+    Default: 1, the fastest where it was measured."""
     segment: int | None = None
-    """Time steps between two states kept for the backward pass, for recurrent networks. Default: all, or
-    sqrt(length) for long sequences."""
+    """Time steps between two states kept for the backward pass, for recurrent networks. Default:
+    all, or sqrt(length) for long sequences."""
     clip: float | None = None
     """Bound on the global norm of the gradient. Default: none."""
     clip_value: float | None = None
@@ -174,23 +208,30 @@ class Study:
     weight_decay: float = 0.0
     """Decoupled weight decay, on all parameters."""
     l2: float = 0.0
-    """L2 regularization: this times half the sum of the squares of all parameters is added to the loss."""
+    """L2 regularization: this times half the sum of the squares of all parameters is added to the
+    loss."""
     dropout: float = 0.0
-    """Share of units dropped in training: of hidden layers (mlp), of non-recurrent connections (recurrent networks)."""
+    """Share of units dropped in training: of hidden layers (mlp), of non-recurrent connections
+    (recurrent networks)."""
     variational: bool = False
-    """Drop the same units at every step, and of the states passed on too, for rnn, lstm, gru and mgu with dropout."""
+    """Drop the same units at every step, and of the states passed on too, for rnn, lstm, gru and
+    mgu with dropout."""
     truncate: int | None = None
-    """Time steps after which the gradient is cut, for recurrent networks. Default: the whole sequence."""
+    """Time steps after which the gradient is cut, for recurrent networks. Default: the whole
+    sequence."""
     stateful: bool = False
-    """Start each training batch from the states the last one ended with, for recurrent networks on text, words and
-    penn_treebank."""
+    """Start each training batch from the states the last one ended with, for recurrent networks on
+    text, words and penn_treebank."""
     baseline: str = "small_normal"
     """The scheme that the ratios compare with."""
 
     def __post_init__(self) -> None:
-        """Every number as Python's own, so that equal studies have equal records. Raises: BadStudy for another type."""
+        """Every number as Python's own, so that equal studies have equal records. Raises: BadStudy
+        for another type."""
         for field in fields(self):
-            object.__setattr__(self, field.name, _plain(field.name, field.type, getattr(self, field.name)))
+            object.__setattr__(
+                self, field.name, _plain(field.name, field.type, getattr(self, field.name))
+            )
 
     @classmethod
     def from_json(cls, path: str | Path) -> "Study":
@@ -201,9 +242,13 @@ class Study:
         try:
             stored = json.loads(Path(path).read_bytes())["study"]
         except OSError as error:
-            raise BadStudy(f"{path} cannot be read: {error.strerror}; give the study.json of a study") from error
+            raise BadStudy(
+                f"{path} cannot be read: {error.strerror}; give the study.json of a study"
+            ) from error
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise BadStudy(f"{path} describes no study, or is damaged; give the study.json of a study") from error
+            raise BadStudy(
+                f"{path} describes no study, or is damaged; give the study.json of a study"
+            ) from error
         return cls.from_plain(stored)
 
     @classmethod
@@ -247,9 +292,12 @@ class Study:
 
     @property
     def folder(self) -> Path:
-        """results/<model>-<task>-<six digits of the study's hash>: the same question always has the same folder."""
+        """results/<model>-<task>-<six digits of the study's hash>: the same question always has the
+        same folder."""
         digest = hashlib.sha256(json.dumps(self.plain(), sort_keys=True).encode()).hexdigest()
-        name = re.sub(r"[^\w.+-]", "_", f"{self.model}-{self.task}")  # a caller's own may hold what a path cannot
+        name = re.sub(
+            r"[^\w.+-]", "_", f"{self.model}-{self.task}"
+        )  # a caller's own may hold what a path cannot
         return Path("results") / f"{name}-{digest[:6]}"
 
 
@@ -258,7 +306,8 @@ def check_settings(
     models_taking: Mapping[str, Collection[str]] = MODELS_TAKING,
     tasks_taking: Mapping[str, Collection[str]] = TASKS_TAKING,
 ) -> None:
-    """Raises: BadStudy for settings out of range, not taken by the model or the task, or senseless together."""
+    """Raises: BadStudy for settings out of range, not taken by the model or the task, or senseless
+    together."""
     check_scheme_names(study)
     for name, (low, high) in COUNTS.items():
         value = getattr(study, name)
@@ -267,53 +316,72 @@ def check_settings(
             raise BadStudy(f"{name} must be {low} to {high}, got {_shown(value)}{why}")
     if study.epochs * study.evaluations > MOST_EVALUATIONS:
         raise BadStudy(
-            f"epochs times evaluations must be at most {MOST_EVALUATIONS}, got {study.epochs} x {study.evaluations}"
+            f"epochs times evaluations must be at most {MOST_EVALUATIONS}, got {study.epochs} x "
+            f"{study.evaluations}"
         )
     check_numbers(study)
     check_taken(study, "model", models_taking)
     check_taken(study, "task", tasks_taking)
     if study.tune_seeds < 1 and len(study.lrs) > 1:
-        raise BadStudy("choosing among learning rates needs --tune-seeds 1 or more; or give a single --lrs")
+        raise BadStudy(
+            "choosing among learning rates needs --tune-seeds 1 or more; or give a single --lrs"
+        )
     if study.variational and not study.dropout:
-        raise BadStudy("variational says how units are dropped; give --dropout too, or leave --variational out")
+        raise BadStudy(
+            "variational says how units are dropped; give --dropout too, or leave --variational out"
+        )
     norms = NORMS.get(study.model, ("layer",))
     if study.model in MODELS and study.norm not in (None, *norms):
-        raise BadStudy(f"norm of {study.model!r} is {', '.join(norms)} or left out; got {study.norm!r}")
+        raise BadStudy(
+            f"norm of {study.model!r} is {', '.join(norms)} or left out; got {study.norm!r}"
+        )
     if study.skip_scale != 1 and study.learned_skip:
-        raise BadStudy("learned_skip starts at 1 and is learned; leave --skip-scale or --learned-skip out")
+        raise BadStudy(
+            "learned_skip starts at 1 and is learned; leave --skip-scale or --learned-skip out"
+        )
 
 
 def check_scheme_names(study: Study) -> None:
-    """Raises: BadStudy unless the schemes have different names that can be printed, and the baseline is one of them."""
+    """Raises: BadStudy unless the schemes have different names that can be printed, and the
+    baseline is one of them."""
     if not study.schemes or len(set(study.schemes)) < len(study.schemes):
-        raise BadStudy(f"schemes must be one or more different names, got {' '.join(study.schemes) or 'none'}")
+        raise BadStudy(
+            f"schemes must be one or more different names, got {' '.join(study.schemes) or 'none'}"
+        )
     for name in (*study.schemes, study.model, study.task):
         if not name.isprintable() or not 0 < len(name) <= MOST_NAMED:
-            raise BadStudy(f"a name has 1 to {MOST_NAMED} characters that can be printed, got {name[:MOST_NAMED]!r}")
+            raise BadStudy(
+                f"a name has 1 to {MOST_NAMED} characters that can be printed, got "
+                f"{name[:MOST_NAMED]!r}"
+            )
     if study.baseline not in study.schemes:
         raise BadStudy(
-            f"the baseline {study.baseline!r} is not among the schemes ({', '.join(study.schemes)}); "
-            "add it to --schemes, or choose another with --baseline"
+            f"the baseline {study.baseline!r} is not among the schemes "
+            f"({', '.join(study.schemes)}); add it to --schemes, or choose another with --baseline"
         )
 
 
 def check_numbers(study: Study) -> None:
-    """Raises: BadStudy for a number that is out of range, or that float32, in which all is computed, does not hold."""
+    """Raises: BadStudy for a number that is out of range, or that float32, in which all is
+    computed, does not hold."""
     rates = [_float32(rate) for rate in study.lrs]
     if not all(LEAST <= rate <= LARGEST for rate in rates) or len(set(rates)) < len(rates):
         raise BadStudy(
-            f"learning rates must be positive, finite and different, {LEAST:.2g} to {LARGEST:.2g} (float32), got "
-            f"{' '.join(f'{rate:.9g}' for rate in study.lrs)}"
+            f"learning rates must be positive, finite and different, {LEAST:.2g} to {LARGEST:.2g} "
+            f"(float32), got {' '.join(f'{rate:.9g}' for rate in study.lrs)}"
         )
     for name in ("clip", "clip_value", "skip_scale"):
         value = getattr(study, name)
         if value is not None and not LEAST <= value <= LARGEST:
             without = "none" if name != "skip_scale" else "1"
             raise BadStudy(
-                f"{name} must be positive, {LEAST:.2g} to {LARGEST:.2g}, got {value:g}; leave it out for {without}"
+                f"{name} must be positive, {LEAST:.2g} to {LARGEST:.2g}, got {value:g}; leave it "
+                f"out for {without}"
             )
     if study.leak is not None and not LEAST <= study.leak <= 1:
-        raise BadStudy(f"leak must be above 0 and at most 1, got {study.leak:g}; leave it out for none")
+        raise BadStudy(
+            f"leak must be above 0 and at most 1, got {study.leak:g}; leave it out for none"
+        )
     for name in ("weight_decay", "l2"):
         value = getattr(study, name)
         if value != 0 and not LEAST <= value <= LARGEST:
@@ -325,14 +393,15 @@ def check_numbers(study: Study) -> None:
 
 
 def check_taken(study: Study, kind: str, table: Mapping[str, Collection[str]]) -> None:
-    """Raises: BadStudy for a setting that is not its default, and that the study's model (or task) does not take."""
+    """Raises: BadStudy for a setting that is not its default, and that the study's model (or task)
+    does not take."""
     name = getattr(study, kind)
     defaults = {field.name: field.default for field in fields(study)}
     for setting, takers in table.items():
         if getattr(study, setting) != defaults[setting] and name not in takers:
             raise BadStudy(
-                f"{option(setting)} is an option of {', '.join(takers)}; leave it out, or use one of them in place of "
-                f"{kind} {name!r}"
+                f"{option(setting)} is an option of {', '.join(takers)}; leave it out, or use one "
+                f"of them in place of {kind} {name!r}"
             )
 
 
@@ -342,12 +411,17 @@ def option(setting: str) -> str:
 
 
 def _plain(name: str, kind: Any, value: Any) -> Any:
-    """A setting of a study as Python's own type. Raises: BadStudy, saying which type it must have."""
+    """A setting of a study as Python's own type. Raises: BadStudy, saying which type it must
+    have."""
     kinds = get_args(kind) or (kind,)
     if value is None and type(None) in kinds:
         return None
     if kind in (tuple[str, ...], tuple[float, ...]):
-        if isinstance(value, str) or not isinstance(value, Iterable) or getattr(value, "shape", None) == ():
+        if (
+            isinstance(value, str)
+            or not isinstance(value, Iterable)
+            or getattr(value, "shape", None) == ()
+        ):
             example = "('orthogonal',)" if name == "schemes" else "(0.1,)"
             raise BadStudy(f"{name} wants several values, such as {example}; got {value!r}")
         return tuple(_plain(name, kinds[0], item) for item in value)
@@ -372,7 +446,8 @@ def _whole(name: str, value: Any) -> int:
 
 
 def _real(name: str, value: Any) -> float:
-    """A number; one of less precision by its shortest decimal form, so that float32's 0.1 is 0.1."""
+    """A number; one of less precision by its shortest decimal form, so that float32's 0.1 is
+    0.1."""
     if isinstance(value, bool | str | bytes) or getattr(value, "shape", ()) != ():
         raise BadStudy(f"{name} wants a number, got {value!r}")
     try:
@@ -380,7 +455,9 @@ def _real(name: str, value: Any) -> float:
     except (TypeError, ValueError):
         raise BadStudy(f"{name} wants a number, got {value!r}") from None
     except OverflowError:
-        raise BadStudy(f"{name} must be at most {LARGEST:.2g}, got a number beyond float64") from None
+        raise BadStudy(
+            f"{name} must be at most {LARGEST:.2g}, got a number beyond float64"
+        ) from None
 
 
 def _float32(value: float) -> float:
@@ -400,4 +477,6 @@ def check_name(kind: str, name: str, table: Iterable[str]) -> None:
     names = list(table)
     if name not in names:
         near = difflib.get_close_matches(name, names, 1, cutoff=0.0)[0]
-        raise BadStudy(f"no {kind} is called {name!r}; the nearest is {near!r} (there are {', '.join(names)})")
+        raise BadStudy(
+            f"no {kind} is called {name!r}; the nearest is {near!r} (there are {', '.join(names)})"
+        )

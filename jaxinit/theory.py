@@ -1,13 +1,16 @@
-"""What theory says before anything is drawn: gains, signal propagation in wide nets, Jacobians, linear learning.
+"""What theory says before anything is drawn: gains, signal propagation in wide nets, Jacobians,
+linear learning.
 
     activation, weight and bias variance -> fixed points -> chi -> depth scales, phases, spectra
 
-Wide layers: z_l = W_l phi(z_{l-1}) + b_l with entries of W of variance sigma_w^2 / fan_in and of b sigma_b^2.
+Wide layers: z_l = W_l phi(z_{l-1}) + b_l with entries of W of variance sigma_w^2 / fan_in and of b
+sigma_b^2.
 
-Gaussian expectations are Gauss-Legendre sums over panels. The panels end at the kinks of the activation and follow two
-scales, the Gaussian's and the activation's own: phi(sqrt(q) z) bends where |z| is about 1 / sqrt(q), which a large q
-hides between two nodes of any fixed rule. So they are accurate to 1e-9 of the value, in practice 1e-12, for every
-activation here at variances from 1e-6 to 1e12, single and in pairs of any correlation.
+Gaussian expectations are Gauss-Legendre sums over panels. The panels end at the kinks of the
+activation and follow two scales, the Gaussian's and the activation's own: phi(sqrt(q) z) bends
+where |z| is about 1 / sqrt(q), which a large q hides between two nodes of any fixed rule. So they
+are accurate to 1e-9 of the value, in practice 1e-12, for every activation here at variances from
+1e-6 to 1e12, single and in pairs of any correlation.
 """
 
 import math
@@ -53,16 +56,26 @@ ACTIVATIONS: dict[str, Activation] = {
     "linear": Activation(lambda x: x, np.ones_like),
     "tanh": Activation(np.tanh, _tanh_slope),
     "sigmoid": Activation(special.expit, lambda x: special.expit(x) * special.expit(-x)),
-    "softsign": Activation(lambda x: x / (1 + np.abs(x)), lambda x: 1 / (1 + np.abs(x)) ** 2, (0.0,)),
+    "softsign": Activation(
+        lambda x: x / (1 + np.abs(x)), lambda x: 1 / (1 + np.abs(x)) ** 2, (0.0,)
+    ),
     "erf": Activation(special.erf, lambda x: 2 / math.sqrt(math.pi) * np.exp(-x * x)),
-    "hard_tanh": Activation(lambda x: np.clip(x, -1, 1), lambda x: (np.abs(x) < 1) * 1.0, (-1.0, 1.0)),
+    "hard_tanh": Activation(
+        lambda x: np.clip(x, -1, 1), lambda x: (np.abs(x) < 1) * 1.0, (-1.0, 1.0)
+    ),
     "relu": Activation(lambda x: np.maximum(x, 0), lambda x: (x > 0) * 1.0, (0.0,)),
-    "leaky_relu": Activation(lambda x: np.where(x > 0, x, 0.01 * x), lambda x: np.where(x > 0, 1, 0.01), (0.0,)),
+    "leaky_relu": Activation(
+        lambda x: np.where(x > 0, x, 0.01 * x), lambda x: np.where(x > 0, 1, 0.01), (0.0,)
+    ),
     "elu": Activation(
-        lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))), lambda x: np.exp(np.minimum(x, 0)), (0.0,)
+        lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))),
+        lambda x: np.exp(np.minimum(x, 0)),
+        (0.0,),
     ),
     "gelu": Activation(lambda x: x * special.ndtr(x), lambda x: special.ndtr(x) + x * _density(x)),
-    "silu": Activation(lambda x: x * special.expit(x), lambda x: special.expit(x) * (1 + x * special.expit(-x))),
+    "silu": Activation(
+        lambda x: x * special.expit(x), lambda x: special.expit(x) * (1 + x * special.expit(-x))
+    ),
 }
 
 
@@ -73,20 +86,26 @@ def activation(name: str) -> Activation:
     return ACTIVATIONS[name]
 
 
-def gaussian_mean(function: Function, kinks: tuple[float, ...] = (), scale: float = math.inf) -> float:
+def gaussian_mean(
+    function: Function, kinks: tuple[float, ...] = (), scale: float = math.inf
+) -> float:
     """E[f(z)] for z ~ N(0, 1), with f smooth between its kinks; to about 1e-12 of E|f(z)|.
 
-    `scale` is the width of what f does around 0, where that is narrower than the Gaussian: 1 / sqrt(q) for a function
-    of sqrt(q) z that bends at 1. Raises: ValueError for a scale that is not positive.
+    `scale` is the width of what f does around 0, where that is narrower than the Gaussian: 1 /
+    sqrt(q) for a function of sqrt(q) z that bends at 1. Raises: ValueError for a scale that is not
+    positive.
     """
     z, w = nodes_of(kinks, scale)
     return float(function(z) @ w)
 
 
 def nodes_of(kinks: tuple[float, ...] = (), scale: float = math.inf) -> tuple[Numbers, Numbers]:
-    """Nodes and weights of E over N(0, 1), split at the kinks and refined towards 0 down to `scale`."""
+    """Nodes and weights of E over N(0, 1), split at the kinks and refined towards 0 down to
+    `scale`."""
     if not scale > 0:
-        raise ValueError(f"scale is a width in standard deviations and must be positive, got {scale}")
+        raise ValueError(
+            f"scale is a width in standard deviations and must be positive, got {scale}"
+        )
     return _panels(np.asarray([*PANELS, *kinks, *_towards(scale, WIDTH)]))
 
 
@@ -99,7 +118,8 @@ def _panels(points: Numbers) -> tuple[Numbers, Numbers]:
 
 
 def _towards(scale: float, widest: float) -> Numbers:
-    """Ends of panels around a feature of width `scale` at 0: plus and minus scale, 4 scale, 16 scale, to `widest`."""
+    """Ends of panels around a feature of width `scale` at 0: plus and minus scale, 4 scale, 16
+    scale, to `widest`."""
     if scale >= widest:
         return np.empty(0)
     steps = np.arange(math.ceil(math.log(widest / scale, RATIO)))
@@ -115,12 +135,14 @@ def _of_variance(name: str, q: float, function: Callable[[Activation, Numbers], 
     return gaussian_mean(lambda z: function(phi, root * z), kinks, scale)
 
 
-def _of_pair(name: str, q: float, c: float, function: Callable[[Activation, Numbers], Numbers]) -> float:
+def _of_pair(
+    name: str, q: float, c: float, function: Callable[[Activation, Numbers], Numbers]
+) -> float:
     """E[f(u1) f(u2)] for Gaussians of variance q and correlation c.
 
-    u1 = r z1 and u2 = r (c z1 + s z2) with r^2 = q and s^2 = 1 - c^2. Given z1, the second factor bends where z2 is
-    near -c z1 / s, within 1 / (r s). Its mean over z2 bends within the larger of 1 / r and s around z1 = 0, and within
-    s around a kink of f.
+    u1 = r z1 and u2 = r (c z1 + s z2) with r^2 = q and s^2 = 1 - c^2. Given z1, the second factor
+    bends where z2 is near -c z1 / s, within 1 / (r s). Its mean over z2 bends within the larger of
+    1 / r and s around z1 = 0, and within s around a kink of f.
     """
     phi, root, rest = activation(name), math.sqrt(q), math.sqrt((1 - c) * (1 + c))
     if rest == 0 or root == 0:
@@ -128,45 +150,63 @@ def _of_pair(name: str, q: float, c: float, function: Callable[[Activation, Numb
         return _of_variance(name, q, lambda _, u: function(phi, u) * function(phi, sign * u))
     kinks = np.asarray([kink / root for kink in phi.kinks])
     around_kinks = (kinks[:, None] + _towards(rest, WIDTH)).ravel()
-    z1, w1 = _panels(np.concatenate([PANELS, kinks, -kinks, _towards(1 / root, WIDTH), around_kinks, -around_kinks]))
+    z1, w1 = _panels(
+        np.concatenate(
+            [PANELS, kinks, -kinks, _towards(1 / root, WIDTH), around_kinks, -around_kinks]
+        )
+    )
     middle_of_bend = -c * z1[:, None] / rest
     points = [np.broadcast_to(PANELS, (len(z1), len(PANELS))), middle_of_bend + kinks / rest]
     points.append(middle_of_bend + _towards(1 / (root * rest), 2 * REACH))
     ends = np.sort(np.clip(np.concatenate(points, 1), -REACH, REACH), 1)
     middle, half = (ends[:, 1:] + ends[:, :-1]) / 2, (ends[:, 1:] - ends[:, :-1]) / 2
     z2 = middle[..., None] + half[..., None] * NODES
-    values = function(phi, root * (c * z1[:, None, None] + rest * z2)) * _density(z2) * half[..., None] * WEIGHTS
+    values = (
+        function(phi, root * (c * z1[:, None, None] + rest * z2))
+        * _density(z2)
+        * half[..., None]
+        * WEIGHTS
+    )
     return float((function(phi, root * z1) * values.sum((1, 2))) @ w1)
 
 
 @cache
 def gain(activation: str, direction: Direction = "forward") -> float:
-    """The gain g at which weights of variance g^2 / fan keep a unit-variance signal through an activation.
+    """The gain g at which weights of variance g^2 / fan keep a unit-variance signal through an
+    activation.
 
     forward: g = E[phi(z)^2]^(-1/2); backward: g = E[phi'(z)^2]^(-1/2); z ~ N(0, 1).
     Units: dimensionless; `fan` is the fan in forward, the fan out backward.
-    Assumes wide layers and pre-activations of variance 1. Tables differ: the 5/3 for tanh is empirical, not this.
-    Raises: ValueError for an unknown activation or direction.
+    Assumes wide layers and pre-activations of variance 1. Tables differ: the 5/3 for tanh is
+    empirical, not this. Raises: ValueError for an unknown activation or direction.
     Source: He et al. (2015), eq. 7 to 14, for ReLU; the same argument for any phi.
     """
     if direction not in ("forward", "backward"):
         raise ValueError(f"direction is 'forward' or 'backward', got {direction!r}")
     return (
-        _of_variance(activation, 1.0, lambda of, z: (of.slope if direction == "backward" else of.phi)(z) ** 2) ** -0.5
+        _of_variance(
+            activation, 1.0, lambda of, z: (of.slope if direction == "backward" else of.phi)(z) ** 2
+        )
+        ** -0.5
     )
 
 
 def variance_map(activation: str, q: float, sigma_w2: float, sigma_b2: float = 0.0) -> float:
-    """q_{l+1} = sigma_w^2 E[phi(sqrt(q_l) z)^2] + sigma_b^2: the variance of pre-activations, layer by layer.
+    """q_{l+1} = sigma_w^2 E[phi(sqrt(q_l) z)^2] + sigma_b^2: the variance of pre-activations, layer
+    by layer.
 
-    Raises: ValueError for an unknown activation or a negative variance. Source: Poole et al. (2016), eq. 3.
+    Raises: ValueError for an unknown activation or a negative variance. Source: Poole et al.
+    (2016), eq. 3.
     """
     _check(q=q, sigma_w2=sigma_w2, sigma_b2=sigma_b2)
     return sigma_w2 * _of_variance(activation, q, lambda of, u: of.phi(u) ** 2) + sigma_b2
 
 
-def correlation_map(activation: str, c: float, q: float, sigma_w2: float, sigma_b2: float = 0.0) -> float:
-    """c_{l+1} = (sigma_w^2 E[phi(u1) phi(u2)] + sigma_b^2) / q, u of variance q and correlation c_l; q stays.
+def correlation_map(
+    activation: str, c: float, q: float, sigma_w2: float, sigma_b2: float = 0.0
+) -> float:
+    """c_{l+1} = (sigma_w^2 E[phi(u1) phi(u2)] + sigma_b^2) / q, u of variance q and correlation
+    c_l; q stays.
 
     Raises: ValueError for |c| > 1 and as `variance_map`. Source: Poole et al. (2016), eq. 5.
     """
@@ -177,10 +217,11 @@ def correlation_map(activation: str, c: float, q: float, sigma_w2: float, sigma_
 
 
 def chi(activation: str, sigma_w2: float, q: float) -> float:
-    """chi = sigma_w^2 E[phi'(sqrt(q) z)^2]: the factor on a small difference, and on the squared gradient, per layer.
+    """chi = sigma_w^2 E[phi'(sqrt(q) z)^2]: the factor on a small difference, and on the squared
+    gradient, per layer.
 
-    Below 1 the net is ordered (gradients vanish), above 1 chaotic (they explode). Source: Poole et al. (2016), eq. 6.
-    """
+    Below 1 the net is ordered (gradients vanish), above 1 chaotic (they explode). Source: Poole et
+    al. (2016), eq. 6."""
     _check(q=q, sigma_w2=sigma_w2)
     return sigma_w2 * _of_variance(activation, q, lambda of, u: of.slope(u) ** 2)
 
@@ -189,10 +230,13 @@ def chi(activation: str, sigma_w2: float, q: float) -> float:
 def fixed_point_q(activation: str, sigma_w2: float, sigma_b2: float = 0.0) -> float:
     """q*, the variance that a deep net settles at: the stable fixed point of `variance_map`.
 
-    0 where signals die, inf where they grow without bound; 1 where every variance stays (ReLU at sigma_w^2 = 2).
-    Assumes a start near variance 1: among several stable points, the one on that side of the next unstable one.
+    0 where signals die, inf where they grow without bound; 1 where every variance stays (ReLU at
+    sigma_w^2 = 2). Assumes a start near variance 1: among several stable points, the one on that
+    side of the next unstable one.
     """
-    off = lambda log_q: math.log(variance_map(activation, math.exp(log_q), sigma_w2, sigma_b2) or 1e-300) - log_q
+    off = lambda log_q: (
+        math.log(variance_map(activation, math.exp(log_q), sigma_w2, sigma_b2) or 1e-300) - log_q
+    )
     here = off(0.0)
     if abs(here) < 1e-9:
         return 1.0
@@ -205,7 +249,8 @@ def fixed_point_q(activation: str, sigma_w2: float, sigma_b2: float = 0.0) -> fl
 
 @cache
 def fixed_point_c(activation: str, sigma_w2: float, sigma_b2: float = 0.0) -> float:
-    """c*, the correlation that two inputs of a deep net settle at: 1 in the ordered phase, less in the chaotic one.
+    """c*, the correlation that two inputs of a deep net settle at: 1 in the ordered phase, less in
+    the chaotic one.
 
     To about 1e-12; 1 also where c* is within 1e-10 of it.
     """
@@ -213,31 +258,43 @@ def fixed_point_c(activation: str, sigma_w2: float, sigma_b2: float = 0.0) -> fl
     if q in (0.0, math.inf) or chi(activation, sigma_w2, q) <= 1 + 1e-9:
         return 1.0
     off = lambda c: correlation_map(activation, c, q, sigma_w2, sigma_b2) - c
-    for short_of_one in (1e-4, 1e-6, 1e-8, 1e-10):  # a large bias variance brings c* as near to 1 as that
+    for short_of_one in (
+        1e-4,
+        1e-6,
+        1e-8,
+        1e-10,
+    ):  # a large bias variance brings c* as near to 1 as that
         if off(1 - short_of_one) < -1e-13:
             return _root(off, -1e-12, 1 - short_of_one)
     return 1.0
 
 
 def depth_scales(activation: str, sigma_w2: float, sigma_b2: float = 0.0) -> tuple[float, float]:
-    """(xi_q, xi_c): the number of layers over which a difference in variance, and in correlation, falls by 1/e.
+    """(xi_q, xi_c): the number of layers over which a difference in variance, and in correlation,
+    falls by 1/e.
 
-    xi_q = -1 / ln(d q_{l+1} / d q_l) at q*; xi_c = -1 / ln(sigma_w^2 E[phi'(u1) phi'(u2)]) at (q*, c*). inf at
-    criticality, where differences fall as a power of the depth; nan where the signal dies or grows without bound.
-    Source: Schoenholz et al. (2017), eq. 9 and 11, with the derivative by q in place of phi''.
+    xi_q = -1 / ln(d q_{l+1} / d q_l) at q*; xi_c = -1 / ln(sigma_w^2 E[phi'(u1) phi'(u2)]) at (q*,
+    c*). inf at criticality, where differences fall as a power of the depth; nan where the signal
+    dies or grows without bound. Source: Schoenholz et al. (2017), eq. 9 and 11, with the derivative
+    by q in place of phi''.
     """
     q = fixed_point_q(activation, sigma_w2, sigma_b2)
     if q in (0.0, math.inf):
         return math.nan, math.nan
     root = math.sqrt(q)
-    by_q = sigma_w2 * _of_variance(activation, q, lambda of, u: of.phi(u) * of.slope(u) * u / root) / root
+    by_q = (
+        sigma_w2
+        * _of_variance(activation, q, lambda of, u: of.phi(u) * of.slope(u) * u / root)
+        / root
+    )
     c = fixed_point_c(activation, sigma_w2, sigma_b2)
     by_c = sigma_w2 * _of_pair(activation, q, c, lambda of, u: of.slope(u))
     return _scale(by_q), _scale(by_c)
 
 
 def gradient_scale(activation: str, sigma_w2: float, sigma_b2: float = 0.0) -> float:
-    """-1 / ln chi: layers over which the squared gradient falls by 1/e; negative where it grows, inf at criticality."""
+    """-1 / ln chi: layers over which the squared gradient falls by 1/e; negative where it grows,
+    inf at criticality."""
     q = fixed_point_q(activation, sigma_w2, sigma_b2)
     return math.nan if q == math.inf else _scale(chi(activation, sigma_w2, q))
 
@@ -250,10 +307,13 @@ def _scale(slope: float) -> float:
 
 @cache
 def critical_sigma_w2(activation: str, sigma_b2: float = 0.0) -> float:
-    """The weight variance at which chi(q*) = 1, for a bias variance: the line between order and chaos.
+    """The weight variance at which chi(q*) = 1, for a bias variance: the line between order and
+    chaos.
 
-    For the ReLU family it is 1 / E[phi'^2], whatever the bias; only at sigma_b^2 = 0 is q* finite there.
-    Raises: ValueError where there is none in (1e-3, 1e3), as for activations whose chi has no such point.
+    For the ReLU family it is 1 / E[phi'^2], whatever the bias; only at sigma_b^2 = 0 is q* finite
+    there.
+    Raises: ValueError where there is none in (1e-3, 1e3), as for activations whose chi has no such
+    point.
     Source: Poole et al. (2016); tanh at sigma_b^2 = 0.05: 1.7610.
     """
     _check(sigma_b2=sigma_b2)
@@ -271,10 +331,15 @@ def critical_sigma_w2(activation: str, sigma_b2: float = 0.0) -> float:
     for low, high, before, after in zip(grid, grid[1:], values, values[1:], strict=False):
         if before < 0 <= after:
             return math.exp(_root(off, float(low), float(high)))
-    raise ValueError(f"{activation} has no critical weight variance between 1e-3 and 1e3 at sigma_b2 = {sigma_b2}")
+    raise ValueError(
+        f"{activation} has no critical weight variance between 1e-3 and 1e3 at sigma_b2 = "
+        f"{sigma_b2}"
+    )
 
 
-def phase(activation: str, sigma_w2: float, sigma_b2: float = 0.0) -> Literal["ordered", "critical", "chaotic"]:
+def phase(
+    activation: str, sigma_w2: float, sigma_b2: float = 0.0
+) -> Literal["ordered", "critical", "chaotic"]:
     """Which side of the critical line: the sign of chi(q*) - 1, critical within 1e-6."""
     q = fixed_point_q(activation, sigma_w2, sigma_b2)
     off = chi(activation, sigma_w2, min(q, 1e12)) - 1
@@ -288,34 +353,42 @@ def jacobian_moments(
     depth: int = 1,
     weights: Literal["gaussian", "orthogonal"] = "gaussian",
 ) -> tuple[float, float]:
-    """Mean and variance of the squared singular values of the input-output Jacobian of a deep, wide net.
+    """Mean and variance of the squared singular values of the input-output Jacobian of a deep, wide
+    net.
 
-    m1 = chi^L; variance = m1^2 L (mu2 / mu1^2 - 1 - s1), mu_k = E[phi'(sqrt(q*) z)^(2k)], s1 = -1 for Gaussian, 0 for
-    orthogonal weights (of variance sigma_w^2 / n each). The input is at q*.
-    Raises: ValueError for other weights, or where q* is infinite. Source: Pennington et al. (2017), eq. 20 to 22.
+    m1 = chi^L; variance = m1^2 L (mu2 / mu1^2 - 1 - s1), mu_k = E[phi'(sqrt(q*) z)^(2k)], s1 = -1
+    for Gaussian, 0 for orthogonal weights (of variance sigma_w^2 / n each). The input is at q*.
+    Raises: ValueError for other weights, or where q* is infinite. Source: Pennington et al. (2017),
+    eq. 20 to 22.
     """
     if weights not in ("gaussian", "orthogonal"):
         raise ValueError(f"weights are 'gaussian' or 'orthogonal', got {weights!r}")
     q = fixed_point_q(activation, sigma_w2, sigma_b2)
     if q == math.inf:
-        raise ValueError(f"{activation} at sigma_w2 = {sigma_w2}, sigma_b2 = {sigma_b2} has no finite variance")
-    mu1, mu2 = (_of_variance(activation, q, lambda of, u, k=k: of.slope(u) ** (2 * k)) for k in (1, 2))
+        raise ValueError(
+            f"{activation} at sigma_w2 = {sigma_w2}, sigma_b2 = {sigma_b2} has no finite variance"
+        )
+    mu1, mu2 = (
+        _of_variance(activation, q, lambda of, u, k=k: of.slope(u) ** (2 * k)) for k in (1, 2)
+    )
     m1 = (sigma_w2 * mu1) ** depth
     return m1, m1**2 * depth * (mu2 / mu1**2 - 1 + (weights == "gaussian"))
 
 
 def mean_singular_value(n_times_variance: float) -> float:
-    """8 / (3 pi) sqrt(n Var W): the mean singular value of a large square matrix of independent entries.
+    """8 / (3 pi) sqrt(n Var W): the mean singular value of a large square matrix of independent
+    entries.
 
-    The mean of the quarter-circle law on [0, 2 sqrt(n Var W)]: 0.8488 for Glorot's normalized, 0.4901 for his standard
-    initialization. Source: Marchenko & Pastur (1967), for ratio 1.
+    The mean of the quarter-circle law on [0, 2 sqrt(n Var W)]: 0.8488 for Glorot's normalized,
+    0.4901 for his standard initialization. Source: Marchenko & Pastur (1967), for ratio 1.
     """
     _check(n_times_variance=n_times_variance)
     return 8 / (3 * math.pi) * math.sqrt(n_times_variance)
 
 
 def mode_strength(t: Numbers, s: float, u0: float, tau: float) -> Numbers:
-    """u(t) = s e^{2 s t / tau} / (e^{2 s t / tau} - 1 + s / u0): a mode of a linear net of two matrices as it learns.
+    """u(t) = s e^{2 s t / tau} / (e^{2 s t / tau} - 1 + s / u0): a mode of a linear net of two
+    matrices as it learns.
 
     `s` is the strength to learn, `u0` the start, tau = 1 / learning rate; t in steps.
     Assumes white inputs and a decoupled, balanced start. Source: Saxe et al. (2014), eq. 12.
@@ -325,26 +398,36 @@ def mode_strength(t: Numbers, s: float, u0: float, tau: float) -> Numbers:
 
 
 def deep_mode_strength(t: Numbers, s: float, u0: float, tau: float, n_layers: int) -> Numbers:
-    """u(t) with tau du/dt = (N - 1) u^(2 - 2 / (N - 1)) (s - u): the same for N layers of units, N - 1 matrices.
+    """u(t) with tau du/dt = (N - 1) u^(2 - 2 / (N - 1)) (s - u): the same for N layers of units, N
+    - 1 matrices.
 
-    Raises: ValueError for fewer than 3 layers. Source: Saxe et al. (2014), eq. 15, integrated numerically.
+    Raises: ValueError for fewer than 3 layers. Source: Saxe et al. (2014), eq. 15, integrated
+    numerically.
     """
     if n_layers < 3:
-        raise ValueError(f"a linear net that learns modes has 3 layers of units or more, got {n_layers}")
+        raise ValueError(
+            f"a linear net that learns modes has 3 layers of units or more, got {n_layers}"
+        )
     m = n_layers - 1
     slope = lambda _, u: m * u ** (2 - 2 / m) * (s - u) / tau
     times = np.asarray(t, float)
-    solved = integrate.solve_ivp(slope, (0.0, float(times[-1])), [u0], t_eval=times, rtol=1e-9, atol=1e-12)
+    solved = integrate.solve_ivp(
+        slope, (0.0, float(times[-1])), [u0], t_eval=times, rtol=1e-9, atol=1e-12
+    )
     return solved.y[0]
 
 
 def learning_time(s: float, u0: float, u_final: float, tau: float, n_layers: int = 3) -> float:
-    """Steps for a mode to grow from u0 to u_final: the integral of tau du / ((N - 1) u^(2 - 2/(N - 1)) (s - u)).
+    """Steps for a mode to grow from u0 to u_final: the integral of tau du / ((N - 1) u^(2 - 2/(N -
+    1)) (s - u)).
 
-    For N = 3: (tau / 2 s) ln(u_final (s - u0) / (u0 (s - u_final))). Source: Saxe et al. (2014), eq. 10 and 16.
+    For N = 3: (tau / 2 s) ln(u_final (s - u0) / (u0 (s - u_final))). Source: Saxe et al. (2014),
+    eq. 10 and 16.
     """
     if not 0 < u0 < u_final < s:
-        raise ValueError(f"learning_time needs 0 < u0 < u_final < s, got u0={u0}, u_final={u_final}, s={s}")
+        raise ValueError(
+            f"learning_time needs 0 < u0 < u_final < s, got u0={u0}, u_final={u_final}, s={s}"
+        )
     m = n_layers - 1
     rate = lambda x: math.exp(x) / (m * math.exp(x * (2 - 2 / m)) * (s - math.exp(x)))  # over ln u
     return tau * integrate.quad(rate, math.log(u0), math.log(u_final), limit=200)[0]

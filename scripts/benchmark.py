@@ -1,12 +1,13 @@
 """Our training beside what people would pick instead, and how its cost grows.
 
-Steps: milliseconds per training step and trial, ours, idiomatic Flax NNX, a plain jitted step, PyTorch; and two bounds,
-large matrix products and the products of a training step with nothing between them. Every variant is a process of its
-own that builds, warms up and waits; the parent lets them run one round each in turn, so that a drift of the machine's
-speed meets all of them alike. Quote the ratios, never a bare time.
-Draws: the parameters of many trials. Study: the wall clock of a whole study, started cold; `--evaluations` changes how
-often an epoch is evaluated, by all alike. Growth: time against trials, T and H^2, memory against T, and what unrolling
-costs and brings.
+Steps: milliseconds per training step and trial, ours, idiomatic Flax NNX, a plain jitted step,
+PyTorch; and two bounds, large matrix products and the products of a training step with nothing
+between them. Every variant is a process of its own that builds, warms up and waits; the parent lets
+them run one round each in turn, so that a drift of the machine's speed meets all of them alike.
+Quote the ratios, never a bare time.
+Draws: the parameters of many trials. Study: the wall clock of a whole study, started cold;
+`--evaluations` changes how often an epoch is evaluated, by all alike. Growth: time against trials,
+T and H^2, memory against T, and what unrolling costs and brings.
 
     scripts/benchmark [--quick] [--parts steps tokens draws study growth] [--json FILE]
 """
@@ -57,7 +58,10 @@ Workers = dict[str, list[Any]]  # the processes of each variant
 
 
 def start_workers(variants: dict[str, int]) -> Workers:
-    return {variant: [start_worker(variant) for _ in range(count)] for variant, count in variants.items()}
+    return {
+        variant: [start_worker(variant) for _ in range(count)]
+        for variant, count in variants.items()
+    }
 
 
 def start_worker(*arguments: str) -> Any:
@@ -71,7 +75,8 @@ def start_worker(*arguments: str) -> Any:
 
 
 def ask(processes: list[Any], line: str) -> list[str]:
-    """What all processes of a variant answer to a line, given to them at once; empty answers when one has died."""
+    """What all processes of a variant answer to a line, given to them at once; empty answers when
+    one has died."""
     try:
         for process in processes:
             process.stdin.write(f"{line}\n")
@@ -82,10 +87,14 @@ def ask(processes: list[Any], line: str) -> list[str]:
 
 
 def measure(workers: Workers, cell: str, rounds: int, steps: int) -> dict[str, list[float]]:
-    """Milliseconds per step and trial of each variant, a value a round; one that cannot run is left out."""
+    """Milliseconds per step and trial of each variant, a value a round; one that cannot run is left
+    out."""
     for variant, processes in list(workers.items()):
         if any(answer != "ready" for answer in ask(processes, cell)):
-            print(f"benchmark: {variant!r} cannot run here (its error is above), so it is left out", file=sys.stderr)
+            print(
+                f"benchmark: {variant!r} cannot run here (its error is above), so it is left out",
+                file=sys.stderr,
+            )
             del workers[variant]
     times: dict[str, list[float]] = {variant: [] for variant in workers}
     for _ in range(rounds):
@@ -102,9 +111,12 @@ def stop(workers: Workers) -> None:
 
 
 def rows_of(cell: str, times: dict[str, list[float]]) -> list[dict]:
-    """One row a variant: the median and the range, and how many times slower PyTorch's best and NNX are."""
+    """One row a variant: the median and the range, and how many times slower PyTorch's best and NNX
+    are."""
     middle = {variant: statistics.median(values) for variant, values in times.items()}
-    torch = min((ms for variant, ms in middle.items() if variant.startswith("PyTorch")), default=None)
+    torch = min(
+        (ms for variant, ms in middle.items() if variant.startswith("PyTorch")), default=None
+    )
     nnx = next((ms for variant, ms in middle.items() if "NNX" in variant), None)
     top = middle.get("matmul peak")
     over = lambda reference, ms: None if reference is None else reference / ms
@@ -127,8 +139,8 @@ def show(row: dict) -> None:
     number = lambda value, form: "-" if value is None else format(value, form)
     share, torch, nnx = row["share_of_peak"], row["ratio_to_torch"], row["ratio_to_nnx"]
     print(
-        f"{row['cell']:16} {row['variant']:26} {spread:>28} {number(share, '.0%'):>8} {number(torch, '.2f'):>8} "
-        f"{number(nnx, '.2f'):>6}",
+        f"{row['cell']:16} {row['variant']:26} {spread:>28} {number(share, '.0%'):>8} "
+        f"{number(torch, '.2f'):>8} {number(nnx, '.2f'):>6}",
         flush=True,
     )
 
@@ -145,7 +157,9 @@ def steps_part(settings: "Benchmark", has_torch: bool) -> Iterator[dict]:
     rounds = 5 if quick else 9
     workers = start_workers(variants)
     for cell in QUICK if quick else CELLS:
-        yield from rows_of(cell, measure(workers, cell, rounds, max(4, round(4e9 / flops(*CELLS[cell])))))
+        yield from rows_of(
+            cell, measure(workers, cell, rounds, max(4, round(4e9 / flops(*CELLS[cell]))))
+        )
     stop(workers)
     workers = start_workers(dict.fromkeys(RECORDING, 1))
     yield from rows_of("main job, T=8", measure(workers, "main job", rounds, 400))
@@ -153,24 +167,30 @@ def steps_part(settings: "Benchmark", has_torch: bool) -> Iterator[dict]:
 
 
 def study_part(settings: "Benchmark", has_torch: bool) -> Iterator[dict]:
-    """A whole convergence study from the start of its process to its answer; nothing is compiled beforehand."""
+    """A whole convergence study from the start of its process to its answer; nothing is compiled
+    beforehand."""
     from jaxinit.analysis.folder import to_json
     from jaxinit.engine.resolve import check
     from jaxinit.study import Study
 
     small = Study(schemes=("small_normal", "xavier_rnn"), lrs=(0.1, 0.3), seeds=4, tune_seeds=2)
-    resolved = check(replace(small if settings.quick else Study(), evaluations=settings.evaluations))
+    resolved = check(
+        replace(small if settings.quick else Study(), evaluations=settings.evaluations)
+    )
     name = "study, quick" if settings.quick else "main job, whole"
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "study.json").write_bytes(to_json({"study": resolved.study.plain()}))
         import numpy as np
 
-        data: dict[str, Any] = {name: np.asarray(value) for name, value in resolved.task.data.items()}
+        data: dict[str, Any] = {
+            name: np.asarray(value) for name, value in resolved.task.data.items()
+        }
         np.savez(Path(folder) / "data.npz", **data)
         ours = (
-            "from jaxinit.engine import sweep; sweep.one_device_per_core(); from jaxinit.engine.campaign import run; "
-            "from jaxinit.study import Study; import tempfile; "
-            f"run(Study.from_json({folder!r} + '/study.json'), out=tempfile.mkdtemp() + '/s', progress=False)"
+            "from jaxinit.engine import sweep; sweep.one_device_per_core(); from "
+            "jaxinit.engine.campaign import run; from jaxinit.study import Study; import "
+            f"tempfile; run(Study.from_json({folder!r} + '/study.json'), out=tempfile.mkdtemp() + "
+            "'/s', progress=False)"
         )
         peers = str(Path(__file__).parent / "peers.py")
         commands = {"ours, cold": [sys.executable, "-c", ours]}
@@ -187,7 +207,8 @@ def study_part(settings: "Benchmark", has_torch: bool) -> Iterator[dict]:
 
 
 def tokens_part(settings: "Benchmark", has_torch: bool) -> Iterator[dict]:
-    """Training steps of a character model, a decoder of 4 blocks of 128 units; prints tokens per second too."""
+    """Training steps of a character model, a decoder of 4 blocks of 128 units; prints tokens per
+    second too."""
     left_out = ("PyTorch, torch.compile", "its products alone")
     variants = {
         variant: count
@@ -195,18 +216,25 @@ def tokens_part(settings: "Benchmark", has_torch: bool) -> Iterator[dict]:
         if (has_torch or not variant.startswith("PyTorch")) and variant not in left_out
     }
     workers = start_workers(variants)
-    rows = rows_of(CHARACTERS_CELL, measure(workers, CHARACTERS_CELL, 5 if settings.quick else 9, 8))
+    rows = rows_of(
+        CHARACTERS_CELL, measure(workers, CHARACTERS_CELL, 5 if settings.quick else 9, 8)
+    )
     stop(workers)
     _, _, _, batch, length = CHARACTERS
     for row in rows:
         row["tokens_per_s"] = batch * length / row["ms"]["median"] * 1e3
         yield row
-    told = ", ".join(f"{row['variant']} {row['tokens_per_s']:,.0f}" for row in rows if row["variant"] != "matmul peak")
+    told = ", ".join(
+        f"{row['variant']} {row['tokens_per_s']:,.0f}"
+        for row in rows
+        if row["variant"] != "matmul peak"
+    )
     print(f"tokens per second, on all cores: {told}")
 
 
 def draws_part(settings: "Benchmark", has_torch: bool) -> Iterator[dict]:
-    """Parameters of many trials, drawn by us and by `jax.nn.initializers`, in all: `ms` is not per trial."""
+    """Parameters of many trials, drawn by us and by `jax.nn.initializers`, in all: `ms` is not per
+    trial."""
     del settings, has_torch
     answers = start_worker("draws").communicate()[0].splitlines()
     for answer in map(json.loads, answers):
@@ -220,7 +248,9 @@ def growth_part() -> Iterator[dict]:
             process = start_worker(f"growth {what}", str(size))
             answer = json.loads(process.communicate()[0] or "null")
             if answer is None:
-                raise SystemExit(f"benchmark: the worker of {what} at {size} failed; its error is above")
+                raise SystemExit(
+                    f"benchmark: the worker of {what} at {size} failed; its error is above"
+                )
             yield {"cell": what, "variant": str(size), **answer}
 
 
@@ -230,8 +260,13 @@ class Benchmark:
 
     quick: bool = False
     """Three cells instead of six, fewer rounds and a small study: under three minutes."""
-    parts: tuple[Literal["steps", "tokens", "draws", "study", "growth"], ...] = ("steps", "draws", "study")
-    """What to measure: training steps, those of a Transformer, drawing parameters, a whole study, how cost grows."""
+    parts: tuple[Literal["steps", "tokens", "draws", "study", "growth"], ...] = (
+        "steps",
+        "draws",
+        "study",
+    )
+    """What to measure: training steps, those of a Transformer, drawing parameters, a whole study,
+    how cost grows."""
     evaluations: int = 8
     """Evaluations an epoch in the whole study; a divisor of its 40 batches."""
     json: Path | None = None
@@ -242,28 +277,34 @@ def main() -> None:
     settings = tyro.cli(Benchmark)
     has_torch = importlib.util.find_spec("torch") is not None
     if not has_torch:
-        print("PyTorch is not installed in this environment, so its rows are left out", file=sys.stderr)
+        print(
+            "PyTorch is not installed in this environment, so its rows are left out",
+            file=sys.stderr,
+        )
     rows = []
     parts = {"steps": steps_part, "tokens": tokens_part, "draws": draws_part, "study": study_part}
     for part in settings.parts:
         if part in parts:
             heading = "ms/step/trial" if part in ("steps", "tokens") else "ms in all"
             print(
-                f"{'cell':16} {'variant':26} {heading + ' (low-high)':>28} {'of peak':>8} {'x torch':>8} {'x NNX':>6}"
+                f"{'cell':16} {'variant':26} {heading + ' (low-high)':>28} {'of peak':>8} "
+                f"{'x torch':>8} {'x NNX':>6}"
             )
             for row in parts[part](settings, has_torch):
                 rows.append(row)
                 show(row)
         else:
             print(
-                f"{'what grows':18} {'size':>7} {'ms/step/trial (low-high)':>28} {'first run, s':>12} {'peak, MiB':>10}"
+                f"{'what grows':18} {'size':>7} {'ms/step/trial (low-high)':>28} "
+                f"{'first run, s':>12} {'peak, MiB':>10}"
             )
             for row in growth_part():
                 rows.append(row)
                 ms = row["ms"]
                 spread = f"{ms['median']:.3f} ({ms['low']:.3f}-{ms['high']:.3f})"
                 print(
-                    f"{row['cell']:18} {row['variant']:>7} {spread:>28} {row['first_s']:12.1f} {row['peak_mib']:10.0f}",
+                    f"{row['cell']:18} {row['variant']:>7} {spread:>28} {row['first_s']:12.1f} "
+                    f"{row['peak_mib']:10.0f}",
                     flush=True,
                 )
     if settings.json:

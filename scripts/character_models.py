@@ -1,6 +1,8 @@
-"""The 4-block, 128-wide character model for the benchmark: as a Flax NNX and as a PyTorch user would write it.
+"""The 4-block, 128-wide character model for the benchmark: as a Flax NNX and as a PyTorch user
+would write it.
 
-Each returns how to run it, as in `variants`: a function that makes that many training steps (SGD, fixed batch).
+Each returns how to run it, as in `variants`: a function that makes that many training steps (SGD,
+fixed batch).
 """
 
 import importlib
@@ -32,7 +34,10 @@ def flax_nnx(hidden: int, characters: int, batch: int, length: int, rate: float)
 
     class Block(nnx.Module):
         def __init__(self, rngs: nnx.Rngs):
-            self.first, self.second = nnx.LayerNorm(hidden, rngs=rngs), nnx.LayerNorm(hidden, rngs=rngs)
+            self.first, self.second = (
+                nnx.LayerNorm(hidden, rngs=rngs),
+                nnx.LayerNorm(hidden, rngs=rngs),
+            )
             self.attention = nnx.MultiHeadAttention(HEADS, hidden, decode=False, rngs=rngs)
             self.inner, self.outer = (
                 nnx.Linear(hidden, 4 * hidden, rngs=rngs),
@@ -45,9 +50,15 @@ def flax_nnx(hidden: int, characters: int, batch: int, length: int, rate: float)
 
     class Net(nnx.Module):
         def __init__(self, rngs: nnx.Rngs):
-            self.table, self.places = nnx.Embed(characters, hidden, rngs=rngs), nnx.Embed(length, hidden, rngs=rngs)
+            self.table, self.places = (
+                nnx.Embed(characters, hidden, rngs=rngs),
+                nnx.Embed(length, hidden, rngs=rngs),
+            )
             self.blocks = nnx.List([Block(rngs) for _ in range(BLOCKS)])
-            self.norm, self.out = nnx.LayerNorm(hidden, rngs=rngs), nnx.Linear(hidden, characters, rngs=rngs)
+            self.norm, self.out = (
+                nnx.LayerNorm(hidden, rngs=rngs),
+                nnx.Linear(hidden, characters, rngs=rngs),
+            )
 
         def __call__(self, x: Any) -> Any:
             mask = nnx.make_causal_mask(x)
@@ -85,15 +96,22 @@ def nnx_steps(net: Any, x: Any, y: Any, rate: float) -> Step:
     return run
 
 
-def pytorch(hidden: int, characters: int, batch: int, length: int, rate: float, threads: int) -> Step:
+def pytorch(
+    hidden: int, characters: int, batch: int, length: int, rate: float, threads: int
+) -> Step:
     torch: Any = importlib.import_module("torch")
     torch.set_num_threads(threads)
     layer = torch.nn.TransformerEncoderLayer(
         hidden, HEADS, 4 * hidden, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
     )
-    net = torch.nn.TransformerEncoder(layer, BLOCKS, norm=torch.nn.LayerNorm(hidden), enable_nested_tensor=False)
+    net = torch.nn.TransformerEncoder(
+        layer, BLOCKS, norm=torch.nn.LayerNorm(hidden), enable_nested_tensor=False
+    )
     table, places = torch.nn.Embedding(characters, hidden), torch.nn.Embedding(length, hidden)
-    out, mask = torch.nn.Linear(hidden, characters), torch.nn.Transformer.generate_square_subsequent_mask(length)
+    out, mask = (
+        torch.nn.Linear(hidden, characters),
+        torch.nn.Transformer.generate_square_subsequent_mask(length),
+    )
     modules = torch.nn.ModuleList([net, table, places, out])
     optimizer = torch.optim.SGD(modules.parameters(), lr=rate)
     x, y = map(torch.from_numpy, tokens(characters, batch, length))

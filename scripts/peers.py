@@ -1,7 +1,8 @@
-"""The convergence study of `jaxinit run`, done the way a PyTorch or a Flax NNX user would: what the benchmark times.
+"""The convergence study of `jaxinit run`, done the way a PyTorch or a Flax NNX user would: what the
+benchmark times.
 
-A Python loop over the steps of one trial at a time, in two processes of one thread each, with the same data, schemes,
-rates, seeds, evaluations and stopping rule as the study in the given folder.
+A Python loop over the steps of one trial at a time, in two processes of one thread each, with the
+same data, schemes, rates, seeds, evaluations and stopping rule as the study in the given folder.
 
     python scripts/peers.py torch|nnx STUDY_FOLDER
 """
@@ -20,7 +21,8 @@ import numpy as np
 DIVERGED_AT, PROCESSES = 10.0, 2
 
 Arrays = dict[str, np.ndarray]
-# One trial: parameters, rate, data, orders of the epochs; evaluations until it converged, or the budget.
+# One trial: parameters, rate, data, orders of the epochs; evaluations until it converged, or the
+# budget.
 Trial = Callable[[Arrays, float, Arrays, list[np.ndarray], dict], int]
 
 
@@ -53,7 +55,9 @@ def start(scheme: str, seed: int, inputs: int, n: int, outputs: int) -> Arrays:
     return {name: value.astype(np.float32) for name, value in drawn.items()}
 
 
-def torch_trial(params: Arrays, rate: float, data: Arrays, orders: list[np.ndarray], study: dict) -> int:
+def torch_trial(
+    params: Arrays, rate: float, data: Arrays, orders: list[np.ndarray], study: dict
+) -> int:
     torch: Any = importlib.import_module("torch")
     torch.set_num_threads(1)
     inputs, n = params["in"].shape
@@ -70,7 +74,8 @@ def torch_trial(params: Arrays, rate: float, data: Arrays, orders: list[np.ndarr
             parameter.copy_(torch.from_numpy(params[name].T.copy()))
     optimizer = torch.optim.SGD([*net.parameters(), *out.parameters()], lr=rate)
     tensors = {
-        name: torch.from_numpy(value.astype(np.int64) if "_y" in name else value) for name, value in data.items()
+        name: torch.from_numpy(value.astype(np.int64) if "_y" in name else value)
+        for name, value in data.items()
     }
     loss_of = torch.nn.functional.cross_entropy
 
@@ -79,7 +84,9 @@ def torch_trial(params: Arrays, rate: float, data: Arrays, orders: list[np.ndarr
         optimizer.zero_grad()
         loss = loss_of(out(net(tensors["train_x"][picked])[0][:, -1]), tensors["train_y"][picked])
         loss.backward()
-        torch.nn.utils.clip_grad_norm_([*net.parameters(), *out.parameters()], math.inf)  # the recorded norm
+        torch.nn.utils.clip_grad_norm_(
+            [*net.parameters(), *out.parameters()], math.inf
+        )  # the recorded norm
         optimizer.step()
         return loss.item()
 
@@ -91,10 +98,14 @@ def torch_trial(params: Arrays, rate: float, data: Arrays, orders: list[np.ndarr
     return until_converged(step, accuracy, orders, study)
 
 
-NNX: dict[Any, Any] = {}  # what a process builds once: the jitted functions, and an optimizer for each rate
+NNX: dict[
+    Any, Any
+] = {}  # what a process builds once: the jitted functions, and an optimizer for each rate
 
 
-def nnx_trial(params: Arrays, rate: float, data: Arrays, orders: list[np.ndarray], study: dict) -> int:
+def nnx_trial(
+    params: Arrays, rate: float, data: Arrays, orders: list[np.ndarray], study: dict
+) -> int:
     import jax.numpy as jnp
     import optax
     from flax import nnx
@@ -146,7 +157,9 @@ def nnx_trial(params: Arrays, rate: float, data: Arrays, orders: list[np.ndarray
     return until_converged(step, accuracy, orders, study)
 
 
-def until_converged(step: Callable, accuracy: Callable, orders: list[np.ndarray], study: dict) -> int:
+def until_converged(
+    step: Callable, accuracy: Callable, orders: list[np.ndarray], study: dict
+) -> int:
     """Evaluations until the target, or the whole budget for a trial that does not arrive."""
     every, first = len(orders[0]) // study["evaluations"], None
     evaluations = 0
@@ -168,8 +181,13 @@ def work(job: tuple[str, str, float, int, dict, Arrays]) -> tuple[str, float, in
     count = len(data["train_y"])
     steps = count // study["batch"]
     draws = np.random.default_rng([seed, 1])
-    orders = [draws.permutation(count)[: steps * study["batch"]].reshape(steps, -1) for _ in range(study["epochs"])]
-    params = start(scheme, seed, data["train_x"].shape[-1], study["hidden"], int(data["train_y"].max()) + 1)
+    orders = [
+        draws.permutation(count)[: steps * study["batch"]].reshape(steps, -1)
+        for _ in range(study["epochs"])
+    ]
+    params = start(
+        scheme, seed, data["train_x"].shape[-1], study["hidden"], int(data["train_y"].max()) + 1
+    )
     trial: Trial = {"torch": torch_trial, "nnx": nnx_trial}[kind]
     return scheme, rate, seed, trial(params, rate, data, orders, study)
 
@@ -180,13 +198,23 @@ def main(kind: str, folder: str) -> None:
     rates, tune = study["lrs"], study["tune_seeds"]
     with multiprocessing.get_context("spawn").Pool(PROCESSES) as pool:
         job = lambda scheme, rate, seed: (kind, scheme, rate, seed, study, data)
-        tuning = [job(scheme, rate, seed) for scheme in study["schemes"] for rate in rates for seed in range(tune)]
+        tuning = [
+            job(scheme, rate, seed)
+            for scheme in study["schemes"]
+            for rate in rates
+            for seed in range(tune)
+        ]
         took: dict[tuple[str, float], list[int]] = {}
         for scheme, rate, _, evaluations in pool.imap_unordered(work, tuning):
             took.setdefault((scheme, rate), []).append(evaluations)
-        best = {scheme: min(rates, key=lambda rate: np.mean(took[scheme, rate])) for scheme in study["schemes"]}
+        best = {
+            scheme: min(rates, key=lambda rate: np.mean(took[scheme, rate]))
+            for scheme in study["schemes"]
+        }
         seeds = range(tune, tune + study["seeds"])
-        reporting = [job(scheme, best[scheme], seed) for scheme in study["schemes"] for seed in seeds]
+        reporting = [
+            job(scheme, best[scheme], seed) for scheme in study["schemes"] for seed in seeds
+        ]
         epochs: dict[str, list[float]] = {}
         for scheme, _, _, evaluations in pool.imap_unordered(work, reporting):
             epochs.setdefault(scheme, []).append(evaluations / study["evaluations"])

@@ -1,9 +1,11 @@
-"""Faults of today's libraries that touch a network's start: the library's figure, the law's, and ours, side by side.
+"""Faults of today's libraries that touch a network's start: the library's figure, the law's, and
+ours, side by side.
 
     .venv/bin/python scripts/pitfalls.py
 
-Every figure is drawn here and now with the installed releases (JAX and Flax; Keras where it is installed with a PyTorch
-backend), so a fault that a release has mended shows as mended. Rows without a library figure say why.
+Every figure is drawn here and now with the installed releases (JAX and Flax; Keras where it is
+installed with a PyTorch backend), so a fault that a release has mended shows as mended. Rows
+without a library figure say why.
 """
 
 import importlib
@@ -27,7 +29,8 @@ H = 128
 
 
 class Row(NamedTuple):
-    """One comparison; `theirs` is None where the library's figure cannot be had here, and `note` says why."""
+    """One comparison; `theirs` is None where the library's figure cannot be had here, and `note`
+    says why."""
 
     fault: str
     library: str
@@ -44,7 +47,11 @@ def mean_singular_value(w: Any) -> float:
 
 def fused_gates() -> Iterator[Row]:
     """Orthogonal as one matrix for all gates is not orthogonal by gate."""
-    ours = lambda make: make(H, H, 2, recurrent_init=initializers.orthogonal(), rngs=nnx.Rngs(0)).layers[0].recurrent
+    ours = lambda make: (
+        make(H, H, 2, recurrent_init=initializers.orthogonal(), rngs=nnx.Rngs(0))
+        .layers[0]
+        .recurrent
+    )
     for name, cell, gates, make in (
         ("nnx.GRUCell", nnx.GRUCell, 3, GRU),
         ("nnx.OptimizedLSTMCell", nnx.OptimizedLSTMCell, 4, LSTM),
@@ -53,7 +60,12 @@ def fused_gates() -> Iterator[Row]:
         theirs = kernel.reshape(H, gates, H).swapaxes(0, 1)
         what = "mean singular value of a gate"
         yield Row(
-            "gates drawn as one", name, what, 1.0, mean_singular_value(theirs), mean_singular_value(ours(make)[...])
+            "gates drawn as one",
+            name,
+            what,
+            1.0,
+            mean_singular_value(theirs),
+            mean_singular_value(ours(make)[...]),
         )
     keras = keras_if_there()
     if keras is not None:
@@ -61,18 +73,29 @@ def fused_gates() -> Iterator[Row]:
         layer.build((None, 2, H))
         theirs = layer.weights[1].value.detach().numpy().reshape(H, 4, H).swapaxes(0, 1)
         mine = mean_singular_value(ours(LSTM)[...])
-        yield Row("gates drawn as one", "keras.layers.LSTM", what, 1.0, mean_singular_value(theirs), mine)
+        yield Row(
+            "gates drawn as one", "keras.layers.LSTM", what, 1.0, mean_singular_value(theirs), mine
+        )
 
 
 def narrow_sampling() -> Iterator[Row]:
     """Gaussian numbers drawn in bfloat16 have a mean; in a ReLU net the signal shows it."""
     shape = (4096, 4096)
     key = jax.random.key(0)
-    error = lambda w: float(jnp.mean(w.astype(jnp.float32)) / jnp.std(w.astype(jnp.float32)) * math.sqrt(w.size))
+    error = lambda w: float(
+        jnp.mean(w.astype(jnp.float32)) / jnp.std(w.astype(jnp.float32)) * math.sqrt(w.size)
+    )
     theirs = jax.nn.initializers.he_normal()(key, shape, jnp.bfloat16)
     ours = initializers.he()(key, shape, jnp.bfloat16)
     what = "mean / its standard error, bfloat16"
-    yield Row("sampled in bfloat16", "jax.nn.initializers.he_normal", what, 0.0, error(theirs), error(ours))
+    yield Row(
+        "sampled in bfloat16",
+        "jax.nn.initializers.he_normal",
+        what,
+        0.0,
+        error(theirs),
+        error(ours),
+    )
 
     def signal(draw: Callable) -> float:
         x = jax.random.normal(jax.random.key(9), (64, 1024))
@@ -84,14 +107,18 @@ def narrow_sampling() -> Iterator[Row]:
     what = "RMS after 12 ReLU layers of 1024"
     wide = lambda key, shape, dtype: jax.nn.initializers.he_normal()(key, shape, jnp.float32)
     theirs, ours = signal(jax.nn.initializers.he_normal()), signal(initializers.he())
-    yield Row("sampled in bfloat16", "jax.nn.initializers.he_normal", what, signal(wide), theirs, ours)
+    yield Row(
+        "sampled in bfloat16", "jax.nn.initializers.he_normal", what, signal(wide), theirs, ours
+    )
 
 
 def narrow_orthogonal() -> Iterator[Row]:
     what = "mean singular value, bfloat16"
     mine = mean_singular_value(initializers.orthogonal()(jax.random.key(0), (H, H), jnp.bfloat16))
     try:
-        theirs = mean_singular_value(jax.nn.initializers.orthogonal()(jax.random.key(0), (H, H), jnp.bfloat16))
+        theirs = mean_singular_value(
+            jax.nn.initializers.orthogonal()(jax.random.key(0), (H, H), jnp.bfloat16)
+        )
         note = ""
     except NotImplementedError as error:
         theirs, note = None, f"raises {type(error).__name__}: {str(error).splitlines()[0]}"
@@ -101,13 +128,22 @@ def narrow_orthogonal() -> Iterator[Row]:
 def copies_in_a_fan() -> Iterator[Row]:
     """Axes that count independent copies enter a fan by their position."""
     std = lambda w: float(np.std(np.asarray(w)))
-    key, lecun, mine = jax.random.key(0), jax.nn.initializers.lecun_normal(), initializers.lecun("truncated_normal")
+    key, lecun, mine = (
+        jax.random.key(0),
+        jax.nn.initializers.lecun_normal(),
+        initializers.lecun("truncated_normal"),
+    )
     ours = lambda dims, shape: std(along(dims, mine)(key, shape))
     layer = nnx.LinearGeneral(64, 256, batch_axis={0: 16}, rngs=nnx.Rngs(0))
     shape = layer.kernel[...].shape
     law = 1 / math.sqrt(64)
     yield Row(
-        "batch axis in the fan", "nnx.LinearGeneral", "std of a kernel", law, std(layer.kernel[...]), ours(".io", shape)
+        "batch axis in the fan",
+        "nnx.LinearGeneral",
+        "std of a kernel",
+        law,
+        std(layer.kernel[...]),
+        ours(".io", shape),
     )
     shape, law = (12, H, H), 1 / math.sqrt(H)
     yield Row(
@@ -155,15 +191,22 @@ def copies_in_a_fan() -> Iterator[Row]:
 def identity_by_gate() -> Iterator[Row]:
     what = "share of gates that have an identity"
     ours = draw(
-        SCHEMES["identity"], jax.random.key(0), [Leaf("u", (4, 64, 64), ".io", "recurrent", gate=("i", "f", "g", "o"))]
+        SCHEMES["identity"],
+        jax.random.key(0),
+        [Leaf("u", (4, 64, 64), ".io", "recurrent", gate=("i", "f", "g", "o"))],
     )
     filled = lambda w_gnn: float(np.mean([np.allclose(w, np.eye(64)) for w in np.asarray(w_gnn)]))
     keras, theirs, note = keras_if_there(), None, "Keras is not installed"
     if keras is not None:
         layer = keras.layers.LSTM(64, recurrent_initializer="identity")
         layer.build((None, 2, 64))
-        theirs, note = filled(layer.weights[1].value.detach().numpy().reshape(64, 4, 64).swapaxes(0, 1)), ""
-    yield Row("identity in one gate", "keras.layers.LSTM", what, 1.0, theirs, filled(ours["u"]), note)
+        theirs, note = (
+            filled(layer.weights[1].value.detach().numpy().reshape(64, 4, 64).swapaxes(0, 1)),
+            "",
+        )
+    yield Row(
+        "identity in one gate", "keras.layers.LSTM", what, 1.0, theirs, filled(ours["u"]), note
+    )
 
 
 def haar() -> Iterator[Row]:
@@ -172,11 +215,21 @@ def haar() -> Iterator[Row]:
     keys = jax.random.split(jax.random.key(0), draws)
     plain = jax.vmap(lambda k: jnp.trace(jnp.linalg.qr(jax.random.normal(k, (n, n)))[0]))(keys)
     ours = jax.vmap(lambda k: jnp.trace(initializers.orthogonal()(k, (n, n))))(keys)
-    yield Row("QR without signs", "jnp.linalg.qr", "E[trace], n = 8", 0.0, float(plain.mean()), float(ours.mean()))
+    yield Row(
+        "QR without signs",
+        "jnp.linalg.qr",
+        "E[trace], n = 8",
+        0.0,
+        float(plain.mean()),
+        float(ours.mean()),
+    )
 
 
 def rules_that_match_nothing() -> Iterator[Row]:
-    leaves = [Leaf("blocks.0.proj", (64, 64), "io", "ffn_out"), Leaf("blocks.0.proj_bias", (64,), "o", "bias")]
+    leaves = [
+        Leaf("blocks.0.proj", (64, 64), "io", "ffn_out"),
+        Leaf("blocks.0.proj_bias", (64,), "o", "bias"),
+    ]
     meant = initializers.normal(0.02 / math.sqrt(24))
     scheme = spec.Override(SCHEMES["small_normal"], {"*.c_proj": meant})
     try:
@@ -184,8 +237,18 @@ def rules_that_match_nothing() -> Iterator[Row]:
         refused = 0.0
     except ValueError:
         refused = 1.0
-    note = "a library whose rule goes by a name that no module has draws without it, and says nothing"
-    yield Row("a rule that matches nothing", "rules by name", "refused (1) or ignored (0)", 1.0, None, refused, note)
+    note = (
+        "a library whose rule goes by a name that no module has draws without it, and says nothing"
+    )
+    yield Row(
+        "a rule that matches nothing",
+        "rules by name",
+        "refused (1) or ignored (0)",
+        1.0,
+        None,
+        refused,
+        note,
+    )
 
 
 PITFALLS = (
@@ -211,7 +274,10 @@ def main() -> None:
     for pitfall in PITFALLS:
         for row in pitfall():
             theirs = "-" if row.theirs is None else f"{row.theirs:.4g}"
-            print(f"{row.fault:28} {row.library:30} {row.measured:36} {row.law:8.4g} {theirs:>8} {row.ours:8.4g}")
+            print(
+                f"{row.fault:28} {row.library:30} {row.measured:36} {row.law:8.4g} {theirs:>8} "
+                f"{row.ours:8.4g}"
+            )
             if row.note:
                 print(f"{'':28} {row.note}")
 

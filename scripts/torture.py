@@ -1,7 +1,9 @@
-"""Damage folders of studies, kill studies, and start two on one folder: nothing may be lost, wrong or a traceback.
+"""Damage folders of studies, kill studies, and start two on one folder: nothing may be lost, wrong
+or a traceback.
 
-Prints a line for each kind of damage: how often it was tried, how often it was named in one line, did no harm, went
-unnoticed though the answer changed (silent), or ended in a traceback; and a line each for kills and pairs.
+Prints a line for each kind of damage: how often it was tried, how often it was named in one line,
+did no harm, went unnoticed though the answer changed (silent), or ended in a traceback; and a line
+each for kills and pairs.
 Exit code 1 when anything was silent, lost or a traceback.
 """
 
@@ -28,10 +30,17 @@ from jaxinit.engine import campaign, sweep
 from jaxinit.study import Study
 
 STUDY = Study(
-    hidden=16, schemes=("small_normal", "orthogonal"), lrs=(0.1, 0.3), seeds=2, tune_seeds=1, epochs=6, target=0.9
+    hidden=16,
+    schemes=("small_normal", "orthogonal"),
+    lrs=(0.1, 0.3),
+    seeds=2,
+    tune_seeds=1,
+    epochs=6,
+    target=0.9,
 )
 KILLED = (
-    "run --hidden 32 --schemes small_normal xavier_rnn --lrs 0.03 0.1 --seeds 4 --tune-seeds 1 --epochs 60 --target 1"
+    "run --hidden 32 --schemes small_normal xavier_rnn --lrs 0.03 0.1 --seeds 4 --tune-seeds 1 "
+    "--epochs 60 --target 1"
 )
 FILES = ("manifest.json", "study.json", "records.nc", "summary.json")
 STATES = ("state.bin", "state.before.bin")
@@ -94,14 +103,19 @@ def flipped(content: bytes, draws: np.random.Generator) -> bytes:
 
 
 def edited(content: bytes, draws: np.random.Generator) -> bytes:
-    """JSON that is still JSON: an entry replaced or removed; of other files, two bytes exchanged."""
+    """JSON that is still JSON: an entry replaced or removed; of other files, two bytes
+    exchanged."""
     try:
         body = json.loads(content)
     except ValueError:
         first, second = sorted(draws.integers(len(content), size=2))
         middle = content[first + 1 : second]
         return (
-            content[:first] + content[second : second + 1] + middle + content[first : first + 1] + content[second + 1 :]
+            content[:first]
+            + content[second : second + 1]
+            + middle
+            + content[first : first + 1]
+            + content[second + 1 :]
         )
     holder: Any = body
     while True:
@@ -118,11 +132,22 @@ def edited(content: bytes, draws: np.random.Generator) -> bytes:
         return json.dumps(body, indent=2).encode() + b"\n"
 
 
-DAMAGES: tuple[Damage, ...] = (cut, emptied, deleted, noise, zeroed, shortened, longer, flipped, edited)
+DAMAGES: tuple[Damage, ...] = (
+    cut,
+    emptied,
+    deleted,
+    noise,
+    zeroed,
+    shortened,
+    longer,
+    flipped,
+    edited,
+)
 
 
 def ask(folder: Path) -> tuple[int, str, str]:
-    """`jaxinit plot` without its figures: exit code, output and errors, the folder's name taken out."""
+    """`jaxinit plot` without its figures: exit code, output and errors, the folder's name taken
+    out."""
     out, errors = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
         code = cli.main(["plot", str(folder)])
@@ -135,7 +160,11 @@ def judge(folder: Path, whole: store.Result, answer: str) -> str:
     try:
         code, said, errors = ask(folder)
         if code != 0:
-            return "named" if errors.startswith("jaxinit: ") and errors.count("\n") == 1 else "traceback"
+            return (
+                "named"
+                if errors.startswith("jaxinit: ") and errors.count("\n") == 1
+                else "traceback"
+            )
         if "; these are the records of the state saved before" in " ".join(said.split()):
             return "named"
         same = said == answer and store.load(folder).records.identical(whole.records)
@@ -149,10 +178,14 @@ def damaged_folders(settings: Settings, there: Path) -> bool:
     """Folders of a finished and of an unfinished study, one file of each damaged."""
     from jaxinit.analysis import study_figures
 
-    study_figures.draw_all = lambda *_: []  # figures are drawn from the records: not what is tried here
+    study_figures.draw_all = (
+        lambda *_: []
+    )  # figures are drawn from the records: not what is tried here
     finished = campaign.run(STUDY, out=there / "finished", progress=False)
     unfinished = interrupted(there / "unfinished")
-    foreign = campaign.run(Study(**{**STUDY.__dict__, "seeds": 3}), out=there / "foreign", progress=False)
+    foreign = campaign.run(
+        Study(**{**STUDY.__dict__, "seeds": 3}), out=there / "foreign", progress=False
+    )
     answers = {result.folder: ask(result.folder)[1] for result in (finished, unfinished)}
     draws = np.random.default_rng(settings.seed)
     counts: dict[str, Counter] = {}
@@ -173,7 +206,11 @@ def damaged_folders(settings: Settings, there: Path) -> bool:
         content = (result.folder / name).read_bytes()
         choice = draws.integers(len(DAMAGES) + 2)
         if choice == len(DAMAGES):
-            other = (foreign.folder / name) if (foreign.folder / name).exists() else finished.folder / "summary.json"
+            other = (
+                (foreign.folder / name)
+                if (foreign.folder / name).exists()
+                else finished.folder / "summary.json"
+            )
             attempt(result, name, "swapped with another study's", other.read_bytes())
         elif choice > len(DAMAGES):
             other = names[draws.integers(len(names))]
@@ -230,7 +267,8 @@ def finish(folder: Path) -> tuple[int, str]:
 
 
 def killed_studies(settings: Settings, there: Path) -> bool:
-    """Each study killed once at a moment of its life, then run to its end: its records must be those of a whole one."""
+    """Each study killed once at a moment of its life, then run to its end: its records must be
+    those of a whole one."""
     began = time.monotonic()
     code, errors = finish(there / "whole")
     length = time.monotonic() - began
@@ -246,7 +284,9 @@ def killed_studies(settings: Settings, there: Path) -> bool:
         process.kill()
         process.communicate()
         looked = subprocess.run(
-            [sys.executable, "-m", "jaxinit.cli", "plot", str(folder)], capture_output=True, text=True
+            [sys.executable, "-m", "jaxinit.cli", "plot", str(folder)],
+            capture_output=True,
+            text=True,
         )
         tally["unreadable"] += "Traceback" in looked.stderr
         code, errors = finish(folder)
@@ -257,14 +297,15 @@ def killed_studies(settings: Settings, there: Path) -> bool:
             tally["wrong"] += not store.load(folder).records.identical(whole)
         shutil.rmtree(folder)
     print(
-        f"{settings.kills} studies killed: {tally['resumed']} went on from a saved state, {tally['lost']} lost, "
-        f"{tally['wrong']} wrong, {tally['unreadable']} unreadable"
+        f"{settings.kills} studies killed: {tally['resumed']} went on from a saved state, "
+        f"{tally['lost']} lost, {tally['wrong']} wrong, {tally['unreadable']} unreadable"
     )
     return not (tally["lost"] or tally["wrong"] or tally["unreadable"])
 
 
 def pairs_of_processes(settings: Settings, there: Path) -> bool:
-    """Two processes on one folder: one does the work, the other is refused in a line or reads the answer."""
+    """Two processes on one folder: one does the work, the other is refused in a line or reads the
+    answer."""
     whole = store.load(there / "whole").records
     tally: Counter = Counter()
     for number in range(settings.pairs):
@@ -272,13 +313,15 @@ def pairs_of_processes(settings: Settings, there: Path) -> bool:
         both = [start(folder), start(folder)]
         ends = [(process.communicate()[1], process.returncode) for process in both]
         done = [code for _, code in ends if code == 0]
-        refused = [errors for errors, code in ends if code == 2 and "is being written by process" in errors]
+        refused = [
+            errors for errors, code in ends if code == 2 and "is being written by process" in errors
+        ]
         tally["one refused"] += len(refused) == 1
         tally["died"] += len(done) + len(refused) < 2
         tally["wrong"] += not done or not store.load(folder).records.identical(whole)
     print(
-        f"{settings.pairs} pairs of processes on one folder: in {tally['one refused']} one was refused in a line, "
-        f"{tally['died']} died, {tally['wrong']} wrong answers"
+        f"{settings.pairs} pairs of processes on one folder: in {tally['one refused']} one was "
+        f"refused in a line, {tally['died']} died, {tally['wrong']} wrong answers"
     )
     return not (tally["died"] or tally["wrong"])
 

@@ -1,9 +1,10 @@
-"""What the benchmark times: for each variant a function that builds it and returns how to run it, and the worker.
+"""What the benchmark times: for each variant a function that builds it and returns how to run it,
+and the worker.
 
     python scripts/variants.py VARIANT
 
-reads lines: for the name of a cell it builds, warms up and prints "ready"; for a number of steps it runs them and
-prints the milliseconds that a step of a trial took.
+reads lines: for the name of a cell it builds, warms up and prints "ready"; for a number of steps it
+runs them and prints the milliseconds that a step of a trial took.
 """
 
 import importlib
@@ -31,7 +32,9 @@ CHARACTERS = ("transformer", 128, 97, 32, 64)  # the inputs are characters
 GATES = {"rnn": 1, "lstm": 4, "gru": 3}
 TRIALS_PER_DEVICE, CLASSES, RATE = 2, 10, 0.01
 TINY = 1e-9  # the rate of "its products alone", whose sizes must neither vanish nor grow
-RECORDING = {  # the training program of a study with 8 evaluations an epoch: what of its time is evaluation and records
+# the training program of a study with 8 evaluations an epoch: what of its time is evaluation and
+# records
+RECORDING = {
     "8 evaluations, recorded": (8, True),
     "8 evaluations, no records": (8, False),
     "1 evaluation, recorded": (1, True),
@@ -50,7 +53,8 @@ def ours(model: str, hidden: int, inputs: int, batch: int, length: int, **option
 
 
 def products(model: str, hidden: int, inputs: int, batch: int, length: int) -> Step:
-    """What any step here has to pay: its products, one after another where the recurrence asks for it."""
+    """What any step here has to pay: its products, one after another where the recurrence asks for
+    it."""
     import jax
 
     gates = GATES[model]
@@ -84,12 +88,16 @@ def _mapped(step: Callable, start: Callable) -> Step:
 
     count = TRIALS_PER_DEVICE * jax.device_count()
     mesh = jax.sharding.Mesh(np.asarray(jax.devices()), ("trial",))
-    params = jax.device_put(jax.vmap(start)(jax.numpy.arange(count)), NamedSharding(mesh, PartitionSpec("trial")))
+    params = jax.device_put(
+        jax.vmap(start)(jax.numpy.arange(count)), NamedSharding(mesh, PartitionSpec("trial"))
+    )
 
     def program(params: Any, steps: Any) -> Any:
         specs = (PartitionSpec("trial"), PartitionSpec())
         return jax.shard_map(
-            lambda params, steps: jax.lax.map(lambda p: jax.lax.fori_loop(0, steps, lambda _, p: step(p), p), params),
+            lambda params, steps: jax.lax.map(
+                lambda p: jax.lax.fori_loop(0, steps, lambda _, p: step(p), p), params
+            ),
             mesh=mesh,
             in_specs=specs,
             out_specs=PartitionSpec("trial"),
@@ -106,7 +114,8 @@ def _mapped(step: Callable, start: Callable) -> Step:
 
 
 def recording(evaluations: int, recorded: bool) -> Step:
-    """The training program of the main job, one epoch at a time: `steps` counts those of training."""
+    """The training program of the main job, one epoch at a time: `steps` counts those of
+    training."""
     import jax
 
     from jaxinit import spec
@@ -116,7 +125,12 @@ def recording(evaluations: int, recorded: bool) -> Step:
     from jaxinit.study import Study
 
     resolved = check(Study())
-    sizes = {"batch": 32, "evaluations": evaluations, "epochs": 1, "at_once": campaign.VALIDATED_AT_ONCE}
+    sizes = {
+        "batch": 32,
+        "evaluations": evaluations,
+        "epochs": 1,
+        "at_once": campaign.VALIDATED_AT_ONCE,
+    }
     program = training.make_program(resolved.model, resolved.task, "sgd", **sizes)
     drawn = spec.draw(SCHEMES["xavier_rnn"], jax.random.key(0), resolved.model.leaves)
     real, whole = jax.numpy.float32, jax.numpy.int32
@@ -148,7 +162,9 @@ def recording(evaluations: int, recorded: bool) -> Step:
     return run
 
 
-def plain_jit(model: str, hidden: int, inputs: int, batch: int, length: int, **options: int) -> Step:
+def plain_jit(
+    model: str, hidden: int, inputs: int, batch: int, length: int, **options: int
+) -> Step:
     import jax
 
     loss, start = _jax_loss(model, hidden, inputs, batch, length, **options)
@@ -175,14 +191,22 @@ def _jax_loss(model: str, hidden: int, inputs: int, batch: int, length: int, **o
 
     make: Any = MODELS[model]
     if model == "transformer":
-        sizes = {"layers": character_models.BLOCKS, "heads": character_models.HEADS, "length": length}
+        sizes = {
+            "layers": character_models.BLOCKS,
+            "heads": character_models.HEADS,
+            "length": length,
+        }
         leaves, apply, *_ = introspect.functional(
             lambda: make(inputs, hidden, inputs, rngs=nnx.Rngs(0), **sizes, **options)
         )
         x, y = map(jax.numpy.asarray, character_models.tokens(inputs, batch, length))
-        start = jax.jit(lambda seed: spec.draw(SCHEMES["xavier_transformer"], jax.random.key(seed), leaves))
+        start = jax.jit(
+            lambda seed: spec.draw(SCHEMES["xavier_transformer"], jax.random.key(seed), leaves)
+        )
         return (lambda p: cross_entropy(apply(p, x), y)), start
-    leaves, apply, *_ = introspect.functional(lambda: make(inputs, hidden, CLASSES, rngs=nnx.Rngs(0), **options))
+    leaves, apply, *_ = introspect.functional(
+        lambda: make(inputs, hidden, CLASSES, rngs=nnx.Rngs(0), **options)
+    )
     x = jax.random.normal(jax.random.key(0), (batch, length, inputs))
     y = jax.numpy.zeros(batch, int)
     start = jax.jit(lambda seed: spec.draw(SCHEMES["glorot_uniform"], jax.random.key(seed), leaves))
@@ -195,7 +219,11 @@ def flax_nnx(model: str, hidden: int, inputs: int, batch: int, length: int) -> S
     import jax
     from flax import nnx
 
-    cells: dict[str, Any] = {"rnn": nnx.SimpleCell, "lstm": nnx.OptimizedLSTMCell, "gru": nnx.GRUCell}
+    cells: dict[str, Any] = {
+        "rnn": nnx.SimpleCell,
+        "lstm": nnx.OptimizedLSTMCell,
+        "gru": nnx.GRUCell,
+    }
 
     class Net(nnx.Module):
         def __init__(self, rngs: nnx.Rngs):
@@ -211,7 +239,13 @@ def flax_nnx(model: str, hidden: int, inputs: int, batch: int, length: int) -> S
 
 
 def pytorch(
-    model: str, hidden: int, inputs: int, batch: int, length: int, threads: int, compiled: bool = False
+    model: str,
+    hidden: int,
+    inputs: int,
+    batch: int,
+    length: int,
+    threads: int,
+    compiled: bool = False,
 ) -> Step:
     if model == "transformer":
         return character_models.pytorch(hidden, inputs, batch, length, RATE, threads)
@@ -237,7 +271,8 @@ def pytorch(
 
 
 def peak(model: str, hidden: int, inputs: int, batch: int, length: int) -> Step:
-    """The multiplications of one training step as products of large square matrices, on all cores."""
+    """The multiplications of one training step as products of large square matrices, on all
+    cores."""
     import jax
 
     size = 1536
@@ -248,7 +283,9 @@ def peak(model: str, hidden: int, inputs: int, batch: int, length: int) -> Step:
         products = max(2, round(steps * share))
         for _ in range(products):
             jax.block_until_ready(dot(one, one))
-        return 1 if products > 2 else max(1, round(2 / (steps * share)))  # how many trials that is worth
+        return (
+            1 if products > 2 else max(1, round(2 / (steps * share)))
+        )  # how many trials that is worth
 
     return run
 
@@ -292,7 +329,8 @@ def work(variant: str) -> None:
 
 
 def draws() -> None:
-    """A worker: parameters of many trials drawn by us and by `jax.nn.initializers`, in turn; prints milliseconds."""
+    """A worker: parameters of many trials drawn by us and by `jax.nn.initializers`, in turn; prints
+    milliseconds."""
     import jax
     from flax import nnx
 
@@ -309,13 +347,21 @@ def draws() -> None:
         for leaf, k in zip(leaves, jax.random.split(key, len(leaves)), strict=True):
             law = zeros if leaf.role == "bias" else glorot
             if leaf.gate and leaf.role != "bias":
-                drawn.append(jax.vmap(lambda k, of=leaf.shape[1:]: glorot(k, of))(jax.random.split(k, len(leaf.gate))))
+                drawn.append(
+                    jax.vmap(lambda k, of=leaf.shape[1:]: glorot(k, of))(
+                        jax.random.split(k, len(leaf.gate))
+                    )
+                )
             else:
                 drawn.append(law(k, leaf.shape))
         return drawn
 
     pairs = {
-        "draws: LSTM, 256 units": (256, lambda key: spec.draw(SCHEMES["glorot_uniform"], key, leaves), plain),
+        "draws: LSTM, 256 units": (
+            256,
+            lambda key: spec.draw(SCHEMES["glorot_uniform"], key, leaves),
+            plain,
+        ),
         "draws: orthogonal 512 x 512": (
             64,
             lambda key: initializers.orthogonal()(key, square),
@@ -324,7 +370,10 @@ def draws() -> None:
     }
     for name, (count, mine, theirs) in pairs.items():
         keys = jax.random.split(jax.random.key(0), count)
-        programs = {"ours": jax.jit(jax.vmap(mine)), "jax.nn.initializers, vmap": jax.jit(jax.vmap(theirs))}
+        programs = {
+            "ours": jax.jit(jax.vmap(mine)),
+            "jax.nn.initializers, vmap": jax.jit(jax.vmap(theirs)),
+        }
         times: dict[str, list[float]] = {variant: [] for variant in programs}
         for turn in range(8):  # the first compiles
             for variant, program in programs.items():
@@ -342,7 +391,8 @@ def set_up_devices() -> None:
 
 
 def grow(what: str, size: str) -> None:
-    """A worker: build one size, run it, print milliseconds a step and trial, seconds of compilation and peak memory."""
+    """A worker: build one size, run it, print milliseconds a step and trial, seconds of compilation
+    and peak memory."""
     variant = what.removeprefix("growth ")
     option: dict[str, Any] = {}
     sizes: dict[str, Any] = {"model": "rnn", "hidden": 64, "inputs": 1, "batch": 32, "length": 16}

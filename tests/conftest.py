@@ -1,4 +1,5 @@
-"""The suite is stricter than the users: 8 simulated devices, strict promotion, types checked at run time."""
+"""The suite is stricter than the users: 8 simulated devices, strict promotion, types checked at run
+time."""
 
 import atexit
 import os
@@ -12,13 +13,14 @@ import pytest
 
 CACHE = "JAX_COMPILATION_CACHE_DIR"
 if CACHE not in os.environ:
-    # What one test has compiled, others, the workers and the commands they start need not compile again. JAX reads the
-    # name when it is imported, below.
+    # What one test has compiled, others, the workers and the commands they start need not compile
+    # again. JAX reads the name when it is imported, below.
     os.environ[CACHE] = tempfile.mkdtemp(prefix="jaxinit-compiled-")
     atexit.register(shutil.rmtree, os.environ[CACHE], ignore_errors=True)
 
-# Most of the suite's time is XLA's compilation. Without LLVM's optimizations the engine's tests took 46 s, not 86;
-# without the emitters of fused loops as MLIR, which jaxlib could do until 0.10, the Transformer's 41 s, not 62.
+# Most of the suite's time is XLA's compilation. Without LLVM's optimizations the engine's tests
+# took 46 s, not 86; without the emitters of fused loops as MLIR, which jaxlib could do until 0.10,
+# the Transformer's 41 s, not 62.
 flags = [os.environ.get("XLA_FLAGS", ""), "--xla_backend_optimization_level=0"]
 if tuple(map(int, version("jaxlib").split(".")[:2])) <= (0, 10):
     flags.append("--xla_cpu_use_fusion_emitters=false")
@@ -33,14 +35,17 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 hook = install_import_hook("jaxinit", "strict.checked")
-hook.__enter__()  # for the whole session: every jaxinit module is imported by the tests, after this line
+# for the whole session: every jaxinit module is imported by the tests, after this line
+hook.__enter__()
 
 
 @pytest.fixture
 def as_users_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without run-time types, for tests of whole commands, of whose time they were a quarter."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
-    monkeypatch.setattr("jaxinit.engine.sweep.one_device_per_core", lambda: None)  # the suite has set its devices up
+    monkeypatch.setattr(
+        "jaxinit.engine.sweep.one_device_per_core", lambda: None
+    )  # the suite has set its devices up
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -68,4 +73,6 @@ def fail_if_skipped(report: pytest.TestReport) -> None:
     """Where every package must be there, a test that needs one and was skipped has failed."""
     if report.skipped:
         report.outcome = "failed"
-        report.longrepr = f"skipped, though CI is set: install the extra `parity` and mup ({report.longrepr})"
+        report.longrepr = (
+            f"skipped, though CI is set: install the extra `parity` and mup ({report.longrepr})"
+        )

@@ -8,7 +8,14 @@ from jaxinit.analysis import store
 from jaxinit.analysis.outcome import Outcome
 from jaxinit.study import Study
 
-STUDY = Study(lrs=(0.1, 0.3), target=0.97, schemes=("orthogonal", "small_normal"), seeds=2, tune_seeds=1, epochs=2)
+STUDY = Study(
+    lrs=(0.1, 0.3),
+    target=0.97,
+    schemes=("orthogonal", "small_normal"),
+    seeds=2,
+    tune_seeds=1,
+    epochs=2,
+)
 ABOUT = {
     "task": "digits_rows",
     "metric_name": "validation accuracy",
@@ -24,7 +31,13 @@ LIFE = {"forced": [], "compilations": 1, "compile_s": 0.5, "wall_s": 2.0}
 def about(status: str, lives: int = 1) -> dict[str, Any]:
     device = {"platform": "cpu", "kind": "cpu", "count": 2, "mapping": "map"}
     when = {"written": "2026-11-25T12:00:00+00:00", "device": device, **store.conditions()}
-    told = {"evaluations_per_epoch": 4, "task": ABOUT, "digest": "d", "identity": {}, "calibrations": {}}
+    told = {
+        "evaluations_per_epoch": 4,
+        "task": ABOUT,
+        "digest": "d",
+        "identity": {},
+        "calibrations": {},
+    }
     return {"status": status, "lives": [LIFE] * lives, **when, **told}
 
 

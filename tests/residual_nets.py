@@ -1,4 +1,5 @@
-"""Leaves of residual networks, of this package's kind and of Flax's own layers, and what schemes say of them."""
+"""Leaves of residual networks, of this package's kind and of Flax's own layers, and what schemes
+say of them."""
 
 import jax
 import numpy as np
@@ -16,18 +17,23 @@ KEY = jax.random.key(0)
 
 
 def leaves(width: int = D, layers: int = L, **options) -> tuple[Leaf, ...]:
-    return functional(lambda: Transformer(V, width, V, layers=layers, length=40, rngs=nnx.Rngs(0), **options)).leaves
+    return functional(
+        lambda: Transformer(V, width, V, layers=layers, length=40, rngs=nnx.Rngs(0), **options)
+    ).leaves
 
 
 def std(scheme, role: str, of: tuple[Leaf, ...] | None = None) -> float:
     """The standard deviation over all parameters of a role."""
     of = of or leaves()
     drawn = draw(scheme, KEY, of)
-    return float(np.concatenate([np.ravel(drawn[leaf.name]) for leaf in of if leaf.role == role]).std())
+    return float(
+        np.concatenate([np.ravel(drawn[leaf.name]) for leaf in of if leaf.role == role]).std()
+    )
 
 
 class Blocks(nnx.Module):
-    """Attention and feed-forward layers of Flax's own, whose depth and whose roles it cannot know."""
+    """Attention and feed-forward layers of Flax's own, whose depth and whose roles it cannot
+    know."""
 
     def __init__(self, blocks: int):
         rngs = nnx.Rngs(0)

@@ -1,4 +1,5 @@
-"""The run-time type checker of the suite: beartype, with int accepted for float as Python does (PEP 484)."""
+"""The run-time type checker of the suite: beartype, with int accepted for float as Python does (PEP
+484)."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,9 +13,9 @@ made: dict[tuple[Any, ...], Callable[..., Any]] = {}
 def checked(function: Any) -> Any:
     """The function with its types checked.
 
-    jaxtyping passes a stand-in that holds nothing but types and is given every argument, so what a nested function is
-    checked by is made once, not at each call of the function around it. Its types are made anew each time: they are
-    compared as they print.
+    jaxtyping passes a stand-in that holds nothing but types and is given every argument, so what a
+    nested function is checked by is made once, not at each call of the function around it. Its
+    types are made anew each time: they are compared as they print.
     """
     if not hasattr(function, "__code__"):  # a class
         return check(function)

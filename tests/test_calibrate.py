@@ -1,4 +1,5 @@
-"""LSUV reaches its variances, MetaInit and GradInit lower what they promise to, and all rescale only."""
+"""LSUV reaches its variances, MetaInit and GradInit lower what they promise to, and all rescale
+only."""
 
 import itertools
 import os
@@ -27,7 +28,9 @@ from jaxinit.tasks.base import cross_entropy
 
 WIDTH, DEPTH = 64, 20
 BLOCKS = tuple(
-    Leaf(f"{name}.{k}", (WIDTH, WIDTH), "io", "hidden") for k in range(DEPTH // 2) for name in ("first", "second")
+    Leaf(f"{name}.{k}", (WIDTH, WIDTH), "io", "hidden")
+    for k in range(DEPTH // 2)
+    for name in ("first", "second")
 )
 PLAIN = tuple(Leaf(f"layer.{k}", (WIDTH, WIDTH), "io", "hidden") for k in range(DEPTH))
 
@@ -70,7 +73,9 @@ def test_lsuv_gives_every_layer_of_twenty_unit_variance(scheme: str, leaves: tup
     assert len(measured) == DEPTH
     for name, variance in measured.items():
         np.testing.assert_allclose(variance, 1, atol=0.1, err_msg=name)
-        np.testing.assert_allclose(done.params[name], start[name] * done.factors[name][:, None], rtol=1e-5)
+        np.testing.assert_allclose(
+            done.params[name], start[name] * done.factors[name][:, None], rtol=1e-5
+        )
     if scheme == "saxe_orthogonal":  # other data of the same law
         other = variances(problem, done.params, jax.random.normal(jax.random.key(9), (256, WIDTH)))
         np.testing.assert_allclose(np.concatenate(list(other.values())), 1, atol=0.35)
@@ -123,7 +128,9 @@ def test_lsuv_of_a_fused_layer_is_that_of_its_parts() -> None:
         for of, p in ((pure, start), (single, other))
     )
     for name, k in names.items():
-        np.testing.assert_allclose(done.factors[f"qkv.kernel.{name}"], apart.factors[f"qkv.{k}.kernel"], rtol=1e-4)
+        np.testing.assert_allclose(
+            done.factors[f"qkv.kernel.{name}"], apart.factors[f"qkv.{k}.kernel"], rtol=1e-4
+        )
     np.testing.assert_allclose(done.factors["out.kernel"], apart.factors["out.kernel"], rtol=1e-4)
 
 
@@ -172,7 +179,11 @@ def test_lsuv_scales_heads_and_tied_tables_and_names_what_it_cannot_see() -> Non
         np.testing.assert_allclose(variance, 1, atol=0.1, err_msg=name)
     unused = (*leaves, Leaf("idle", (16, 16), "io", "hidden"))
     with pytest.raises(ValueError, match=r"found no product with \['idle'\]"):
-        lsuv(Problem(unused, attend, cross_entropy), start | {"idle": start["table"][:16]}, (words, words))
+        lsuv(
+            Problem(unused, attend, cross_entropy),
+            start | {"idle": start["table"][:16]},
+            (words, words),
+        )
 
 
 def test_gradient_quotient_against_its_formula() -> None:
@@ -181,7 +192,9 @@ def test_gradient_quotient_against_its_formula() -> None:
     got = gradient_quotient(lambda p: p["w"] @ matrix @ p["w"] / 2, {"w": w})
     g = np.asarray(matrix @ w)
     hg = np.asarray(matrix) @ g
-    np.testing.assert_allclose(got, np.abs((g - hg) / (g + 1e-5 * np.sign(g)) - 1).mean(), rtol=1e-5)
+    np.testing.assert_allclose(
+        got, np.abs((g - hg) / (g + 1e-5 * np.sign(g)) - 1).mean(), rtol=1e-5
+    )
 
 
 DIGITS = TASKS["digits_rows"]()
@@ -189,9 +202,13 @@ DIGITS = TASKS["digits_rows"]()
 
 def deep(std: float) -> tuple[Problem, dict[str, Array], tuple[Array, Array]]:
     """A 20-layer tanh net on digits, started at N(0, std^2)."""
-    leaves, apply, *_ = functional(lambda: MODELS["mlp"](64, WIDTH, 10, layers=DEPTH, rngs=nnx.Rngs(0)))
+    leaves, apply, *_ = functional(
+        lambda: MODELS["mlp"](64, WIDTH, 10, layers=DEPTH, rngs=nnx.Rngs(0))
+    )
     law = lambda leaf: SCHEMES["small_normal"](leaf)
-    params = {name: w * (std / 0.01) for name, w in spec.draw(law, jax.random.key(0), leaves).items()}
+    params = {
+        name: w * (std / 0.01) for name, w in spec.draw(law, jax.random.key(0), leaves).items()
+    }
     order = jax.random.permutation(jax.random.key(3), 1280)[:512].reshape(8, 64)
     x, y = DIGITS.data["train_x"][order], DIGITS.data["train_y"][order]
     return Problem(leaves, apply, cross_entropy), params, (x, y)
@@ -248,10 +265,15 @@ def test_calibrations_only_rescale_and_map_over_seeds(name: str) -> None:
     together = jax.jit(jax.vmap(run))(jnp.arange(3))
     alone = jax.jit(run)(1)
     for leaf in leaves:
-        np.testing.assert_allclose(together.params[leaf.name][1], alone.params[leaf.name], rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(
+            together.params[leaf.name][1], alone.params[leaf.name], rtol=1e-4, atol=1e-6
+        )
         start = np.asarray(of(1)[leaf.name])
         if leaf.name in alone.factors:
-            sizes = [size if letter == "." else 1 for size, letter in zip(leaf.shape, leaf.dims, strict=True)]
+            sizes = [
+                size if letter == "." else 1
+                for size, letter in zip(leaf.shape, leaf.dims, strict=True)
+            ]
             start = start * np.asarray(alone.factors[leaf.name]).reshape(sizes)
         np.testing.assert_allclose(alone.params[leaf.name], start, rtol=1e-5)
 
@@ -260,14 +282,27 @@ def test_admin_profiles_the_branches() -> None:
     """omega^2 grows by the variance of each branch, measured by hand in a pass at omega = 1."""
     model = functional(
         lambda: Transformer(
-            7, 16, 7, layers=3, heads=2, length=8, placed="post", learned_skip=True, scan=False, rngs=nnx.Rngs(0)
+            7,
+            16,
+            7,
+            layers=3,
+            heads=2,
+            length=8,
+            placed="post",
+            learned_skip=True,
+            scan=False,
+            rngs=nnx.Rngs(0),
         )
     )
     params = draw(glorot_scheme, jax.random.key(0), model.leaves)
     x = jax.random.randint(jax.random.key(1), (4, 8, 8), 0, 7)
     problem = calibrate.Problem(model.leaves, model.apply, lambda outputs, y: jnp.mean(outputs))
     done = calibrate.admin(problem, params, (x, x))
-    omegas = [float(done.params[f"blocks.{k}.{of}.skip"][0]) for k in range(3) for of in ("attended", "fed")]
+    omegas = [
+        float(done.params[f"blocks.{k}.{of}.skip"][0])
+        for k in range(3)
+        for of in ("attended", "fed")
+    ]
     assert omegas[0] == 1
     assert omegas == sorted(omegas)
     filled = model.filled(params)
@@ -284,10 +319,14 @@ def test_admin_profiles_the_branches() -> None:
         s = block.fed.norm(s + fed)
     np.testing.assert_allclose(omegas, expected, rtol=1e-3)
     with pytest.raises(ValueError, match="learned_skip"):
-        calibrate.admin(calibrate.Problem((), model.apply, lambda outputs, y: jnp.mean(outputs)), params, (x, x))
+        calibrate.admin(
+            calibrate.Problem((), model.apply, lambda outputs, y: jnp.mean(outputs)), params, (x, x)
+        )
 
 
-def shallow(scale: float, optimizer: str, kind: str) -> tuple[Problem, dict[str, Array], tuple[Array, Array]]:
+def shallow(
+    scale: float, optimizer: str, kind: str
+) -> tuple[Problem, dict[str, Array], tuple[Array, Array]]:
     """A small net of a kind, its kernels `scale` times Glorot's, and eight batches."""
     order = jax.random.permutation(jax.random.key(3), 1280)[:512].reshape(8, 64)
     x, y = DIGITS.data["train_x"][order], DIGITS.data["train_y"][order]
@@ -300,16 +339,29 @@ def shallow(scale: float, optimizer: str, kind: str) -> tuple[Problem, dict[str,
 
         def apply(p: dict[str, Array], x: Array) -> Array:
             for name in ("first", "second"):
-                x = jax.lax.conv_general_dilated(x, p[name], (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+                x = jax.lax.conv_general_dilated(
+                    x, p[name], (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+                )
                 x = jax.nn.relu(x)
             return x.mean((1, 2)) @ p["readout"]
 
         x = x.reshape(8, 64, 8, 8, 1)
     elif kind == "mlp":
-        leaves, apply, *_ = functional(lambda: MODELS["mlp"](64, 32, 10, layers=4, rngs=nnx.Rngs(0)))
+        leaves, apply, *_ = functional(
+            lambda: MODELS["mlp"](64, 32, 10, layers=4, rngs=nnx.Rngs(0))
+        )
     else:
         make = lambda: Transformer(
-            8, 16, 10, layers=1, heads=2, length=8, readout="mean", causal=False, scan=False, rngs=nnx.Rngs(0)
+            8,
+            16,
+            10,
+            layers=1,
+            heads=2,
+            length=8,
+            readout="mean",
+            causal=False,
+            scan=False,
+            rngs=nnx.Rngs(0),
         )
         leaves, apply, *_ = functional(make)
     drawn = spec.draw(glorot_scheme, jax.random.key(0), leaves)
@@ -323,7 +375,8 @@ BOUND = {"sgd": 1.0, "adam": 1000.0}
 
 
 def after_one_step(problem: Problem, params: dict[str, Array], data: tuple[Array, Array]) -> Array:
-    """The loss on a batch after one step on the one before, mean over the batches: plain first steps."""
+    """The loss on a batch after one step on the one before, mean over the batches: plain first
+    steps."""
 
     def one(k: Array) -> Array:
         batch, other = (jax.tree.map(lambda a, at=at: a[at % 8], data) for at in (k, k + 1))
@@ -346,8 +399,11 @@ def slope(problem: Problem, params: dict[str, Array], data: tuple[Array, Array])
     return jnp.mean(jax.lax.map(one, data))
 
 
-def published_gradinit(problem: Problem, params: dict[str, Array], data: tuple[Array, Array], steps: int = 390) -> dict:
-    """The published rule as its code has it: factors themselves follow Adam, the step is a constant, moments apart."""
+def published_gradinit(
+    problem: Problem, params: dict[str, Array], data: tuple[Array, Array], steps: int = 390
+) -> dict:
+    """The published rule as its code has it: factors themselves follow Adam, the step is a
+    constant, moments apart."""
     adam, eta = problem.optimizer == "adam", ETA[problem.optimizer]
     rate, limit, decay = 0.01, BOUND[problem.optimizer], 0.98 if adam else 0.999
     kernels = [leaf.name for leaf in problem.leaves if leaf.is_kernel]
@@ -362,21 +418,37 @@ def published_gradinit(problem: Problem, params: dict[str, Array], data: tuple[A
     def stepped(f: Array, batch: tuple, other: tuple) -> Array:
         slopes = jax.lax.stop_gradient(jax.grad(problem.loss_of)(scaled(f), batch))
         slopes = jax.tree.map(jnp.sign, slopes) if adam else slopes
-        return problem.loss_of(jax.tree.map(lambda w, g: w - eta * g, scaled(f), slopes), other) / eta
+        return (
+            problem.loss_of(jax.tree.map(lambda w, g: w - eta * g, scaled(f), slopes), other) / eta
+        )
 
     def step(state: tuple, k: Array) -> tuple[tuple, None]:
         f, means, squares, counts = state  # [2, kernels]: of the loss, of the norm
         batch, other = (jax.tree.map(lambda a, at=at: a[at % 8], data) for at in (k, k + 1))
         beyond = (size(f, batch) > limit).astype(jnp.int32)
-        slope = jax.lax.cond(beyond == 1, lambda: jax.grad(size)(f, batch), lambda: jax.grad(stepped)(f, batch, other))
+        slope = jax.lax.cond(
+            beyond == 1,
+            lambda: jax.grad(size)(f, batch),
+            lambda: jax.grad(stepped)(f, batch, other),
+        )
         means = means.at[beyond].set(0.9 * means[beyond] + 0.1 * slope)
         squares = squares.at[beyond].set(decay * squares[beyond] + (1 - decay) * slope**2)
         counts = counts.at[beyond].add(1)
-        mean, square = means[beyond] / (1 - 0.9 ** counts[beyond]), squares[beyond] / (1 - decay ** counts[beyond])
-        return (jnp.maximum(f - rate * mean / (jnp.sqrt(square) + 1e-8), 0.01), means, squares, counts), None
+        mean, square = (
+            means[beyond] / (1 - 0.9 ** counts[beyond]),
+            squares[beyond] / (1 - decay ** counts[beyond]),
+        )
+        return (
+            jnp.maximum(f - rate * mean / (jnp.sqrt(square) + 1e-8), 0.01),
+            means,
+            squares,
+            counts,
+        ), None
 
     zero = jnp.zeros((2, len(kernels)))
-    (f, *_), _ = jax.lax.scan(step, (jnp.ones(len(kernels)), zero, zero, jnp.zeros(2)), jnp.arange(steps))
+    (f, *_), _ = jax.lax.scan(
+        step, (jnp.ones(len(kernels)), zero, zero, jnp.zeros(2)), jnp.arange(steps)
+    )
     return scaled(f)
 
 
@@ -386,14 +458,21 @@ def published_gradinit(problem: Problem, params: dict[str, Array], data: tuple[A
         ("mlp", "adam"),
         *(
             pytest.param(kind, optimizer, marks=pytest.mark.slow)
-            for kind, optimizer in (("mlp", "sgd"), *itertools.product(("cnn", "transformer"), ("sgd", "adam")))
+            for kind, optimizer in (
+                ("mlp", "sgd"),
+                *itertools.product(("cnn", "transformer"), ("sgd", "adam")),
+            )
         ),
     ],
 )
-def test_gradinit_lowers_the_loss_after_one_step_as_the_published_rule_does(kind: str, optimizer: str) -> None:
+def test_gradinit_lowers_the_loss_after_one_step_as_the_published_rule_does(
+    kind: str, optimizer: str
+) -> None:
     problem, _, data = shallow(1.0, optimizer, kind)
     none, ours, theirs = (
-        jax.jit(lambda p, of=of: (after_one_step(problem, of(p), data), slope(problem, of(p), data)))
+        jax.jit(
+            lambda p, of=of: (after_one_step(problem, of(p), data), slope(problem, of(p), data))
+        )
         for of in (
             lambda p: p,
             lambda p: gradinit(problem, p, data).params,
@@ -427,10 +506,14 @@ def dead(name: str, value: float) -> tuple[Problem, dict[str, Array], tuple[Arra
         (gradinit, jnp.nan, "gradinit: 'layers.1.kernel' is not finite"),
     ],
 )
-def test_a_start_that_cannot_be_calibrated_is_refused_by_name(calibration, value: float, message: str) -> None:
+def test_a_start_that_cannot_be_calibrated_is_refused_by_name(
+    calibration, value: float, message: str
+) -> None:
     problem, params, data = dead("layers.1.kernel", value)
     options = {} if calibration is lsuv else {"steps": 1}
-    done = jax.jit(lambda p: calibration(problem, p, data, **options))(params)  # as a study calls it
+    done = jax.jit(lambda p: calibration(problem, p, data, **options))(
+        params
+    )  # as a study calls it
     with pytest.raises(ValueError, match=message):
         calibrate.checked(done)
     named = [reason for reason, holds in done.failures.items() if np.any(holds)]
@@ -445,7 +528,8 @@ def test_a_start_that_cannot_be_calibrated_is_refused_by_name(calibration, value
 
 
 def test_a_product_that_is_constant_has_no_variance() -> None:
-    """Rounding gives the variance of a constant some 1e-7 of its square, which is not to be scaled to 1."""
+    """Rounding gives the variance of a constant some 1e-7 of its square, which is not to be scaled
+    to 1."""
     leaves = (Leaf("first", (3, 4), "io", "hidden"),)
     problem = Problem(leaves, lambda p, x: x @ p["first"], cross_entropy)
     x = jnp.broadcast_to(jnp.asarray([0.1, 0.7, 0.3]), (2, 50, 3))
@@ -465,7 +549,9 @@ def test_lsuv_of_transformers_leaves_positions_as_they_are(positions) -> None:
     done = jax.jit(lambda p: lsuv(problem, p, (x, x)))(params)
     calibrate.checked(done)
     measured = variances(problem, done.params, x.reshape(-1, 6))
-    assert set(measured) == {leaf.name for leaf in leaves if leaf.is_kernel and leaf.role != "position"}
+    assert set(measured) == {
+        leaf.name for leaf in leaves if leaf.is_kernel and leaf.role != "position"
+    }
     for name, variance in measured.items():
         np.testing.assert_allclose(variance, 1, atol=0.1, err_msg=name)
     assert ("skipped positions" in done.report) == (positions == "learned")
@@ -479,7 +565,9 @@ def test_calibrations_keep_dtypes() -> None:
     cast = lambda p, x: problem.apply({name: w.astype(jnp.float32) for name, w in p.items()}, x)
     for calibration, options in ((lsuv, {}), (metainit, {"steps": 2}), (gradinit, {"steps": 2})):
         done = jax.jit(
-            lambda p, of=calibration, options=options: of(problem._replace(apply=cast), p, (x, y), **options)
+            lambda p, of=calibration, options=options: of(
+                problem._replace(apply=cast), p, (x, y), **options
+            )
         )(halves)
         assert {w.dtype for w in done.params.values()} == {jnp.dtype(jnp.bfloat16)}
         assert all(factor.dtype == jnp.float32 for factor in done.factors.values())
@@ -495,20 +583,29 @@ from jaxinit.engine import resolve
 from jaxinit.study import Study
 schemes = tuple(f"xavier_rnn+{name}" for name in ("lsuv", "metainit", "gradinit"))
 for model, optimizer in (("rnn", "sgd"), ("mlp", "adam")):
-    study = Study(model=model, hidden=8, layers=1, schemes=schemes, baseline=schemes[0], lrs=(0.1,), seeds=2,
-                  tune_seeds=1, batch=64, optimizer=optimizer)
+    study = Study(model=model, hidden=8, layers=1, schemes=schemes, baseline=schemes[0],
+                  lrs=(0.1,), seeds=2, tune_seeds=1, batch=64, optimizer=optimizer)
     cell = resolve.check(study)
     starts, reports = resolve.calibrate_starts(cell, resolve.draw_starts(cell))
     assert abs(reports[schemes[0]]["variance_high"]["high"] - 1) < 0.1, reports
-    assert all(np.isfinite(of["median"]) for report in reports.values() for of in report.values()), reports
+    for report in reports.values():
+        assert all(np.isfinite(of["median"]) for of in report.values()), reports
     assert all(w.dtype == np.float32 for start in starts.values() for w in start.values())
 """
     environment = os.environ | {setting: "1", "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-@pytest.mark.parametrize(("calibration", "argument"), [(lsuv, "passes"), (metainit, "steps"), (gradinit, "steps")])
+@pytest.mark.parametrize(
+    ("calibration", "argument"), [(lsuv, "passes"), (metainit, "steps"), (gradinit, "steps")]
+)
 @pytest.mark.parametrize("count", [0, -3])
 def test_no_step_is_no_calibration(calibration, argument: str, count: int) -> None:
     problem, params, data = shallow(1.0, "sgd", "mlp")

@@ -1,4 +1,5 @@
-"""The command as a user meets it: help, lists, one-line errors, exit codes, and the default study's options."""
+"""The command as a user meets it: help, lists, one-line errors, exit codes, and the default study's
+options."""
 
 import os
 import shlex
@@ -18,15 +19,23 @@ from jaxinit.engine.survey import survey
 from jaxinit.initializers import CATALOGUE
 from jaxinit.study import Study
 
-SMALL = "--hidden 16 --schemes small_normal orthogonal --lrs 0.1 --seeds 2 --epochs 1 --batch 128 --target 0.5"
+SMALL = (
+    "--hidden 16 --schemes small_normal orthogonal --lrs 0.1 --seeds 2 --epochs 1 --batch 128 "
+    "--target 0.5"
+)
 
 
 def jaxinit(*words: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "jaxinit.cli", *words], capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, "-m", "jaxinit.cli", *words], capture_output=True, text=True
+    )
 
 
 def test_help_never_imports_jax() -> None:
-    code = "import sys; from jaxinit import cli\ntry: cli.main(['run', '--help'])\nexcept SystemExit: pass\n"
+    code = (
+        "import sys; from jaxinit import cli\ntry: cli.main(['run', '--help'])\nexcept "
+        "SystemExit: pass\n"
+    )
     heavy = "('jax', 'flax', 'numpy', 'matplotlib', 'sklearn', 'xarray', 'scipy')"
     done = subprocess.run(
         [sys.executable, "-c", code + f"print([m for m in {heavy} if m in sys.modules])"],
@@ -34,7 +43,18 @@ def test_help_never_imports_jax() -> None:
         text=True,
     )
     assert done.stdout.splitlines()[-1] == "[]"
-    for option in ("model", "hidden", "layers", "activation", "task", "length", "schemes", "lrs", "optimizer", "seeds"):
+    for option in (
+        "model",
+        "hidden",
+        "layers",
+        "activation",
+        "task",
+        "length",
+        "schemes",
+        "lrs",
+        "optimizer",
+        "seeds",
+    ):
         assert f"--{option}" in done.stdout
     for option in ("tune-seeds", "epochs", "target", "batch", "baseline", "out"):
         assert f"--{option}" in done.stdout
@@ -43,7 +63,9 @@ def test_help_never_imports_jax() -> None:
 @pytest.mark.parametrize("words", [["run", "--help"], ["list", "--verbose"]])
 def test_output_that_nobody_reads_any_more_is_no_error(words: list[str]) -> None:
     command = [sys.executable, "-m", "jaxinit.cli", *words]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         process.stdout.close()  # as `head` does
@@ -53,16 +75,25 @@ def test_output_that_nobody_reads_any_more_is_no_error(words: list[str]) -> None
 
 @pytest.mark.parametrize(
     ("what", "expected"),
-    [("schemes", "xavier_rnn"), ("models", "lstm"), ("tasks", "digits_pixels"), ("all", "schemes:")],
+    [
+        ("schemes", "xavier_rnn"),
+        ("models", "lstm"),
+        ("tasks", "digits_pixels"),
+        ("all", "schemes:"),
+    ],
 )
-def test_lists_have_a_line_each(what: str, expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_lists_have_a_line_each(
+    what: str, expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert cli.main(["list", what]) == 0
     out = capsys.readouterr().out
     assert expected in out
     assert all(len(line.split("  ")) >= 2 for line in out.splitlines() if not line.endswith(":"))
 
 
-def test_initializers_are_listed_with_their_variance_and_source(capsys: pytest.CaptureFixture[str]) -> None:
+def test_initializers_are_listed_with_their_variance_and_source(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert cli.main(["list", "initializers"]) == 0
     lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
     assert "variance 2 / (n + m)" in lines["glorot"]
@@ -79,9 +110,16 @@ def test_run_then_again_then_plot(tmp_path: Path) -> None:
     assert "4 trials, 1 compilation(s) of the training program" in first.stdout
     assert "orthogonal" in first.stdout
     pictures = sorted(path.name for path in (out / "figures").iterdir())
-    assert pictures == ["learning_curves.png", "learning_curves.svg", "share_converged.png", "share_converged.svg"]
+    assert pictures == [
+        "learning_curves.png",
+        "learning_curves.svg",
+        "share_converged.png",
+        "share_converged.svg",
+    ]
     command = [sys.executable, "-m", "jaxinit.cli", "plot", str(out)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         process.stdout.close()
@@ -109,10 +147,14 @@ def test_run_then_again_then_plot(tmp_path: Path) -> None:
         "plot no-such-folder",
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_2(words: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_bad_input_is_one_line_and_exit_code_2(
+    words: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     extra = ["--out", str(tmp_path / "s")] if words.startswith("run") else []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("jaxinit.engine.sweep.one_device_per_core", lambda: None)  # the suite has set its devices up
+        patch.setattr(
+            "jaxinit.engine.sweep.one_device_per_core", lambda: None
+        )  # the suite has set its devices up
         assert cli.main([*words.split(), *extra]) == 2
     error = capsys.readouterr().err
     assert error.startswith("jaxinit: ")
@@ -125,15 +167,25 @@ def test_bad_input_is_one_line_and_exit_code_2(words: str, capsys: pytest.Captur
     [
         (
             "run --lrs abc",
-            "Error parsing --lrs: Could not find valid parse for arguments: ['abc']; see jaxinit run --help",
+            "Error parsing --lrs: Could not find valid parse for arguments: ['abc']; see jaxinit "
+            "run --help",
         ),
-        ("run --residul", "Unrecognized options: --residul; perhaps you meant --residual; see jaxinit run --help"),
-        ("run --hidden", "Missing value for argument '--hidden'. Expected 1 values; see jaxinit run --help"),
+        (
+            "run --residul",
+            "Unrecognized options: --residul; perhaps you meant --residual; see jaxinit run --help",
+        ),
+        (
+            "run --hidden",
+            "Missing value for argument '--hidden'. Expected 1 values; see jaxinit run --help",
+        ),
         ("frob", "Unrecognized options: frob; Available subcommands: run, probe, "),
         ("probe --schemes", "schemes must be one or more different names, got none"),
         ("coordcheck --schemes", "schemes must be one or more different names, got none"),
         ("coordcheck --widths 8 -1", "hidden must be 1 to 2147483647, got -1"),
-        ("coordcheck --steps 0", "steps must be 1 or more, got 0: without a step there is no change to judge"),
+        (
+            "coordcheck --steps 0",
+            "steps must be 1 or more, got 0: without a step there is no change to judge",
+        ),
         ("probe --lrs 1e39", "learning rates must be positive, finite and different"),
     ],
 )
@@ -170,7 +222,13 @@ def test_output_that_cannot_be_written(to: str, code: int) -> None:
 
 def test_what_the_environment_says_of_arithmetic_changes_no_record(tmp_path: Path) -> None:
     study = Study(
-        hidden=8, schemes=("small_normal", "uniform01"), lrs=(3000.0,), seeds=2, epochs=1, batch=256, target=0.5
+        hidden=8,
+        schemes=("small_normal", "uniform01"),
+        lrs=(3000.0,),
+        seeds=2,
+        epochs=1,
+        batch=256,
+        target=0.5,
     )
     plain = campaign.run(study, out=tmp_path / "a", progress=False)
     with jax.enable_x64(True), jax.debug_nans(True), jax.debug_infs(True), jax.enable_checks(True):
@@ -194,19 +252,43 @@ def test_what_the_environment_says_of_arithmetic_changes_no_record(tmp_path: Pat
         ("JAX_NUMPY_RANK_PROMOTION", "raise"),
     ],
 )
-def test_commands_work_whatever_the_environment_says(variable: str, value: str, tmp_path: Path) -> None:
-    probe = "probe --model lstm --task adding --length 10 --hidden 8 --seeds 2 --examples 9 --schemes orthogonal+lsuv"
+def test_commands_work_whatever_the_environment_says(
+    variable: str, value: str, tmp_path: Path
+) -> None:
+    probe = (
+        "probe --model lstm --task adding --length 10 --hidden 8 --seeds 2 --examples 9 --schemes "
+        "orthogonal+lsuv"
+    )
     for words in (f"run {SMALL}", probe):
-        command = [sys.executable, "-m", "jaxinit.cli", *words.split(), "--out", str(tmp_path / words[:3])]
-        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, variable: value})
+        command = [
+            sys.executable,
+            "-m",
+            "jaxinit.cli",
+            *words.split(),
+            "--out",
+            str(tmp_path / words[:3]),
+        ]
+        done = subprocess.run(
+            command, capture_output=True, text=True, env={**os.environ, variable: value}
+        )
         assert done.returncode == 0, done.stderr
         assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("platform", ["rocm", "cuda"])
 def test_a_platform_that_is_not_there_is_one_line(platform: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "jaxinit.cli", "run", *SMALL.split(), "--out", str(tmp_path / "s")]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "JAX_PLATFORMS": platform})
+    command = [
+        sys.executable,
+        "-m",
+        "jaxinit.cli",
+        "run",
+        *SMALL.split(),
+        "--out",
+        str(tmp_path / "s"),
+    ]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "JAX_PLATFORMS": platform}
+    )
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].endswith(f"unset JAX_PLATFORMS, which is {platform!r}")
     assert "Traceback" not in done.stderr
@@ -235,4 +317,7 @@ def test_reproduce_knows_its_experiments(capsys: pytest.CaptureFixture[str]) -> 
     assert cli.main(["list", "experiments"]) == 0
     assert "glorot2010" in capsys.readouterr().out
     assert cli.main(["reproduce", "glorot2011"]) == 2
-    assert "no experiment is called 'glorot2011'; the nearest is 'glorot2010'" in capsys.readouterr().err
+    assert (
+        "no experiment is called 'glorot2011'; the nearest is 'glorot2010'"
+        in capsys.readouterr().err
+    )

@@ -5,7 +5,9 @@ import pytest
 from jaxinit import console
 
 
-def test_an_interrupted_study_exits_130_and_says_how_to_look(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_interrupted_study_exits_130_and_says_how_to_look(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     def interrupt() -> int:
         raise KeyboardInterrupt
 
@@ -18,16 +20,27 @@ def test_an_interrupted_study_exits_130_and_says_how_to_look(capsys: pytest.Capt
     [
         (
             OSError(28, "No space left on device", "results/x"),
-            "results/x: No space left on device; free some space; the same command goes on from there\n",
+            "results/x: No space left on device; free some space; the same command goes on from "
+            "there\n",
         ),
         (
             PermissionError(13, "Permission denied", "results"),
             "results: Permission denied; let it be read and written, or give another folder\n",
         ),
         (OSError("odd"), "the output: odd"),
-        (MemoryError(), "out of memory (no more is known); make hidden, batch or length smaller, or give fewer seeds"),
-        (RuntimeError("RESOURCE_EXHAUSTED: 9 bytes\nmore"), "out of memory (RESOURCE_EXHAUSTED: 9 bytes more); make"),
-        (ValueError("two\nlines\x1b[0m"), "ValueError: two lines\\x1b[0m; run with JAXINIT_DEBUG=1 for the traceback"),
+        (
+            MemoryError(),
+            "out of memory (no more is known); make hidden, batch or length smaller, or give "
+            "fewer seeds",
+        ),
+        (
+            RuntimeError("RESOURCE_EXHAUSTED: 9 bytes\nmore"),
+            "out of memory (RESOURCE_EXHAUSTED: 9 bytes more); make",
+        ),
+        (
+            ValueError("two\nlines\x1b[0m"),
+            "ValueError: two lines\\x1b[0m; run with JAXINIT_DEBUG=1 for the traceback",
+        ),
     ],
 )
 def test_an_error_of_the_machine_is_one_line_and_exit_code_1(

@@ -18,7 +18,9 @@ NO_EPOCHS = {"mup_transfer", "depth_transfer"}  # where epochs to a target are n
 # All of them in this process: they share what is imported and compiled.
 @pytest.mark.usefixtures("as_users_run")
 @pytest.mark.parametrize("name", [path.stem for path in EXPERIMENTS])
-def test_smoke(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_smoke(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr("jaxinit.analysis.figure.FORMATS", ("png",))  # SVG is a tenth of the time
     out = tmp_path / "smoke"
     assert cli.main(["reproduce", name, "--size", "smoke", "--out", str(out)]) == 0
@@ -26,7 +28,9 @@ def test_smoke(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     assert bool(summary["table"]) == (name not in NO_EPOCHS)
     assert summary["claims"]
     for path in out.rglob("summary.json"):  # also those of the studies it is made of
-        assert {claim["verdict"] for claim in json.loads(path.read_text())["claims"]} <= {None}, path
+        assert {claim["verdict"] for claim in json.loads(path.read_text())["claims"]} <= {None}, (
+            path
+        )
     said = capsys.readouterr().out
     assert not any(word in said for word in ("; supported", "; refuted", "; too noisy")), said
     assert list((out / "figures").glob("*.png"))
@@ -43,4 +47,7 @@ def test_the_docstring_has_the_command_the_time_and_the_numbers_to_expect(path: 
 def test_quick_is_the_main_job() -> None:
     sizes = runpy.run_path(str(cli.experiments()["rnn_convergence"]))["SIZES"]
     resolved = check(Study()).study
-    assert check(next(iter(sizes["quick"].values()))).study.__dict__ | {"activation": None} == resolved.__dict__
+    assert (
+        check(next(iter(sizes["quick"].values()))).study.__dict__ | {"activation": None}
+        == resolved.__dict__
+    )

@@ -1,4 +1,5 @@
-"""Imports point down, from folder to folder: reads every import of the package, also those inside functions."""
+"""Imports point down, from folder to folder: reads every import of the package, also those inside
+functions."""
 
 import ast
 import sys
@@ -8,7 +9,8 @@ import pytest
 
 TESTS = Path(__file__).parent
 PACKAGE = TESTS.parent / "jaxinit"
-# From the ground up. A folder, or a file beside the folders, imports from the floors below and from itself.
+# From the ground up. A folder, or a file beside the folders, imports from the floors below and from
+# itself.
 FLOORS = [
     {"spec", "theory", "study"},
     {"initializers", "introspect", "tasks", "analysis"},
@@ -38,7 +40,8 @@ def module(path: Path) -> str:
 
 
 def imports(path: Path) -> set[str]:
-    """Every module that a file imports, absolute; of `from a import b` both a.b, where that is a module, and a."""
+    """Every module that a file imports, absolute; of `from a import b` both a.b, where that is a
+    module, and a."""
     found = set()
     for node in ast.walk(ast.parse((PACKAGE / path).read_text())):
         if isinstance(node, ast.Import):
@@ -60,7 +63,9 @@ def test_imports_point_down(path: Path) -> None:
     for name in imports(path):
         if name.startswith("jaxinit."):
             there = name.split(".")[1]
-            assert there == here or FLOOR[there] < FLOOR[here], f"{here} (floor {FLOOR[here]}) imports {there}"
+            assert there == here or FLOOR[there] < FLOOR[here], (
+                f"{here} (floor {FLOOR[here]}) imports {there}"
+            )
 
 
 def test_no_circle_inside_a_folder() -> None:
@@ -87,7 +92,8 @@ def test_every_floor_is_inhabited() -> None:
 
 
 def test_tests_mirror_the_package() -> None:
-    """Every file has its test at the same place, but for models and tasks, which are tested as wholes."""
+    """Every file has its test at the same place, but for models and tasks, which are tested as
+    wholes."""
     tested = {path.with_name(f"test_{path.name}") for path in FILES if path.stem != "__init__"}
     mirrored = {path for path in tested if path.parts[0] not in PLACES}
     missing = [str(path) for path in sorted(mirrored) if not (TESTS / path).exists()]

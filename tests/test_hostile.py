@@ -1,4 +1,5 @@
-"""Random command lines, most of them senseless: carried out, or refused in one line, and nothing is left behind."""
+"""Random command lines, most of them senseless: carried out, or refused in one line, and nothing is
+left behind."""
 
 import random
 import shutil
@@ -18,19 +19,83 @@ from jaxinit.tasks import TASKS
 CODES = {0, 1, 2, 130, 141}
 COMMANDS = ("run", "probe", "coordcheck", "reproduce", "list", "plot")
 NUMBERS = (
-    "0", "-1", "-0", "1", "2", "3", "7", "1.5", "-2.5", "1e-3", "0.1", "1e39", "-1e39", "1e-46", "1e400", "nan", "inf",
-    "-inf", "2147483647", "2147483648", "4294967296", "9223372036854775808", str(10**30), "9" * 400, "0x10", "1_0", "٣",
-    "", " ", "--", "-", "None", "True", "many",
-)  # fmt: skip
+    "0",
+    "-1",
+    "-0",
+    "1",
+    "2",
+    "3",
+    "7",
+    "1.5",
+    "-2.5",
+    "1e-3",
+    "0.1",
+    "1e39",
+    "-1e39",
+    "1e-46",
+    "1e400",
+    "nan",
+    "inf",
+    "-inf",
+    "2147483647",
+    "2147483648",
+    "4294967296",
+    "9223372036854775808",
+    str(10**30),
+    "9" * 400,
+    "0x10",
+    "1_0",
+    "٣",
+    "",
+    " ",
+    "--",
+    "-",
+    "None",
+    "True",
+    "many",
+)
 NAMES = (
-    "", " ", "no_such", "Orthogonal", "orthogonal+", "+lsuv", "orthogonal+lsuv+lsuv", "[bold]x[/bold]",
-    "$\\frac{1}{2}$", ":smile:", "größe",
-    "初期化", "\u202eabc", "a\nb", "\x1b[31m", "x" * 300, "../../etc", "{}", "%s", "None", "*",
-)  # fmt: skip
+    "",
+    " ",
+    "no_such",
+    "Orthogonal",
+    "orthogonal+",
+    "+lsuv",
+    "orthogonal+lsuv+lsuv",
+    "[bold]x[/bold]",
+    "$\\frac{1}{2}$",
+    ":smile:",
+    "größe",
+    "初期化",
+    "\u202eabc",
+    "a\nb",
+    "\x1b[31m",
+    "x" * 300,
+    "../../etc",
+    "{}",
+    "%s",
+    "None",
+    "*",
+)
 PATHS = (
-    "missing.txt", "no/such/folder", "folder", "some.txt", "binary.bin", "empty.txt", "short.txt", "latin1.txt", ".",
-    "", "/proc/no/such", "/dev/null", "/dev/null/x", "x" * 300, "größe.txt", "~", "-",
-)  # fmt: skip
+    "missing.txt",
+    "no/such/folder",
+    "folder",
+    "some.txt",
+    "binary.bin",
+    "empty.txt",
+    "short.txt",
+    "latin1.txt",
+    ".",
+    "",
+    "/proc/no/such",
+    "/dev/null",
+    "/dev/null/x",
+    "x" * 300,
+    "größe.txt",
+    "~",
+    "-",
+)
 KNOWN = {
     "model": list(MODELS),
     "task": [name for name in TASKS if "mnist" not in name and "cifar" not in name],
@@ -50,7 +115,10 @@ OF_COMMANDS = {
     "plot": (),
 }
 SEVERAL = ("schemes", "lrs", "widths", "depths")
-FLAGS = ("verbose", *(field.name.replace("_", "-") for field in fields(Study) if field.type is bool))
+FLAGS = (
+    "verbose",
+    *(field.name.replace("_", "-") for field in fields(Study) if field.type is bool),
+)
 SMALL = {
     "run": "--hidden 4 --schemes small_normal orthogonal --lrs 0.1 --seeds 2 --epochs 1 --batch 64",
     "probe": "--hidden 4 --seeds 2 --examples 5",
@@ -65,11 +133,19 @@ class Begun(BaseException):
 def command_line(chance: random.Random) -> list[str]:
     """One random command line."""
     command = chance.choice((*COMMANDS, "run", "run", "run", "probe", "coordcheck"))
-    words = [chance.choice(("", "frob", "RUN", "--help", "-", "[b]")) if chance.random() < 0.03 else command]
+    words = [
+        chance.choice(("", "frob", "RUN", "--help", "-", "[b]"))
+        if chance.random() < 0.03
+        else command
+    ]
     words += SMALL.get(command, "").split()
     if command in ("reproduce", "list", "plot") and chance.random() < 0.9:
-        known = {"reproduce": ["glorot2010"], "list": ["models", "all"], "plot": ["folder"]}[command]
-        words.append(chance.choice(known) if chance.random() < 0.4 else chance.choice((*NAMES, *PATHS)))
+        known = {"reproduce": ["glorot2010"], "list": ["models", "all"], "plot": ["folder"]}[
+            command
+        ]
+        words.append(
+            chance.choice(known) if chance.random() < 0.4 else chance.choice((*NAMES, *PATHS))
+        )
     possible = list(OF_COMMANDS[command])
     if command in SMALL:
         possible += SETTINGS
@@ -84,8 +160,13 @@ def command_line(chance: random.Random) -> list[str]:
 def option(chance: random.Random, name: str) -> list[str]:
     """An option with a value that may make sense, or several."""
     if name in FLAGS:
-        return [f"--{chance.choice(('', '', 'no-'))}{name}", *(["yes"] if chance.random() < 0.1 else [])]
-    count = chance.choice((0, 1, 2, 3)) if name in SEVERAL else chance.choice((0, 1, 1, 1, 1, 1, 1, 2))
+        return [
+            f"--{chance.choice(('', '', 'no-'))}{name}",
+            *(["yes"] if chance.random() < 0.1 else []),
+        ]
+    count = (
+        chance.choice((0, 1, 2, 3)) if name in SEVERAL else chance.choice((0, 1, 1, 1, 1, 1, 1, 2))
+    )
     return [f"--{name}", *(value(chance, name) for _ in range(count))]
 
 
@@ -108,7 +189,8 @@ def begins(*_args: object, **_options: object) -> None:
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder to work in, with files of several kinds, where a command ends as soon as it begins to compute."""
+    """A folder to work in, with files of several kinds, where a command ends as soon as it begins
+    to compute."""
     for where in (
         "engine.campaign.draw_starts",
         "engine.survey.draw_starts",
@@ -116,8 +198,12 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "cli.runpy.run_path",
     ):
         monkeypatch.setattr(f"jaxinit.{where}", begins)
-    monkeypatch.setattr("jaxinit.engine.campaign.identify", lambda cell: {})  # which traces the model
-    monkeypatch.setattr("jaxinit.engine.sweep.one_device_per_core", lambda: None)  # the suite has set its devices up
+    monkeypatch.setattr(
+        "jaxinit.engine.campaign.identify", lambda cell: {}
+    )  # which traces the model
+    monkeypatch.setattr(
+        "jaxinit.engine.sweep.one_device_per_core", lambda: None
+    )  # the suite has set its devices up
     monkeypatch.setattr("jaxinit.engine.sweep.keep_compilations", lambda: None)
     monkeypatch.setattr("jaxinit.engine.sweep.free_on_host", lambda: 2**30)
     monkeypatch.chdir(tmp_path)
@@ -145,7 +231,9 @@ def carried_out(words: list[str]) -> int | None:
         return int(stop.code or 0)
 
 
-def try_many(count: int, seed: int, place: Path, capsys: pytest.CaptureFixture[str]) -> dict[int | None, int]:
+def try_many(
+    count: int, seed: int, place: Path, capsys: pytest.CaptureFixture[str]
+) -> dict[int | None, int]:
     """Try random command lines, assert what holds for each, and count how they end."""
     chance, ends = random.Random(seed), {}
     before = contents(place)

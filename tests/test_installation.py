@@ -1,4 +1,5 @@
-"""A wheel that was built from the source archive has all of the command, in another folder than the checkout."""
+"""A wheel that was built from the source archive has all of the command, in another folder than the
+checkout."""
 
 import os
 import subprocess
@@ -13,7 +14,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 EXPERIMENTS = {path.stem for path in (ROOT / "experiments").glob("*.py")}
 SMALL = "--hidden 8 --seeds 2 --schemes small_normal orthogonal --baseline small_normal"
-COMMANDS = [  # all in one process of the environment: starting Python and JAX takes longer than any of them
+# all in one process of the environment: starting Python and JAX takes longer than any of them
+COMMANDS = [
     "list",
     f"run {SMALL} --lrs 0.1 --epochs 1 --batch 128 --target 0.5 --out results/study",
     "plot results/study",
@@ -35,8 +37,18 @@ for words in {COMMANDS}:
 
 
 def build(source: Path, kind: str, folder: Path) -> Path:
-    """Build the sdist or the wheel of `source`, without a network: the backend is a development tool here."""
-    command = [sys.executable, "-m", "hatchling", "build", "--target", kind, "--directory", str(folder)]
+    """Build the sdist or the wheel of `source`, without a network: the backend is a development
+    tool here."""
+    command = [
+        sys.executable,
+        "-m",
+        "hatchling",
+        "build",
+        "--target",
+        kind,
+        "--directory",
+        str(folder),
+    ]
     subprocess.run(command, cwd=source, check=True, capture_output=True)
     (built,) = folder.glob({"sdist": "*.tar.gz", "wheel": "*.whl"}[kind])
     return built
@@ -54,16 +66,30 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def scripts(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The scripts of an environment with the wheel, which borrows the other packages of this one."""
+    """The scripts of an environment with the wheel, which borrows the other packages of this
+    one."""
     folder = tmp_path_factory.mktemp("installed")
     wheel = build(source, "wheel", folder)
     venv.create(folder / "venv")
     bin_folder = folder / "venv" / ("Scripts" if os.name == "nt" else "bin")
     python = bin_folder / Path(sys.executable).name
-    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps", "--no-index"]
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        str(python),
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-index",
+    ]
     subprocess.run([*pip, str(wheel)], check=True)
-    paths = sysconfig.get_paths(vars={"base": str(folder / "venv"), "platbase": str(folder / "venv")})
-    # A line of a .pth file adds a folder, but does not read the .pth files in it: the checkout stays invisible.
+    paths = sysconfig.get_paths(
+        vars={"base": str(folder / "venv"), "platbase": str(folder / "venv")}
+    )
+    # A line of a .pth file adds a folder, but does not read the .pth files in it: the checkout
+    # stays invisible.
     borrowed = Path(paths["purelib"]) / "borrowed.pth"
     borrowed.write_text("\n".join({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}))
     return bin_folder
@@ -78,7 +104,9 @@ def test_the_source_archive_has_what_tests_and_scripts_need(source: Path) -> Non
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
     if listed.returncode:
         pytest.skip("not a git checkout")
-    here = {path for path in listed.stdout.splitlines() if not path.startswith((".ci/", "results/"))}
+    here = {
+        path for path in listed.stdout.splitlines() if not path.startswith((".ci/", "results/"))
+    }
     packed = {str(path.relative_to(source)) for path in source.rglob("*") if path.is_file()}
     assert here - packed == set()
 
@@ -95,7 +123,9 @@ def test_every_command_works_from_a_wheel_in_an_empty_folder(scripts: Path, tmp_
     for words in COMMANDS:
         command = words.split()[0]
         codes = ("0", "1") if command == "coordcheck" else ("0",)  # 1 is its verdict
-        assert any(f"exit code of {command}: {code}\n" in done.stderr for code in codes), done.stderr
+        assert any(f"exit code of {command}: {code}\n" in done.stderr for code in codes), (
+            done.stderr
+        )
     package = Path(done.stdout.splitlines()[0]).parent
     assert ROOT not in package.parents
     assert (package / "py.typed").exists()

@@ -31,7 +31,9 @@ KEY = jax.random.key(0)
 
 
 def test_leaves_say_everything_a_scheme_may_know() -> None:
-    leaves = {leaf.name: leaf for leaf in introspect.leaves(LSTM(3, 5, 2, layers=2, rngs=nnx.Rngs(0)))}
+    leaves = {
+        leaf.name: leaf for leaf in introspect.leaves(LSTM(3, 5, 2, layers=2, rngs=nnx.Rngs(0)))
+    }
     assert set(leaves) == {
         *(f"layers.{k}.{name}" for k in (0, 1) for name in ("input", "recurrent", "bias")),
         "readout.kernel",
@@ -74,7 +76,9 @@ def test_a_parameter_without_dims_is_an_error_with_its_name() -> None:
         def __init__(self):
             self.w = nnx.Param(jnp.zeros((2, 3)))
 
-    with pytest.raises(ValueError, match=r"parameter 'w' \(shape \(2, 3\)\) declares no dims and role"):
+    with pytest.raises(
+        ValueError, match=r"parameter 'w' \(shape \(2, 3\)\) declares no dims and role"
+    ):
         introspect.leaves(Foreign())
 
 
@@ -94,7 +98,10 @@ def test_our_modules_live_inside_any_flax_module() -> None:
             self.inner = MLP(4, 8, 2, kernel_init=constant(0.5), rngs=rngs)
 
     names = [leaf.name for leaf in introspect.leaves(Net(nnx.Rngs(0)))]
-    assert names == [f"inner.{name}" for name in ("layers.0.bias", "layers.0.kernel", "readout.bias", "readout.kernel")]
+    assert names == [
+        f"inner.{name}"
+        for name in ("layers.0.bias", "layers.0.kernel", "readout.bias", "readout.kernel")
+    ]
 
 
 def test_flaxs_own_layers_are_declared_by_what_they_are() -> None:
@@ -119,7 +126,9 @@ def test_flaxs_own_layers_are_declared_by_what_they_are() -> None:
     assert found["layers.0.kernel"] == ("io", "hidden")
     assert found["mine"] == (".io", "recurrent")  # what is declared already stays
     drawn = introspect.initialize(net, SCHEMES["he_normal"], jax.random.key(0))
-    assert float(jnp.std(drawn.attention.query.kernel[...])) == pytest.approx((2 / 8) ** 0.5, rel=0.3)
+    assert float(jnp.std(drawn.attention.query.kernel[...])) == pytest.approx(
+        (2 / 8) ** 0.5, rel=0.3
+    )
 
 
 RNGS = nnx.Rngs(0)
@@ -149,7 +158,10 @@ LAYERS: dict[str, tuple[Callable[[], nnx.Module], dict[str, tuple[str, int, int,
         lambda: nnx.Conv(256, 256, (3, 3), feature_group_count=256, rngs=RNGS),
         {"kernel": (".wwio", 9, 9, 256, "hidden")},
     ),
-    "ConvTranspose": (lambda: nnx.ConvTranspose(8, 6, (3,), rngs=RNGS), {"kernel": ("wio", 24, 18, 1, "hidden")}),
+    "ConvTranspose": (
+        lambda: nnx.ConvTranspose(8, 6, (3,), rngs=RNGS),
+        {"kernel": ("wio", 24, 18, 1, "hidden")},
+    ),
     "transposed kernel": (
         lambda: nnx.ConvTranspose(8, 6, (3,), transpose_kernel=True, rngs=RNGS),
         {"kernel": ("woi", 24, 18, 1, "hidden")},
@@ -173,15 +185,24 @@ LAYERS: dict[str, tuple[Callable[[], nnx.Module], dict[str, tuple[str, int, int,
     ),
     "SimpleCell": (
         lambda: nnx.SimpleCell(5, H, rngs=RNGS),
-        {"dense_i.kernel": ("io", 5, H, 1, "input"), "dense_h.kernel": ("io", H, H, 1, "recurrent")},
+        {
+            "dense_i.kernel": ("io", 5, H, 1, "input"),
+            "dense_h.kernel": ("io", H, H, 1, "recurrent"),
+        },
     ),
     "GRUCell": (
         lambda: nnx.GRUCell(5, H, rngs=RNGS),
-        {"dense_i.kernel": (".io", 5, H, 3, "input"), "dense_h.kernel": (".io", H, H, 3, "recurrent")},
+        {
+            "dense_i.kernel": (".io", 5, H, 3, "input"),
+            "dense_h.kernel": (".io", H, H, 3, "recurrent"),
+        },
     ),
     "OptimizedLSTMCell": (
         lambda: nnx.OptimizedLSTMCell(5, H, rngs=RNGS),
-        {"dense_i.kernel": (".io", 5, H, 4, "input"), "dense_h.kernel": (".io", H, H, 4, "recurrent")},
+        {
+            "dense_i.kernel": (".io", 5, H, 4, "input"),
+            "dense_h.kernel": (".io", H, H, 4, "recurrent"),
+        },
     ),
     "LSTMCell": (
         lambda: nnx.LSTMCell(5, H, rngs=RNGS),
@@ -197,8 +218,13 @@ LAYERS: dict[str, tuple[Callable[[], nnx.Module], dict[str, tuple[str, int, int,
         {"layer_instance.kernel": ("io", 6, 4, 1, "hidden")},
     ),
     "stacked by vmap": (
-        lambda: nnx.vmap(lambda key: nnx.GRUCell(5, H, rngs=nnx.Rngs(key)))(jax.random.split(KEY, 2)),
-        {"dense_i.kernel": ("..io", 5, H, 6, "input"), "dense_h.kernel": ("..io", H, H, 6, "recurrent")},
+        lambda: nnx.vmap(lambda key: nnx.GRUCell(5, H, rngs=nnx.Rngs(key)))(
+            jax.random.split(KEY, 2)
+        ),
+        {
+            "dense_i.kernel": ("..io", 5, H, 6, "input"),
+            "dense_h.kernel": ("..io", H, H, 6, "recurrent"),
+        },
     ),
 }
 
@@ -207,7 +233,10 @@ LAYERS: dict[str, tuple[Callable[[], nnx.Module], dict[str, tuple[str, int, int,
 def test_every_layer_of_flax_has_its_fans_and_its_copies(name: str) -> None:
     make, expected = LAYERS[name]
     found = {leaf.name: leaf for leaf in introspect.leaves(declare(make())) if leaf.is_kernel}
-    told = {name: (leaf.dims, leaf.fan_in, leaf.fan_out, leaf.copies, leaf.role) for name, leaf in found.items()}
+    told = {
+        name: (leaf.dims, leaf.fan_in, leaf.fan_out, leaf.copies, leaf.role)
+        for name, leaf in found.items()
+    }
     assert told == expected
 
 
@@ -225,19 +254,32 @@ def test_every_vector_of_flax_has_its_role() -> None:
             )
             self.prelu = nnx.PReLU()
             self.cell = nnx.GRUCell(5, 6, rngs=rngs)
-            self.attention = nnx.MultiHeadAttention(2, 6, decode=False, normalize_qk=True, rngs=rngs)
+            self.attention = nnx.MultiHeadAttention(
+                2, 6, decode=False, normalize_qk=True, rngs=rngs
+            )
 
     net = declare(Net(nnx.Rngs(0)))
     found = {leaf.name: leaf for leaf in introspect.leaves(net)}
     for k in range(5):
         scale = found[f"norms.{k}.scale"]
-        assert (scale.dims, scale.role, scale.kind, scale.inputs, scale.layer) == ("o", "scale", "norm", 6, k)
+        assert (scale.dims, scale.role, scale.kind, scale.inputs, scale.layer) == (
+            "o",
+            "scale",
+            "norm",
+            6,
+            k,
+        )
     assert found["norms.3.bias"].role == "bias"
     assert (found["prelu.negative_slope"].dims, found["prelu.negative_slope"].role) == ("", "slope")
     assert found["attention.query_ln.scale"].role == "scale"
     assert (found["attention.query.bias"].dims, found["attention.query.bias"].inputs) == (".o", 6)
     bias = found["cell.dense_i.bias"]
-    assert (bias.shape, bias.dims, bias.gate, bias.kind) == ((3, 6), ".o", ("reset", "update", "new"), "gru")
+    assert (bias.shape, bias.dims, bias.gate, bias.kind) == (
+        (3, 6),
+        ".o",
+        ("reset", "update", "new"),
+        "gru",
+    )
     drawn = introspect.initialize(net, SCHEMES["he_normal"], KEY)
     assert float(drawn.prelu.negative_slope[...]) == pytest.approx(0.01)
     assert drawn.cell.dense_i.bias.get_value().shape == (18,)
@@ -245,12 +287,15 @@ def test_every_vector_of_flax_has_its_role() -> None:
 
 @pytest.mark.parametrize(("cell", "gates"), [(nnx.GRUCell, 3), (nnx.OptimizedLSTMCell, 4)])
 def test_fused_gates_are_drawn_one_by_one(cell: Any, gates: int) -> None:
-    net = introspect.initialize(declare(cell(5, H, rngs=nnx.Rngs(0))), SCHEMES["saxe_orthogonal"], KEY)
+    net = introspect.initialize(
+        declare(cell(5, H, rngs=nnx.Rngs(0))), SCHEMES["saxe_orthogonal"], KEY
+    )
     for gate in np.split(np.asarray(net.dense_h.kernel[...]), gates, axis=1):
         np.testing.assert_allclose(np.linalg.svd(gate, compute_uv=False), 1, atol=1e-5)
     he = introspect.initialize(net, SCHEMES["he_normal"], KEY)
     for gate in np.split(np.asarray(he.dense_h.kernel[...]), gates, axis=1):
-        # The standard error of a standard deviation of n entries is 1/sqrt(2 n) of it: four of them.
+        # The standard error of a standard deviation of n entries is 1/sqrt(2 n) of it: four of
+        # them.
         assert gate.std() == pytest.approx(math.sqrt(2 / H), rel=4 / math.sqrt(2 * gate.size))
 
 
@@ -276,7 +321,8 @@ def test_a_forget_bias_reaches_either_lstm(cell: Any) -> None:
 
 
 class Fused(nnx.Module):
-    """Blocks as many a user writes them: one kernel for queries, keys and values, plain layers elsewhere."""
+    """Blocks as many a user writes them: one kernel for queries, keys and values, plain layers
+    elsewhere."""
 
     def __init__(self, d: int, blocks: int, rngs: nnx.Rngs):
         self.blocks = nnx.List(
@@ -314,9 +360,19 @@ def test_a_fused_projection_is_three_parameters_and_its_bias_too() -> None:
     found = {leaf.name: leaf for leaf in introspect.leaves(net)}
     for part in ("query", "key", "value"):
         kernel, bias = found[f"blocks.1.qkv.kernel.{part}"], found[f"blocks.1.qkv.bias.{part}"]
-        assert (kernel.shape, kernel.role, kernel.layer, kernel.n_layers, kernel.width) == ((16, 16), part, 1, 2, 16)
+        assert (kernel.shape, kernel.role, kernel.layer, kernel.n_layers, kernel.width) == (
+            (16, 16),
+            part,
+            1,
+            2,
+            16,
+        )
         assert (bias.shape, bias.role) == ((16,), "bias")
-    assert (found["head.kernel"].role, found["head.kernel"].layer, found["head.bias"].kind) == ("readout", 2, "readout")
+    assert (found["head.kernel"].role, found["head.kernel"].layer, found["head.bias"].kind) == (
+        "readout",
+        2,
+        "readout",
+    )
     assert (found["w_extra"].dims, found["w_extra"].role_assumed) == ("io", True)
     drawn = introspect.initialize(net, SCHEMES["saxe_orthogonal"], KEY)
     for part in np.split(np.asarray(drawn.blocks[0].qkv.kernel[...]), 3, axis=1):
@@ -324,7 +380,9 @@ def test_a_fused_projection_is_three_parameters_and_its_bias_too() -> None:
     pure, x = functional(lambda: drawn), jax.random.normal(KEY, (3, 4, 16))
     values = introspect.values(drawn)
     np.testing.assert_allclose(jax.jit(pure.apply)(values, x), drawn(x), rtol=1e-5, atol=1e-5)
-    again = introspect.initialize(net, lambda leaf: spec.Joint(lambda key, shape, dtype: values[leaf.name]), KEY)
+    again = introspect.initialize(
+        net, lambda leaf: spec.Joint(lambda key, shape, dtype: values[leaf.name]), KEY
+    )
     np.testing.assert_array_equal(again.blocks[1].qkv.kernel[...], drawn.blocks[1].qkv.kernel[...])
 
 
@@ -332,9 +390,13 @@ def test_parts_of_unequal_size_and_copies_without_names() -> None:
     layer = nnx.Linear(8, 16, rngs=nnx.Rngs(0))
     declare(layer, split={"kernel": {"query": 8, "key": 4, "value": 4}})
     assert {leaf.name: leaf.shape for leaf in introspect.leaves(layer)} == {
-        "bias.query": (8,), "bias.key": (4,), "bias.value": (4,),
-        "kernel.query": (8, 8), "kernel.key": (8, 4), "kernel.value": (8, 4),
-    }  # fmt: skip
+        "bias.query": (8,),
+        "bias.key": (4,),
+        "bias.value": (4,),
+        "kernel.query": (8, 8),
+        "kernel.key": (8, 4),
+        "kernel.value": (8, 4),
+    }
     experts = declare(nnx.Linear(8, 16, rngs=nnx.Rngs(0)), split={"kernel": 4})
     kernel = introspect.leaves(experts)[1]
     assert (kernel.shape, kernel.dims, kernel.fan_out) == ((4, 8, 4), ".io", 4)
@@ -343,8 +405,14 @@ def test_parts_of_unequal_size_and_copies_without_names() -> None:
 @pytest.mark.parametrize(
     ("said", "message"),
     [
-        ({"roles": {"nothing": "query"}}, "'nothing' of roles matches no parameter; they are blocks.0.down.bias"),
-        ({"roles": {"*.out": "a", "*.out.kernel": "b"}}, r"'\*.out' and '\*.out.kernel' of roles both match"),
+        (
+            {"roles": {"nothing": "query"}},
+            "'nothing' of roles matches no parameter; they are blocks.0.down.bias",
+        ),
+        (
+            {"roles": {"*.out": "a", "*.out.kernel": "b"}},
+            r"'\*.out' and '\*.out.kernel' of roles both match",
+        ),
         ({"split": {"head": 3}}, "has 5 outputs, which split=3 does not divide"),
         ({"split": {"head": "query"}}, r"split takes a number, or the names"),
         ({"dims": {"w_extra": "i"}}, "'w_extra': dims 'i' names 1 axes"),
@@ -361,13 +429,20 @@ def test_what_is_declared_already_stays_and_what_is_said_goes_first() -> None:
     declare(net)
     declare(net, width=4, roles={"blocks.1.out": "hidden"})
     found = {leaf.name: leaf for leaf in introspect.leaves(net)}
-    assert (found["blocks.0.out.kernel"].role, found["blocks.0.out.kernel"].n_layers) == ("attention_out", 2)
-    assert (found["blocks.1.out.kernel"].role, found["blocks.1.out.kernel"].role_assumed) == ("hidden", False)
+    assert (found["blocks.0.out.kernel"].role, found["blocks.0.out.kernel"].n_layers) == (
+        "attention_out",
+        2,
+    )
+    assert (found["blocks.1.out.kernel"].role, found["blocks.1.out.kernel"].role_assumed) == (
+        "hidden",
+        False,
+    )
     assert found["blocks.0.qkv.kernel.key"].width == 4
 
 
 class Noisy(nnx.Module):
-    """What changes between training and evaluation: batch statistics, dropout, a carry that is drawn at the call."""
+    """What changes between training and evaluation: batch statistics, dropout, a carry that is
+    drawn at the call."""
 
     def __init__(self, rngs: nnx.Rngs, cell: Any = nnx.GRUCell):
         self.rnn = nnx.RNN(cell(8, 12, rngs=rngs), rngs=rngs)
@@ -384,7 +459,8 @@ def noisy(cell: Any = nnx.GRUCell, **said: Any) -> nnx.Module:
 
 
 def test_a_module_is_evaluated_in_evaluation_and_trained_in_training() -> None:
-    """The same 8 examples alone and among 64; noise from the step's key alone, and none without a key."""
+    """The same 8 examples alone and among 64; noise from the step's key alone, and none without a
+    key."""
     net: Any = noisy()
     pure, params = functional(lambda: net), introspect.values(net)
     x = jax.random.normal(KEY, (64, 5, 8))
@@ -404,7 +480,9 @@ def test_a_module_is_evaluated_in_evaluation_and_trained_in_training() -> None:
     np.testing.assert_array_equal(pure.as_trained(params, x), pure.as_trained(params, x))
     net.eval()
     np.testing.assert_allclose(among, net(x), atol=1e-6)
-    assert float(jnp.abs(apply(params | running, x) - among).max()) > 1e-4  # evaluation uses what training gathered
+    assert (
+        float(jnp.abs(apply(params | running, x) - among).max()) > 1e-4
+    )  # evaluation uses what training gathered
 
 
 @pytest.mark.parametrize("cell", [nnx.SimpleCell, nnx.LSTMCell, nnx.OptimizedLSTMCell, nnx.GRUCell])
@@ -427,17 +505,26 @@ def test_a_module_with_noise_and_statistics_is_probed_as_in_training() -> None:
 
 
 def test_a_trial_of_a_module_with_noise_and_statistics() -> None:
-    """Epochs train with fresh noise from the trial's seed, the same each time; blocks of examples change nothing."""
+    """Epochs train with fresh noise from the trial's seed, the same each time; blocks of examples
+    change nothing."""
     task = TASKS["digits_rows"]()
     model = functional(noisy)
     params = spec.draw(SCHEMES["glorot_uniform"], KEY, model.leaves)
     trial = training.Trial(
-        jnp.int32(0), jnp.float32(0.1), jnp.float32(jnp.inf), jnp.float32(jnp.inf), jnp.float32(0), jnp.float32(0),
-        jnp.float32(2), jnp.int32(9),
-    )  # fmt: skip
+        jnp.int32(0),
+        jnp.float32(0.1),
+        jnp.float32(jnp.inf),
+        jnp.float32(jnp.inf),
+        jnp.float32(0),
+        jnp.float32(0),
+        jnp.float32(2),
+        jnp.int32(9),
+    )
     records = []
     for at_once in (None, 64):
-        program = training.make_program(model, task, "sgd", batch=320, evaluations=1, epochs=1, at_once=at_once)
+        program = training.make_program(
+            model, task, "sgd", batch=320, evaluations=1, epochs=1, at_once=at_once
+        )
         advance = jax.jit(program.advance)
         state, first = advance(task.data, program.start(params), trial)
         _, again = advance(task.data, program.start(params), trial)
@@ -455,7 +542,9 @@ def test_state_of_the_callers_own_type_is_carried_and_its_dtype_kept() -> None:
 
     class Net(nnx.Module):
         def __init__(self):
-            self.layer = nnx.Linear(3, 2, param_dtype=jnp.bfloat16, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+            self.layer = nnx.Linear(
+                3, 2, param_dtype=jnp.bfloat16, dtype=jnp.bfloat16, rngs=nnx.Rngs(0)
+            )
             self.steps = Seen(jnp.zeros((), jnp.int32))
 
         def __call__(self, x: jax.Array) -> jax.Array:
@@ -469,13 +558,18 @@ def test_state_of_the_callers_own_type_is_carried_and_its_dtype_kept() -> None:
     assert int(after["steps"]) == 1
     assert list(pure.running) == ["steps"]
     slopes = jax.grad(lambda p: pure.apply(p, jnp.ones((4, 3))).sum())(params)
-    assert slopes["layer.kernel"].dtype == params["layer.kernel"].dtype  # a float32 master copy stays one
+    assert (
+        slopes["layer.kernel"].dtype == params["layer.kernel"].dtype
+    )  # a float32 master copy stays one
 
 
 KEPT: dict[str, tuple[Callable[[jax.Array], Any], Callable[[Any], Any]]] = {
     "attribute": (lambda a: a, lambda kept: kept),
     "marked": (nnx.data, lambda kept: kept),
-    "NumPy": (lambda a: a, lambda kept: kept[: int(kept[1])].sum() * kept),  # a size that a trace must know
+    "NumPy": (
+        lambda a: a,
+        lambda kept: kept[: int(kept[1])].sum() * kept,
+    ),  # a size that a trace must know
     "dict": (lambda a: nnx.data({"table": a}), lambda kept: kept["table"]),
     "list": (lambda a: nnx.data([a]), lambda kept: kept[0]),
     "nnx.Dict": (lambda a: nnx.Dict(table=a), lambda kept: kept["table"]),
@@ -513,14 +607,29 @@ def test_what_weight_normalization_keeps_is_a_constant() -> None:
 
 
 def test_a_study_and_a_probe_take_a_module_with_plain_arrays(tmp_path: Path) -> None:
-    def make(inputs: int, units: int, outputs: int, *, rngs: nnx.Rngs, way: str = "attribute", **unused: Any) -> Any:
+    def make(
+        inputs: int,
+        units: int,
+        outputs: int,
+        *,
+        rngs: nnx.Rngs,
+        way: str = "attribute",
+        **unused: Any,
+    ) -> Any:
         net = nnx.Sequential(Tabled(inputs, outputs, way), lambda y: y.mean(1))
         return declare(net, roles={"*.layer": "readout"}, n_layers=1, width=units)
 
     study = Study(
-        model="own", task="digits_rows", schemes=("lecun_normal",), baseline="lecun_normal", hidden=8, lrs=(0.1,),
-        seeds=2, epochs=1, evaluations=1,
-    )  # fmt: skip
+        model="own",
+        task="digits_rows",
+        schemes=("lecun_normal",),
+        baseline="lecun_normal",
+        hidden=8,
+        lrs=(0.1,),
+        seeds=2,
+        epochs=1,
+        evaluations=1,
+    )
     result = run(study, models={"own": make}, out=tmp_path, progress=False)
     assert np.isfinite(result.records.valid_loss.values).all()
     net, x = make(3, 4, 2, rngs=nnx.Rngs(0), way="dict"), jnp.ones((4, 5, 3))
@@ -536,7 +645,9 @@ def test_an_array_that_was_cached_in_a_trace_is_refused() -> None:
             self.layer = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
             self.table = table()
 
-    with pytest.raises(ValueError, match=r"keeps \['table'\], of arrays without a value: .* functools.cache"):
+    with pytest.raises(
+        ValueError, match=r"keeps \['table'\], of arrays without a value: .* functools.cache"
+    ):
         functional(lambda: declare(Cached()))
 
 
@@ -585,7 +696,10 @@ def test_a_module_that_is_switched_by_an_argument_trains(kind: Any) -> None:
     y, running = pure.learn(params, pure.running, x, Training(KEY))
     assert 0.3 < float(jnp.mean(y == 0)) < 0.7
     np.testing.assert_allclose(running["norm.mean"], 0.01 * x.mean(0), rtol=1e-3)
-    quiet, own = pure.as_trained(params, x), np.asarray(x)  # normalized by the batch, and no unit dropped
+    quiet, own = (
+        pure.as_trained(params, x),
+        np.asarray(x),
+    )  # normalized by the batch, and no unit dropped
     np.testing.assert_allclose(quiet, (own - own.mean(0)) / own.std(0), atol=1e-3)
 
 
@@ -609,7 +723,10 @@ def test_a_layer_that_trains_while_the_module_is_evaluated_is_refused(kind: Any)
     given = {"deterministic": False} if kind is Deterministic else {}
     pure = functional(lambda: declare(Passes(kind(), **given)))
     params = {"block.norm.scale": jnp.ones(3), "block.norm.bias": jnp.zeros(3)}
-    with pytest.raises(ValueError, match=r"'block.norm' is told to train while the module is evaluated, .*pass it on"):
+    with pytest.raises(
+        ValueError,
+        match=r"'block.norm' is told to train while the module is evaluated, .*pass it on",
+    ):
         pure.apply(params, jnp.ones((4, 3)))
 
 
@@ -628,8 +745,12 @@ def test_a_layer_that_is_evaluated_inside_a_transform_is_not_refused(lifted: Any
 
 
 def test_dropout_without_random_state_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"'layers.1' drops units at a rate of 0.5 and has no random state"):
-        functional(lambda: declare(nnx.Sequential(nnx.Linear(2, 2, rngs=nnx.Rngs(0)), nnx.Dropout(0.5))))
+    with pytest.raises(
+        ValueError, match=r"'layers.1' drops units at a rate of 0.5 and has no random state"
+    ):
+        functional(
+            lambda: declare(nnx.Sequential(nnx.Linear(2, 2, rngs=nnx.Rngs(0)), nnx.Dropout(0.5)))
+        )
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -644,8 +765,12 @@ def test_every_model_can_be_pickled_copied_and_be_part_of_a_static_argument(name
 
 @pytest.mark.slow
 @pytest.mark.parametrize("cell", [nnx.SimpleCell, nnx.LSTMCell, nnx.OptimizedLSTMCell, nnx.GRUCell])
-def test_a_study_calibrations_and_the_coordinate_check_take_a_module_of_flax(cell: Any, tmp_path: Path) -> None:
-    def make(inputs: int, units: int, outputs: int, *, layers: int, rngs: nnx.Rngs, **unused: Any) -> nnx.Module:
+def test_a_study_calibrations_and_the_coordinate_check_take_a_module_of_flax(
+    cell: Any, tmp_path: Path
+) -> None:
+    def make(
+        inputs: int, units: int, outputs: int, *, layers: int, rngs: nnx.Rngs, **unused: Any
+    ) -> nnx.Module:
         class Net(nnx.Module):
             def __init__(self):
                 two = (nnx.RNN(cell(inputs, units, rngs=rngs), rngs=rngs) for _ in range(2))
@@ -661,20 +786,31 @@ def test_a_study_calibrations_and_the_coordinate_check_take_a_module_of_flax(cel
 
     names = ("orthogonal", "orthogonal+lsuv", "orthogonal+gradinit", "orthogonal+metainit")
     study = Study(
-        model="net", task="digits_rows", schemes=names, baseline="orthogonal", hidden=16, lrs=(0.1,), seeds=2,
-        epochs=2, batch=256,
-    )  # fmt: skip
+        model="net",
+        task="digits_rows",
+        schemes=names,
+        baseline="orthogonal",
+        hidden=16,
+        lrs=(0.1,),
+        seeds=2,
+        epochs=2,
+        batch=256,
+    )
     result = run(study, models={"net": make}, out=tmp_path)
     assert np.isfinite(result.records.valid_loss.values[..., 0]).all()
     sizes = coordinate_check(
-        replace(study, schemes=("mup(base_width=16)", "orthogonal")), (16, 64), steps=2, models={"net": make}
+        replace(study, schemes=("mup(base_width=16)", "orthogonal")),
+        (16, 64),
+        steps=2,
+        models={"net": make},
     )
     assert "rnn.forward_rnn.cell" in str(sizes.parameter.values)
     assert (sizes.forward.values > 0).all()
 
 
 class Parted(nnx.Module):
-    """Attention's kernels as one, with parts of names of its own; a norm of the queries; blocks in a list."""
+    """Attention's kernels as one, with parts of names of its own; a norm of the queries; blocks in
+    a list."""
 
     def __init__(self, n: int):
         rngs = nnx.Rngs(0)
@@ -712,14 +848,19 @@ class Bare(nnx.Module):
 
 def test_partners_of_bare_parameters_are_said() -> None:
     said = {"dims": {"w*": "io", "bq": "o"}, "roles": {"wq": "query", "wk": "key", "bq": "bias"}}
-    model = declare(Bare(8), **said, partners={"bq": "query", "q_norm": "query"}, width=8, n_layers=1)
+    model = declare(
+        Bare(8), **said, partners={"bq": "query", "q_norm": "query"}, width=8, n_layers=1
+    )
     by_name = {leaf.name: leaf for leaf in introspect.leaves(model)}
     assert {name: leaf.partner for name, leaf in by_name.items() if leaf.partner} == {
         "bq": "query",
         "q_norm.scale": "query",
     }
     assert [name for name, leaf in by_name.items() if leaf.normalized] == ["wq"]
-    with pytest.raises(ValueError, match=r"takes a bias or a scale and the role of a kernel.*'wk' has the role 'key'"):
+    with pytest.raises(
+        ValueError,
+        match=r"takes a bias or a scale and the role of a kernel.*'wk' has the role 'key'",
+    ):
         declare(Bare(8), **said, partners={"wk": "query"})
 
 
@@ -727,7 +868,11 @@ def test_a_bias_belongs_to_the_kernel_of_its_layer_alone() -> None:
     alone = declare(nnx.Linear(4, 4, rngs=nnx.Rngs(0)), roles={"kernel": "readout"}, n_layers=2)
     by_name = {leaf.name: leaf for leaf in introspect.leaves(alone)}
     assert (by_name["bias"].partner, by_name["bias"].layer) == ("readout", 2)
-    roles = {"wq": "query", "wk": "readout", "bq": "bias"}  # a readout and a bias side by side are no pair
+    roles = {
+        "wq": "query",
+        "wk": "readout",
+        "bq": "bias",
+    }  # a readout and a bias side by side are no pair
     bare = declare(Bare(8), dims={"w*": "io", "bq": "o"}, roles=roles, n_layers=2)
     by_name = {leaf.name: leaf for leaf in introspect.leaves(bare)}
     assert (by_name["wk"].layer, by_name["bq"].layer, by_name["bq"].partner) == (2, 0, "")
@@ -742,13 +887,20 @@ def test_what_cannot_be_cut_or_has_no_role_is_said() -> None:
         def __init__(self):
             self.experts, self.eb = nnx.Param(jnp.ones((2, 4, 8))), nnx.Param(jnp.ones((2, 8)))
 
-    said = {"dims": {"experts": ".io", "eb": ".o"}, "split": {"experts": ("gate", "up"), "eb": ("gate", "up")}}
-    assert {leaf.role for leaf in introspect.leaves(declare(Experts(), **said, roles={"eb.*": "bias"}))} >= {"bias"}
+    said = {
+        "dims": {"experts": ".io", "eb": ".o"},
+        "split": {"experts": ("gate", "up"), "eb": ("gate", "up")},
+    }
+    assert {
+        leaf.role for leaf in introspect.leaves(declare(Experts(), **said, roles={"eb.*": "bias"}))
+    } >= {"bias"}
     with pytest.raises(ValueError, match=r"parameter 'eb\.gate' has no role"):
         introspect.leaves(declare(Experts(), **said))
 
 
 def test_a_role_that_is_nearly_one_is_a_slip() -> None:
-    with pytest.raises(ValueError, match="no role is called 'readuot', and 'readout' is near; the roles are"):
+    with pytest.raises(
+        ValueError, match="no role is called 'readuot', and 'readout' is near; the roles are"
+    ):
         declare(Parted(8), roles={"qkv": "readuot"})
     assert introspect.leaves(declare(Parted(8), roles={"qkv": "mine"}, n_layers=1))

@@ -7,7 +7,9 @@ import jaxinit
 
 
 def test_every_public_name_is_listed_and_there() -> None:
-    assert {"run", "load", "Study", "BadStudy", "Result", "survey", "coordinate_check"} <= set(dir(jaxinit))
+    assert {"run", "load", "Study", "BadStudy", "Result", "survey", "coordinate_check"} <= set(
+        dir(jaxinit)
+    )
     for name in dir(jaxinit):
         assert getattr(jaxinit, name) is not None, name
     assert jaxinit.__version__ == version("jaxinit")

@@ -14,7 +14,8 @@ from jaxinit.engine.resolve import calibrate_starts, check, draw_starts
 from jaxinit.study import Study
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
-TINY = {  # what is added to a command so that it takes seconds; of an option given twice the last counts
+# what is added to a command so that it takes seconds; of an option given twice the last counts
+TINY = {
     "run": "--hidden 8 --seeds 2 --tune-seeds 1 --lrs 0.01 --epochs 1 --evaluations 1 --batch 128",
     "probe": "--hidden 8 --seeds 2 --examples 10",
     "coordcheck": "--seeds 2 --widths 64 128 --steps 1",
@@ -23,14 +24,17 @@ FEWER = {"--length": "12", "--layers": "2"}
 
 
 def commands() -> list[str]:
-    """Every `jaxinit` line of the README's indented blocks, continued lines joined, without its comment."""
+    """Every `jaxinit` line of the README's indented blocks, continued lines joined, without its
+    comment."""
     joined = README.replace("\\\n", " ")
     lines = re.findall(r"^    (jaxinit .*)$", joined, flags=re.MULTILINE)
     return list(dict.fromkeys(" ".join(line.split("#")[0].split()) for line in lines))
 
 
 def of_kind(name: str) -> list[str]:
-    return [command for command in commands() if command.split()[1] == name and "--help" not in command]
+    return [
+        command for command in commands() if command.split()[1] == name and "--help" not in command
+    ]
 
 
 def tiny(command: str) -> list[str]:
@@ -45,14 +49,18 @@ def tiny(command: str) -> list[str]:
     return [*words, *added]
 
 
-RUNNABLE = [command for command in commands() if command.split()[1] in ("run", "probe", "coordcheck")]
+RUNNABLE = [
+    command for command in commands() if command.split()[1] in ("run", "probe", "coordcheck")
+]
 
 
 @pytest.fixture
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, as_users_run: None) -> Path:
     """An empty folder to be in, but for the text that the README's commands name."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "book.txt").write_text("It was the best of times, it was the worst of times. " * 100)
+    (tmp_path / "book.txt").write_text(
+        "It was the best of times, it was the worst of times. " * 100
+    )
     return tmp_path
 
 
@@ -95,7 +103,11 @@ def test_the_other_commands_are_those_that_other_tests_run() -> None:
     assert experiments
     assert all(command.split()[2] in cli.experiments() for command in experiments)
     here = {*of_kind("run"), *of_kind("probe"), *of_kind("coordcheck"), *experiments}
-    assert set(commands()) - here == {"jaxinit list", "jaxinit plot results/...", "jaxinit run --help"}
+    assert set(commands()) - here == {
+        "jaxinit list",
+        "jaxinit plot results/...",
+        "jaxinit run --help",
+    }
 
 
 def test_the_python_runs_as_it_stands(tmp_path: Path) -> None:
@@ -103,8 +115,16 @@ def test_the_python_runs_as_it_stands(tmp_path: Path) -> None:
     assert len(blocks) >= 2
     program = tmp_path / "readme.py"
     program.write_text("\n".join(blocks))
-    environment = os.environ | {"XLA_FLAGS": ""}  # optimized as for its reader: it trains for half a minute
-    done = subprocess.run([sys.executable, program.name], cwd=tmp_path, capture_output=True, text=True, env=environment)
+    environment = os.environ | {
+        "XLA_FLAGS": ""
+    }  # optimized as for its reader: it trains for half a minute
+    done = subprocess.run(
+        [sys.executable, program.name],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "results" / "tiny" / "summary.json").exists()
     assert (tmp_path / "results" / "body.safetensors").exists()

@@ -15,7 +15,13 @@ from jaxinit.engine import campaign
 from jaxinit.study import BadStudy, Interrupted, Study
 
 STUDY = Study(
-    hidden=8, schemes=("small_normal", "orthogonal"), lrs=(0.1, 0.3), seeds=2, tune_seeds=1, epochs=1, target=0.2
+    hidden=8,
+    schemes=("small_normal", "orthogonal"),
+    lrs=(0.1, 0.3),
+    seeds=2,
+    tune_seeds=1,
+    epochs=1,
+    target=0.2,
 )
 TIMES = stats.Times(np.asarray([1.0, 2.0, 3.0]), np.ones(3, bool))
 STUDIES = {"T=8": STUDY, "a ReLU": replace(STUDY, activation="relu")}
@@ -24,7 +30,9 @@ STUDIES = {"T=8": STUDY, "a ReLU": replace(STUDY, activation="relu")}
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> tuple[reproduce.Results, Path]:
     out = tmp_path_factory.mktemp("studies")
-    return {name: campaign.run(study, out=out / name, progress=False) for name, study in STUDIES.items()}, out
+    return {
+        name: campaign.run(study, out=out / name, progress=False) for name, study in STUDIES.items()
+    }, out
 
 
 def test_rows_claims_and_the_figure_of_several_studies(
@@ -56,7 +64,9 @@ def test_the_best_metric_of_a_seed(results: tuple[reproduce.Results, Path]) -> N
     np.testing.assert_array_equal(reproduce.best(lost, "orthogonal"), 0.1)
 
 
-def test_an_interrupted_study_ends_the_experiment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_interrupted_study_ends_the_experiment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """Exit code 130, and no claim from half of the studies."""
     from jaxinit.engine import sweep
 
@@ -70,7 +80,9 @@ def test_an_interrupted_study_ends_the_experiment(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(campaign, "run", half)
     with pytest.raises(Interrupted):
         reproduce.run_all({"T=8": STUDY}, tmp_path)
-    main = reproduce.main_of("x", "About x.", {"quick": STUDIES}, lambda of, out: len(reproduce.run_all(of, out)))
+    main = reproduce.main_of(
+        "x", "About x.", {"quick": STUDIES}, lambda of, out: len(reproduce.run_all(of, out))
+    )
     assert main(["--out", str(tmp_path / "x")]) == 130
 
 
@@ -105,8 +117,8 @@ def test_bad_input_is_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_optimum_of_a_rate_is_read_off_a_parabola() -> None:
-    """A loss whose logarithm is a parabola in log2 of the rate has its optimum where it was put, off the grid or at an
-    edge; a diverged trial counts as the worst."""
+    """A loss whose logarithm is a parabola in log2 of the rate has its optimum where it was put,
+    off the grid or at an edge; a diverged trial counts as the worst."""
     rates, tops = 2.0 ** np.arange(-10, -2), (-6.3, -4.8, -13.0)
     course = np.stack([np.exp(0.1 * (np.log2(rates) - top) ** 2) for top in tops], 1)
     course[-1, 0] = np.nan
@@ -122,10 +134,16 @@ def test_the_optimum_of_a_rate_is_read_off_a_parabola() -> None:
 def test_studies_of_one_scheme_are_rows_of_one_cell(tmp_path: Path) -> None:
     one = replace(STUDY, schemes=("orthogonal",), baseline="orthogonal", lrs=(0.1,), seeds=3)
     studies = {"tanh": one, "relu": replace(one, activation="relu")}
-    found = {name: campaign.run(study, out=tmp_path / name, progress=False) for name, study in studies.items()}
+    found = {
+        name: campaign.run(study, out=tmp_path / name, progress=False)
+        for name, study in studies.items()
+    }
     rows = reproduce.as_one(found, "both", "tanh")
     assert {row["cell"] for row in rows} == {"both"}
-    assert {row["scheme"]: row["drawn_by"] for row in rows} == {"tanh": "orthogonal", "relu": "orthogonal"}
+    assert {row["scheme"]: row["drawn_by"] for row in rows} == {
+        "tanh": "orthogonal",
+        "relu": "orthogonal",
+    }
     relu = next(row for row in rows if row["scheme"] == "relu")
     means = {name: reproduce.times(found[name], "orthogonal").time.mean() for name in studies}
     assert relu["ratio"] == pytest.approx(means["tanh"] / means["relu"])

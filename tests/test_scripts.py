@@ -1,4 +1,5 @@
-"""The set-up scripts say what is missing, and exit non-zero, where there is no Python, no network or no space."""
+"""The set-up scripts say what is missing, and exit non-zero, where there is no Python, no network
+or no space."""
 
 import importlib
 import os
@@ -26,9 +27,17 @@ def clone(tmp_path: Path) -> Path:
 
 
 def run(clone: Path, script: str, **environment: str) -> subprocess.CompletedProcess:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("JAXINIT_", "PIP_", "UV_"))}
+    clean = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("JAXINIT_", "PIP_", "UV_"))
+    }
     return subprocess.run(
-        ["bash", str(clone / "scripts" / script)], capture_output=True, text=True, env=clean | environment, timeout=300
+        ["bash", str(clone / "scripts" / script)],
+        capture_output=True,
+        text=True,
+        env=clean | environment,
+        timeout=300,
     )
 
 
@@ -82,7 +91,9 @@ def test_which_pythons_suit(clone: Path, minor: int, suits: bool) -> None:
         ("devel", "dev", False),
     ],
 )
-def test_what_is_installed_already_is_skipped(clone: Path, installed: str, extra: str, done: bool) -> None:
+def test_what_is_installed_already_is_skipped(
+    clone: Path, installed: str, extra: str, done: bool
+) -> None:
     (clone / f".ready-{installed}").write_text("stamp\n")
     for stamp, expected in (("stamp", done), ("another stamp", False)):
         command = f"source {clone}/scripts/environment.sh; venv={clone}; ready '{extra}' '{stamp}'"
@@ -90,7 +101,9 @@ def test_what_is_installed_already_is_skipped(clone: Path, installed: str, extra
 
 
 def test_no_space(clone: Path) -> None:
-    full = tools(clone / "bin", *(b for b in BASICS if b != "df"), df="echo head; echo disk 1 1 1024 1 /")
+    full = tools(
+        clone / "bin", *(b for b in BASICS if b != "df"), df="echo head; echo disk 1 1 1024 1 /"
+    )
     done = run(clone, "quickstart", PATH=full)
     assert done.returncode != 0
     assert "not enough space" in done.stderr
@@ -100,7 +113,12 @@ def test_no_space(clone: Path) -> None:
 def test_no_network(clone: Path) -> None:
     nowhere = "http://127.0.0.1:9"
     done = run(
-        clone, "quickstart", PIP_INDEX_URL=nowhere, PIP_RETRIES="0", PIP_CONFIG_FILE=os.devnull, UV_INDEX_URL=nowhere
+        clone,
+        "quickstart",
+        PIP_INDEX_URL=nowhere,
+        PIP_RETRIES="0",
+        PIP_CONFIG_FILE=os.devnull,
+        UV_INDEX_URL=nowhere,
     )
     assert done.returncode != 0
     assert "Most often there is no network" in done.stderr
@@ -112,10 +130,15 @@ def rows() -> list[Any]:
 
 
 def test_no_pitfall_is_ours_and_what_is_measured_tells_them_apart() -> None:
-    """Ours is at the law, within its sampling error; the same bound fails on the library, where it has a figure."""
+    """Ours is at the law, within its sampling error; the same bound fails on the library, where it
+    has a figure."""
     seen = set()
     for row in rows():
-        room = 4.5 if "standard error" in row.measured else 0.05 * max(row.law, 1.0 if row.law == 0 else row.law)
+        room = (
+            4.5
+            if "standard error" in row.measured
+            else 0.05 * max(row.law, 1.0 if row.law == 0 else row.law)
+        )
         assert abs(row.ours - row.law) < room, row
         if row.theirs is None:
             assert row.note, row

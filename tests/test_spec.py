@@ -91,7 +91,8 @@ def test_names_have_keys_of_their_own() -> None:
     drawn = draw(lambda _: initializers.normal(1.0), KEY, layers(*map(str, range(50))))
     flat = np.stack([np.ravel(a) for a in drawn.values()])
     correlation = np.corrcoef(flat)[np.triu_indices(50, 1)]
-    # Independent: correlations of 256 pairs have standard deviation 1/16, and 1225 of them stay below 4.5 of those.
+    # Independent: correlations of 256 pairs have standard deviation 1/16, and 1225 of them stay
+    # below 4.5 of those.
     assert np.abs(correlation).max() < 4.5 / 16
     assert correlation.std() == pytest.approx(1 / 16, rel=0.1)
 
@@ -99,7 +100,8 @@ def test_names_have_keys_of_their_own() -> None:
 def test_the_same_key_pairs_draws_across_schemes() -> None:
     leaf = layers("a")
     he, lecun = (
-        draw(lambda _, s=s: initializers.variance_scaling(s, "fan_in", "normal"), KEY, leaf)["a"] for s in (2, 1)
+        draw(lambda _, s=s: initializers.variance_scaling(s, "fan_in", "normal"), KEY, leaf)["a"]
+        for s in (2, 1)
     )
     np.testing.assert_allclose(he, np.sqrt(2) * lecun, rtol=1e-6)
 
@@ -108,20 +110,25 @@ def test_a_leaf_without_a_rule_is_an_error_that_names_both() -> None:
     def only_kernels(leaf: Leaf):
         return orthogonal() if leaf.role == "hidden" else None
 
-    with pytest.raises(ValueError, match=r"'only_kernels' has no rule for parameter 'b' \(role 'bias'"):
+    with pytest.raises(
+        ValueError, match=r"'only_kernels' has no rule for parameter 'b' \(role 'bias'"
+    ):
         draw(only_kernels, KEY, [*layers("a"), Leaf("b", (16,), "o", "bias")])
 
 
 def test_a_rule_that_matches_nothing_is_an_error_that_names_both() -> None:
     scheme = Override(glorot_scheme, {"c_proj*": orthogonal()})
-    with pytest.raises(ValueError, match=r"glorot_scheme\+override.*'c_proj\*'.*match no parameter.*a \(hidden\)"):
+    with pytest.raises(
+        ValueError, match=r"glorot_scheme\+override.*'c_proj\*'.*match no parameter.*a \(hidden\)"
+    ):
         draw(scheme, KEY, layers("a"))
 
 
 def test_a_leaf_that_two_rules_match_is_an_error_that_names_all() -> None:
     scheme = Override(glorot_scheme, {"hidden": zeros, "a": orthogonal()})
     with pytest.raises(
-        ValueError, match=r"rules for \['hidden', 'a'\] all match parameter 'a' \(role 'hidden'\).*nest"
+        ValueError,
+        match=r"rules for \['hidden', 'a'\] all match parameter 'a' \(role 'hidden'\).*nest",
     ):
         draw(scheme, KEY, layers("a"))
 
@@ -137,9 +144,13 @@ def test_overrides_match_names_and_roles_and_nest() -> None:
 
 
 def test_empty_axes_and_integers_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"parameter 'w': shape \(0, 4\) has an empty axis.*sizes of 1 or more"):
+    with pytest.raises(
+        ValueError, match=r"parameter 'w': shape \(0, 4\) has an empty axis.*sizes of 1 or more"
+    ):
         Leaf("w", (0, 4), "io", "hidden")
-    with pytest.raises(ValueError, match=r"cannot draw parameter 'a'.*got dtype int32; ask for float32"):
+    with pytest.raises(
+        ValueError, match=r"cannot draw parameter 'a'.*got dtype int32; ask for float32"
+    ):
         draw(glorot_scheme, KEY, layers("a"), jnp.int32)
 
 
@@ -147,8 +158,13 @@ AXIS = st.tuples(st.sampled_from("iow."), st.integers(1, 3))
 
 
 @settings(deadline=None, max_examples=25)
-@given(st.lists(AXIS, min_size=1, max_size=5), st.sampled_from([jnp.float32, jnp.bfloat16, jnp.float16]))
-def test_any_layout_asks_for_one_canonical_matrix_a_copy(axes: list[tuple[str, int]], dtype: jnp.dtype) -> None:
+@given(
+    st.lists(AXIS, min_size=1, max_size=5),
+    st.sampled_from([jnp.float32, jnp.bfloat16, jnp.float16]),
+)
+def test_any_layout_asks_for_one_canonical_matrix_a_copy(
+    axes: list[tuple[str, int]], dtype: jnp.dtype
+) -> None:
     dims, shape = "".join(letter for letter, _ in axes), tuple(size for _, size in axes)
     leaf, asked = Leaf("w", shape, dims, "hidden"), []
 
@@ -161,13 +177,17 @@ def test_any_layout_asks_for_one_canonical_matrix_a_copy(axes: list[tuple[str, i
     window = tuple(size for letter, size in axes if letter == "w")
     both = "i" in dims and "o" in dims
     core = (*window, leaf.fan_in // math.prod(window), leaf.fan_out // math.prod(window))
-    expected = core if both else tuple(size for kind in "wio" for letter, size in axes if letter == kind)
+    expected = (
+        core if both else tuple(size for kind in "wio" for letter, size in axes if letter == kind)
+    )
     assert asked == [(expected, jnp.float32)], "one draw, mapped over copies, sampled wide"
     wide = np.asarray(draw(lambda _: numbered, KEY, [leaf])["w"])
     np.testing.assert_array_equal(drawn, wide.astype(drawn.dtype))
     order = [axis for kind in ".wio" for axis, letter in enumerate(dims) if letter == kind]
     copies = wide.transpose(order).reshape(-1, math.prod(expected))
-    np.testing.assert_allclose(copies - copies[:, :1], np.tile(np.arange(copies.shape[1]), (len(copies), 1)), atol=1e-4)
+    np.testing.assert_allclose(
+        copies - copies[:, :1], np.tile(np.arange(copies.shape[1]), (len(copies), 1)), atol=1e-4
+    )
     assert len(np.unique(copies[:, 0])) == len(copies), "each copy has a key of its own"
 
 
@@ -178,7 +198,8 @@ def test_two_leaves_of_one_name_are_an_error() -> None:
 
 def test_a_rule_that_cannot_draw_says_which_parameter_and_why() -> None:
     with pytest.raises(
-        ValueError, match=r"'<lambda>' cannot draw parameter 'b' \(role 'bias'.*needs inputs and outputs"
+        ValueError,
+        match=r"'<lambda>' cannot draw parameter 'b' \(role 'bias'.*needs inputs and outputs",
     ):
         draw(lambda _: initializers.glorot(), KEY, [Leaf("b", (16,), "o", "bias")])
 
@@ -198,16 +219,22 @@ def test_rules_carry_multipliers() -> None:
 def test_low_precision_draws_are_unbiased_because_they_are_cast_last(dtype: jnp.dtype) -> None:
     n = 1_000_000
     faulty = jax.random.normal(KEY, (n,), dtype).astype(jnp.float32)
-    ours = draw(lambda _: jax.nn.initializers.normal(1.0), KEY, [Leaf("w", (n,), "o", "hidden")], dtype)["w"]
+    ours = draw(
+        lambda _: jax.nn.initializers.normal(1.0), KEY, [Leaf("w", (n,), "o", "hidden")], dtype
+    )["w"]
     assert ours.dtype == dtype
     if dtype == jnp.bfloat16:
-        assert abs(float(faulty.mean())) > 5 / np.sqrt(n)  # the fault in jax.random that this guards against
+        assert abs(float(faulty.mean())) > 5 / np.sqrt(
+            n
+        )  # the fault in jax.random that this guards against
     assert abs(float(ours.astype(jnp.float32).mean())) < 4 / np.sqrt(n)
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_orthogonal_works_in_low_precision(dtype: jnp.dtype) -> None:
-    w = draw(lambda _: orthogonal(), KEY, [Leaf("w", (64, 64), "io", "hidden")], dtype)["w"].astype(jnp.float32)
+    w = draw(lambda _: orthogonal(), KEY, [Leaf("w", (64, 64), "io", "hidden")], dtype)["w"].astype(
+        jnp.float32
+    )
     rounding = float(jnp.finfo(dtype).eps)
     assert float(jnp.abs(w.T @ w - jnp.eye(64)).max()) < rounding
 
@@ -217,7 +244,9 @@ BARE = {
     "JAX's zeros": jax.nn.initializers.zeros,
     "ours": initializers.normal(0.1),
     "a function": lambda key, shape, dtype: 0.1 * jax.random.normal(key, shape, dtype),
-    "a function with a sharding": lambda key, shape, dtype=None, out_sharding=None: jnp.full(shape, 0.1, dtype),
+    "a function with a sharding": lambda key, shape, dtype=None, out_sharding=None: jnp.full(
+        shape, 0.1, dtype
+    ),
     "along": along("o", initializers.normal(0.1)),
     "scaled": initializers.scaled(initializers.normal(1.0), 0.1),
 }
@@ -239,15 +268,24 @@ def test_an_initializer_is_a_scheme_that_draws_every_leaf(name: str) -> None:
 
 
 def test_schemes_are_no_initializers() -> None:
-    for scheme in (glorot_scheme, Override(glorot_scheme), lambda leaf, s=1: zeros, lambda *leaf: zeros, max):
+    for scheme in (
+        glorot_scheme,
+        Override(glorot_scheme),
+        lambda leaf, s=1: zeros,
+        lambda *leaf: zeros,
+        max,
+    ):
         assert not spec.is_initializer(scheme)
-    with pytest.raises(Exception, match="'he_normal'"):  # ours, or the suite's type checker before it
+    with pytest.raises(
+        Exception, match="'he_normal'"
+    ):  # ours, or the suite's type checker before it
         spec.as_scheme("he_normal")  # pyright: ignore[reportArgumentType]
 
 
 def test_an_initializer_that_refuses_a_vector_names_leaf_scheme_and_remedy() -> None:
     message = (
-        r"scheme 'variance_scaling' cannot draw parameter 'b' \(role 'bias'.*Override\(initializer, \{'bias': zeros\}\)"
+        r"scheme 'variance_scaling' cannot draw parameter 'b' \(role "
+        r"'bias'.*Override\(initializer, \{'bias': zeros\}\)"
     )
     for init in (jax.nn.initializers.he_normal(), initializers.he()):
         with pytest.raises(ValueError, match=message):
@@ -258,22 +296,37 @@ def test_shardings_of_wrapped_initializers_and_of_nnx_parameters() -> None:
     mesh = jax.make_mesh((8,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
     split = NamedSharding(mesh, PartitionSpec("x"))
     joint = Joint(lambda key, shape, dtype: jax.random.normal(key, shape, dtype))
-    for init in (along("io", jax.nn.initializers.orthogonal()), initializers.scaled(orthogonal(), 2.0), joint):
+    for init in (
+        along("io", jax.nn.initializers.orthogonal()),
+        initializers.scaled(orthogonal(), 2.0),
+        joint,
+    ):
         drawn = init(key=KEY, shape=(16, 16), dtype=jnp.float32, out_sharding=split)
         assert drawn.sharding.is_equivalent_to(split, 2)
         np.testing.assert_array_equal(drawn, init(KEY, (16, 16), jnp.float32))
     with pytest.raises(ValueError, match="no mesh is set; draw under"):
         orthogonal()(KEY, (16, 16), out_sharding=PartitionSpec("x"))
     with jax.set_mesh(mesh):
-        parameter = nnx.Param(orthogonal()(KEY, (16, 16), jnp.float32, out_sharding=PartitionSpec("x")))
-        layer = nnx.Linear(
-            16, 16, kernel_init=orthogonal(), kernel_metadata={"out_sharding": ("x", None)}, rngs=nnx.Rngs(0)
+        parameter = nnx.Param(
+            orthogonal()(KEY, (16, 16), jnp.float32, out_sharding=PartitionSpec("x"))
         )
-        old_way = nnx.Linear(16, 16, kernel_init=nnx.with_partitioning(orthogonal(), ("x", None)), rngs=nnx.Rngs(0))
-        # Older releases of Flax leave it to the caller to apply a sharding: ours are placed as theirs.
+        layer = nnx.Linear(
+            16,
+            16,
+            kernel_init=orthogonal(),
+            kernel_metadata={"out_sharding": ("x", None)},
+            rngs=nnx.Rngs(0),
+        )
+        old_way = nnx.Linear(
+            16, 16, kernel_init=nnx.with_partitioning(orthogonal(), ("x", None)), rngs=nnx.Rngs(0)
+        )
+        # Older releases of Flax leave it to the caller to apply a sharding: ours are placed as
+        # theirs.
         normal = jax.nn.initializers.normal()
         theirs = nnx.Linear(16, 16, kernel_metadata={"out_sharding": ("x", None)}, rngs=nnx.Rngs(0))
-        theirs_old = nnx.Linear(16, 16, kernel_init=nnx.with_partitioning(normal, ("x", None)), rngs=nnx.Rngs(0))
+        theirs_old = nnx.Linear(
+            16, 16, kernel_init=nnx.with_partitioning(normal, ("x", None)), rngs=nnx.Rngs(0)
+        )
     placed = [split, *(one.kernel.get_value().sharding for one in (theirs, theirs_old))]
     for kernel, sharding in zip((parameter, layer.kernel, old_way.kernel), placed, strict=True):
         value = kernel.get_value()

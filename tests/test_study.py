@@ -1,4 +1,5 @@
-"""The question: defaults, JSON, the command line that repeats it, and settings that make no sense."""
+"""The question: defaults, JSON, the command line that repeats it, and settings that make no
+sense."""
 
 import ast
 import inspect
@@ -13,7 +14,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jaxinit.study import MODELS_TAKING, RECURRENT, TASKS_TAKING, BadStudy, Study, check_name, check_settings
+from jaxinit.study import (
+    MODELS_TAKING,
+    RECURRENT,
+    TASKS_TAKING,
+    BadStudy,
+    Study,
+    check_name,
+    check_settings,
+)
 
 STUDY = Study(lrs=(0.1, 0.3))
 
@@ -33,8 +42,21 @@ def test_json_round_trip(tmp_path: Path) -> None:
 
 
 def test_the_command_names_what_is_not_default() -> None:
-    words = shlex.split(replace(STUDY, tune_seeds=5, task="text", text="my book.txt", stateful=True).command())
-    told = ["--task", "text", "--text", "my book.txt", "--lrs", "0.1", "0.3", "--tune-seeds", "5", "--stateful"]
+    words = shlex.split(
+        replace(STUDY, tune_seeds=5, task="text", text="my book.txt", stateful=True).command()
+    )
+    told = [
+        "--task",
+        "text",
+        "--text",
+        "my book.txt",
+        "--lrs",
+        "0.1",
+        "0.3",
+        "--tune-seeds",
+        "5",
+        "--stateful",
+    ]
     assert words == ["jaxinit", "run", *told]
 
 
@@ -46,7 +68,8 @@ def test_one_question_one_folder() -> None:
 
 
 def made_with(**settings: Any) -> Study:
-    """As `Study(**settings)` outside of the suite, whose type checker would be the first to refuse."""
+    """As `Study(**settings)` outside of the suite, whose type checker would be the first to
+    refuse."""
     study = Study()
     for name, value in settings.items():
         object.__setattr__(study, name, value)
@@ -55,7 +78,9 @@ def made_with(**settings: Any) -> Study:
 
 
 def test_numbers_are_pythons_own_whatever_they_were() -> None:
-    own = Study(hidden=64, lrs=(0.1, 1.0), clip=1.0, schemes=("small_normal", "orthogonal"), text="a.txt")
+    own = Study(
+        hidden=64, lrs=(0.1, 1.0), clip=1.0, schemes=("small_normal", "orthogonal"), text="a.txt"
+    )
     values: dict[str, Any] = {
         "hidden": np.int64(64),
         "lrs": [np.float32(0.1), 1],
@@ -79,7 +104,11 @@ def test_numbers_are_pythons_own_whatever_they_were() -> None:
         ("lrs", 0.1, "lrs wants several values, such as (0.1,); got 0.1"),
         ("lrs", np.array(0.1), "lrs wants several values"),
         ("lrs", (None,), "lrs wants a number, got None"),
-        ("schemes", "orthogonal", "schemes wants several values, such as ('orthogonal',); got 'orthogonal'"),
+        (
+            "schemes",
+            "orthogonal",
+            "schemes wants several values, such as ('orthogonal',); got 'orthogonal'",
+        ),
         ("schemes", (1,), "schemes wants a name, got 1"),
         ("hidden", None, "hidden wants a whole number, got None"),
         ("hidden", 64.0, "hidden wants a whole number, got 64.0"),
@@ -99,14 +128,19 @@ def test_values_of_another_type_are_refused(name: str, value: Any, message: str)
 
 
 def test_the_help_names_the_models_and_tasks_that_take_an_option() -> None:
-    (study,) = [node for node in ast.parse(inspect.getsource(Study)).body if isinstance(node, ast.ClassDef)]
+    (study,) = [
+        node for node in ast.parse(inspect.getsource(Study)).body if isinstance(node, ast.ClassDef)
+    ]
     texts = {}
     for setting, text in pairwise(study.body):
         if isinstance(setting, ast.AnnAssign) and isinstance(text, ast.Expr):
             assert isinstance(setting.target, ast.Name)
             assert isinstance(text.value, ast.Constant)
             texts[setting.target.id] = " ".join(str(text.value.value).split())
-    for setting, takers in {**MODELS_TAKING, **{k: v for k, v in TASKS_TAKING.items() if k != "length"}}.items():
+    for setting, takers in {
+        **MODELS_TAKING,
+        **{k: v for k, v in TASKS_TAKING.items() if k != "length"},
+    }.items():
         listed = f"{', '.join(takers[:-1])} and {takers[-1]}" if len(takers) > 1 else takers[0]
         phrase = "recurrent networks" if takers == RECURRENT else listed
         assert phrase in texts[setting], f"{setting}: {phrase} is not in {texts[setting]!r}"
@@ -115,7 +149,10 @@ def test_the_help_names_the_models_and_tasks_that_take_an_option() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"lrs": (0.1, -0.3)}, "learning rates must be positive, finite and different, .* got 0.1 -0.3"),
+        (
+            {"lrs": (0.1, -0.3)},
+            "learning rates must be positive, finite and different, .* got 0.1 -0.3",
+        ),
         ({"lrs": (0.1, 0.1)}, "positive, finite and different"),
         ({"lrs": (float("inf"),)}, "positive, finite and different"),
         ({"lrs": (1e39,)}, "positive, finite and different, 1.2e-38 to 3.4e\\+38"),
@@ -127,8 +164,15 @@ def test_the_help_names_the_models_and_tasks_that_take_an_option() -> None:
         ({"epochs": 2**30}, "epochs times evaluations must be at most 16777216"),
         ({"heads": 7}, "--heads is an option of transformer, vit; leave it out"),
         ({"stateful": True}, "--stateful is an option of text, words, penn_treebank; leave it out"),
-        ({"length": 4}, "--length is an option of adding, copy.*; leave it out.* in place of task 'digits_rows'"),
-        ({"model": "lru", "unroll": 2}, "--unroll is an option of rnn, lstm, gru, mgu; leave it out"),
+        (
+            {"length": 4},
+            "--length is an option of adding, copy.*; leave it out.* in place of task "
+            "'digits_rows'",
+        ),
+        (
+            {"model": "lru", "unroll": 2},
+            "--unroll is an option of rnn, lstm, gru, mgu; leave it out",
+        ),
         ({"variational": True}, "give --dropout too"),
         ({"leak": 0.0}, "leak must be above 0 and at most 1, got 0"),
         ({"leak": float("nan")}, "leak must be above 0"),
@@ -159,5 +203,7 @@ def test_bad_settings_are_one_line(change: dict, message: str) -> None:
 
 def test_unknown_names_come_with_the_nearest() -> None:
     check_name("scheme", "a", ["a"])
-    with pytest.raises(BadStudy, match="no scheme is called 'ortogonal'; the nearest is 'orthogonal'"):
+    with pytest.raises(
+        BadStudy, match="no scheme is called 'ortogonal'; the nearest is 'orthogonal'"
+    ):
         check_name("scheme", "ortogonal", ["identity", "orthogonal"])

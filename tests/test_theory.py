@@ -8,7 +8,15 @@ import pytest
 from scipy import integrate
 
 from jaxinit import theory
-from jaxinit.theory import ACTIVATIONS, chi, critical_sigma_w2, depth_scales, fixed_point_c, fixed_point_q, gain
+from jaxinit.theory import (
+    ACTIVATIONS,
+    chi,
+    critical_sigma_w2,
+    depth_scales,
+    fixed_point_c,
+    fixed_point_q,
+    gain,
+)
 
 WIDTH = 1000
 
@@ -36,8 +44,13 @@ def test_quadrature_against_an_adaptive_one_and_slopes_against_differences(activ
     of = ACTIVATIONS[activation]
     density = lambda x: math.exp(-x * x / 2) / math.sqrt(2 * math.pi)
     for direction, function in (("forward", of.phi), ("backward", of.slope)):
-        weighted = lambda x, function=function: float(function(np.asarray([x]))[0]) ** 2 * density(x)
-        parts = [integrate.quad(weighted, a, b, epsabs=1e-12)[0] for a, b in ((-9, -1), (-1, 0), (0, 1), (1, 9))]
+        weighted = lambda x, function=function: (
+            float(function(np.asarray([x]))[0]) ** 2 * density(x)
+        )
+        parts = [
+            integrate.quad(weighted, a, b, epsabs=1e-12)[0]
+            for a, b in ((-9, -1), (-1, 0), (0, 1), (1, 9))
+        ]
         assert gain(activation, direction) ** -2 == pytest.approx(sum(parts), rel=1e-8)
     x = np.asarray([-2.3, -0.4, 0.3, 1.7])
     np.testing.assert_allclose(of.slope(x), (of.phi(x + 1e-6) - of.phi(x - 1e-6)) / 2e-6, atol=1e-6)
@@ -59,14 +72,18 @@ def test_correlation_maps_with_a_closed_form(c: float, q: float) -> None:
     assert got == pytest.approx(2 * arc_cosine(c), abs=1e-8)
     # Williams (1997): E[erf(u1) erf(u2)] = (2/pi) asin(2 q c / (1 + 2 q)).
     got = theory.correlation_map("erf", c, q, 1.5, 0.2) * q
-    assert got == pytest.approx(1.5 * 2 / math.pi * math.asin(2 * q * c / (1 + 2 * q)) + 0.2, abs=1e-8)
+    assert got == pytest.approx(
+        1.5 * 2 / math.pi * math.asin(2 * q * c / (1 + 2 * q)) + 0.2, abs=1e-8
+    )
     assert theory.correlation_map("linear", c, q, 1.0, 0.1 * q) == pytest.approx(c + 0.1)
 
 
 @pytest.mark.parametrize("q", [0.01, 0.5, 3.0, 40.0])
 def test_variance_maps_and_slopes_with_a_closed_form(q: float) -> None:
     assert theory.variance_map("relu", q, 2.0, 0.3) == pytest.approx(q + 0.3, rel=1e-9)
-    assert theory.variance_map("erf", q, 1.0) == pytest.approx(2 / math.pi * math.asin(2 * q / (1 + 2 * q)), rel=1e-8)
+    assert theory.variance_map("erf", q, 1.0) == pytest.approx(
+        2 / math.pi * math.asin(2 * q / (1 + 2 * q)), rel=1e-8
+    )
     assert chi("erf", 1.0, q) == pytest.approx(4 / math.pi / math.sqrt(1 + 4 * q), rel=1e-8)
     assert chi("hard_tanh", 1.3, q) == pytest.approx(1.3 * math.erf(1 / math.sqrt(2 * q)), rel=1e-8)
     assert chi("relu", 1.3, q) == pytest.approx(0.65)
@@ -76,7 +93,8 @@ VARIANCES = [1e-6, 1e-3, 0.1, 1.0, 10.0, 1e2, 1e3, 1e4, 1e6, 1e8, 1e10, 1e12]
 
 
 def adaptive_mean(function, q: float) -> float:
-    """E[f(u)], u of variance q, by adaptive quadrature over x with u = sinh(x), which gives every scale its share."""
+    """E[f(u)], u of variance q, by adaptive quadrature over x with u = sinh(x), which gives every
+    scale its share."""
     root = math.sqrt(q)
 
     def weighted(x: float) -> float:
@@ -86,7 +104,10 @@ def adaptive_mean(function, q: float) -> float:
 
     far, kink = math.asinh(9.5 * root), math.asinh(1.0)
     ends = sorted({-far, *(end for end in (-kink, 0.0, kink) if abs(end) < far), far})
-    parts = [integrate.quad(weighted, a, b, epsabs=0, epsrel=1e-11, limit=400)[0] for a, b in pairwise(ends)]
+    parts = [
+        integrate.quad(weighted, a, b, epsabs=0, epsrel=1e-11, limit=400)[0]
+        for a, b in pairwise(ends)
+    ]
     return math.fsum(parts)
 
 
@@ -98,15 +119,20 @@ def test_quadrature_is_right_to_1e9_at_every_variance(activation: str, q: float)
     assert theory.variance_map(activation, q, 1.0) == pytest.approx(expected, rel=1e-9)
     for power in (2, 4):
         expected = adaptive_mean(lambda u, power=power: phi.slope(u) ** power, q)
-        measured = theory._of_variance(activation, q, lambda of, u, power=power: of.slope(u) ** power)
+        measured = theory._of_variance(
+            activation, q, lambda of, u, power=power: of.slope(u) ** power
+        )
         assert measured == pytest.approx(expected, rel=1e-9)
 
 
 def test_slopes_at_large_variances_follow_their_asymptotes() -> None:
-    # E[f(sqrt(q) z)] -> (integral of f) / sqrt(2 pi q): of sech^4 that is 4/3, of the squared slope of sigmoid 1/6.
+    # E[f(sqrt(q) z)] -> (integral of f) / sqrt(2 pi q): of sech^4 that is 4/3, of the squared slope
+    # of sigmoid 1/6.
     for q in (1e8, 1e10, 1e12):
         assert chi("tanh", 1.0, q) == pytest.approx(4 / 3 / math.sqrt(2 * math.pi * q), rel=2 / q)
-        assert chi("sigmoid", 1.0, q) == pytest.approx(1 / 6 / math.sqrt(2 * math.pi * q), rel=10 / q)
+        assert chi("sigmoid", 1.0, q) == pytest.approx(
+            1 / 6 / math.sqrt(2 * math.pi * q), rel=10 / q
+        )
         assert chi("erf", 1.0, q) == pytest.approx(4 / math.pi / math.sqrt(1 + 4 * q), rel=1e-9)
     assert chi("tanh", 1.0, 1e4) == pytest.approx(0.005319, abs=5e-7)
 
@@ -114,7 +140,9 @@ def test_slopes_at_large_variances_follow_their_asymptotes() -> None:
 @pytest.mark.parametrize("c", [-1.0, -0.999999, -0.7, 0.0, 0.3, 0.99, 1 - 1e-6, 1 - 1e-12, 1.0])
 @pytest.mark.parametrize("q", VARIANCES)
 def test_pairs_are_right_at_every_variance_and_correlation(q: float, c: float) -> None:
-    pair = lambda name, power: theory._of_pair(name, q, c, lambda of, u: of.phi(u) if power == 0 else of.slope(u))
+    pair = lambda name, power: theory._of_pair(
+        name, q, c, lambda of, u: of.phi(u) if power == 0 else of.slope(u)
+    )
     erf = 2 / math.pi * math.asin(2 * q * c / (1 + 2 * q))
     assert pair("erf", 0) == pytest.approx(erf, rel=1e-9, abs=1e-16)
     # E[erf'(u1) erf'(u2)] = (4/pi) / sqrt((1 + 2 q)^2 - (2 q c)^2), without the cancellation.
@@ -122,24 +150,32 @@ def test_pairs_are_right_at_every_variance_and_correlation(q: float, c: float) -
     assert pair("erf", 1) == pytest.approx(slopes, rel=1e-9)
     relu = (math.sqrt((1 - c) * (1 + c)) + c * (math.pi - math.acos(c))) / (2 * math.pi)
     assert pair("relu", 0) == pytest.approx(q * relu, rel=1e-9, abs=1e-12 * q)
-    assert pair("relu", 1) == pytest.approx((math.pi - math.acos(c)) / (2 * math.pi), rel=1e-9, abs=1e-9)
+    assert pair("relu", 1) == pytest.approx(
+        (math.pi - math.acos(c)) / (2 * math.pi), rel=1e-9, abs=1e-9
+    )
 
 
-@pytest.mark.parametrize("activation", ["tanh", "sigmoid", "softsign", "hard_tanh", "gelu", "silu", "elu"])
+@pytest.mark.parametrize(
+    "activation", ["tanh", "sigmoid", "softsign", "hard_tanh", "gelu", "silu", "elu"]
+)
 @pytest.mark.parametrize("q", [1e-2, 1.0, 1e3, 1e6, 1e12])
 def test_pairs_of_slopes_are_the_derivative_of_pairs_of_values(activation: str, q: float) -> None:
-    # d E[phi(u1) phi(u2)] / dc = q E[phi'(u1) phi'(u2)] (Price 1958), so the integral over c is what the first
-    # grows by.
+    # d E[phi(u1) phi(u2)] / dc = q E[phi'(u1) phi'(u2)] (Price 1958), so the integral over c is
+    # what the first grows by.
     value = lambda c: theory._of_pair(activation, q, c, lambda of, u: of.phi(u))
     slope = lambda c: q * theory._of_pair(activation, q, c, lambda of, u: of.slope(u))
     nodes, weights = np.polynomial.legendre.leggauss(14)
     for low, high in ((-0.8, 0.0), (0.0, 0.8)):
-        grown = sum(w * slope((low + high + (high - low) * x) / 2) for x, w in zip(nodes, weights, strict=True))
+        grown = sum(
+            w * slope((low + high + (high - low) * x) / 2)
+            for x, w in zip(nodes, weights, strict=True)
+        )
         assert value(high) - value(low) == pytest.approx(grown * (high - low) / 2, rel=1e-9)
 
 
 def test_deep_nets_of_large_variance() -> None:
-    # N(0, 1) kernels of 512 units: sigma_w^2 = 512. q solves q = 512 E[tanh^2], by another quadrature.
+    # N(0, 1) kernels of 512 units: sigma_w^2 = 512. q solves q = 512 E[tanh^2], by another
+    # quadrature.
     q = fixed_point_q("tanh", 512.0)
     assert q == pytest.approx(512 * adaptive_mean(lambda u: np.tanh(u) ** 2, q), rel=1e-9)
     by_q = 512 * adaptive_mean(lambda u: np.tanh(u) / np.cosh(u) ** 2 * u, q) / q
@@ -178,7 +214,9 @@ def test_the_critical_line() -> None:
     )  # by 200-node Gauss-Hermite, independently
     assert critical_sigma_w2("relu") == pytest.approx(2.0)
     assert critical_sigma_w2("linear") == pytest.approx(1.0)
-    assert critical_sigma_w2("tanh") == pytest.approx(1.0, abs=0.02)  # phi'(0) = 1 at no bias, where q* goes to 0
+    assert critical_sigma_w2("tanh") == pytest.approx(
+        1.0, abs=0.02
+    )  # phi'(0) = 1 at no bias, where q* goes to 0
     assert critical_sigma_w2("erf") == pytest.approx(math.pi / 4, rel=0.02)
     line = [critical_sigma_w2("tanh", b) for b in (0.01, 0.05, 0.1, 0.3, 1.0)]
     assert (np.diff(line) > 0).all()
@@ -201,18 +239,28 @@ def test_depth_scales_are_the_slopes_of_the_maps(sigma_w2: float) -> None:
     if c == 1.0:
         assert xi_c == pytest.approx(theory.gradient_scale("tanh", sigma_w2, 0.05), rel=1e-6)
     else:
-        assert theory.gradient_scale("tanh", sigma_w2, 0.05) < 0, "gradients grow in the chaotic phase"
+        assert theory.gradient_scale("tanh", sigma_w2, 0.05) < 0, (
+            "gradients grow in the chaotic phase"
+        )
 
 
-def deep_net(activation: str, sigma_w2: float, sigma_b2: float, depth: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Variances and correlations of the pre-activations of two inputs, and variances of back-propagated gradients."""
+def deep_net(
+    activation: str, sigma_w2: float, sigma_b2: float, depth: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Variances and correlations of the pre-activations of two inputs, and variances of
+    back-propagated gradients."""
     draws, of = np.random.default_rng(seed), ACTIVATIONS[activation]
     x = draws.normal(size=(2, WIDTH))
     x[1] = 0.6 * x[0] + 0.8 * x[1]
     q = fixed_point_q(activation, sigma_w2, sigma_b2)
     z, found, slopes, matrices = math.sqrt(q) * x, [], [], []
     for _ in range(depth):
-        found.append((np.mean(z[0] ** 2), np.mean(z[0] * z[1]) / math.sqrt(np.mean(z[0] ** 2) * np.mean(z[1] ** 2))))
+        found.append(
+            (
+                np.mean(z[0] ** 2),
+                np.mean(z[0] * z[1]) / math.sqrt(np.mean(z[0] ** 2) * np.mean(z[1] ** 2)),
+            )
+        )
         slopes.append(of.slope(z[0]))
         w = draws.normal(size=(WIDTH, WIDTH)) * math.sqrt(sigma_w2 / WIDTH)
         matrices.append(w)
@@ -226,7 +274,13 @@ def deep_net(activation: str, sigma_w2: float, sigma_b2: float, depth: int, seed
 
 @pytest.mark.parametrize(
     ("activation", "sigma_w2", "sigma_b2"),
-    [("tanh", 1.3, 0.05), ("tanh", 2.5, 0.05), ("erf", 2.0, 0.1), ("relu", 1.8, 0.2), ("hard_tanh", 1.5, 0.1)],
+    [
+        ("tanh", 1.3, 0.05),
+        ("tanh", 2.5, 0.05),
+        ("erf", 2.0, 0.1),
+        ("relu", 1.8, 0.2),
+        ("hard_tanh", 1.5, 0.1),
+    ],
 )
 def test_maps_against_wide_nets(activation: str, sigma_w2: float, sigma_b2: float) -> None:
     depth, nets = 6, [deep_net(activation, sigma_w2, sigma_b2, 6, seed) for seed in range(6)]
@@ -257,7 +311,10 @@ def test_the_spread_of_a_relu_jacobian_grows_with_depth(weights: str, depth: int
         squares.append(np.linalg.svd(jacobian, compute_uv=False) ** 2)
     measured = np.stack(squares)
     m1, variance = theory.jacobian_moments("relu", 2.0, 0.0, depth, weights)
-    assert (m1, variance) == (pytest.approx(1), pytest.approx(depth * (2 if weights == "gaussian" else 1)))
+    assert (m1, variance) == (
+        pytest.approx(1),
+        pytest.approx(depth * (2 if weights == "gaussian" else 1)),
+    )
     error = lambda of_nets: np.std(of_nets, ddof=1) / math.sqrt(len(of_nets))
     assert measured.mean() == pytest.approx(m1, abs=4 * error(measured.mean(1)))
     moments = ((measured - m1) ** 2).mean(1)  # finite width adds a few per cent
@@ -268,7 +325,9 @@ def test_the_quarter_circle() -> None:
     assert theory.mean_singular_value(1.0) == pytest.approx(0.8488, abs=1e-4)
     assert theory.mean_singular_value(1 / 3) == pytest.approx(0.4901, abs=1e-4)
     w = np.random.default_rng(0).normal(size=(600, 600)) / math.sqrt(600)
-    assert np.linalg.svd(w, compute_uv=False).mean() == pytest.approx(theory.mean_singular_value(1.0), rel=3e-3)
+    assert np.linalg.svd(w, compute_uv=False).mean() == pytest.approx(
+        theory.mean_singular_value(1.0), rel=3e-3
+    )
 
 
 @pytest.mark.parametrize("s", [0.5, 1.0, 1.5])

@@ -1,4 +1,5 @@
-"""What all figures share: a style that is quiet and readable in grey, and files that are written whole."""
+"""What all figures share: a style that is quiet and readable in grey, and files that are written
+whole."""
 
 import warnings
 from collections.abc import Iterator
@@ -21,7 +22,9 @@ def save(figure: "Figure", folder: Path, name: str) -> Path:
         path = folder / f"{name}.{format}"
         temporary = path.with_name(f".{path.name}")
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a name in another script shows boxes
+            warnings.filterwarnings(
+                "ignore", "Glyph .* missing from font"
+            )  # a name in another script shows boxes
             figure.savefig(temporary, format=format, dpi=150)
         temporary.replace(path)
         figure.set_layout_engine("none")  # it stays as the first drawing laid it out
@@ -30,7 +33,8 @@ def save(figure: "Figure", folder: Path, name: str) -> Path:
 
 
 def as_text(name: object) -> str:
-    """A name as a figure shows it, where matplotlib would read what stands between two dollar signs as a formula."""
+    """A name as a figure shows it, where matplotlib would read what stands between two dollar signs
+    as a formula."""
     return str(name).replace("$", r"\$")
 
 

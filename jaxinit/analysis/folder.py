@@ -1,10 +1,13 @@
-"""A folder that keeps one answer: several files written as one, verified when read, one writer at a time.
+"""A folder that keeps one answer: several files written as one, verified when read, one writer at a
+time.
 
-    files -> .NAME.new, synced -> manifest.json renamed: from here on they count -> each renamed to NAME
+    files -> .NAME.new, synced -> manifest.json renamed: from here on they count
+          -> each renamed to NAME
 
-The manifest has the SHA-256 of every file. A reader takes a file, or its `.new` twin, whichever the manifest means, so
-a kill at any moment leaves the old answer or the new one and never a mixture. What the manifest does not list, as the
-state of a running study, figures and the lock, is no part of the answer.
+The manifest has the SHA-256 of every file. A reader takes a file, or its `.new` twin, whichever the
+manifest means, so a kill at any moment leaves the old answer or the new one and never a mixture.
+What the manifest does not list, as the state of a running study, figures and the lock, is no part
+of the answer.
 """
 
 import datetime
@@ -25,7 +28,9 @@ from typing import Any, NamedTuple
 
 from jaxinit.study import BadStudy
 
-SCHEMA = 2  # of the files below a manifest; what was written before there were manifests counts as 1
+SCHEMA = (
+    2  # of the files below a manifest; what was written before there were manifests counts as 1
+)
 MANIFEST = "manifest.json"
 LOCK = ".lock"
 # What the system says of a path that can hold no answer, whoever asks.
@@ -33,7 +38,8 @@ BAD_PATH = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP, errno.ENAMET
 
 
 class Manifest(NamedTuple):
-    """What a folder holds: `kind` of answer, `question` asked, and the SHA-256 of each file by name."""
+    """What a folder holds: `kind` of answer, `question` asked, and the SHA-256 of each file by
+    name."""
 
     kind: str
     question: dict[str, Any]
@@ -50,8 +56,8 @@ class Folder:
     def manifest(self) -> Manifest | None:
         """What the folder holds, None for nothing.
 
-        Raises: BadStudy for a file in place of the folder, files of somebody else's, a manifest that is damaged, or a
-        folder of another version.
+        Raises: BadStudy for a file in place of the folder, files of somebody else's, a manifest
+        that is damaged, or a folder of another version.
         """
         with _usable(self.path):
             if self.path.exists() and not self.path.is_dir():
@@ -67,14 +73,16 @@ class Folder:
         """The manifest of this very answer, None where there is none yet.
 
         Questions are compared by the keys that both have.
-        Raises: BadStudy, saying what differs, when the folder holds another answer; nothing is ever overwritten.
+        Raises: BadStudy, saying what differs, when the folder holds another answer; nothing is ever
+        overwritten.
         """
         held = self.manifest()
         if held is None:
             return None
         if held.kind != kind:
             raise BadStudy(
-                f"{self.path} holds {a(held.kind)}, not {a(kind)}; give --out a new folder (nothing was overwritten)"
+                f"{self.path} holds {a(held.kind)}, not {a(kind)}; give --out a new folder "
+                "(nothing was overwritten)"
             )
         mine = plain(question)
         common = held.question.keys() & mine.keys()
@@ -114,11 +122,14 @@ class Folder:
                 present = True
             if held == before:  # the same manifest twice: nobody is writing
                 fault = "damaged: its content is not what was written" if present else "missing"
-                raise BadStudy(f"{self.path / name} is {fault}; restore it from a copy, or {self._again(name)}")
+                raise BadStudy(
+                    f"{self.path / name} is {fault}; restore it from a copy, or {self._again(name)}"
+                )
             before = held
 
     def write(self, kind: str, question: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
-        """Write files as one, beside those that the folder holds already; needs the lock (`locked`).
+        """Write files as one, beside those that the folder holds already; needs the lock
+        (`locked`).
 
         Raises: OSError as the system does, with nothing changed.
         """
@@ -131,7 +142,13 @@ class Folder:
             for name, content in files.items():
                 write_synced(self._new(name), content)
                 listed[name] = digest(content)
-            body = {"schema": SCHEMA, "kind": kind, "question": asked, "written": now, "files": listed}
+            body = {
+                "schema": SCHEMA,
+                "kind": kind,
+                "question": asked,
+                "written": now,
+                "files": listed,
+            }
             body["sha256"] = digest(_canonical(body))
             write_synced(self._new(MANIFEST), to_json(body))
         except OSError:
@@ -146,7 +163,8 @@ class Folder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """The right to write, for one process at a time; the system takes it back from a process that dies.
+        """The right to write, for one process at a time; the system takes it back from a process
+        that dies.
 
         What a dead writer left half done is finished or cleared first.
         Raises: BadStudy when another process has it, saying which.
@@ -196,18 +214,22 @@ class Folder:
         return "move the folder away and run the same command again"
 
     def _check_free(self) -> None:
-        """Raises: BadStudy for a folder that holds something, though no manifest; hidden files do not count."""
+        """Raises: BadStudy for a folder that holds something, though no manifest; hidden files do
+        not count."""
         if not self.path.exists():
             return
-        visible = sorted(entry.name for entry in self.path.iterdir() if not entry.name.startswith("."))
+        visible = sorted(
+            entry.name for entry in self.path.iterdir() if not entry.name.startswith(".")
+        )
         if "study.json" in visible:
             raise BadStudy(
-                f"{self.path} has a study.json and no {MANIFEST}: an older version of jaxinit wrote it, or the "
-                "manifest was lost; name another folder (nothing was overwritten)"
+                f"{self.path} has a study.json and no {MANIFEST}: an older version of jaxinit "
+                "wrote it, or the manifest was lost; name another folder (nothing was overwritten)"
             )
         if visible:
             raise BadStudy(
-                f"{self.path} is not empty and holds no study; name another folder (nothing was overwritten)"
+                f"{self.path} is not empty and holds no study; name another folder (nothing was "
+                "overwritten)"
             )
 
     def _parse(self, content: bytes) -> Manifest:
@@ -221,25 +243,30 @@ class Folder:
             body = {}
         if not sound:
             raise BadStudy(
-                f"{path} is damaged: its content is not what was written; restore it from a copy, or move the "
-                "folder away and run the same command again"
+                f"{path} is damaged: its content is not what was written; restore it from a copy, "
+                "or move the folder away and run the same command again"
             )
         if body.get("schema") != SCHEMA:
             raise BadStudy(
-                f"{self.path} was written by another version of jaxinit (schema {body.get('schema')}, this version "
-                f"reads {SCHEMA}); read it with that version, or name another folder"
+                f"{self.path} was written by another version of jaxinit (schema "
+                f"{body.get('schema')}, this version reads {SCHEMA}); read it with that version, "
+                "or name another folder"
             )
         form = {"kind": str, "question": dict, "files": dict, "written": str}
         wrong = [
-            f"{key} is {body.get(key)!r:.80}" for key, type_ in form.items() if not isinstance(body.get(key), type_)
+            f"{key} is {body.get(key)!r:.80}"
+            for key, type_ in form.items()
+            if not isinstance(body.get(key), type_)
         ]
-        if not wrong and not (body["kind"] and all(isinstance(sha256, str) for sha256 in body["files"].values())):
+        if not wrong and not (
+            body["kind"] and all(isinstance(sha256, str) for sha256 in body["files"].values())
+        ):
             wrong = ["kind is empty, or a file's SHA-256 is no text"]
         if wrong:
             raise BadStudy(
-                f"{path} is no manifest of jaxinit ({'; '.join(wrong)}; expected text for kind and written, "
-                "tables for question and files); restore it from a copy, or move the folder away and run the same "
-                "command again"
+                f"{path} is no manifest of jaxinit ({'; '.join(wrong)}; expected text for kind and "
+                "written, tables for question and files); restore it from a copy, or move the "
+                "folder away and run the same command again"
             )
         return Manifest(body["kind"], body["question"], body["files"], body["written"])
 
@@ -259,9 +286,11 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
 
 
 def another(path: Path, kind: str, changes: list[str], look: str = "") -> BadStudy:
-    """The error of a folder that holds another answer of a kind, with what differs, and where to `look` at it."""
+    """The error of a folder that holds another answer of a kind, with what differs, and where to
+    `look` at it."""
     return BadStudy(
-        f"{path} holds another {kind} ({'; '.join(changes)}); give --out a new folder{look} (nothing was overwritten)"
+        f"{path} holds another {kind} ({'; '.join(changes)}); give --out a new folder{look} "
+        "(nothing was overwritten)"
     )
 
 
@@ -319,9 +348,14 @@ def _usable(path: Path) -> Iterator[None]:
         if error.errno not in BAD_PATH:
             raise
         name = str(error.filename or path)
-        what = "a folder" if name == str(path) else f"a {'file' if Path(name).parent == path else 'path'}"
+        what = (
+            "a folder"
+            if name == str(path)
+            else f"a {'file' if Path(name).parent == path else 'path'}"
+        )
         raise BadStudy(
-            f"{name} cannot be used: {error.strerror}, where {what} was expected; mend the path, or give another folder"
+            f"{name} cannot be used: {error.strerror}, where {what} was expected; mend the path, "
+            "or give another folder"
         ) from None
 
 
@@ -362,12 +396,14 @@ def _take(path: Path) -> int:
             holder = os.read(lock, 500).decode(errors="replace").strip() or "another process"
             os.close(lock)
             raise BadStudy(
-                f"{path.parent} is being written by {holder}; wait for it, or give --out another folder"
+                f"{path.parent} is being written by {holder}; wait for it, or give --out another "
+                "folder"
             ) from None
         except OSError:
             os.close(lock)
             raise
-        # The holder before may have removed the file between our two calls: then this lock is of a file without a name.
+        # The holder before may have removed the file between our two calls: then this lock is of a
+        # file without a name.
         try:
             same = os.stat(path).st_ino == os.fstat(lock).st_ino
         except FileNotFoundError:

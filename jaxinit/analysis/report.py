@@ -28,7 +28,9 @@ def print_answer(result: Result, console: Console | None = None) -> None:
     console = console or Terminal()
     summary = result.summary
     if not summary["table"]:
-        _print(console, "No scheme has been reported yet: the run ended while rates were being chosen.")
+        _print(
+            console, "No scheme has been reported yet: the run ended while rates were being chosen."
+        )
         return
     study = result.study
     table = Table(
@@ -51,17 +53,17 @@ def print_answer(result: Result, console: Console | None = None) -> None:
     console.print(table)
     _print(
         console,
-        f"times fewer: epochs of {summary['baseline']} / epochs of the scheme, paired by seed. p: log-rank against "
-        f"{summary['baseline']}, Holm-corrected. conv/cens/div: trials converged, censored at "
-        f"{summary['budget']:g} epochs, diverged.",
+        f"times fewer: epochs of {summary['baseline']} / epochs of the scheme, paired by seed. p: "
+        f"log-rank against {summary['baseline']}, Holm-corrected. conv/cens/div: trials converged, "
+        f"censored at {summary['budget']:g} epochs, diverged.",
     )
     for claim in summary["claims"]:
         sign = "" if claim["measured_is"] == "=" else f"{claim['measured_is']} "
         _print(
             console,
             (claim["id"], "bold"),
-            f" {claim['statement']}\n   measured {sign}{claim['measured']:.2g} "
-            f"({claim['low']:.2g} to {claim['high']:.2g}); published: {claim['published'] or 'no source found'}; ",
+            f" {claim['statement']}\n   measured {sign}{claim['measured']:.2g} ({claim['low']:.2g} "
+            f"to {claim['high']:.2g}); published: {claim['published'] or 'no source found'}; ",
             (claim["verdict"] or NOT_JUDGED, "bold"),
             f"\n   {claim['note']}",
         )
@@ -90,10 +92,13 @@ def print_claims(claims: list[dict[str, Any]]) -> None:
     """Print the claims of an experiment (`stats.claim_of`), a line each."""
     for claim in claims:
         spread = "" if claim["low"] is None else f" ({claim['low']:.4g} to {claim['high']:.4g})"
-        sign = {">=": "at least ", "<=": "at most ", "?": "no estimate: "}.get(claim.get("measured_is", "="), "")
+        sign = {">=": "at least ", "<=": "at most ", "?": "no estimate: "}.get(
+            claim.get("measured_is", "="), ""
+        )
         print(
             f"{claim['id']}: {claim['statement']}: {sign}{claim['measured']:.4g}{spread}; "
-            f"published: {claim['published'] or 'no source found'}; {claim['verdict'] or NOT_JUDGED}"
+            f"published: {claim['published'] or 'no source found'}; "
+            f"{claim['verdict'] or NOT_JUDGED}"
         )
 
 
@@ -109,7 +114,13 @@ def cells(row: dict[str, Any]) -> list[str]:
     else:
         sign = {"=": "", ">=": "≥", "<=": "≤", "?": "?"}[row["ratio_is"]]
         ratio = f"{sign}{row['ratio']:.2f} ({row['ratio_low']:.2f}-{row['ratio_high']:.2f})"
-    p = "" if row["p_holm"] is None else f"{row['p_holm']:.2g}" if row["p_holm"] >= 1e-4 else "<1e-4"
+    p = (
+        ""
+        if row["p_holm"] is None
+        else f"{row['p_holm']:.2g}"
+        if row["p_holm"] >= 1e-4
+        else "<1e-4"
+    )
     edge = "*" if row["lr_at_edge"] and row["converged"] else ""
     counts = f"{row['converged']}/{row['censored']}/{row['diverged']}"
     return [row["scheme"], f"{row['lr']:g}{edge}", epochs, ratio, p, counts]
@@ -120,7 +131,8 @@ def _sign(result: Result) -> str:
 
 
 def _text(console: Console, *parts: str | tuple[str, str]) -> Text:
-    """Text as it is, whatever brackets and colons the names in it hold; a part with a style is (part, style).
+    """Text as it is, whatever brackets and colons the names in it hold; a part with a style is
+    (part, style).
 
     Signs that the terminal does not know are replaced here, since a table measures them.
     """

@@ -1,7 +1,9 @@
-"""The folder of a study: study.json, records.nc and summary.json, one answer that is written as a whole.
+"""The folder of a study: study.json, records.nc and summary.json, one answer that is written as a
+whole.
 
-Analysis, figures and reports read these files and nothing else. While a study runs, its state lies beside them, so
-that the same command goes on where it was stopped or killed, and others can look at what there is.
+Analysis, figures and reports read these files and nothing else. While a study runs, its state lies
+beside them, so that the same command goes on where it was stopped or killed, and others can look at
+what there is.
 """
 
 import contextlib
@@ -21,7 +23,16 @@ import numpy as np
 import xarray as xr
 
 from jaxinit.analysis import summary as summaries
-from jaxinit.analysis.folder import BAD_PATH, Folder, a, digest, quoted, sync_folder, to_json, write_synced
+from jaxinit.analysis.folder import (
+    BAD_PATH,
+    Folder,
+    a,
+    digest,
+    quoted,
+    sync_folder,
+    to_json,
+    write_synced,
+)
 from jaxinit.analysis.outcome import Outcome
 from jaxinit.study import BadStudy, Study
 
@@ -40,10 +51,12 @@ SCHEMA = 2  # of study.json and records.nc
 
 
 class Result(NamedTuple):
-    """A study as its folder holds it: what was asked, the records, the answer, and whether every trial ran.
+    """A study as its folder holds it: what was asked, the records, the answer, and whether every
+    trial ran.
 
-    `about` is all of study.json. `read_back` says that nothing was computed: the answer was in the folder. `remark`
-    says what is wrong with it, as when the last state of an unfinished study is torn; empty for nothing.
+    `about` is all of study.json. `read_back` says that nothing was computed: the answer was in the
+    folder. `remark` says what is wrong with it, as when the last state of an unfinished study is
+    torn; empty for nothing.
     """
 
     study: Study
@@ -67,8 +80,8 @@ def load(path: str | Path) -> Result:
     """Read a study from its folder, every file verified by its hash.
 
     Of a study that runs, or that was killed, the records are those of its last saved state.
-    Raises: BadStudy when the folder holds none, one without records yet, or a file that is damaged, missing or of
-    another version.
+    Raises: BadStudy when the folder holds none, one without records yet, or a file that is damaged,
+    missing or of another version.
     """
     folder = Folder(Path(path))
     while True:
@@ -88,7 +101,9 @@ def _load(folder: Folder, about: dict[str, Any]) -> Result:
     study = Study.from_plain(about["study"])
     complete = about["status"] == "complete"
     if complete:
-        return Result(study, read_records(folder), _read_json(folder, SUMMARY), folder.path, True, about)
+        return Result(
+            study, read_records(folder), _read_json(folder, SUMMARY), folder.path, True, about
+        )
     records, remark = unfinished_records(folder, study, about)
     summary = summaries.summarize(records, study, about)
     return Result(study, records, summary, folder.path, False, about, remark=remark)
@@ -97,7 +112,8 @@ def _load(folder: Folder, about: dict[str, Any]) -> Result:
 def summarize_again(path: str | Path) -> Result:
     """Read a study and make its summary anew from its records, whatever summary.json holds.
 
-    Of a complete study summary.json is written again where it differs and the folder can be written.
+    Of a complete study summary.json is written again where it differs and the folder can be
+    written.
     Raises: BadStudy as `load`, but not for summary.json.
     """
     folder, about = Folder(Path(path)), stored(path)
@@ -119,20 +135,25 @@ def summarize_again(path: str | Path) -> Result:
 
 
 def stored(path: str | Path) -> dict[str, Any]:
-    """The content of a folder's study.json. Raises: BadStudy when the folder holds no study, or a damaged one."""
+    """The content of a folder's study.json. Raises: BadStudy when the folder holds no study, or a
+    damaged one."""
     folder = Folder(Path(path))
     held = folder.manifest()
     if held is None or held.kind != "study":
         what = "no study" if held is None else f"{a(held.kind)} and no study"
-        raise BadStudy(f"{folder.path} holds {what} (no study.json); give the folder that `jaxinit run` printed")
+        raise BadStudy(
+            f"{folder.path} holds {what} (no study.json); give the folder that `jaxinit run` "
+            "printed"
+        )
     return _read_json(folder, STUDY)
 
 
 def answered(folder: Folder, study: Study) -> dict[str, Any] | None:
-    """study.json of a folder that holds this very question, complete or not; None for a folder with nothing.
+    """study.json of a folder that holds this very question, complete or not; None for a folder with
+    nothing.
 
-    Raises: BadStudy when it holds anything else, saying what differs. Nothing is ever overwritten but the same study.
-    """
+    Raises: BadStudy when it holds anything else, saying what differs. Nothing is ever overwritten
+    but the same study."""
     if folder.claim("study", {"study": study.plain()}) is None:
         return None
     return _read_json(folder, STUDY)
@@ -145,15 +166,21 @@ def read_records(folder: Folder, name: str = RECORDS) -> xr.Dataset:
 
 
 def netcdf(records: xr.Dataset) -> bytes:
-    """A Dataset as a NetCDF-4 file, compressed: made in memory, since HDF5 does not survive a full disk."""
-    packed = {str(name): {"zlib": True} for name in records.data_vars if records[name].dtype.kind == "f"}
+    """A Dataset as a NetCDF-4 file, compressed: made in memory, since HDF5 does not survive a full
+    disk."""
+    packed = {
+        str(name): {"zlib": True} for name in records.data_vars if records[name].dtype.kind == "f"
+    }
     content = io.BytesIO()
     records.to_netcdf(content, engine="h5netcdf", encoding=packed)
     return content.getvalue()
 
 
-def unfinished_records(folder: Folder, study: Study, about: Mapping[str, Any]) -> tuple[xr.Dataset, str]:
-    """What is known of a study that is not complete, its last saved state, and what is wrong with later ones ("").
+def unfinished_records(
+    folder: Folder, study: Study, about: Mapping[str, Any]
+) -> tuple[xr.Dataset, str]:
+    """What is known of a study that is not complete, its last saved state, and what is wrong with
+    later ones ("").
 
     Where no state is left, the records are those that the last interruption wrote.
     Raises: BadStudy where there are neither.
@@ -163,10 +190,15 @@ def unfinished_records(folder: Folder, study: Study, about: Mapping[str, Any]) -
         if folder.holds(RECORDS):
             records = read_records(folder)
             if records.attrs.get("identity") == about["digest"]:
-                last = f"these are the records of its last interruption, in {RECORDS}; to go on is to start anew"
+                last = (
+                    f"these are the records of its last interruption, in {RECORDS}; to go on is to "
+                    "start anew"
+                )
                 return records, f"{remark}no saved state is left in {folder.path}; {last}"
         again = f"{about['command']} --out {quoted(folder.path)}"
-        raise BadStudy(f"{remark}the study in {folder.path} has no records yet; run it again: {again}")
+        raise BadStudy(
+            f"{remark}the study in {folder.path} has no records yet; run it again: {again}"
+        )
     records = empty_records(study, about["evaluations_per_epoch"], about["task"], about["digest"])
     restore(records, state)
     torn = remark.partition("going on from")[0]
@@ -179,11 +211,13 @@ def restore(records: xr.Dataset, state: Mapping[str, np.ndarray]) -> None:
         records[name].values[...] = state[name]
 
 
-def empty_records(study: Study, evaluations_per_epoch: int, about: Mapping[str, Any], identity: str = "") -> xr.Dataset:
+def empty_records(
+    study: Study, evaluations_per_epoch: int, about: Mapping[str, Any], identity: str = ""
+) -> xr.Dataset:
     """The records of a study before any trial: all axes named, NaN and UNFINISHED everywhere.
 
-    `about` says what the attributes cannot take from the study: task, metric, direction, chance; `identity` is the
-    digest of what was asked.
+    `about` says what the attributes cannot take from the study: task, metric, direction, chance;
+    `identity` is the digest of what was asked.
     """
     rows = study.epochs * evaluations_per_epoch
     seeds = [*study.tuning, *study.reporting]
@@ -201,12 +235,25 @@ def empty_records(study: Study, evaluations_per_epoch: int, about: Mapping[str, 
     }
     meanings = " ".join(outcome.name.lower() for outcome in Outcome)
     flags = {"flag_values": np.arange(len(Outcome), dtype=np.int8), "flag_meanings": meanings}
-    trained = {"long_name": "epochs trained: the time to target of a converged trial", "units": "epochs"}
+    trained = {
+        "long_name": "epochs trained: the time to target of a converged trial",
+        "units": "epochs",
+    }
     variables["outcome"] = (trial, np.zeros(grid, np.int8), flags)
     variables["last_epoch"] = (trial, np.zeros(grid), trained)
-    variables["phase"] = (("seed",), ["tune"] * len(study.tuning) + ["report"] * len(study.reporting))
-    attrs = {name: getattr(study, name) for name in ("model", "hidden", "layers", "optimizer", "batch", "baseline")}
-    attrs |= {"budget": float(study.epochs), "evaluations_per_epoch": evaluations_per_epoch, **about}
+    variables["phase"] = (
+        ("seed",),
+        ["tune"] * len(study.tuning) + ["report"] * len(study.reporting),
+    )
+    attrs = {
+        name: getattr(study, name)
+        for name in ("model", "hidden", "layers", "optimizer", "batch", "baseline")
+    }
+    attrs |= {
+        "budget": float(study.epochs),
+        "evaluations_per_epoch": evaluations_per_epoch,
+        **about,
+    }
     attrs |= {"schema": SCHEMA, "identity": identity}
     return xr.Dataset(variables, coords, attrs)
 
@@ -214,13 +261,16 @@ def empty_records(study: Study, evaluations_per_epoch: int, about: Mapping[str, 
 def size_of_records(study: Study, evaluations_per_epoch: int) -> int:
     """Bytes of `empty_records`, all of whose traces are float32."""
     trials = len(study.schemes) * len(study.lrs) * (len(study.tuning) + study.seeds)
-    return trials * study.epochs * evaluations_per_epoch * len(TRACES) * np.dtype(np.float32).itemsize
+    return (
+        trials * study.epochs * evaluations_per_epoch * len(TRACES) * np.dtype(np.float32).itemsize
+    )
 
 
 def write_study(
     folder: Folder, study: Study, about: Mapping[str, Any], files: Mapping[str, bytes] | None = None
 ) -> None:
-    """Write study.json, all that is needed to run the study again and on what it ran, and other files with it."""
+    """Write study.json, all that is needed to run the study again and on what it ran, and other
+    files with it."""
     content = {
         "schema": SCHEMA,
         "study": study.plain(),
@@ -232,13 +282,20 @@ def write_study(
 
 
 def conditions() -> dict[str, Any]:
-    """Under what a study runs: versions of the packages, the commit, a digest of this package's source.
+    """Under what a study runs: versions of the packages, the commit, a digest of this package's
+    source.
 
-    And what XLA's arithmetic depends on beside these: its flags, and the processor that it compiles for.
+    And what XLA's arithmetic depends on beside these: its flags, and the processor that it compiles
+    for.
     """
     versions = {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
     arithmetic = {name: os.environ.get(name, "") for name in FLAGS} | {"processor": _processor()}
-    return {"versions": versions, "commit": _commit(), "source": _source_digest(), "arithmetic": arithmetic}
+    return {
+        "versions": versions,
+        "commit": _commit(),
+        "source": _source_digest(),
+        "arithmetic": arithmetic,
+    }
 
 
 def _processor() -> str:
@@ -268,10 +325,13 @@ def changed_conditions(there: Mapping[str, Any], here: Mapping[str, Any]) -> lis
     return changes
 
 
-def write_state(path: Path, arrays: Mapping[str, np.ndarray], identity: str, lives: Sequence[Mapping]) -> None:
+def write_state(
+    path: Path, arrays: Mapping[str, np.ndarray], identity: str, lives: Sequence[Mapping]
+) -> None:
     """Write how far a running study is, with a checksum, keeping the state before as a spare.
 
-    `identity` is the digest of the study that it belongs to, `lives` what study.json says of the runs so far.
+    `identity` is the digest of the study that it belongs to, `lives` what study.json says of the
+    runs so far.
     """
     payload = io.BytesIO()
     header = np.frombuffer(to_json({"identity": identity, "lives": list(lives)}), np.uint8)
@@ -290,11 +350,14 @@ def write_state(path: Path, arrays: Mapping[str, np.ndarray], identity: str, liv
     sync_folder(path)
 
 
-def read_state(path: Path, identity: str, set_aside: bool = True) -> tuple[dict[str, Any] | None, str]:
-    """The last good state of an unfinished study, or None, and a line on what was found ("" for nothing).
+def read_state(
+    path: Path, identity: str, set_aside: bool = True
+) -> tuple[dict[str, Any] | None, str]:
+    """The last good state of an unfinished study, or None, and a line on what was found ("" for
+    nothing).
 
-    `lives` among its entries is what `write_state` was told. A file that is torn, whose checksum does not fit, or that
-    belongs to another study, is set aside under another name, or left alone.
+    `lives` among its entries is what `write_state` was told. A file that is torn, whose checksum
+    does not fit, or that belongs to another study, is set aside under another name, or left alone.
     """
     contents: dict[str, bytes] = {}
     for name in (STATE, SPARE):
@@ -305,9 +368,13 @@ def read_state(path: Path, identity: str, set_aside: bool = True) -> tuple[dict[
         except OSError as error:
             if error.errno not in BAD_PATH:
                 raise
-            contents[name] = b""  # a folder or a loop of links in its place is set aside as a torn one is
+            contents[name] = (
+                b""  # a folder or a loop of links in its place is set aside as a torn one is
+            )
     remarks = ""
-    if len(contents) == 2 and contents[STATE] == contents[SPARE] != b"":  # no two states are alike: each knows its time
+    if (
+        len(contents) == 2 and contents[STATE] == contents[SPARE] != b""
+    ):  # no two states are alike: each knows its time
         remarks = f"{path / STATE} is a copy of {SPARE}; "
     elif list(contents) == [SPARE]:
         remarks = f"{path / STATE} is missing; "
@@ -335,8 +402,11 @@ def clear_state(path: Path) -> None:
         (path / name).unlink(missing_ok=True)
 
 
-def write_answer(path: Path, kind: str, question: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
-    """Write the files of another kind of answer than a study: a probe, a coordinate check, an experiment.
+def write_answer(
+    path: Path, kind: str, question: Mapping[str, Any], files: Mapping[str, bytes]
+) -> None:
+    """Write the files of another kind of answer than a study: a probe, a coordinate check, an
+    experiment.
 
     Raises: BadStudy when the folder holds anything else.
     """
@@ -349,8 +419,8 @@ def _read_json(folder: Folder, name: str) -> dict[str, Any]:
     content = json.loads(folder.read(name))
     if name == STUDY and content.get("schema") != SCHEMA:
         raise BadStudy(
-            f"{folder.path / name} has schema {content.get('schema')}, and this version of jaxinit reads {SCHEMA}; "
-            "read it with the version that wrote it, or give --out a new folder"
+            f"{folder.path / name} has schema {content.get('schema')}, and this version of jaxinit "
+            f"reads {SCHEMA}; read it with the version that wrote it, or give --out a new folder"
         )
     return content
 
@@ -370,7 +440,8 @@ def _source_digest() -> str:
 
 
 def _commit() -> str | None:
-    """The commit of the checkout that this package runs from, if it is one; with `+` when it has changes."""
+    """The commit of the checkout that this package runs from, if it is one; with `+` when it has
+    changes."""
 
     def git(*words: str) -> str:
         command = ["git", "-C", str(Path(__file__).parent), *words]

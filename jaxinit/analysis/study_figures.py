@@ -1,6 +1,8 @@
-"""Figures, from records and their statistics only: small multiples, one panel a scheme, readable in grey.
+"""Figures, from records and their statistics only: small multiples, one panel a scheme, readable in
+grey.
 
-Each panel shows one scheme in black over all the others in light grey; the baseline is dashed everywhere.
+Each panel shows one scheme in black over all the others in light grey; the baseline is dashed
+everywhere.
 """
 
 from collections.abc import Callable
@@ -25,7 +27,10 @@ BAND = {"color": "0.55", "alpha": 0.35, "linewidth": 0, "zorder": 2}
 TARGET = {"color": "0.35", "linewidth": 1.0, "linestyle": ":", "zorder": 2}
 
 TICKS = (  # of a logarithmic axis, by the ratio of its ends at most
-    (2.0, (1, 1.1, 1.2, 1.3, 1.4, 1.6, 1.8, 2, 2.2, 2.5, 2.8, 3.2, 3.6, 4, 4.5, 5, 5.6, 6.3, 7, 8, 9)),
+    (
+        2.0,
+        (1, 1.1, 1.2, 1.3, 1.4, 1.6, 1.8, 2, 2.2, 2.5, 2.8, 3.2, 3.6, 4, 4.5, 5, 5.6, 6.3, 7, 8, 9),
+    ),
     (6.0, (1, 1.5, 2, 3, 4, 5, 7)),
     (60.0, (1, 2, 5)),
     (float("inf"), (1,)),
@@ -46,10 +51,14 @@ def draw_all(records: xr.Dataset, folder: Path) -> list[Path]:
 
 
 def share_converged(records: xr.Dataset) -> "Figure":
-    """Share of trials that have reached the target against epochs (1 - Kaplan-Meier), with its 95 % band."""
+    """Share of trials that have reached the target against epochs (1 - Kaplan-Meier), with its 95 %
+    band."""
     rates = stats.reported(records)
     horizon = records.attrs["budget"]
-    curves = {scheme: stats.kaplan_meier(stats.times_of(records, scheme, lr, "report")) for scheme, lr in rates.items()}
+    curves = {
+        scheme: stats.kaplan_meier(stats.times_of(records, scheme, lr, "report"))
+        for scheme, lr in rates.items()
+    }
 
     def draw(axes: "Axes", scheme: str, line: dict) -> None:
         time, share, low, high = (np.append(curve, curve[-1]) for curve in curves[scheme])
@@ -58,23 +67,37 @@ def share_converged(records: xr.Dataset) -> "Figure":
         if line is OWN:
             axes.fill_between(time, low, high, step="post", **BAND)
 
-    figure, panels = _panels(records, _by_speed(records), draw, "share of trials converged", "epochs")
+    figure, panels = _panels(
+        records, _by_speed(records), draw, "share of trials converged", "epochs"
+    )
     for axes in panels:
         _epoch_axis(axes, records)
         axes.set(ylim=(-0.03, 1.03), yticks=(0, 0.5, 1))
-    _headline(figure, records, "Who has converged by when", "1 - Kaplan-Meier; band: 95 %, pointwise", has_target=False)
+    _headline(
+        figure,
+        records,
+        "Who has converged by when",
+        "1 - Kaplan-Meier; band: 95 %, pointwise",
+        has_target=False,
+    )
     return figure
 
 
 def epochs_by_rate(records: xr.Dataset) -> "Figure":
-    """Restricted mean epochs to target against the learning rate on the tuning seeds, with every trial as a dot."""
+    """Restricted mean epochs to target against the learning rate on the tuning seeds, with every
+    trial as a dot."""
     horizon, rates = records.attrs["budget"], records.lr.values
     schemes = [str(s) for s in records.scheme.values]
     effort = {
-        s: [stats.restricted_mean(stats.times_of(records, s, r, "tune"), horizon) for r in rates] for s in schemes
+        s: [stats.restricted_mean(stats.times_of(records, s, r, "tune"), horizon) for r in rates]
+        for s in schemes
     }
     tuning = records.isel(seed=np.flatnonzero(records.phase.values == "tune"))
-    marks = {Outcome.CONVERGED: ("o", "black"), Outcome.CENSORED: ("^", "white"), Outcome.DIVERGED: ("x", "black")}
+    marks = {
+        Outcome.CONVERGED: ("o", "black"),
+        Outcome.CENSORED: ("^", "white"),
+        Outcome.DIVERGED: ("x", "black"),
+    }
 
     def draw(axes: "Axes", scheme: str, line: dict) -> None:
         axes.plot(rates, effort[scheme], **line)
@@ -85,27 +108,51 @@ def epochs_by_rate(records: xr.Dataset) -> "Figure":
             where = trials.outcome.values == outcome
             if not where.any():
                 continue
-            epochs = trials.last_epoch.values if outcome != Outcome.DIVERGED else np.full(where.shape, horizon)
+            epochs = (
+                trials.last_epoch.values
+                if outcome != Outcome.DIVERGED
+                else np.full(where.shape, horizon)
+            )
             at = np.broadcast_to(rates[:, None], where.shape)[where]
-            axes.plot(at, epochs[where], marker, color="black", mfc=face, mew=0.9, ms=4.5, zorder=4, clip_on=False)
+            axes.plot(
+                at,
+                epochs[where],
+                marker,
+                color="black",
+                mfc=face,
+                mew=0.9,
+                ms=4.5,
+                zorder=4,
+                clip_on=False,
+            )
         if (trials.outcome.values == Outcome.CONVERGED).any():
             axes.axvline(stats.best_rate(records, scheme), color="0.35", linewidth=0.8, zorder=1)
 
     figure, panels = _panels(
-        records, _by_speed(records), draw, "epochs to target", f"learning rate ({records.attrs['optimizer']})"
+        records,
+        _by_speed(records),
+        draw,
+        "epochs to target",
+        f"learning rate ({records.attrs['optimizer']})",
     )
     for axes in panels:
-        axes.set(xscale="log", ylim=(0, horizon * 1.04), xlim=(rates.min() / 1.5, rates.max() * 1.5))
+        axes.set(
+            xscale="log", ylim=(0, horizon * 1.04), xlim=(rates.min() / 1.5, rates.max() * 1.5)
+        )
         axes.set_xticks(rates, [f"{rate:g}" for rate in rates])
         axes.minorticks_off()
     seeds = len(tuning.seed)
-    text = f"tuning seeds ({seeds}): ● converged   △ not within the budget   × diverged   │ rate chosen"
+    text = (
+        f"tuning seeds ({seeds}): ● converged   △ not within the budget   × diverged   │ rate "
+        "chosen"
+    )
     _headline(figure, records, "Each scheme at every learning rate", text)
     return figure
 
 
 def learning_curves(records: xr.Dataset) -> "Figure":
-    """Median validation metric against epochs on the reporting seeds, with the range over seeds as a band.
+    """Median validation metric against epochs on the reporting seeds, with the range over seeds as
+    a band.
 
     A trial that has ended keeps its last value, and the curve stops when the last of them ends.
     """
@@ -123,9 +170,13 @@ def learning_curves(records: xr.Dataset) -> "Figure":
         axes.plot(epoch[:last], np.median(held, axis=0), **line)
         if line is OWN:
             axes.fill_between(epoch[:last], held.min(axis=0), held.max(axis=0), **BAND)
-            axes.plot(epoch[last - 1], np.median(held[:, -1]), "o", color="black", markersize=4, zorder=4)
+            axes.plot(
+                epoch[last - 1], np.median(held[:, -1]), "o", color="black", markersize=4, zorder=4
+            )
 
-    figure, panels = _panels(records, _by_speed(records), draw, as_text(records.attrs["metric_name"]), "epochs")
+    figure, panels = _panels(
+        records, _by_speed(records), draw, as_text(records.attrs["metric_name"]), "epochs"
+    )
     for axes in panels:
         axes.axhline(records.attrs["target"], **TARGET)
         _epoch_axis(axes, records)
@@ -144,9 +195,11 @@ def learning_curves(records: xr.Dataset) -> "Figure":
 
 
 def forest(rows: list[dict[str, Any]], title: str) -> "Figure":
-    """Epochs to target of every scheme, a panel for each `cell`, with 95 % intervals and the trials that arrived.
+    """Epochs to target of every scheme, a panel for each `cell`, with 95 % intervals and the trials
+    that arrived.
 
-    Filled: all trials arrived; open: some did not, and the mean is a lower bound; beside it how many of how many.
+    Filled: all trials arrived; open: some did not, and the mean is a lower bound; beside it how
+    many of how many.
     """
     import matplotlib.pyplot as plt
 
@@ -166,8 +219,22 @@ def forest(rows: list[dict[str, Any]], title: str) -> "Figure":
         for y, row in enumerate(reversed(by_cell[cell])):
             whole = row["converged"] == row["seeds"]
             if row["epochs_low"] is not None:
-                axes.plot([row["epochs_low"], row["epochs_high"]], [y, y], color="0.5", linewidth=1.4, zorder=1)
-            axes.plot(row["epochs"], y, "o", color="black", mfc="black" if whole else "white", ms=4.5, zorder=2)
+                axes.plot(
+                    [row["epochs_low"], row["epochs_high"]],
+                    [y, y],
+                    color="0.5",
+                    linewidth=1.4,
+                    zorder=1,
+                )
+            axes.plot(
+                row["epochs"],
+                y,
+                "o",
+                color="black",
+                mfc="black" if whole else "white",
+                ms=4.5,
+                zorder=2,
+            )
             axes.annotate(
                 f"{row['converged']}/{row['seeds']}",
                 (1.01, y),
@@ -177,12 +244,24 @@ def forest(rows: list[dict[str, Any]], title: str) -> "Figure":
                 color="0.25",
             )
         axes.set_yticks(
-            range(len(by_cell[cell])), [as_text(row["scheme"]) for row in reversed(by_cell[cell])], fontsize=7
+            range(len(by_cell[cell])),
+            [as_text(row["scheme"]) for row in reversed(by_cell[cell])],
+            fontsize=7,
         )
-        axes.set(title=as_text(cell), xscale="log", xlabel="epochs to target", ylim=(-0.6, len(by_cell[cell]) - 0.4))
+        axes.set(
+            title=as_text(cell),
+            xscale="log",
+            xlabel="epochs to target",
+            ylim=(-0.6, len(by_cell[cell]) - 0.4),
+        )
         low, high = axes.get_xlim()
         fine = next(steps for most, steps in TICKS if high / low <= most)
-        shown = [k * 10.0**power for power in range(-2, 5) for k in fine if low <= k * 10.0**power <= high]
+        shown = [
+            k * 10.0**power
+            for power in range(-2, 5)
+            for k in fine
+            if low <= k * 10.0**power <= high
+        ]
         axes.set_xticks(shown, [f"{tick:g}" for tick in shown])
         axes.minorticks_off()
         axes.grid(axis="x", color="0.9", linewidth=0.7)
@@ -191,8 +270,9 @@ def forest(rows: list[dict[str, Any]], title: str) -> "Figure":
     seeds = sorted({row["seeds"] for row in rows})
     n = " or ".join(map(str, seeds))
     figure.suptitle(
-        f"{as_text(title)}\nrestricted mean up to the budget, 95 % interval, n = {n} seeds, each scheme at its own "
-        "best rate; right: how many arrived\nopen: some did not arrive, so the mean is a lower bound",
+        f"{as_text(title)}\nrestricted mean up to the budget, 95 % interval, n = {n} seeds, each "
+        "scheme at its own best rate; right: how many arrived\nopen: some did not arrive, so the "
+        "mean is a lower bound",
         fontsize=8,
         x=0.01,
         ha="left",
@@ -203,12 +283,20 @@ def forest(rows: list[dict[str, Any]], title: str) -> "Figure":
 def _by_speed(records: xr.Dataset) -> list[str]:
     """The schemes that have something to show, the fastest first."""
     rates, horizon = stats.reported(records), records.attrs["budget"]
-    effort = {s: stats.restricted_mean(stats.times_of(records, s, lr, "report"), horizon) for s, lr in rates.items()}
-    return sorted(effort, key=lambda s: (effort[s], s)) or [str(scheme) for scheme in records.scheme.values]
+    effort = {
+        s: stats.restricted_mean(stats.times_of(records, s, lr, "report"), horizon)
+        for s, lr in rates.items()
+    }
+    return sorted(effort, key=lambda s: (effort[s], s)) or [
+        str(scheme) for scheme in records.scheme.values
+    ]
 
 
-def _panels(records: xr.Dataset, schemes: list[str], draw: Draw, y: str, x: str) -> tuple["Figure", list["Axes"]]:
-    """One panel a scheme on shared axes; `draw(axes, scheme, line)` is called for the others, the baseline, its own."""
+def _panels(
+    records: xr.Dataset, schemes: list[str], draw: Draw, y: str, x: str
+) -> tuple["Figure", list["Axes"]]:
+    """One panel a scheme on shared axes; `draw(axes, scheme, line)` is called for the others, the
+    baseline, its own."""
     import matplotlib.pyplot as plt
 
     columns = min(3, len(schemes))
@@ -253,8 +341,11 @@ def _epoch_axis(axes: "Axes", records: xr.Dataset) -> None:
     axes.minorticks_off()
 
 
-def _headline(figure: "Figure", records: xr.Dataset, title: str, note: str, has_target: bool = False) -> None:
-    """What the figure shows, of which cell, and how to read it; then the layout, once for all formats."""
+def _headline(
+    figure: "Figure", records: xr.Dataset, title: str, note: str, has_target: bool = False
+) -> None:
+    """What the figure shows, of which cell, and how to read it; then the layout, once for all
+    formats."""
     from matplotlib.layout_engine import ConstrainedLayoutEngine
     from matplotlib.lines import Line2D
 
@@ -263,14 +354,27 @@ def _headline(figure: "Figure", records: xr.Dataset, title: str, note: str, has_
     cell = f"{a['model']}, {a['hidden']} units, {a['task']}, {a['optimizer']}"
     target = f"target: {a['metric_name']} {sign} {a['target']:.4g}"
     figure.text(0.02, 1 - 0.08 * inch, title, fontsize=11, va="top")
-    figure.text(0.02, 1 - 0.33 * inch, as_text(f"{cell}; {target}\n{note}"), fontsize=8, va="top", color="0.25")
+    figure.text(
+        0.02,
+        1 - 0.33 * inch,
+        as_text(f"{cell}; {target}\n{note}"),
+        fontsize=8,
+        va="top",
+        color="0.25",
+    )
     handles = [Line2D([], [], **OWN), Line2D([], [], **BASELINE), Line2D([], [], **OTHERS)]
     labels = ["this scheme", as_text(f"baseline, {a['baseline']}"), "the other schemes"]
     if has_target:
         handles.append(Line2D([], [], **TARGET))
         labels.append("target")
     figure.legend(
-        handles, labels, loc="lower left", ncols=len(handles), frameon=False, fontsize=8, bbox_to_anchor=(0.01, 0)
+        handles,
+        labels,
+        loc="lower left",
+        ncols=len(handles),
+        frameon=False,
+        fontsize=8,
+        bbox_to_anchor=(0.01, 0),
     )
     layout = figure.get_layout_engine()
     assert isinstance(layout, ConstrainedLayoutEngine)

@@ -1,11 +1,13 @@
-"""Coordinate check: do the sizes of signals and of their updates stay the same as a network grows wider, or deeper?
+"""Coordinate check: do the sizes of signals and of their updates stay the same as a network grows
+wider, or deeper?
 
-    Study, widths or depths -> a few steps of training at each, for every seed -> sizes -> slopes, pass or fail
+    Study, widths or depths -> a few steps of training at each, for every seed -> sizes
+          -> slopes, pass or fail
 
-Under a parametrization that transfers, activations, attention scores, their changes and gradients have a slope of 0
-against the width.
-Source: Yang et al. (2021), Tensor Programs V, appendix D.1; here with numbers, and for updates and gradients too.
-Against depth: Dey et al. (2025), CompleteP, section 3.
+Under a parametrization that transfers, activations, attention scores, their changes and gradients
+have a slope of 0 against the width.
+Source: Yang et al. (2021), Tensor Programs V, appendix D.1; here with numbers, and for updates and
+gradients too. Against depth: Dey et al. (2025), CompleteP, section 3.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -30,12 +32,14 @@ from jaxinit.spec import Leaf, Scheme
 from jaxinit.study import BadStudy, Study, check_numbers
 
 MOST_STEPS = 1_000_000
-# Of log10(size) against log10(width). A slope is flat if its interval reaches down to SLOPE, and none is above STEEP;
-# none is below -STEEP: what is random in a change falls as 1/sqrt(width) and lifts the sizes of narrow networks.
+# Of log10(size) against log10(width). A slope is flat if its interval reaches down to SLOPE, and
+# none is above STEEP; none is below -STEEP: what is random in a change falls as 1/sqrt(width) and
+# lifts the sizes of narrow networks.
 SLOPE, STEEP = 0.1, 0.2
 KINDS = ("forward", "update", "gradient")
 NAMED = ("scores", "branch")  # endings of the values that a model names by `checkpoint_name`
-KINDS_OF = {  # of signals that no one parameter makes, which have no gradient; the others have all kinds
+# of signals that no one parameter makes, which have no gradient; the others have all kinds
+KINDS_OF = {
     **dict.fromkeys((*NAMED, "logits"), ("forward", "update")),
     "part": ("update",),
 }
@@ -53,25 +57,29 @@ MAY_SHRINK = (
 
 
 class Slope(NamedTuple):
-    """How one signal grows with width or depth: its slope, a 95 % interval over seeds, whether that allows for flat.
+    """How one signal grows with width or depth: its slope, a 95 % interval over seeds, whether that
+    allows for flat.
 
-    `forward`: the size after the last step. `update`: the size of what the steps have changed in it. `gradient`: the
-    size of dC/dW at the start, W with its multiplier, times the width but for the readout, since its entries go as
-    1/width elsewhere.
-    Against width, the signals are the product of every kernel, with the rule's multiplier; the scores of every
-    attention before the softmax and what every branch adds to the stream, biases included (values that the model
-    names `....scores` and `....branch`, as the Transformer does); and the network's output (`logits`). Of scores also
-    what the change of one kind of parameter alone does to them (`....scores by query bias`): a part that grows is
-    hidden in the sum for as long as it is small.
-    Scores and the answer at the start may shrink with the width, since queries and keys, or the readout's rows, do not
-    point the same way before they are trained; what training adds to scores goes from 1/sqrt(width) to flat as they
-    come to. So scores and their parts, the answer's size, the readout's product, queries and gradients of keys are
-    judged for growth only.
-    Against depth: of the sum of all branches ("branches", with the gradient of the embedding) and of the answer
-    ("readout"), as they are; the sum at the start may shrink, as it does under CompleteP.
+    `forward`: the size after the last step. `update`: the size of what the steps have changed in
+    it. `gradient`: the size of dC/dW at the start, W with its multiplier, times the width but for
+    the readout, since its entries go as 1/width elsewhere.
+    Against width, the signals are the product of every kernel, with the rule's multiplier; the
+    scores of every attention before the softmax and what every branch adds to the stream, biases
+    included (values that the model names `....scores` and `....branch`, as the Transformer does);
+    and the network's output (`logits`). Of scores also what the change of one kind of parameter
+    alone does to them (`....scores by query bias`): a part that grows is hidden in the sum for as
+    long as it is small.
+    Scores and the answer at the start may shrink with the width, since queries and keys, or the
+    readout's rows, do not point the same way before they are trained; what training adds to scores
+    goes from 1/sqrt(width) to flat as they come to. So scores and their parts, the answer's size,
+    the readout's product, queries and gradients of keys are judged for growth only.
+    Against depth: of the sum of all branches ("branches", with the gradient of the embedding) and
+    of the answer ("readout"), as they are; the sum at the start may shrink, as it does under
+    CompleteP.
 
-    `note` says why a signal fails: not flat, not finite, or nothing to judge (it is zero, or has not moved). A gradient
-    that is zero at the start at every size, as below a zero readout, is left to the signal's update, and noted.
+    `note` says why a signal fails: not flat, not finite, or nothing to judge (it is zero, or has
+    not moved). A gradient that is zero at the start at every size, as below a zero readout, is left
+    to the signal's update, and noted.
     """
 
     scheme: str
@@ -101,12 +109,13 @@ def coordinate_check(
     models: Mapping[str, Any] | None = None,
     out: str | Path | None = None,
 ) -> xr.Dataset:
-    """Sizes of every signal after training for `steps` steps on one batch, over (width, scheme, seed, parameter).
+    """Sizes of every signal after training for `steps` steps on one batch, over (width, scheme,
+    seed, parameter).
 
-    Variables `forward`, `update`, `gradient`: root mean squares; see `Slope` for the signals, and for which have no
-    gradient (NaN).
-    Raises: BadStudy as `resolve.check`, for fewer than two widths, fewer than one step, or a scheme that cannot be
-    drawn at one of them.
+    Variables `forward`, `update`, `gradient`: root mean squares; see `Slope` for the signals, and
+    for which have no gradient (NaN).
+    Raises: BadStudy as `resolve.check`, for fewer than two widths, fewer than one step, or a scheme
+    that cannot be drawn at one of them.
     """
     return _against("width", study, widths, steps, rate, schemes, models, out)
 
@@ -121,7 +130,8 @@ def depth_check(
     models: Mapping[str, Any] | None = None,
     out: str | Path | None = None,
 ) -> xr.Dataset:
-    """As `coordinate_check` over (depth, scheme, seed, parameter), for what a residual stream gathers; see `Slope`.
+    """As `coordinate_check` over (depth, scheme, seed, parameter), for what a residual stream
+    gathers; see `Slope`.
 
     Raises: BadStudy as `coordinate_check`, and for a model without a residual stream.
     """
@@ -140,24 +150,35 @@ def _against(
     out: str | Path | None,
 ) -> xr.Dataset:
     if len(set(sizes)) < 2:
-        raise BadStudy(f"a slope needs two or more different {axis}s, got {' '.join(map(str, sizes)) or 'none'}")
+        raise BadStudy(
+            f"a slope needs two or more different {axis}s, got "
+            f"{' '.join(map(str, sizes)) or 'none'}"
+        )
     if steps < 1:
-        raise BadStudy(f"steps must be 1 or more, got {steps}: without a step there is no change to judge")
+        raise BadStudy(
+            f"steps must be 1 or more, got {steps}: without a step there is no change to judge"
+        )
     if steps > MOST_STEPS:
         raise BadStudy(f"steps must be at most {MOST_STEPS}, got {steps}; a check needs few")
     check_numbers(study)
     one_rate = replace(study, lrs=(rate,), baseline=next(iter(study.schemes), ""))
     by_size = {}
     for size in sorted(set(sizes)):  # all of them, before any is trained
-        sized = replace(one_rate, hidden=size) if axis == "width" else replace(one_rate, layers=size)
+        sized = (
+            replace(one_rate, hidden=size) if axis == "width" else replace(one_rate, layers=size)
+        )
         by_size[size] = check(sized, schemes, models=models)
         check_memory(by_size[size], 1)
     question = {"study": study.plain(), axis: list(by_size), "steps": steps, "rate": rate}
     if out is not None:
-        question = claim(Folder(Path(out)), "coordinate check", question, next(iter(by_size.values())))
+        question = claim(
+            Folder(Path(out)), "coordinate check", question, next(iter(by_size.values()))
+        )
     found_at = []
     for size, resolved in by_size.items():
-        found_at.append((_products if axis == "width" else _stream)(resolved, steps).expand_dims({axis: [size]}))
+        found_at.append(
+            (_products if axis == "width" else _stream)(resolved, steps).expand_dims({axis: [size]})
+        )
     found: Any = xr.concat(found_at, axis)
     fixed = {"layers": study.layers} if axis == "width" else {"units": study.hidden}
     found.attrs = {
@@ -180,7 +201,8 @@ def _against(
 
 
 def slopes(found: xr.Dataset) -> list[Slope]:
-    """The slope of every signal, over all widths or depths, by least squares on each seed; in the order of the data."""
+    """The slope of every signal, over all widths or depths, by least squares on each seed; in the
+    order of the data."""
     axis = found.attrs["axis"]
     rows = []
     for scheme in found.scheme.values:
@@ -197,7 +219,9 @@ def _judged(signal: xr.Dataset, scheme: str, parameter: str, kind: str, axis: st
     role, sizes = signal.role.item(), signal[kind].values
     refused = _nothing_to_judge(signal, kind, axis)
     if refused:
-        left_to_update = kind == "gradient" and not sizes.any() and bool(signal["update"].values.any())
+        left_to_update = (
+            kind == "gradient" and not sizes.any() and bool(signal["update"].values.any())
+        )
         note = "zero at the start: judged by its update" if left_to_update else refused
         return Slope(scheme, parameter, kind, np.nan, np.nan, np.nan, left_to_update, note)
     if axis == "width" and kind == "gradient" and role != "readout":
@@ -206,7 +230,9 @@ def _judged(signal: xr.Dataset, scheme: str, parameter: str, kind: str, axis: st
     by_seed = np.polyfit(logs, np.log10(sizes.astype(float)), 1)[0]
     middle, half = float(by_seed.mean()), 0.0
     if len(by_seed) > 1:
-        half = float(stats.t.ppf(0.975, len(by_seed) - 1) * by_seed.std(ddof=1) / np.sqrt(len(by_seed)))
+        half = float(
+            stats.t.ppf(0.975, len(by_seed) - 1) * by_seed.std(ddof=1) / np.sqrt(len(by_seed))
+        )
     low, high = middle - half, middle + half
     flat = low <= SLOPE and abs(middle) < STEEP
     passed = flat or (middle < 0 and (role, kind) in MAY_SHRINK)
@@ -219,13 +245,20 @@ def _nothing_to_judge(signal: xr.Dataset, kind: str, axis: str) -> str:
     if not np.isfinite(sizes).all():
         return f"not finite at {axis} {_first(signal, ~np.isfinite(sizes), axis)}"
     if not sizes.any():
-        return "nothing to judge: it has not moved" if kind == "update" else "nothing to judge: it is zero"
+        return (
+            "nothing to judge: it has not moved"
+            if kind == "update"
+            else "nothing to judge: it is zero"
+        )
     if not sizes.all():
         return f"zero at {axis} {_first(signal, sizes == 0, axis)}, not at others"
     within_rounding = sizes < ROUNDING * signal["forward"].values
     if kind == "update" and role != "part" and within_rounding.any():
         where = _first(signal, within_rounding, axis)
-        return f"nothing to judge: at {axis} {where} it moved by no more than rounding; raise the rate or the steps"
+        return (
+            f"nothing to judge: at {axis} {where} it moved by no more than rounding; raise the "
+            "rate or the steps"
+        )
     return ""
 
 
@@ -240,16 +273,20 @@ def _role(name: str) -> str:
 
 
 def passes(rows: Sequence[Slope], scheme: str) -> bool:
-    """Whether every signal of a scheme is flat. Raises: ValueError for a scheme that has no rows."""
+    """Whether every signal of a scheme is flat. Raises: ValueError for a scheme that has no
+    rows."""
     mine = [row for row in rows if row.scheme == scheme]
     if not mine:
         there = ", ".join(dict.fromkeys(row.scheme for row in rows)) or "none"
-        raise ValueError(f"no slopes of a scheme {scheme!r}, so nothing to judge; there are those of {there}")
+        raise ValueError(
+            f"no slopes of a scheme {scheme!r}, so nothing to judge; there are those of {there}"
+        )
     return all(row.passed for row in mine)
 
 
 def _products(resolved: Resolved, steps: int) -> xr.Dataset:
-    """The sizes of every kernel's product, of what the model names, and of its output: (scheme, seed, parameter)."""
+    """The sizes of every kernel's product, of what the model names, and of its output: (scheme,
+    seed, parameter)."""
     resolved = unsegmented(resolved)
     kept = [leaf for leaf in resolved.model.leaves if leaf.is_kernel]
 
@@ -258,9 +295,13 @@ def _products(resolved: Resolved, steps: int) -> xr.Dataset:
         uses = trace.watched(apply, kept, lambda entries: entries, params, None, x)[1]
         signals: dict[str, Any] = {}
         for use in uses:
-            signals.setdefault(use.name, use.product)  # the first use of a parameter that is used twice
+            signals.setdefault(
+                use.name, use.product
+            )  # the first use of a parameter that is used twice
         logits, named = trace.named(apply, params, x)
-        signals |= {name: value for name, value in named.items() if name.rpartition(".")[2] in NAMED}
+        signals |= {
+            name: value for name, value in named.items() if name.rpartition(".")[2] in NAMED
+        }
         return {**signals, "logits": logits}
 
     def scores(params: Any, factors: dict[str, Any], x: jax.Array) -> dict[str, jax.Array]:
@@ -273,11 +314,13 @@ def _products(resolved: Resolved, steps: int) -> xr.Dataset:
 
 
 def _parts_of_scores(leaves: Sequence[Leaf]) -> dict[str, set[str]]:
-    """The parameters of each kind that scores are made of, by the kind's name, such as "query bias"."""
+    """The parameters of each kind that scores are made of, by the kind's name, such as "query
+    bias"."""
     parts: dict[str, set[str]] = {}
     for leaf in leaves:
         partner = leaf.role if leaf.is_kernel else leaf.partner
-        # a bias of keys adds the same to all scores of a query, so the softmax takes it out and nothing trains it
+        # a bias of keys adds the same to all scores of a query, so the softmax takes it out and
+        # nothing trains it
         without_effect = leaf.role == "bias" and partner == "key" and not leaf.normalized
         if partner in ("query", "key") and not without_effect:
             kind = partner if leaf.is_kernel else f"{partner} {leaf.role}"
@@ -286,20 +329,27 @@ def _parts_of_scores(leaves: Sequence[Leaf]) -> dict[str, set[str]]:
 
 
 def _stream(resolved: Resolved, steps: int) -> xr.Dataset:
-    """The sizes of what a residual stream gathers and of the answer, over (scheme, seed, parameter)."""
+    """The sizes of what a residual stream gathers and of the answer, over (scheme, seed,
+    parameter)."""
 
     def look(params: Any, factors: dict[str, Any], x: jax.Array) -> dict[str, jax.Array]:
         filled = resolved.model.filled({name: w * factors[name] for name, w in params.items()})
         if not hasattr(filled, "stream"):
             raise BadStudy(
-                f"a check against depth needs a residual stream, as transformer has; got {resolved.study.model!r}"
+                "a check against depth needs a residual stream, as transformer has; got "
+                f"{resolved.study.model!r}"
             )
         courses = filled.stream(x)
         return {"branches": courses[-2] - courses[0], "readout": filled.answer(courses[-1])}
 
-    last = max(resolved.model.leaves, key=lambda leaf: (leaf.role == "readout", leaf.role == "embedding")).name
+    last = max(
+        resolved.model.leaves, key=lambda leaf: (leaf.role == "readout", leaf.role == "embedding")
+    ).name
     return _sizes(
-        resolved, steps, look, {"branches": Signal("branches", "embedding"), "readout": Signal("readout", last)}
+        resolved,
+        steps,
+        look,
+        {"branches": Signal("branches", "embedding"), "readout": Signal("readout", last)},
     )
 
 
@@ -312,14 +362,20 @@ def _sizes(
 ) -> xr.Dataset:
     """The sizes of what `look` gives, over (scheme, seed, parameter).
 
-    `known` describes signals in the order to list them; what `look` gives beside them has the end of its name as role.
-    `scores` gives those of attentions alone, for what single kinds of parameters do to them.
+    `known` describes signals in the order to list them; what `look` gives beside them has the end
+    of its name as role. `scores` gives those of attentions alone, for what single kinds of
+    parameters do to them.
     """
     parts = _parts_of_scores(resolved.model.leaves) if scores is not None else {}
     study, task = resolved.study, resolved.task
     starts = draw_starts(resolved)
     program = training.make_program(
-        resolved.model, task, study.optimizer, batch=study.batch, evaluations=study.evaluations, epochs=1
+        resolved.model,
+        task,
+        study.optimizer,
+        batch=study.batch,
+        evaluations=study.evaluations,
+        epochs=1,
     )
     data = task.data
     points = [(name, study.lrs[0], seed) for name in resolved.schemes for seed in study.reporting]
@@ -340,16 +396,26 @@ def _sizes(
 
         state = program.start(params)
         (after, _), _ = jax.lax.scan(step, (state.params, state.opt), None, length=steps)
-        before, later, at_start = look(params, factors, x), look(after, factors, x), gradient(params)
+        before, later, at_start = (
+            look(params, factors, x),
+            look(after, factors, x),
+            gradient(params),
+        )
         measured = {}
         for name in before:
             parameter = known[name].parameter if name in known else ""
             # the gradient by the parameter with its multiplier
-            of_weights = size(at_start[parameter] / factors[parameter]) if parameter else jnp.float32(jnp.nan)
+            of_weights = (
+                size(at_start[parameter] / factors[parameter])
+                if parameter
+                else jnp.float32(jnp.nan)
+            )
             measured[name] = [size(later[name]), size(later[name] - before[name]), of_weights]
         for kind, names in parts.items():
             # one kind of parameter as trained, all others as they were
-            mixed = {name: after[name] if name in names else value for name, value in params.items()}
+            mixed = {
+                name: after[name] if name in names else value for name, value in params.items()
+            }
             for name, value in scores(mixed, factors, x).items() if scores is not None else ():
                 change = size(value - before[name])
                 measured[f"{name} by {kind}"] = [size(value), change, jnp.float32(jnp.nan)]
@@ -359,7 +425,9 @@ def _sizes(
     for k, (name, _, _) in enumerate(points):
         trial = jax.tree.map(lambda a, k=k: a[k], trials)
         factors = jax.tree.map(np.float32, resolved.multipliers(name))
-        rows.append(jax.tree.map(np.asarray, run(jax.tree.map(jnp.asarray, params[k]), trial, factors)))
+        rows.append(
+            jax.tree.map(np.asarray, run(jax.tree.map(jnp.asarray, params[k]), trial, factors))
+        )
     listed = [name for name in known if name in rows[0]]
     order = [*listed, *(name for name in rows[0] if name not in known)]
     roles = [known[name].role if name in known else _role(name) for name in order]

@@ -1,7 +1,9 @@
-"""What a study is, in digests: its data, task, model, schemes, calibrations and precision, whatever they are called.
+"""What a study is, in digests: its data, task, model, schemes, calibrations and precision, whatever
+they are called.
 
-A name tells nothing of what it stands for: a file may have been replaced, a caller's model changed. A program is known
-by its jaxpr in a canonical form, free of addresses and of the names that a process gives.
+A name tells nothing of what it stands for: a file may have been replaced, a caller's model changed.
+A program is known by its jaxpr in a canonical form, free of addresses and of the names that a
+process gives.
 """
 
 import functools
@@ -38,9 +40,9 @@ Identity = dict[str, Any]
 def identify(resolved: Resolved) -> Identity:
     """The identity of a study by part: SHA-256 digests, by name where a part has several.
 
-    data: the arrays of the task. task: its loss, metric and batches. model: its parameters, what it computes when it
-    is evaluated and, with its gradient, when it is trained, with noise and without. schemes: how each draws and scales
-    every parameter.
+    data: the arrays of the task. task: its loss, metric and batches. model: its parameters, what it
+    computes when it is evaluated and, with its gradient, when it is trained, with noise and
+    without. schemes: how each draws and scales every parameter.
     calibrations: their source. precision: what JAX is told of it.
     """
     return {
@@ -48,7 +50,9 @@ def identify(resolved: Resolved) -> Identity:
         "task": _task_digest(resolved),
         "model": _model_digest(resolved),
         "schemes": {name: scheme_digest(resolved, name) for name in resolved.schemes},
-        "calibrations": {name: _source_digest(call) for name, call in resolved.calibrations.items()},
+        "calibrations": {
+            name: _source_digest(call) for name, call in resolved.calibrations.items()
+        },
         "precision": {name.removeprefix("jax_"): getattr(jax.config, name) for name in PRECISION},
     }
 
@@ -83,7 +87,9 @@ def scheme_digest(resolved: Resolved, scheme: str) -> str:
     digest = hashlib.sha256()
     for name, rule in rules(resolved.schemes[scheme], leaves).items():
         digest.update(f"{name} {rule.multiplier} {rule.lr_scale} {rule.wd_scale}\n".encode())
-    program = program_digest(lambda key: draw(resolved.schemes[scheme], key, leaves), jax.random.key(0))
+    program = program_digest(
+        lambda key: draw(resolved.schemes[scheme], key, leaves), jax.random.key(0)
+    )
     digest.update(program.encode())
     return digest.hexdigest()
 
@@ -91,8 +97,8 @@ def scheme_digest(resolved: Resolved, scheme: str) -> str:
 def program_digest(function: Callable[..., Any], *arguments: Any) -> str:
     """The SHA-256 of a function's jaxpr for arguments of these shapes, constants included.
 
-    Equal for equal programs in any process; a function that a primitive only refers to counts by its name, a callback
-    by its code and what it holds.
+    Equal for equal programs in any process; a function that a primitive only refers to counts by
+    its name, a callback by its code and what it holds.
     """
     digest = hashlib.sha256()
     _Canonical(digest).closed(jax.make_jaxpr(function)(*arguments))
@@ -105,14 +111,19 @@ def combined(identity: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def claim(folder: Folder, kind: str, question: Mapping[str, Any], resolved: Resolved) -> dict[str, Any]:
+def claim(
+    folder: Folder, kind: str, question: Mapping[str, Any], resolved: Resolved
+) -> dict[str, Any]:
     """A question with the identity of what it is asked of, where the folder holds no other answer.
 
-    Raises: BadStudy, saying what differs, as `Folder.claim`; also for other contents under the same names.
+    Raises: BadStudy, saying what differs, as `Folder.claim`; also for other contents under the same
+    names.
     """
     here = identify(resolved)
     held = folder.claim(kind, question)
-    changes = [] if held is None else changed(held.question.get("identity", here), here, resolved.study)
+    changes = (
+        [] if held is None else changed(held.question.get("identity", here), here, resolved.study)
+    )
     if changes:
         raise another(folder.path, kind, changes)
     return {**question, "identity": here}
@@ -141,14 +152,23 @@ def _model_digest(resolved: Resolved) -> str:
 
     def trained(noise: Training | None, params: Any, running: Any, key: Any, x: Any, y: Any) -> Any:
         def loss(params: Any) -> Any:
-            outputs, after = resolved.model.learn(params, running, x, noise or Training(key, jnp.float32(0.5)))
+            outputs, after = resolved.model.learn(
+                params, running, x, noise or Training(key, jnp.float32(0.5))
+            )
             return task.loss(outputs, y), after
 
         return jax.value_and_grad(loss, has_aux=True)(params)
 
-    for noise in (None, Training()):  # with noise, and as studies without dropout and calibrations train
+    for noise in (
+        None,
+        Training(),
+    ):  # with noise, and as studies without dropout and calibrations train
         program = functools.partial(trained, noise)
-        digest.update(program_digest(program, params, resolved.model.running, jax.random.key(0), x, y).encode())
+        digest.update(
+            program_digest(
+                program, params, resolved.model.running, jax.random.key(0), x, y
+            ).encode()
+        )
     return digest.hexdigest()
 
 
@@ -237,7 +257,8 @@ class _Canonical:
             self.write(_text(value))
 
     def function(self, function: Any) -> None:
-        """What a callback computes on the host, of which a jaxpr says nothing: its code and the values it holds."""
+        """What a callback computes on the host, of which a jaxpr says nothing: its code and the
+        values it holds."""
         function = getattr(function, "callback_func", function)  # JAX's own wrapping
         if isinstance(function, functools.partial):
             self.value((function.args, function.keywords))
@@ -251,12 +272,17 @@ class _Canonical:
             return self.held(function)
         self.code(code)
         closed = [closed.cell_contents for closed in function.__closure__ or ()]
-        for value in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values(), *closed):
+        for value in (
+            *(function.__defaults__ or ()),
+            *(function.__kwdefaults__ or {}).values(),
+            *closed,
+        ):
             self.held(value)
         self.globals(function)
 
     def globals(self, function: Any) -> None:
-        """What a function of the caller's reads from its module: numbers, texts, arrays, and functions, each once."""
+        """What a function of the caller's reads from its module: numbers, texts, arrays, and
+        functions, each once."""
         if "site-packages" in function.__code__.co_filename:
             return
         for name in function.__code__.co_names:
@@ -265,7 +291,9 @@ class _Canonical:
             if own and value not in self.seen:
                 self.seen.append(value)
                 self.function(value)
-            elif isinstance(value, int | float | complex | str | tuple | list | dict | np.ndarray | jax.Array):
+            elif isinstance(
+                value, int | float | complex | str | tuple | list | dict | np.ndarray | jax.Array
+            ):
                 self.write(name)
                 self.value(value)
 

@@ -1,4 +1,5 @@
-"""A study resolved: its names turned into a task, a model and schemes, all of it checked, and its starts drawn.
+"""A study resolved: its names turned into a task, a model and schemes, all of it checked, and its
+starts drawn.
 
 Study -> check -> Resolved -> draw_starts -> calibrate_starts -> parameters of every scheme and seed
 """
@@ -37,20 +38,29 @@ from jaxinit.study import (
 )
 from jaxinit.tasks import TASKS, Task
 
-OWN_MODELS_TAKE = ("activation", "norm", "residual")  # of a study's settings, where they name such an argument
+OWN_MODELS_TAKE = (
+    "activation",
+    "norm",
+    "residual",
+)  # of a study's settings, where they name such an argument
 WHILE_DRAWN = 3  # times the size of a validation set or of a model: what its drawing needs
 CALIBRATION_BATCHES = 8  # what a calibration looks at, as many as fit into the training set
 
 Calibration = Callable[[calibrate.Problem, Params, calibrate.Batch], calibrate.Calibrated]
-Starts = dict[str, dict[str, np.ndarray]]  # of every scheme, by parameter: the seeds are the leading axis
-Reports = dict[str, dict[str, dict[str, float]]]  # of every calibrated scheme: median, low and high of each number
+Starts = dict[
+    str, dict[str, np.ndarray]
+]  # of every scheme, by parameter: the seeds are the leading axis
+Reports = dict[
+    str, dict[str, dict[str, float]]
+]  # of every calibrated scheme: median, low and high of each number
 
 
 class Resolved(NamedTuple):
-    """A checked study: its defaults filled in, its names resolved to a task, a pure model and schemes.
+    """A checked study: its defaults filled in, its names resolved to a task, a pure model and
+    schemes.
 
-    `schemes` has the scheme that each name draws with, `calibrations` what corrects the draws of `scheme+calibration`,
-    `make` what builds the model.
+    `schemes` has the scheme that each name draws with, `calibrations` what corrects the draws of
+    `scheme+calibration`, `make` what builds the model.
     """
 
     study: Study
@@ -62,7 +72,10 @@ class Resolved(NamedTuple):
 
     def multipliers(self, scheme: str) -> dict[str, float]:
         """What a scheme multiplies each parameter by in the forward pass."""
-        return {leaf: rule.multiplier for leaf, rule in rules(self.schemes[scheme], self.model.leaves).items()}
+        return {
+            leaf: rule.multiplier
+            for leaf, rule in rules(self.schemes[scheme], self.model.leaves).items()
+        }
 
     def as_trained(self, params: Params, multipliers: Mapping[str, Any], x: jax.Array) -> jax.Array:
         """What a training step under a scheme computes, without its noise."""
@@ -106,7 +119,8 @@ def check(
         task.check_target(study.target)
         if study.batch > task.examples:
             raise BadStudy(
-                f"batch is at most {task.examples}, the training examples of {task.name!r}; got {study.batch}"
+                f"batch is at most {task.examples}, the training examples of {task.name!r}; got "
+                f"{study.batch}"
             )
         make = known_models[study.model]
         model = _functional(study, _model(study, task, make))
@@ -116,12 +130,15 @@ def check(
         raise
     except ValueError as error:
         raise BadStudy(str(error)) from error
-    calibrations = {name: calibrate.CALIBRATIONS[second] for name, (_, second) in pairs.items() if second}
+    calibrations = {
+        name: calibrate.CALIBRATIONS[second] for name, (_, second) in pairs.items() if second
+    }
     return Resolved(study, task, model, by_name, calibrations, make)
 
 
 def _under(scheme: Scheme, name: str, model: Functional, optimizer: str) -> Scheme:
-    """The scheme with its rates for the study's optimizer. Raises: ValueError, as `rules`; BadStudy if it has none."""
+    """The scheme with its rates for the study's optimizer. Raises: ValueError, as `rules`; BadStudy
+    if it has none."""
     try:
         scheme = under(scheme, optimizer)
     except ValueError as error:
@@ -130,42 +147,50 @@ def _under(scheme: Scheme, name: str, model: Functional, optimizer: str) -> Sche
         factors = {"multiplier": rule.multiplier, "rate": rule.lr_scale, "decay": rule.wd_scale}
         for what, factor in factors.items():
             if not isinstance(factor, Tracer) and not math.isfinite(factor):
-                raise BadStudy(f"scheme {name!r} gives parameter {leaf!r} a {what} times {factor}; change its settings")
+                raise BadStudy(
+                    f"scheme {name!r} gives parameter {leaf!r} a {what} times {factor}; change its "
+                    "settings"
+                )
         if rule.optimizers and optimizer not in rule.optimizers:
             made_for = " or ".join(rule.optimizers)
             raise BadStudy(
-                f"scheme {name!r} has rates for {made_for}, and the optimizer is {optimizer!r}; use --optimizer "
-                f"{rule.optimizers[0]}, or another scheme"
+                f"scheme {name!r} has rates for {made_for}, and the optimizer is {optimizer!r}; "
+                f"use --optimizer {rule.optimizers[0]}, or another scheme"
             )
     return scheme
 
 
-def check_memory(resolved: Resolved, trials_at_once: int, *, batch: int | None = None, recorded: int = 0) -> None:
+def check_memory(
+    resolved: Resolved, trials_at_once: int, *, batch: int | None = None, recorded: int = 0
+) -> None:
     """Refuse a study that cannot fit into memory, before anything of it is allocated.
 
-    Counted are the starts of all schemes and seeds, which are drawn first; for each of the trials at once its
-    parameters, their gradient, the optimizer's state and what the backward pass of one batch keeps; and `recorded`
-    bytes of records. What else the compiled program needs is known only to its compiler.
+    Counted are the starts of all schemes and seeds, which are drawn first; for each of the trials
+    at once its parameters, their gradient, the optimizer's state and what the backward pass of one
+    batch keeps; and `recorded` bytes of records. What else the compiled program needs is known only
+    to its compiler.
     Raises: BadStudy that says what is needed, what is free, and which settings make most of it.
     """
     study, leaves = resolved.study, resolved.model.leaves
     sizes = {leaf: math.prod(leaf.shape) for leaf in leaves}
     largest = _largest(leaves)
-    whole, drawing = 4 * sum(sizes.values()), 8 * sizes[largest]  # float32; random bits, and what is made of them
+    whole, drawing = (
+        4 * sum(sizes.values()),
+        8 * sizes[largest],
+    )  # float32; random bits, and what is made of them
     seeds = len(study.tuning) + study.seeds
     params = {leaf.name: jax.ShapeDtypeStruct(leaf.shape, jnp.float32) for leaf in leaves}
     state = jax.eval_shape(training.OPTIMIZERS[study.optimizer]().init, params)
     kept = _kept_for_backward(resolved, params, batch or study.batch)
     width = _size_of(largest, study)
+    length = "length" if study.length else "layers"
     parts = {
-        f"the starts of {len(resolved.schemes)} schemes x {seeds} seeds; make {width}, seeds or schemes fewer": (
-            seeds * (len(resolved.schemes) * whole + drawing)
-        ),
-        f"the parameters and the optimizer of {trials_at_once} trials at once; make {width} smaller": (
-            trials_at_once * (2 * whole + _bytes(state))
-        ),
-        f"what the backward pass keeps of a batch of {batch or study.batch}, {trials_at_once} times; make batch, "
-        f"{'length' if study.length else 'layers'} or hidden smaller": trials_at_once * kept,
+        f"the starts of {len(resolved.schemes)} schemes x {seeds} seeds; make {width}, seeds or "
+        "schemes fewer": (seeds * (len(resolved.schemes) * whole + drawing)),
+        f"the parameters and the optimizer of {trials_at_once} trials at once; "
+        f"make {width} smaller": (trials_at_once * (2 * whole + _bytes(state))),
+        f"what the backward pass keeps of a batch of {batch or study.batch}, {trials_at_once} "
+        f"times; make batch, {length} or hidden smaller": trials_at_once * kept,
         "the records; make epochs, evaluations, seeds or lrs fewer": recorded,
     }
     needed, free = sum(parts.values()), sweep.free_on_host()
@@ -180,10 +205,16 @@ def check_memory(resolved: Resolved, trials_at_once: int, *, batch: int | None =
         )
 
 
-def _kept_for_backward(resolved: Resolved, params: Mapping[str, jax.ShapeDtypeStruct], batch: int) -> int:
-    """Bytes that the backward pass of one batch keeps, by shapes alone; those of the parameters are counted too."""
+def _kept_for_backward(
+    resolved: Resolved, params: Mapping[str, jax.ShapeDtypeStruct], batch: int
+) -> int:
+    """Bytes that the backward pass of one batch keeps, by shapes alone; those of the parameters are
+    counted too."""
     data = resolved.task.data
-    x, y = (jax.ShapeDtypeStruct((batch, *data[name].shape[1:]), data[name].dtype) for name in ("valid_x", "valid_y"))
+    x, y = (
+        jax.ShapeDtypeStruct((batch, *data[name].shape[1:]), data[name].dtype)
+        for name in ("valid_x", "valid_y")
+    )
 
     def backward(params: Params, x: jax.Array, y: jax.Array) -> Any:
         return jax.vjp(lambda p: resolved.task.loss(resolved.model.as_trained(p, x), y), params)[1]
@@ -206,8 +237,9 @@ def _task(study: Study, make: Callable[..., Task], given: Mapping[str, Any]) -> 
         needed, free = WHILE_DRAWN * _bytes(shapes), sweep.free_on_host()
         if needed > free:
             raise BadStudy(
-                f"the validation set of task {study.task!r} needs {_mebibytes(needed)} of memory at a length of "
-                f"{study.length}, and {_mebibytes(free)} are free; make length smaller"
+                f"the validation set of task {study.task!r} needs {_mebibytes(needed)} of memory "
+                f"at a length of {study.length}, and {_mebibytes(free)} are free; make length "
+                "smaller"
             )
     return make(**given)
 
@@ -215,8 +247,8 @@ def _task(study: Study, make: Callable[..., Task], given: Mapping[str, Any]) -> 
 def _functional(study: Study, make: Callable[[], nnx.Module]) -> Functional:
     """The model as pure functions.
 
-    Raises: BadStudy for a parameter of more elements than 31 bits count, and for a model that alone fills the memory.
-    """
+    Raises: BadStudy for a parameter of more elements than 31 bits count, and for a model that alone
+    fills the memory."""
 
     def checked() -> nnx.Module:  # seen by its shapes first, before anything is allocated
         model = make()
@@ -224,16 +256,20 @@ def _functional(study: Study, make: Callable[[], nnx.Module]) -> Functional:
         largest = _largest(leaves)
         if math.prod(largest.shape) > MOST:
             raise BadStudy(
-                f"parameter {largest.name} has the shape {largest.shape}, {math.prod(largest.shape)} numbers; at most "
-                f"{MOST} can be addressed: make {_size_of(largest, study)} smaller"
+                f"parameter {largest.name} has the shape {largest.shape}, "
+                f"{math.prod(largest.shape)} numbers; at most {MOST} can be addressed: make "
+                f"{_size_of(largest, study)} smaller"
             )
         # The start of running statistics is a value, for which the whole model is built once.
         copies = WHILE_DRAWN if nnx.to_flat_state(nnx.state(model, nnx.BatchStat)) else 1
-        needed, free = 4 * copies * sum(math.prod(leaf.shape) for leaf in leaves), sweep.free_on_host()
+        needed, free = (
+            4 * copies * sum(math.prod(leaf.shape) for leaf in leaves),
+            sweep.free_on_host(),
+        )
         if needed > free:
             raise BadStudy(
-                f"the parameters need {_mebibytes(needed)} of memory and {_mebibytes(free)} are free; make "
-                f"{_size_of(largest, study)} smaller"
+                f"the parameters need {_mebibytes(needed)} of memory and {_mebibytes(free)} are "
+                f"free; make {_size_of(largest, study)} smaller"
             )
         return model
 
@@ -255,7 +291,8 @@ def _size_of(leaf: Leaf, study: Study) -> str:
 def _takers(
     models: Mapping[str, Callable[..., nnx.Module]], tasks: Mapping[str, Callable[..., Task]]
 ) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-    """Which models and which tasks take a setting, the caller's own by the arguments that they name."""
+    """Which models and which tasks take a setting, the caller's own by the arguments that they
+    name."""
     models_taking = {setting: list(takers) for setting, takers in MODELS_TAKING.items()}
     tasks_taking = {setting: list(takers) for setting, takers in TASKS_TAKING.items()}
     for name, make in models.items():
@@ -275,10 +312,13 @@ def _takers(
 
 
 def unsegmented(resolved: Resolved) -> Resolved:
-    """The same with nothing that hides a product: a time loop in one piece, its gradient uncut; blocks not scanned."""
+    """The same with nothing that hides a product: a time loop in one piece, its gradient uncut;
+    blocks not scanned."""
     study = resolved.study
     if study.model in ATTENTION:
-        return resolved._replace(model=functional(_model(study, resolved.task, partial(resolved.make, scan=False))))
+        return resolved._replace(
+            model=functional(_model(study, resolved.task, partial(resolved.make, scan=False)))
+        )
     if study.model not in RECURRENT or study.bidirectional:
         return resolved
     whole = replace(study, segment=resolved.task.length, truncate=None)
@@ -302,7 +342,11 @@ def draw_starts(resolved: Resolved) -> Starts:
     seeds = jnp.asarray([*resolved.study.tuning, *resolved.study.reporting])
 
     def starts(seeds: jax.Array) -> Any:
-        of = lambda scheme: lambda s: draw(scheme, named_key(jax.random.key(s), "parameters"), resolved.model.leaves)
+        of = lambda scheme: (
+            lambda s: draw(
+                scheme, named_key(jax.random.key(s), "parameters"), resolved.model.leaves
+            )
+        )
         return {name: jax.vmap(of(scheme))(seeds) for name, scheme in resolved.schemes.items()}
 
     return jax.tree.map(np.asarray, starts(seeds))
@@ -322,15 +366,23 @@ def calibrate_starts(resolved: Resolved, starts: Starts) -> tuple[Starts, Report
         apply = lambda p, x, factors=factors: open_cell.as_trained(p, factors, x)
         problem = calibrate.Problem(resolved.model.leaves, apply, task.loss, study.optimizer)
 
-        def of(data: Any, start: tuple, problem=problem, calibration=calibration) -> calibrate.Calibrated:
+        def of(
+            data: Any, start: tuple, problem=problem, calibration=calibration
+        ) -> calibrate.Calibrated:
             seed, params = start
             key = named_key(jax.random.key(seed), "calibration")
-            batches = jax.vmap(lambda ticket: task.batch(data, ticket))(task.tickets(data, key, count, study.batch))
+            batches = jax.vmap(lambda ticket: task.batch(data, ticket))(
+                task.tickets(data, key, count, study.batch)
+            )
             return calibration(problem, params, batches)
 
-        run_all = jax.jit(lambda data, seeds, params, of=of: jax.lax.map(lambda s: of(data, s), (seeds, params)))
+        run_all = jax.jit(
+            lambda data, seeds, params, of=of: jax.lax.map(lambda s: of(data, s), (seeds, params))
+        )
         try:
-            done: Any = calibrate.checked(jax.tree.map(np.asarray, run_all(task.data, seeds, starts[name])))
+            done: Any = calibrate.checked(
+                jax.tree.map(np.asarray, run_all(task.data, seeds, starts[name]))
+            )
         except ValueError as error:
             raise BadStudy(f"{name}: {error}") from error
         starts[name] = done.params
@@ -344,7 +396,8 @@ def calibrate_starts(resolved: Resolved, starts: Starts) -> tuple[Starts, Report
 
 
 def _model(study: Study, task: Task, make: Callable[..., nnx.Module]) -> Callable[[], nnx.Module]:
-    """The constructor of the study's model for its task. Raises: BadStudy when the two do not fit."""
+    """The constructor of the study's model for its task. Raises: BadStudy when the two do not
+    fit."""
     options: dict[str, Any] = {"layers": study.layers}
     if study.activation is not None:
         options["activation"] = study.activation
@@ -356,25 +409,47 @@ def _model(study: Study, task: Task, make: Callable[..., nnx.Module]) -> Callabl
     if study.model == "mlp":
         in_features *= task.length
         if task.readout == "all":
-            raise BadStudy(f"task {task.name!r} wants an output at every step, 'mlp' gives one; use rnn, lstm or gru")
+            raise BadStudy(
+                f"task {task.name!r} wants an output at every step, 'mlp' gives one; use rnn, lstm "
+                "or gru"
+            )
     elif study.model not in RECURRENT:
         options |= {"readout": task.readout, "length": task.length}
         if study.model in ATTENTION:
             options |= {"heads": study.heads, "placed": "post" if study.post_norm else "pre"}
             if study.norm == "none":
                 options["norm"] = None
-            options |= {name: getattr(study, name) for name in ("gate", "scalar_bias", "skip_scale", "learned_skip")}
+            options |= {
+                name: getattr(study, name)
+                for name in ("gate", "scalar_bias", "skip_scale", "learned_skip")
+            }
         if study.model == "vit" and options.pop("readout") == "all":
-            raise BadStudy(f"task {task.name!r} wants an output at every step, 'vit' gives one; use transformer")
+            raise BadStudy(
+                f"task {task.name!r} wants an output at every step, 'vit' gives one; use "
+                "transformer"
+            )
     else:
         options["readout"] = task.readout
         for name in ("unroll", "truncate"):
             if (getattr(study, name) or 1) > task.length:
                 raise BadStudy(
-                    f"{name} is at most {task.length}, the steps of task {task.name!r}; got {getattr(study, name)}"
+                    f"{name} is at most {task.length}, the steps of task {task.name!r}; got "
+                    f"{getattr(study, name)}"
                 )
-        options |= {"unroll": study.unroll or 1, "stateful": study.batch if study.stateful else None}
-        for name in ("segment", "truncate", "embedding", "bidirectional", "learned_start", "variational"):
+        options |= {
+            "unroll": study.unroll or 1,
+            "stateful": study.batch if study.stateful else None,
+        }
+        for name in (
+            "segment",
+            "truncate",
+            "embedding",
+            "bidirectional",
+            "learned_start",
+            "variational",
+        ):
             options[name] = getattr(study, name)
-        options |= {name: getattr(study, name) for name in ("peepholes", "leak") if getattr(study, name)}
+        options |= {
+            name: getattr(study, name) for name in ("peepholes", "leak") if getattr(study, name)
+        }
     return lambda: make(in_features, study.hidden, task.out_features, rngs=nnx.Rngs(0), **options)

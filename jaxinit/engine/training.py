@@ -1,8 +1,9 @@
 """The training program: parameters and traced hyperparameters of one trial in, records out.
 
-Written for one trial; `sweep` maps it. Whatever is swept (start, seed, rate, clipping, decay, target, budget) is
-traced, so every scheme shares one compilation; what shapes the program (model, task, optimizer, batch) is fixed in
-`make_program`. A run advances in chunks of epochs, and a trial that has ended does nothing more.
+Written for one trial; `sweep` maps it. Whatever is swept (start, seed, rate, clipping, decay,
+target, budget) is traced, so every scheme shares one compilation; what shapes the program (model,
+task, optimizer, batch) is fixed in `make_program`. A run advances in chunks of epochs, and a trial
+that has ended does nothing more.
 """
 
 from collections.abc import Callable
@@ -30,7 +31,8 @@ DIVERGED_AT = 10.0  # times the first batch's loss
 
 
 class Scales(NamedTuple):
-    """The factors of a scheme's rules by parameter name: forward multiplier, learning rate, weight decay."""
+    """The factors of a scheme's rules by parameter name: forward multiplier, learning rate, weight
+    decay."""
 
     multiplier: dict[str, Float[Array, ""]]
     lr: dict[str, Float[Array, ""]]
@@ -43,12 +45,14 @@ class Scales(NamedTuple):
 
 
 class Trial(NamedTuple):
-    """What is traced. `scales` is None in a study none of whose schemes scales anything, which costs nothing.
+    """What is traced. `scales` is None in a study none of whose schemes scales anything, which
+    costs nothing.
 
-    Units: `lr` and `weight_decay` per step (decoupled decay: p <- p - lr * weight_decay * p, biases included); `l2` is
-    the factor of half the sum of squares that is added to the loss; `clip` is a bound on the global gradient norm,
-    `clip_value` on the size of each entry, infinite for none; `budget` is a number of evaluations. `dropout` is None in
-    a study without, and then no noise is drawn, but for that of modules with dropout of their own.
+    Units: `lr` and `weight_decay` per step (decoupled decay: p <- p - lr * weight_decay * p, biases
+    included); `l2` is the factor of half the sum of squares that is added to the loss; `clip` is a
+    bound on the global gradient norm, `clip_value` on the size of each entry, infinite for none;
+    `budget` is a number of evaluations. `dropout` is None in a study without, and then no noise is
+    drawn, but for that of modules with dropout of their own.
     """
 
     seed: Int[Array | np.ndarray, ""]
@@ -75,7 +79,8 @@ class State(NamedTuple):
 
 
 class Records(NamedTuple):
-    """What one evaluation leaves: means over the interval's steps, and the state at its end. NaN once ended."""
+    """What one evaluation leaves: means over the interval's steps, and the state at its end. NaN
+    once ended."""
 
     train_loss: Float[Array, ""]
     grad_norm: Float[Array, ""]
@@ -84,10 +89,11 @@ class Records(NamedTuple):
 
 
 class Program(NamedTuple):
-    """`start(params) -> state` and `advance(data, state, trial) -> (state, records)`, records of `rows` evaluations.
+    """`start(params) -> state` and `advance(data, state, trial) -> (state, records)`, records of
+    `rows` evaluations.
 
-    `descend(params, gradients of the loss, optimizer state, trial) -> (params, optimizer state, gradient norm)` is one
-    step of the optimizer, with all that bounds, decays and scales it.
+    `descend(params, gradients of the loss, optimizer state, trial) -> (params, optimizer state,
+    gradient norm)` is one step of the optimizer, with all that bounds, decays and scales it.
     """
 
     start: Callable[[Params], State]
@@ -109,22 +115,29 @@ def make_program(
 ) -> Program:
     """The training program of one setting, advancing by `epochs` epochs at a call.
 
-    Each epoch visits `task.examples // batch` batches (an incomplete last one is dropped) in an order given by the
-    trial's seed and the epoch's number alone, and is evaluated at equal intervals, as near to `evaluations` times
-    as divides the number of batches. The validation set passes through the model `at_once` examples at a time (default:
-    all of it).
+    Each epoch visits `task.examples // batch` batches (an incomplete last one is dropped) in an
+    order given by the trial's seed and the epoch's number alone, and is evaluated at equal
+    intervals, as near to `evaluations` times as divides the number of batches. The validation set
+    passes through the model `at_once` examples at a time (default: all of it).
     Raises: ValueError for an unknown optimizer, or a batch larger than the training set.
     """
     if optimizer not in OPTIMIZERS:
         raise ValueError(f"no optimizer is called {optimizer!r}; there are {', '.join(OPTIMIZERS)}")
     if not 1 <= batch <= task.examples:
-        raise ValueError(f"batch must be 1 to {task.examples}, the training examples of {task.name!r}; got {batch}")
+        raise ValueError(
+            f"batch must be 1 to {task.examples}, the training examples of {task.name!r}; got "
+            f"{batch}"
+        )
     steps = task.examples // batch
     intervals = nearest_divisor(steps, evaluations)
     tx = OPTIMIZERS[optimizer]()
 
     def scaled(params: Params, trial: Trial) -> Params:
-        return params if trial.scales is None else jax.tree.map(jnp.multiply, params, trial.scales.multiplier)
+        return (
+            params
+            if trial.scales is None
+            else jax.tree.map(jnp.multiply, params, trial.scales.multiplier)
+        )
 
     def loss_of(params: Params, running: Params, trial: Trial, noise: Training, x: Array, y: Array):
         outputs, running = model.learn(scaled(params, trial), running, x, noise)
@@ -137,12 +150,16 @@ def make_program(
         if at_once is None or count <= at_once:
             outputs = model.apply(params, x)
         else:
-            rest = count % at_once  # the last block overlaps the one before: nothing is padded, no example is invented
+            rest = (
+                count % at_once
+            )  # the last block overlaps the one before: nothing is padded, no example is invented
             blocks = jnp.concatenate([x[: count - rest], x[count - at_once :]]) if rest else x
             by_block = blocks.reshape(-1, at_once, *x.shape[1:])
             outputs = jax.lax.map(lambda block: model.apply(params, block), by_block)
             outputs = outputs.reshape(-1, *outputs.shape[2:])
-            outputs = jnp.concatenate([outputs[: count - rest], outputs[-rest:]]) if rest else outputs
+            outputs = (
+                jnp.concatenate([outputs[: count - rest], outputs[-rest:]]) if rest else outputs
+            )
         return task.loss(outputs, y), task.metric(outputs, y)
 
     def start(params: Params) -> State:
@@ -173,12 +190,18 @@ def make_program(
         return jax.tree.map(move, params, updates, lr, decay), opt, norm
 
     def advance(data: Data, state: State, trial: Trial) -> tuple[State, Records]:
-        order_key, noise_key = (named_key(jax.random.key(trial.seed), name) for name in ("data order", "dropout"))
+        order_key, noise_key = (
+            named_key(jax.random.key(trial.seed), name) for name in ("data order", "dropout")
+        )
 
         def step(carry: tuple[Params, Params, optax.OptState], at: tuple[Array, Array | None]):
             params, running, opt = carry
             ticket, key = at
-            noise = Training() if key is None else Training(key, 0.0 if trial.dropout is None else trial.dropout)
+            noise = (
+                Training()
+                if key is None
+                else Training(key, 0.0 if trial.dropout is None else trial.dropout)
+            )
             x, y = task.batch(data, ticket)
             of_loss = jax.value_and_grad(loss_of, has_aux=True)
             (loss, running), grads = of_loss(params, running, trial, noise, x, y)
@@ -196,7 +219,11 @@ def make_program(
             better = jnp.greater_equal if task.higher_is_better else jnp.less_equal
             outcome = jnp.select(
                 [~bounded, better(record.metric, trial.target), evaluations >= trial.budget],
-                [jnp.int32(Outcome.DIVERGED), jnp.int32(Outcome.CONVERGED), jnp.int32(Outcome.CENSORED)],
+                [
+                    jnp.int32(Outcome.DIVERGED),
+                    jnp.int32(Outcome.CONVERGED),
+                    jnp.int32(Outcome.CENSORED),
+                ],
                 jnp.int32(Outcome.UNFINISHED),
             )
             return State(params, running, opt, first_loss, evaluations, outcome), record
@@ -205,17 +232,22 @@ def make_program(
             del plan
             return state, Records(*[jnp.float32(jnp.nan)] * len(Records._fields))
 
-        def interval_if_running(state: State, plan: tuple[Array, Array | None]) -> tuple[State, Records]:
+        def interval_if_running(
+            state: State, plan: tuple[Array, Array | None]
+        ) -> tuple[State, Records]:
             return jax.lax.cond(state.outcome == Outcome.UNFINISHED, interval, rest, state, plan)
 
         def epoch(state: State, _: None) -> tuple[State, Records]:
-            # A running trial enters every epoch having ended the one before, so its own count numbers the epoch.
+            # A running trial enters every epoch having ended the one before, so its own count
+            # numbers the epoch.
             number = state.evaluations // intervals
             tickets = task.tickets(data, jax.random.fold_in(order_key, number), steps, batch)
             quiet = trial.dropout is None and not model.noisy
             keys = None if quiet else jax.random.split(jax.random.fold_in(noise_key, number), steps)
             by_interval = lambda of: of.reshape(intervals, steps // intervals, *of.shape[1:])
-            return jax.lax.scan(interval_if_running, state, jax.tree.map(by_interval, (tickets, keys)))
+            return jax.lax.scan(
+                interval_if_running, state, jax.tree.map(by_interval, (tickets, keys))
+            )
 
         state, records = jax.lax.scan(epoch, state, None, length=epochs)
         return state, jax.tree.map(lambda r: r.reshape(-1), records)

@@ -46,10 +46,11 @@ DIGEST = "sha256"  # the entry of the file's metadata that damage is found by
 def save_checkpoint(path: str | Path, values: Mapping[str, Any]) -> None:
     """Write `{name: array}` as safetensors.
 
-    Shapes, dtypes: any array of JAX or NumPy, in whatever layout it lies in memory, sharded or not; each keeps its
-    shape and its dtype. The file appears under its name when it is complete, and holds a SHA-256 of its contents.
-    Raises: ValueError for names that are not strings, or that the format keeps for itself, and for values that are no
-    arrays of a dtype that it has; all of them are named.
+    Shapes, dtypes: any array of JAX or NumPy, in whatever layout it lies in memory, sharded or not;
+    each keeps its shape and its dtype. The file appears under its name when it is complete, and
+    holds a SHA-256 of its contents. Raises: ValueError for names that are not strings, or that the
+    format keeps for itself, and for values that are no arrays of a dtype that it has; all of them
+    are named.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import save
@@ -74,14 +75,18 @@ def save_checkpoint(path: str | Path, values: Mapping[str, Any]) -> None:
         arrays[name] = np.require(array, array.dtype.newbyteorder("<"), "C")
     if problems:
         raise ValueError(
-            f"the checkpoint {path} cannot be written: {'; '.join(problems)}; safetensors holds arrays under names, of "
-            f"the dtypes {', '.join(DTYPES.values())}"
+            f"the checkpoint {path} cannot be written: {'; '.join(problems)}; safetensors holds "
+            f"arrays under names, of the dtypes {', '.join(DTYPES.values())}"
         )
-    contents = {name: (array.dtype.name, array.shape, array.tobytes()) for name, array in arrays.items()}
+    contents = {
+        name: (array.dtype.name, array.shape, array.tobytes()) for name, array in arrays.items()
+    }
     try:
         written = save(arrays, {DIGEST: _digest(contents)})
     except SafetensorError as error:
-        raise ValueError(f"the checkpoint {path} cannot be written as safetensors: {error}") from error
+        raise ValueError(
+            f"the checkpoint {path} cannot be written as safetensors: {error}"
+        ) from error
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
@@ -104,17 +109,19 @@ def load_checkpoint(
 ) -> dict[str, Array]:
     """The values of a model's parameters from any safetensors file: `{name: array}`.
 
-    `names` maps the model's names to the file's where they differ, and several to one where the file ties them; those
-    whose name (in the model) matches a pattern in `transposed` have their axes in PyTorch's order in the file; those
-    that match `new` may be missing, or be of another shape, and are then left out.
-    Shapes: PyTorch's order is outputs, inputs, window: `[o, i]` for a linear layer, `[o, i, h, w]` for a convolution,
-    of any number of windows; `[i, o, h, w]` for a transposed one, of `nnx.ConvTranspose` by its kind, whose windows
-    PyTorch slides the other way round unless `transpose_kernel` is set. Where the model has several axes of outputs or
-    inputs (heads), the file may have them as one; gates are never split so, since libraries put them in different
+    `names` maps the model's names to the file's where they differ, and several to one where the
+    file ties them; those whose name (in the model) matches a pattern in `transposed` have their
+    axes in PyTorch's order in the file; those that match `new` may be missing, or be of another
+    shape, and are then left out.
+    Shapes: PyTorch's order is outputs, inputs, window: `[o, i]` for a linear layer, `[o, i, h, w]`
+    for a convolution, of any number of windows; `[i, o, h, w]` for a transposed one, of
+    `nnx.ConvTranspose` by its kind, whose windows PyTorch slides the other way round unless
+    `transpose_kernel` is set. Where the model has several axes of outputs or inputs (heads), the
+    file may have them as one; gates are never split so, since libraries put them in different
     orders.
     dtypes: as in the file, or `dtype`; float64 needs `jax_enable_x64`, and is float32 without.
-    Raises: ValueError for a file that cannot be read or is damaged, and one that lists every parameter that is missing,
-    of another shape, or in the file and not in the model.
+    Raises: ValueError for a file that cannot be read or is damaged, and one that lists every
+    parameter that is missing, of another shape, or in the file and not in the model.
     """
     stored = _read(Path(path))
     names = dict(names or {})
@@ -142,8 +149,14 @@ def load_checkpoint(
                 hint = ", which fits as it is: see `transposed`"
             elif not told and turned is not None:
                 hint = ", whose transpose fits: see `transposed`"
-            problems.append(f"of another shape: {name} {value.shape}{hint}, the model has {leaf.shape}")
-    problems += [f"not in the model: {name} {value.shape}" for name, value in stored.items() if name not in used]
+            problems.append(
+                f"of another shape: {name} {value.shape}{hint}, the model has {leaf.shape}"
+            )
+    problems += [
+        f"not in the model: {name} {value.shape}"
+        for name, value in stored.items()
+        if name not in used
+    ]
     if problems:
         raise ValueError(f"the checkpoint {path} does not fit the model: {'; '.join(problems)}")
     return found
@@ -164,12 +177,20 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         raise ValueError(f"the checkpoint {path} cannot be read as safetensors: {error}") from error
     strange = sorted({entry["dtype"] for _, entry in entries} - set(DTYPES))
     if strange:
-        raise ValueError(f"the checkpoint {path} has dtypes that JAX has not: {', '.join(strange)}; convert it")
-    contents = {name: (DTYPES[entry["dtype"]], tuple(entry["shape"]), bytes(entry["data"])) for name, entry in entries}
+        raise ValueError(
+            f"the checkpoint {path} has dtypes that JAX has not: {', '.join(strange)}; convert it"
+        )
+    contents = {
+        name: (DTYPES[entry["dtype"]], tuple(entry["shape"]), bytes(entry["data"]))
+        for name, entry in entries
+    }
     if digest is not None and digest != _digest(contents):
-        raise ValueError(f"the checkpoint {path} is damaged: its contents are not what was saved; fetch it again")
+        raise ValueError(
+            f"the checkpoint {path} is damaged: its contents are not what was saved; fetch it again"
+        )
     return {
-        name: np.frombuffer(data, jnp.dtype(dtype)).reshape(shape) for name, (dtype, shape, data) in contents.items()
+        name: np.frombuffer(data, jnp.dtype(dtype)).reshape(shape)
+        for name, (dtype, shape, data) in contents.items()
     }
 
 
@@ -183,15 +204,20 @@ def _digest(contents: Mapping[str, tuple[str, tuple[int, ...], bytes]]) -> str:
 
 
 def _from_pytorch(leaf: Leaf, value: np.ndarray) -> np.ndarray | None:
-    """A value whose axes are outputs, inputs, window, in the order of the leaf's; None if it does not fit."""
+    """A value whose axes are outputs, inputs, window, in the order of the leaf's; None if it does
+    not fit."""
     backwards = leaf.kind == "conv_transpose"
     order = ("i", "o", "w") if backwards else (".o", "i", "w")
-    there = [axis for letters in order for axis, letter in enumerate(leaf.dims) if letter in letters]
+    there = [
+        axis for letters in order for axis, letter in enumerate(leaf.dims) if letter in letters
+    ]
     apart = tuple(leaf.shape[axis] for axis in there)
     window = tuple(leaf.shape[axis] for axis in there if leaf.dims[axis] == "w")
     flat = (*(axis_size(leaf.shape, leaf.dims, letters) for letters in order[:2]), *window)
     if value.shape != apart and not (value.shape == flat and leaf.is_kernel and not leaf.gate):
         return None
-    if backwards and leaf.dims.endswith("io"):  # Flax slides it over the spread input as it stands, PyTorch reversed
+    if backwards and leaf.dims.endswith(
+        "io"
+    ):  # Flax slides it over the spread input as it stands, PyTorch reversed
         value = np.flip(value, tuple(range(value.ndim - len(window), value.ndim)))
     return value.reshape(apart).transpose(np.argsort(there))

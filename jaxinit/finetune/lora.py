@@ -26,8 +26,10 @@ LORA_ROLES = ("lora_a", "lora_b")
 def lora_kaiming(leaf: Leaf) -> Initializer | None:
     """Init[A] as LoRA's code has it: A ~ U(+-1/sqrt(fan_in)), variance 1/(3 fan_in), and B = 0.
 
-    Of a table A = 0 and B ~ N(0, 1): A is on the side of the vocabulary, where the input picks rows.
-    Source: Hu et al. (2021), section 4.1, and their code, layers `Linear` and `Embedding`, as PEFT has them too.
+    Of a table A = 0 and B ~ N(0, 1): A is on the side of the vocabulary, where the input picks
+    rows.
+    Source: Hu et al. (2021), section 4.1, and their code, layers `Linear` and `Embedding`, as PEFT
+    has them too.
     """
     if leaf.role in LORA_ROLES and leaf.kind == "embedding":
         return zeros if leaf.role == "lora_a" else normal(1.0)
@@ -37,7 +39,8 @@ def lora_kaiming(leaf: Leaf) -> Initializer | None:
 
 
 def lora_gaussian(leaf: Leaf) -> Initializer | None:
-    """Init[A] as LoRA's text has it: A ~ N(0, 1/rank^2), which is how libraries read "a random Gaussian"; B = 0.
+    """Init[A] as LoRA's text has it: A ~ N(0, 1/rank^2), which is how libraries read "a random
+    Gaussian"; B = 0.
 
     Of a table as `lora_kaiming`.
     """
@@ -47,7 +50,8 @@ def lora_gaussian(leaf: Leaf) -> Initializer | None:
 
 
 def lora_init_b(leaf: Leaf) -> Initializer | None:
-    """Init[B]: A = 0 and B ~ U(+-1/sqrt(rank)), variance 1/(3 rank). Source: Hayou et al. (2024), section 3."""
+    """Init[B]: A = 0 and B ~ U(+-1/sqrt(rank)), variance 1/(3 rank). Source: Hayou et al. (2024),
+    section 3."""
     if leaf.role == "lora_b":
         return variance_scaling(1 / 3, "fan_in", "uniform")
     return zeros if leaf.role == "lora_a" else None
@@ -56,21 +60,23 @@ def lora_init_b(leaf: Leaf) -> Initializer | None:
 class LoRA(nnx.Module):
     """Low-rank adapters around a frozen module: a linear layer, an embedding, or a whole model.
 
-    The module computes with W + s A B in place of every adapted kernel W, s = alpha / rank, or alpha / sqrt(rank) with
-    `rank_stabilized`. W and all else that the base holds is `Frozen`: training sees A and B only, and statistics and
-    noise of the base stand still.
+    The module computes with W + s A B in place of every adapted kernel W, s = alpha / rank, or
+    alpha / sqrt(rank) with `rank_stabilized`. W and all else that the base holds is `Frozen`:
+    training sees A and B only, and statistics and noise of the base stand still.
 
-    Shapes: A `[inputs, rank]`, B `[rank, outputs]`, float32; all axes of inputs are flattened, and so are those of
-    outputs, where heads and gates count as outputs: one A serves them all. The sum is made in float32 or wider and
-    rounded once to the dtype of W, so that where A B = 0 no bit of W changes.
+    Shapes: A `[inputs, rank]`, B `[rank, outputs]`, float32; all axes of inputs are flattened, and
+    so are those of outputs, where heads and gates count as outputs: one A serves them all. The sum
+    is made in float32 or wider and rounded once to the dtype of W, so that where A B = 0 no bit of
+    W changes.
     Roles: `lora_a`, `lora_b`; their `kind` is embedding for a table.
-    Arguments: `adapt`, patterns for names or roles of kernels (default: every kernel); `alpha` (default: `rank`);
-    `init`, a scheme for the two roles. Flax's own layers are understood as they are, other modules declare their
-    parameters (`introspect.param`).
-    Raises: ValueError for a pattern that matches no kernel, a rank above the smaller side of an adapted kernel, or a
-    kernel of whole numbers.
-    Source: Hu et al. (2021), eq. 3; Kalajdzievski (2023) for rank stabilization. Departure: A and B meet in the weights
-    and not in the activations, x (W + s A B) for x W + s (x A) B, so that one mechanism serves every kind of layer.
+    Arguments: `adapt`, patterns for names or roles of kernels (default: every kernel); `alpha`
+    (default: `rank`); `init`, a scheme for the two roles. Flax's own layers are understood as they
+    are, other modules declare their parameters (`introspect.param`).
+    Raises: ValueError for a pattern that matches no kernel, a rank above the smaller side of an
+    adapted kernel, or a kernel of whole numbers.
+    Source: Hu et al. (2021), eq. 3; Kalajdzievski (2023) for rank stabilization. Departure: A and B
+    meet in the weights and not in the activations, x (W + s A B) for x W + s (x A) B, so that one
+    mechanism serves every kind of layer.
     """
 
     def __init__(
@@ -93,25 +99,34 @@ class LoRA(nnx.Module):
         idle = [pattern for pattern in adapt if not any(matches(pattern, leaf) for leaf in kernels)]
         if idle or not adapted:
             there = ", ".join(f"{leaf.name} ({leaf.role})" for leaf in kernels)
-            raise ValueError(f"LoRA: {idle or 'nothing'} matches no kernel to adapt; the kernels are {there or 'none'}")
+            raise ValueError(
+                f"LoRA: {idle or 'nothing'} matches no kernel to adapt; the kernels are "
+                f"{there or 'none'}"
+            )
         whole = {
-            name: w.dtype for name, w in introspect.values(base).items() if not jnp.issubdtype(w.dtype, jnp.inexact)
+            name: w.dtype
+            for name, w in introspect.values(base).items()
+            if not jnp.issubdtype(w.dtype, jnp.inexact)
         }
         for leaf in adapted:
             if leaf.name in whole:
                 raise ValueError(
-                    f"LoRA: {leaf.name!r} has dtype {whole[leaf.name]}, to which no small step can be added; convert "
-                    "it to a float, or leave it out of `adapt`"
+                    f"LoRA: {leaf.name!r} has dtype {whole[leaf.name]}, to which no small step can "
+                    "be added; convert it to a float, or leave it out of `adapt`"
                 )
         sides = {leaf.name: _sides(leaf) for leaf in adapted}
         for name, of in sides.items():
             if rank > min(of):
                 raise ValueError(
-                    f"LoRA: a rank of {rank} is above the smaller side of {name!r}, which is {of[0]} x {of[1]}; choose "
-                    "a smaller rank, or leave it out of `adapt`"
+                    f"LoRA: a rank of {rank} is above the smaller side of {name!r}, which is "
+                    f"{of[0]} x {of[1]}; choose a smaller rank, or leave it out of `adapt`"
                 )
-        self.scale = (rank if alpha is None else alpha) / (math.sqrt(rank) if rank_stabilized else rank)
-        self.dims = tuple((leaf.name, leaf.dims) for leaf in adapted)  # no dictionary, so that its graph has a hash
+        self.scale = (rank if alpha is None else alpha) / (
+            math.sqrt(rank) if rank_stabilized else rank
+        )
+        self.dims = tuple(
+            (leaf.name, leaf.dims) for leaf in adapted
+        )  # no dictionary, so that its graph has a hash
         place = lambda leaf: introspect.Place(
             layer=leaf.layer,
             n_layers=leaf.n_layers,
@@ -119,10 +134,16 @@ class LoRA(nnx.Module):
             kind="embedding" if leaf.role in ("embedding", "position") else "",
         )
         self.lora_a = nnx.Dict(
-            {leaf.name: param((sides[leaf.name][0], rank), "io", "lora_a", **place(leaf)) for leaf in adapted}
+            {
+                leaf.name: param((sides[leaf.name][0], rank), "io", "lora_a", **place(leaf))
+                for leaf in adapted
+            }
         )
         self.lora_b = nnx.Dict(
-            {leaf.name: param((rank, sides[leaf.name][1]), "io", "lora_b", **place(leaf)) for leaf in adapted}
+            {
+                leaf.name: param((rank, sides[leaf.name][1]), "io", "lora_b", **place(leaf))
+                for leaf in adapted
+            }
         )
         graph, state = nnx.split(base)
         flat = nnx.to_flat_state(state)
@@ -140,7 +161,8 @@ class LoRA(nnx.Module):
         return self._with(lambda leaf, w: self._moved(leaf, w, 1))
 
     def unmerged(self, merged: nnx.Module) -> Any:
-        """The base again from a merged module, which may have been trained on: its kernels less s A B."""
+        """The base again from a merged module, which may have been trained on: its kernels less s A
+        B."""
         values = introspect.values(merged)
         return self._with(lambda leaf, w: self._moved(leaf, values[leaf], -1))
 
@@ -162,7 +184,9 @@ class LoRA(nnx.Module):
             variable = kind(value, **dict(meta))
             if isinstance(variable, nnx.Param):
                 pieces = introspect.cut(name, variable, value)
-                pieces = {leaf: adapt(leaf, w) if leaf in adapted else w for leaf, w in pieces.items()}
+                pieces = {
+                    leaf: adapt(leaf, w) if leaf in adapted else w for leaf, w in pieces.items()
+                }
                 variable = variable.replace(introspect.joined(name, variable, pieces))
             flat.append((path, variable))
         return nnx.merge(self.graph, nnx.from_flat_state(flat))
@@ -170,7 +194,12 @@ class LoRA(nnx.Module):
     def _delta(self, name: str, shape: tuple[int, ...]) -> Array:
         """s A B, in the layout of the kernel."""
         dims = dict(self.dims)[name]
-        order = [axis for letters in ("iw", "o.") for axis, letter in enumerate(dims) if letter in letters]
+        order = [
+            axis
+            for letters in ("iw", "o.")
+            for axis, letter in enumerate(dims)
+            if letter in letters
+        ]
         product = self.scale * (self.lora_a[name][...] @ self.lora_b[name][...])
         back = sorted(range(len(order)), key=order.__getitem__)
         return product.reshape([shape[axis] for axis in order]).transpose(back)

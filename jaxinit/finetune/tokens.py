@@ -21,7 +21,18 @@ NewRows = Literal["zero", "normal", "mean", "mean_cov"]
 
 
 # Roles of kernels inside a model, whatever their sizes: none of their axes is one of tokens.
-INNER = {"input", "recurrent", "position", "query", "key", "value", "attention_out", "ffn_in", "ffn_out", *LORA_ROLES}
+INNER = {
+    "input",
+    "recurrent",
+    "position",
+    "query",
+    "key",
+    "value",
+    "attention_out",
+    "ffn_in",
+    "ffn_out",
+    *LORA_ROLES,
+}
 
 
 def extend_rows(
@@ -36,9 +47,11 @@ def extend_rows(
 ) -> Float[Array, "w d"]:
     """A table with `n` new rows after its `used` first ones, of the same dtype.
 
-    zero; normal: N(0, std^2); mean: the mean m of the used rows; mean_cov: N(m, share * their covariance).
-    `used` (default: all) is the number of rows that stand for tokens: tables are padded to round sizes, and rows of
-    padding are taken first, so that the table grows by less than `n` or not at all.
+    zero; normal: N(0, std^2); mean: the mean m of the used rows; mean_cov: N(m, share * their
+    covariance).
+    `used` (default: all) is the number of rows that stand for tokens: tables are padded to round
+    sizes, and rows of padding are taken first, so that the table grows by less than `n` or not at
+    all.
     dtypes: new rows are computed in float32 or wider and rounded once; old rows stay as they are.
     Raises: ValueError for n below 1, an unknown `how`, or more used rows than there are.
     Source: Hewitt (2021) for the mean and for `share`, which his code sets to 1e-5.
@@ -47,7 +60,9 @@ def extend_rows(
     if n < 1:
         raise ValueError(f"a vocabulary is extended by 1 row or more, got {n}")
     if not 1 <= used <= rows.shape[0]:
-        raise ValueError(f"used rows must be 1 to {rows.shape[0]}, the rows of the table; got {used}")
+        raise ValueError(
+            f"used rows must be 1 to {rows.shape[0]}, the rows of the table; got {used}"
+        )
     old = rows[:used].astype(sampling_dtype(rows.dtype))
     mean = jnp.broadcast_to(old.mean(0, keepdims=True), (n, rows.shape[1]))
     if how == "zero":
@@ -78,23 +93,28 @@ def extend_vocabulary(
     share: float = 1e-5,
     used: int | None = None,
 ) -> dict[str, Array]:
-    """The values of a language model with `n` new tokens, in its input table and in its output table with its bias.
+    """The values of a language model with `n` new tokens, in its input table and in its output
+    table with its bias.
 
-    Arguments as `extend_rows`, whose row is a token: a row of an `embedding`, an output of a head together with its
-    entry of the bias (0 for zero and normal). A model without a head ties the two. New rows by the mean give each new
-    token the mean of the old logits, so that KL(before || after) <= log(1 + n / V), whatever the context, by Jensen's
-    inequality.
-    What has an axis of tokens: the table is the parameter with the role `embedding`, and its rows are the vocabulary,
-    unless `vocabulary` says how many tokens there are (padding included); the head is the kernel with as many outputs
-    and the role `readout`, or else the only other kernel that has an axis of this size. `parts` says it instead:
-    patterns for names or roles of the tables and heads; a head's bias goes with it.
-    Shapes, dtypes: any order and number of axes, one of them of tokens; each parameter keeps its dtype.
-    Raises: ValueError as `extend_rows`; for a model without an embedding; where roles and sizes do not tell what has an
-    axis of tokens, with the names, the sizes and what to give; for values of other shapes than the leaves'.
+    Arguments as `extend_rows`, whose row is a token: a row of an `embedding`, an output of a head
+    together with its entry of the bias (0 for zero and normal). A model without a head ties the
+    two. New rows by the mean give each new token the mean of the old logits, so that KL(before ||
+    after) <= log(1 + n / V), whatever the context, by Jensen's inequality.
+    What has an axis of tokens: the table is the parameter with the role `embedding`, and its rows
+    are the vocabulary, unless `vocabulary` says how many tokens there are (padding included); the
+    head is the kernel with as many outputs and the role `readout`, or else the only other kernel
+    that has an axis of this size. `parts` says it instead: patterns for names or roles of the
+    tables and heads; a head's bias goes with it.
+    Shapes, dtypes: any order and number of axes, one of them of tokens; each parameter keeps its
+    dtype.
+    Raises: ValueError as `extend_rows`; for a model without an embedding; where roles and sizes do
+    not tell what has an axis of tokens, with the names, the sizes and what to give; for values of
+    other shapes than the leaves'.
     Source: Hewitt (2021), Initializing new word embeddings for pretrained language models.
     """
     wrong = [
-        f"{leaf.name} {values[leaf.name].shape if leaf.name in values else 'is missing'}, the model has {leaf.shape}"
+        f"{leaf.name} {values[leaf.name].shape if leaf.name in values else 'is missing'}, the "
+        f"model has {leaf.shape}"
         for leaf in leaves
         if leaf.name not in values or tuple(values[leaf.name].shape) != leaf.shape
     ]
@@ -102,16 +122,26 @@ def extend_vocabulary(
         raise ValueError(f"extend_vocabulary: the values are not the model's: {'; '.join(wrong)}")
     named = None if parts is None else _named(leaves, parts)
     size = _vocabulary_size(leaves if named is None else named, vocabulary)
-    having = _recognized(leaves, size, vocabulary is not None) if named is None else _fitting(named, size)
+    having = (
+        _recognized(leaves, size, vocabulary is not None)
+        if named is None
+        else _fitting(named, size)
+    )
     found = dict(values)
     for group in _with_biases(having, values, size):
         axes = [_token_axes(leaf, size)[0] for leaf in group]
         by_token = [
-            jnp.moveaxis(jnp.asarray(values[leaf.name]), axis, 0) for leaf, axis in zip(group, axes, strict=True)
+            jnp.moveaxis(jnp.asarray(values[leaf.name]), axis, 0)
+            for leaf, axis in zip(group, axes, strict=True)
         ]
-        wide = max((sampling_dtype(of.dtype) for of in by_token), key=lambda dtype: jnp.dtype(dtype).itemsize)
+        wide = max(
+            (sampling_dtype(of.dtype) for of in by_token),
+            key=lambda dtype: jnp.dtype(dtype).itemsize,
+        )
         rows = jnp.concatenate([of.astype(wide).reshape(size, -1) for of in by_token], 1)
-        rows = extend_rows(rows, n, how, named_key(key, group[0].name), std=std, share=share, used=used)
+        rows = extend_rows(
+            rows, n, how, named_key(key, group[0].name), std=std, share=share, used=used
+        )
         first = 0
         for leaf, axis, old in zip(group, axes, by_token, strict=True):
             width = math.prod(old.shape[1:])
@@ -132,41 +162,49 @@ def _vocabulary_size(leaves: Sequence[Leaf], vocabulary: int | None) -> int:
     rows = {axis_size(leaf.shape, leaf.dims, "i") for leaf in tables}
     if not rows:
         raise ValueError(
-            "extend_vocabulary: no parameter has the role embedding, so this is no model on tokens; if it is, give "
-            f"vocabulary=, how many there are, and parts=, what has an axis of them, of {_sized(leaves)}"
+            "extend_vocabulary: no parameter has the role embedding, so this is no model on "
+            "tokens; if it is, give vocabulary=, how many there are, and parts=, what has an axis "
+            f"of them, of {_sized(leaves)}"
         )
     if len(rows) > 1:
         raise ValueError(
-            f"extend_vocabulary: tables of several sizes, {_sized(tables)}; say how many tokens there are, "
-            f"vocabulary=, one of {', '.join(map(str, sorted(rows)))}"
+            f"extend_vocabulary: tables of several sizes, {_sized(tables)}; say how many tokens "
+            f"there are, vocabulary=, one of {', '.join(map(str, sorted(rows)))}"
         )
     return rows.pop()
 
 
 def _recognized(leaves: Sequence[Leaf], size: int, told: bool) -> list[Leaf]:
-    """What has an axis of tokens, by role and by size. `told`: the size was given, so that other sizes are no doubt."""
+    """What has an axis of tokens, by role and by size. `told`: the size was given, so that other
+    sizes are no doubt."""
     all_tables = [leaf for leaf in leaves if leaf.role == "embedding"]
     tables = [leaf for leaf in all_tables if len(_token_axes(leaf, size)) == 1]
     if len(tables) != 1:
         raise ValueError(
-            f"extend_vocabulary: {len(tables)} tables have {size} rows, of {_sized(all_tables) or 'none'}; name all "
-            f"that has an axis of tokens, parts=({', '.join(repr(leaf.name) for leaf in tables or all_tables)}, ...)"
+            f"extend_vocabulary: {len(tables)} tables have {size} rows, of "
+            f"{_sized(all_tables) or 'none'}; name all that has an axis of tokens, "
+            f"parts=({', '.join(repr(leaf.name) for leaf in tables or all_tables)}, ...)"
         )
     readouts = [leaf for leaf in leaves if leaf.role == "readout"]
     heads = [leaf for leaf in readouts if len(_token_axes(leaf, size)) == 1]
     others = [leaf for leaf in readouts if leaf not in heads]
     if others and not told:
         raise ValueError(
-            f"extend_vocabulary: {_sized(others)} has not the {size} outputs of a head over the tokens of "
-            f"{_sized(tables)}; if it is none and stays as it is, say so with vocabulary={size}"
+            f"extend_vocabulary: {_sized(others)} has not the {size} outputs of a head over the "
+            f"tokens of {_sized(tables)}; if it is none and stays as it is, say so with "
+            f"vocabulary={size}"
         )
     if heads:
         return [*tables, *heads]
-    # no role says which kernel is the head, or whether there is one: Flax's layers have the role hidden
+    # no role says which kernel is the head, or whether there is one: Flax's layers have the role
+    # hidden
     in_doubt = [
         leaf
         for leaf in leaves
-        if leaf not in tables and leaf.role not in INNER and leaf.kind != "norm" and size in leaf.shape
+        if leaf not in tables
+        and leaf.role not in INNER
+        and leaf.kind != "norm"
+        and size in leaf.shape
     ]
     kernels = [leaf for leaf in in_doubt if leaf.role != "bias"]
     biases = [leaf for leaf in in_doubt if leaf.role == "bias"]
@@ -180,8 +218,9 @@ def _recognized(leaves: Sequence[Leaf], size: int, told: bool) -> list[Leaf]:
     if in_doubt and not one_head and not one_bias:
         name = tables[0].name
         raise ValueError(
-            f"extend_vocabulary: {_sized(in_doubt)} have an axis of {size} too, the tokens of {name}, and no role "
-            f"readout says which is the head; name it beside the table, parts=({name!r}, ...), or the table alone"
+            f"extend_vocabulary: {_sized(in_doubt)} have an axis of {size} too, the tokens of "
+            f"{name}, and no role readout says which is the head; name it beside the table, "
+            f"parts=({name!r}, ...), or the table alone"
         )
     return [*tables, *in_doubt]
 
@@ -190,7 +229,9 @@ def _named(leaves: Sequence[Leaf], parts: Sequence[str]) -> list[Leaf]:
     """What the caller says has an axis of tokens."""
     idle = [pattern for pattern in parts if not any(matches(pattern, leaf) for leaf in leaves)]
     if idle or not parts:
-        raise ValueError(f"extend_vocabulary: parts {idle} match no parameter; there are {_sized(leaves)}")
+        raise ValueError(
+            f"extend_vocabulary: parts {idle} match no parameter; there are {_sized(leaves)}"
+        )
     return [leaf for leaf in leaves if any(matches(pattern, leaf) for pattern in parts)]
 
 
@@ -199,16 +240,20 @@ def _fitting(named: list[Leaf], size: int) -> list[Leaf]:
     unfit = [leaf for leaf in named if len(_token_axes(leaf, size)) != 1]
     if unfit:
         raise ValueError(
-            f"extend_vocabulary: {_sized(unfit)} has not one axis of {size} tokens; give vocabulary=, how many there "
-            "are, or other parts="
+            f"extend_vocabulary: {_sized(unfit)} has not one axis of {size} tokens; give "
+            "vocabulary=, how many there are, or other parts="
         )
     return named
 
 
-def _with_biases(having: Sequence[Leaf], values: Mapping[str, Array], size: int) -> list[list[Leaf]]:
+def _with_biases(
+    having: Sequence[Leaf], values: Mapping[str, Array], size: int
+) -> list[list[Leaf]]:
     """Each table and head, with its bias: what is extended together, since their sum is a logit."""
     weights = [leaf for leaf in having if leaf.role != "bias"]
-    heads = [leaf for leaf in weights if _is_head(leaf, size)] or weights  # a tied table is the head
+    heads = [
+        leaf for leaf in weights if _is_head(leaf, size)
+    ] or weights  # a tied table is the head
     biases = {leaf.name: leaf for leaf in having if leaf.role == "bias"}
     groups = {leaf.name: [leaf] for leaf in weights}
     for head in heads:
@@ -223,8 +268,11 @@ def _with_biases(having: Sequence[Leaf], values: Mapping[str, Array], size: int)
 
 
 def _token_axes(leaf: Leaf, size: int) -> list[int]:
-    """The axes that can be one of `size` tokens: inputs of a table, else outputs where there are any, else inputs."""
-    fitting = [axis for axis, letter in enumerate(leaf.dims) if letter in "io" and leaf.shape[axis] == size]
+    """The axes that can be one of `size` tokens: inputs of a table, else outputs where there are
+    any, else inputs."""
+    fitting = [
+        axis for axis, letter in enumerate(leaf.dims) if letter in "io" and leaf.shape[axis] == size
+    ]
     outputs = [axis for axis in fitting if leaf.dims[axis] == "o"]
     inputs = [axis for axis in fitting if leaf.dims[axis] == "i"]
     return inputs if leaf.role in ("embedding", "input") else outputs or inputs

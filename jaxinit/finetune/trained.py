@@ -1,4 +1,5 @@
-"""Starting from a trained model: its values as a scheme, and what a start does to it before the first step.
+"""Starting from a trained model: its values as a scheme, and what a start does to it before the
+first step.
 
     values of a trained model -> `pretrained`, a scheme like any other -> step-0 report
 
@@ -40,13 +41,16 @@ from jaxinit.spec import (
 from jaxinit.study import BadStudy, Study
 
 
-def pretrained(values: Mapping[str, Array], new: Scheme | Initializer, *, frozen: bool = False) -> Scheme:
-    """A start from a trained model: the values it has by name, and `new` for every parameter it has not.
+def pretrained(
+    values: Mapping[str, Array], new: Scheme | Initializer, *, frozen: bool = False
+) -> Scheme:
+    """A start from a trained model: the values it has by name, and `new` for every parameter it has
+    not.
 
-    For another head leave its kernel and bias out of `values`. With `frozen`, what is trained already stands still
-    (rates and decay times 0): a linear probe, if the head is all that is new.
-    Raises, when drawn: ValueError for a value of another shape than the parameter's, or that no parameter is named as,
-    and for rules of `new` that match nothing in the whole model.
+    For another head leave its kernel and bias out of `values`. With `frozen`, what is trained
+    already stands still (rates and decay times 0): a linear probe, if the head is all that is new.
+    Raises, when drawn: ValueError for a value of another shape than the parameter's, or that no
+    parameter is named as, and for rules of `new` that match nothing in the whole model.
     """
 
     def of(leaf: Leaf) -> Rule | Initializer | None:
@@ -55,12 +59,14 @@ def pretrained(values: Mapping[str, Array], new: Scheme | Initializer, *, frozen
         value = jnp.asarray(values[leaf.name])
         if value.shape != leaf.shape:
             raise ValueError(
-                f"the trained value of {leaf.name!r} has shape {value.shape}, the parameter {leaf.shape}; leave it out "
-                "to draw it anew, or extend it (extend_vocabulary)"
+                f"the trained value of {leaf.name!r} has shape {value.shape}, the parameter "
+                f"{leaf.shape}; leave it out to draw it anew, or extend it (extend_vocabulary)"
             )
         order = canonical_order(leaf.dims)
 
-        def stored(key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike = jnp.float32, /) -> Array:
+        def stored(
+            key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike = jnp.float32, /
+        ) -> Array:
             return value.transpose(order).reshape(shape).astype(dtype)
 
         draw = Joint(stored)
@@ -76,9 +82,10 @@ def pretrained(values: Mapping[str, Array], new: Scheme | Initializer, *, frozen
 class StepZero(NamedTuple):
     """What a start does to a trained model before the first step.
 
-    `shift`: the largest change of an output that both have, over the standard deviation of the outputs before; `kl`:
-    the mean of KL(before || after) in nats, of softmax over all classes of each; `gradient`: the norm of the loss's
-    gradient in every new part, 0 where a part cannot learn.
+    `shift`: the largest change of an output that both have, over the standard deviation of the
+    outputs before; `kl`: the mean of KL(before || after) in nats, of softmax over all classes of
+    each; `gradient`: the norm of the loss's gradient in every new part, 0 where a part cannot
+    learn.
     """
 
     shift: float
@@ -87,7 +94,10 @@ class StepZero(NamedTuple):
 
     def __str__(self) -> str:
         parts = ", ".join(f"{name} {norm:.3g}" for name, norm in self.gradient.items())
-        return f"shift {self.shift:.2g} of the outputs' spread, KL {self.kl:.3g} nats; gradient norms: {parts}"
+        return (
+            f"shift {self.shift:.2g} of the outputs' spread, KL {self.kl:.3g} nats; gradient "
+            f"norms: {parts}"
+        )
 
 
 def step_zero(
@@ -99,17 +109,21 @@ def step_zero(
     new: Sequence[str],
     rows: slice | None = None,
 ) -> StepZero:
-    """The report on a start: `before` the outputs of the trained model, `after(params, x)` those of the new one.
+    """The report on a start: `before` the outputs of the trained model, `after(params, x)` those of
+    the new one.
 
-    `new` are patterns for the names of the new parts; `rows` takes those rows of their gradients (of a table) alone.
-    Units: see `StepZero`; dtypes: any, compared in float32 or wider. Assumes that shared classes come first.
+    `new` are patterns for the names of the new parts; `rows` takes those rows of their gradients
+    (of a table) alone. Units: see `StepZero`; dtypes: any, compared in float32 or wider. Assumes
+    that shared classes come first.
     Raises: ValueError for a pattern that matches no parameter.
     """
     x, y = batch
     leaves = [Leaf(name, w.shape, "o" * w.ndim, "") for name, w in params.items()]
     for pattern in new:
         if not any(matches(pattern, leaf) for leaf in leaves):
-            raise ValueError(f"step_zero: {pattern!r} matches no parameter; they are {', '.join(params)}")
+            raise ValueError(
+                f"step_zero: {pattern!r} matches no parameter; they are {', '.join(params)}"
+            )
     outputs, slopes = _outputs_and_slopes(after, loss, params, x, y)
     both = min(before.shape[-1], outputs.shape[-1])
     before, outputs = (of.astype(sampling_dtype(of.dtype)) for of in (before, outputs))
@@ -125,16 +139,21 @@ def step_zero(
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _outputs_and_slopes(after: Any, loss: Any, params: Params, x: Array, y: Array) -> tuple[Array, Params]:
-    """The outputs of a start and the gradient of the loss; one compilation for all starts of a model."""
+def _outputs_and_slopes(
+    after: Any, loss: Any, params: Params, x: Array, y: Array
+) -> tuple[Array, Params]:
+    """The outputs of a start and the gradient of the loss; one compilation for all starts of a
+    model."""
     return after(params, x), jax.grad(lambda p: loss(after(p, x), y))(params)
 
 
-def divergence(before: Float[Array, "*batch c"], after: Float[Array, "*batch k"]) -> Float[Array, ""]:
+def divergence(
+    before: Float[Array, "*batch c"], after: Float[Array, "*batch k"]
+) -> Float[Array, ""]:
     """KL(before || after) of the softmax over all classes of each, in nats, mean over the batch.
 
-    dtypes: computed in float32 or wider. Assumes that the classes that both have come first, and that `before` has no
-    others.
+    dtypes: computed in float32 or wider. Assumes that the classes that both have come first, and
+    that `before` has no others.
     """
     p, q = (jax.nn.log_softmax(of.astype(sampling_dtype(of.dtype))) for of in (before, after))
     both = min(before.shape[-1], after.shape[-1])
@@ -142,7 +161,8 @@ def divergence(before: Float[Array, "*batch c"], after: Float[Array, "*batch k"]
 
 
 class Trained(NamedTuple):
-    """A model trained here: what its study resolved to, its values, and the validation metric that they reach."""
+    """A model trained here: what its study resolved to, its values, and the validation metric that
+    they reach."""
 
     resolved: Resolved
     values: Params
@@ -157,19 +177,31 @@ def pretrain(
     models: Mapping[str, Callable[..., nnx.Module]] | None = None,
     progress: bool = True,
 ) -> Trained:
-    """Train one model: the first scheme of a study, at the first rate of its grid, on its first reporting seed.
+    """Train one model: the first scheme of a study, at the first rate of its grid, on its first
+    reporting seed.
 
     It trains for all its epochs, whatever the target.
-    Raises: BadStudy as `resolve.check`, for a scheme with forward multipliers (values alone cannot carry them), and for
-    a run that diverges.
+    Raises: BadStudy as `resolve.check`, for a scheme with forward multipliers (values alone cannot
+    carry them), and for a run that diverges.
     """
     study = replace(study, lrs=study.lrs[:1], schemes=study.schemes[:1], baseline=study.schemes[0])
     resolved = check(study, schemes, tasks, models)
     scheme = resolved.study.schemes[0]
-    if any(rule.multiplier != 1 for rule in rules(resolved.schemes[scheme], resolved.model.leaves).values()):
-        raise BadStudy(f"{scheme} multiplies parameters in the forward pass, which values alone cannot carry on")
+    if any(
+        rule.multiplier != 1
+        for rule in rules(resolved.schemes[scheme], resolved.model.leaves).values()
+    ):
+        raise BadStudy(
+            f"{scheme} multiplies parameters in the forward pass, which values alone cannot carry "
+            "on"
+        )
     program = training.make_program(
-        resolved.model, resolved.task, study.optimizer, batch=study.batch, evaluations=study.evaluations, epochs=1
+        resolved.model,
+        resolved.task,
+        study.optimizer,
+        batch=study.batch,
+        evaluations=study.evaluations,
+        epochs=1,
     )
     points = [(scheme, resolved.study.lrs[0], resolved.study.reporting[0])]
     params, trials = queue(resolved, draw_starts(resolved), points, program.evaluations_per_epoch)
@@ -178,9 +210,13 @@ def pretrain(
     )
     state = program.start(jax.tree.map(jnp.asarray, params[0]))
     advance, metric = jax.jit(program.advance), math.nan
-    for _ in track(range(study.epochs), "pre-training", console=Console(file=sys.stderr), disable=not progress):
+    for _ in track(
+        range(study.epochs), "pre-training", console=Console(file=sys.stderr), disable=not progress
+    ):
         state, records = advance(resolved.task.data, state, trial)
         metric = float(records.metric[-1])
     if not math.isfinite(metric):
-        raise BadStudy(f"pre-training diverged at a rate of {resolved.study.lrs[0]:g}; choose a lower one")
+        raise BadStudy(
+            f"pre-training diverged at a rate of {resolved.study.lrs[0]:g}; choose a lower one"
+        )
     return Trained(resolved, state.params, metric)

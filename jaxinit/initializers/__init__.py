@@ -1,6 +1,8 @@
-"""Initializers: laws that draw an array from a key, a shape and a dtype; `CATALOGUE` has all of them by name.
+"""Initializers: laws that draw an array from a key, a shape and a dtype; `CATALOGUE` has all of
+them by name.
 
-`basic` has those that draw entry by entry, and orthogonal matrices; `structured` those whose entries hang together.
+`basic` has those that draw entry by entry, and orthogonal matrices; `structured` those whose
+entries hang together.
 """
 
 from collections.abc import Callable
@@ -47,7 +49,8 @@ from jaxinit.initializers.structured import (
     zero_hadamard,
 )
 
-# Every initializer by name, with the variance of its entries (n inputs, m outputs, i.e. fan in and fan out).
+# Every initializer by name, with the variance of its entries (n inputs, m outputs, i.e. fan in and
+# fan out).
 CATALOGUE: dict[str, tuple[Callable, str]] = {
     "constant": (constant, "0"),
     "zeros": (zeros, "0"),

@@ -1,6 +1,8 @@
-"""Draws with a structure beyond a variance: sparse, spectral, convolutional identities, memories, gate biases.
+"""Draws with a structure beyond a variance: sparse, spectral, convolutional identities, memories,
+gate biases.
 
-The layout is that of `initializers`: `(*window, inputs, outputs)`. All sample in float32 or wider and cast last.
+The layout is that of `initializers`: `(*window, inputs, outputs)`. All sample in float32 or wider
+and cast last.
 """
 
 import math
@@ -13,7 +15,16 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Inexact, Key
 from scipy.linalg import hadamard
 
-from jaxinit.initializers.basic import Number, known, one_by_one, orthogonal, polar, real_dtype, sampled_wide, within
+from jaxinit.initializers.basic import (
+    Number,
+    known,
+    one_by_one,
+    orthogonal,
+    polar,
+    real_dtype,
+    sampled_wide,
+    within,
+)
 from jaxinit.spec import Joint, Sampler
 
 EIGENVALUES, SINGULAR_VALUES = (
@@ -25,11 +36,13 @@ SQUARINGS = 14  # the spectral radius is read off the 2^14th power
 
 
 def delta_orthogonal(gain: Number = 1.0) -> Sampler:
-    """A convolution whose central tap is orthogonal and whose other taps are 0: an isometry of every pixel.
+    """A convolution whose central tap is orthogonal and whose other taps are 0: an isometry of
+    every pixel.
 
-    Shapes: `(*window, inputs, outputs)` with inputs <= outputs; the centre of a window is (size - 1) // 2, where SAME
-    padding puts it, so that no pixel is lost at the border of an even one either. Even windows have no centre where
-    they are dilated, and another, size // 2, in a transposed convolution without `transpose_kernel`.
+    Shapes: `(*window, inputs, outputs)` with inputs <= outputs; the centre of a window is (size -
+    1) // 2, where SAME padding puts it, so that no pixel is lost at the border of an even one
+    either. Even windows have no centre where they are dilated, and another, size // 2, in a
+    transposed convolution without `transpose_kernel`.
     Raises: ValueError for fewer than three axes, or inputs > outputs.
     Source: Xiao et al. (2018), algorithm 1.
     """
@@ -38,8 +51,8 @@ def delta_orthogonal(gain: Number = 1.0) -> Sampler:
         _check_window(shape, "delta_orthogonal")
         if shape[-2] > shape[-1]:
             raise ValueError(
-                f"delta_orthogonal needs inputs <= outputs, got {shape[-2]} inputs and {shape[-1]} outputs; "
-                "use orthogonal, or give the layer more outputs"
+                f"delta_orthogonal needs inputs <= outputs, got {shape[-2]} inputs and {shape[-1]} "
+                "outputs; use orthogonal, or give the layer more outputs"
             )
         return _central(orthogonal(gain)(key, shape[-2:], dtype), shape)
 
@@ -47,9 +60,11 @@ def delta_orthogonal(gain: Number = 1.0) -> Sampler:
 
 
 def dirac(gain: Number = 1.0) -> Sampler:
-    """A convolution whose central tap is the identity: the output repeats the input, channel by channel.
+    """A convolution whose central tap is the identity: the output repeats the input, channel by
+    channel.
 
-    Shapes: `(*window, inputs, outputs)`; the centre of a window is (size - 1) // 2, as SAME padding has it.
+    Shapes: `(*window, inputs, outputs)`; the centre of a window is (size - 1) // 2, as SAME padding
+    has it.
     Raises: ValueError for fewer than three axes.
     Source: Zagoruyko & Komodakis (2017), DiracNets.
     """
@@ -67,20 +82,30 @@ def sparse(k: int = 15, std: Number = 1.0, spectral_radius: Number | None = None
 
     With `spectral_radius` the (square) matrix is then scaled to it, whatever `std`.
     Shapes: a matrix `(inputs, outputs)`, square for a spectral radius.
-    Raises: ValueError for k < 1 or more than the inputs, another number of axes, or a radius asked of a matrix that is
-    not square or that is nilpotent (radius 0: no scale helps; draw with another key or a larger k).
-    Source: Martens (2010) section 5.1, 15 connections a unit; Sutskever et al. (2013) section 3 for the radius.
+    Raises: ValueError for k < 1 or more than the inputs, another number of axes, or a radius asked
+    of a matrix that is not square or that is nilpotent (radius 0: no scale helps; draw with another
+    key or a larger k).
+    Source: Martens (2010) section 5.1, 15 connections a unit; Sutskever et al. (2013) section 3 for
+    the radius.
     """
     if k < 1:
-        raise ValueError(f"sparse needs k, the incoming weights of a unit, to be 1 or more, got {k}")
+        raise ValueError(
+            f"sparse needs k, the incoming weights of a unit, to be 1 or more, got {k}"
+        )
 
     def init(key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike) -> Array:
         _check_matrix(shape, "sparse")
         if k > shape[0]:
-            raise ValueError(f"sparse: k={k} non-zero weights of {shape[0]} inputs; give k of at most {shape[0]}")
+            raise ValueError(
+                f"sparse: k={k} non-zero weights of {shape[0]} inputs; give k of at most {shape[0]}"
+            )
         where, how_much = jax.random.split(key)
-        rank = jnp.argsort(jnp.argsort(jax.random.uniform(where, shape, jnp.float32), axis=0), axis=0)
-        w = jnp.where(rank < k, jnp.asarray(std, dtype) * jax.random.normal(how_much, shape, dtype), 0)
+        rank = jnp.argsort(
+            jnp.argsort(jax.random.uniform(where, shape, jnp.float32), axis=0), axis=0
+        )
+        w = jnp.where(
+            rank < k, jnp.asarray(std, dtype) * jax.random.normal(how_much, shape, dtype), 0
+        )
         return w if spectral_radius is None else _at_radius(w, spectral_radius, "sparse")
 
     return sampled_wide(init)
@@ -89,7 +114,8 @@ def sparse(k: int = 15, std: Number = 1.0, spectral_radius: Number | None = None
 def gaussian_at_radius(spectral_radius: Number) -> Sampler:
     """A square Gaussian matrix scaled to a spectral radius.
 
-    Raises: ValueError for a shape that is not a square matrix. Source: Jaeger (2001), echo state networks.
+    Raises: ValueError for a shape that is not a square matrix. Source: Jaeger (2001), echo state
+    networks.
     """
     return sampled_wide(
         lambda key, shape, dtype: _at_radius(
@@ -99,9 +125,11 @@ def gaussian_at_radius(spectral_radius: Number) -> Sampler:
 
 
 def positive_definite_identity() -> Sampler:
-    """(A + I) / e with A = R^H R / n, R Gaussian and e the largest eigenvalue of A + I: all eigenvalues in (0, 1].
+    """(A + I) / e with A = R^H R / n, R Gaussian and e the largest eigenvalue of A + I: all
+    eigenvalues in (0, 1].
 
-    Shapes: a square matrix; exactly symmetric, in complex dtypes Hermitian. Raises: ValueError for any other.
+    Shapes: a square matrix; exactly symmetric, in complex dtypes Hermitian. Raises: ValueError for
+    any other.
     Source: Talathi & Vartak (2016), np-RNN, section 3.
     """
 
@@ -116,12 +144,15 @@ def positive_definite_identity() -> Sampler:
 
 
 def mimetic(side: Literal["left", "right"], alpha: Number, beta: Number) -> Joint:
-    """One of two kernels of an attention whose product is alpha Z + beta I, Z ~ N(0, 1/d) of d x d, by its key.
+    """One of two kernels of an attention whose product is alpha Z + beta I, Z ~ N(0, 1/d) of d x d,
+    by its key.
 
-    With U S V^T the singular value decomposition of alpha Z + beta I: left U S^(1/2), right V S^(1/2); their product is
-    the matrix, or the best of the rank of a head. The two must be drawn with the same key (`spec.Rule.key`).
-    Shapes: queries and keys `[heads, d, d / heads]`, where every head has a Z of its own; values and outputs have one
-    for all heads: `mimetic_whole`. Source: Trockman & Kolter (2023), section 3.
+    With U S V^T the singular value decomposition of alpha Z + beta I: left U S^(1/2), right V
+    S^(1/2); their product is the matrix, or the best of the rank of a head. The two must be drawn
+    with the same key (`spec.Rule.key`).
+    Shapes: queries and keys `[heads, d, d / heads]`, where every head has a Z of its own; values
+    and outputs have one for all heads: `mimetic_whole`. Source: Trockman & Kolter (2023), section
+    3.
     """
 
     def draw(key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike) -> Array:
@@ -133,7 +164,8 @@ def mimetic(side: Literal["left", "right"], alpha: Number, beta: Number) -> Join
 
 
 def mimetic_whole(side: Literal["left", "right"], alpha: Number, beta: Number) -> Joint:
-    """As `mimetic` for the values of all heads (left) and the output kernel (right), whose product is d x d.
+    """As `mimetic` for the values of all heads (left) and the output kernel (right), whose product
+    is d x d.
 
     Raises: ValueError unless the heads' widths add up to d, as they do not with grouped queries.
     """
@@ -141,7 +173,10 @@ def mimetic_whole(side: Literal["left", "right"], alpha: Number, beta: Number) -
     def draw(key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike) -> Array:
         d = shape[-1] if side == "right" else shape[-2]
         if math.prod(shape) != d * d:
-            raise ValueError(f"mimetic: values and outputs need heads whose widths add up to {d}, got shape {shape}")
+            raise ValueError(
+                f"mimetic: values and outputs need heads whose widths add up to {d}, got shape "
+                f"{shape}"
+            )
         half = _half(key, d, side, alpha, beta, dtype)
         if side == "right":
             return half.T.reshape(shape)
@@ -151,7 +186,9 @@ def mimetic_whole(side: Literal["left", "right"], alpha: Number, beta: Number) -
     return Joint(sampled_wide(draw))
 
 
-def _half(key: Key[Array, ""], d: int, side: str, alpha: Number, beta: Number, dtype: DTypeLike) -> Array:
+def _half(
+    key: Key[Array, ""], d: int, side: str, alpha: Number, beta: Number, dtype: DTypeLike
+) -> Array:
     """U S^(1/2) or V S^(1/2) of alpha Z + beta I: `[d, d]`."""
     noise = jnp.asarray(alpha, dtype) * jax.random.normal(key, (d, d), dtype) / math.sqrt(d)
     u, s, vt = SVD(noise + jnp.asarray(beta, dtype) * jnp.eye(d, dtype=dtype))
@@ -159,7 +196,8 @@ def _half(key: Key[Array, ""], d: int, side: str, alpha: Number, beta: Number, d
 
 
 def ring(low: Number = 0.0, high: Number = 1.0, phase: Number = 2 * math.pi) -> Sampler:
-    """Complex numbers uniform on the ring low <= |z| <= high with angles in [0, phase): a diagonal recurrent matrix.
+    """Complex numbers uniform on the ring low <= |z| <= high with angles in [0, phase): a diagonal
+    recurrent matrix.
 
     |z|^2 = u (high^2 - low^2) + low^2, with u uniform on [0, 1).
     Shapes: any; dtype complex; the bounds hold to the rounding of |z|.
@@ -171,7 +209,9 @@ def ring(low: Number = 0.0, high: Number = 1.0, phase: Number = 2 * math.pi) -> 
 
     def init(key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike) -> Array:
         if not jnp.issubdtype(dtype, jnp.complexfloating):
-            raise ValueError(f"ring draws complex numbers, got dtype {jnp.dtype(dtype)}; ask for complex64")
+            raise ValueError(
+                f"ring draws complex numbers, got dtype {jnp.dtype(dtype)}; ask for complex64"
+            )
         of_radius, of_angle = jax.random.split(key)
         real = jnp.finfo(dtype).dtype
         least, most = jnp.asarray(low**2, real), jnp.asarray(high**2 - low**2, real)
@@ -182,9 +222,11 @@ def ring(low: Number = 0.0, high: Number = 1.0, phase: Number = 2 * math.pi) -> 
 
 
 def hippo_legs(gain: Number = 1.0) -> Sampler:
-    """The HiPPO-LegS state matrix, transposed to our layout: the optimal memory of a history in Legendre polynomials.
+    """The HiPPO-LegS state matrix, transposed to our layout: the optimal memory of a history in
+    Legendre polynomials.
 
-    A[n, k] = -sqrt((2 n + 1)(2 k + 1)) for n > k, -(n + 1) for n = k, 0 for n < k; the kernel is gain * A^T.
+    A[n, k] = -sqrt((2 n + 1)(2 k + 1)) for n > k, -(n + 1) for n = k, 0 for n < k; the kernel is
+    gain * A^T.
     Shapes: a square matrix. Raises: ValueError for any other. Source: Gu et al. (2020), theorem 2.
     """
 
@@ -200,7 +242,8 @@ def hippo_legs(gain: Number = 1.0) -> Sampler:
 
 
 def zero_hadamard() -> Sampler:
-    """ZerO: the (partial) identity where outputs <= inputs, else a Hadamard matrix between two partial identities.
+    """ZerO: the (partial) identity where outputs <= inputs, else a Hadamard matrix between two
+    partial identities.
 
     c I H I with H of size 2^m, m = ceil(log2(outputs)), c = 2^(-(m - 1) / 2). Nothing is random.
     Shapes: a matrix. Raises: ValueError for any other. Source: Zhao et al. (2022), algorithm 1.
@@ -219,7 +262,8 @@ def zero_hadamard() -> Sampler:
 
 
 def spectral(norm: Number | None = None) -> Sampler:
-    """A Gaussian kernel scaled to an operator norm: `norm`, or sqrt(outputs / inputs), which keeps entries of order 1.
+    """A Gaussian kernel scaled to an operator norm: `norm`, or sqrt(outputs / inputs), which keeps
+    entries of order 1.
 
     Shapes: a matrix. Raises: ValueError for any other, or a norm that is not positive.
     Source: Yang et al. (2023), A Spectral Condition for Feature Learning, condition 1.
@@ -237,14 +281,18 @@ def spectral(norm: Number | None = None) -> Sampler:
 
 
 def gate_biases(gates: tuple[str, ...], **values: Number) -> Joint:
-    """Biases that are constant within a gate: `gate_biases(leaf.gate, forget=1.0)`; the gates not named get 0.
+    """Biases that are constant within a gate: `gate_biases(leaf.gate, forget=1.0)`; the gates not
+    named get 0.
 
     Shapes: `(gates, units)`. Raises: ValueError for a gate that is not among `gates`.
     Source: Jozefowicz et al. (2015), section 5, for a forget bias of 1.
     """
     unknown = sorted(set(values) - set(gates))
     if unknown:
-        raise ValueError(f"gate_biases: no gates are called {unknown}; the gates are {', '.join(gates) or 'none'}")
+        raise ValueError(
+            f"gate_biases: no gates are called {unknown}; the gates are "
+            f"{', '.join(gates) or 'none'}"
+        )
 
     def init(key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike) -> Array:
         del key
@@ -255,17 +303,23 @@ def gate_biases(gates: tuple[str, ...], **values: Number) -> Joint:
 
 
 def chrono(gates: tuple[str, ...], longest: int | Number) -> Joint:
-    """Chrono: forget biases log(u), u uniform on [1, longest - 1], input biases their negatives, all others 0.
+    """Chrono: forget biases log(u), u uniform on [1, longest - 1], input biases their negatives,
+    all others 0.
 
-    A unit then keeps its state for about u steps. For a GRU, whose update gate z keeps: its bias is log(u).
+    A unit then keeps its state for about u steps. For a GRU, whose update gate z keeps: its bias is
+    log(u).
     Shapes: `(gates, units)`. Raises: ValueError for longest < 3, or gates without forget or update.
     Source: Tallec & Ollivier (2018), eq. 16. Our GRU keeps z, so the sign is that of a forget gate.
     """
     if known(longest) and longest < 3:
-        raise ValueError(f"chrono needs the longest dependency to learn, 3 steps or more, got {longest}")
+        raise ValueError(
+            f"chrono needs the longest dependency to learn, 3 steps or more, got {longest}"
+        )
     keep = next((gate for gate in ("forget", "update") if gate in gates), None)
     if keep is None:
-        raise ValueError(f"chrono needs a forget or an update gate, got {', '.join(gates) or 'none'}")
+        raise ValueError(
+            f"chrono needs a forget or an update gate, got {', '.join(gates) or 'none'}"
+        )
 
     def init(key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike) -> Array:
         wide = real_dtype(dtype, "chrono")
@@ -278,7 +332,8 @@ def chrono(gates: tuple[str, ...], longest: int | Number) -> Joint:
 
 
 def spectral_radius(w: Inexact[Array, "n n"]) -> Float[Array, ""]:
-    """The largest absolute eigenvalue of a square matrix, to about 1e-3, on any device and under jit and vmap.
+    """The largest absolute eigenvalue of a square matrix, to about 1e-3, on any device and under
+    jit and vmap.
 
     ||W^k||^(1/k) with k = 2^14 by repeated squaring, rescaled at every step (Gelfand's formula).
     """
@@ -289,7 +344,9 @@ def spectral_radius(w: Inexact[Array, "n n"]) -> Float[Array, ""]:
         m = m / jnp.where(size > 0, size, 1).astype(m.dtype)
         return (m @ m, 2 * (log_size + jnp.log(size))), None
 
-    (m, log_size), _ = jax.lax.scan(square, (w, jnp.zeros((), w.real.dtype)), None, length=SQUARINGS)
+    (m, log_size), _ = jax.lax.scan(
+        square, (w, jnp.zeros((), w.real.dtype)), None, length=SQUARINGS
+    )
     return jnp.exp((log_size + jnp.log(jnp.linalg.norm(m))) / 2**SQUARINGS)
 
 
@@ -298,8 +355,8 @@ def _at_radius(w: Array, target: Number, what: str) -> Array:
     radius = spectral_radius(w)
     if known(radius) and not radius > 0:
         raise ValueError(
-            f"{what}: the matrix drawn is nilpotent (all eigenvalues 0), so no scale gives it a spectral radius of "
-            f"{target}; draw with another key or a larger k"
+            f"{what}: the matrix drawn is nilpotent (all eigenvalues 0), so no scale gives it a "
+            f"spectral radius of {target}; draw with another key or a larger k"
         )
     return w * (jnp.asarray(target, radius.dtype) / radius).astype(w.dtype)
 
@@ -311,7 +368,10 @@ def _central(tap: Array, shape: tuple[int, ...]) -> Array:
 
 def _check_window(shape: tuple[int, ...], what: str) -> None:
     if len(shape) < 3:
-        raise ValueError(f"{what} needs a convolution (*window, inputs, outputs), got shape {shape}; use orthogonal")
+        raise ValueError(
+            f"{what} needs a convolution (*window, inputs, outputs), got shape {shape}; use "
+            "orthogonal"
+        )
 
 
 def _check_matrix(shape: tuple[int, ...], what: str) -> None:
@@ -321,4 +381,7 @@ def _check_matrix(shape: tuple[int, ...], what: str) -> None:
 
 def _check_square(shape: tuple[int, ...], what: str) -> None:
     if len(shape) != 2 or shape[0] != shape[1]:
-        raise ValueError(f"{what} needs a square matrix, got shape {shape}; use it for recurrent or hidden kernels")
+        raise ValueError(
+            f"{what} needs a square matrix, got shape {shape}; use it for recurrent or hidden "
+            "kernels"
+        )

@@ -18,4 +18,16 @@ MODELS: dict[str, type[nnx.Module]] = {
     "vit": ViT,
 }
 
-__all__ = ["ACTIVATIONS", "GRU", "LRU", "LSTM", "MGU", "MLP", "MODELS", "RNN", "EncoderDecoder", "Transformer", "ViT"]
+__all__ = [
+    "ACTIVATIONS",
+    "GRU",
+    "LRU",
+    "LSTM",
+    "MGU",
+    "MLP",
+    "MODELS",
+    "RNN",
+    "EncoderDecoder",
+    "Transformer",
+    "ViT",
+]

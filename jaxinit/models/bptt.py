@@ -1,16 +1,19 @@
 """The time loops of RNN, LSTM and GRU with back-propagation through time written by hand.
 
-Each takes the input projections of all steps, and returns the states of all steps. Against autodiff of the same
-`lax.scan`, the backward pass here keeps only what the derivatives are functions of (states and activated gates), and
-adds up the gradient of the recurrent matrix in one large product after the loop instead of one small one a step.
-Gates stay apart in the arithmetic too: on CPU, products of `[b, n]` with `[n, n]` run nearer to the peak than one with
-`[n, 4 n]`, and nothing has to be concatenated and split again at every step (measured: docs/performance.md).
+Each takes the input projections of all steps, and returns the states of all steps. Against autodiff
+of the same `lax.scan`, the backward pass here keeps only what the derivatives are functions of
+(states and activated gates), and adds up the gradient of the recurrent matrix in one large product
+after the loop instead of one small one a step.
+Gates stay apart in the arithmetic too: on CPU, products of `[b, n]` with `[n, n]` run nearer to the
+peak than one with `[n, 4 n]`, and nothing has to be concatenated and split again at every step
+(measured: docs/performance.md).
 
-`jax.grad`, and `jax.jvp` or `jax.grad` of it, work; `jax.jvp` of a loop itself does not, as JAX says by name when it is
-tried. For forward mode build the model with `backward="autodiff"`, which runs the same loops without these rules.
+`jax.grad`, and `jax.jvp` or `jax.grad` of it, work; `jax.jvp` of a loop itself does not, as JAX
+says by name when it is tried. For forward mode build the model with `backward="autodiff"`, which
+runs the same loops without these rules.
 
-Shapes: t time, b batch, n units. `z` are the projections of one gate with their bias, `h_0` and `c_0` the states before
-the first step.
+Shapes: t time, b batch, n units. `z` are the projections of one gate with their bias, `h_0` and
+`c_0` the states before the first step.
 """
 
 import math
@@ -27,8 +30,8 @@ State = Float[Array, "b n"]
 Matrix = Float[Array, "n n"]
 Arrays = tuple[Array, ...]
 
-# phi'(x) as a function of phi(x): what lets the states be the only residual. Activations without such a function are
-# for feed-forward layers only.
+# phi'(x) as a function of phi(x): what lets the states be the only residual. Activations without
+# such a function are for feed-forward layers only.
 SLOPES: dict[str, Callable[[Array], Array]] = {
     "linear": jnp.ones_like,
     "tanh": lambda y: 1 - y * y,
@@ -48,19 +51,28 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "hard_tanh": jax.nn.hard_tanh,
     "erf": jax.lax.erf,
     "elu": jax.nn.elu,
-    "gelu": lambda x: x * (1 + jax.lax.erf(x / math.sqrt(2))) / 2,  # exact; JAX's own takes erfc, slower on CPU
+    "gelu": lambda x: (
+        x * (1 + jax.lax.erf(x / math.sqrt(2))) / 2
+    ),  # exact; JAX's own takes erfc, slower on CPU
     "silu": jax.nn.silu,
 }
 
 
-def rnn_states(z_tbn: States, w_nn: Matrix, h_0: State, activation: str, unroll: int, backward: Backward) -> States:
+def rnn_states(
+    z_tbn: States, w_nn: Matrix, h_0: State, activation: str, unroll: int, backward: Backward
+) -> States:
     """h_t = phi(z_t + h_{t-1} W) for every t."""
     loop = _rnn if backward == "by_hand" else _rnn_plain
     return loop(activation, unroll, z_tbn, w_nn, h_0)
 
 
 def lstm_states(
-    z: tuple[States, ...], u: tuple[Matrix, ...], h_0: State, c_0: State, unroll: int, backward: Backward
+    z: tuple[States, ...],
+    u: tuple[Matrix, ...],
+    h_0: State,
+    c_0: State,
+    unroll: int,
+    backward: Backward,
 ) -> tuple[States, State]:
     """h_t of an LSTM whose gates are (input, forget, cell, output), and c after the last step."""
     loop = _lstm if backward == "by_hand" else _lstm_plain
@@ -77,7 +89,8 @@ def gru_states(
 ) -> States:
     """h_t of a GRU whose gates are (reset, update, new).
 
-    With `reset_bias` the reset gate multiplies the recurrent product, without it the state before the product.
+    With `reset_bias` the reset gate multiplies the recurrent product, without it the state before
+    the product.
     """
     if reset_bias is None:
         before = _gru_before if backward == "by_hand" else _gru_before_plain
@@ -89,8 +102,9 @@ def gru_states(
 def projection(x_tbi: Array, w_in: Array, bias_n: Array, backward: Backward) -> States:
     """x_t W + b of every t in one matrix product.
 
-    By hand, the gradients of W and b are one product and one sum over all steps and examples as rows of a matrix, which
-    XLA runs faster on CPU than autodiff's contraction over two axes (measured: docs/performance.md).
+    By hand, the gradients of W and b are one product and one sum over all steps and examples as
+    rows of a matrix, which XLA runs faster on CPU than autodiff's contraction over two axes
+    (measured: docs/performance.md).
     """
     return (_projection if backward == "by_hand" else _projection_plain)(x_tbi, w_in, bias_n)
 
@@ -102,7 +116,11 @@ def _projection_plain(x_tbi: Array, w_in: Array, bias_n: Array) -> Array:
 
 def _projection_backward(kept: tuple[Array, Array], dz_tbn: Array):
     x_tbi, w_in = kept
-    return dz_tbn @ w_in.T, _outer(x_tbi, dz_tbn), jnp.sum(dz_tbn.reshape(-1, dz_tbn.shape[-1]), axis=0)
+    return (
+        dz_tbn @ w_in.T,
+        _outer(x_tbi, dz_tbn),
+        jnp.sum(dz_tbn.reshape(-1, dz_tbn.shape[-1]), axis=0),
+    )
 
 
 _projection = jax.custom_vjp(_projection_plain)
@@ -146,7 +164,9 @@ def _rnn_backward(activation: str, unroll: int, kept: tuple, into_tbn: Array):
         dz = (dh + into) * SLOPES[activation](h)
         return dz @ w_back, dz
 
-    dh_0, dz_tbn = jax.lax.scan(step, jnp.zeros_like(h_0), (h_tbn, into_tbn), reverse=True, unroll=unroll)
+    dh_0, dz_tbn = jax.lax.scan(
+        step, jnp.zeros_like(h_0), (h_tbn, into_tbn), reverse=True, unroll=unroll
+    )
     return dz_tbn, _outer(_shifted(h_tbn, h_0), dz_tbn), dh_0
 
 
@@ -154,10 +174,14 @@ _rnn = jax.custom_vjp(_rnn_plain, nondiff_argnums=(0, 1))
 _rnn.defvjp(_rnn_forward, _rnn_backward)
 
 
-def _lstm_scan(unroll: int, z: Arrays, u: Arrays, h_0: Array, c_0: Array) -> tuple[Array, Array, Array, Arrays]:
+def _lstm_scan(
+    unroll: int, z: Arrays, u: Arrays, h_0: Array, c_0: Array
+) -> tuple[Array, Array, Array, Arrays]:
     """States, cells, tanh of the cells, and activated gates of every step."""
 
-    def step(carry: tuple[Array, Array], z: Arrays) -> tuple[tuple[Array, Array], tuple[Array, Array, Array, Arrays]]:
+    def step(
+        carry: tuple[Array, Array], z: Arrays
+    ) -> tuple[tuple[Array, Array], tuple[Array, Array, Array, Arrays]]:
         h, c = carry
         i, f, g, o = (of + h @ w for of, w in zip(z, u, strict=True))
         i, f, g, o = jax.nn.sigmoid(i), jax.nn.sigmoid(f), jnp.tanh(g), jax.nn.sigmoid(o)
@@ -189,11 +213,18 @@ def _lstm_backward(unroll: int, kept: tuple, into: tuple[Array, Array]):
         before, squashed, (i, f, g, o), into = at
         dh = dh + into
         dc = dc + dh * o * (1 - squashed * squashed)
-        dz = (dc * g * i * (1 - i), dc * before * f * (1 - f), dc * i * (1 - g * g), dh * squashed * o * (1 - o))
+        dz = (
+            dc * g * i * (1 - i),
+            dc * before * f * (1 - f),
+            dc * i * (1 - g * g),
+            dh * squashed * o * (1 - o),
+        )
         return (_through(dz, u_back), dc * f), dz
 
     at = (_shifted(c_tbn, c_0), squashed_tbn, gates, into_tbn)
-    (dh_0, dc_0), dz = jax.lax.scan(step, (jnp.zeros_like(h_0), into_c), at, reverse=True, unroll=unroll)
+    (dh_0, dc_0), dz = jax.lax.scan(
+        step, (jnp.zeros_like(h_0), into_c), at, reverse=True, unroll=unroll
+    )
     before = _shifted(h_tbn, h_0)
     return dz, tuple(_outer(before, of) for of in dz), dh_0, dc_0
 
@@ -202,7 +233,9 @@ _lstm = jax.custom_vjp(_lstm_plain, nondiff_argnums=(0,))
 _lstm.defvjp(_lstm_forward, _lstm_backward)
 
 
-def _gru_after_scan(unroll: int, z: Arrays, u: Arrays, bias: Array, h_0: Array) -> tuple[Array, Arrays]:
+def _gru_after_scan(
+    unroll: int, z: Arrays, u: Arrays, bias: Array, h_0: Array
+) -> tuple[Array, Arrays]:
     """States, and (reset, update, new, recurrent part of new) of every step."""
     bias_bn = jnp.broadcast_to(bias, h_0.shape)
 
@@ -240,7 +273,9 @@ def _gru_after_backward(unroll: int, kept: tuple, into_tbn: Array):
         return dh * update + _through((dr, du, d_inner), u_back), (dr, du, dn, d_inner)
 
     at = (before_tbn, gates, into_tbn)
-    dh_0, (dr, du, dn, d_inner) = jax.lax.scan(step, jnp.zeros_like(h_0), at, reverse=True, unroll=unroll)
+    dh_0, (dr, du, dn, d_inner) = jax.lax.scan(
+        step, jnp.zeros_like(h_0), at, reverse=True, unroll=unroll
+    )
     d_u = tuple(_outer(before_tbn, of) for of in (dr, du, d_inner))
     return (dr, du, dn), d_u, jnp.sum(d_inner, axis=(0, 1)), dh_0
 

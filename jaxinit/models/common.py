@@ -1,4 +1,5 @@
-"""What every model shares: the nonlinearities, the readout, and the border where `init=` meets the parameters."""
+"""What every model shares: the nonlinearities, the readout, and the border where `init=` meets the
+parameters."""
 
 import operator
 from collections.abc import Callable
@@ -18,7 +19,8 @@ from jaxinit.spec import Initializer, Override, Rule, Scheme
 
 
 class Inits(TypedDict, total=False):
-    """How a module starts: `init` is a scheme; each of the others overrides it for one role, the Flax way."""
+    """How a module starts: `init` is a scheme; each of the others overrides it for one role, the
+    Flax way."""
 
     init: Scheme | Initializer
     kernel_init: Initializer | None
@@ -35,7 +37,9 @@ class Inits(TypedDict, total=False):
     ffn_out_init: Initializer | None
 
 
-Inputs = Shaped[Array | np.ndarray, "b t ..."]  # features `[b, t, i]`, or whole numbers `[b, t]`; see `sequences`
+Inputs = Shaped[
+    Array | np.ndarray, "b t ..."
+]  # features `[b, t, i]`, or whole numbers `[b, t]`; see `sequences`
 
 EPSILON = 1e-5  # under the square root of a normalization
 NORMS: dict[str, Callable[..., nnx.Module]] = {
@@ -51,7 +55,16 @@ ROLES = {
     "bias_init": ("bias",),
 } | {
     f"{role}_init": (role,)
-    for role in ("embedding", "position", "query", "key", "value", "attention_out", "ffn_in", "ffn_out")
+    for role in (
+        "embedding",
+        "position",
+        "query",
+        "key",
+        "value",
+        "attention_out",
+        "ffn_in",
+        "ffn_out",
+    )
 }
 
 
@@ -62,12 +75,16 @@ def start(model: nnx.Module, rngs: nnx.Rngs, roles: set[str], inits: Inits) -> N
     """
     base = inits.get("init", glorot_scheme)
     overrides: dict[str, Rule | Initializer] = {}
-    given: dict[str, Any] = {name: init for name, init in inits.items() if name != "init" and init is not None}
+    given: dict[str, Any] = {
+        name: init for name, init in inits.items() if name != "init" and init is not None
+    }
     for argument, init in given.items():
         decided = [role for role in ROLES.get(argument, ()) if role in roles]
         if not decided:
             known = ["init", *(name for name, its in ROLES.items() if roles & set(its))]
-            raise TypeError(f"{type(model).__name__} takes no {argument}; it takes {', '.join(known)}")
+            raise TypeError(
+                f"{type(model).__name__} takes no {argument}; it takes {', '.join(known)}"
+            )
         overrides |= dict.fromkeys(decided, init)
     fill(model, Override(base, overrides) if overrides else base, rngs.params())
 
@@ -106,8 +123,8 @@ def dtype_of(model: nnx.Module) -> np.dtype:
     if len(named) > 1:
         several = ", ".join(f"{dtype} ({name})" for dtype, name in named.items())
         raise ValueError(
-            f"{type(model).__name__} computes in the dtype of its parameters, got several: {several}; cast all of "
-            "them to one"
+            f"{type(model).__name__} computes in the dtype of its parameters, got several: "
+            f"{several}; cast all of them to one"
         )
     return next(iter(named))
 
@@ -117,22 +134,27 @@ def at_least_float32(dtype: np.dtype) -> np.dtype:
 
 
 def sequences(x: Inputs, in_features: int, dtype: np.dtype) -> Array:
-    """Sequences as a network takes them: features in its dtype, whole numbers `[batch, time]` as they are.
+    """Sequences as a network takes them: features in its dtype, whole numbers `[batch, time]` as
+    they are.
 
     Raises: ValueError for another shape, or for sequences without a step.
     """
     whole_numbers = x.ndim == 2 and jnp.issubdtype(x.dtype, jnp.integer)
     if not whole_numbers and (x.ndim != 3 or x.shape[2] != in_features):
         raise ValueError(
-            f"x has the shape {x.shape} and the dtype {x.dtype}, expected features [batch, time, {in_features}] or "
-            f"whole numbers [batch, time] below {in_features}"
+            f"x has the shape {x.shape} and the dtype {x.dtype}, expected features [batch, time, "
+            f"{in_features}] or whole numbers [batch, time] below {in_features}"
         )
     if not x.shape[1]:
-        raise ValueError(f"x has the shape {x.shape}, which is no time step; give sequences of 1 or more")
+        raise ValueError(
+            f"x has the shape {x.shape}, which is no time step; give sequences of 1 or more"
+        )
     return jnp.asarray(x, None if whole_numbers else dtype)
 
 
-def norm_named(name: str | None, features: int, rngs: nnx.Rngs, **place: Unpack[Place]) -> nnx.Module:
+def norm_named(
+    name: str | None, features: int, rngs: nnx.Rngs, **place: Unpack[Place]
+) -> nnx.Module:
     """Flax's layer or batch normalization, with scale and bias under declared roles.
 
     Raises: ValueError for another name.
@@ -140,17 +162,22 @@ def norm_named(name: str | None, features: int, rngs: nnx.Rngs, **place: Unpack[
     if name not in NORMS:
         raise ValueError(f"norm is {' or '.join(map(repr, NORMS))} or None, got {name!r}")
     meta = place | {"kind": "norm", "activation": "linear", "inputs": features}
-    metadata = {f"{role}_metadata": {"dims": "o", "role": role, **meta} for role in ("scale", "bias")}
+    metadata = {
+        f"{role}_metadata": {"dims": "o", "role": role, **meta} for role in ("scale", "bias")
+    }
     return NORMS[name](features, epsilon=EPSILON, rngs=rngs, **metadata)
 
 
 def normalize(norm: nnx.Module, x: Array, training: Training | None) -> Array:
-    """`norm(x)`: batch normalization by the batch in training, by its running statistics in evaluation.
+    """`norm(x)`: batch normalization by the batch in training, by its running statistics in
+    evaluation.
 
     Running statistics keep their dtype.
     """
     apply: Any = norm
-    with jax.numpy_dtype_promotion("standard"):  # Flax takes the statistics in float32, whatever x is
+    with jax.numpy_dtype_promotion(
+        "standard"
+    ):  # Flax takes the statistics in float32, whatever x is
         if not isinstance(norm, nnx.BatchNorm):
             return apply(x).astype(x.dtype)
         if training is None:
@@ -165,13 +192,17 @@ def normalize(norm: nnx.Module, x: Array, training: Training | None) -> Array:
 
 
 def dropped(x: Float[Array, "..."], training: Training | None, place: int) -> Float[Array, "..."]:
-    """`x` with entries put to 0 with the probability of `training`, the others scaled to keep the mean.
+    """`x` with entries put to 0 with the probability of `training`, the others scaled to keep the
+    mean.
 
-    `place` tells one use in a step from another. Source: Srivastava et al. (2014), in its inverted form.
+    `place` tells one use in a step from another. Source: Srivastava et al. (2014), in its inverted
+    form.
     """
     if training is None or training.key is None:
         return x
-    kept = jax.random.bernoulli(jax.random.fold_in(training.key, place), 1 - training.dropout, x.shape)
+    kept = jax.random.bernoulli(
+        jax.random.fold_in(training.key, place), 1 - training.dropout, x.shape
+    )
     return jnp.where(kept, x / jnp.asarray(1 - training.dropout, x.dtype), 0)
 
 
@@ -180,7 +211,9 @@ class Dense(nnx.Module):
 
     def __init__(self, in_features: int, out_features: int, role: str, **place: Unpack[Place]):
         self.kernel = param((in_features, out_features), "io", role, **place)
-        self.bias = param((out_features,), "o", "bias", **(place | {"inputs": in_features, "partner": role}))
+        self.bias = param(
+            (out_features,), "o", "bias", **(place | {"inputs": in_features, "partner": role})
+        )
 
     def __call__(self, x: Float[Array, "*batch i"]) -> Float[Array, "*batch o"]:
         y = x @ self.kernel[...]

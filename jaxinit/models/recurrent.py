@@ -1,9 +1,11 @@
-"""What all recurrent networks share: layers in a stack, directions, lengths, segments, states carried on, the readout.
+"""What all recurrent networks share: layers in a stack, directions, lengths, segments, states
+carried on, the readout.
 
     x -> (embedding) -> layer by layer, the time loop of each -> states -> readout
 
-In every layer the input projection of all time steps is one matrix product outside the time loop. The networks
-themselves (`cells`) say what one step does, and may have a faster loop of their own (`bptt`).
+In every layer the input projection of all time steps is one matrix product outside the time loop.
+The networks themselves (`cells`) say what one step does, and may have a faster loop of their own
+(`bptt`).
 """
 
 import math
@@ -19,15 +21,28 @@ from jaxtyping import Array, Float, Shaped
 
 from jaxinit.introspect import Place, Training, param
 from jaxinit.models.bptt import Backward, Matrix, State, States, projection
-from jaxinit.models.common import EPSILON, Dense, Inits, Inputs, dropped, dtype_of, sequences, sizes, start
+from jaxinit.models.common import (
+    EPSILON,
+    Dense,
+    Inits,
+    Inputs,
+    dropped,
+    dtype_of,
+    sequences,
+    sizes,
+    start,
+)
 
-KEPT_WHOLE = 2**28  # bytes that the time loop of one batch may keep for its backward pass before it is segmented
+KEPT_WHOLE = (
+    2**28
+)  # bytes that the time loop of one batch may keep for its backward pass before it is segmented
 
 Carry = tuple[Array, ...]  # the states of one layer between two steps
 
 
 class Options(Inits, total=False):
-    """What the recurrent networks share: depth, direction, where the output is read, and how the time loop is run."""
+    """What the recurrent networks share: depth, direction, where the output is read, and how the
+    time loop is run."""
 
     layers: SupportsIndex
     readout: Literal["last", "all"]
@@ -44,7 +59,8 @@ class Options(Inits, total=False):
 
 
 class Layer(nnx.Module):
-    """The parameters of one recurrent layer in one direction; with gates, their first axis runs over them."""
+    """The parameters of one recurrent layer in one direction; with gates, their first axis runs
+    over them."""
 
     reset_bias: nnx.Param
     peephole: nnx.Param
@@ -60,10 +76,12 @@ class Layer(nnx.Module):
 
 
 class Recurrent(nnx.Module):
-    """What the recurrent networks share. A subclass names its gates and says what one step of one layer does.
+    """What the recurrent networks share. A subclass names its gates and says what one step of one
+    layer does.
 
-    `kept` is the number of arrays `[t, b, n]` that the backward pass of a layer needs, projections and their gradients
-    included; `carries` the number of arrays `[b, n]` that pass from one step to the next.
+    `kept` is the number of arrays `[t, b, n]` that the backward pass of a layer needs, projections
+    and their gradients included; `carries` the number of arrays `[b, n]` that pass from one step to
+    the next.
     """
 
     gates: ClassVar[tuple[str, ...]] = ()
@@ -101,7 +119,12 @@ class Recurrent(nnx.Module):
             layers=layers,
             unroll=unroll,
         )
-        options = {"segment": segment, "embedding": embedding, "truncate": truncate, "stateful": stateful}
+        options = {
+            "segment": segment,
+            "embedding": embedding,
+            "truncate": truncate,
+            "stateful": stateful,
+        }
         segment, embedding, truncate, stateful = (
             None if size is None else sizes(**{name: size})[0] for name, size in options.items()
         )
@@ -114,7 +137,9 @@ class Recurrent(nnx.Module):
         in_parts = {"segment": segment, "truncate": truncate, "stateful": stateful}
         if bidirectional and any(value is not None for value in in_parts.values()):
             asked = ", ".join(name for name, value in in_parts.items() if value is not None)
-            raise ValueError(f"a bidirectional network reads the whole sequence at once; leave {asked} out")
+            raise ValueError(
+                f"a bidirectional network reads the whole sequence at once; leave {asked} out"
+            )
         if truncate is not None and segment is not None:
             raise ValueError("truncate cuts the sequence into segments already; leave segment out")
         self.read_every_step = readout == "all"
@@ -146,7 +171,14 @@ class Recurrent(nnx.Module):
         )
         self.layers = make()
         self.layers_back = make() if bidirectional else None
-        self.readout = Dense(widths[-1], out_features, "readout", layer=layers, n_layers=layers, width=hidden_features)
+        self.readout = Dense(
+            widths[-1],
+            out_features,
+            "readout",
+            layer=layers,
+            n_layers=layers,
+            width=hidden_features,
+        )
         zeros = lambda: jnp.zeros((stateful or 0, hidden_features), jnp.float32)
         passed_on = range(layers * self.carries if stateful else 0)
         self.carried = nnx.List([nnx.BatchStat(zeros()) for _ in passed_on])
@@ -160,14 +192,17 @@ class Recurrent(nnx.Module):
 
     def project(self, layer: Layer, x_tbi: Array) -> tuple[States, ...]:
         """What the inputs of all steps contribute to each gate: outside the time loop."""
-        bias = layer.bias[...] if self.norm is None else jnp.zeros_like(layer.bias[...])  # else it follows the norm
+        bias = (
+            layer.bias[...] if self.norm is None else jnp.zeros_like(layer.bias[...])
+        )  # else it follows the norm
         if self.gates:
             pairs = zip(layer.input[...], bias, strict=True)
             return tuple(projected(x_tbi, w_in, b, self.backward) for w_in, b in pairs)
         return (projected(x_tbi, layer.input[...], bias, self.backward),)
 
     def step(self, layer: Layer, carry: Carry, z: tuple[Array, ...], keep: Array | None) -> Carry:
-        """The states of one layer after one step; `keep` multiplies the state before its recurrent product."""
+        """The states of one layer after one step; `keep` multiplies the state before its recurrent
+        product."""
         raise TypeError(f"{type(self).__name__} is the shared part; use RNN, LSTM, GRU, MGU or LRU")
 
     def out(self, layer: Layer, carry: Carry, z: tuple[Array, ...]) -> Array:
@@ -184,8 +219,11 @@ class Recurrent(nnx.Module):
         """The dtype of the states between two steps: that of the parameters."""
         return dtype_of(self)
 
-    def loop(self, layer: Layer, z: tuple[States, ...], before: Carry) -> tuple[States, Carry] | None:
-        """A faster loop over time than a scan of `step`, where there is one for the options asked."""
+    def loop(
+        self, layer: Layer, z: tuple[States, ...], before: Carry
+    ) -> tuple[States, Carry] | None:
+        """A faster loop over time than a scan of `step`, where there is one for the options
+        asked."""
         del layer, z, before
         return None
 
@@ -201,51 +239,69 @@ class Recurrent(nnx.Module):
     ) -> Float[Array, "b o"] | Float[Array, "b t o"]:
         """The outputs; see `advance` for those of a part of a sequence.
 
-        With `lengths`, or a `mask` that is true for each sequence's first steps, what follows a sequence's end does not
-        reach its output: the last output is that of its own last step, outputs after it are 0, and the backward
-        direction starts at its end.
-        Lengths and masks that are traced cannot be refused: a length counts as the nearest of 0 to T, a mask ends at
-        its first false, and of a length and a mask the shorter counts. The last output of no steps is that of the
-        states before the first step.
-        Raises: ValueError for lengths of 0 or beyond T, or a mask that is no such prefix or disagrees with `lengths`;
-        for an x of another shape than the network takes, or without a step; for either where states are carried on.
+        With `lengths`, or a `mask` that is true for each sequence's first steps, what follows a
+        sequence's end does not reach its output: the last output is that of its own last step,
+        outputs after it are 0, and the backward direction starts at its end.
+        Lengths and masks that are traced cannot be refused: a length counts as the nearest of 0 to
+        T, a mask ends at its first false, and of a length and a mask the shorter counts. The last
+        output of no steps is that of the states before the first step.
+        Raises: ValueError for lengths of 0 or beyond T, or a mask that is no such prefix or
+        disagrees with `lengths`; for an x of another shape than the network takes, or without a
+        step; for either where states are carried on.
         """
         x = self._given(x)
         b, t = x.shape[:2]
         lengths = agreed(lengths, mask, b, t)
         if self.unroll > t:
-            raise ValueError(f"unroll={self.unroll} is more than the {t} time steps; give 1 to that")
+            raise ValueError(
+                f"unroll={self.unroll} is more than the {t} time steps; give 1 to that"
+            )
         if self.truncate is not None and self.truncate > t:
-            raise ValueError(f"truncate={self.truncate} is more than the {t} time steps; give 1 to that")
-        passes_on = bool(self.carried) and training is not None and b == self.carried[0][...].shape[0]
+            raise ValueError(
+                f"truncate={self.truncate} is more than the {t} time steps; give 1 to that"
+            )
+        passes_on = (
+            bool(self.carried) and training is not None and b == self.carried[0][...].shape[0]
+        )
         if passes_on and lengths is not None:
             raise ValueError(
-                "a stateful network passes on its states after the last step, which is padding where sequences have "
-                "lengths or a mask; cut them into parts of whole steps, or use advance"
+                "a stateful network passes on its states after the last step, which is padding "
+                "where sequences have lengths or a mask; cut them into parts of whole steps, or "
+                "use advance"
             )
         before = self._carried() if passes_on else self.start(b)
         y, after = self._outputs(x, before, training, lengths)
         if passes_on:
-            for variable, value in zip(self.carried, [a for carry in after for a in carry], strict=True):
+            for variable, value in zip(
+                self.carried, [a for carry in after for a in carry], strict=True
+            ):
                 variable.set_value(jax.lax.stop_gradient(value).astype(variable[...].dtype))
         return y
 
-    def advance(self, x: Inputs, before: Sequence[Carry] | None = None) -> tuple[Array, tuple[Carry, ...]]:
-        """The outputs of a part of a sequence, and the states after it, to be given to the next part.
+    def advance(
+        self, x: Inputs, before: Sequence[Carry] | None = None
+    ) -> tuple[Array, tuple[Carry, ...]]:
+        """The outputs of a part of a sequence, and the states after it, to be given to the next
+        part.
 
-        `before` are the states before the part, one tuple of `[b, n]` a layer (default: `start`). To truncate the
-        gradient there, pass them through `jax.lax.stop_gradient`.
-        Raises: ValueError for states of the wrong shape, for a bidirectional network, or for an x as `__call__`.
+        `before` are the states before the part, one tuple of `[b, n]` a layer (default: `start`).
+        To truncate the gradient there, pass them through `jax.lax.stop_gradient`.
+        Raises: ValueError for states of the wrong shape, for a bidirectional network, or for an x
+        as `__call__`.
         """
         x = self._given(x)
         if self.layers_back is not None:
-            raise ValueError("a bidirectional network reads the whole sequence at once; it has no states to go on from")
+            raise ValueError(
+                "a bidirectional network reads the whole sequence at once; it has no states to go "
+                "on from"
+            )
         states = self.start(x.shape[0])
         if before is not None:
             shapes = lambda states: [[a.shape for a in carry] for carry in states]
             if shapes(before) != shapes(states):
                 raise ValueError(
-                    f"states have the shapes {shapes(before)}, expected {shapes(states)}: one tuple a layer"
+                    f"states have the shapes {shapes(before)}, expected {shapes(states)}: one "
+                    "tuple a layer"
                 )
             dtype = self.state_dtype()
             states = tuple(tuple(jnp.asarray(a, dtype) for a in carry) for carry in before)
@@ -266,20 +322,27 @@ class Recurrent(nnx.Module):
     def unrolled(
         self, x: Inputs, taps: Sequence[Carry] | None = None
     ) -> tuple[Float[Array, "b o"] | Float[Array, "b t o"], list[Carry], list[tuple[States, ...]]]:
-        """The outputs, every state of every layer at every step, as `step` computes them, and each layer's projections.
+        """The outputs, every state of every layer at every step, as `step` computes them, and each
+        layer's projections.
 
-        `taps`, one tuple of `[t, b, n]` a layer, are added to the states: the gradient with respect to zeros there is
-        that with respect to the states, through everything that depends on them.
-        Shapes: states `[t, b, n]`. Raises: ValueError for a bidirectional network, or for an x as `__call__`.
+        `taps`, one tuple of `[t, b, n]` a layer, are added to the states: the gradient with respect
+        to zeros there is that with respect to the states, through everything that depends on them.
+        Shapes: states `[t, b, n]`. Raises: ValueError for a bidirectional network, or for an x as
+        `__call__`.
         """
         x = self._given(x)
         if self.layers_back is not None:
-            raise ValueError("the states of a bidirectional network are of two directions; probe one that has one")
+            raise ValueError(
+                "the states of a bidirectional network are of two directions; probe one that has "
+                "one"
+            )
         h_tbn, states, projections = self._embedded(x), [], []
         for k, (layer, before) in enumerate(zip(self.layers, self.start(x.shape[0]), strict=True)):
             z = self.project(layer, h_tbn)
 
-            def turn(carry: Carry, at: tuple, layer: Layer = layer) -> tuple[Carry, tuple[Array, Carry]]:
+            def turn(
+                carry: Carry, at: tuple, layer: Layer = layer
+            ) -> tuple[Carry, tuple[Array, Carry]]:
                 z, tap = at
                 carry = self.step(layer, carry, z, None)
                 if tap is not None:
@@ -304,26 +367,41 @@ class Recurrent(nnx.Module):
         first = t % size or size  # the first segment takes what is left over
         noise = None if key is None else jax.random.split(key, -(-t // size))
 
-        def run(before: tuple[Carry, ...], at: tuple[Array, Any]) -> tuple[tuple[Carry, ...], Array]:
+        def run(
+            before: tuple[Carry, ...], at: tuple[Array, Any]
+        ) -> tuple[tuple[Carry, ...], Array]:
             x_tbi, key = at
             if self.truncate is not None:
                 before = jax.lax.stop_gradient(before)
-            after, h_tbn = self._run(before, x_tbi, training and training._replace(key=key), training, lengths)
+            after, h_tbn = self._run(
+                before, x_tbi, training and training._replace(key=key), training, lengths
+            )
             return after, h_tbn if every_step else h_tbn[-1:]
 
         after, h_tbn = run(before, (x_tbi[:first], None if noise is None else noise[0]))
         if first < t:
-            segments = x_tbi[first:].reshape(-1, size, *x_tbi.shape[1:]), None if noise is None else noise[1:]
+            segments = (
+                x_tbi[first:].reshape(-1, size, *x_tbi.shape[1:]),
+                None if noise is None else noise[1:],
+            )
             after, more = jax.lax.scan(jax.checkpoint(run, prevent_cse=False), after, segments)
             more = more.reshape(-1, *more.shape[2:])
             h_tbn = jnp.concatenate([h_tbn, more]) if every_step else more[-1:]
         if not self.read_every_step:
             n = self.hidden_features  # the backward direction ends at the first step
-            last = h_tbn[-1] if lengths is None else h_tbn[jnp.maximum(lengths, 1) - 1, jnp.arange(b)]
-            h_bn = last if self.layers_back is None else jnp.concatenate([last[:, :n], h_tbn[0][:, n:]], axis=1)
+            last = (
+                h_tbn[-1] if lengths is None else h_tbn[jnp.maximum(lengths, 1) - 1, jnp.arange(b)]
+            )
+            h_bn = (
+                last
+                if self.layers_back is None
+                else jnp.concatenate([last[:, :n], h_tbn[0][:, n:]], axis=1)
+            )
             if lengths is not None:
                 h_bn = jnp.where(lengths[:, None] > 0, h_bn, self._handed_on_before(before))
-            return self.readout(self._dropped(h_bn[None], training, training, len(self.layers))[0]), after
+            return self.readout(
+                self._dropped(h_bn[None], training, training, len(self.layers))[0]
+            ), after
         y_tbo = self.readout(self._dropped(h_tbn, training, training, len(self.layers)))
         if lengths is not None:
             y_tbo = jnp.where((jnp.arange(t)[:, None] < lengths[None])[:, :, None], y_tbo, 0)
@@ -337,7 +415,8 @@ class Recurrent(nnx.Module):
         whole: Training | None,
         lengths: Array | None,
     ) -> tuple[tuple[Carry, ...], States]:
-        """All layers over some steps: the states after them, and what the last layer hands on at each of them.
+        """All layers over some steps: the states after them, and what the last layer hands on at
+        each of them.
 
         `training` has the noise of these steps, `whole` that of the sequence.
         """
@@ -354,7 +433,9 @@ class Recurrent(nnx.Module):
                 h_tbn = jnp.concatenate([h_tbn, reverse(back, lengths)], axis=-1)
         return tuple(after), h_tbn
 
-    def run_layer(self, layer: Layer, x_tbi: Array, before: Carry, keep: Array | None) -> tuple[States, Carry]:
+    def run_layer(
+        self, layer: Layer, x_tbi: Array, before: Carry, keep: Array | None
+    ) -> tuple[States, Carry]:
         """One layer over some steps, by its own loop where it has one."""
         z = self.project(layer, x_tbi)
         found = self.loop(layer, z, before) if keep is None and self.norm is None else None
@@ -368,13 +449,17 @@ class Recurrent(nnx.Module):
         after, h_tbn = jax.lax.scan(turn, before, z, unroll=self.unroll)
         return h_tbn, after
 
-    def recur(self, layer: Layer, gate: int, z: Array, h: State, plus: Array | None = None) -> Array:
-        """The pre-activation of one gate: z + h U (+ `plus`), normalized over the units where the layers are."""
+    def recur(
+        self, layer: Layer, gate: int, z: Array, h: State, plus: Array | None = None
+    ) -> Array:
+        """The pre-activation of one gate: z + h U (+ `plus`), normalized over the units where the
+        layers are."""
         u_nn: Matrix = layer.recurrent[...][gate] if self.gates else layer.recurrent[...]
         return self.normalized(layer, gate, z + h @ u_nn if plus is None else z + h @ u_nn + plus)
 
     def normalized(self, layer: Layer, gate: int, z: Array) -> Array:
-        """gamma (z - mean) / std + b over the units, where the layers are normalized; z itself where not."""
+        """gamma (z - mean) / std + b over the units, where the layers are normalized; z itself
+        where not."""
         if self.norm is None:
             return z
         centred = z - z.mean(-1, keepdims=True)
@@ -388,7 +473,9 @@ class Recurrent(nnx.Module):
         if self.layers_back is None:
             return h_bn
         back = self.layers_back[-1]
-        return jnp.concatenate([h_bn, self.out_before(back, self._start_of(back, len(h_bn)))], axis=1)
+        return jnp.concatenate(
+            [h_bn, self.out_before(back, self._start_of(back, len(h_bn)))], axis=1
+        )
 
     def _layer(self, n_in: int, **place: Unpack[Place]) -> Layer:
         n, gates = self.hidden_features, self.gates
@@ -398,7 +485,9 @@ class Recurrent(nnx.Module):
             layer.scale = param(shape, dims, "scale", **(place | {"kind": "norm"}))
         if self.learned_start:
             ungated: Place = {**place, "gate": ()}
-            layer.start = nnx.List([param((n,), "o", "start", **ungated) for _ in range(self.carries)])
+            layer.start = nnx.List(
+                [param((n,), "o", "start", **ungated) for _ in range(self.carries)]
+            )
         return layer
 
     def _given(self, x: Inputs) -> Array:
@@ -407,7 +496,8 @@ class Recurrent(nnx.Module):
         return sequences(x, first.shape[-2], dtype_of(self))
 
     def _embedded(self, x: Array) -> Array:
-        """Time first; whole numbers as rows of the embedding, or as they are where there is none."""
+        """Time first; whole numbers as rows of the embedding, or as they are where there is
+        none."""
         x_t = x.swapaxes(0, 1)
         if self.table is None:
             return x_t
@@ -415,31 +505,44 @@ class Recurrent(nnx.Module):
         return rows[x_t] if jnp.issubdtype(x_t.dtype, jnp.integer) else x_t @ rows
 
     def _carried(self) -> tuple[Carry, ...]:
-        values, n = [variable[...].astype(self.state_dtype()) for variable in self.carried], self.carries
+        values, n = (
+            [variable[...].astype(self.state_dtype()) for variable in self.carried],
+            self.carries,
+        )
         return tuple(tuple(values[k * n : (k + 1) * n]) for k in range(len(self.layers)))
 
-    def _dropped(self, h: Array, training: Training | None, whole: Training | None, place: int) -> Array:
-        """Non-recurrent connections with entries dropped, anew at every step or, where variational, once a sequence."""
-        if not jnp.issubdtype(h.dtype, jnp.floating):  # whole numbers stand for rows, which are dropped further on
+    def _dropped(
+        self, h: Array, training: Training | None, whole: Training | None, place: int
+    ) -> Array:
+        """Non-recurrent connections with entries dropped, anew at every step or, where variational,
+        once a sequence."""
+        if not jnp.issubdtype(
+            h.dtype, jnp.floating
+        ):  # whole numbers stand for rows, which are dropped further on
             return h
         if not self.variational:
             return dropped(h, training, place)
         return h * dropped(jnp.ones_like(h[:1]), whole, place)
 
     def _keep(self, whole: Training | None, place: int, shape: tuple[int, int]) -> Array | None:
-        """What multiplies the states before their recurrent products: a mask of one sequence, where variational."""
+        """What multiplies the states before their recurrent products: a mask of one sequence, where
+        variational."""
         if not self.variational or whole is None or whole.key is None:
             return None
         return dropped(jnp.ones(shape, dtype_of(self)), whole, len(self.layers) + 1 + place)
 
     def _segment(self, t: int, b: int) -> int:
-        """The whole length where its residuals are few, else the square root: memory grows as sqrt(t) from there."""
-        whole = dtype_of(self).itemsize * self.kept * len(self.layers) * t * b * self.hidden_features
+        """The whole length where its residuals are few, else the square root: memory grows as
+        sqrt(t) from there."""
+        whole = (
+            dtype_of(self).itemsize * self.kept * len(self.layers) * t * b * self.hidden_features
+        )
         return t if whole <= KEPT_WHOLE else math.isqrt(t - 1) + 1
 
 
 def projected(x_tbi: Array, w_in: Array, bias_n: Array, backward: Backward) -> States:
-    """`bptt.projection`, and for whole numbers, which stand for one-hot vectors, the rows that they name."""
+    """`bptt.projection`, and for whole numbers, which stand for one-hot vectors, the rows that they
+    name."""
     if jnp.issubdtype(x_tbi.dtype, jnp.integer):
         rows = w_in[x_tbi]
         return rows + jnp.broadcast_to(bias_n, rows.shape)
@@ -455,19 +558,27 @@ def reverse(h_tbn: Array, lengths: Array | None) -> Array:
     return h_tbn[back, jnp.arange(h_tbn.shape[1])[None]]
 
 
-def agreed(lengths: Array | np.ndarray | None, mask: Array | np.ndarray | None, b: int, t: int) -> Array | None:
-    """The lengths that `lengths` and `mask` say, checked where they are known, brought to 0 to T where they are traced.
+def agreed(
+    lengths: Array | np.ndarray | None, mask: Array | np.ndarray | None, b: int, t: int
+) -> Array | None:
+    """The lengths that `lengths` and `mask` say, checked where they are known, brought to 0 to T
+    where they are traced.
 
     Raises: ValueError as `Recurrent.__call__`.
     """
     if lengths is None and mask is None:
         return None
     if lengths is not None and lengths.shape != (b,):
-        raise ValueError(f"lengths has the shape {lengths.shape}, expected {(b,)}: one for each sequence")
+        raise ValueError(
+            f"lengths has the shape {lengths.shape}, expected {(b,)}: one for each sequence"
+        )
     if lengths is not None and not jnp.issubdtype(lengths.dtype, jnp.integer):
         raise ValueError(f"lengths has the dtype {lengths.dtype}, expected whole numbers")
     if mask is not None and mask.shape != (b, t):
-        raise ValueError(f"mask has the shape {mask.shape}, expected {(b, t)}: one for each step of each sequence")
+        raise ValueError(
+            f"mask has the shape {mask.shape}, expected {(b, t)}: one for each step of each "
+            "sequence"
+        )
     ends = [] if lengths is None else [lengths]
     if isinstance(mask, Tracer):
         ends.append(jnp.cumprod(mask.astype(jnp.int32), axis=1).sum(1, dtype=jnp.int32))
@@ -476,18 +587,22 @@ def agreed(lengths: Array | np.ndarray | None, mask: Array | np.ndarray | None, 
         ends.append(np.cumprod(steps, axis=1).sum(1))
         if (steps.sum(1) != ends[-1]).any():
             raise ValueError(
-                "mask must be true for the first steps of each sequence and false after its end, without gaps"
+                "mask must be true for the first steps of each sequence and false after its end, "
+                "without gaps"
             )
     known = [np.asarray(end) for end in ends if not isinstance(end, Tracer)]
     for end in known:
         off = np.flatnonzero((end < 1) | (end > t))
         if len(off):
-            raise ValueError(f"lengths must be 1 to {t}, the steps there are; sequence {off[0]} has {end[off[0]]}")
+            raise ValueError(
+                f"lengths must be 1 to {t}, the steps there are; sequence {off[0]} has "
+                f"{end[off[0]]}"
+            )
     if len(known) == 2 and (known[0] != known[1]).any():
         wrong = np.flatnonzero(known[0] != known[1])[0]
         raise ValueError(
-            f"lengths and mask disagree: sequence {wrong} has length {known[0][wrong]}, and its mask is true for "
-            f"{known[1][wrong]} steps; give one of them"
+            f"lengths and mask disagree: sequence {wrong} has length {known[0][wrong]}, and its "
+            f"mask is true for {known[1][wrong]} steps; give one of them"
         )
     shortest = jnp.asarray(ends[0], jnp.int32)
     for end in ends[1:]:

@@ -1,9 +1,10 @@
-"""The Transformer: decoder or encoder, every role with an initializer of its own, blocks with the options papers add.
+"""The Transformer: decoder or encoder, every role with an initializer of its own, blocks with the
+options papers add.
 
     whole numbers or features -> embedding, positions -> blocks -> norm -> readout
 
-Every block declares its own parameters, so that a draw can depend on the layer; to run them they are stacked and
-scanned, so that depth costs no compile time.
+Every block declares its own parameters, so that a draw can depend on the layer; to run them they
+are stacked and scanned, so that depth costs no compile time.
 """
 
 import math
@@ -34,7 +35,18 @@ from jaxinit.models.common import (
 NEVER = -1e30  # added to the score of a step to come, or half of the least number: its softmax is 0
 WAVELENGTH = 10_000.0  # the longest of sinusoidal and rotary positions, over 2 pi
 
-ROLES = {"embedding", "position", "query", "key", "value", "attention_out", "ffn_in", "ffn_out", "bias", "readout"}
+ROLES = {
+    "embedding",
+    "position",
+    "query",
+    "key",
+    "value",
+    "attention_out",
+    "ffn_in",
+    "ffn_out",
+    "bias",
+    "readout",
+}
 
 Stream = Float[Array, "b t d"]
 
@@ -60,7 +72,8 @@ class Shape(NamedTuple):
 
 
 class Norm(nnx.Module):
-    """Layer or root-mean-square normalization over the last axis: gamma (x - mean) / std + beta, or gamma x / rms."""
+    """Layer or root-mean-square normalization over the last axis: gamma (x - mean) / std + beta, or
+    gamma x / rms."""
 
     def __init__(self, what: str, features: int, **place: Unpack[Place]):
         of: Place = {**place, "kind": "norm", "inputs": features, "activation": "linear"}
@@ -70,12 +83,17 @@ class Norm(nnx.Module):
     def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
         if self.bias is not None:
             x = x - x.mean(-1, keepdims=True)
-        y = x / jnp.sqrt((x**2).mean(-1, keepdims=True) + EPSILON) * jnp.broadcast_to(self.scale[...], x.shape)
+        y = (
+            x
+            / jnp.sqrt((x**2).mean(-1, keepdims=True) + EPSILON)
+            * jnp.broadcast_to(self.scale[...], x.shape)
+        )
         return plus(y, self.bias)
 
 
 class Attention(nnx.Module):
-    """The parameters of one attention: queries from the stream, keys and values from it or from another."""
+    """The parameters of one attention: queries from the stream, keys and values from it or from
+    another."""
 
     def __init__(self, d: int, o: Shape, **place: Unpack[Place]):
         head = d // o.heads
@@ -94,7 +112,12 @@ class Attention(nnx.Module):
         self.key_norm = Norm("rms", head, **{**place, "partner": "key"}) if o.qk_norm else None
 
     def __call__(
-        self, x: Stream, seen: Float[Array, "b s d"], o: Shape, causal: bool, name: str = "attention"
+        self,
+        x: Stream,
+        seen: Float[Array, "b s d"],
+        o: Shape,
+        causal: bool,
+        name: str = "attention",
     ) -> Stream:
         """softmax(q k / sqrt(d_head)) v of every head, the heads mixed by the output kernel.
 
@@ -118,30 +141,41 @@ class Attention(nnx.Module):
             scores = scores + jnp.asarray(future, scores.dtype)[None, None]
         weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
         mixed = (weights @ v / weights.sum(-1, keepdims=True)).swapaxes(1, 2).reshape(x.shape)
-        return plus(times(plus(mixed, self.before_out), self.out[...].reshape(-1, x.shape[-1])), self.out_bias)
+        return plus(
+            times(plus(mixed, self.before_out), self.out[...].reshape(-1, x.shape[-1])),
+            self.out_bias,
+        )
 
 
 class Branch(nnx.Module):
-    """What stands around a branch: its normalization, its gate, the scale of the stream that it is added to."""
+    """What stands around a branch: its normalization, its gate, the scale of the stream that it is
+    added to."""
 
     def __init__(self, d: int, o: Shape, **place: Unpack[Place]):
         self.norm = Norm(o.norm, d, **place) if o.norm else None
         self.gate = param((), "", "residual_gate", **place) if o.gate else None
         self.skip = param((d,), "o", "skip", **place) if o.learned_skip else None
 
-    def __call__(self, x: Stream, branch: Callable[[Stream], Stream], o: Shape, name: str) -> Stream:
-        """The branch added to the stream; what is added is named `name`.branch, for the coordinate check."""
+    def __call__(
+        self, x: Stream, branch: Callable[[Stream], Stream], o: Shape, name: str
+    ) -> Stream:
+        """The branch added to the stream; what is added is named `name`.branch, for the coordinate
+        check."""
         before = self.norm is not None and o.placed == "pre"
         y = branch(self.norm(x) if self.norm is not None and before else x)
         if self.gate is not None:
             y = y * jnp.broadcast_to(self.gate[...], y.shape)
         y = checkpoint_name(y, f"{name}.branch")
-        x = x * (o.skip_scale if self.skip is None else jnp.broadcast_to(self.skip[...], x.shape)) + y
+        x = (
+            x * (o.skip_scale if self.skip is None else jnp.broadcast_to(self.skip[...], x.shape))
+            + y
+        )
         return self.norm(x) if self.norm is not None and not before else x
 
 
 class Block(nnx.Module):
-    """The parameters of one block: attention, attention to another stream in a decoder of two stacks, feed-forward."""
+    """The parameters of one block: attention, attention to another stream in a decoder of two
+    stacks, feed-forward."""
 
     def __init__(self, d: int, o: Shape, **place: Unpack[Place]):
         inner: Place = {**place, "inputs": d, "activation": o.activation}
@@ -151,7 +185,9 @@ class Block(nnx.Module):
         self.cross = Attention(d, o, **place) if o.cross else None
         self.crossed = Branch(d, o, **place) if o.cross else None
         self.ffn_in = param((d, o.ffn), "io", "ffn_in", **inner)
-        self.ffn_gate = param((d, o.ffn), "io", "ffn_in", **inner) if o.activation == "swiglu" else None
+        self.ffn_gate = (
+            param((d, o.ffn), "io", "ffn_in", **inner) if o.activation == "swiglu" else None
+        )
         self.ffn_out = param((o.ffn, d), "io", "ffn_out", **outer)
         self.ffn_in_bias = bias_of("ffn_in", (o.ffn,), "o", o, **inner)
         self.ffn_out_bias = bias_of("ffn_out", (d,), "o", o, **outer)
@@ -159,7 +195,12 @@ class Block(nnx.Module):
         self.fed = Branch(d, o, **place)
 
     def __call__(
-        self, x: Stream, o: Shape, training: Training | None, place: int, memory: Float[Array, "b s d"] | None
+        self,
+        x: Stream,
+        o: Shape,
+        training: Training | None,
+        place: int,
+        memory: Float[Array, "b s d"] | None,
     ) -> Stream:
         noisy = lambda y, which: dropped(y, training, 3 * place + which)
         names = {part: f"blocks.{place}.{part}" for part in ("attention", "cross", "feed")}
@@ -170,7 +211,9 @@ class Block(nnx.Module):
         x = self.attended(x, attend, o, names["attention"])
         if self.cross is not None and self.crossed is not None and memory is not None:
             cross = self.cross
-            x = self.crossed(x, lambda x: noisy(cross(x, memory, o, False, names["cross"]), 1), o, names["cross"])
+            x = self.crossed(
+                x, lambda x: noisy(cross(x, memory, o, False, names["cross"]), 1), o, names["cross"]
+            )
         return self.fed(x, lambda x: noisy(self.feed(x, o), 2), o, names["feed"])
 
     def feed(self, x: Stream, o: Shape) -> Stream:
@@ -187,32 +230,38 @@ class Block(nnx.Module):
 class Transformer(nnx.Module):
     """A Transformer of one stack: a decoder (causal) or an encoder.
 
-    s_0 = E x + P; s <- norm-and-add(s, attention), s <- norm-and-add(s, feed-forward) in every block; y = N(s) V + c,
-    with y of every step, of the last, or of the mean over steps. Norm-and-add: s + F(N(s)) (placed="pre"),
-    N(a s + F(s)) (placed="post", a = `skip_scale`), s + F(s) (norm=None); F times a learned scalar with `gate`.
+    s_0 = E x + P; s <- norm-and-add(s, attention), s <- norm-and-add(s, feed-forward) in every
+    block; y = N(s) V + c, with y of every step, of the last, or of the mean over steps.
+    Norm-and-add: s + F(N(s)) (placed="pre"), N(a s + F(s)) (placed="post", a = `skip_scale`), s +
+    F(s) (norm=None); F times a learned scalar with `gate`.
 
-    Shapes: x whole numbers `[batch, time]` below in_features, or features `[batch, time, in_features]`; y `[batch,
-    out_features]` or `[batch, time, out_features]`. All is computed in the dtype of the parameters, float32 until they
-    are cast; features are cast to it. `hidden_features` d is the width of the stream, which `heads` divides; attention
-    kernels are `[d, heads, d / heads]`.
-    Roles: `embedding`, `position`, `query`, `key`, `value`, `attention_out`, `ffn_in`, `ffn_out`, `scale`, `bias`,
-    `readout`, `residual_gate`, `skip`.
-    Options: `layers`; `heads`; `kv_heads` (grouped-query attention); `ffn` (width over d); `causal`; `norm` layer, rms
-    or None, `placed` pre or post; `qk_norm` normalizes queries and keys; `positions` learned, sinusoidal, rotary or
-    None, of at most `length` steps; `activation` as in `MLP`, or swiglu; `tied` uses the embedding as the readout,
-    times `tied_scale` (1/m under muP at m times the base width);
-    `bias`; `scalar_bias`: one number, from 0, before every kernel and activation function of a branch, and before the
-    readout; `gate`; `skip_scale`, or `learned_skip` for one of each branch and unit that starts at 1; `cross`: blocks
-    attend to `memory` too, another stream (see `EncoderDecoder`); `readout` all, last or mean, None for the stream
-    itself; `scan` (False: blocks one by one, which probes need).
+    Shapes: x whole numbers `[batch, time]` below in_features, or features `[batch, time,
+    in_features]`; y `[batch, out_features]` or `[batch, time, out_features]`. All is computed in
+    the dtype of the parameters, float32 until they are cast; features are cast to it.
+    `hidden_features` d is the width of the stream, which `heads` divides; attention kernels are
+    `[d, heads, d / heads]`.
+    Roles: `embedding`, `position`, `query`, `key`, `value`, `attention_out`, `ffn_in`, `ffn_out`,
+    `scale`, `bias`, `readout`, `residual_gate`, `skip`.
+    Options: `layers`; `heads`; `kv_heads` (grouped-query attention); `ffn` (width over d);
+    `causal`; `norm` layer, rms or None, `placed` pre or post; `qk_norm` normalizes queries and
+    keys; `positions` learned, sinusoidal, rotary or None, of at most `length` steps; `activation`
+    as in `MLP`, or swiglu; `tied` uses the embedding as the readout, times `tied_scale` (1/m under
+    muP at m times the base width); `bias`; `scalar_bias`: one number, from 0, before every kernel
+    and activation function of a branch, and before the readout; `gate`; `skip_scale`, or
+    `learned_skip` for one of each branch and unit that starts at 1; `cross`: blocks attend to
+    `memory` too, another stream (see `EncoderDecoder`); `readout` all, last or mean, None for the
+    stream itself; `scan` (False:
+    blocks one by one, which probes need).
     In training, branches are dropped out at the rate that `training` says.
-    Raises: ValueError for heads that do not divide the width or key-value heads that do not divide the heads, unknown
-    names, a sequence longer than `length` or without a step, features or memory of another size, parameters of
-    different dtypes, or a tied readout of another size than the input.
-    Source: Vaswani et al. (2017), sections 3.1 to 3.5; Xiong et al. (2020) for pre-norm; Su et al. (2021), eq. 34;
-    Shazeer (2020) for swiglu; Ainslie et al. (2023) for grouped queries; Henry et al. (2020) for normalized ones;
-    Wang et al. (2022), DeepNorm, for `skip_scale`; Liu et al. (2020), Admin, for `learned_skip`; Bachlechner et al.
-    (2020), ReZero, for `gate`; Zhang et al. (2019), Fixup, section 3, for `scalar_bias`.
+    Raises: ValueError for heads that do not divide the width or key-value heads that do not divide
+    the heads, unknown names, a sequence longer than `length` or without a step, features or memory
+    of another size, parameters of different dtypes, or a tied readout of another size than the
+    input.
+    Source: Vaswani et al. (2017), sections 3.1 to 3.5; Xiong et al. (2020) for pre-norm; Su et al.
+    (2021), eq. 34; Shazeer (2020) for swiglu; Ainslie et al. (2023) for grouped queries; Henry et
+    al. (2020) for normalized ones; Wang et al. (2022), DeepNorm, for `skip_scale`; Liu et al.
+    (2020), Admin, for `learned_skip`; Bachlechner et al. (2020), ReZero, for `gate`; Zhang et al.
+    (2019), Fixup, section 3, for `scalar_bias`.
     """
 
     def __init__(
@@ -246,15 +295,23 @@ class Transformer(nnx.Module):
         **inits: Unpack[Inits],
     ):
         in_features, d, out_features, layers, heads, kv, ffn, length = sizes(
-            in_features=in_features, hidden_features=hidden_features, out_features=out_features, layers=layers,
-            heads=heads, kv_heads=heads if kv_heads is None else kv_heads, ffn=ffn, length=length,
-        )  # fmt: skip
+            in_features=in_features,
+            hidden_features=hidden_features,
+            out_features=out_features,
+            layers=layers,
+            heads=heads,
+            kv_heads=heads if kv_heads is None else kv_heads,
+            ffn=ffn,
+            length=length,
+        )
         if d % heads:
             raise ValueError(f"heads must divide the width, got {heads} heads and a width of {d}")
         if heads % kv:
             raise ValueError(f"kv_heads must divide the heads, got {kv} and {heads}")
         if positions == "rotary" and d // heads % 2:
-            raise ValueError(f"rotary positions turn pairs: the width of a head must be even, got {d // heads}")
+            raise ValueError(
+                f"rotary positions turn pairs: the width of a head must be even, got {d // heads}"
+            )
         if activation != "swiglu":
             activation_named(activation)
         for name, value, known in (
@@ -266,21 +323,48 @@ class Transformer(nnx.Module):
             if value not in known:
                 raise ValueError(f"{name} is one of {', '.join(map(repr, known))}, got {value!r}")
         if tied and in_features != out_features:
-            raise ValueError(f"a tied readout needs as many outputs as inputs, got {out_features} and {in_features}")
+            raise ValueError(
+                f"a tied readout needs as many outputs as inputs, got {out_features} and "
+                f"{in_features}"
+            )
         rotary = positions == "rotary"
         self.shape = Shape(
-            heads, kv, ffn * d, causal, norm, placed, qk_norm, rotary, activation, bias, scalar_bias, gate,
-            float(skip_scale), learned_skip, cross,
-        )  # fmt: skip
-        self.read, self.scan, self.length, self.tied_scale = readout, scan, length, float(tied_scale)
+            heads,
+            kv,
+            ffn * d,
+            causal,
+            norm,
+            placed,
+            qk_norm,
+            rotary,
+            activation,
+            bias,
+            scalar_bias,
+            gate,
+            float(skip_scale),
+            learned_skip,
+            cross,
+        )
+        self.read, self.scan, self.length, self.tied_scale = (
+            readout,
+            scan,
+            length,
+            float(tied_scale),
+        )
         edge: Place = {"layer": 0, "n_layers": layers, "inputs": in_features, "width": d}
         self.embedding = param((in_features, d), "io", "embedding", **edge)
-        self.positions = param((length, d), "io", "position", **edge) if positions == "learned" else None
+        self.positions = (
+            param((length, d), "io", "position", **edge) if positions == "learned" else None
+        )
         self.sinusoidal = positions == "sinusoidal"
-        self.blocks = nnx.List([Block(d, self.shape, layer=k, n_layers=layers, width=d) for k in range(layers)])
+        self.blocks = nnx.List(
+            [Block(d, self.shape, layer=k, n_layers=layers, width=d) for k in range(layers)]
+        )
         last: Place = {"layer": layers, "n_layers": layers, "width": d}
         self.norm = Norm(norm, d, **last) if norm and placed == "pre" else None
-        self.readout = None if tied or readout is None else Dense(d, out_features, "readout", **last)
+        self.readout = (
+            None if tied or readout is None else Dense(d, out_features, "readout", **last)
+        )
         roles = ROLES - (set() if positions == "learned" else {"position"})
         (self.before,) = scalars(1, self.shape, **last)
         start(self, rngs, roles - ({"readout"} if self.readout is None else set()), inits)
@@ -310,22 +394,32 @@ class Transformer(nnx.Module):
         training: Training | None = None,
         memory: Shaped[Array, "..."] | None = None,
     ) -> list[Float[Array, "b t d"]]:
-        """The residual stream: embedded, after every block (scanned: after the last), and as the readout sees it."""
+        """The residual stream: embedded, after every block (scanned: after the last), and as the
+        readout sees it."""
         rows = self.embedding[...]
         dtype = dtype_of(self)
         x = sequences(x, rows.shape[0], dtype)
         t = x.shape[1]
         if self.shape.cross and memory is None:
-            raise ValueError("blocks that attend to another stream need it: give memory, [batch, steps, width]")
+            raise ValueError(
+                "blocks that attend to another stream need it: give memory, [batch, steps, width]"
+            )
         if memory is not None:
-            if memory.ndim != 3 or memory.shape[::2] != (x.shape[0], rows.shape[1]) or not memory.shape[1]:
+            if (
+                memory.ndim != 3
+                or memory.shape[::2] != (x.shape[0], rows.shape[1])
+                or not memory.shape[1]
+            ):
                 raise ValueError(
-                    f"memory has the shape {memory.shape}, expected [{x.shape[0]}, steps, {rows.shape[1]}], of 1 step "
-                    "or more"
+                    f"memory has the shape {memory.shape}, expected [{x.shape[0]}, steps, "
+                    f"{rows.shape[1]}], of 1 step or more"
                 )
             memory = jnp.asarray(memory, dtype)
         if t > self.length:
-            raise ValueError(f"the sequence has {t} steps, and the network positions for {self.length}; raise length")
+            raise ValueError(
+                f"the sequence has {t} steps, and the network positions for {self.length}; raise "
+                "length"
+            )
         s = rows[x] if jnp.issubdtype(x.dtype, jnp.integer) else x @ rows
         if self.positions is not None:
             s = s + self.positions[...][None, :t]
@@ -334,7 +428,10 @@ class Transformer(nnx.Module):
         courses = [s]
         if self.scan and len(self.blocks) > 1:
             graph, first = nnx.split(self.blocks[0])
-            leaves = [[variable[...] for _, variable in nnx.to_flat_state(nnx.state(block))] for block in self.blocks]
+            leaves = [
+                [variable[...] for _, variable in nnx.to_flat_state(nnx.state(block))]
+                for block in self.blocks
+            ]
             stacked = [jnp.stack(of) for of in zip(*leaves, strict=True)]
             key = None if training is None else training.key
             keys = None if key is None else jax.random.split(key, len(self.blocks))
@@ -342,13 +439,18 @@ class Transformer(nnx.Module):
             def step(s: Array, at: tuple[list[Array], Any]) -> tuple[Array, None]:
                 values, key = at
                 variables = zip(nnx.to_flat_state(first), values, strict=True)
-                state = nnx.from_flat_state([(path, of.replace(value)) for (path, of), value in variables])
+                state = nnx.from_flat_state(
+                    [(path, of.replace(value)) for (path, of), value in variables]
+                )
                 one: Any = nnx.merge(graph, state)
                 return one(s, self.shape, training and training._replace(key=key), 0, memory), None
 
-            # products with kernels are kept for the backward pass, all else is computed again: less memory, and faster
+            # products with kernels are kept for the backward pass, all else is computed again: less
+            # memory, and faster
             kept = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-            s = jax.lax.scan(jax.checkpoint(step, prevent_cse=False, policy=kept), s, (stacked, keys))[0]
+            s = jax.lax.scan(
+                jax.checkpoint(step, prevent_cse=False, policy=kept), s, (stacked, keys)
+            )[0]
             courses.append(s)
         else:
             for k, block in enumerate(self.blocks):
@@ -358,30 +460,41 @@ class Transformer(nnx.Module):
 
 
 class ViT(Transformer):
-    """A Transformer that sees all patches of a picture at once and answers from their mean: a small Vision Transformer.
+    """A Transformer that sees all patches of a picture at once and answers from their mean: a small
+    Vision Transformer.
 
-    Shapes: x `[batch, patches, in_features]`; y `[batch, out_features]`. Options, roles and errors as `Transformer`.
-    Source: Dosovitskiy et al. (2021), eq. 1 to 4, with the mean over patches in place of a class token (Zhai et al.,
-    2022, section 3.2).
+    Shapes: x `[batch, patches, in_features]`; y `[batch, out_features]`. Options, roles and errors
+    as `Transformer`. Source: Dosovitskiy et al. (2021), eq. 1 to 4, with the mean over patches in
+    place of a class token (Zhai et al., 2022, section 3.2).
     """
 
     def __init__(
-        self, in_features: SupportsIndex, hidden_features: SupportsIndex, out_features: SupportsIndex, **options: Any
+        self,
+        in_features: SupportsIndex,
+        hidden_features: SupportsIndex,
+        out_features: SupportsIndex,
+        **options: Any,
     ):
         fixed = sorted({"causal", "readout", "tied", "cross"} & set(options))
         if fixed:
-            raise TypeError(f"ViT decides {', '.join(fixed)} itself; leave it out, or use Transformer")
-        super().__init__(in_features, hidden_features, out_features, causal=False, readout="mean", **options)
+            raise TypeError(
+                f"ViT decides {', '.join(fixed)} itself; leave it out, or use Transformer"
+            )
+        super().__init__(
+            in_features, hidden_features, out_features, causal=False, readout="mean", **options
+        )
 
 
 class EncoderDecoder(nnx.Module):
     """Two stacks: an encoder of the source, and a decoder of the target that attends to it.
 
-    m = N(encoder stream of x); y = readout of the decoder of z, each of whose blocks attends to z so far, then to m.
-    Shapes: x and z as a `Transformer`'s x, of `in_features` and `out_features`, of different lengths; y `[batch, time
-    of z, out_features]`. Options and errors as `Transformer`, for both stacks; `decoder_layers` (default: `layers`),
-    `decoder_skip_scale` (default: `skip_scale`).
-    Roles as `Transformer`; names begin with `encoder.` and `decoder.` (see `schemes.encoder_decoder`).
+    m = N(encoder stream of x); y = readout of the decoder of z, each of whose blocks attends to z
+    so far, then to m. Shapes: x and z as a `Transformer`'s x, of `in_features` and `out_features`,
+    of different lengths; y `[batch, time of z, out_features]`. Options and errors as `Transformer`,
+    for both stacks; `decoder_layers` (default: `layers`), `decoder_skip_scale` (default:
+    `skip_scale`).
+    Roles as `Transformer`; names begin with `encoder.` and `decoder.` (see
+    `schemes.encoder_decoder`).
     Source: Vaswani et al. (2017), figure 1.
     """
 
@@ -398,17 +511,33 @@ class EncoderDecoder(nnx.Module):
         rngs: nnx.Rngs,
         **options: Any,
     ):
-        inits: Any = {name: options.pop(name) for name in list(options) if name == "init" or name.endswith("_init")}
+        inits: Any = {
+            name: options.pop(name)
+            for name in list(options)
+            if name == "init" or name.endswith("_init")
+        }
         second = skip_scale if decoder_skip_scale is None else decoder_skip_scale
         self.encoder = Transformer(
-            in_features, hidden_features, out_features, layers=layers, causal=False, readout=None,
-            skip_scale=skip_scale, rngs=rngs, **options,
-        )  # fmt: skip
+            in_features,
+            hidden_features,
+            out_features,
+            layers=layers,
+            causal=False,
+            readout=None,
+            skip_scale=skip_scale,
+            rngs=rngs,
+            **options,
+        )
         self.decoder = Transformer(
-            out_features, hidden_features, out_features, cross=True,
+            out_features,
+            hidden_features,
+            out_features,
+            cross=True,
             layers=layers if decoder_layers is None else decoder_layers,
-            skip_scale=second, rngs=rngs, **options,
-        )  # fmt: skip
+            skip_scale=second,
+            rngs=rngs,
+            **options,
+        )
         start(self, rngs, ROLES, inits)
 
     def __call__(
@@ -423,8 +552,9 @@ class EncoderDecoder(nnx.Module):
 def times(x: Float[Array, "b t i"], kernel: Float[Array, "i *o"]) -> Float[Array, "b t *o"]:
     """x W, in the form whose gradients XLA computes fastest on CPU (measured: docs/performance.md).
 
-    The steps of all sequences are rows of one matrix. A kernel of more inputs than outputs enters transposed, and so
-    does its gradient then: the barrier keeps XLA from turning the product round again.
+    The steps of all sequences are rows of one matrix. A kernel of more inputs than outputs enters
+    transposed, and so does its gradient then: the barrier keeps XLA from turning the product round
+    again.
     """
     rows, w = x.reshape(-1, x.shape[-1]), kernel.reshape(x.shape[-1], -1)
     if w.shape[0] > w.shape[1]:
@@ -434,7 +564,9 @@ def times(x: Float[Array, "b t i"], kernel: Float[Array, "i *o"]) -> Float[Array
     return y.reshape(*x.shape[:-1], *kernel.shape[1:])
 
 
-def bias_of(role: str, shape: tuple[int, ...], dims: str, o: Shape, **place: Unpack[Place]) -> nnx.Param | None:
+def bias_of(
+    role: str, shape: tuple[int, ...], dims: str, o: Shape, **place: Unpack[Place]
+) -> nnx.Param | None:
     """The bias of a kernel, named by that kernel's role, where the model has biases."""
     return param(shape, dims, "bias", **{**place, "partner": role}) if o.bias else None
 
@@ -449,13 +581,15 @@ def plus(y: Array, bias: nnx.Param | None) -> Array:
 
 
 def waves(t: int, d: int) -> np.ndarray:
-    """sin and cos of t / 10000^(2 k / d), side by side: `[t, d]`. Source: Vaswani et al. (2017), section 3.5."""
+    """sin and cos of t / 10000^(2 k / d), side by side: `[t, d]`. Source: Vaswani et al. (2017),
+    section 3.5."""
     angle = np.arange(t)[:, None] / WAVELENGTH ** (2 * (np.arange(d) // 2) / d)
     return np.where(np.arange(d) % 2 == 0, np.sin(angle), np.cos(angle))
 
 
 def rotated(q: Float[Array, "b t h k"]) -> Float[Array, "b t h k"]:
-    """Pairs (k, k + half) turned by t / 10000^(2 k / d): the score of two steps then depends on their distance."""
+    """Pairs (k, k + half) turned by t / 10000^(2 k / d): the score of two steps then depends on
+    their distance."""
     half = q.shape[-1] // 2
     angle = np.arange(q.shape[1])[:, None] / WAVELENGTH ** (np.arange(half) / half)
     cos, sin = (jnp.asarray(of, q.dtype)[None, :, None] for of in (np.cos(angle), np.sin(angle)))

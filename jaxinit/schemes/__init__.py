@@ -1,4 +1,5 @@
-"""Schemes: which law each parameter of a model is drawn from, by its role; `SCHEMES` has all of them by name."""
+"""Schemes: which law each parameter of a model is drawn from, by its role; `SCHEMES` has all of
+them by name."""
 
 from jaxinit.schemes.catalogue import SCHEMES, SETTINGS, scheme_named, signature_of
 from jaxinit.schemes.combine import by_role, scale, with_bias

@@ -1,7 +1,8 @@
-"""Every scheme by name: `SCHEMES`, and `SETTINGS` for those that are written as a call with settings.
+"""Every scheme by name: `SCHEMES`, and `SETTINGS` for those that are written as a call with
+settings.
 
-A scheme with settings is written as a call where a name stands, `'chrono(longest=784)'`, with literal arguments or
-schemes: `scheme_named` reads such a name.
+A scheme with settings is written as a call where a name stands, `'chrono(longest=784)'`, with
+literal arguments or schemes: `scheme_named` reads such a name.
 """
 
 import ast
@@ -79,12 +80,13 @@ TINIEST, LARGEST = 2.0**-126, 3.4e38  # normal numbers of float32
 
 
 def scheme_named(text: str, known: Mapping[str, Scheme] | None = None) -> Scheme:
-    """The scheme of a name, or of a call with settings: `orthogonal`, `chrono(longest=784)`, `scale(orthogonal, 1.5)`.
+    """The scheme of a name, or of a call with settings: `orthogonal`, `chrono(longest=784)`,
+    `scale(orthogonal, 1.5)`.
 
-    Arguments are Python literals; where `SETTINGS` asks for a scheme, a name or another call. Nothing is evaluated.
-    `known` are the names, `SCHEMES` unless given.
-    Raises: BadStudy for an unknown name with the nearest, for settings that the scheme does not take, lacks or cannot
-    work with, and for what is no call.
+    Arguments are Python literals; where `SETTINGS` asks for a scheme, a name or another call.
+    Nothing is evaluated. `known` are the names, `SCHEMES` unless given.
+    Raises: BadStudy for an unknown name with the nearest, for settings that the scheme does not
+    take, lacks or cannot work with, and for what is no call.
     """
     table = SCHEMES if known is None else known
     if text in table:
@@ -94,7 +96,9 @@ def scheme_named(text: str, known: Mapping[str, Scheme] | None = None) -> Scheme
     try:
         call = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise BadStudy(f"{text!r} is no name of a scheme, nor a call such as 'chrono(longest=784)'") from error
+        raise BadStudy(
+            f"{text!r} is no name of a scheme, nor a call such as 'chrono(longest=784)'"
+        ) from error
     return _scheme_of(call, text, table)
 
 
@@ -105,10 +109,16 @@ def _scheme_of(node: ast.expr, text: str, known: Mapping[str, Scheme]) -> Scheme
         return known[node.id]
     if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
         part = ast.unparse(node)
-        raise BadStudy(f"{text!r}: expected the name of a scheme or a call such as 'chrono(longest=784)', got {part}")
+        raise BadStudy(
+            f"{text!r}: expected the name of a scheme or a call such as 'chrono(longest=784)', got "
+            f"{part}"
+        )
     name = node.func.id
     if name in known and name not in SETTINGS:
-        raise BadStudy(f"{text!r}: {name} takes no settings; write {name} (those with settings: {', '.join(SETTINGS)})")
+        raise BadStudy(
+            f"{text!r}: {name} takes no settings; write {name} (those with settings: "
+            f"{', '.join(SETTINGS)})"
+        )
     check_name("scheme with settings", name, SETTINGS)
     factory = SETTINGS[name]
     signature = inspect.signature(factory)
@@ -118,7 +128,10 @@ def _scheme_of(node: ast.expr, text: str, known: Mapping[str, Scheme]) -> Scheme
     named: dict[str, Any] = {}
     for keyword in node.keywords:
         if keyword.arg is None or keyword.arg in named:
-            raise BadStudy(f"{text!r}: give each setting once, as name=value; {name} is {name}{signature_of(factory)}")
+            raise BadStudy(
+                f"{text!r}: give each setting once, as name=value; {name} is "
+                f"{name}{signature_of(factory)}"
+            )
         named[keyword.arg] = _setting(keyword.value, text, known)
     try:
         given = signature.bind(*values, **named)
@@ -142,11 +155,14 @@ def _setting(node: ast.expr, text: str, known: Mapping[str, Scheme]) -> Any:
     try:
         return ast.literal_eval(node)
     except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
-        raise BadStudy(f"{text!r}: a setting is a literal or a scheme, got {ast.unparse(node)}") from error
+        raise BadStudy(
+            f"{text!r}: a setting is a literal or a scheme, got {ast.unparse(node)}"
+        ) from error
 
 
 def _check_setting(text: str, setting: str, value: Any, annotation: Any) -> None:
-    """Raises: BadStudy for a value of another type than the setting's; whole numbers are numbers too."""
+    """Raises: BadStudy for a value of another type than the setting's; whole numbers are numbers
+    too."""
     kinds = {
         int: "a whole number",
         float: "a number",
@@ -172,8 +188,8 @@ def _check_setting(text: str, setting: str, value: Any, annotation: Any) -> None
         raise BadStudy(f"{text!r}: {setting} must be {meant}, got {value!r}")
     if isinstance(value, int | float) and value and not TINIEST <= abs(value) <= LARGEST:
         raise BadStudy(
-            f"{text!r}: {setting} must be 0 or a number of a size from {TINIEST:.2g} to {LARGEST:.2g}, which float32 "
-            f"holds; got {value!r}"
+            f"{text!r}: {setting} must be 0 or a number of a size from {TINIEST:.2g} to "
+            f"{LARGEST:.2g}, which float32 holds; got {value!r}"
         )
 
 

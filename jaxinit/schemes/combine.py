@@ -15,7 +15,8 @@ Unmatched = Callable[[Sequence[Leaf]], list[str]]
 
 
 def by_role(rules: dict[str, Rule | Initializer], name: str = "by_role") -> Scheme:
-    """A scheme that answers each role by table; `draw` refuses a role that is missing, and one that no leaf has."""
+    """A scheme that answers each role by table; `draw` refuses a role that is missing, and one that
+    no leaf has."""
     unmatched = lambda leaves: sorted(set(rules) - {leaf.role for leaf in leaves})
     return named(name, lambda leaf: rules.get(leaf.role), by_role.__doc__, unmatched)
 
@@ -26,7 +27,9 @@ def scale(base: Scheme | Initializer, gain: float | Float[Array, ""]) -> Scheme:
     Raises: ValueError for a negative gain, where it is known.
     """
     if isinstance(gain, int | float) and gain < 0:
-        raise ValueError(f"scale: a gain must not be negative, got {gain}; it multiplies a standard deviation")
+        raise ValueError(
+            f"scale: a gain must not be negative, got {gain}; it multiplies a standard deviation"
+        )
 
     def of(leaf: Leaf) -> Rule | Initializer | None:
         rule = spec.as_scheme(base)(leaf)
@@ -40,10 +43,11 @@ def scale(base: Scheme | Initializer, gain: float | Float[Array, ""]) -> Scheme:
 
 
 def with_bias(base: Scheme | Initializer, **values: float) -> Scheme:
-    """`base` with the biases of the gates named set to constants: `with_bias(orthogonal, forget=1.0)`.
+    """`base` with the biases of the gates named set to constants: `with_bias(orthogonal,
+    forget=1.0)`.
 
-    A leaf none of whose gates is named keeps what `base` says; the other gates of one that is start at 0. `draw`
-    refuses a gate that no leaf has.
+    A leaf none of whose gates is named keeps what `base` says; the other gates of one that is start
+    at 0. `draw` refuses a gate that no leaf has.
     """
 
     def of(leaf: Leaf) -> Rule | Initializer | None:
@@ -56,7 +60,10 @@ def with_bias(base: Scheme | Initializer, **values: float) -> Scheme:
 
     def unmatched(leaves: Sequence[Leaf]) -> list[str]:
         there = {gate for leaf in leaves for gate in leaf.gate}
-        return [*spec.unmatched(base, leaves), *(f"gate {gate}" for gate in values if gate not in there)]
+        return [
+            *spec.unmatched(base, leaves),
+            *(f"gate {gate}" for gate in values if gate not in there),
+        ]
 
     adapted = lambda optimizer: with_bias(under(base, optimizer), **values)
     return named("with_bias", of, with_bias.__doc__, unmatched, adapted)
@@ -69,7 +76,8 @@ def named(
     unmatched: Unmatched | None = None,
     adapted: Callable[[str], Scheme] | None = None,
 ) -> Scheme:
-    """Give a scheme that a function made its name, its description, its rules that match nothing, and `spec.under`."""
+    """Give a scheme that a function made its name, its description, its rules that match nothing,
+    and `spec.under`."""
     one: Any = scheme
     one.__name__, one.__doc__ = name, doc
     one.unmatched = unmatched or (lambda leaves: [])

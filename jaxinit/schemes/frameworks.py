@@ -1,12 +1,15 @@
-"""The starts that other libraries give by default, so that a ported model can begin where the original did.
+"""The starts that other libraries give by default, so that a ported model can begin where the
+original did.
 
-Each is a scheme for dense, convolution, recurrent (RNN, LSTM, GRU), embedding, attention, normalization and bias
-parameters, from the library's source (versions in the docstrings). Where a library draws several kernels as one matrix,
-or counts copies in a fan, so does its scheme here: the fault is part of the default. Where it has two biases that are
-added, ours, which has one, is their sum.
+Each is a scheme for dense, convolution, recurrent (RNN, LSTM, GRU), embedding, attention,
+normalization and bias parameters, from the library's source (versions in the docstrings). Where a
+library draws several kernels as one matrix, or counts copies in a fan, so does its scheme here: the
+fault is part of the default. Where it has two biases that are added, ours, which has one, is their
+sum.
 
-Layout: dense `io`; convolution `w..io` (with groups `w...io`, a `.` axis); embedding `io`, the vocabulary as inputs;
-attention `i.o` (model, heads, features of a head) for query, key and value, and `iio` for attention_out.
+Layout: dense `io`; convolution `w..io` (with groups `w...io`, a `.` axis); embedding `io`, the
+vocabulary as inputs; attention `i.o` (model, heads, features of a head) for query, key and value,
+and `iio` for attention_out.
 """
 
 import math
@@ -17,7 +20,15 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Key
 
 from jaxinit import initializers
-from jaxinit.initializers.basic import normal, sampled_wide, truncated_normal, truncated_std, uniform, vector, zeros
+from jaxinit.initializers.basic import (
+    normal,
+    sampled_wide,
+    truncated_normal,
+    truncated_std,
+    uniform,
+    vector,
+    zeros,
+)
 from jaxinit.initializers.structured import gate_biases
 from jaxinit.spec import Initializer, Joint, Leaf, axis_size
 
@@ -34,11 +45,13 @@ QKV = ("query", "key", "value")
 
 
 def pytorch(leaf: Leaf) -> Initializer | None:
-    """PyTorch: U(+-1/sqrt(fan_in)) for dense and convolution layers and their biases; U(+-1/sqrt(units)) for recurrent.
+    """PyTorch: U(+-1/sqrt(fan_in)) for dense and convolution layers and their biases;
+    U(+-1/sqrt(units)) for recurrent.
 
-    Its recurrent layers have two biases that are added, so ours is the sum of two draws; the new gate of a GRU keeps
-    them apart. Embeddings N(0, 1). Query, key and value are one Glorot matrix of 3 E outputs, attention biases 0.
-    Source: torch.nn.Linear, _ConvNd, RNNBase, Embedding, MultiheadAttention, LayerNorm (2.13).
+    Its recurrent layers have two biases that are added, so ours is the sum of two draws; the new
+    gate of a GRU keeps them apart. Embeddings N(0, 1). Query, key and value are one Glorot matrix
+    of 3 E outputs, attention biases 0. Source: torch.nn.Linear, _ConvNd, RNNBase, Embedding,
+    MultiheadAttention, LayerNorm (2.13).
     """
     if leaf.role in NOT_THEIRS:
         return vector(leaf)
@@ -57,10 +70,12 @@ def pytorch(leaf: Leaf) -> Initializer | None:
 
 
 def equinox(leaf: Leaf) -> Initializer | None:
-    """Equinox: U(+-1/sqrt(fan_in)) for dense and convolution layers and their biases; U(+-1/sqrt(units)) for recurrent.
+    """Equinox: U(+-1/sqrt(fan_in)) for dense and convolution layers and their biases;
+    U(+-1/sqrt(units)) for recurrent.
 
-    It has no vanilla RNN cell; ours gets the law of LSTM and GRU. Embeddings N(0, 1); attention is of dense layers.
-    Source: equinox.nn.Linear, Conv, LSTMCell, GRUCell, Embedding, MultiheadAttention, LayerNorm (0.13).
+    It has no vanilla RNN cell; ours gets the law of LSTM and GRU. Embeddings N(0, 1); attention is
+    of dense layers. Source: equinox.nn.Linear, Conv, LSTMCell, GRUCell, Embedding,
+    MultiheadAttention, LayerNorm (0.13).
     """
     if leaf.role in NOT_THEIRS:
         return vector(leaf)
@@ -74,12 +89,13 @@ def equinox(leaf: Leaf) -> Initializer | None:
 
 
 def keras(leaf: Leaf) -> Initializer | None:
-    """Keras: Glorot uniform kernels, orthogonal recurrent kernels, each one matrix for all gates; forget bias 1.
+    """Keras: Glorot uniform kernels, orthogonal recurrent kernels, each one matrix for all gates;
+    forget bias 1.
 
-    With g gates the fan out of an input kernel is g times the units, and the recurrent kernel is orthogonal as a whole
-    only. The heads of an attention kernel and the groups of a convolution count in the fan out. Embeddings U(+-0.05).
-    Source: keras.layers.LSTM, GRU, SimpleRNN, Dense, Conv2D, Embedding, MultiHeadAttention, LayerNormalization (3.15).
-    """
+    With g gates the fan out of an input kernel is g times the units, and the recurrent kernel is
+    orthogonal as a whole only. The heads of an attention kernel and the groups of a convolution
+    count in the fan out. Embeddings U(+-0.05). Source: keras.layers.LSTM, GRU, SimpleRNN, Dense,
+    Conv2D, Embedding, MultiHeadAttention, LayerNormalization (3.15)."""
     if leaf.role in NOT_THEIRS:
         return vector(leaf)
     if leaf.role == "bias":
@@ -94,11 +110,12 @@ def keras(leaf: Leaf) -> Initializer | None:
 
 
 def flax_nnx(leaf: Leaf) -> Initializer | None:
-    """Flax NNX: LeCun normal kernels, orthogonal recurrent ones, in LSTM and GRU one matrix for all gates; zero biases.
+    """Flax NNX: LeCun normal kernels, orthogonal recurrent ones, in LSTM and GRU one matrix for all
+    gates; zero biases.
 
     Its plain LSTMCell draws per gate: that is `flax_linen`. Embeddings N(0, 1/features).
-    Source: flax.nnx.Linear, Conv, SimpleCell, OptimizedLSTMCell, GRUCell, Embed, MultiHeadAttention, LayerNorm (0.12).
-    """
+    Source: flax.nnx.Linear, Conv, SimpleCell, OptimizedLSTMCell, GRUCell, Embed,
+    MultiHeadAttention, LayerNorm (0.12)."""
     of_role = flax_linen(leaf)
     return _fused(of_role) if of_role and leaf.role == "recurrent" and leaf.gate else of_role
 
@@ -107,7 +124,8 @@ def flax_linen(leaf: Leaf) -> Initializer | None:
     """Flax Linen: LeCun normal kernels, orthogonal recurrent kernels per gate, zero biases.
 
     Embeddings N(0, 1/features).
-    Source: flax.linen.Dense, Conv, SimpleCell, LSTMCell, GRUCell, Embed, MultiHeadDotProductAttention (0.12).
+    Source: flax.linen.Dense, Conv, SimpleCell, LSTMCell, GRUCell, Embed,
+    MultiHeadDotProductAttention (0.12).
     """
     if leaf.role in NOT_THEIRS:
         return vector(leaf)
@@ -115,16 +133,22 @@ def flax_linen(leaf: Leaf) -> Initializer | None:
         return zeros
     if leaf.role == "embedding":
         return normal(1 / math.sqrt(leaf.fan_out))
-    return initializers.orthogonal() if leaf.role == "recurrent" else initializers.lecun("truncated_normal")
+    return (
+        initializers.orthogonal()
+        if leaf.role == "recurrent"
+        else initializers.lecun("truncated_normal")
+    )
 
 
 def haiku(leaf: Leaf) -> Initializer | None:
-    """Haiku: Gaussians cut at 2 of variance near 1/fan_in; the LSTM's fan counts inputs and units; forget bias 1.
+    """Haiku: Gaussians cut at 2 of variance near 1/fan_in; the LSTM's fan counts inputs and units;
+    forget bias 1.
 
-    Dense layers, convolutions, RNN and LSTM do not correct the cut, so that their standard deviation is 0.880 of
-    1/sqrt(fan_in); the GRU does. Embeddings: the same cut at a scale of 1. Attention has no default; ours is that of
-    its dense layers. Source: hk.Linear, ConvND, VanillaRNN, LSTM, GRU, Embed, LayerNorm (0.0.17), whose LSTM adds 1 to
-    the forget gate instead of a bias.
+    Dense layers, convolutions, RNN and LSTM do not correct the cut, so that their standard
+    deviation is 0.880 of 1/sqrt(fan_in); the GRU does. Embeddings: the same cut at a scale of 1.
+    Attention has no default; ours is that of its dense layers. Source: hk.Linear, ConvND,
+    VanillaRNN, LSTM, GRU, Embed, LayerNorm (0.0.17), whose LSTM adds 1 to the forget gate instead
+    of a bias.
     """
     if leaf.role in NOT_THEIRS:
         return vector(leaf)
@@ -132,7 +156,13 @@ def haiku(leaf: Leaf) -> Initializer | None:
         return _forget_one(leaf.gate) if leaf.kind == "lstm" else zeros
     if leaf.kind == "gru":
         return initializers.lecun("truncated_normal")
-    fan = leaf.inputs + leaf.shape[-1] if leaf.kind == "lstm" else 1 if leaf.role == "embedding" else leaf.fan_in
+    fan = (
+        leaf.inputs + leaf.shape[-1]
+        if leaf.kind == "lstm"
+        else 1
+        if leaf.role == "embedding"
+        else leaf.fan_in
+    )
     return truncated_normal(truncated_std(-2, 2) / math.sqrt(fan))
 
 
@@ -147,7 +177,8 @@ def _plus_minus(fan: int) -> Initializer:
 
 
 def _forget_one(gates: tuple[str, ...]) -> Initializer:
-    """1 for the forget gate, 0 for the others; a cell may hold each gate in a parameter of its own."""
+    """1 for the forget gate, 0 for the others; a cell may hold each gate in a parameter of its
+    own."""
     return gate_biases(gates, forget=1.0) if "forget" in gates else zeros
 
 

@@ -1,7 +1,7 @@
 """Scaling rules across width and depth: muP and its kin.
 
-leaf (role, layer, n_layers, width) -> rule: the law of the draw, forward multiplier, rate and decay scales
-"""
+leaf (role, layer, n_layers, width) -> rule: the law of the draw, forward multiplier, rate and decay
+scales"""
 
 import math
 from collections.abc import Callable
@@ -24,20 +24,23 @@ from jaxinit.spec import Initializer, Leaf, Rule, Scheme, as_scheme, under, unma
 
 
 def mup(base_width: int = 64, optimizer: str | None = None, zero_readout: bool = False) -> Scheme:
-    """Maximal update parametrization, base_width 64 unless given: a width's best rate is that of any other.
+    """Maximal update parametrization, base_width 64 unless given: a width's best rate is that of
+    any other.
 
     N(0, 1/fan_in), rates and the readout scaled by the width over `base_width` (m).
-    Readout: variance 1/(m fan_in), rate 1/m. Hidden kernels: rate 1/m under Adam, 1 under SGD. Inputs, tables, scales
-    and biases, but for the readout's: rate 1 under Adam, m under SGD. Single numbers, as gates: rate 1, since their
-    gradients sum over the width. Queries times m^(-1/2), kernel and bias, so that scores go as 1/d; where queries are
-    normalized, the scale of their normalization has that factor instead, since a norm divides by any before it.
-    Decoupled decay keeps its size: its scale is the inverse of the rate's. At the base width it is `xavier_rnn`.
+    Readout: variance 1/(m fan_in), rate 1/m. Hidden kernels: rate 1/m under Adam, 1 under SGD.
+    Inputs, tables, scales and biases, but for the readout's: rate 1 under Adam, m under SGD. Single
+    numbers, as gates: rate 1, since their gradients sum over the width. Queries times m^(-1/2),
+    kernel and bias, so that scores go as 1/d; where queries are normalized, the scale of their
+    normalization has that factor instead, since a norm divides by any before it. Decoupled decay
+    keeps its size: its scale is the inverse of the rate's. At the base width it is `xavier_rnn`.
     `optimizer` is adam, sgd or momentum; None: that of the study, and Adam where there is none.
-    Assumes leaves that know the `width` of their model, and as many heads as at the base width. For a tied readout give
-    the model `tied_scale` 1/m.
-    Raises: ValueError for another optimizer or a base width below 1; and, when drawn, for a width below the base's or
-    unknown, and for a bias of which it is unknown what it is added to.
-    Source: Yang et al. (2021), Tensor Programs V, table 3; Adam's row holds for any optimizer of its kind.
+    Assumes leaves that know the `width` of their model, and as many heads as at the base width. For
+    a tied readout give the model `tied_scale` 1/m.
+    Raises: ValueError for another optimizer or a base width below 1; and, when drawn, for a width
+    below the base's or unknown, and for a bias of which it is unknown what it is added to.
+    Source: Yang et al. (2021), Tensor Programs V, table 3; Adam's row holds for any optimizer of
+    its kind.
     """
     _check_base(base_width)
 
@@ -63,14 +66,16 @@ def mup(base_width: int = 64, optimizer: str | None = None, zero_readout: bool =
 
 
 def u_mup(base_width: int = 64) -> Scheme:
-    """Unit-scaled muP for Adam, base_width 64 unless given: kernels N(0, 1), sizes in multipliers, rates alone to tune.
+    """Unit-scaled muP for Adam, base_width 64 unless given: kernels N(0, 1), sizes in multipliers,
+    rates alone to tune.
 
-    With m the width over `base_width`: hidden kernels have multiplier fan_in^(-1/2) and rate m^(-1/2), the input kernel
-    likewise and rate 1, the readout multiplier 1/fan_in and rate 1, tables multiplier 1 and rate m^(-1/2), vectors
-    rate 1. What makes queries has the factor m^(-1/2) beside, as in `mup`.
+    With m the width over `base_width`: hidden kernels have multiplier fan_in^(-1/2) and rate
+    m^(-1/2), the input kernel likewise and rate 1, the readout multiplier 1/fan_in and rate 1,
+    tables multiplier 1 and rate m^(-1/2), vectors rate 1. What makes queries has the factor
+    m^(-1/2) beside, as in `mup`.
     Assumes and raises: as `mup`; a study with another optimizer than Adam refuses it.
-    Source: Blake et al. (2024), u-muP, table 2. Departures: no scaling of gradients and of activation functions, and
-    rates relative to those of the base width.
+    Source: Blake et al. (2024), u-muP, table 2. Departures: no scaling of gradients and of
+    activation functions, and rates relative to those of the base width.
     """
     _check_base(base_width)
     made = ("adam",)
@@ -91,13 +96,16 @@ def u_mup(base_width: int = 64) -> Scheme:
 
 
 def spectral_mup(base_width: int = 64, optimizer: str | None = None) -> Scheme:
-    """Spectral muP, base_width 64 unless given: kernels and updates of spectral norm about sqrt(fan_out / fan_in).
+    """Spectral muP, base_width 64 unless given: kernels and updates of spectral norm about
+    sqrt(fan_out / fan_in).
 
-    N(0, s^2) with s = min(1, sqrt(fan_out / fan_in)) / sqrt(fan_in); rates fan_out / fan_in under SGD, 1 / fan_in under
-    Adam, relative to those of the base width; vectors and tables count a fan_in of 1, since a one-hot input has. No
-    roles are needed but those of queries, whose factor is that of `mup`.
+    N(0, s^2) with s = min(1, sqrt(fan_out / fan_in)) / sqrt(fan_in); rates fan_out / fan_in under
+    SGD, 1 / fan_in under Adam, relative to those of the base width; vectors and tables count a
+    fan_in of 1, since a one-hot input has. No roles are needed but those of queries, whose factor
+    is that of `mup`.
     Assumes, `optimizer`, and raises: as `mup`.
-    Source: Yang, Simon & Bernstein (2023), A spectral condition for feature learning, section 4, eq. 5 and 6.
+    Source: Yang, Simon & Bernstein (2023), A spectral condition for feature learning, section 4,
+    eq. 5 and 6.
     """
     _check_base(base_width)
 
@@ -120,22 +128,28 @@ def spectral_mup(base_width: int = 64, optimizer: str | None = None) -> Scheme:
     return _adapting(made_for, optimizer)
 
 
-def depth_mup(base: Scheme | Initializer, base_depth: int, alpha: float = 0.5, optimizer: str | None = None) -> Scheme:
-    """`base` with every branch of a residual network times (n_layers / base_depth)^-alpha, for transfer across depth.
+def depth_mup(
+    base: Scheme | Initializer, base_depth: int, alpha: float = 0.5, optimizer: str | None = None
+) -> Scheme:
+    """`base` with every branch of a residual network times (n_layers / base_depth)^-alpha, for
+    transfer across depth.
 
-    The factor is the forward multiplier of the kernels into the residual stream and of their biases. With r = n_layers
-    / base_depth, the rates of all that is in the blocks (kernels, biases, scales, gates) go as r^(alpha - 1) under Adam
-    and as r^(2 alpha - 1) under SGD, whose gradients have the factor too. alpha 1/2: depth-muP; 1: CompleteP. `draw`
-    refuses a model without such kernels.
+    The factor is the forward multiplier of the kernels into the residual stream and of their
+    biases. With r = n_layers / base_depth, the rates of all that is in the blocks (kernels, biases,
+    scales, gates) go as r^(alpha - 1) under Adam and as r^(2 alpha - 1) under SGD, whose gradients
+    have the factor too. alpha 1/2: depth-muP; 1: CompleteP. `draw` refuses a model without such
+    kernels.
     `optimizer`: as `mup`, for the base too.
     Raises: ValueError for another optimizer, a base depth below 1 or an alpha beyond 0 to 2.
-    Source: Yang et al. (2023), Tensor Programs VI; Dey et al. (2025), CompleteP, table 1, for Adam; the rate under SGD
-    is that for which the sum of the branches changes alike.
+    Source: Yang et al. (2023), Tensor Programs VI; Dey et al. (2025), CompleteP, table 1, for Adam;
+    the rate under SGD is that for which the sum of the branches changes alike.
     """
     if base_depth < 1:
         raise ValueError(f"depth_mup: base_depth must be 1 or more, got {base_depth}")
     if not 0 <= alpha <= 2:
-        raise ValueError(f"depth_mup: alpha must be 0 to 2 (1/2 is depth-muP, 1 CompleteP), got {alpha}")
+        raise ValueError(
+            f"depth_mup: alpha must be 0 to 2 (1/2 is depth-muP, 1 CompleteP), got {alpha}"
+        )
 
     def made_for(optimizer: str) -> Scheme:
         made = _optimizers("depth_mup", optimizer)
@@ -164,7 +178,8 @@ def depth_mup(base: Scheme | Initializer, base_depth: int, alpha: float = 0.5, o
 
 
 def _adapting(made_for: Callable[[str], Scheme], optimizer: str | None) -> Scheme:
-    """The scheme that `made_for` makes for an optimizer; for None Adam's, which `spec.under` turns into another's."""
+    """The scheme that `made_for` makes for an optimizer; for None Adam's, which `spec.under` turns
+    into another's."""
     scheme: Any = made_for(optimizer or "adam")
     if optimizer is None:
         scheme.under = made_for
@@ -180,7 +195,8 @@ def _in_block(leaf: Leaf) -> bool:
 
 
 def _query_scale(leaf: Leaf, m: float) -> float:
-    """m^(-1/2) for what is last to set the size of queries: kernel and bias, or the scale of a norm after them."""
+    """m^(-1/2) for what is last to set the size of queries: kernel and bias, or the scale of a norm
+    after them."""
     makes_queries = "query" in (leaf.role, partner(leaf, "mup"))
     return m**-0.5 if makes_queries and not leaf.normalized else 1.0
 
@@ -199,17 +215,21 @@ def _optimizers(scheme: str, optimizer: str) -> tuple[str, ...]:
 
 
 def _grows_out(leaf: Leaf) -> bool:
-    """Whether a leaf has an entry for every unit of the stream or of a layer: not the readout, nor a single number."""
+    """Whether a leaf has an entry for every unit of the stream or of a layer: not the readout, nor
+    a single number."""
     return "readout" not in (leaf.role, partner(leaf, "mup")) and bool(leaf.dims)
 
 
 def _over(leaf: Leaf, base_width: int) -> float:
     """How many times the base width a leaf's model has."""
     if not leaf.width:
-        raise ValueError(f"mup needs the width of the model, which parameter {leaf.name!r} does not know")
+        raise ValueError(
+            f"mup needs the width of the model, which parameter {leaf.name!r} does not know"
+        )
     if leaf.width < base_width:
         raise ValueError(
-            f"mup: the base width is at most that of the model, got a base of {base_width} and a model of {leaf.width};"
-            f" say which width's rates are meant, as in 'mup(base_width={leaf.width})'"
+            f"mup: the base width is at most that of the model, got a base of {base_width} and a "
+            f"model of {leaf.width}; say which width's rates are meant, as in "
+            f"'mup(base_width={leaf.width})'"
         )
     return leaf.width / base_width

@@ -1,8 +1,9 @@
-"""Schemes for any network: each answers a leaf with the law that its source gives to that role, on one screen.
+"""Schemes for any network: each answers a leaf with the law that its source gives to that role, on
+one screen.
 
-The first line of each docstring is its description. Unless its description says so, a scheme starts every bias at 0,
-the forget gate's too, and the scale of every normalization at 1. The defaults of other libraries are in `frameworks`.
-"""
+The first line of each docstring is its description. Unless its description says so, a scheme starts
+every bias at 0, the forget gate's too, and the scale of every normalization at 1. The defaults of
+other libraries are in `frameworks`."""
 
 import math
 from typing import Any
@@ -17,7 +18,8 @@ LEARNED = ("bias", "peephole", "start")  # vectors that are weights like others 
 
 
 def uniform01(leaf: Leaf) -> Initializer:
-    """U[0, 1] for every matrix, zero biases: the naive start (mean 0.5, variance 1/12, whatever the size)."""
+    """U[0, 1] for every matrix, zero biases: the naive start (mean 0.5, variance 1/12, whatever the
+    size)."""
     return vector(leaf) or initializers.uniform(0.0, 1.0)
 
 
@@ -27,12 +29,14 @@ def small_normal(leaf: Leaf) -> Initializer:
 
 
 def xavier_rnn(leaf: Leaf) -> Initializer:
-    """N(0, 1/fan_in) for Wxh, Whh and Why, zero biases: "Xavier" as the notes on character RNNs write it."""
+    """N(0, 1/fan_in) for Wxh, Whh and Why, zero biases: "Xavier" as the notes on character RNNs
+    write it."""
     return vector(leaf) or initializers.lecun("normal")
 
 
 def glorot_normal(leaf: Leaf) -> Initializer:
-    """Truncated Gaussian of variance 2/(fan_in + fan_out), zero biases: Glorot & Bengio (2010), JAX's law."""
+    """Truncated Gaussian of variance 2/(fan_in + fan_out), zero biases: Glorot & Bengio (2010),
+    JAX's law."""
     return vector(leaf) or initializers.glorot("truncated_normal")
 
 
@@ -42,35 +46,44 @@ def he_normal(leaf: Leaf) -> Initializer:
 
 
 def lecun_normal(leaf: Leaf) -> Initializer:
-    """Truncated Gaussian of variance 1/fan_in, zero biases: LeCun et al. (1998), Flax's own default."""
+    """Truncated Gaussian of variance 1/fan_in, zero biases: LeCun et al. (1998), Flax's own
+    default."""
     return vector(leaf) or initializers.lecun("truncated_normal")
 
 
 def orthogonal(leaf: Leaf) -> Initializer:
-    """Haar-orthogonal recurrent and hidden matrices (one per gate), Glorot uniform elsewhere, zero biases."""
-    return initializers.orthogonal() if leaf.role in ("recurrent", "hidden") else glorot_scheme(leaf)
+    """Haar-orthogonal recurrent and hidden matrices (one per gate), Glorot uniform elsewhere, zero
+    biases."""
+    return (
+        initializers.orthogonal() if leaf.role in ("recurrent", "hidden") else glorot_scheme(leaf)
+    )
 
 
 def identity(leaf: Leaf) -> Initializer:
-    """Identity recurrent and hidden matrices (one per gate), Glorot uniform elsewhere, zero biases."""
+    """Identity recurrent and hidden matrices (one per gate), Glorot uniform elsewhere, zero
+    biases."""
     return initializers.identity() if leaf.role in ("recurrent", "hidden") else glorot_scheme(leaf)
 
 
 def irnn(leaf: Leaf) -> Initializer:
-    """Identity recurrent matrix, N(0, 0.001^2) elsewhere, zero biases: Le et al. (2015), meant for a ReLU RNN."""
+    """Identity recurrent matrix, N(0, 0.001^2) elsewhere, zero biases: Le et al. (2015), meant for
+    a ReLU RNN."""
     return vector(leaf) or (initializers.identity() if leaf.role == "recurrent" else normal(0.001))
 
 
 def np_rnn(leaf: Leaf) -> Initializer:
-    """Normalized positive definite Whh, He normal elsewhere, zero biases: Talathi & Vartak (2016)."""
-    # Departure: the paper's own factor on the input matrix is quoted in two forms by others; this is He's.
+    """Normalized positive definite Whh, He normal elsewhere, zero biases: Talathi & Vartak
+    (2016)."""
+    # Departure: the paper's own factor on the input matrix is quoted in two forms by others; this
+    # is He's.
     if leaf.role == "recurrent":
         return structured.positive_definite_identity()
     return vector(leaf) or initializers.he("normal")
 
 
 def smart_tanh(leaf: Leaf) -> Initializer:
-    """15 non-zeros a unit at spectral radius 0.95 for Whh, N(0, 0.01^2) elsewhere: Pascanu et al. (2013)."""
+    """15 non-zeros a unit at spectral radius 0.95 for Whh, N(0, 0.01^2) elsewhere: Pascanu et al.
+    (2013)."""
     if leaf.role != "recurrent":
         return vector(leaf) or normal(0.01)
     return structured.sparse(min(15, leaf.fan_in), 0.01, spectral_radius=0.95)
@@ -82,32 +95,42 @@ def saxe_orthogonal(leaf: Leaf) -> Initializer:
 
 
 def glorot_standard(leaf: Leaf) -> Initializer:
-    """U(+-1/sqrt(fan_in)), variance 1/(3 fan_in), zero biases: the baseline of Glorot & Bengio (2010), eq. 1."""
+    """U(+-1/sqrt(fan_in)), variance 1/(3 fan_in), zero biases: the baseline of Glorot & Bengio
+    (2010), eq. 1."""
     return vector(leaf) or initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 def zaremba(limit: float = 0.1) -> Scheme:
-    """U(+-limit) for every parameter, biases included: Zaremba et al. (2014), 0.1 small, 0.05 medium, 0.04 large."""
+    """U(+-limit) for every parameter, biases included: Zaremba et al. (2014), 0.1 small, 0.05
+    medium, 0.04 large."""
     if not 0 < limit < math.inf:
         raise ValueError(f"zaremba: limit must be positive and finite, got {limit}")
-    of = lambda leaf: (leaf.role not in LEARNED and vector(leaf)) or initializers.uniform(-limit, limit)
+    of = lambda leaf: (
+        (leaf.role not in LEARNED and vector(leaf)) or initializers.uniform(-limit, limit)
+    )
     return named("zaremba", of, zaremba.__doc__)
 
 
 def chrono(longest: int = 100) -> Scheme:
-    """Glorot kernels; gate biases that spread memory over 1 to `longest` steps: Tallec & Ollivier (2018), eq. 16."""
+    """Glorot kernels; gate biases that spread memory over 1 to `longest` steps: Tallec & Ollivier
+    (2018), eq. 16."""
     if longest < 3:
         raise ValueError(f"chrono: longest must be 3 steps or more, got {longest}")
 
     def of(leaf: Leaf) -> Initializer:
-        return structured.chrono(leaf.gate, longest) if leaf.role == "bias" and leaf.gate else glorot_scheme(leaf)
+        return (
+            structured.chrono(leaf.gate, longest)
+            if leaf.role == "bias" and leaf.gate
+            else glorot_scheme(leaf)
+        )
 
     unmatched = lambda leaves: [] if any(leaf.gate for leaf in leaves) else ["the biases of gates"]
     return named("chrono", of, chrono.__doc__, unmatched)
 
 
 def forget_bias(value: float = 1.0) -> Scheme:
-    """Glorot uniform kernels; the forget bias of an LSTM at `value`, other biases 0: Jozefowicz et al. (2015)."""
+    """Glorot uniform kernels; the forget bias of an LSTM at `value`, other biases 0: Jozefowicz et
+    al. (2015)."""
     if not math.isfinite(value):
         raise ValueError(f"forget_bias: value must be finite, got {value}")
     scheme: Any = with_bias(glorot_scheme, forget=value)

@@ -1,7 +1,7 @@
 """Schemes for Transformers and other residual networks.
 
-Where a paper adds structure, it is an option of the model (`gate` for ReZero and SkipInit, `skip_scale` for DeepNorm),
-and the scheme here is the paper's draw.
+Where a paper adds structure, it is an option of the model (`gate` for ReZero and SkipInit,
+`skip_scale` for DeepNorm), and the scheme here is the paper's draw.
 """
 
 import math
@@ -37,33 +37,43 @@ T_FIXUP = (*SCALED_BRANCH, *TABLES)  # what T-Fixup's factor multiplies
 
 
 def gpt2(leaf: Leaf) -> Initializer:
-    """N(0, 0.02^2); kernels into the residual stream 0.02 / sqrt(2 n_layers); zero biases: GPT-2 as its ports read it.
+    """N(0, 0.02^2); kernels into the residual stream 0.02 / sqrt(2 n_layers); zero biases: GPT-2 as
+    its ports read it.
 
-    Two additions a block make 2 n_layers residual layers. Source: Radford et al. (2019), section 2.3, "1/sqrt(N), N the
-    number of residual layers"; the reading of 2 n_layers is that of Hugging Face's and Karpathy's code.
+    Two additions a block make 2 n_layers residual layers. Source: Radford et al. (2019), section
+    2.3, "1/sqrt(N), N the number of residual layers"; the reading of 2 n_layers is that of Hugging
+    Face's and Karpathy's code.
     """
-    return vector(leaf) or normal(0.02 / math.sqrt(2 * blocks(leaf, "gpt2")) if leaf.role in INTO_STREAM else 0.02)
+    return vector(leaf) or normal(
+        0.02 / math.sqrt(2 * blocks(leaf, "gpt2")) if leaf.role in INTO_STREAM else 0.02
+    )
 
 
 def gpt2_blocks(leaf: Leaf) -> Initializer:
-    """As gpt2 with N read as the number of blocks: 0.02 / sqrt(n_layers) into the residual stream."""
-    return vector(leaf) or normal(0.02 / math.sqrt(blocks(leaf, "gpt2_blocks")) if leaf.role in INTO_STREAM else 0.02)
+    """As gpt2 with N read as the number of blocks: 0.02 / sqrt(n_layers) into the residual
+    stream."""
+    return vector(leaf) or normal(
+        0.02 / math.sqrt(blocks(leaf, "gpt2_blocks")) if leaf.role in INTO_STREAM else 0.02
+    )
 
 
 def llama(leaf: Leaf) -> Initializer:
-    """N(0, 0.02^2) for every matrix, zero biases: LLaMA's and OLMo 2's start, without residual scaling."""
+    """N(0, 0.02^2) for every matrix, zero biases: LLaMA's and OLMo 2's start, without residual
+    scaling."""
     return vector(leaf) or normal(0.02)
 
 
 def bert(leaf: Leaf) -> Initializer:
-    """N(0, 0.02^2) cut at two standard deviations, zero biases: BERT; the cut is corrected for, as in JAX."""
+    """N(0, 0.02^2) cut at two standard deviations, zero biases: BERT; the cut is corrected for, as
+    in JAX."""
     return vector(leaf) or truncated_normal(0.02)
 
 
 def t5(leaf: Leaf) -> Initializer:
     """N(0, 1/fan_in) for every kernel, N(0, 1) for the embedding, zero biases: T5.
 
-    T5 divides its queries' variance by the width of a head and its scores by nothing; ours divides the scores.
+    T5 divides its queries' variance by the width of a head and its scores by nothing; ours divides
+    the scores.
     Source: Raffel et al. (2020) and mesh-tensorflow's code.
     """
     return vector(leaf) or (normal(1.0) if leaf.role == "embedding" else lecun("normal"))
@@ -81,7 +91,8 @@ def small_init_wang(leaf: Leaf) -> Initializer:
 
 
 def spike_no_more(leaf: Leaf) -> Initializer:
-    """N(0, 2/(5 d)), / sqrt(2 n_layers) into the residual stream, embedding N(0, 1): Takase et al. (2023)."""
+    """N(0, 2/(5 d)), / sqrt(2 n_layers) into the residual stream, embedding N(0, 1): Takase et al.
+    (2023)."""
     if leaf.role in TABLES:
         return normal(1.0)
     std = math.sqrt(2 / (5 * leaf.fan_in))
@@ -91,23 +102,27 @@ def spike_no_more(leaf: Leaf) -> Initializer:
 
 
 def xavier_transformer(leaf: Leaf) -> Initializer:
-    """Glorot uniform kernels, embedding N(0, 1/d), zero biases: Vaswani et al. (2017) as their code has it."""
+    """Glorot uniform kernels, embedding N(0, 1/d), zero biases: Vaswani et al. (2017) as their code
+    has it."""
     return normal(1 / math.sqrt(leaf.fan_out)) if leaf.role in TABLES else glorot_scheme(leaf)
 
 
 def t_fixup(leaf: Leaf) -> Initializer:
-    """Glorot uniform; embedding N(0, 1/d); values, outputs and feed-forward times (9 n_layers)^(-1/4): T-Fixup.
+    """Glorot uniform; embedding N(0, 1/d); values, outputs and feed-forward times (9
+    n_layers)^(-1/4): T-Fixup.
 
-    For a decoder; meant without normalization and without warm-up. Source: Huang et al. (2020), section 3.2.
+    For a decoder; meant without normalization and without warm-up. Source: Huang et al. (2020),
+    section 3.2.
     """
     return _t_fixup(leaf, (9 * blocks(leaf, "t_fixup")) ** -0.25 if leaf.role in T_FIXUP else 1.0)
 
 
 def fixup(leaf: Leaf) -> Initializer:
-    """Zero for the last kernel of each branch and for the readout, the others of a branch times (2 n_layers)^(-1/2).
+    """Zero for the last kernel of each branch and for the readout, the others of a branch times (2
+    n_layers)^(-1/2).
 
-    Meant for a model with norm=None, gate (the multipliers of branches, which start at 1 here), scalar_bias (before
-    every kernel and activation function, from 0) and bias=False.
+    Meant for a model with norm=None, gate (the multipliers of branches, which start at 1 here),
+    scalar_bias (before every kernel and activation function, from 0) and bias=False.
     Source: Zhang et al. (2019), Fixup, section 3, with m = 2 kernels a branch.
     """
     if leaf.role in (*INTO_STREAM, "readout"):
@@ -115,15 +130,20 @@ def fixup(leaf: Leaf) -> Initializer:
     if leaf.role == "residual_gate":
         return ones
     he = initializers.he("normal")
-    return vector(leaf) or (scaled(he, (2 * blocks(leaf, "fixup")) ** -0.5) if leaf.role in SCALED_BRANCH else he)
+    return vector(leaf) or (
+        scaled(he, (2 * blocks(leaf, "fixup")) ** -0.5) if leaf.role in SCALED_BRANCH else he
+    )
 
 
 def deepnorm(leaf: Leaf) -> Initializer:
-    """Glorot normal; values, outputs and feed-forward times (8 n_layers)^(-1/4): DeepNorm for one stack.
+    """Glorot normal; values, outputs and feed-forward times (8 n_layers)^(-1/4): DeepNorm for one
+    stack.
 
     Meant for post-norm with `skip_scale` (2 n_layers)^(1/4). Source: Wang et al. (2022), figure 2.
     """
-    return _deepnorm(leaf, (8 * blocks(leaf, "deepnorm")) ** -0.25 if leaf.role in SCALED_BRANCH else 1.0)
+    return _deepnorm(
+        leaf, (8 * blocks(leaf, "deepnorm")) ** -0.25 if leaf.role in SCALED_BRANCH else 1.0
+    )
 
 
 def _deepnorm(leaf: Leaf, factor: float) -> Initializer:
@@ -131,10 +151,12 @@ def _deepnorm(leaf: Leaf, factor: float) -> Initializer:
 
 
 def mimetic(leaf: Leaf) -> Rule | Initializer:
-    """Queries and keys whose product is near the identity, values and outputs near its negative: mimetic attention.
+    """Queries and keys whose product is near the identity, values and outputs near its negative:
+    mimetic attention.
 
-    W_Q W_K^T ~ 0.7 Z + 0.7 I of every head, W_V W_O = 0.4 Z - 0.4 I, Z ~ N(0, 1/d); elsewhere `xavier_transformer`.
-    Meant for a Vision Transformer with sinusoidal positions, with as many key as query heads.
+    W_Q W_K^T ~ 0.7 Z + 0.7 I of every head, W_V W_O = 0.4 Z - 0.4 I, Z ~ N(0, 1/d); elsewhere
+    `xavier_transformer`. Meant for a Vision Transformer with sinusoidal positions, with as many key
+    as query heads.
     Source: Trockman & Kolter (2023), section 3 and table 1.
     """
     attention = _attention(leaf)
@@ -148,7 +170,8 @@ def mimetic(leaf: Leaf) -> Rule | Initializer:
 
 
 def _attention(leaf: Leaf) -> str:
-    """The path of the attention of a kernel: `a` of `a.query`, of `a.query.kernel` and of `a.qkv.kernel.query`."""
+    """The path of the attention of a kernel: `a` of `a.query`, of `a.query.kernel` and of
+    `a.qkv.kernel.query`."""
     path = leaf.name.split(".")
     if "kernel" in path:
         path = path[: path.index("kernel")]
@@ -167,17 +190,25 @@ def rezero(leaf: Leaf) -> Initializer:
 def skipinit(leaf: Leaf) -> Initializer:
     """He normal; every branch times a gate that starts at 0: SkipInit, for a model with `gate`.
 
-    Meant without normalization. Source: De & Smith (2020), section 4. It differs from ReZero in the draw alone.
+    Meant without normalization. Source: De & Smith (2020), section 4. It differs from ReZero in the
+    draw alone.
     """
-    return normal(1 / math.sqrt(leaf.fan_out)) if leaf.role in TABLES else vector(leaf) or initializers.he("normal")
+    return (
+        normal(1 / math.sqrt(leaf.fan_out))
+        if leaf.role in TABLES
+        else vector(leaf) or initializers.he("normal")
+    )
 
 
 def t_fixup_encoder(leaf: Leaf) -> Initializer:
-    """As t_fixup with the encoder's factor, 0.67 n_layers^(-1/4), for values, outputs and feed-forward kernels.
+    """As t_fixup with the encoder's factor, 0.67 n_layers^(-1/4), for values, outputs and
+    feed-forward kernels.
 
     The embedding takes it too. Source: Huang et al. (2020), section 3.2.
     """
-    return _t_fixup(leaf, 0.67 * blocks(leaf, "t_fixup_encoder") ** -0.25 if leaf.role in T_FIXUP else 1.0)
+    return _t_fixup(
+        leaf, 0.67 * blocks(leaf, "t_fixup_encoder") ** -0.25 if leaf.role in T_FIXUP else 1.0
+    )
 
 
 def _t_fixup(leaf: Leaf, factor: float) -> Initializer:
@@ -205,7 +236,8 @@ def encoder_decoder(encoder: Scheme, decoder: Scheme) -> Scheme:
 
 
 class DeepNorm(NamedTuple):
-    """DeepNorm for two stacks: its scheme, and the `skip_scale` of the encoder and of the decoder."""
+    """DeepNorm for two stacks: its scheme, and the `skip_scale` of the encoder and of the
+    decoder."""
 
     scheme: Scheme
     skip_scale: float
@@ -215,8 +247,8 @@ class DeepNorm(NamedTuple):
 def deepnorm_pair(encoder_layers: int, decoder_layers: int) -> DeepNorm:
     """DeepNorm for N encoder and M decoder blocks.
 
-    Encoder: the stream times 0.81 (N^4 M)^(1/16), values, outputs and feed-forward times 0.87 (N^4 M)^(-1/16); decoder:
-    (3 M)^(1/4) and (12 M)^(-1/4). Source: Wang et al. (2022), figure 2.
+    Encoder: the stream times 0.81 (N^4 M)^(1/16), values, outputs and feed-forward times 0.87 (N^4
+    M)^(-1/16); decoder: (3 M)^(1/4) and (12 M)^(-1/4). Source: Wang et al. (2022), figure 2.
     """
     n, m = encoder_layers, decoder_layers
     beta = (0.87 * (n**4 * m) ** (-1 / 16), (12 * m) ** -0.25)
@@ -224,7 +256,9 @@ def deepnorm_pair(encoder_layers: int, decoder_layers: int) -> DeepNorm:
     def of(factor: float) -> Scheme:
         return named("deepnorm", lambda leaf: _deepnorm(leaf, factor), deepnorm_pair.__doc__)
 
-    return DeepNorm(encoder_decoder(of(beta[0]), of(beta[1])), 0.81 * (n**4 * m) ** (1 / 16), (3 * m) ** 0.25)
+    return DeepNorm(
+        encoder_decoder(of(beta[0]), of(beta[1])), 0.81 * (n**4 * m) ** (1 / 16), (3 * m) ** 0.25
+    )
 
 
 for _scheme in (gpt2, gpt2_blocks, small_init_wang, spike_no_more):
@@ -233,7 +267,10 @@ for _scheme in (gpt2, gpt2_blocks, small_init_wang, spike_no_more):
 for _scheme in (t_fixup, t_fixup_encoder, deepnorm):
     named(_scheme.__name__, _scheme, _scheme.__doc__, without_branches)
 
-for _scheme, _roles in ((fixup, ("value", "ffn_in", "readout")), (mimetic, ("query", "key", "value"))):
+for _scheme, _roles in (
+    (fixup, ("value", "ffn_in", "readout")),
+    (mimetic, ("query", "key", "value")),
+):
     named(_scheme.__name__, _scheme, _scheme.__doc__, partial(without_stream, also=_roles))
 
 for _scheme in (rezero, skipinit):

@@ -1,9 +1,11 @@
-"""A recurrent network through time: how far back its gradient reaches, what its state keeps, and what theory says.
+"""A recurrent network through time: how far back its gradient reaches, what its state keeps, and
+what theory says.
 
-    model, parameters, batch -> sizes of states and their gradients by layer and step, Jacobians between steps
+    model, parameters, batch -> sizes of states and their gradients by layer and step,
+                                Jacobians between steps
 
-`states_and_gradients` and `step_jacobians` are pure, for one draw; `memory_length` and `singular_values` take what they
-find.
+`states_and_gradients` and `step_jacobians` are pure, for one draw; `memory_length` and
+`singular_values` take what they find.
 """
 
 import math
@@ -26,11 +28,12 @@ FALL = math.exp(-1)  # what of the gradient is left at the memory length
 
 
 class Course(NamedTuple):
-    """Signals of the states of every layer at every step. Steps run forward; sizes are those of an example.
+    """Signals of the states of every layer at every step. Steps run forward; sizes are those of an
+    example.
 
-    Shapes: `[layers, carries, steps]`; `gradient` is the norm of dC/ds_t, where C is the loss of the last output and
-    s_t a state (h, and for an LSTM c), root mean square over examples; `mean` and `mean_square` are of the states'
-    entries.
+    Shapes: `[layers, carries, steps]`; `gradient` is the norm of dC/ds_t, where C is the loss of
+    the last output and s_t a state (h, and for an LSTM c), root mean square over examples; `mean`
+    and `mean_square` are of the states' entries.
     """
 
     gradient: Float[Array, "layers carries steps"]
@@ -38,20 +41,27 @@ class Course(NamedTuple):
     mean_square: Float[Array, "layers carries steps"]
 
 
-def states_and_gradients(model: Functional, loss: Loss, params: Params, batch: tuple[Array, Array]) -> Course:
+def states_and_gradients(
+    model: Functional, loss: Loss, params: Params, batch: tuple[Array, Array]
+) -> Course:
     """The course of the states and of their gradients, by taps on every state of the time loop.
 
-    A gradient goes back through everything that depends on the state, later steps and higher layers alike. Where the
-    network answers at every step, C is the loss of its last answer, so that all of the gradient comes from there.
-    Assumes a network with a time loop in one direction. Raises: ValueError for another, and for a batch without
-    examples.
+    A gradient goes back through everything that depends on the state, later steps and higher layers
+    alike. Where the network answers at every step, C is the loss of its last answer, so that all of
+    the gradient comes from there. Assumes a network with a time loop in one direction. Raises:
+    ValueError for another, and for a batch without examples.
     """
     x, y = batch
     if not x.shape[0]:
-        raise ValueError(f"a look through time needs one example or more, got a batch of shape {x.shape}")
+        raise ValueError(
+            f"a look through time needs one example or more, got a batch of shape {x.shape}"
+        )
     module = model.filled(params)
     if not hasattr(module, "unrolled"):
-        raise ValueError(f"{type(module).__name__} has no time loop to look through; probe rnn, lstm, gru, mgu or lru")
+        raise ValueError(
+            f"{type(module).__name__} has no time loop to look through; probe rnn, lstm, gru, mgu "
+            "or lru"
+        )
     shapes = jax.eval_shape(lambda: module.unrolled(x)[1])
     taps = jax.tree.map(lambda of: jnp.zeros(of.shape, of.dtype), shapes)
 
@@ -63,35 +73,47 @@ def states_and_gradients(model: Functional, loss: Loss, params: Params, batch: t
 
     gradients, states = jax.grad(cost, has_aux=True)(taps)
     wide = lambda of: of.astype(at_least_float32(of.dtype))
-    stacked = lambda of: wide(jnp.stack([jnp.stack(carry) for carry in of]))  # [layer, carry, t, b, n]
+    stacked = lambda of: wide(
+        jnp.stack([jnp.stack(carry) for carry in of])
+    )  # [layer, carry, t, b, n]
     g, s = stacked(gradients), stacked(states)
     size = float(x.shape[0])  # the loss is a mean over examples
-    return Course(size * jnp.sqrt(jnp.mean(jnp.sum(g**2, -1), -1)), s.mean((-2, -1)), (s**2).mean((-2, -1)))
+    return Course(
+        size * jnp.sqrt(jnp.mean(jnp.sum(g**2, -1), -1)), s.mean((-2, -1)), (s**2).mean((-2, -1))
+    )
 
 
 def step_jacobians(model: Functional, params: Params, x: Array) -> Float[Array, "t s s"]:
-    """ds_t/ds_(t-1) of every step of the last layer for one example, its inputs held fixed; s is the whole state.
+    """ds_t/ds_(t-1) of every step of the last layer for one example, its inputs held fixed; s is
+    the whole state.
 
     Shapes: x `[1, time, ...]`; s has carries * n entries.
     """
     module: Any = model.filled(params)
     _, states, projections = module.unrolled(x)
     layer, starts = module.layers[-1], module.start(1)[-1]
-    before = tuple(jnp.concatenate([first[None], of[:-1]]) for first, of in zip(starts, states[-1], strict=True))
+    before = tuple(
+        jnp.concatenate([first[None], of[:-1]])
+        for first, of in zip(starts, states[-1], strict=True)
+    )
 
     def one(at: tuple[Any, Any]) -> Array:
         carry, z = at
         parts = lambda flat: tuple(part[None] for part in jnp.split(flat, len(carry)))
-        after = lambda flat: jnp.concatenate([of[0] for of in module.step(layer, parts(flat), z, None)])
+        after = lambda flat: jnp.concatenate(
+            [of[0] for of in module.step(layer, parts(flat), z, None)]
+        )
         return jax.jacfwd(after)(jnp.concatenate([of[0] for of in carry]))
 
     return jax.lax.map(one, (before, projections[-1]))
 
 
 def singular_values(by_step: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Singular values of ds_T/ds_t, largest first, at lags T - t evenly spaced on a log scale: (lags, values).
+    """Singular values of ds_T/ds_t, largest first, at lags T - t evenly spaced on a log scale:
+    (lags, values).
 
-    The product of the steps' Jacobians, in float64. Shapes: by_step `[t, s, s]`; lags `[k]`; values `[k, s]`.
+    The product of the steps' Jacobians, in float64. Shapes: by_step `[t, s, s]`; lags `[k]`; values
+    `[k, s]`.
     """
     total = len(by_step)
     lags = np.unique(np.geomspace(1, max(total - 1, 1), LAGS).astype(int))
@@ -99,16 +121,19 @@ def singular_values(by_step: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     for lag in range(1, lags[-1] + 1):
         product = product @ by_step[total - lag].astype(np.float64)  # ds_T/ds_(T-1) first
         if lag in lags:
-            clean = np.nan_to_num(product, nan=0.0, posinf=np.finfo(float).max, neginf=np.finfo(float).min)
+            clean = np.nan_to_num(
+                product, nan=0.0, posinf=np.finfo(float).max, neginf=np.finfo(float).min
+            )
             found.append(np.linalg.svd(clean, compute_uv=False))
     return lags, np.stack(found)
 
 
 def memory_length(gradient: np.ndarray) -> np.ndarray:
-    """In how many steps back the gradient falls to 1/e: the first such lag, infinite where there is none.
+    """In how many steps back the gradient falls to 1/e: the first such lag, infinite where there is
+    none.
 
-    Counted from the last state but one, whose gradient has come back through one step: that of the last state has come
-    straight from the readout. Shapes: `[..., steps]` -> `[...]`, in steps.
+    Counted from the last state but one, whose gradient has come back through one step: that of the
+    last state has come straight from the readout. Shapes: `[..., steps]` -> `[...]`, in steps.
     """
     back = gradient[..., -2::-1]
     below = back <= FALL * back[..., :1]
@@ -118,11 +143,13 @@ def memory_length(gradient: np.ndarray) -> np.ndarray:
 def expected_mean_square(
     leaves: Sequence[Leaf], params: dict[str, np.ndarray], x: np.ndarray, activation: str
 ) -> np.ndarray | None:
-    """Mean square of h_t by mean-field theory for a vanilla RNN of one layer; None for other networks.
+    """Mean square of h_t by mean-field theory for a vanilla RNN of one layer; None for other
+    networks.
 
-    q_t = n Var[U] E[phi(sqrt(q_(t-1)) z)^2] + |x_t W + b|^2 / n of every example: as in a deep net, though the weights
-    of all steps are the same ones. Shapes: x `[b, t, i]` -> `[t]`.
-    Assumes wide layers and a recurrent matrix of mean 0. Source: Chen, Pennington & Schoenholz (2018), eq. 6.
+    q_t = n Var[U] E[phi(sqrt(q_(t-1)) z)^2] + |x_t W + b|^2 / n of every example: as in a deep net,
+    though the weights of all steps are the same ones. Shapes: x `[b, t, i]` -> `[t]`.
+    Assumes wide layers and a recurrent matrix of mean 0. Source: Chen, Pennington & Schoenholz
+    (2018), eq. 6.
     """
     kinds = {leaf.kind for leaf in leaves if leaf.role == "recurrent"}
     one_layer = sum(leaf.role == "recurrent" for leaf in leaves) == 1
@@ -136,7 +163,9 @@ def expected_mean_square(
     spread, square, found = u.shape[0] * float(u.var()), np.zeros(len(x)), []
     for given in into.T:
         root = np.sqrt(spread * square + given)
-        nodes, weights = theory.nodes_of(scale=1 / max(float(root.max()), 1e-9))  # fine enough for every example
+        nodes, weights = theory.nodes_of(
+            scale=1 / max(float(root.max()), 1e-9)
+        )  # fine enough for every example
         square = phi(root[:, None] * nodes) ** 2 @ weights
         found.append(float(square.mean()))
     return np.asarray(found)

@@ -1,14 +1,19 @@
-"""Look inside a pure function: every product with one of its parameters, in the order in which data meets them.
+"""Look inside a pure function: every product with one of its parameters, in the order in which data
+meets them.
 
-    function -> jaxpr -> the same computation, with statistics of each product, and of its gradient, beside its result
+    function -> jaxpr -> the same computation, with statistics of each product, and of its
+                         gradient, beside its result
 
-The function is traced, and its equations are run again one by one, through `jit`, `jax.checkpoint`, custom derivatives,
-`lax.scan`, `lax.cond` and `lax.switch`. A custom derivative around a product gives way to the derivative of the program
-itself; one around anything else stays. Which parameter, and which of its copies (gates, heads), stands in a product is
-followed through what only moves entries: reshaping, transposing, slicing, stacking. Parameters that are joined along an
-output axis have one product, which is cut back into theirs. So any model can be watched as it is, without hooks.
+The function is traced, and its equations are run again one by one, through `jit`, `jax.checkpoint`,
+custom derivatives, `lax.scan`, `lax.cond` and `lax.switch`. A custom derivative around a product
+gives way to the derivative of the program itself; one around anything else stays. Which parameter,
+and which of its copies (gates, heads), stands in a product is followed through what only moves
+entries: reshaping, transposing, slicing, stacking. Parameters that are joined along an output axis
+have one product, which is cut back into theirs. So any model can be watched as it is, without
+hooks.
 
-What is kept is what a `Measure` makes of an array, on the device: statistics, never the array itself.
+What is kept is what a `Measure` makes of an array, on the device: statistics, never the array
+itself.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -30,10 +35,27 @@ Measure: TypeAlias = Callable[[Float[Array, "groups entries"]], Any]
 PRODUCTS = {"dot_general", "conv_general_dilated", "gather"}
 # What leaves entries as they are, and only moves them.
 MOVES = {
-    "reshape", "transpose", "squeeze", "slice", "broadcast_in_dim", "expand_dims", "rev", "split", "unstack", "stack",
+    "reshape",
+    "transpose",
+    "squeeze",
+    "slice",
+    "broadcast_in_dim",
+    "expand_dims",
+    "rev",
+    "split",
+    "unstack",
+    "stack",
     "concatenate",
-}  # fmt: skip
-CASTS = {"convert_element_type", "copy", "copy_p", "name", "reduce_precision", "stop_gradient", "optimization_barrier"}
+}
+CASTS = {
+    "convert_element_type",
+    "copy",
+    "copy_p",
+    "name",
+    "reduce_precision",
+    "stop_gradient",
+    "optimization_barrier",
+}
 INNER = {  # the parameter that holds the inner program of what only calls it
     "jit": "jaxpr",
     "pjit": "jaxpr",
@@ -46,7 +68,8 @@ INNER = {  # the parameter that holds the inner program of what only calls it
 
 
 class Origin(NamedTuple):
-    """Which copy of which parameter each entry of a value comes from: its number among the copies of all parameters."""
+    """Which copy of which parameter each entry of a value comes from: its number among the copies
+    of all parameters."""
 
     number: np.ndarray  # int, of the value's shape
 
@@ -54,9 +77,9 @@ class Origin(NamedTuple):
 class Site(NamedTuple):
     """One product as it is met: its parameter, the copies that it is of, and what was measured.
 
-    Shapes: `copies` `[*loops, groups]`, one axis for each loop around it; `product` `[*loops, groups, ...]`; `given`,
-    the measure of what the parameter multiplies, `[*loops, 1, ...]`. Both are NaN for a product of a branch that was
-    not taken.
+    Shapes: `copies` `[*loops, groups]`, one axis for each loop around it; `product` `[*loops,
+    groups, ...]`; `given`, the measure of what the parameter multiplies, `[*loops, 1, ...]`. Both
+    are NaN for a product of a branch that was not taken.
     """
 
     name: str
@@ -95,7 +118,8 @@ def moments(entries: Float[Array, "groups entries"]) -> Moments:
 
 
 def copies_of(leaf: Leaf, first: int = 0) -> np.ndarray:
-    """The number, from `first` on, of the copy that each entry of a parameter belongs to: an int array of its shape."""
+    """The number, from `first` on, of the copy that each entry of a parameter belongs to: an int
+    array of its shape."""
     numbers = np.arange(first, first + leaf.copies, dtype=np.int32)
     return np.broadcast_to(numbers.reshape(leaf.copy_shape), leaf.shape)
 
@@ -110,14 +134,16 @@ def by_copy(measure: Measure, leaf: Leaf, values: Array) -> Any:
 def products(
     function: Callable[..., Any], leaves: Iterable[Leaf], params: Params, *arguments: Any
 ) -> tuple[Any, dict[str, Moments]]:
-    """The result of `function(params, *arguments)`, and the moments of every product with a parameter.
+    """The result of `function(params, *arguments)`, and the moments of every product with a
+    parameter.
 
-    A product is a matrix product or a convolution with a parameter, or rows picked from one whose role is `embedding`
-    or `input`; the moments of one that is used more than once (steps of a loop, tied weights) are pooled.
-    Shapes: `{name: Moments}`, `[copies]` each, in the order in which the data meets the parameters. Can be jitted,
-    mapped and differentiated.
-    Products of a branch that is not taken count as none. Assumes that a loop with an unknown number of turns (`while`)
-    holds no product with a parameter; one that is there is left out.
+    A product is a matrix product or a convolution with a parameter, or rows picked from one whose
+    role is `embedding` or `input`; the moments of one that is used more than once (steps of a loop,
+    tied weights) are pooled.
+    Shapes: `{name: Moments}`, `[copies]` each, in the order in which the data meets the parameters.
+    Can be jitted, mapped and differentiated.
+    Products of a branch that is not taken count as none. Assumes that a loop with an unknown number
+    of turns (`while`) holds no product with a parameter; one that is there is left out.
     """
     leaves = tuple(leaves)
     out, sites = watched(function, leaves, moments, params, None, *arguments)
@@ -129,7 +155,9 @@ def products(
             jnp.where(made, of, 0).reshape(-1), site.copies.reshape(-1), counts[site.name]
         )
         of = jax.tree.map(add, site.product)
-        pooled[site.name] = jax.tree.map(jnp.add, pooled[site.name], of) if site.name in pooled else of
+        pooled[site.name] = (
+            jax.tree.map(jnp.add, pooled[site.name], of) if site.name in pooled else of
+        )
     return out, pooled
 
 
@@ -141,11 +169,13 @@ def watched(
     taps: Sequence[Any] | None,
     *arguments: Any,
 ) -> tuple[Any, list[Site]]:
-    """The result of `function(params, *arguments)`, and a site for every product with a parameter, in data order.
+    """The result of `function(params, *arguments)`, and a site for every product with a parameter,
+    in data order.
 
-    `taps`, where given, are zeros of the shapes of the sites' `product`: the gradient with respect to them is the
-    measure of the gradient with respect to each product (a measure is not linear: it is not a gradient, but takes the
-    same way back). `jax.eval_shape` of this function without taps tells their shapes.
+    `taps`, where given, are zeros of the shapes of the sites' `product`: the gradient with respect
+    to them is the measure of the gradient with respect to each product (a measure is not linear: it
+    is not a gradient, but takes the same way back). `jax.eval_shape` of this function without taps
+    tells their shapes.
     """
     by_name = {leaf.name: leaf for leaf in leaves}
     flat, tree = jax.tree.flatten((params, arguments))
@@ -157,7 +187,9 @@ def watched(
     traced, shape = jax.make_jaxpr(plain, return_shape=True)(*flat)
     names = sorted(params)  # the order in which a dictionary is flattened
     copies = [leaf.copies for leaf in by_name.values()]
-    first = dict(zip(by_name, np.cumsum([0, *copies]).tolist(), strict=False))  # the number of each one's first copy
+    first = dict(
+        zip(by_name, np.cumsum([0, *copies]).tolist(), strict=False)
+    )  # the number of each one's first copy
     origins: list[Origin | None] = [
         Origin(copies_of(by_name[name], first[name])) if name in by_name else None for name in names
     ]
@@ -170,10 +202,11 @@ def watched(
 
 
 def named(function: Callable[..., Any], *arguments: Any) -> tuple[Any, dict[str, Array]]:
-    """The result of `function(*arguments)`, and every value that it names by `jax.ad_checkpoint.checkpoint_name`.
+    """The result of `function(*arguments)`, and every value that it names by
+    `jax.ad_checkpoint.checkpoint_name`.
 
-    In the order in which they are computed; of a name that is given twice, the first. Names inside loops are left out.
-    """
+    In the order in which they are computed; of a name that is given twice, the first. Names inside
+    loops are left out."""
     flat, tree = jax.tree.flatten(arguments)
     plain = lambda *flat: function(*jax.tree.unflatten(tree, flat))
     traced, shape = jax.make_jaxpr(plain, return_shape=True)(*flat)
@@ -182,7 +215,9 @@ def named(function: Callable[..., Any], *arguments: Any) -> tuple[Any, dict[str,
     return jax.tree.unflatten(jax.tree.structure(shape), out), values
 
 
-def _collect_named(jaxpr: Any, consts: Sequence[Any], arguments: Sequence[Any], found: dict[str, Array]) -> list[Any]:
+def _collect_named(
+    jaxpr: Any, consts: Sequence[Any], arguments: Sequence[Any], found: dict[str, Array]
+) -> list[Any]:
     """Evaluate a jaxpr; named values are put into `found` on the way."""
     values: dict[Any, Any] = dict(zip(jaxpr.constvars, consts, strict=True))
     values |= zip(jaxpr.invars, arguments, strict=True)
@@ -203,7 +238,9 @@ def _collect_named(jaxpr: Any, consts: Sequence[Any], arguments: Sequence[Any], 
 
 def _alone(jaxpr: Any, equation: Any, variables: Sequence[Any]) -> Callable[..., list[Any]]:
     """One equation of a jaxpr as a function of those of its inputs that are not literals."""
-    one = jaxpr.replace(constvars=[], invars=list(variables), outvars=equation.outvars, eqns=[equation])
+    one = jaxpr.replace(
+        constvars=[], invars=list(variables), outvars=equation.outvars, eqns=[equation]
+    )
     return jex.jaxpr_as_fun(jex.ClosedJaxpr(one, ()))
 
 
@@ -211,9 +248,11 @@ Origins: TypeAlias = list[Origin | None]
 
 
 class _Look(NamedTuple):
-    """How to look: what to measure, the parameters whose rows are picked, and the taps that are still to be used.
+    """How to look: what to measure, the parameters whose rows are picked, and the taps that are
+    still to be used.
 
-    `owner` gives the place in `known` of the parameter that a number belongs to, `known` its name and first number.
+    `owner` gives the place in `known` of the parameter that a number belongs to, `known` its name
+    and first number.
     """
 
     measure: Measure
@@ -223,35 +262,58 @@ class _Look(NamedTuple):
     taps: Iterator[Any] | None
 
     def run(
-        self, jaxpr: Any, consts: Sequence[Any], arguments: Sequence[Any], origins: Sequence[Origin | None]
+        self,
+        jaxpr: Any,
+        consts: Sequence[Any],
+        arguments: Sequence[Any],
+        origins: Sequence[Origin | None],
     ) -> tuple[list[Any], Origins, list[Site]]:
-        """Evaluate a jaxpr; beside its results, where each comes from and the products that were met."""
+        """Evaluate a jaxpr; beside its results, where each comes from and the products that were
+        met."""
         values: dict[Any, Any] = dict(zip(jaxpr.constvars, consts, strict=True))
         values |= zip(jaxpr.invars, arguments, strict=True)
-        known: dict[Any, Origin] = {var: of for var, of in zip(jaxpr.invars, origins, strict=True) if of is not None}
+        known: dict[Any, Origin] = {
+            var: of for var, of in zip(jaxpr.invars, origins, strict=True) if of is not None
+        }
         sites: list[Site] = []
         read = lambda var: var.val if isinstance(var, jex.Literal) else values[var]
         origin_of = lambda var: None if isinstance(var, jex.Literal) else known.get(var)
         for equation in jaxpr.eqns:
-            given, of = [read(var) for var in equation.invars], [origin_of(var) for var in equation.invars]
+            given, of = (
+                [read(var) for var in equation.invars],
+                [origin_of(var) for var in equation.invars],
+            )
             variables = [var for var in equation.invars if not isinstance(var, jex.Literal)]
             out, come_from, met = self.step(equation, _alone(jaxpr, equation, variables), given, of)
             sites += met
             values |= zip(equation.outvars, out, strict=True)
-            known |= {var: of for var, of in zip(equation.outvars, come_from, strict=True) if of is not None}
-        return [read(var) for var in jaxpr.outvars], [origin_of(var) for var in jaxpr.outvars], sites
+            known |= {
+                var: of
+                for var, of in zip(equation.outvars, come_from, strict=True)
+                if of is not None
+            }
+        return (
+            [read(var) for var in jaxpr.outvars],
+            [origin_of(var) for var in jaxpr.outvars],
+            sites,
+        )
 
     def step(
         self, equation: Any, alone: Callable[..., Any], given: list[Any], of: Origins
     ) -> tuple[list[Any], Origins, list[Site]]:
-        """Evaluate one equation; `alone` does so as JAX would, given those of its inputs that are not literals."""
+        """Evaluate one equation; `alone` does so as JAX would, given those of its inputs that are
+        not literals."""
         kind = equation.primitive.name
         nothing: Origins = [None] * len(equation.outvars)
         if any(of):
             if kind in INNER:
                 inner = _opened(equation.params[INNER[kind]])
                 if kind.startswith("custom") and not _has_product(inner[0]):
-                    return alone(*_of_variables(equation, given)), self.seen(inner, given, of)[0], []
+                    return (
+                        alone(*_of_variables(equation, given)),
+                        self.seen(inner, given, of)[0],
+                        [],
+                    )
                 return self.run(*inner, given, of)
             if kind == "scan":
                 return self.scan(equation, given, of)
@@ -261,20 +323,30 @@ class _Look(NamedTuple):
         if not any(of):
             return out, nothing, []
         if kind in MOVES and all(of):
-            # What moves entries moves the numbers of their copies, though those are whole where the entries are not.
+            # What moves entries moves the numbers of their copies, though those are whole where the
+            # entries are not.
             with jax.ensure_compile_time_eval(), jax.enable_checks(False):
                 moved = alone(*[jnp.asarray(origin.number) for origin in of if origin])
             return out, [Origin(np.asarray(number)) for number in moved], []
         if kind in CASTS:
             return out, of[: len(out)], []
         if kind in ("mul", "div") and any(np.ndim(value) == 0 for value in given):  # a multiplier
-            return out, [next(origin for origin in of if origin)] if np.ndim(out[0]) else nothing, []
+            return (
+                out,
+                [next(origin for origin in of if origin)] if np.ndim(out[0]) else nothing,
+                [],
+            )
         place = None
         if kind == "dot_general" and not all(of):
             place = _of_product(out[0], of, equation.params["dimension_numbers"])
         elif kind == "conv_general_dilated" and of[1] is not None:
             place = _of_convolution(of[1], equation.params["dimension_numbers"])
-        elif kind == "gather" and of[0] is not None and len(names := self.names(of[0])) == 1 and names <= self.rows:
+        elif (
+            kind == "gather"
+            and of[0] is not None
+            and len(names := self.names(of[0])) == 1
+            and names <= self.rows
+        ):
             place = np.asarray([dict(self.known)[name] for name in names], np.int32), ()
         if place is None or not out[0].size:
             return out, nothing, []
@@ -292,15 +364,19 @@ class _Look(NamedTuple):
         return {self.known[place][0] for place in np.unique(self.owner[_bare(origin.number)])}
 
     def apart(self, number: np.ndarray) -> dict[str, np.ndarray]:
-        """The copies of each parameter among numbers, -1 where they are another's, in the order in which they stand."""
+        """The copies of each parameter among numbers, -1 where they are another's, in the order in
+        which they stand."""
         owner, found = self.owner[number], {}
         for place in dict.fromkeys(owner.reshape(-1).tolist()):
             name, first = self.known[place]
             found[name] = np.where(owner == place, number - first, -1)
         return found
 
-    def site(self, y: Array, other: Array, name: str, copy: np.ndarray, axes: tuple[int, ...]) -> tuple[Array, Site]:
-        """Measure `y`, whose entries along `axes` belong to the copies `copy`, and what the parameter multiplied.
+    def site(
+        self, y: Array, other: Array, name: str, copy: np.ndarray, axes: tuple[int, ...]
+    ) -> tuple[Array, Site]:
+        """Measure `y`, whose entries along `axes` belong to the copies `copy`, and what the
+        parameter multiplied.
 
         Entries of the copy -1 belong to another parameter.
         """
@@ -312,7 +388,8 @@ class _Look(NamedTuple):
     def seen(
         self, inner: tuple[Any, Sequence[Any]], given: Sequence[Any], of: Origins
     ) -> tuple[Origins, list[Site], list[Any]]:
-        """Where the results of an inner program come from, its sites, and the shapes of what they measure."""
+        """Where the results of an inner program come from, its sites, and the shapes of what they
+        measure."""
         origins: Origins = []
         sites: list[Site] = []
 
@@ -323,14 +400,20 @@ class _Look(NamedTuple):
         shapes = jax.eval_shape(look, list(given))
         return origins, sites, shapes
 
-    def branches(self, equation: Any, given: list[Any], of: Origins) -> tuple[list[Any], Origins, list[Site]]:
-        """A choice: what differs between the branches is measured where it is made, and NaN where it is not.
+    def branches(
+        self, equation: Any, given: list[Any], of: Origins
+    ) -> tuple[list[Any], Origins, list[Site]]:
+        """A choice: what differs between the branches is measured where it is made, and NaN where
+        it is not.
 
-        Products of two branches with the same copies of one parameter, of the same shapes, are one site.
+        Products of two branches with the same copies of one parameter, of the same shapes, are one
+        site.
         """
         index, *operands = given
         inner = [_opened(branch) for branch in equation.params["branches"]]
-        slots: dict[tuple[Any, ...], tuple[Site, Any]] = {}  # by what tells sites apart: one of each, and its shapes
+        slots: dict[
+            tuple[Any, ...], tuple[Site, Any]
+        ] = {}  # by what tells sites apart: one of each, and its shapes
         in_branch: list[list[tuple[Any, ...]]] = []
         come_from: list[Origins] = []
         for one in inner:
@@ -350,41 +433,63 @@ class _Look(NamedTuple):
                 by_key = None if taps is None else dict(zip(slots, taps, strict=True))
                 mine = None if by_key is None else iter([by_key[key] for key in in_branch[k]])
                 out, _, sites = self._replace(taps=mine).run(*inner[k], operands, of[1:])
-                measured = {key: (site.product, site.given) for key, site in zip(in_branch[k], sites, strict=True)}
-                return out, [measured.get(key, _not_made(shape)) for key, (_, shape) in slots.items()]
+                measured = {
+                    key: (site.product, site.given)
+                    for key, site in zip(in_branch[k], sites, strict=True)
+                }
+                return out, [
+                    measured.get(key, _not_made(shape)) for key, (_, shape) in slots.items()
+                ]
 
             return run
 
         flat = None if taps is None else list(taps.values())
-        out, measured = jax.lax.switch(index, [branch(k) for k in range(len(inner))], operands, flat)
+        out, measured = jax.lax.switch(
+            index, [branch(k) for k in range(len(inner))], operands, flat
+        )
         sites = [
-            Site(site.name, site.copies, *of_site) for (site, _), of_site in zip(slots.values(), measured, strict=True)
+            Site(site.name, site.copies, *of_site)
+            for (site, _), of_site in zip(slots.values(), measured, strict=True)
         ]
         return out, [_agreed(origins) for origins in zip(*come_from, strict=True)], sites
 
-    def scan(self, equation: Any, given: list[Any], of: Origins) -> tuple[list[Any], Origins, list[Site]]:
-        """A loop: what stays the same keeps where it comes from, slices of stacked parameters are their own copies."""
+    def scan(
+        self, equation: Any, given: list[Any], of: Origins
+    ) -> tuple[list[Any], Origins, list[Site]]:
+        """A loop: what stays the same keeps where it comes from, slices of stacked parameters are
+        their own copies."""
         settings, (body, body_consts) = equation.params, _opened(equation.params["jaxpr"])
-        deeper = lambda outer, inner: [a.aval.ndim > b.aval.ndim for a, b in zip(outer, inner, strict=True)]
-        carries = deeper(equation.outvars, body.outvars).count(False)  # what is stacked has an axis more outside
+        deeper = lambda outer, inner: [
+            a.aval.ndim > b.aval.ndim for a, b in zip(outer, inner, strict=True)
+        ]
+        carries = deeper(equation.outvars, body.outvars).count(
+            False
+        )  # what is stacked has an axis more outside
         consts = deeper(equation.invars, body.invars).count(False) - carries
-        # Flax carries a cell's parameters through its loop, and hands them on as they are: they are constants too.
+        # Flax carries a cell's parameters through its loop, and hands them on as they are: they are
+        # constants too.
         kept = [body.outvars[k] is body.invars[consts + k] for k in range(carries)]
         inside: Origins = []
-        by_turn: dict[str, np.ndarray] = {}  # the numbers of the copies of a stacked parameter, turn after turn
+        by_turn: dict[
+            str, np.ndarray
+        ] = {}  # the numbers of the copies of a stacked parameter, turn after turn
         for k, origin in enumerate(of):
             if consts <= k < consts + carries:
                 inside.append(origin if kept[k - consts] else None)
             elif k >= consts and origin is not None:
                 owner = self.owner[_bare(origin.number)]
-                one = (owner == owner[:1]).all()  # else other parameters in other turns: not one site
+                one = (
+                    owner == owner[:1]
+                ).all()  # else other parameters in other turns: not one site
                 inside.append(Origin(origin.number[0]) if one else None)
                 by_turn |= dict.fromkeys(self.names(origin), origin.number) if one else {}
             else:
                 inside.append(origin)
         found: list[Site] = []  # what the body says of its products, apart from their statistics
 
-        def turn(carry: list[Any], x: tuple[list[Any], Any]) -> tuple[list[Any], tuple[list[Any], Any]]:
+        def turn(
+            carry: list[Any], x: tuple[list[Any], Any]
+        ) -> tuple[list[Any], tuple[list[Any], Any]]:
             xs, taps = x
             look = self._replace(taps=None if taps is None else iter(taps))
             out, _, sites = look.run(body, body_consts, [*given[:consts], *carry, *xs], inside)
@@ -397,13 +502,22 @@ class _Look(NamedTuple):
             jax.eval_shape(turn, first, ([x[0] for x in stacked], None))
             taps = [next(self.taps) for _ in found]
         after, (ys, measured) = jax.lax.scan(
-            turn, first, (stacked, taps), settings["length"], settings["reverse"], settings["unroll"]
+            turn,
+            first,
+            (stacked, taps),
+            settings["length"],
+            settings["reverse"],
+            settings["unroll"],
         )
         sites = []
         for site, (product, other) in zip(found, measured, strict=True):
             copies = np.broadcast_to(site.copies, (settings["length"], *site.copies.shape))
-            if site.name in by_turn:  # the copy that the number of the first turn stands for in each turn
-                whole = by_turn[site.name].reshape(settings["length"], -1) - dict(self.known)[site.name]
+            if (
+                site.name in by_turn
+            ):  # the copy that the number of the first turn stands for in each turn
+                whole = (
+                    by_turn[site.name].reshape(settings["length"], -1) - dict(self.known)[site.name]
+                )
                 where = [int(np.argmax(whole[0] == number)) for number in site.copies.reshape(-1)]
                 copies = whole[:, where].reshape(settings["length"], *site.copies.shape)
             sites.append(Site(site.name, copies, product, other))
@@ -412,18 +526,24 @@ class _Look(NamedTuple):
 
 
 def _bare(number: np.ndarray) -> np.ndarray:
-    """An array without what a broadcast repeats: of a large parameter that nothing has moved, a few entries."""
+    """An array without what a broadcast repeats: of a large parameter that nothing has moved, a few
+    entries."""
     return number[tuple(slice(None if stride else 1) for stride in number.strides)]
 
 
 def _opened(inner: Any) -> tuple[Any, Sequence[Any]]:
-    """An inner program and its constants, closed or not: that differs between primitives and releases of JAX."""
+    """An inner program and its constants, closed or not: that differs between primitives and
+    releases of JAX."""
     return (inner.jaxpr, inner.consts) if hasattr(inner, "jaxpr") else (inner, ())
 
 
 def _of_variables(equation: Any, given: Sequence[Any]) -> list[Any]:
     """Those of an equation's inputs that are not literals."""
-    return [value for value, var in zip(given, equation.invars, strict=True) if not isinstance(var, jex.Literal)]
+    return [
+        value
+        for value, var in zip(given, equation.invars, strict=True)
+        if not isinstance(var, jex.Literal)
+    ]
 
 
 def _has_product(jaxpr: Any) -> bool:
@@ -451,12 +571,15 @@ def _agreed(origins: Sequence[Origin | None]) -> Origin | None:
 
 def _not_made(shapes: Any) -> Any:
     """What stands for the measure of a product that was not made."""
-    blank = lambda of: jnp.full(of.shape, jnp.nan if jnp.issubdtype(of.dtype, jnp.inexact) else 0, of.dtype)
+    blank = lambda of: jnp.full(
+        of.shape, jnp.nan if jnp.issubdtype(of.dtype, jnp.inexact) else 0, of.dtype
+    )
     return jax.tree.map(blank, shapes)
 
 
 def _by_copy(measure: Measure, axes: tuple[int, ...], copy: bytes, dtype: str, y: Array) -> Any:
-    """Measure the entries of each copy together, those of the copy -1 aside: `[copies, entries]`."""
+    """Measure the entries of each copy together, those of the copy -1 aside: `[copies,
+    entries]`."""
     of = np.frombuffer(copy, dtype)
     if (of == of[0]).all():
         return measure(y.reshape(1, -1))
@@ -475,11 +598,15 @@ def _tapped(measured: Callable[[Array], Any], y: Array, tap: Any) -> Array:
     return y
 
 
-_tapped.defvjp(lambda measured, y, tap: (_tapped(measured, y, tap), None), lambda measured, _, dy: (dy, measured(dy)))
+_tapped.defvjp(
+    lambda measured, y, tap: (_tapped(measured, y, tap), None),
+    lambda measured, _, dy: (dy, measured(dy)),
+)
 
 
 def _of_product(y: Array, of: Origins, numbers: Any) -> tuple[np.ndarray, tuple[int, ...]] | None:
-    """A matrix product; axes of the result: batch, free axes of the left side, free axes of the right."""
+    """A matrix product; axes of the result: batch, free axes of the left side, free axes of the
+    right."""
     (left_sum, right_sum), (left_batch, right_batch) = numbers
     right = of[1] is not None
     origin = of[1] if right else of[0]
@@ -496,7 +623,9 @@ def _of_product(y: Array, of: Origins, numbers: Any) -> tuple[np.ndarray, tuple[
 
 
 def _of_convolution(origin: Origin, numbers: Any) -> tuple[np.ndarray, tuple[int, ...]] | None:
-    by_output = np.moveaxis(origin.number, numbers.rhs_spec[0], 0).reshape(origin.number.shape[numbers.rhs_spec[0]], -1)
+    by_output = np.moveaxis(origin.number, numbers.rhs_spec[0], 0).reshape(
+        origin.number.shape[numbers.rhs_spec[0]], -1
+    )
     if (by_output != by_output[:, :1]).any():
         return None
     return by_output[:, 0], (numbers.out_spec[1],)

@@ -1,4 +1,5 @@
-"""The tasks; `TASKS` is the table of names. A task of variable length takes `length=`, one on text `file=`."""
+"""The tasks; `TASKS` is the table of names. A task of variable length takes `length=`, one on text
+`file=`."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,5 @@
-"""What a task is: data on the device, loss, metric, the target that counts as converged, the chance level."""
+"""What a task is: data on the device, loss, metric, the target that counts as converged, the chance
+level."""
 
 import hashlib
 from collections.abc import Callable
@@ -15,16 +16,18 @@ Data = dict[str, Array]
 
 @dataclass(frozen=True)
 class Task:
-    """One problem to train on, written for one trial; every function is pure and maps under jit and vmap.
+    """One problem to train on, written for one trial; every function is pure and maps under jit and
+    vmap.
 
-    An epoch is `examples` training examples. `tickets(data, key, steps, batch)` plans one: an array with a leading
-    axis over the steps, and `batch(data, ticket) -> (x, y)` makes the batch of one step from its entry. So a fixed
-    set is shuffled and a generated one is drawn, through the same two functions.
-    Shapes: x `[batch, time, in_features]`, or whole numbers `[batch, time]` that stand for one-hot vectors; the
-    validation set is `data["valid_x"]`, `data["valid_y"]`.
-    `loss` and `metric` take (outputs, y) and return the mean over the batch; `metric_range` is what the metric can
-    be, both ends attainable or not; `why` says why the target is that number. `entropy` is what no prediction can pass
-    where lower is better, 0 where nobody knows it.
+    An epoch is `examples` training examples. `tickets(data, key, steps, batch)` plans one: an array
+    with a leading axis over the steps, and `batch(data, ticket) -> (x, y)` makes the batch of one
+    step from its
+    entry. So a fixed set is shuffled and a generated one is drawn, through the same two functions.
+    Shapes: x `[batch, time, in_features]`, or whole numbers `[batch, time]` that stand for one-hot
+    vectors; the validation set is `data["valid_x"]`, `data["valid_y"]`.
+    `loss` and `metric` take (outputs, y) and return the mean over the batch; `metric_range` is what
+    the metric can be, both ends attainable or not; `why` says why the target is that number.
+    `entropy` is what no prediction can pass where lower is better, 0 where nobody knows it.
     Raises: ValueError when the validation set is not what the shapes say.
     """
 
@@ -57,14 +60,16 @@ class Task:
         steps = (self.length,) if self.readout == "all" else ()
         if not (jnp.issubdtype(x.dtype, jnp.floating) or (whole and x.ndim == 2)):
             raise ValueError(
-                f"task {self.name!r}: inputs of shape [n, length, in_features] are real numbers, got {x.dtype} "
-                f"{list(x.shape)}; convert them to float32 (whole numbers [n, length] stand for one-hot vectors)"
+                f"task {self.name!r}: inputs of shape [n, length, in_features] are real numbers, "
+                f"got {x.dtype} {list(x.shape)}; convert them to float32 (whole numbers [n, "
+                "length] stand for one-hot vectors)"
             )
         if x.shape[1:] != expected or y.shape[: 1 + len(steps)] != (len(x), *steps):
             raise ValueError(
-                f"task {self.name!r}: valid_x {list(x.shape)} and valid_y {list(y.shape)} do not fit {self.length} "
-                f"steps of {self.in_features} inputs with readout {self.readout!r}: expected [n, "
-                f"{', '.join(map(str, expected))}] and {['n', *steps]}"
+                f"task {self.name!r}: valid_x {list(x.shape)} and valid_y {list(y.shape)} do not "
+                f"fit {self.length} steps of {self.in_features} inputs with readout "
+                f"{self.readout!r}: expected [n, {', '.join(map(str, expected))}] and "
+                f"{['n', *steps]}"
             )
 
     def fingerprint(self) -> str:
@@ -87,20 +92,25 @@ class Task:
             good = self.entropy < target < self.chance
         if not good:
             raise ValueError(
-                f"target {target:g} is out of reach or says nothing: on task {self.name!r} the metric is "
-                f"{self.metric_name}, whose target must be {what}; the default is {self.target:g}"
+                f"target {target:g} is out of reach or says nothing: on task {self.name!r} the "
+                f"metric is {self.metric_name}, whose target must be {what}; the default is "
+                f"{self.target:g}"
             )
 
 
 def check_length(name: str, length: int, least: int, because: str = "") -> None:
-    """Raises: ValueError for a length that is no whole number or too short for the task, `because` of what it does."""
+    """Raises: ValueError for a length that is no whole number or too short for the task, `because`
+    of what it does."""
     whole = isinstance(length, int | np.integer) and not isinstance(length, bool)
     if not whole or length < least:
-        raise ValueError(f"task {name!r} {because}needs a length of {least} or more, got {length!r}")
+        raise ValueError(
+            f"task {name!r} {because}needs a length of {least} or more, got {length!r}"
+        )
 
 
 def patches(side: int, size: int, colours: int = 1) -> np.ndarray:
-    """The order of a square picture's values, rows of (pixel, colour), in which patches of size x size lie together."""
+    """The order of a square picture's values, rows of (pixel, colour), in which patches of size x
+    size lie together."""
     if size < 1 or side % size:
         raise ValueError(f"the side of a patch must divide the picture's {side}, got {size}")
     grid = np.arange(side**2 * colours).reshape(side // size, size, side // size, size, colours)
@@ -108,7 +118,8 @@ def patches(side: int, size: int, colours: int = 1) -> np.ndarray:
 
 
 def shuffled(data: Data, key: Key[Array, ""], steps: int, batch: int) -> Int[Array, "steps batch"]:
-    """The order in which one epoch visits a fixed training set: a permutation, its last incomplete batch dropped."""
+    """The order in which one epoch visits a fixed training set: a permutation, its last incomplete
+    batch dropped."""
     order = jax.random.permutation(key, data["train_y"].shape[0])
     return order[: steps * batch].reshape(steps, batch)
 
@@ -117,7 +128,9 @@ def taken(data: Data, ticket: Int[Array, " batch"]) -> tuple[Array, Array]:
     return data["train_x"][ticket], data["train_y"][ticket]
 
 
-def cross_entropy(logits: Float[Array, "*batch classes"], y: Int[Array, "*batch"]) -> Float[Array, ""]:
+def cross_entropy(
+    logits: Float[Array, "*batch classes"], y: Int[Array, "*batch"]
+) -> Float[Array, ""]:
     """Mean over all labels of -log softmax(logits)[y], in nats."""
     log_p = jax.nn.log_softmax(logits)
     return -jnp.mean(jnp.take_along_axis(log_p, y[..., None], axis=-1))

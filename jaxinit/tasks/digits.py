@@ -1,6 +1,7 @@
 """Handwritten digits, embedded: the 1797 real 8x8 images that ship inside scikit-learn.
 
-Source: Alpaydin & Kaynak (1998), Optical Recognition of Handwritten Digits, test part, UCI repository.
+Source: Alpaydin & Kaynak (1998), Optical Recognition of Handwritten Digits, test part, UCI
+repository.
 """
 
 import jax.numpy as jnp
@@ -18,8 +19,9 @@ def digits_rows() -> Task:
         length=8,
         target=0.97,
         why=(
-            "fixed after trial runs (vanilla RNN, 128 units, SGD): the fastest seed took 9 evaluations to 95 %, fewer "
-            "than the ten we ask for, and 16 to 97 %; at 98 % some seeds of good schemes missed a budget of 20 epochs"
+            "fixed after trial runs (vanilla RNN, 128 units, SGD): the fastest seed took 9 "
+            "evaluations to 95 %, fewer than the ten we ask for, and 16 to 97 %; at 98 % some "
+            "seeds of good schemes missed a budget of 20 epochs"
         ),
     )
 
@@ -30,12 +32,14 @@ def digits_pixels() -> Task:
         "digits_pixels",
         length=64,
         target=0.90,
-        why="fixed after trial runs: 90 % is what a vanilla RNN reaches in 5 to 10 epochs under its better schemes",
+        why="fixed after trial runs: 90 % is what a vanilla RNN reaches in 5 to 10 epochs "
+        "under its better schemes",
     )
 
 
 def digits_permuted() -> Task:
-    """`digits_pixels` with the pixels in an order drawn once, the same for all: memory without neighbourhood.
+    """`digits_pixels` with the pixels in an order drawn once, the same for all: memory without
+    neighbourhood.
 
     Source: Le et al. (2015), section 4.2, who permute MNIST.
     """
@@ -43,13 +47,15 @@ def digits_permuted() -> Task:
         "digits_permuted",
         length=64,
         target=0.80,
-        why="less than for digits_pixels: what lies together in the picture is spread over all steps",
+        why="less than for digits_pixels: what lies together in the picture is spread over "
+        "all steps",
         order=np.random.RandomState(1).permutation(64),
     )
 
 
 def digits_patches() -> Task:
-    """The digits as 16 patches of 2 x 2 pixels, for a Vision Transformer: 16 steps of 4, 10 classes."""
+    """The digits as 16 patches of 2 x 2 pixels, for a Vision Transformer: 16 steps of 4, 10
+    classes."""
     return _digits(
         "digits_patches",
         length=16,
@@ -59,16 +65,22 @@ def digits_patches() -> Task:
     )
 
 
-def _digits(name: str, length: int, target: float, why: str, order: np.ndarray | None = None) -> Task:
+def _digits(
+    name: str, length: int, target: float, why: str, order: np.ndarray | None = None
+) -> Task:
     from sklearn.datasets import load_digits  # imported where used: it costs a second
 
     pixels, labels = load_digits(return_X_y=True)
-    mixed = np.random.RandomState(0).permutation(len(labels))  # the legacy generator's stream is frozen
+    mixed = np.random.RandomState(0).permutation(
+        len(labels)
+    )  # the legacy generator's stream is frozen
     pixels, labels = pixels[mixed], labels[mixed]
     if order is not None:
         pixels = pixels[:, order]
     train = pixels[:TRAIN]
-    x_nti = ((pixels - train.mean()) / train.std()).astype(np.float32).reshape(len(labels), length, -1)
+    x_nti = (
+        ((pixels - train.mean()) / train.std()).astype(np.float32).reshape(len(labels), length, -1)
+    )
     y_n = labels.astype(np.int32)
     return Task(
         name=name,

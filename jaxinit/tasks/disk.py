@@ -1,10 +1,11 @@
-"""Files on disk: MNIST, Fashion-MNIST, CIFAR-10, Penn Treebank, found and verified, never downloaded by a study.
+"""Files on disk: MNIST, Fashion-MNIST, CIFAR-10, Penn Treebank, found and verified, never
+downloaded by a study.
 
     folders -> bytes, their hash checked -> pictures and labels -> Task
 
-`scripts/fetch-data` brings the files. Their hashes are those of the decompressed content, so that a copy recompressed
-by a distribution is as good. CIFAR-10 comes as pickles, which may run code: its archive is verified first, then read
-by an unpickler that knows nothing but arrays.
+`scripts/fetch-data` brings the files. Their hashes are those of the decompressed content, so that a
+copy recompressed by a distribution is as good. CIFAR-10 comes as pickles, which may run code: its
+archive is verified first, then read by an unpickler that knows nothing but arrays.
 """
 
 import gzip
@@ -27,14 +28,24 @@ from jaxtyping import Array
 from jaxinit.tasks.base import Data, Task, accuracy, check_length, cross_entropy, patches, shuffled
 
 VALID = 10_000  # the last training pictures validate; the test pictures stay untouched
-PACKED: dict[str, Callable[[bytes], bytes]] = {"": bytes, ".gz": gzip.decompress, ".xz": lzma.decompress}
-IDX = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+PACKED: dict[str, Callable[[bytes], bytes]] = {
+    "": bytes,
+    ".gz": gzip.decompress,
+    ".xz": lzma.decompress,
+}
+IDX = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
 CIFAR = "cifar-10-python.tar.gz"
 
 
 @dataclass(frozen=True)
 class Pinned:
-    """A data set's files with the digests of their content, system folders that may hold it, and a stand-in.
+    """A data set's files with the digests of their content, system folders that may hold it, and a
+    stand-in.
 
     What is licensed cannot be fetched: the user supplies it.
     """
@@ -91,16 +102,18 @@ PINS = {
 
 
 def mnist(length: int = 28) -> Task:
-    """MNIST's handwritten digits (files: scripts/fetch-data): `length` steps of 784 / length pixels, 10 classes.
+    """MNIST's handwritten digits (files: scripts/fetch-data): `length` steps of 784 / length
+    pixels, 10 classes.
 
-    50,000 train and 10,000 of the training file validate; the test file is not used. `length` 1 is a whole picture at
-    once, 28 its rows, 784 its pixels. Source: LeCun et al. (1998).
+    50,000 train and 10,000 of the training file validate; the test file is not used. `length` 1 is
+    a whole picture at once, 28 its rows, 784 its pixels. Source: LeCun et al. (1998).
     """
     return _pictures("mnist", *idx("mnist"), length, target=0.95)
 
 
 def mnist_permuted(length: int = 784) -> Task:
-    """`mnist` with its pixels in an order drawn once: neighbours in time are no neighbours in the picture.
+    """`mnist` with its pixels in an order drawn once: neighbours in time are no neighbours in the
+    picture.
 
     Source: Le et al. (2015), section 4.2.
     """
@@ -116,10 +129,11 @@ def fashion_mnist(length: int = 28) -> Task:
 
 
 def cifar10(length: int = 32) -> Task:
-    """CIFAR-10's photographs of ten kinds (archive: scripts/fetch-data): `length` steps of 3072 / length values.
+    """CIFAR-10's photographs of ten kinds (archive: scripts/fetch-data): `length` steps of 3072 /
+    length values.
 
-    40,000 train and 10,000 of the training batches validate. `length` 1 is a whole picture at once, 32 its rows.
-    Source: Krizhevsky (2009).
+    40,000 train and 10,000 of the training batches validate. `length` 1 is a whole picture at once,
+    32 its rows. Source: Krizhevsky (2009).
     """
     x, y = _cifar(verified("cifar10", CIFAR))
     return _pictures("cifar10", x, y, length, target=0.45)
@@ -128,14 +142,16 @@ def cifar10(length: int = 32) -> Task:
 def cifar10_patches(size: int = 4) -> Task:
     """`cifar10` as patches of 4 x 4 pixels, for a Vision Transformer: 64 steps of 48."""
     x, y = _cifar(verified("cifar10", CIFAR))
-    return _pictures("cifar10_patches", x[:, patches(32, size, 3)], y, (32 // size) ** 2, target=0.45)
+    return _pictures(
+        "cifar10_patches", x[:, patches(32, size, 3)], y, (32 // size) ** 2, target=0.45
+    )
 
 
 def verified(name: str, file: str) -> bytes:
     """The content of a data set's file, decompressed, from the first folder that has it.
 
-    Raises: ValueError when no folder has it (saying where it looked, where to put it and what to use instead), when the
-    system does not let it be read, and when it is not what it should be.
+    Raises: ValueError when no folder has it (saying where it looked, where to put it and what to
+    use instead), when the system does not let it be read, and when it is not what it should be.
     """
     pinned = PINS[name]
     places = folders(name)
@@ -148,19 +164,24 @@ def verified(name: str, file: str) -> bytes:
                 continue
             except OSError as error:
                 raise ValueError(
-                    f"task {name!r} cannot read {path}: {error.strerror}; make it a file that you may read, or use the "
-                    f"embedded task {pinned.embedded!r} instead"
+                    f"task {name!r} cannot read {path}: {error.strerror}; make it a file that you "
+                    f"may read, or use the embedded task {pinned.embedded!r} instead"
                 ) from error
             return check(pinned, file, raw, unpack, str(path))
-    fetch = "it is licensed, so" if pinned.licensed else f"fetch it with scripts/fetch-data {name}, or"
+    fetch = (
+        "it is licensed, so" if pinned.licensed else f"fetch it with scripts/fetch-data {name}, or"
+    )
     raise ValueError(
-        f"task {name!r} needs the file {file}, which is in none of: {', '.join(map(str, places))}; {fetch} put it into "
-        f"{places[0]}, or use the embedded task {pinned.embedded!r} instead"
+        f"task {name!r} needs the file {file}, which is in none of: {', '.join(map(str, places))}; "
+        f"{fetch} put it into {places[0]}, or use the embedded task {pinned.embedded!r} instead"
     )
 
 
-def check(pinned: Pinned, file: str, raw: bytes, unpack: Callable[[bytes], bytes], where: str) -> bytes:
-    """The content of a file, decompressed. Raises: ValueError when it is torn or its digest is not the pinned one."""
+def check(
+    pinned: Pinned, file: str, raw: bytes, unpack: Callable[[bytes], bytes], where: str
+) -> bytes:
+    """The content of a file, decompressed. Raises: ValueError when it is torn or its digest is not
+    the pinned one."""
     remedy = "get it again" if pinned.licensed else "delete it and run scripts/fetch-data again"
     try:
         content = unpack(raw)
@@ -169,14 +190,15 @@ def check(pinned: Pinned, file: str, raw: bytes, unpack: Callable[[bytes], bytes
     digest = hashlib.new(pinned.hash, content, usedforsecurity=False).hexdigest()
     if digest != pinned.files[file]:
         raise ValueError(
-            f"{where} is truncated or corrupted: its {len(content):,} bytes have the {pinned.hash} {digest}, expected "
-            f"{pinned.files[file]}; {remedy}"
+            f"{where} is truncated or corrupted: its {len(content):,} bytes have the {pinned.hash} "
+            f"{digest}, expected {pinned.files[file]}; {remedy}"
         )
     return content
 
 
 def folders(name: str) -> list[Path]:
-    """Where a data set is looked for: $JAXINIT_DATA_DIR, the cache folder, where a system package puts it.
+    """Where a data set is looked for: $JAXINIT_DATA_DIR, the cache folder, where a system package
+    puts it.
 
     An account without a home has no cache folder unless $XDG_CACHE_HOME names one.
     Raises: ValueError when there is no folder at all.
@@ -194,9 +216,12 @@ def folders(name: str) -> list[Path]:
 
 
 def idx(name: str) -> tuple[np.ndarray, np.ndarray]:
-    """The training pictures `[n, pixels]` and labels `[n]` of a data set in MNIST's format, uint8."""
+    """The training pictures `[n, pixels]` and labels `[n]` of a data set in MNIST's format,
+    uint8."""
     pictures, labels = (verified(name, file) for file in IDX[:2])
-    return np.frombuffer(pictures, np.uint8, offset=16).reshape(-1, 784), np.frombuffer(labels, np.uint8, offset=8)
+    return np.frombuffer(pictures, np.uint8, offset=16).reshape(-1, 784), np.frombuffer(
+        labels, np.uint8, offset=8
+    )
 
 
 class _Arrays(pickle.Unpickler):
@@ -209,7 +234,9 @@ class _Arrays(pickle.Unpickler):
             return super().find_class(module, name)
         if name == "_reconstruct" and module.startswith("numpy"):
             return super().find_class("numpy._core.multiarray", name)
-        raise pickle.UnpicklingError(f"a batch of CIFAR-10 asks for {module}.{name}, which is no array")
+        raise pickle.UnpicklingError(
+            f"a batch of CIFAR-10 asks for {module}.{name}, which is no array"
+        )
 
 
 def _cifar(archive: bytes) -> tuple[np.ndarray, np.ndarray]:
@@ -220,19 +247,29 @@ def _cifar(archive: bytes) -> tuple[np.ndarray, np.ndarray]:
             member = tar.extractfile(f"cifar-10-batches-py/data_batch_{k}")
             assert member is not None
             batch = _Arrays(member, encoding="bytes").load()
-            pictures.append(batch[b"data"].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1).reshape(-1, 3072))
+            pictures.append(
+                batch[b"data"].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1).reshape(-1, 3072)
+            )
             labels.append(np.asarray(batch[b"labels"], np.uint8))
     return np.concatenate(pictures), np.concatenate(labels)
 
 
 def _pictures(
-    name: str, pictures: np.ndarray, labels: np.ndarray, length: int, target: float, permuted: bool = False
+    name: str,
+    pictures: np.ndarray,
+    labels: np.ndarray,
+    length: int,
+    target: float,
+    permuted: bool = False,
 ) -> Task:
-    """A task on pictures `[n, values]`, uint8, which are kept as bytes and standardized batch by batch."""
+    """A task on pictures `[n, values]`, uint8, which are kept as bytes and standardized batch by
+    batch."""
     count = pictures.shape[1]
     check_length(name, length, 1)
     if count % length:
-        raise ValueError(f"task {name!r}: length must divide its {count} values a picture, got {length}")
+        raise ValueError(
+            f"task {name!r}: length must divide its {count} values a picture, got {length}"
+        )
     if permuted:
         pictures = pictures[:, np.random.RandomState(0).permutation(count)]
     train, valid = pictures[:-VALID], pictures[-VALID:]

@@ -1,8 +1,10 @@
-"""Shapeset-3x2: one or two grey triangles, parallelograms or ellipses on 32 x 32 pixels, drawn on the device, endless.
+"""Shapeset-3x2: one or two grey triangles, parallelograms or ellipses on 32 x 32 pixels, drawn on
+the device, endless.
 
-Source: Glorot & Bengio (2010), section 2.1, with the parameters of the authors' generator. Written anew from those
-parameters. Departures: an overlapping second shape has 12 candidates, of which the first that fits is taken, where the
-original tries 50 times; where none fits the last is kept (about one pair in 250).
+Source: Glorot & Bengio (2010), section 2.1, with the parameters of the authors' generator. Written
+anew from those parameters. Departures: an overlapping second shape has 12 candidates, of which the
+first that fits is taken, where the original tries 50 times; where none fits the last is kept (about
+one pair in 250).
 """
 
 import math
@@ -25,11 +27,14 @@ PAIRS = np.asarray([[6, 3, 5], [3, 7, 4], [5, 4, 8]])
 PRIORS = (1 / 6,) * 3 + (1 / 9,) * 3 + (1 / 18,) * 3
 CANDIDATES, MOST_OVERLAP = 12, 0.5
 EXAMPLES, BATCH, VALID = 1000, 10, 2000  # an epoch of 100 of the paper's batches
-AREAS = np.asarray([n * math.sin(2 * math.pi / n) / (2 * math.pi) for n in VERTICES])  # over that of the circle around
+AREAS = np.asarray(
+    [n * math.sin(2 * math.pi / n) / (2 * math.pi) for n in VERTICES]
+)  # over that of the circle around
 
 
 class Shape(NamedTuple):
-    """A convex polygon: its corners in order (repeated where there are fewer), its centre, its size before turning."""
+    """A convex polygon: its corners in order (repeated where there are fewer), its centre, its size
+    before turning."""
 
     corners: Float[Array, "20 2"]
     centre: Float[Array, "2"]
@@ -38,10 +43,11 @@ class Shape(NamedTuple):
 
 
 def shapeset() -> Task:
-    """Which of nine sets of shapes is shown: validation accuracy, chance 1/6 (always one single shape).
+    """Which of nine sets of shapes is shown: validation accuracy, chance 1/6 (always one single
+    shape).
 
-    Pixels in [-1, 1], 1024 inputs at one step. An epoch is 1000 fresh images; validation is on a fixed set of 2000.
-    Source: Glorot & Bengio (2010), section 2.1.
+    Pixels in [-1, 1], 1024 inputs at one step. An epoch is 1000 fresh images; validation is on a
+    fixed set of 2000. Source: Glorot & Bengio (2010), section 2.1.
     """
     valid_x, valid_y = jax.jit(jax.vmap(picture))(
         jax.random.split(named_key(jax.random.key(0), "shapeset valid"), VALID)
@@ -71,14 +77,17 @@ def shapeset() -> Task:
         higher_is_better=True,
         chance=1 / 6,
         target=0.35,
-        why="65 % error: five hidden layers of 200 tanh units reach it within 30,000 updates under either 2010 start",
+        why="65 % error: five hidden layers of 200 tanh units reach it within 30,000 updates "
+        "under either 2010 start",
     )
 
 
 def from_pool(images: int, examples: int = EXAMPLES) -> Task:
-    """`shapeset` with `images` drawn beforehand: an epoch is `examples` of them, picked at random, with replacement.
+    """`shapeset` with `images` drawn beforehand: an epoch is `examples` of them, picked at random,
+    with replacement.
 
-    For many trials on few cores: an image is kept as 1024 bytes, and its batch costs less than drawing it.
+    For many trials on few cores: an image is kept as 1024 bytes, and its batch costs less than
+    drawing it.
     Raises: ValueError for fewer than one image.
     """
     if images < 1:
@@ -96,7 +105,9 @@ def from_pool(images: int, examples: int = EXAMPLES) -> Task:
     def batch(data: Data, ticket: Array) -> tuple[Array, Array]:
         return data["train_x"][ticket].astype(jnp.float32) / 127.5 - 1, data["train_y"][ticket]
 
-    return replace(endless, name="shapeset_pool", examples=examples, data=data, tickets=tickets, batch=batch)
+    return replace(
+        endless, name="shapeset_pool", examples=examples, data=data, tickets=tickets, batch=batch
+    )
 
 
 def picture(key: Key[Array, ""]) -> tuple[Float[Array, "1 1024"], Int[Array, ""]]:
@@ -111,16 +122,21 @@ def picture(key: Key[Array, ""]) -> tuple[Float[Array, "1 1024"], Int[Array, ""]
     second = jax.tree.map(lambda a: a[chosen], tried)
 
     of_light, of_dark, swapped = jax.random.split(keys["greys"], 3)
-    grey = lambda k, shape, low, high: jnp.round(255 * jax.random.uniform(k, shape, jnp.float32, low, high)) / 255
+    grey = lambda k, shape, low, high: (
+        jnp.round(255 * jax.random.uniform(k, shape, jnp.float32, low, high)) / 255
+    )
     light, dark = grey(of_light, (2,), 0.55, 1.0), grey(of_dark, (), 0.0, 0.45)
     image = jnp.where(_inside(first), light[0], dark)
     image = jnp.where(_inside(second) & two, light[1], image)
     image = jnp.where(jax.random.bernoulli(swapped), 1 - image, image)
-    return (2 * image - 1).reshape(1, -1), jnp.where(two, jnp.asarray(PAIRS)[kinds[0], kinds[1]], kinds[0])
+    return (2 * image - 1).reshape(1, -1), jnp.where(
+        two, jnp.asarray(PAIRS)[kinds[0], kinds[1]], kinds[0]
+    )
 
 
 def _shape(key: Key[Array, ""], kind: Int[Array, ""]) -> Shape:
-    """A regular polygon, turned a little, stretched along its axes, turned at will, put somewhere inside."""
+    """A regular polygon, turned a little, stretched along its axes, turned at will, put somewhere
+    inside."""
     a_little, scale, at_will, place = jax.random.split(key, 4)
     n = jnp.asarray(VERTICES, jnp.float32)[kind]
     number = jnp.minimum(jnp.arange(CORNERS, dtype=jnp.float32), n - 1)
@@ -129,7 +145,9 @@ def _shape(key: Key[Array, ""], kind: Int[Array, ""]) -> Shape:
     size = SIDE * jnp.sort(jax.random.uniform(scale, (2,), jnp.float32, 0.2, 0.8))[::-1]
     x, y = 0.5 * size[0] * jnp.cos(angle), 0.5 * size[1] * jnp.sin(angle)
     turn = jax.random.uniform(at_will, (), jnp.float32, 0.0, 2 * math.pi)
-    around = jnp.stack([x * jnp.cos(turn) - y * jnp.sin(turn), x * jnp.sin(turn) + y * jnp.cos(turn)], 1)
+    around = jnp.stack(
+        [x * jnp.cos(turn) - y * jnp.sin(turn), x * jnp.sin(turn) + y * jnp.cos(turn)], 1
+    )
     low, high = 1 - around.min(0), SIDE - 1 - around.max(0)
     centre = low + jax.random.uniform(place, (2,)) * (high - low)
     return Shape(around + centre[None], centre, size, kind)
@@ -148,7 +166,8 @@ def _inside(shape: Shape) -> Array:
 
 
 def _overlap(first: Shape, second: Shape) -> Array:
-    """An estimate of the share of the first shape that the second covers, from their extents along the line between."""
+    """An estimate of the share of the first shape that the second covers, from their extents along
+    the line between."""
     between = second.centre - first.centre
     distance = jnp.maximum(jnp.linalg.norm(between), 1e-3)
     line = between / distance

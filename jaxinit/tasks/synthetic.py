@@ -25,7 +25,8 @@ Example = Callable[[Key[Array, ""], int], tuple[Array, Array]]
 def adding(length: int = 50) -> Task:
     """Add the two marked numbers of a sequence: MSE, chance 1/6 (always answering 1).
 
-    x_t = (u_t, m_t) with u ~ U[0, 1] and m = 1 at one step in each half, else 0; y = sum of m_t u_t.
+    x_t = (u_t, m_t) with u ~ U[0, 1] and m = 1 at one step in each half, else 0; y = sum of m_t
+    u_t.
     Raises: ValueError for a length below 2.
     Source: Hochreiter & Schmidhuber (1997), exp. 4, in the form of Arjovsky, Shah & Bengio (2016).
     """
@@ -43,15 +44,17 @@ def adding(length: int = 50) -> Task:
         metric_name="validation MSE",
         chance=chance,
         target=0.3 * chance,
-        why="30 % of the error of always answering 1: out of reach without remembering both numbers",
+        why="30 % of the error of always answering 1: out of reach without remembering both "
+        "numbers",
     )
 
 
 def copy(length: int = 20) -> Task:
-    """Repeat ten symbols after a delay: cross-entropy in nats a step, chance 10 ln 8 / (length + 20).
+    """Repeat ten symbols after a delay: cross-entropy in nats a step, chance 10 ln 8 / (length +
+    20).
 
-    Input: 10 symbols of 8, length - 1 blanks, a delimiter, 10 blanks, one-hot over 10; the answer is length + 10
-    blanks and then the 10 symbols. The sequence has length + 20 steps.
+    Input: 10 symbols of 8, length - 1 blanks, a delimiter, 10 blanks, one-hot over 10; the answer
+    is length + 10 blanks and then the 10 symbols. The sequence has length + 20 steps.
     Raises: ValueError for a length below 1.
     Source: Arjovsky, Shah & Bengio (2016), section 4.1, after Hochreiter & Schmidhuber (1997).
     """
@@ -74,14 +77,20 @@ def copy(length: int = 20) -> Task:
 
 
 def copy_variable(length: int = 20) -> Task:
-    """`copy` after 1 to `length` blanks, a number drawn anew for each sequence: the delay cannot be counted.
+    """`copy` after 1 to `length` blanks, a number drawn anew for each sequence: the delay cannot be
+    counted.
 
     Blanks follow the answer up to length + 20 steps. Chance, cost and shapes as in `copy`.
     Raises: ValueError for a length below 1.
-    Source: Henaff, Szlam & LeCun (2016), section 3.1, as restated by Tallec & Ollivier (2018), section 3.
+    Source: Henaff, Szlam & LeCun (2016), section 3.1, as restated by Tallec & Ollivier (2018),
+    section 3.
     """
     check_length("copy_variable", length, 1)
-    return replace(copy(length), name="copy_variable", **_drawn("copy_variable", _copy_variable_example, length))
+    return replace(
+        copy(length),
+        name="copy_variable",
+        **_drawn("copy_variable", _copy_variable_example, length),
+    )
 
 
 def multiplication(length: int = 50) -> Task:
@@ -105,10 +114,11 @@ def multiplication(length: int = 50) -> Task:
 def temporal_order(length: int = 50) -> Task:
     """In which order were two of X and Y seen: four classes, validation accuracy, chance 1/4.
 
-    X or Y stands at one step of the second tenth of the sequence and at one of its sixth tenth, among four other
-    symbols at random; inputs one-hot over 6.
+    X or Y stands at one step of the second tenth of the sequence and at one of its sixth tenth,
+    among four other symbols at random; inputs one-hot over 6.
     Raises: ValueError for a length below 10.
-    Source: Hochreiter & Schmidhuber (1997), exp. 6a, in the form of Pascanu et al. (2013) and their code.
+    Source: Hochreiter & Schmidhuber (1997), exp. 6a, in the form of Pascanu et al. (2013) and their
+    code.
     """
     return _temporal("temporal_order", length, ((1, 2), (5, 6)))
 
@@ -118,16 +128,16 @@ def temporal_order_3(length: int = 50) -> Task:
 
     As `temporal_order`, with the symbols in the second, the fourth and the seventh tenth.
     Raises: ValueError for a length below 10.
-    Source: Hochreiter & Schmidhuber (1997), exp. 6b, whose positions 10-20, 33-43 and 66-76 of 100 these are, rounded.
-    """
+    Source: Hochreiter & Schmidhuber (1997), exp. 6b, whose positions 10-20, 33-43 and 66-76 of 100
+    these are, rounded."""
     return _temporal("temporal_order_3", length, ((1, 2), (3, 4), (6, 7)))
 
 
 def parity(length: int = 10) -> Task:
     """Is the number of ones even or odd: two classes, validation accuracy, chance 1/2.
 
-    x_t is -1 or 1 at random; y = 1 where the number of ones is odd. One bit must be kept through all steps, and every
-    step may turn it over: no gradient points the way.
+    x_t is -1 or 1 at random; y = 1 where the number of ones is odd. One bit must be kept through
+    all steps, and every step may turn it over: no gradient points the way.
     Raises: ValueError for a length below 1.
     Source: Hochreiter & Schmidhuber (1997), section 5, who solve it by guessing weights.
     """
@@ -170,8 +180,12 @@ def _temporal(name: str, length: int, tenths: tuple[tuple[int, int], ...]) -> Ta
     )
 
 
-def _adding_example(key: Key[Array, ""], length: int) -> tuple[Float[Array, "t 2"], Float[Array, ""]]:
-    numbers, first, second = (named_key(key, name) for name in ("numbers", "first mark", "second mark"))
+def _adding_example(
+    key: Key[Array, ""], length: int
+) -> tuple[Float[Array, "t 2"], Float[Array, ""]]:
+    numbers, first, second = (
+        named_key(key, name) for name in ("numbers", "first mark", "second mark")
+    )
     u_t = jax.random.uniform(numbers, (length,))
     half = length // 2
     mark_1 = jax.random.randint(first, (), 0, half)
@@ -180,7 +194,9 @@ def _adding_example(key: Key[Array, ""], length: int) -> tuple[Float[Array, "t 2
     return jnp.stack([u_t, m_t], axis=-1), jnp.sum(u_t * m_t)
 
 
-def _copy_example(key: Key[Array, ""], length: int) -> tuple[Float[Array, "t 10"], Int[Array, " t"]]:
+def _copy_example(
+    key: Key[Array, ""], length: int
+) -> tuple[Float[Array, "t 10"], Int[Array, " t"]]:
     symbols = jax.random.randint(key, (COPIED,), 0, SYMBOLS)
     blanks = lambda count: jnp.full((count,), BLANK)
     x_t = jnp.concatenate([symbols, blanks(length - 1), jnp.array([DELIMITER]), blanks(COPIED)])
@@ -188,18 +204,24 @@ def _copy_example(key: Key[Array, ""], length: int) -> tuple[Float[Array, "t 10"
     return jax.nn.one_hot(x_t, SYMBOLS + 2), y_t
 
 
-def _copy_variable_example(key: Key[Array, ""], length: int) -> tuple[Float[Array, "t 10"], Int[Array, " t"]]:
+def _copy_variable_example(
+    key: Key[Array, ""], length: int
+) -> tuple[Float[Array, "t 10"], Int[Array, " t"]]:
     of_symbols, of_delay = (named_key(key, name) for name in ("symbols", "delay"))
     symbols = jax.random.randint(of_symbols, (COPIED,), 0, SYMBOLS)
     delimiter = COPIED + jax.random.randint(of_delay, (), 0, length)  # after 0 to length - 1 blanks
     t = jnp.arange(length + 2 * COPIED)
     past = t - delimiter - 1  # steps of the answer
-    x_t = jnp.where(t < COPIED, symbols[jnp.minimum(t, COPIED - 1)], jnp.where(t == delimiter, DELIMITER, BLANK))
+    x_t = jnp.where(
+        t < COPIED, symbols[jnp.minimum(t, COPIED - 1)], jnp.where(t == delimiter, DELIMITER, BLANK)
+    )
     y_t = jnp.where((past >= 0) & (past < COPIED), symbols[jnp.clip(past, 0, COPIED - 1)], BLANK)
     return jax.nn.one_hot(x_t, SYMBOLS + 2), y_t
 
 
-def _multiplication_example(key: Key[Array, ""], length: int) -> tuple[Float[Array, "t 2"], Float[Array, ""]]:
+def _multiplication_example(
+    key: Key[Array, ""], length: int
+) -> tuple[Float[Array, "t 2"], Float[Array, ""]]:
     x, _ = _adding_example(key, length)
     return x, jnp.prod(jnp.where(x[:, 1] > 0, x[:, 0], 1))
 
@@ -207,10 +229,14 @@ def _multiplication_example(key: Key[Array, ""], length: int) -> tuple[Float[Arr
 def _temporal_example(
     tenths: tuple[tuple[int, int], ...], key: Key[Array, ""], length: int
 ) -> tuple[Float[Array, "t 6"], Int[Array, ""]]:
-    of_others, of_kinds, of_places = (named_key(key, name) for name in ("others", "kinds", "places"))
+    of_others, of_kinds, of_places = (
+        named_key(key, name) for name in ("others", "kinds", "places")
+    )
     x_t = 2 + jax.random.randint(of_others, (length,), 0, DISTRACTORS)
     kinds = jax.random.randint(of_kinds, (len(tenths),), 0, 2)
-    low, high = (jnp.asarray([length * end // 10 for end in ends]) for ends in zip(*tenths, strict=True))
+    low, high = (
+        jnp.asarray([length * end // 10 for end in ends]) for ends in zip(*tenths, strict=True)
+    )
     x_t = x_t.at[jax.random.randint(of_places, low.shape, low, high)].set(kinds)
     return jax.nn.one_hot(x_t, 2 + DISTRACTORS), jnp.sum(kinds * 2 ** jnp.arange(len(tenths)))
 
@@ -221,7 +247,8 @@ def _parity_example(key: Key[Array, ""], length: int) -> tuple[Float[Array, "t 1
 
 
 def _generated(name: str, example: Example, *, delay: int, **rest: Any) -> Task:
-    """A task whose examples are drawn one by one: a fixed validation set, fresh training examples at every step."""
+    """A task whose examples are drawn one by one: a fixed validation set, fresh training examples
+    at every step."""
     settings = {"metric": rest["loss"], "higher_is_better": False, "examples": EXAMPLES}
     return Task(name=name, **settings | rest, **_drawn(name, example, delay))
 
@@ -238,5 +265,7 @@ def _drawn(name: str, example: Example, delay: int) -> dict[str, Any]:
         return jax.vmap(lambda key: example(key, delay))(jax.random.wrap_key_data(ticket))
 
     valid_keys = jax.random.split(named_key(jax.random.key(0), f"{name} valid"), VALID)
-    valid_x, valid_y = jax.jit(lambda keys: jax.vmap(lambda key: example(key, delay))(keys))(valid_keys)
+    valid_x, valid_y = jax.jit(lambda keys: jax.vmap(lambda key: example(key, delay))(keys))(
+        valid_keys
+    )
     return {"data": {"valid_x": valid_x, "valid_y": valid_y}, "tickets": tickets, "batch": batch}

@@ -1,9 +1,10 @@
-"""Text: predict the next character or word, of any text file or of the embedded text (`grammar`), 0.5 MB.
+"""Text: predict the next character or word, of any text file or of the embedded text (`grammar`),
+0.5 MB.
 
     file -> text -> whole numbers -> streams, read window after window -> Task
 
-Streams are contiguous: row k of a batch goes on where row k of the batch before it ended, so that states may be carried
-on (`stateful`); each epoch begins at another place.
+Streams are contiguous: row k of a batch goes on where row k of the batch before it ended, so that
+states may be carried on (`stateful`); each epoch begins at another place.
 """
 
 import codecs
@@ -29,9 +30,14 @@ WORDS = 2000  # of a vocabulary: the most frequent of the training part
 EPOCH = 80_000  # characters or words in an epoch, at most: the fineness of the answer on long texts
 MOST_BYTES = 2**32  # of a file
 UNKNOWN, END = "<unk>", "<eos>"
-TO_LEARN = 0.5  # a target on the embedded text leaves this share of what there is to learn above its entropy
-UNSEEN, APART = 0.05, 0.5  # how far a validation part may be from the training part, beyond what chance does
-# The encodings that a mark at the start of a file names; UTF-32's begins with UTF-16's, so it is looked for first.
+# a target on the embedded text leaves this share of what there is to learn above its entropy
+TO_LEARN = 0.5
+UNSEEN, APART = (
+    0.05,
+    0.5,
+)  # how far a validation part may be from the training part, beyond what chance does
+# The encodings that a mark at the start of a file names; UTF-32's begins with UTF-16's, so it is
+# looked for first.
 MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -42,12 +48,14 @@ MARKS = (
 
 
 def text(length: int = 50, file: str | Path | None = None) -> Task:
-    """The next character of a text: bits a character on its last tenth; chance is to know the frequencies only.
+    """The next character of a text: bits a character on its last tenth; chance is to know the
+    frequencies only.
 
-    x and y: whole numbers `[batch, length]`, characters of the text in order of their code points. On the embedded text
-    the target lies between its entropy, 1.17 bits, which no model can pass, and chance.
-    Raises: ValueError for a file that is empty, not text or too short, whose last tenth is unlike the rest, or a length
-    below 1.
+    x and y: whole numbers `[batch, length]`, characters of the text in order of their code points.
+    On the embedded text the target lies between its entropy, 1.17 bits, which no model can pass,
+    and chance.
+    Raises: ValueError for a file that is empty, not text or too short, whose last tenth is unlike
+    the rest, or a length below 1.
     """
     content = read(file)
     vocabulary = sorted(set(content))
@@ -64,18 +72,26 @@ def text(length: int = 50, file: str | Path | None = None) -> Task:
 
 
 def words(length: int = 20, file: str | Path | None = None) -> Task:
-    """The next word of a text: perplexity on its last tenth; chance is to know the frequencies only.
+    """The next word of a text: perplexity on its last tenth; chance is to know the frequencies
+    only.
 
-    Words and punctuation marks in small letters, the 2000 most frequent of the training part; others are one word, and
-    line ends another. x and y: whole numbers `[batch, length]`.
+    Words and punctuation marks in small letters, the 2000 most frequent of the training part;
+    others are one word, and line ends another. x and y: whole numbers `[batch, length]`.
     Raises: ValueError as `text`.
     """
-    found = [word for line in read(file).lower().splitlines() for word in (*re.findall(r"\w+|[^\w\s]", line), END)]
-    return _of_words("words", found[: -(len(found) // SHARE)], found[-(len(found) // SHARE) :], WORDS, length)
+    found = [
+        word
+        for line in read(file).lower().splitlines()
+        for word in (*re.findall(r"\w+|[^\w\s]", line), END)
+    ]
+    return _of_words(
+        "words", found[: -(len(found) // SHARE)], found[-(len(found) // SHARE) :], WORDS, length
+    )
 
 
 def penn_treebank(length: int = 20) -> Task:
-    """The next word of the Penn Treebank as Mikolov prepared it: perplexity on its validation part, 10,000 words.
+    """The next word of the Penn Treebank as Mikolov prepared it: perplexity on its validation part,
+    10,000 words.
 
     The text is licensed: put ptb.train.txt and ptb.valid.txt where the error message says.
     Source: Zaremba et al. (2014), section 4.1.
@@ -89,21 +105,28 @@ def penn_treebank(length: int = 20) -> Task:
 
 
 def read(file: str | Path | None) -> str:
-    """A text file of the user's, or the embedded text. Raises: ValueError for what is no text, saying why."""
+    """A text file of the user's, or the embedded text. Raises: ValueError for what is no text,
+    saying why."""
     if file is None:
         return grammar.text()
     try:
         about = Path(file).stat()
-        if not (stat.S_ISREG(about.st_mode) or stat.S_ISDIR(about.st_mode)):  # a device or a pipe may have no end
-            raise ValueError(f"the text {file} is no regular file; save it to one and give its path")
+        if not (
+            stat.S_ISREG(about.st_mode) or stat.S_ISDIR(about.st_mode)
+        ):  # a device or a pipe may have no end
+            raise ValueError(
+                f"the text {file} is no regular file; save it to one and give its path"
+            )
         if about.st_size > MOST_BYTES:
             raise ValueError(
-                f"the text {file} has {about.st_size / 2**30:.1f} GiB, and texts are held in memory: at most "
-                f"{MOST_BYTES / 2**30:.0f} GiB; give a part of it"
+                f"the text {file} has {about.st_size / 2**30:.1f} GiB, and texts are held in "
+                f"memory: at most {MOST_BYTES / 2**30:.0f} GiB; give a part of it"
             )
         raw = Path(file).read_bytes()
     except OSError as error:
-        raise ValueError(f"the text {file} cannot be read: {error.strerror}; give the path of a text file") from error
+        raise ValueError(
+            f"the text {file} cannot be read: {error.strerror}; give the path of a text file"
+        ) from error
     content = decode(raw, file)
     if not content.strip():
         raise ValueError(f"the text {file} is empty; give a file with some thousands of characters")
@@ -113,9 +136,10 @@ def read(file: str | Path | None) -> str:
 def decode(raw: bytes, file: str | Path) -> str:
     """The characters of a file: the same book is the same text whatever system wrote it.
 
-    UTF-8, or UTF-16 or UTF-32 with a byte order mark; the mark is dropped, and every line ends with one line feed,
-    whether CR LF, CR or LF was there. Nothing else is changed: composed and decomposed accents stay what they are.
-    Raises: ValueError for bytes of no such encoding, or with zeros among them.
+    UTF-8, or UTF-16 or UTF-32 with a byte order mark; the mark is dropped, and every line ends with
+    one line feed, whether CR LF, CR or LF was there. Nothing else is changed: composed and
+    decomposed accents stay what they are. Raises: ValueError for bytes of no such encoding, or with
+    zeros among them.
     """
     encoding = next((name for mark, name in MARKS if raw.startswith(mark)), "utf-8")
     try:
@@ -123,12 +147,16 @@ def decode(raw: bytes, file: str | Path) -> str:
     except UnicodeDecodeError as error:
         name = encoding.removesuffix("-sig").upper()
         raise ValueError(
-            f"{file} is no {name} text (byte {error.start} is 0x{raw[error.start]:02x}); convert it to UTF-8"
+            f"{file} is no {name} text (byte {error.start} is 0x{raw[error.start]:02x}); convert "
+            "it to UTF-8"
         ) from error
     zero = content.find("\0")
     if zero >= 0:
         place = len(content[:zero].encode(encoding))
-        raise ValueError(f"{file} is binary (byte {place} is 0); give a text file, in UTF-8 or with a byte order mark")
+        raise ValueError(
+            f"{file} is binary (byte {place} is 0); give a text file, in UTF-8 or with a byte "
+            "order mark"
+        )
     return content.replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -143,7 +171,8 @@ def encode(content: Sequence[str], vocabulary: Sequence[str]) -> np.ndarray:
     if len(outside):
         named = ", ".join(f"{content[k]!r} at {k}" for k in outside[:3])
         raise ValueError(
-            f"{len(outside)} characters are outside the vocabulary of {len(place)}: {named}; add or replace them"
+            f"{len(outside)} characters are outside the vocabulary of {len(place)}: {named}; add "
+            "or replace them"
         )
     return numbers
 
@@ -164,7 +193,9 @@ def _of_words(name: str, train: list[str], valid: list[str], most: int | None, l
     vocabulary = sorted({*kept, UNKNOWN})
     known = set(vocabulary)
     numbers = encode([word if word in known else UNKNOWN for word in (*train, *valid)], vocabulary)
-    return next_token(name, numbers, len(vocabulary), length, perplexity, "validation perplexity", len(valid))
+    return next_token(
+        name, numbers, len(vocabulary), length, perplexity, "validation perplexity", len(valid)
+    )
 
 
 def next_token(
@@ -177,20 +208,22 @@ def next_token(
     valid: int | None = None,
     entropy: float = 0.0,
 ) -> Task:
-    """A task on whole numbers below `size`: predict number k + 1 from those up to k, in windows of `length`.
+    """A task on whole numbers below `size`: predict number k + 1 from those up to k, in windows of
+    `length`.
 
-    The last `valid` numbers validate (default: a tenth); `entropy` is what no prediction can pass, in units of
-    `metric`, 0 where nobody knows it. Chance is to know the frequencies of the training part, or to call all numbers
-    alike where that is better. Raises: ValueError for too few numbers, a validation part unlike the training part, or
-    a length below 1.
+    The last `valid` numbers validate (default: a tenth); `entropy` is what no prediction can pass,
+    in units of `metric`, 0 where nobody knows it. Chance is to know the frequencies of the training
+    part, or to call all numbers alike where that is better. Raises: ValueError for too few numbers,
+    a validation part unlike the training part, or a length below 1.
     """
     check_length(name, length, 1)
     held = len(numbers) // SHARE if valid is None else valid
     train, rest = numbers[: len(numbers) - held], numbers[len(numbers) - held :]
     if len(rest) <= length or size < 2:
         raise ValueError(
-            f"task {name!r}: the text has {len(numbers):,} characters or words ({size} different), of which {held:,} "
-            f"validate: too few for windows of {length}; give a longer text or a smaller --length"
+            f"task {name!r}: the text has {len(numbers):,} characters or words ({size} different), "
+            f"of which {held:,} validate: too few for windows of {length}; give a longer text or a "
+            "smaller --length"
         )
     refuse_another_text(name, train, rest, size)
     starts = np.unique(np.linspace(0, len(rest) - length - 1, VALID).astype(int))
@@ -204,7 +237,8 @@ def next_token(
     if entropy:
         target = entropy + TO_LEARN * (chance - entropy)
         why = (
-            f"{TO_LEARN:.0%} of the way from chance to the entropy of the text, {entropy:.3f}, which no model can pass"
+            f"{TO_LEARN:.0%} of the way from chance to the entropy of the text, {entropy:.3f}, "
+            "which no model can pass"
         )
     else:
         target = (0.6 if metric is bits else 0.35) * chance
@@ -215,11 +249,15 @@ def next_token(
         total = data["train"].shape[0] - 1
         offset = jax.random.randint(key, (), 0, total)
         apart = total // batch
-        return (offset + apart * jnp.arange(batch)[None] + length * jnp.arange(steps)[:, None]) % total
+        return (
+            offset + apart * jnp.arange(batch)[None] + length * jnp.arange(steps)[:, None]
+        ) % total
 
     def batch(data: Data, ticket: Array) -> tuple[Array, Array]:
         whole, total = data["train"], data["train"].shape[0] - 1
-        at = (ticket[:, None] + jnp.arange(length)[None]) % total  # the last window goes on at the beginning
+        at = (
+            ticket[:, None] + jnp.arange(length)[None]
+        ) % total  # the last window goes on at the beginning
         return whole[at], whole[at + 1]
 
     return Task(
@@ -229,7 +267,11 @@ def next_token(
         out_features=size,
         readout="all",
         examples=examples,
-        data={"train": jnp.asarray(train), "valid_x": jnp.asarray(windows(0)), "valid_y": jnp.asarray(labels)},
+        data={
+            "train": jnp.asarray(train),
+            "valid_x": jnp.asarray(windows(0)),
+            "valid_y": jnp.asarray(labels),
+        },
         tickets=tickets,
         batch=batch,
         loss=cross_entropy,
@@ -246,9 +288,10 @@ def next_token(
 def refuse_another_text(name: str, train: np.ndarray, rest: np.ndarray, size: int) -> None:
     """Raises: ValueError when the part that validates is unlike the part that trains, in one line.
 
-    Compared are the share of numbers that the training part has never seen (expected: the share of those that it has
-    seen once, by Good and Turing) and the distance of frequencies, half the sum of |p - q| (expected: by chance about
-    half the sum of sqrt(2 p (1/n + 1/m) / pi)). Small texts and large vocabularies are apart by chance alone.
+    Compared are the share of numbers that the training part has never seen (expected: the share of
+    those that it has seen once, by Good and Turing) and the distance of frequencies, half the sum
+    of |p - q| (expected: by chance about half the sum of sqrt(2 p (1/n + 1/m) / pi)). Small texts
+    and large vocabularies are apart by chance alone.
     """
     count, held = np.bincount(train, minlength=size), np.bincount(rest, minlength=size)
     unseen, once = held[count == 0].sum() / len(rest), (count == 1).sum() / len(train)
@@ -257,7 +300,8 @@ def refuse_another_text(name: str, train: np.ndarray, rest: np.ndarray, size: in
     by_chance = np.sqrt(2 * pooled * (1 / len(train) + 1 / len(rest)) / np.pi).sum() / 2
     if unseen > UNSEEN + 2 * once or apart > APART + by_chance:
         raise ValueError(
-            f"task {name!r}: the last {len(rest):,} characters or words, which validate, are another text than those "
-            f"before: {unseen:.0%} of them never occur there, and {apart:.0%} would have to change for the frequencies "
-            "to agree; give a text of one kind, or mix its parts"
+            f"task {name!r}: the last {len(rest):,} characters or words, which validate, are "
+            f"another text than those before: {unseen:.0%} of them never occur there, and "
+            f"{apart:.0%} would have to change for the frequencies to agree; give a text of one "
+            "kind, or mix its parts"
         )

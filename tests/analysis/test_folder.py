@@ -1,4 +1,5 @@
-"""A folder that keeps an answer: whole or not at all, verified, one writer at a time, whatever kills it."""
+"""A folder that keeps an answer: whole or not at all, verified, one writer at a time, whatever
+kills it."""
 
 import json
 import os
@@ -41,7 +42,9 @@ def test_an_answer_is_extended_by_the_same_question_only(kept: Folder) -> None:
     assert kept.read("c.txt") == b"more"
     assert kept.read("a.json") == FILES["a.json"]
     other = {"study": {"seeds": 9, "rates": [0.1, 0.3]}}
-    with pytest.raises(BadStudy, match=r"holds another study \(seeds is 2 there, 9 here\); give --out a new folder"):
+    with pytest.raises(
+        BadStudy, match=r"holds another study \(seeds is 2 there, 9 here\); give --out a new folder"
+    ):
         kept.claim("study", other)
     with pytest.raises(BadStudy, match="holds a study, not a probe"):
         kept.claim("probe", QUESTION)
@@ -63,7 +66,9 @@ def test_every_damage_is_named(kept: Folder, name: str, damage: str) -> None:
 
 def test_a_missing_file_is_named(kept: Folder) -> None:
     (kept.path / "b.bin").unlink()
-    with pytest.raises(BadStudy, match=r"b.bin is missing; restore it from a copy, or move the folder away"):
+    with pytest.raises(
+        BadStudy, match=r"b.bin is missing; restore it from a copy, or move the folder away"
+    ):
         kept.read("b.bin")
     with pytest.raises(BadStudy, match=r"holds no z.nc"):
         kept.read("z.nc")
@@ -75,7 +80,9 @@ def test_a_manifest_of_another_version_is_refused(kept: Folder) -> None:
     body["schema"] = 3
     body["sha256"] = folders.digest(folders._canonical(body))
     (kept.path / MANIFEST).write_bytes(folders.to_json(body))
-    with pytest.raises(BadStudy, match=r"another version of jaxinit \(schema 3, this version reads 2\)"):
+    with pytest.raises(
+        BadStudy, match=r"another version of jaxinit \(schema 3, this version reads 2\)"
+    ):
         kept.manifest()
 
 
@@ -137,7 +144,9 @@ def test_a_path_that_can_be_no_folder_is_bad_input(name: str, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("how", ["folder", "loop"])
-def test_an_entry_that_is_no_file_any_more_is_named_and_can_be_written_again(kept: Folder, how: str) -> None:
+def test_an_entry_that_is_no_file_any_more_is_named_and_can_be_written_again(
+    kept: Folder, how: str
+) -> None:
     make_unreadable(kept.path / "a.json", how)
     with pytest.raises(BadStudy, match=r"a.json is damaged"):
         kept.read("a.json")
@@ -147,7 +156,10 @@ def test_an_entry_that_is_no_file_any_more_is_named_and_can_be_written_again(kep
     assert kept.read("a.json") == FILES["a.json"]
     for name in (LOCK, MANIFEST):
         make_unreadable(kept.path / name, how)
-        with pytest.raises(BadStudy, match=rf"{name} cannot be used: .*, where a file was expected"), kept.locked():
+        with (
+            pytest.raises(BadStudy, match=rf"{name} cannot be used: .*, where a file was expected"),
+            kept.locked(),
+        ):
             pass
 
 
@@ -169,7 +181,8 @@ def test_a_folder_made_for_nothing_is_removed_again(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-# Writes a second answer into the folder named first, and dies at a call of a system function, counted from 1.
+# Writes a second answer into the folder named first, and dies at a call of a system function,
+# counted from 1.
 KILLED = """
 import os, signal, sys
 from pathlib import Path
@@ -212,7 +225,9 @@ def test_a_kill_at_any_moment_leaves_the_old_answer_or_the_new_one(tmp_path: Pat
         folder = Folder(tmp_path / str(step))
         with folder.locked():
             folder.write("study", QUESTION, FILES)
-        code = subprocess.run([sys.executable, "-c", KILLED, str(folder.path), str(step)]).returncode
+        code = subprocess.run(
+            [sys.executable, "-c", KILLED, str(folder.path), str(step)]
+        ).returncode
         assert code in (0, -signal.SIGKILL)
         read = {name: folder.read(name) for name in FILES}  # as it lies there
         assert read in (FILES, new)
@@ -236,7 +251,7 @@ def test_one_writer_at_a_time_and_the_lock_of_a_dead_one_is_free(tmp_path: Path)
         with pytest.raises(BadStudy) as caught, Folder(tmp_path / "s").locked():
             pass
         process.kill()
-    expected = rf"is being written by process {process.pid} on .*; wait for it, or give --out another folder"
+    expected = rf"is being written by process {process.pid} on .*; wait for it, or give --out "
     assert re.search(expected, str(caught.value))
     assert (tmp_path / "s" / LOCK).exists()
     with Folder(tmp_path / "s").locked():
@@ -272,11 +287,18 @@ def test_differences_name_nested_entries() -> None:
 
 def test_numbers_that_are_not_finite_never_cost_a_file() -> None:
     content = {"a": [float("nan"), 1.0], "b": {"c": (float("inf"), -0.5)}, "d": "nan"}
-    assert json.loads(folders.to_json(content)) == {"a": [None, 1.0], "b": {"c": [None, -0.5]}, "d": "nan"}
+    assert json.loads(folders.to_json(content)) == {
+        "a": [None, 1.0],
+        "b": {"c": [None, -0.5]},
+        "d": "nan",
+    }
 
 
-def test_files_and_their_names_reach_the_disk_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Contents before the manifest that lists them, and the manifest's name before anything else is done."""
+def test_files_and_their_names_reach_the_disk_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Contents before the manifest that lists them, and the manifest's name before anything else is
+    done."""
     steps: list[str] = []
     sync, rename = os.fsync, Path.replace
 
@@ -295,5 +317,11 @@ def test_files_and_their_names_reach_the_disk_in_order(tmp_path: Path, monkeypat
         steps.clear()
         folder.write("probe", {}, {"a": b"1", "b": b"2"})
         done = list(steps)
-    written = ["sync .a.new", "sync .b.new", "sync .manifest.json.new", "rename manifest.json", "sync s"]
+    written = [
+        "sync .a.new",
+        "sync .b.new",
+        "sync .manifest.json.new",
+        "rename manifest.json",
+        "sync s",
+    ]
     assert done == [*written, "rename a", "rename b", "sync s"]

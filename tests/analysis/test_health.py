@@ -17,11 +17,15 @@ from jaxinit.signals import probes
 from jaxinit.tasks.base import cross_entropy
 
 
-def probed(model: str, scheme: spec.Scheme, seeds: int = 3, length: int = 30, **options) -> xr.Dataset:
+def probed(
+    model: str, scheme: spec.Scheme, seeds: int = 3, length: int = 30, **options
+) -> xr.Dataset:
     x = jax.random.normal(jax.random.key(1), (64, length, 4))
     y = jax.random.randint(jax.random.key(2), (64,), 0, 5)
     inputs = 4 * length if model == "mlp" else 4
-    leaves, apply, *_ = functional(lambda: MODELS[model](inputs, 64, 5, rngs=nnx.Rngs(0), **options))
+    leaves, apply, *_ = functional(
+        lambda: MODELS[model](inputs, 64, 5, rngs=nnx.Rngs(0), **options)
+    )
     of = jax.jit(
         lambda seed: probes.signals(
             apply, cross_entropy, leaves, spec.draw(scheme, jax.random.key(seed), leaves), (x, y)
@@ -31,10 +35,16 @@ def probed(model: str, scheme: spec.Scheme, seeds: int = 3, length: int = 30, **
 
 
 def found(dataset: xr.Dataset, signal: str, along: str = "layer"):
-    return next(v for v in judge(dataset) if (v.signal, v.along) == (signal, along) and not np.isnan(v.change))
+    return next(
+        v
+        for v in judge(dataset)
+        if (v.signal, v.along) == (signal, along) and not np.isnan(v.change)
+    )
 
 
-@pytest.mark.parametrize(("gain", "kind"), [(0.5, "vanishing"), (1.0, "healthy"), (1.7, "exploding")])
+@pytest.mark.parametrize(
+    ("gain", "kind"), [(0.5, "vanishing"), (1.0, "healthy"), (1.7, "exploding")]
+)
 def test_a_linear_net_changes_by_its_gain(gain: float, kind: str) -> None:
     dataset = probed("mlp", scale(SCHEMES["saxe_orthogonal"], gain), layers=10, activation="linear")
     for signal in ("activation", "gradient"):
@@ -48,7 +58,9 @@ def test_a_linear_net_changes_by_its_gain(gain: float, kind: str) -> None:
     assert REMEDIES[worst.kind]
 
 
-@pytest.mark.parametrize(("gain", "kind"), [(0.8, "vanishing"), (1.0, "healthy"), (1.2, "exploding")])
+@pytest.mark.parametrize(
+    ("gain", "kind"), [(0.8, "vanishing"), (1.0, "healthy"), (1.2, "exploding")]
+)
 def test_a_linear_rnn_changes_by_its_gain_per_step(gain: float, kind: str) -> None:
     scheme = spec.Override(SCHEMES["xavier_rnn"], {"recurrent": orthogonal(gain)})
     verdict = found(probed("rnn", scheme, activation="linear"), "gradient", "step")
@@ -62,14 +74,18 @@ def test_saturation_and_death_are_named_with_their_share() -> None:
     worst = next(v for v in saturated if v.kind == "saturated")
     assert worst.value > 0.9
     assert "are saturated" in str(worst)
-    dead = judge(probed("mlp", scale(SCHEMES["uniform01"], 0.0), seeds=1, layers=4, activation="relu"))
+    dead = judge(
+        probed("mlp", scale(SCHEMES["uniform01"], 0.0), seeds=1, layers=4, activation="relu")
+    )
     assert dead[0].kind == "dead"
     assert "100% of the activations into" in str(dead[0])
 
 
 def test_entries_that_are_not_finite_are_located() -> None:
     """Linear layers that overflow: the first products that do are named, not averaged away."""
-    dataset = probed("mlp", scale(SCHEMES["saxe_orthogonal"], 1e13), seeds=1, layers=4, activation="linear")
+    dataset = probed(
+        "mlp", scale(SCHEMES["saxe_orthogonal"], 1e13), seeds=1, layers=4, activation="linear"
+    )
     verdict = next(v for v in judge(dataset) if v.signal == "product")
     assert verdict.kind == "not finite"
     assert judge(dataset)[0].kind == "not finite"
@@ -84,7 +100,9 @@ def test_a_gradient_that_underflows_on_the_way_is_not_called_healthy() -> None:
     verdict = found(probed("rnn", scheme, activation="linear", length=200), "gradient", "step")
     assert verdict.kind == "vanishing"
     assert verdict.change == pytest.approx(-1, abs=0.05)
-    nothing = judge(probed("rnn", spec.Override(SCHEMES["xavier_rnn"], {"readout": constant(0.0)}), length=5))
+    nothing = judge(
+        probed("rnn", spec.Override(SCHEMES["xavier_rnn"], {"readout": constant(0.0)}), length=5)
+    )
     verdict = next(v for v in nothing if v.signal == "gradient" and v.along == "step")
     assert verdict.kind == "vanishing"
     assert "nothing of the gradient is left" in str(verdict)
@@ -97,7 +115,9 @@ class Chain(nnx.Module):
         self.names = names
         for k, name in enumerate(names):
             init = nnx.initializers.normal(0.08)
-            setattr(self, name, nnx.Linear(16, 16, use_bias=False, kernel_init=init, rngs=nnx.Rngs(k)))
+            setattr(
+                self, name, nnx.Linear(16, 16, use_bias=False, kernel_init=init, rngs=nnx.Rngs(k))
+            )
 
     def __call__(self, x: jax.Array) -> jax.Array:
         for name in self.names:
@@ -118,7 +138,8 @@ def test_a_verdict_does_not_depend_on_the_names_of_layers() -> None:
 
 
 def test_a_gate_that_is_idle_at_the_first_step_does_not_vanish() -> None:
-    """The forget gate of an LSTM multiplies a cell that is 0 then; the course of the other steps is what counts."""
+    """The forget gate of an LSTM multiplies a cell that is 0 then; the course of the other steps is
+    what counts."""
     cell = nnx.RNN(nnx.LSTMCell(8, 16, rngs=nnx.Rngs(0)), rngs=nnx.Rngs(0))
     last = nnx.Sequential(cell, lambda h: h[:, -1])
     x, y = jax.random.normal(jax.random.key(1), (64, 6, 8)), jnp.zeros(64, int)

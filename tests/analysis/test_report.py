@@ -31,7 +31,14 @@ ROW = {
     "diverged": 0,
 }
 BASELINE = ROW | {"scheme": "small_normal", "p_holm": None, "ratio": 1.0}
-NEVER = ROW | {"scheme": "uniform01", "converged": 0, "censored": 5, "diverged": 3, "epochs": 20.0, "ratio_is": "<="}
+NEVER = ROW | {
+    "scheme": "uniform01",
+    "converged": 0,
+    "censored": 5,
+    "diverged": 3,
+    "epochs": 20.0,
+    "ratio_is": "<=",
+}
 CLAIM = {
     "id": "A10",
     "statement": "Xavier is faster.",
@@ -60,7 +67,9 @@ HOSTILE = ("[bold]a[/bold]", "[/b]", ":smile:", "$x$ and $y$", "[link=x]")
 def printed(summary: dict, out: io.TextIOBase | None = None) -> str:
     out = out or io.StringIO()
     records = xr.Dataset(attrs={"higher_is_better": 1})
-    report.print_answer(Result(Study(), records, summary, Path("r"), True), Console(width=80, file=cast(Any, out)))
+    report.print_answer(
+        Result(Study(), records, summary, Path("r"), True), Console(width=80, file=cast(Any, out))
+    )
     out.seek(0)
     return out.read()
 
@@ -68,7 +77,9 @@ def printed(summary: dict, out: io.TextIOBase | None = None) -> str:
 @pytest.mark.parametrize("name", HOSTILE)
 def test_names_are_printed_as_they_are(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     row = ROW | {"scheme": name, "cell": f"cell {name}"}
-    text = printed(SUMMARY | {"table": [row], "metric": name, "notes": [f"note on {name}"], "baseline": name})
+    text = printed(
+        SUMMARY | {"table": [row], "metric": name, "notes": [f"note on {name}"], "baseline": name}
+    )
     assert text.count(name) == 5  # title, row, twice below the table, note
     printed(SUMMARY | {"claims": [CLAIM | {"statement": name}]})
     report.print_rows([row])
@@ -97,7 +108,10 @@ def test_what_is_only_a_bound_is_marked() -> None:
     text = " ".join(printed(SUMMARY).split())
     assert "uniform01 0.003 >20.00 ≤4.36" in text
     assert "0/5/3" in text
-    assert "measured >= 8.4 (7.9 to 9.1); published: no source found; supported with a condition" in text
+    assert (
+        "measured >= 8.4 (7.9 to 9.1); published: no source found; supported with a condition"
+        in text
+    )
 
 
 def test_a_best_rate_at_the_edge_is_marked() -> None:
@@ -130,7 +144,11 @@ def test_a_claim_without_a_verdict_says_so(capsys: pytest.CaptureFixture[str]) -
 
 def test_the_rows_of_several_studies_are_one_table() -> None:
     out = io.StringIO()
-    rows = [row | {"cell": cell} for cell in ("rnn, T=8", "lstm, T=64") for row in (ROW, BASELINE, NEVER)]
+    rows = [
+        row | {"cell": cell}
+        for cell in ("rnn, T=8", "lstm, T=64")
+        for row in (ROW, BASELINE, NEVER)
+    ]
     report.print_rows(rows, Console(width=120, file=out))
     lines = out.getvalue().splitlines()
     assert sum("rnn, T=8" in line for line in lines) == 1, "a cell is named once"
@@ -141,5 +159,6 @@ def test_the_rows_of_several_studies_are_one_table() -> None:
 def test_a_claim_that_is_a_bound_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     report.print_claims([CLAIM | {"published": None}])
     assert (
-        "at least 8.42 (7.9 to 9.1); published: no source found; supported with a condition" in capsys.readouterr().out
+        "at least 8.42 (7.9 to 9.1); published: no source found; supported with a condition"
+        in capsys.readouterr().out
     )

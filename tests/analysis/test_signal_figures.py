@@ -14,7 +14,15 @@ from jaxinit.study import Study
 
 @pytest.fixture(scope="module")
 def deep() -> xr.Dataset:
-    return survey(Study(model="mlp", layers=4, hidden=300, schemes=("glorot_standard", "glorot_normalized"), seeds=2))
+    return survey(
+        Study(
+            model="mlp",
+            layers=4,
+            hidden=300,
+            schemes=("glorot_standard", "glorot_normalized"),
+            seeds=2,
+        )
+    )
 
 
 @pytest.fixture(scope="module")

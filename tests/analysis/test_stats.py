@@ -1,4 +1,5 @@
-"""The statistics against hand-computed cases with censoring, and against the coverage they claim."""
+"""The statistics against hand-computed cases with censoring, and against the coverage they
+claim."""
 
 import numpy as np
 import pytest
@@ -9,14 +10,16 @@ from jaxinit.analysis import stats
 from jaxinit.analysis.outcome import Outcome
 from jaxinit.analysis.stats import Times
 
-# The 6-MP arm of Freireich et al. (1963), weeks of remission, the textbook case of Kaplan-Meier estimation:
+# The 6-MP arm of Freireich et al. (1963), weeks of remission, the textbook case of Kaplan-Meier
+# estimation:
 # S(6) = .857, S(7) = .807, S(10) = .753, S(13) = .690, S(16) = .627, S(22) = .538, S(23) = .448.
 SIX_MP = Times(
     np.array([6, 6, 6, 7, 10, 13, 16, 22, 23, 6, 9, 10, 11, 17, 19, 20, 25, 32, 32, 34, 35], float),
     np.array([True] * 9 + [False] * 12),
 )
 PLACEBO = Times(
-    np.array([1, 1, 2, 2, 3, 4, 4, 5, 5, 8, 8, 8, 8, 11, 11, 12, 12, 15, 17, 22, 23], float), np.ones(21, bool)
+    np.array([1, 1, 2, 2, 3, 4, 4, 5, 5, 8, 8, 8, 8, 11, 11, 12, 12, 15, 17, 22, 23], float),
+    np.ones(21, bool),
 )
 
 
@@ -25,7 +28,10 @@ def rng() -> np.random.Generator:
 
 
 def times(*values: float, censored: tuple[float, ...] = ()) -> Times:
-    return Times(np.array([*values, *censored], float), np.array([True] * len(values) + [False] * len(censored)))
+    return Times(
+        np.array([*values, *censored], float),
+        np.array([True] * len(values) + [False] * len(censored)),
+    )
 
 
 def test_kaplan_meier_reproduces_the_textbook() -> None:
@@ -36,7 +42,8 @@ def test_kaplan_meier_reproduces_the_textbook() -> None:
         assert survival[week] == pytest.approx(value, abs=5e-4)
     assert (low <= share).all()
     assert (share <= high).all()
-    # At 10 weeks: Greenwood's variance sum is 3/(21*18) + 1/(17*16) + 1/(15*14), on the log(-log) scale.
+    # At 10 weeks: Greenwood's variance sum is 3/(21*18) + 1/(17*16) + 1/(15*14), on the log(-log)
+    # scale.
     k = int(np.flatnonzero(t == 10)[0])
     s = 18 / 21 * 16 / 17 * 14 / 15
     half = 1.959964 * np.sqrt(3 / (21 * 18) + 1 / (17 * 16) + 1 / (15 * 14)) / abs(np.log(s))
@@ -106,7 +113,8 @@ def test_ratio_and_its_paired_interval() -> None:
     base, scheme = times(4, 8, 12, 16), times(2, 4, 6, 8)
     ratio, low, high = stats.ratio_interval(base, scheme, 100, rng())
     assert ratio == pytest.approx(2)
-    # Paired: every seed has the ratio 2 exactly, so every resample has; unpaired resampling would spread it.
+    # Paired: every seed has the ratio 2 exactly, so every resample has; unpaired resampling would
+    # spread it.
     assert low == pytest.approx(2)
     assert high == pytest.approx(2)
     same = stats.ratio_interval(base, base, 100, rng())
@@ -135,7 +143,9 @@ def test_intervals_cover_about_ninety_percent_with_eight_seeds() -> None:
 
 def test_bounds_say_which_side_is_open() -> None:
     full, part = times(1, 2), times(1, censored=(5,))
-    assert [stats.bound(*pair) for pair in ((full, full), (part, full), (full, part), (part, part))] == [
+    assert [
+        stats.bound(*pair) for pair in ((full, full), (part, full), (full, part), (part, part))
+    ] == [
         "=",
         ">=",
         "<=",
@@ -244,7 +254,10 @@ def test_a_measured_claim_has_its_interval_and_its_verdict() -> None:
     interval = scipy.stats.ttest_1samp(values, 0).confidence_interval()
     assert (row["low"], row["high"]) == (pytest.approx(interval.low), pytest.approx(interval.high))
     assert row["verdict"] == "supported"
-    assert stats.claim_of("X1", "a number", values, "1", (1.0, 1.2), "")["verdict"] == "too noisy to tell"
+    assert (
+        stats.claim_of("X1", "a number", values, "1", (1.0, 1.2), "")["verdict"]
+        == "too noisy to tell"
+    )
     assert stats.claim_of("X1", "a number", values, "2", (1.8, np.inf), "")["verdict"] == "refuted"
     single = stats.claim_of("X1", "a number", 3.0, "2", (1.8, np.inf), "no seeds")
     assert (single["verdict"], single["low"], single["band"]) == ("supported", None, [1.8, None])
@@ -268,7 +281,13 @@ def test_profile_scores_are_areas_under_the_profile() -> None:
         "converged": converged,
         "seeds": 5,
     }
-    rows = [row("1", "a", 2.0), row("1", "b", 4.0), row("1", "c", 2.0, 2), row("2", "a", 9.0), row("2", "b", 3.0)]
+    rows = [
+        row("1", "a", 2.0),
+        row("1", "b", 4.0),
+        row("1", "c", 2.0, 2),
+        row("2", "a", 9.0),
+        row("2", "b", 3.0),
+    ]
     rows += [row("2", "c", 30.0), row("2", "only here", 1.0)]
     scores = stats.profile_scores(rows)
     # a: the best, then 9 times the best; "only here" is the best of cell 2 with 1 epoch

@@ -37,9 +37,16 @@ def test_round_trip_keeps_axes_values_and_attributes(tmp_path: Path) -> None:
     assert result.records.outcome.attrs["flag_meanings"] == "unfinished converged censored diverged"
     names = ["manifest.json", "records.nc", "study.json", "summary.json"]
     assert sorted(p.name for p in (tmp_path / "s").iterdir()) == names
-    assert result.records.attrs["schema"] == json.loads((tmp_path / "s" / "study.json").read_text())["schema"] == 2
+    assert (
+        result.records.attrs["schema"]
+        == json.loads((tmp_path / "s" / "study.json").read_text())["schema"]
+        == 2
+    )
     assert result.records.attrs["identity"] == "d"
-    assert result.origin == f"computed 2026-11-25T12:00:00+00:00 on 2 cpu device(s), JAX {jax.__version__}"
+    assert (
+        result.origin
+        == f"computed 2026-11-25T12:00:00+00:00 on 2 cpu device(s), JAX {jax.__version__}"
+    )
 
 
 def test_study_json_says_what_it_ran_on(tmp_path: Path) -> None:
@@ -48,7 +55,16 @@ def test_study_json_says_what_it_ran_on(tmp_path: Path) -> None:
     assert stored["command"].startswith("jaxinit run --schemes orthogonal small_normal")
     assert stored["seeds"] == {"tune": [0], "report": [1, 2]}
     assert {"jax", "numpy", "python"} <= set(stored["versions"])
-    assert {"commit", "source", "written", "identity", "digest", "status", "lives", "device"} <= set(stored)
+    assert {
+        "commit",
+        "source",
+        "written",
+        "identity",
+        "digest",
+        "status",
+        "lives",
+        "device",
+    } <= set(stored)
 
 
 def state(metric: float) -> dict[str, np.ndarray]:
@@ -64,7 +80,9 @@ def test_a_folder_with_nothing_is_no_answer_and_another_question_is_refused(tmp_
     assert stored is not None
     assert stored["status"] == "complete"
     before = {path: path.read_bytes() for path in (tmp_path / "s").iterdir()}
-    with pytest.raises(BadStudy, match=r"holds another study \(seeds is 2 there, 9 here\); give --out a new folder"):
+    with pytest.raises(
+        BadStudy, match=r"holds another study \(seeds is 2 there, 9 here\); give --out a new folder"
+    ):
         store.answered(Folder(tmp_path / "s"), Study(**{**STUDY.__dict__, "seeds": 9}))
     assert {path: path.read_bytes() for path in (tmp_path / "s").iterdir()} == before
 
@@ -78,7 +96,9 @@ def test_loading_what_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(BadStudy, match="holds a probe and no study"):
         store.load(tmp_path / "p")
     write(tmp_path / "my s", "running")
-    with pytest.raises(BadStudy, match=r"has no records yet; run it again: jaxinit run .* --out '.*my s'"):
+    with pytest.raises(
+        BadStudy, match=r"has no records yet; run it again: jaxinit run .* --out '.*my s'"
+    ):
         store.load(tmp_path / "my s")
 
 
@@ -98,10 +118,15 @@ def test_a_study_that_was_killed_shows_its_last_saved_state(tmp_path: Path) -> N
     (tmp_path / store.STATE).write_bytes((tmp_path / store.SPARE).read_bytes())
     assert "state.bin is a copy of state.before.bin; these are" in store.load(tmp_path).remark
     (tmp_path / store.STATE).unlink()
-    assert "state.bin is missing; these are the records of the state saved before" in store.load(tmp_path).remark
+    assert (
+        "state.bin is missing; these are the records of the state saved before"
+        in store.load(tmp_path).remark
+    )
 
 
-def test_a_study_that_ends_while_it_is_read_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_study_that_ends_while_it_is_read_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write(tmp_path, "running")
     stored = store.stored
 
@@ -122,11 +147,14 @@ def test_without_a_state_the_records_of_the_last_interruption_are_shown(tmp_path
     for name in (store.STATE, store.SPARE):
         (tmp_path / name).write_bytes(b"torn")
     with pytest.raises(
-        BadStudy, match=r"state.bin is torn; .*state.before.bin is torn; the study in .* has no records"
+        BadStudy,
+        match=r"state.bin is torn; .*state.before.bin is torn; the study in .* has no records",
     ):
         store.load(tmp_path)
     with Folder(tmp_path).locked():
-        store.write_study(Folder(tmp_path), STUDY, about("interrupted"), {"records.nc": store.netcdf(records)})
+        store.write_study(
+            Folder(tmp_path), STUDY, about("interrupted"), {"records.nc": store.netcdf(records)}
+        )
     result = store.load(tmp_path)
     xr.testing.assert_identical(result.records, records)
     assert not result.complete
@@ -146,7 +174,9 @@ def test_a_state_of_another_study_is_never_taken(tmp_path: Path) -> None:
     assert found is not None
     assert (found["metric"] == 0.25).all()
     assert found["lives"] == [LIFE]
-    assert "belongs to another study and was set aside as state.bin.foreign; going on from" in remark
+    assert (
+        "belongs to another study and was set aside as state.bin.foreign; going on from" in remark
+    )
     assert (tmp_path / "state.bin.foreign").exists()
 
 
@@ -190,11 +220,16 @@ def test_missing_records_of_a_finished_study_give_advice_that_ends(tmp_path: Pat
     write(tmp_path)
     (tmp_path / "records.nc").unlink()
     for look in (store.load, store.summarize_again):
-        with pytest.raises(BadStudy, match=r"records.nc is missing; restore it from a copy, or move the folder away"):
+        with pytest.raises(
+            BadStudy,
+            match=r"records.nc is missing; restore it from a copy, or move the folder away",
+        ):
             look(tmp_path)
 
 
-def test_a_finished_study_is_read_where_nothing_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_finished_study_is_read_where_nothing_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write(tmp_path)
     (tmp_path / "summary.json").unlink()
 
@@ -222,7 +257,9 @@ def test_flipped_bits_are_always_named(name: str, tmp_path: Path) -> None:
 def test_changed_conditions_are_named() -> None:
     here = store.conditions()
     assert store.changed_conditions(here, here) == []
-    other = here | {"arithmetic": here["arithmetic"] | {"XLA_FLAGS": "--x=1", "processor": "another"}}
+    other = here | {
+        "arithmetic": here["arithmetic"] | {"XLA_FLAGS": "--x=1", "processor": "another"}
+    }
     words = store.changed_conditions(other, here)
     assert len(words) == 2
     assert words[0].startswith("XLA_FLAGS '--x=1' there, '")

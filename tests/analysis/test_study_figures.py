@@ -1,4 +1,5 @@
-"""Figures from records alone: every one that the records can fill, and no crash on those they cannot."""
+"""Figures from records alone: every one that the records can fill, and no crash on those they
+cannot."""
 
 from pathlib import Path
 
@@ -26,7 +27,13 @@ ROW = {"converged": 2, "seeds": 2, "epochs": 3.0, "epochs_low": 2.0, "epochs_hig
 
 
 def records(higher_is_better: int = 1, report: bool = True) -> xr.Dataset:
-    about = {"task": "t", "metric_name": "accuracy", "higher_is_better": higher_is_better, "chance": 0.1, "target": 0.9}
+    about = {
+        "task": "t",
+        "metric_name": "accuracy",
+        "higher_is_better": higher_is_better,
+        "chance": 0.1,
+        "target": 0.9,
+    }
     made = store.empty_records(STUDY, 8, about)
     draws = np.random.default_rng(0)
     for s in range(4):
@@ -35,7 +42,13 @@ def records(higher_is_better: int = 1, report: bool = True) -> xr.Dataset:
                 if seed >= 2 and (lr != 0 or not report):
                     continue
                 end = 32 if s == 2 else int(draws.integers(3, 30))
-                kind = Outcome.CENSORED if s == 2 else Outcome.DIVERGED if (s, lr) == (3, 1) else Outcome.CONVERGED
+                kind = (
+                    Outcome.CENSORED
+                    if s == 2
+                    else Outcome.DIVERGED
+                    if (s, lr) == (3, 1)
+                    else Outcome.CONVERGED
+                )
                 made.metric.values[s, lr, seed, :end] = np.linspace(0.1, 0.91, end)
                 made.outcome.values[s, lr, seed] = kind
                 made.last_epoch.values[s, lr, seed] = end / 8
@@ -60,7 +73,8 @@ def test_an_interrupted_study_draws_what_it_has(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "figure", [study_figures.share_converged, study_figures.epochs_by_rate, study_figures.learning_curves]
+    "figure",
+    [study_figures.share_converged, study_figures.epochs_by_rate, study_figures.learning_curves],
 )
 def test_one_panel_a_scheme_the_fastest_first_with_labels(figure) -> None:
     import matplotlib.pyplot as plt
@@ -68,11 +82,17 @@ def test_one_panel_a_scheme_the_fastest_first_with_labels(figure) -> None:
     drawn = figure(records(higher_is_better=0 if figure is study_figures.learning_curves else 1))
     titles = [axes.get_title(loc="left").split(",")[0] for axes in drawn.axes if axes.get_visible()]
     assert sorted(titles) == sorted(STUDY.schemes)
-    effort = [stats.restricted_mean(stats.times_of(records(), scheme, 0.1, "report"), 4.0) for scheme in titles]
+    effort = [
+        stats.restricted_mean(stats.times_of(records(), scheme, 0.1, "report"), 4.0)
+        for scheme in titles
+    ]
     assert effort == sorted(effort)
     assert drawn.axes[3].get_xlabel()
     assert drawn.get_supylabel()
-    assert [text.get_text() for text in drawn.legends[0].get_texts()][:2] == ["this scheme", "baseline, small_normal"]
+    assert [text.get_text() for text in drawn.legends[0].get_texts()][:2] == [
+        "this scheme",
+        "baseline, small_normal",
+    ]
     plt.close(drawn)
 
 
@@ -83,7 +103,11 @@ def test_names_are_drawn_as_they_are(tmp_path: Path) -> None:
     data = records().assign_coords(scheme=names).assign_attrs(baseline=names[0], task="$t$ $u")
     assert len(study_figures.draw_all(data, tmp_path)) == 3
     drawn = study_figures.share_converged(data)
-    shown = {axes.title.get_text() or axes.get_title(loc="left") for axes in drawn.axes if axes.get_visible()}
+    shown = {
+        axes.title.get_text() or axes.get_title(loc="left")
+        for axes in drawn.axes
+        if axes.get_visible()
+    }
     assert shown == {as_text(f"{name}, rate 0.1") for name in names}
     for axes in drawn.axes[: len(names)]:
         text, is_formula = axes._left_title._preprocess_math(axes.get_title(loc="left"))

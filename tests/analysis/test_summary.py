@@ -25,5 +25,7 @@ def test_notes_say_when_the_resolution_is_another_and_what_calibrations_report()
     records = store.empty_records(STUDY, 5, ABOUT)
     reports = {"orthogonal+lsuv": {"passes": {"median": 3.0, "low": 2.0, "high": 4.0}}}
     notes = summarize(records, STUDY, {"calibrations": reports})["notes"]
-    assert any("8 evaluations an epoch do not divide its batches; 5 were made" in note for note in notes)
+    assert any(
+        "8 evaluations an epoch do not divide its batches; 5 were made" in note for note in notes
+    )
     assert any(note.startswith("orthogonal+lsuv: passes 3 (medians over seeds") for note in notes)

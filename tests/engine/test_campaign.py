@@ -1,4 +1,5 @@
-"""A study from question to folder, small: the records, the answer, what is paired, what bad input costs."""
+"""A study from question to folder, small: the records, the answer, what is paired, what bad input
+costs."""
 
 import json
 import os
@@ -46,7 +47,9 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> Result:
 def test_the_folder_holds_the_whole_answer(result: Result) -> None:
     summary = json.loads((result.folder / "summary.json").read_text())
     assert result.complete
-    assert {"baseline", "trials", "compilations", "wall_s", "table", "claims", "notes"} <= set(summary)
+    assert {"baseline", "trials", "compilations", "wall_s", "table", "claims", "notes"} <= set(
+        summary
+    )
     assert summary["compilations"] == 1
     assert summary["trials"] == 3 * (2 * 1 + 2)
     columns = {
@@ -64,7 +67,17 @@ def test_the_folder_holds_the_whole_answer(result: Result) -> None:
     assert columns | {"converged", "censored", "diverged"} <= set(summary["table"][0])
     assert {row["scheme"] for row in summary["table"]} == set(STUDY.schemes)
     claim = summary["claims"][0]
-    assert set(claim) >= {"id", "statement", "measured", "low", "high", "published", "band", "verdict", "note"}
+    assert set(claim) >= {
+        "id",
+        "statement",
+        "measured",
+        "low",
+        "high",
+        "published",
+        "band",
+        "verdict",
+        "note",
+    }
     assert claim["id"] == "A10"
     assert store.load(result.folder).study == replace(STUDY)
 
@@ -80,11 +93,15 @@ def test_records_hold_every_trial_and_nothing_else(result: Result) -> None:
     assert converged.any()
     metric = records.metric.values[converged]
     last = metric[np.arange(len(metric)), done[converged] - 1]
-    assert (last >= 0.5).all(), "a converged trial ends at its first evaluation that reaches the target"
+    assert (last >= 0.5).all(), (
+        "a converged trial ends at its first evaluation that reaches the target"
+    )
     assert (np.nansum(metric >= 0.5, axis=1) == 1).all()
 
 
-def test_the_same_command_reads_the_answer_back(result: Result, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_same_command_reads_the_answer_back(
+    result: Result, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sweep, "Sweep", None)  # nothing may be computed
     again = campaign.run(STUDY, out=result.folder, progress=False)
     assert again.summary == result.summary
@@ -94,12 +111,16 @@ def test_the_same_command_reads_the_answer_back(result: Result, monkeypatch: pyt
 
 
 def test_a_study_can_be_repeated_from_its_own_file(result: Result, tmp_path: Path) -> None:
-    again = campaign.run(Study.from_json(result.folder / "study.json"), out=tmp_path / "again", progress=False)
+    again = campaign.run(
+        Study.from_json(result.folder / "study.json"), out=tmp_path / "again", progress=False
+    )
     xr.testing.assert_identical(again.records, result.records)
 
 
 def test_mappings_agree(result: Result, tmp_path: Path) -> None:
-    together = campaign.run(STUDY, out=tmp_path / "v", progress=False, mapping="vmap", slots_per_device=1)
+    together = campaign.run(
+        STUDY, out=tmp_path / "v", progress=False, mapping="vmap", slots_per_device=1
+    )
     assert (together.records.outcome == result.records.outcome).all()
     np.testing.assert_allclose(together.records.train_loss, result.records.train_loss, rtol=2e-3)
 
@@ -112,11 +133,16 @@ def test_own_schemes_and_scaled_rules(tmp_path: Path) -> None:
     mixed = campaign.run(study, out=tmp_path / "m", schemes={"mine": mine}, progress=False)
     assert mixed.summary["compilations"] == 1
     alone = campaign.run(
-        replace(study, schemes=("xavier_rnn",)), out=tmp_path / "a", schemes={"mine": mine}, progress=False
+        replace(study, schemes=("xavier_rnn",)),
+        out=tmp_path / "a",
+        schemes={"mine": mine},
+        progress=False,
     )
     # A scheme without scales trains the same beside one that has them.
     np.testing.assert_allclose(
-        mixed.records.train_loss.sel(scheme="xavier_rnn"), alone.records.train_loss.sel(scheme="xavier_rnn"), rtol=2e-3
+        mixed.records.train_loss.sel(scheme="xavier_rnn"),
+        alone.records.train_loss.sel(scheme="xavier_rnn"),
+        rtol=2e-3,
     )
 
 
@@ -124,17 +150,23 @@ def test_a_folder_knows_an_own_scheme_that_has_changed(tmp_path: Path) -> None:
     def make(law):
         return {"mine": lambda leaf: zeros if leaf.role == "bias" else law}
 
-    study = replace(STUDY, schemes=("mine",), baseline="mine", lrs=(0.1,), epochs=1, batch=320, evaluations=2)
+    study = replace(
+        STUDY, schemes=("mine",), baseline="mine", lrs=(0.1,), epochs=1, batch=320, evaluations=2
+    )
     first = campaign.run(study, out=tmp_path / "s", schemes=make(normal(0.1)), progress=False)
     again = campaign.run(study, out=tmp_path / "s", schemes=make(normal(0.1)), progress=False)
     assert again.summary == first.summary
-    with pytest.raises(BadStudy, match=r"holds another study \(the draws of scheme 'mine' differ\)"):
+    with pytest.raises(
+        BadStudy, match=r"holds another study \(the draws of scheme 'mine' differ\)"
+    ):
         campaign.run(study, out=tmp_path / "s", schemes=make(normal(0.2)), progress=False)
 
 
 def test_a_calibrated_scheme_beside_its_own_base(tmp_path: Path) -> None:
     names = ("saxe_orthogonal", "saxe_orthogonal+lsuv")
-    study = replace(STUDY, schemes=names, baseline=names[0], lrs=(0.1,), epochs=1, batch=320, evaluations=2)
+    study = replace(
+        STUDY, schemes=names, baseline=names[0], lrs=(0.1,), epochs=1, batch=320, evaluations=2
+    )
     got = campaign.run(study, out=tmp_path / "s", progress=False)
     assert got.summary["compilations"] == 1
     report = got.summary["calibrations"][names[1]]
@@ -154,9 +186,19 @@ def test_a_calibrated_scheme_beside_its_own_base(tmp_path: Path) -> None:
 @pytest.mark.parametrize("task", ["adding", "digits_rows"])
 def test_every_model_runs_on_tasks_of_both_kinds(model: str, task: str, tmp_path: Path) -> None:
     study = replace(
-        STUDY, model=model, task=task, target=None, optimizer="adam", lrs=(0.01,), epochs=1, batch=320, evaluations=2
+        STUDY,
+        model=model,
+        task=task,
+        target=None,
+        optimizer="adam",
+        lrs=(0.01,),
+        epochs=1,
+        batch=320,
+        evaluations=2,
     )
-    study = replace(study, length=4 if task == "adding" else None, schemes=("small_normal", "orthogonal"))
+    study = replace(
+        study, length=4 if task == "adding" else None, schemes=("small_normal", "orthogonal")
+    )
     got = campaign.run(study, out=tmp_path / "s", progress=False)
     assert got.summary["trials"] == 4
     assert np.isfinite(got.records.train_loss.values).all()
@@ -164,23 +206,42 @@ def test_every_model_runs_on_tasks_of_both_kinds(model: str, task: str, tmp_path
 
 def test_signals_are_recorded_between_chunks_and_own_tasks_run(tmp_path: Path) -> None:
     shorter = {"own": lambda: replace(TASKS["digits_rows"](), name="own", examples=256)}
-    study = replace(STUDY, model="mlp", layers=2, task="own", lrs=(0.1,), epochs=5, target=1.0, baseline="orthogonal")
+    study = replace(
+        STUDY,
+        model="mlp",
+        layers=2,
+        task="own",
+        lrs=(0.1,),
+        epochs=5,
+        target=1.0,
+        baseline="orthogonal",
+    )
     got = campaign.run(study, out=tmp_path / "s", tasks=shorter, progress=False, signals=50)
     assert got.records.attrs["task"] == "own"
     with xr.open_dataset(got.folder / "signals.nc", engine="h5netcdf") as file:
         courses = file.load()
     assert courses.scheme.values.tolist() == list(STUDY.schemes)
     assert courses.epoch.values.tolist() == [0.0, 2.0, 4.0]
-    assert courses.parameter.values.tolist() == ["layers.0.kernel", "layers.1.kernel", "readout.kernel"]
+    assert courses.parameter.values.tolist() == [
+        "layers.0.kernel",
+        "layers.1.kernel",
+        "readout.kernel",
+    ]
     weights = courses.weight_mean_square.isel(step=0, copy=0).sel(parameter="readout.kernel")
     np.testing.assert_allclose(weights.sel(scheme="small_normal", epoch=0.0), 0.01**2, rtol=0.4)
     assert (weights.diff("epoch") != 0).all()
     moved = courses.update_mean_square / courses.weight_gradient_mean_square
-    np.testing.assert_allclose(moved.isel(step=0, copy=0), 0.1**2, rtol=1e-3)  # plain SGD at its rate
-    assert campaign.run(study, out=got.folder, tasks=shorter, progress=False, signals=50).remark == ""
+    np.testing.assert_allclose(
+        moved.isel(step=0, copy=0), 0.1**2, rtol=1e-3
+    )  # plain SGD at its rate
+    assert (
+        campaign.run(study, out=got.folder, tasks=shorter, progress=False, signals=50).remark == ""
+    )
 
 
-def test_a_study_that_was_computed_without_signals_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_study_that_was_computed_without_signals_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     campaign.run(SHORT, out=tmp_path / "s", progress=False)
     again = campaign.run(SHORT, out=tmp_path / "s", progress=False, signals=50)
     assert again.read_back
@@ -197,16 +258,25 @@ def test_new_data_under_an_old_name_never_gives_the_old_answer(tmp_path: Path) -
     def run(task: Task, models=None, mapping=None) -> Result:
         study = replace(SHORT, task="own")
         return campaign.run(
-            study, out=tmp_path / "s", tasks={"own": lambda: task}, models=models, progress=False, mapping=mapping
+            study,
+            out=tmp_path / "s",
+            tasks={"own": lambda: task},
+            models=models,
+            progress=False,
+            mapping=mapping,
         )
 
     own = replace(digits, name="own")
     first = run(own)
     assert run(own).summary == first.summary
     flipped = replace(own, data=own.data | {"train_y": 9 - own.data["train_y"]})
-    with pytest.raises(BadStudy, match=r"holds another study \(the data of task 'own' differ\); give --out a new"):
+    with pytest.raises(
+        BadStudy, match=r"holds another study \(the data of task 'own' differ\); give --out a new"
+    ):
         run(flipped)
-    with pytest.raises(BadStudy, match=r"\(loss, metric or batches of task 'own' differ; what model 'rnn' computes"):
+    with pytest.raises(
+        BadStudy, match=r"\(loss, metric or batches of task 'own' differ; what model 'rnn' computes"
+    ):
         run(replace(own, loss=lambda outputs, y: 2 * digits.loss(outputs, y)))
 
     class Silent(jaxinit.RNN):
@@ -218,10 +288,20 @@ def test_new_data_under_an_old_name_never_gives_the_old_answer(tmp_path: Path) -
     assert run(own, mapping="vmap").read_back, "an answer is one wherever it was computed"
 
 
-def test_an_unfinished_study_goes_on_with_nothing_but_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unfinished_study_goes_on_with_nothing_but_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Another text, another device, another version: nothing of it is mixed in."""
     (tmp_path / "book.txt").write_text("the quick brown fox jumps over the lazy dog. " * 200)
-    study = replace(SHORT, task="text", text=str(tmp_path / "book.txt"), length=10, batch=64, epochs=4, target=0.01)
+    study = replace(
+        SHORT,
+        task="text",
+        text=str(tmp_path / "book.txt"),
+        length=10,
+        batch=64,
+        epochs=4,
+        target=0.01,
+    )
     stop = sweep.Sweep.run
 
     def stopped(self, *args, **kwargs):
@@ -241,18 +321,26 @@ def test_an_unfinished_study_goes_on_with_nothing_but_itself(tmp_path: Path, mon
     conditions = store.conditions()
     later = conditions | {"versions": conditions["versions"] | {"jax": "99"}}
     monkeypatch.setattr(store, "conditions", lambda: later)
-    with pytest.raises(BadStudy, match=rf"under other conditions \(jax {jax.__version__} there, 99 here\); go on"):
+    with pytest.raises(
+        BadStudy, match=rf"under other conditions \(jax {jax.__version__} there, 99 here\); go on"
+    ):
         campaign.run(study, out=tmp_path / "s", progress=False)
     forced = campaign.run(study, out=tmp_path / "s", progress=False, force_resume=True)
     assert forced.complete
-    assert any(note.startswith("resumed by force under other conditions: jax") for note in forced.summary["notes"])
+    assert any(
+        note.startswith("resumed by force under other conditions: jax")
+        for note in forced.summary["notes"]
+    )
 
 
-# Nobody converges, so 12 trials of two chunks through 8 slots: after three chunks 8 have ended, 4 are half way.
+# Nobody converges, so 12 trials of two chunks through 8 slots: after three chunks 8 have ended, 4
+# are half way.
 LONG = replace(STUDY, target=0.99, lrs=(0.1,), seeds=4)
 
 
-def interrupted(folder: Path, number: signal.Signals, chunks: int, patch: pytest.MonkeyPatch) -> Result:
+def interrupted(
+    folder: Path, number: signal.Signals, chunks: int, patch: pytest.MonkeyPatch
+) -> Result:
     """Run LONG until a signal arrives in its chunk of that number."""
     run, seen = sweep.Sweep.run, []
 
@@ -270,12 +358,18 @@ def interrupted(folder: Path, number: signal.Signals, chunks: int, patch: pytest
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Result:
-    return campaign.run(LONG, out=tmp_path_factory.mktemp("whole") / "s", progress=False, slots_per_device=1)
+    return campaign.run(
+        LONG, out=tmp_path_factory.mktemp("whole") / "s", progress=False, slots_per_device=1
+    )
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_and_the_same_study_goes_on_bit_for_bit(
-    number: signal.Signals, uninterrupted: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+    number: signal.Signals,
+    uninterrupted: Result,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys,
 ) -> None:
     partial = interrupted(tmp_path / "s", number, 3, monkeypatch)
     assert not partial.complete
@@ -304,11 +398,15 @@ def test_a_torn_state_is_set_aside_and_the_one_before_is_used(
     state.write_bytes(state.read_bytes()[:-100])
     ran = []
     run = sweep.Sweep.run
-    monkeypatch.setattr(sweep.Sweep, "run", lambda self, *a, **k: ran.append(k) or run(self, *a, **k))
+    monkeypatch.setattr(
+        sweep.Sweep, "run", lambda self, *a, **k: ran.append(k) or run(self, *a, **k)
+    )
     whole = campaign.run(LONG, out=tmp_path / "s", progress=False, slots_per_device=1)
     assert "is torn and was set aside as state.bin.torn; going on from" in capsys.readouterr().err
     assert (tmp_path / "s" / "state.bin.torn").exists()
-    assert len(ran[0]["waiting"]) + len(ran[0]["seats"]) == 4, "eight trials had ended by the chunk before"
+    assert len(ran[0]["waiting"]) + len(ran[0]["seats"]) == 4, (
+        "eight trials had ended by the chunk before"
+    )
     xr.testing.assert_identical(whole.records, uninterrupted.records)
 
 
@@ -325,8 +423,8 @@ def test_a_study_whose_states_are_gone_says_so_and_starts_anew(
     whole = campaign.run(LONG, out=tmp_path / "s", progress=False, slots_per_device=1)
     said = capsys.readouterr().err
     assert said.endswith(
-        f"no saved state is left in {tmp_path / 's'}: the study starts anew, and will write over records.nc; "
-        "to keep it, stop and copy it\n"
+        f"no saved state is left in {tmp_path / 's'}: the study starts anew, and will write over "
+        "records.nc; to keep it, stop and copy it\n"
     )
     xr.testing.assert_identical(whole.records, uninterrupted.records)
     assert [life.get("lost", False) for life in whole.about["lives"]] == [True, False]
@@ -334,11 +432,17 @@ def test_a_study_whose_states_are_gone_says_so_and_starts_anew(
 
 @pytest.mark.slow
 def test_twenty_kills_at_random_moments_lose_nothing(tmp_path: Path) -> None:
-    grid = "run --hidden 64 --schemes small_normal xavier_rnn --lrs 0.03 0.1 --seeds 12 --tune-seeds 2"
+    grid = (
+        "run --hidden 64 --schemes small_normal xavier_rnn --lrs 0.03 0.1 --seeds 12 --tune-seeds 2"
+    )
     budget = "--epochs 900 --target 1.0 --out"
     command = [sys.executable, "-m", "jaxinit.cli", *grid.split(), *budget.split()]
-    optimized = os.environ | {"XLA_FLAGS": ""}  # the suite's quick compilations would train for half an hour
-    whole = subprocess.run([*command, str(tmp_path / "whole")], env=optimized, capture_output=True, text=True)
+    optimized = os.environ | {
+        "XLA_FLAGS": ""
+    }  # the suite's quick compilations would train for half an hour
+    whole = subprocess.run(
+        [*command, str(tmp_path / "whole")], env=optimized, capture_output=True, text=True
+    )
     assert whole.returncode == 0, whole.stderr
     draws, lives = np.random.default_rng(0), []
     for _ in range(20):
@@ -346,16 +450,22 @@ def test_twenty_kills_at_random_moments_lose_nothing(tmp_path: Path) -> None:
         process = subprocess.Popen(
             [*command, str(tmp_path / "killed")], env=optimized, stderr=subprocess.PIPE, text=True
         )
-        with pytest.raises(subprocess.TimeoutExpired):  # if it ends, the study is too short to be killed twenty times
+        with pytest.raises(
+            subprocess.TimeoutExpired
+        ):  # if it ends, the study is too short to be killed twenty times
             process.communicate(timeout=draws.uniform(4, 18))
         process.kill()
         _, said = process.communicate()
         lives.append((round(time.monotonic() - began, 1), "going on from" in said))
     print(f"seconds lived, and whether a saved state was found: {lives}")
     assert sum(found for _, found in lives) >= 10
-    last = subprocess.run([*command, str(tmp_path / "killed")], env=optimized, capture_output=True, text=True)
+    last = subprocess.run(
+        [*command, str(tmp_path / "killed")], env=optimized, capture_output=True, text=True
+    )
     assert last.returncode == 0, last.stderr
-    xr.testing.assert_identical(store.load(tmp_path / "killed").records, store.load(tmp_path / "whole").records)
+    xr.testing.assert_identical(
+        store.load(tmp_path / "killed").records, store.load(tmp_path / "whole").records
+    )
 
 
 @pytest.mark.parametrize(
@@ -365,7 +475,10 @@ def test_twenty_kills_at_random_moments_lose_nothing(tmp_path: Path) -> None:
             {"schemes": ("glorot_unifrm", "small_normal")},
             "no scheme is called 'glorot_unifrm'; the nearest is 'glorot_uniform'",
         ),
-        ({"schemes": ("small_normal+lsvu", "small_normal")}, "no calibration is called 'lsvu'; the nearest is 'lsuv'"),
+        (
+            {"schemes": ("small_normal+lsvu", "small_normal")},
+            "no calibration is called 'lsvu'; the nearest is 'lsuv'",
+        ),
         ({"model": "lsmt"}, "no model is called 'lsmt'; the nearest is 'lstm'"),
         ({"task": "digit_rows"}, "no task is called 'digit_rows'; the nearest is 'digits_rows'"),
         ({"optimizer": "adamw"}, "no optimizer is called 'adamw'; the nearest is 'adam'"),
@@ -375,16 +488,24 @@ def test_twenty_kills_at_random_moments_lose_nothing(tmp_path: Path) -> None:
             "--activation is an option of rnn, mlp, transformer, vit; leave it out",
         ),
         ({"target": 1.5}, "target 1.5 is out of reach"),
-        ({"length": 5}, "--length is an option of adding, .*; leave it out, .* in place of task 'digits_rows'"),
+        (
+            {"length": 5},
+            "--length is an option of adding, .*; leave it out, .* in place of task 'digits_rows'",
+        ),
         ({"task": "adding", "length": 1, "target": None}, "needs a length of 2 or more, got 1"),
         ({"task": "copy", "model": "mlp", "target": None}, "wants an output at every step"),
         ({"batch": 5000}, "batch is at most 1280"),
         ({"unroll": 9}, "unroll is at most 8, the steps of task 'digits_rows'; got 9"),
         ({"segment": 0}, "segment must be 1 to 2147483647, got 0"),
-        ({"model": "mlp", "segment": 4}, "--segment is an option of rnn, .*; leave it out, .* in place of model 'mlp'"),
+        (
+            {"model": "mlp", "segment": 4},
+            "--segment is an option of rnn, .*; leave it out, .* in place of model 'mlp'",
+        ),
     ],
 )
-def test_bad_studies_are_one_line_and_write_nothing(change: dict, message: str, tmp_path: Path) -> None:
+def test_bad_studies_are_one_line_and_write_nothing(
+    change: dict, message: str, tmp_path: Path
+) -> None:
     with pytest.raises(BadStudy, match=message) as caught:
         campaign.run(replace(STUDY, **change), out=tmp_path / "s", progress=False)
     assert "\n" not in str(caught.value)
@@ -407,7 +528,9 @@ def test_sequences_of_nan_are_diverged_trials_and_cost_no_other(tmp_path: Path) 
     def holed() -> Task:
         task = TASKS["digits_rows"]()
         return replace(
-            task, name="holed", batch=lambda data, t: (jnp.nan * task.batch(data, t)[0], task.batch(data, t)[1])
+            task,
+            name="holed",
+            batch=lambda data, t: (jnp.nan * task.batch(data, t)[0], task.batch(data, t)[1]),
         )
 
     study = replace(STUDY, task="holed", lrs=(0.1,), epochs=1, target=0.9)

@@ -22,13 +22,21 @@ from jaxinit.study import BadStudy, Study
 
 BASE = 32
 STUDY = Study(
-    model="mlp", layers=2, activation="relu", optimizer="adam", schemes=("mup",), baseline="mup", seeds=4, batch=64
+    model="mlp",
+    layers=2,
+    activation="relu",
+    optimizer="adam",
+    schemes=("mup",),
+    baseline="mup",
+    seeds=4,
+    batch=64,
 )
 WIDTHS = (32, 128, 512)
 
 
 def wrong_power(leaf: Leaf) -> Rule:
-    """The slip of a well-known port: the readout's standard deviation over m instead of over sqrt(m)."""
+    """The slip of a well-known port: the readout's standard deviation over m instead of over
+    sqrt(m)."""
     rule = mup(BASE)(leaf)
     if not isinstance(rule, Rule) or leaf.role != "readout":
         assert isinstance(rule, Rule)
@@ -45,14 +53,21 @@ def decay_with_rate(leaf: Leaf) -> Rule:
 
 
 def rows_of(scheme: Scheme, study: Study = STUDY) -> list[coordcheck.Slope]:
-    return slopes(coordinate_check(replace(study, schemes=("s",), baseline="s"), WIDTHS, schemes={"s": scheme}))
+    return slopes(
+        coordinate_check(
+            replace(study, schemes=("s",), baseline="s"), WIDTHS, schemes={"s": scheme}
+        )
+    )
 
 
 @pytest.mark.parametrize("model", ["mlp", "rnn"])
 def test_mup_and_its_kin_pass(model: str) -> None:
-    """Sizes in the draw (muP, spectral) or in a multiplier (u-muP): the network computes the same but for factors."""
+    """Sizes in the draw (muP, spectral) or in a multiplier (u-muP): the network computes the same
+    but for factors."""
     schemes = {"mup": mup(BASE), "spectral": spectral_mup(BASE), "u_mup": u_mup(BASE)}
-    study = replace(STUDY, model=model, activation="tanh", layers=2 if model == "mlp" else 1, batch=32)
+    study = replace(
+        STUDY, model=model, activation="tanh", layers=2 if model == "mlp" else 1, batch=32
+    )
     study = replace(study, schemes=tuple(schemes), baseline="mup")
     rows = slopes(coordinate_check(study, WIDTHS, schemes=schemes))
     assert all(passes(rows, name) for name in schemes), [row for row in rows if not row.passed]
@@ -61,7 +76,9 @@ def test_mup_and_its_kin_pass(model: str) -> None:
 
 def test_the_standard_parametrization_fails_by_its_theory() -> None:
     """Under Adam a step changes the readout in proportion to the width: a slope of 1."""
-    rows = slopes(coordinate_check(replace(STUDY, schemes=("xavier_rnn",), baseline="xavier_rnn"), WIDTHS))
+    rows = slopes(
+        coordinate_check(replace(STUDY, schemes=("xavier_rnn",), baseline="xavier_rnn"), WIDTHS)
+    )
     update = next(row for row in rows if row.parameter == "readout.kernel" and row.kind == "update")
     assert update.slope == pytest.approx(1, abs=0.25)
     assert not update.passed
@@ -79,7 +96,9 @@ def test_decay_that_is_scaled_with_the_rate_is_caught() -> None:
     assert not passes(rows_of(decay_with_rate, decayed), "s")
 
 
-def test_the_command_says_pass_or_fail(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
+def test_the_command_says_pass_or_fail(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
+) -> None:
     from jaxinit.engine import sweep
 
     monkeypatch.setattr(sweep, "one_device_per_core", lambda: None)
@@ -91,7 +110,9 @@ def test_the_command_says_pass_or_fail(tmp_path: Path, capsys: pytest.CaptureFix
     assert "not flat" in printed
     assert (tmp_path / "c" / "figures" / "coordinates.png").exists()
     stored = json.loads((tmp_path / "c" / "slopes.json").read_text())
-    assert len(stored["slopes"]) == 3 * 3 + 2  # three kernels, and the network's output, which has no gradient
+    assert (
+        len(stored["slopes"]) == 3 * 3 + 2
+    )  # three kernels, and the network's output, which has no gradient
 
 
 def test_bad_requests_are_one_line() -> None:
@@ -132,7 +153,11 @@ def test_where_nothing_happens_nothing_passes() -> None:
     still = rows_of(standing_still)
     assert not passes(still, "s")
     assert notes(still, "update") == {"nothing to judge: it has not moved"}
-    tiny = slopes(coordinate_check(replace(STUDY, schemes=("s",)), WIDTHS, rate=1e-9, schemes={"s": mup(BASE)}))
+    tiny = slopes(
+        coordinate_check(
+            replace(STUDY, schemes=("s",)), WIDTHS, rate=1e-9, schemes={"s": mup(BASE)}
+        )
+    )
     assert not passes(tiny, "s"), "float32 cannot tell what steps of 1e-9 do"
     assert any("no more than rounding" in note for note in notes(tiny, "update"))
     with pytest.raises(ValueError, match=r"no slopes of a scheme 'other'.*those of s"):
@@ -151,7 +176,8 @@ def sizes(**kinds: Any) -> xr.Dataset:
     """What a check found, of one scheme, one signal and one size a width."""
     plain = {kind: [1.0, 1.0, 1.0] for kind in coordcheck.KINDS} | kinds
     variables: Any = {
-        kind: (("width", "scheme", "seed", "parameter"), np.reshape(of, (3, 1, 1, 1))) for kind, of in plain.items()
+        kind: (("width", "scheme", "seed", "parameter"), np.reshape(of, (3, 1, 1, 1)))
+        for kind, of in plain.items()
     }
     coords = {
         "width": [64, 128, 256],
@@ -178,13 +204,21 @@ def test_sizes_without_a_slope_fail_by_name(kinds: dict[str, list[float]], note:
     rows = slopes(sizes(**flat))
     assert note in [row.note for row in rows if not row.passed]
     assert passes(
-        slopes(sizes(gradient=flat["gradient"] if "gradient" not in kinds else [1 / 64, 1 / 128, 1 / 256])), "s"
+        slopes(
+            sizes(
+                gradient=flat["gradient"] if "gradient" not in kinds else [1 / 64, 1 / 128, 1 / 256]
+            )
+        ),
+        "s",
     )
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_every_model_goes_through(model: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The command's own defaults, but for the model: none is refused for what its user never gave."""
+def test_every_model_goes_through(
+    model: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The command's own defaults, but for the model: none is refused for what its user never
+    gave."""
     seen = []
     monkeypatch.setattr(cli, "check_coordinates", lambda study, *_: seen.append(study) or 0)
     assert cli.main(["coordcheck", "--model", model, "--seeds", "2", "--layers", "1"]) == 0
@@ -194,7 +228,9 @@ def test_every_model_goes_through(model: str, monkeypatch: pytest.MonkeyPatch, t
     assert all(np.isfinite(row.slope) for row in rows if row.kind == "forward")
 
 
-def normalized_queries(in_features: int, hidden: int, out_features: int, **options: Any) -> Transformer:
+def normalized_queries(
+    in_features: int, hidden: int, out_features: int, **options: Any
+) -> Transformer:
     return Transformer(in_features, hidden, out_features, qk_norm=True, **options)
 
 
@@ -203,7 +239,11 @@ def bias_alone(make: Scheme) -> Scheme:
 
     def scheme(leaf: Leaf) -> Rule:
         rule: Any = make(leaf)
-        return replace(rule, multiplier=1.0) if leaf.role == "bias" and leaf.partner == "query" else rule
+        return (
+            replace(rule, multiplier=1.0)
+            if leaf.role == "bias" and leaf.partner == "query"
+            else rule
+        )
 
     return scheme
 
@@ -213,7 +253,11 @@ def divided_out(make: Scheme) -> Scheme:
 
     def scheme(leaf: Leaf) -> Rule:
         rule: Any = make(replace(leaf, normalized=False))
-        return replace(rule, multiplier=1.0) if leaf.role == "scale" and leaf.partner == "query" else rule
+        return (
+            replace(rule, multiplier=1.0)
+            if leaf.role == "scale" and leaf.partner == "query"
+            else rule
+        )
 
     return scheme
 
@@ -232,7 +276,9 @@ KIN = {"mup": mup, "u_mup": u_mup, "spectral_mup": spectral_mup}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("fault", "model"), [(bias_alone, "transformer"), (divided_out, "normalized")])
+@pytest.mark.parametrize(
+    ("fault", "model"), [(bias_alone, "transformer"), (divided_out, "normalized")]
+)
 @pytest.mark.parametrize("name", KIN)
 def test_scores_tell_where_the_multiplier_of_queries_is_missing(
     name: str, fault: Callable[[Scheme], Scheme], model: str
@@ -247,12 +293,26 @@ def test_scores_tell_where_the_multiplier_of_queries_is_missing(
     # a bias is a part of the scores; what a norm divides out is missing in every part
     parts = {"blocks.0.attention.scores by query bias"}
     if fault is divided_out:
-        parts |= {"blocks.0.attention.scores", "blocks.0.attention.scores by query", "blocks.0.attention.scores by key"}
+        parts |= {
+            "blocks.0.attention.scores",
+            "blocks.0.attention.scores by query",
+            "blocks.0.attention.scores by key",
+        }
     assert wrong & parts
-    assert {"blocks.0.attention.branch", "blocks.0.feed.branch", "logits"} <= {row.parameter for row in rows}
+    assert {"blocks.0.attention.branch", "blocks.0.feed.branch", "logits"} <= {
+        row.parameter for row in rows
+    }
 
 
-DEEP = Study(model="transformer", hidden=32, task="text", length=16, optimizer="adam", schemes=("s",), baseline="s")
+DEEP = Study(
+    model="transformer",
+    hidden=32,
+    task="text",
+    length=16,
+    optimizer="adam",
+    schemes=("s",),
+    baseline="s",
+)
 
 
 def unscaled_rate(leaf: Leaf) -> Rule:
@@ -263,13 +323,20 @@ def unscaled_rate(leaf: Leaf) -> Rule:
 
 
 def test_the_depth_check_tells_depth_mup_from_the_rest() -> None:
-    """What the branches' sum changes by goes as L times the multiplier times the rate, where they pull together."""
+    """What the branches' sum changes by goes as L times the multiplier times the rate, where they
+    pull together."""
     schemes = {"depth_mup": depth_mup(xavier_rnn, 2), "plain": xavier_rnn, "fault": unscaled_rate}
     study = replace(DEEP, seeds=3, batch=32, schemes=tuple(schemes), baseline="plain")
     # A small rate: later steps depend on the text, and pull together the less the further they go.
     rows = slopes(coordcheck.depth_check(study, (2, 8), steps=5, rate=0.001, schemes=schemes))
-    update = {row.scheme: row.slope for row in rows if (row.parameter, row.kind) == ("branches", "update")}
-    assert {name: passes(rows, name) for name in schemes} == {"depth_mup": True, "plain": False, "fault": False}
+    update = {
+        row.scheme: row.slope for row in rows if (row.parameter, row.kind) == ("branches", "update")
+    }
+    assert {name: passes(rows, name) for name in schemes} == {
+        "depth_mup": True,
+        "plain": False,
+        "fault": False,
+    }
     assert update == pytest.approx({"depth_mup": 0.0, "plain": 1.0, "fault": 0.5}, abs=0.25)
 
 

@@ -1,4 +1,5 @@
-"""What a study is: digests that see contents, whatever the names, and that any process finds alike."""
+"""What a study is: digests that see contents, whatever the names, and that any process finds
+alike."""
 
 import functools
 import subprocess
@@ -18,7 +19,9 @@ from jaxinit.models import MLP
 from jaxinit.study import Study
 from jaxinit.tasks import TASKS, Task
 
-STUDY = Study(model="mlp", task="own", schemes=("mine",), baseline="mine", hidden=8, lrs=(0.1,), target=0.5)
+STUDY = Study(
+    model="mlp", task="own", schemes=("mine",), baseline="mine", hidden=8, lrs=(0.1,), target=0.5
+)
 
 
 class Doubled(MLP):
@@ -41,13 +44,15 @@ def task() -> Task:
 
 def test_the_same_study_has_the_same_identity_in_every_process(task: Task) -> None:
     code = (
-        "from jaxinit.engine.resolve import check; from jaxinit.engine.identity import *\n"
-        "from jaxinit.study import Study\n"
-        "resolved = check(Study(hidden=8, layers=2, schemes=('orthogonal',), baseline='orthogonal', dropout=0.1))\n"
+        "from jaxinit.engine.resolve import check; from jaxinit.engine.identity import *\nfrom "
+        "jaxinit.study import Study\nresolved = check(Study(hidden=8, layers=2, "
+        "schemes=('orthogonal',), baseline='orthogonal', dropout=0.1))\n"
         "print(combined(identify(resolved), resolved.study.plain()))"
     )
     run = [sys.executable, "-c", code]
-    first, second = (subprocess.run(run, capture_output=True, text=True, check=True).stdout for _ in range(2))
+    first, second = (
+        subprocess.run(run, capture_output=True, text=True, check=True).stdout for _ in range(2)
+    )
     assert first == second
     assert len(first.strip()) == 64
     mine = resolved(task)
@@ -62,8 +67,14 @@ def altered(task: Task, name: str, change) -> Task:
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        (lambda t: (altered(t, "train_x", lambda x: 0 * x), None, MLP), ["the data of task 'own' differ"]),
-        (lambda t: (altered(t, "train_y", lambda y: 9 - y), None, MLP), ["the data of task 'own' differ"]),
+        (
+            lambda t: (altered(t, "train_x", lambda x: 0 * x), None, MLP),
+            ["the data of task 'own' differ"],
+        ),
+        (
+            lambda t: (altered(t, "train_y", lambda y: 9 - y), None, MLP),
+            ["the data of task 'own' differ"],
+        ),
         (
             lambda t: (altered(t, "valid_x", lambda x: x.at[0, 0, 0].add(1)), None, MLP),
             ["the data of task 'own' differ"],
@@ -131,15 +142,25 @@ def test_what_a_callback_computes_on_the_host_is_part_of_a_program() -> None:
 
     def calling(function, *held):
         found = jax.ShapeDtypeStruct(x.shape, x.dtype)
-        return lambda x: jax.pure_callback(functools.partial(function, *held), found, x, vmap_method="sequential")
+        return lambda x: jax.pure_callback(
+            functools.partial(function, *held), found, x, vmap_method="sequential"
+        )
 
     def times(factor: float):
         return lambda x: factor * x
 
     same = [program_digest(calling(times(2.0)), x) for _ in range(2)]
     assert same[0] == same[1]
-    others = [calling(times(3.0)), calling(lambda x: 2.0 + x), calling(lambda x: 2.0 * x), calling(np.multiply, 2.0)]
-    digests = [program_digest(other, x) for other in (*others, calling(np.multiply, 3.0), calling(np.add, 3.0))]
+    others = [
+        calling(times(3.0)),
+        calling(lambda x: 2.0 + x),
+        calling(lambda x: 2.0 * x),
+        calling(np.multiply, 2.0),
+    ]
+    digests = [
+        program_digest(other, x)
+        for other in (*others, calling(np.multiply, 3.0), calling(np.add, 3.0))
+    ]
     assert len({same[0], *digests}) == 1 + len(digests)
 
 
@@ -155,9 +176,13 @@ def scaled_by_another(x):
 
 
 @pytest.mark.parametrize("function", [scaled, scaled_by_another])
-def test_what_a_callback_reads_from_its_module_is_part_of_a_program(function, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_callback_reads_from_its_module_is_part_of_a_program(
+    function, monkeypatch: pytest.MonkeyPatch
+) -> None:
     x = jnp.ones((3, 2))
-    call = lambda x: jax.pure_callback(function, jax.ShapeDtypeStruct(x.shape, x.dtype), x, vmap_method="sequential")
+    call = lambda x: jax.pure_callback(
+        function, jax.ShapeDtypeStruct(x.shape, x.dtype), x, vmap_method="sequential"
+    )
     before = program_digest(call, x)
     assert program_digest(call, x) == before
     monkeypatch.setitem(globals(), "FACTOR", 3.0)
@@ -165,7 +190,8 @@ def test_what_a_callback_reads_from_its_module_is_part_of_a_program(function, mo
 
 
 class Quiet(MLP):
-    """Computes something else where it is trained without noise, as studies without dropout train."""
+    """Computes something else where it is trained without noise, as studies without dropout
+    train."""
 
     def __call__(self, x, training=None):
         quiet = training is not None and training.key is None
@@ -178,7 +204,15 @@ def test_training_without_noise_is_part_of_a_model(task: Task) -> None:
 
 
 def test_every_named_scheme_has_draws_of_its_own(tmp_path: Path) -> None:
-    names = ("small_normal", "xavier_rnn", "glorot_uniform", "glorot_normal", "he_normal", "orthogonal", "identity")
+    names = (
+        "small_normal",
+        "xavier_rnn",
+        "glorot_uniform",
+        "glorot_normal",
+        "he_normal",
+        "orthogonal",
+        "identity",
+    )
     resolved = check(Study(hidden=8, schemes=names, baseline=names[0]))
     digests = identify(resolved)["schemes"]
     assert len(set(digests.values())) == len(names)

@@ -40,16 +40,23 @@ def test_a_task_of_the_callers_own_takes_a_length_when_its_function_does() -> No
 
     resolved = resolve.check(replace(STUDY, task="longer", length=9), tasks={"longer": longer})
     assert resolved.task.length == 9
-    with pytest.raises(BadStudy, match=r"--length is an option of adding, copy.*, longer; .* task 'digits_rows'"):
+    with pytest.raises(
+        BadStudy, match=r"--length is an option of adding, copy.*, longer; .* task 'digits_rows'"
+    ):
         resolve.check(replace(STUDY, length=9), tasks={"longer": longer})
 
 
-@pytest.mark.parametrize("name", ["mup(base_width=4)", "spectral_mup(base_width=4)", "scale(mup(4), 2)"])
+@pytest.mark.parametrize(
+    "name", ["mup(base_width=4)", "spectral_mup(base_width=4)", "scale(mup(4), 2)"]
+)
 def test_rates_are_those_of_the_studys_optimizer(name: str) -> None:
-    """At m = 4: recurrent kernels 1/m under Adam and 1 under SGD, biases of hidden units 1 and m."""
+    """At m = 4: recurrent kernels 1/m under Adam and 1 under SGD, biases of hidden units 1 and
+    m."""
     expected = {"adam": (1 / 4, 1), "sgd": (1, 4), "momentum": (1, 4)}
     for optimizer, rates in expected.items():
-        resolved = resolve.check(replace(STUDY, schemes=(name,), baseline=name, optimizer=optimizer))
+        resolved = resolve.check(
+            replace(STUDY, schemes=(name,), baseline=name, optimizer=optimizer)
+        )
         found = rules(resolved.schemes[name], resolved.model.leaves)
         assert (found["layers.0.recurrent"].lr_scale, found["layers.0.bias"].lr_scale) == rates
 
@@ -58,10 +65,16 @@ def test_rates_for_another_optimizer_are_refused_in_one_line() -> None:
     def wrapped(leaf: Leaf) -> Rule | Initializer | None:
         return mup(4)(leaf)  # hides from the study that the scheme could adapt
 
-    for name, own in (("u_mup(base_width=4)", {}), ("mup(4, 'adam')", {}), ("mine", {"mine": wrapped})):
+    for name, own in (
+        ("u_mup(base_width=4)", {}),
+        ("mup(4, 'adam')", {}),
+        ("mine", {"mine": wrapped}),
+    ):
         study = replace(STUDY, schemes=(name,), baseline=name, optimizer="adam")
         assert resolve.check(study, own).schemes
-        with pytest.raises(BadStudy, match="has rates for adam, and the optimizer is 'sgd'; use --optimizer adam"):
+        with pytest.raises(
+            BadStudy, match="has rates for adam, and the optimizer is 'sgd'; use --optimizer adam"
+        ):
             resolve.check(replace(study, optimizer="sgd"), own)
 
 
@@ -86,13 +99,17 @@ def test_whole_numbers_as_features_are_refused() -> None:
         data = {name: a.astype(jnp.int32) for name, a in TASKS["digits_rows"]().data.items()}
         return replace(TASKS["digits_rows"](), name="whole", data=data)
 
-    with pytest.raises(BadStudy, match=r"are real numbers, got int32 \[517, 8, 8\]; convert them to float32"):
+    with pytest.raises(
+        BadStudy, match=r"are real numbers, got int32 \[517, 8, 8\]; convert them to float32"
+    ):
         resolve.check(replace(STUDY, task="whole"), tasks={"whole": whole})
 
 
 @pytest.mark.parametrize("norm", ["layer", "batch"])
 def test_normalized_residual_nets_are_a_setting(norm: str) -> None:
-    resolved = resolve.check(replace(STUDY, model="mlp", layers=3, norm=norm, residual=True, dropout=0.5))
+    resolved = resolve.check(
+        replace(STUDY, model="mlp", layers=3, norm=norm, residual=True, dropout=0.5)
+    )
     scales = [leaf for leaf in resolved.model.leaves if leaf.role == "scale"]
     assert [leaf.shape for leaf in scales] == [(16,)] * 3
     starts = resolve.draw_starts(resolved)
@@ -108,7 +125,10 @@ def test_normalized_residual_nets_are_a_setting(norm: str) -> None:
         ({"residual": True}, "--residual is an option of mlp"),
         ({"peepholes": True}, "--peepholes is an option of lstm; leave it out"),
         ({"model": "lstm", "leak": 0.5}, "--leak is an option of rnn; leave it out"),
-        ({"model": "mlp", "learned_start": True}, "--learned-start is an option of rnn, .*; leave it out"),
+        (
+            {"model": "mlp", "learned_start": True},
+            "--learned-start is an option of rnn, .*; leave it out",
+        ),
         ({"truncate": 9}, "truncate is at most 8, the steps of task 'digits_rows'; got 9"),
         ({"text": "a.txt"}, "--text is an option of text, words; leave it out"),
         ({"bidirectional": True, "segment": 2}, "leave segment out"),
@@ -121,9 +141,15 @@ def test_normalized_residual_nets_are_a_setting(norm: str) -> None:
             "norm of 'transformer' is layer, rms, none or left out; got 'batch'",
         ),
         ({"model": "mlp", "gate": True}, "--gate is an option of transformer, vit"),
-        ({"model": "vit", "skip_scale": 2.0, "learned_skip": True}, "leave --skip-scale or --learned-skip out"),
+        (
+            {"model": "vit", "skip_scale": 2.0, "learned_skip": True},
+            "leave --skip-scale or --learned-skip out",
+        ),
         ({"model": "transformer", "skip_scale": -1.0}, "skip_scale must be positive, .* got -1"),
-        ({"model": "vit", "task": "text"}, "task 'text' wants an output at every step, 'vit' gives one"),
+        (
+            {"model": "vit", "task": "text"},
+            "task 'text' wants an output at every step, 'vit' gives one",
+        ),
         (
             {"model": "transformer", "heads": 3, "hidden": 16},
             "heads must divide the width, got 3 heads and a width of 16",
@@ -145,17 +171,28 @@ OTHER_VALUES: dict[str, Any] = {
 def training_step(study: Study) -> str:
     """The program of a training step's gradient, for comparing."""
     resolved = resolve.check(study)
-    params = {leaf.name: jax.ShapeDtypeStruct(leaf.shape, jnp.float32) for leaf in resolved.model.leaves}
+    params = {
+        leaf.name: jax.ShapeDtypeStruct(leaf.shape, jnp.float32) for leaf in resolved.model.leaves
+    }
     x, y = (resolved.task.data[name][: study.batch] for name in ("valid_x", "valid_y"))
 
     def loss(params: Any, running: Any, key: Any) -> jax.Array:
-        return resolved.task.loss(resolved.model.learn(params, running, x, Training(key, study.dropout))[0], y)
+        return resolved.task.loss(
+            resolved.model.learn(params, running, x, Training(key, study.dropout))[0], y
+        )
 
     return str(jax.make_jaxpr(jax.grad(loss))(params, resolved.model.running, jax.random.key(0)))
 
 
 @pytest.mark.parametrize(
-    "model", ["rnn", "lru", "mlp", "vit", *(pytest.param(m, marks=pytest.mark.slow) for m in ("lstm", "gru", "mgu"))]
+    "model",
+    [
+        "rnn",
+        "lru",
+        "mlp",
+        "vit",
+        *(pytest.param(m, marks=pytest.mark.slow) for m in ("lstm", "gru", "mgu")),
+    ],
 )
 def test_an_option_is_taken_where_it_changes_the_program_and_refused_elsewhere(model: str) -> None:
     digits = replace(STUDY, model=model, layers=2, dropout=0.5)
@@ -179,16 +216,35 @@ def test_an_option_is_taken_where_it_changes_the_program_and_refused_elsewhere(m
 def test_the_tables_of_what_is_taken_name_all_models_and_tasks() -> None:
     assert {name for takers in MODELS_TAKING.values() for name in takers} == set(MODELS)
     for setting, argument in (("length", "length"), ("text", "file")):
-        taking = [name for name, make in TASKS.items() if argument in inspect.signature(make).parameters]
+        taking = [
+            name for name, make in TASKS.items() if argument in inspect.signature(make).parameters
+        ]
         assert sorted(TASKS_TAKING[setting]) == sorted(taking)
 
 
 def test_a_model_of_the_callers_own_takes_what_its_function_names() -> None:
-    def plain(in_features: int, hidden: int, out_features: int, *, rngs: nnx.Rngs, layers: int, **rest: Any):
+    def plain(
+        in_features: int,
+        hidden: int,
+        out_features: int,
+        *,
+        rngs: nnx.Rngs,
+        layers: int,
+        **rest: Any,
+    ):
         del rest
         return MLP(in_features * 8, hidden, out_features, layers=layers, rngs=rngs)
 
-    def bare(in_features: int, hidden: int, out_features: int, *, layers: int, readout: str, length: int, rngs: Any):
+    def bare(
+        in_features: int,
+        hidden: int,
+        out_features: int,
+        *,
+        layers: int,
+        readout: str,
+        length: int,
+        rngs: Any,
+    ):
         del readout
         return MLP(in_features * length, hidden, out_features, layers=layers, rngs=rngs)
 
@@ -201,7 +257,11 @@ def test_a_model_of_the_callers_own_takes_what_its_function_names() -> None:
 @pytest.mark.parametrize(
     ("change", "free", "message"),
     [
-        ({"hidden": 20_000}, 4, "starts of 2 schemes x 8 seeds: make hidden, seeds or schemes fewer"),
+        (
+            {"hidden": 20_000},
+            4,
+            "starts of 2 schemes x 8 seeds: make hidden, seeds or schemes fewer",
+        ),
         ({"layers": 40, "hidden": 39, "seeds": 10_000}, 2, "make layers, seeds or schemes fewer"),
         (
             {"embedding": 2**31 - 1},
@@ -215,7 +275,11 @@ def test_a_model_of_the_callers_own_takes_what_its_function_names() -> None:
             4,
             "the parameters need .* make hidden smaller",
         ),
-        ({"task": "copy", "length": 2**31 - 1}, 4, "validation set of task 'copy' needs .* make length smaller"),
+        (
+            {"task": "copy", "length": 2**31 - 1},
+            4,
+            "validation set of task 'copy' needs .* make length smaller",
+        ),
         (
             {"task": "adding", "length": 5000, "segment": 5000, "batch": 1280, "hidden": 512},
             8,
@@ -243,8 +307,19 @@ def test_what_memory_holds_is_not_refused(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize("model", [pytest.param("transformer", marks=pytest.mark.slow), "vit"])
 def test_transformers_are_calibrated_in_a_study(model: str) -> None:
     names = ("xavier_transformer", "xavier_transformer+lsuv")
-    study = replace(STUDY, model=model, layers=1, schemes=names, baseline=names[0], seeds=2, tune_seeds=1, hidden=8)
-    resolved = resolve.check(replace(study, task="digits_patches" if model == "vit" else "digits_rows", heads=2))
+    study = replace(
+        STUDY,
+        model=model,
+        layers=1,
+        schemes=names,
+        baseline=names[0],
+        seeds=2,
+        tune_seeds=1,
+        hidden=8,
+    )
+    resolved = resolve.check(
+        replace(study, task="digits_patches" if model == "vit" else "digits_rows", heads=2)
+    )
     starts, reports = resolve.calibrate_starts(resolved, resolve.draw_starts(resolved))
     report = reports[names[1]]
     assert report["variance_low"]["low"] == pytest.approx(1, abs=0.1)
@@ -256,13 +331,19 @@ def test_transformers_are_calibrated_in_a_study(model: str) -> None:
 @pytest.mark.parametrize("calibration", ["lsuv", "metainit", "gradinit"])
 def test_a_start_of_zeros_is_refused_with_the_parameter(calibration: str) -> None:
     name = f"zeros+{calibration}"
-    study = replace(STUDY, model="mlp", layers=1, schemes=(name,), baseline=name, seeds=2, tune_seeds=1)
+    study = replace(
+        STUDY, model="mlp", layers=1, schemes=(name,), baseline=name, seeds=2, tune_seeds=1
+    )
     resolved = resolve.check(study, schemes={"zeros": lambda leaf: zeros})
-    with pytest.raises(BadStudy, match=rf"^zeros\+{calibration}: {calibration}: .*'layers.0.kernel'"):
+    with pytest.raises(
+        BadStudy, match=rf"^zeros\+{calibration}: {calibration}: .*'layers.0.kernel'"
+    ):
         resolve.calibrate_starts(resolved, resolve.draw_starts(resolved))
 
 
 def test_a_factor_that_is_not_finite_is_refused() -> None:
     own = {"own": lambda leaf: Rule(zeros, lr_scale=math.inf)}
-    with pytest.raises(BadStudy, match=r"scheme 'own' gives parameter 'layers.0.bias' a rate times inf; change its"):
+    with pytest.raises(
+        BadStudy, match=r"scheme 'own' gives parameter 'layers.0.bias' a rate times inf; change its"
+    ):
         resolve.check(replace(STUDY, schemes=("own",), baseline="own"), own)

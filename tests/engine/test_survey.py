@@ -38,14 +38,19 @@ def test_glorot_and_bengio_at_the_start(signals: tuple[xr.Dataset, Path]) -> Non
     assert ratio.sel(scheme="glorot_standard") < 0.2
     assert ratio.sel(scheme="glorot_normalized") > 0.4
     weights = np.sqrt(found.weight_gradient_mean_square.mean(("seed", "step", "copy")))
-    inner = weights.sel(parameter=[f"layers.{k}.kernel" for k in range(1, 5)], scheme="glorot_standard")
+    inner = weights.sel(
+        parameter=[f"layers.{k}.kernel" for k in range(1, 5)], scheme="glorot_standard"
+    )
     assert inner.max() / inner.min() < 1.15, "weight gradients do not shrink: eq. 14"
     assert theory.gain("tanh") > 1
     with xr.open_dataset(folder / "signals.nc", engine="h5netcdf") as kept:
         xr.testing.assert_allclose(kept.load(), found)
     stored = json.loads((folder / "verdicts.json").read_text())
     assert stored["verdicts"]["glorot_standard"][0]["kind"] == "vanishing"
-    assert Study(**{k: tuple(v) if isinstance(v, list) else v for k, v in stored["study"].items()}) == STUDY
+    assert (
+        Study(**{k: tuple(v) if isinstance(v, list) else v for k, v in stored["study"].items()})
+        == STUDY
+    )
 
 
 def test_bad_requests_are_one_line(tmp_path: Path) -> None:
@@ -57,25 +62,44 @@ def test_bad_requests_are_one_line(tmp_path: Path) -> None:
 
 
 def test_every_step_of_a_long_sequence_is_seen_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A study trains long sequences in segments; a probe looks at all steps, not at those of the first segment."""
+    """A study trains long sequences in segments; a probe looks at all steps, not at those of the
+    first segment."""
     from jaxinit.models import recurrent
 
     monkeypatch.setattr(recurrent, "KEPT_WHOLE", 1)
     study = Study(
-        model="rnn", hidden=8, task="adding", length=30, schemes=("orthogonal",), baseline="orthogonal", seeds=2
+        model="rnn",
+        hidden=8,
+        task="adding",
+        length=30,
+        schemes=("orthogonal",),
+        baseline="orthogonal",
+        seeds=2,
     )
     found = survey(study, examples=20)
     course = found.gradient_mean_square.sel(parameter="layers.0.recurrent", copy=0)
     assert course.sizes["step"] == 30
     assert (course > 0).all()
-    np.testing.assert_allclose(found.recurrent_radius.sel(parameter="layers.0.recurrent"), 1, rtol=1e-4)
-    np.testing.assert_allclose(found.recurrent_norm.sel(parameter="layers.0.recurrent"), 1, rtol=1e-4)
+    np.testing.assert_allclose(
+        found.recurrent_radius.sel(parameter="layers.0.recurrent"), 1, rtol=1e-4
+    )
+    np.testing.assert_allclose(
+        found.recurrent_norm.sel(parameter="layers.0.recurrent"), 1, rtol=1e-4
+    )
 
 
 def test_a_network_through_time(tmp_path: Path) -> None:
-    study = Study(model="lstm", hidden=8, task="adding", length=20, schemes=("orthogonal", "chrono"), seeds=2)
+    study = Study(
+        model="lstm", hidden=8, task="adding", length=20, schemes=("orthogonal", "chrono"), seeds=2
+    )
     courses = through_time(study, examples=20, out=tmp_path / "s")
-    assert dict(courses.gradient.sizes) == {"scheme": 2, "seed": 2, "layer": 1, "carry": 2, "step": 20}
+    assert dict(courses.gradient.sizes) == {
+        "scheme": 2,
+        "seed": 2,
+        "layer": 1,
+        "carry": 2,
+        "step": 20,
+    }
     assert courses.memory.sel(scheme="chrono").min() > courses.memory.sel(scheme="orthogonal").max()
     assert courses.jacobian.sizes["index"] == 16
     with xr.open_dataset(tmp_path / "s" / "through_time.nc", engine="h5netcdf") as kept:
@@ -100,7 +124,9 @@ def test_other_data_under_the_same_name_is_another_answer(tmp_path: Path) -> Non
     survey(study, examples=20, out=tmp_path / "s")
     before = (tmp_path / "s" / "signals.nc").read_bytes()
     survey(study, examples=20, out=tmp_path / "s")
-    (tmp_path / "t.txt").write_text("It was the age of wisdom, it was the age of foolishness. " * 40)
+    (tmp_path / "t.txt").write_text(
+        "It was the age of wisdom, it was the age of foolishness. " * 40
+    )
     with pytest.raises(BadStudy, match=r"holds another probe \(the data of task 'text' differ"):
         survey(study, examples=20, out=tmp_path / "s")
     assert (tmp_path / "s" / "signals.nc").read_bytes() == before

@@ -1,4 +1,5 @@
-"""Trials over slots and devices: the same as one by one, whatever the mapping; one compilation; NaN stays at home."""
+"""Trials over slots and devices: the same as one by one, whatever the mapping; one compilation; NaN
+stays at home."""
 
 import os
 import subprocess
@@ -27,7 +28,9 @@ MODEL = functional(lambda: RNN(8, 16, 10, rngs=nnx.Rngs(0)))
 PROGRAM = make_program(MODEL, TASK, "sgd", batch=128, evaluations=2, epochs=1)
 COUNT = 11
 SEEDS = jnp.arange(COUNT)
-DRAWN = jax.jit(jax.vmap(lambda s: draw(SCHEMES["orthogonal"], jax.random.key(s), MODEL.leaves)))(SEEDS)
+DRAWN = jax.jit(jax.vmap(lambda s: draw(SCHEMES["orthogonal"], jax.random.key(s), MODEL.leaves)))(
+    SEEDS
+)
 PARAMS = [{name: np.asarray(value[k]) for name, value in DRAWN.items()} for k in range(COUNT)]
 
 
@@ -70,7 +73,9 @@ def looped(settings: Trial, params=PARAMS) -> tuple[np.ndarray, dict[int, Outcom
         while int(state.outcome) == Outcome.UNFINISHED:
             first = int(state.evaluations)
             state, records = advance(TASK.data, state, one)
-            metric[k, first : int(state.evaluations)] = np.asarray(records.metric)[: int(state.evaluations) - first]
+            metric[k, first : int(state.evaluations)] = np.asarray(records.metric)[
+                : int(state.evaluations) - first
+            ]
         outcome[k] = Outcome(int(state.outcome))
     return metric, outcome
 
@@ -83,13 +88,18 @@ def one_by_one() -> tuple[float, np.ndarray, dict[int, Outcome]]:
     return target, *looped(trials(target=target))
 
 
-@pytest.mark.parametrize(("mapping", "devices"), [("map", 1), ("map", 2), ("map", 8), ("vmap", 1), ("vmap", 8)])
+@pytest.mark.parametrize(
+    ("mapping", "devices"), [("map", 1), ("map", 2), ("map", 8), ("vmap", 1), ("vmap", 8)]
+)
 def test_mapped_equals_looped_on_a_stable_scheme(mapping: str, devices: int, one_by_one) -> None:
     target, expected, ends = one_by_one
     got, outcome = collect(sweep(mapping, devices).run(PARAMS, trials(target=target)))
-    assert len(set(ends.values())) == 2, "some converge and some are censored, or the test shows little"
+    assert len(set(ends.values())) == 2, (
+        "some converge and some are censored, or the test shows little"
+    )
     assert outcome == ends
-    # Accuracy on 517 images moves in steps of 1/517; rounding may tip one image over a short stable run.
+    # Accuracy on 517 images moves in steps of 1/517; rounding may tip one image over a short stable
+    # run.
     np.testing.assert_allclose(got, expected, atol=1.01 / 517)
 
 
@@ -103,7 +113,10 @@ def test_one_compilation_however_many_trials_and_chunks() -> None:
 
 
 def test_a_nan_in_one_trial_touches_no_other() -> None:
-    poisoned = [jax.tree.map(lambda a, k=k: a * np.float32(np.nan if k == 4 else 1), PARAMS[k]) for k in range(COUNT)]
+    poisoned = [
+        jax.tree.map(lambda a, k=k: a * np.float32(np.nan if k == 4 else 1), PARAMS[k])
+        for k in range(COUNT)
+    ]
     for mapping in ("map", "vmap"):
         clean, _ = collect(sweep(mapping, 2).run(PARAMS, trials()))
         got, outcome = collect(sweep(mapping, 2).run(poisoned, trials()))
@@ -126,7 +139,9 @@ def test_running_trials_are_dealt_out_evenly_over_the_devices() -> None:
     program = many._program
 
     def spied(slots: int, states, picked):
-        if isinstance(states.outcome, np.ndarray):  # a chunk, not the question how much memory it needs
+        if isinstance(
+            states.outcome, np.ndarray
+        ):  # a chunk, not the question how much memory it needs
             seen.append(states.outcome)
         return program(slots, states, picked)
 
@@ -141,19 +156,27 @@ def test_under_vmap_the_slots_shrink_to_powers_of_two_and_under_map_they_stay() 
     for mapping, expected in (("vmap", {16, 4}), ("map", {16})):
         with CompileCounter("training_program") as compiled:
             many = sweep(mapping, 2, slots=16)
-            rows = [row for chunk, _ in many.run(PARAMS, trials()._replace(budget=budget)) for row in chunk]
+            rows = [
+                row
+                for chunk, _ in many.run(PARAMS, trials()._replace(budget=budget))
+                for row in chunk
+            ]
         assert {row.number: row.last for row in rows} == dict(enumerate(budget.tolist()))
         assert set(many._programs) == expected
         assert compiled.count == len(expected)
 
 
 @pytest.mark.slow  # five compilations
-def test_more_slots_than_memory_holds_are_split_and_said_so(capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_slots_than_memory_holds_are_split_and_said_so(
+    capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = sweep("vmap", 1, slots=16)
     next(whole.run(PARAMS, trials()))
     assert capsys.readouterr().err == ""
     needs = whole._programs[16].memory_analysis()
-    bytes_for_16 = needs.argument_size_in_bytes + needs.output_size_in_bytes + needs.temp_size_in_bytes
+    bytes_for_16 = (
+        needs.argument_size_in_bytes + needs.output_size_in_bytes + needs.temp_size_in_bytes
+    )
     split = sweep("vmap", 1, slots=16, memory=bytes_for_16 // 2 + 1)
     rows, _ = next(split.run(PARAMS, trials()))
     assert split.slots in (4, 8)
@@ -164,7 +187,9 @@ def test_more_slots_than_memory_holds_are_split_and_said_so(capsys, monkeypatch:
     next(hopeless.run(PARAMS, trials()))
     assert "may not fit: make batch, hidden or length smaller" in capsys.readouterr().err
     monkeypatch.setattr(sweeps, "free_memory", lambda devices: 1000)
-    with pytest.raises(BadStudy, match=r"a trial needs \d+ MiB on each device and 0 MiB are free; make batch"):
+    with pytest.raises(
+        BadStudy, match=r"a trial needs \d+ MiB on each device and 0 MiB are free; make batch"
+    ):
         next(sweep("vmap", 1, slots=1).run(PARAMS, trials()))
 
 
@@ -267,9 +292,14 @@ def test_memory_is_bounded_by_the_limits_of_a_process() -> None:
 
 
 def test_a_late_call_says_what_to_do() -> None:
-    done = run_python("import jax; jax.devices(); from jaxinit.engine import sweep; sweep.one_device_per_core(3)")
+    done = run_python(
+        "import jax; jax.devices(); from jaxinit.engine import sweep; sweep.one_device_per_core(3)"
+    )
     assert "JAX was already initialized with 1 device(s)" in done.stderr
-    assert "call jaxinit.engine.sweep.one_device_per_core() before the first JAX operation" in done.stderr
+    assert (
+        "call jaxinit.engine.sweep.one_device_per_core() before the first JAX operation"
+        in done.stderr
+    )
 
 
 def test_rows_are_dealt_over_all_devices_and_come_back_in_order() -> None:

@@ -8,7 +8,14 @@ import pytest
 from flax import nnx
 
 from jaxinit.analysis.outcome import Outcome
-from jaxinit.engine.training import OPTIMIZERS, Program, Scales, Trial, make_program, nearest_divisor
+from jaxinit.engine.training import (
+    OPTIMIZERS,
+    Program,
+    Scales,
+    Trial,
+    make_program,
+    nearest_divisor,
+)
 from jaxinit.initializers import zeros
 from jaxinit.introspect import Functional, Training, functional
 from jaxinit.models import MLP, RNN
@@ -23,19 +30,34 @@ PARAMS = draw(SCHEMES["orthogonal"], jax.random.key(0), MODEL.leaves)
 
 
 def trial(**settings) -> Trial:
-    given = {"seed": 3, "lr": 0.1, "clip": np.inf, "clip_value": np.inf, "l2": 0.0, "weight_decay": 0.0} | settings
+    given = {
+        "seed": 3,
+        "lr": 0.1,
+        "clip": np.inf,
+        "clip_value": np.inf,
+        "l2": 0.0,
+        "weight_decay": 0.0,
+    } | settings
     given = {"target": 0.99, "budget": 1000} | given
     kinds = {"seed": jnp.int32, "budget": jnp.int32}
-    return Trial(**{k: v if k == "scales" else kinds.get(k, jnp.float32)(v) for k, v in given.items()})
+    return Trial(
+        **{k: v if k == "scales" else kinds.get(k, jnp.float32)(v) for k, v in given.items()}
+    )
 
 
-def program(optimizer: str = "sgd", batch: int = 64, evaluations: int = 4, epochs: int = 2) -> Program:
+def program(
+    optimizer: str = "sgd", batch: int = 64, evaluations: int = 4, epochs: int = 2
+) -> Program:
     return make_program(MODEL, TASK, optimizer, batch=batch, evaluations=evaluations, epochs=epochs)
 
 
 def test_validating_in_blocks_gives_what_validating_at_once_gives() -> None:
     whole = advance(program(evaluations=2, epochs=1), trial())[1]
-    for at_once in (64, 517, 500):  # a block that is filled up, one that holds all, one that nearly does
+    for at_once in (
+        64,
+        517,
+        500,
+    ):  # a block that is filled up, one that holds all, one that nearly does
         made = make_program(MODEL, TASK, "sgd", batch=64, evaluations=2, epochs=1, at_once=at_once)
         blocks = advance(made, trial())[1]
         np.testing.assert_allclose(blocks.valid_loss, whole.valid_loss, rtol=1e-4)
@@ -48,9 +70,15 @@ def advance(made: Program, settings: Trial, params=PARAMS):
 
 @pytest.mark.parametrize(
     ("name", "reference"),
-    [("sgd", optax.sgd(0.1)), ("momentum", optax.sgd(0.1, momentum=0.9)), ("adam", optax.adam(0.1))],
+    [
+        ("sgd", optax.sgd(0.1)),
+        ("momentum", optax.sgd(0.1, momentum=0.9)),
+        ("adam", optax.adam(0.1)),
+    ],
 )
-def test_optimizers_are_optax_written_with_a_traced_rate(name: str, reference: optax.GradientTransformation) -> None:
+def test_optimizers_are_optax_written_with_a_traced_rate(
+    name: str, reference: optax.GradientTransformation
+) -> None:
     made = program(name, evaluations=5)
     state, records = advance(made, trial(lr=0.1))
     params, opt, losses = PARAMS, reference.init(PARAMS), []
@@ -64,7 +92,9 @@ def test_optimizers_are_optax_written_with_a_traced_rate(name: str, reference: o
             params = optax.apply_updates(params, updates)
             losses.append(float(loss))
     expected = np.asarray(losses).reshape(10, 4).mean(1)
-    tolerance = 1e-4 if name == "sgd" else 2e-2  # rounding grows over 40 steps, and Adam divides by small numbers
+    tolerance = (
+        1e-4 if name == "sgd" else 2e-2
+    )  # rounding grows over 40 steps, and Adam divides by small numbers
     np.testing.assert_allclose(records.train_loss[:5], expected[:5], rtol=tolerance)
     if name == "sgd":
         for leaf, value in params.items():
@@ -138,11 +168,15 @@ def test_clipping_bounds_the_step_and_decay_shrinks_the_weights() -> None:
     step = lambda state: {n: state.params[n] - PARAMS[n] for n in PARAMS}
     norm = float(optax.tree.norm(step(free)))
     clipped, records = advance(made, trial(clip=1e-3))
-    assert float(records.grad_norm[0]) == pytest.approx(norm / 0.1, rel=1e-3)  # recorded before clipping
+    assert float(records.grad_norm[0]) == pytest.approx(
+        norm / 0.1, rel=1e-3
+    )  # recorded before clipping
     assert float(optax.tree.norm(step(clipped))) == pytest.approx(1e-4, rel=2e-3)
     decayed, _ = advance(made, trial(weight_decay=0.5))
     for name, value in PARAMS.items():
-        np.testing.assert_allclose(decayed.params[name], free.params[name] - 0.1 * 0.5 * value, atol=1e-6)
+        np.testing.assert_allclose(
+            decayed.params[name], free.params[name] - 0.1 * 0.5 * value, atol=1e-6
+        )
 
 
 def test_scales_multiply_the_weight_the_rate_and_the_decay() -> None:
@@ -152,23 +186,29 @@ def test_scales_multiply_the_weight_the_rate_and_the_decay() -> None:
     same, _ = advance(made, trial(scales=Scales.of(plain)))
     for name in PARAMS:
         np.testing.assert_allclose(same.params[name], free.params[name], atol=1e-7)
-    # Half the parameter under twice the multiplier is the same function, and its gradient is twice as large.
+    # Half the parameter under twice the multiplier is the same function, and its gradient is twice
+    # as large.
     name = "readout.kernel"
     doubled = Scales.of({**plain, name: Rule(zeros, multiplier=2.0, lr_scale=0.25)})
     moved, records = advance(made, trial(scales=doubled), {**PARAMS, name: PARAMS[name] / 2})
     np.testing.assert_allclose(2 * moved.params[name], free.params[name], atol=1e-6)
-    assert float(records.valid_loss[0]) == pytest.approx(float(advance(made, trial())[1].valid_loss[0]), rel=1e-4)
+    assert float(records.valid_loss[0]) == pytest.approx(
+        float(advance(made, trial())[1].valid_loss[0]), rel=1e-4
+    )
 
 
 @pytest.mark.parametrize(
-    ("n", "wanted", "got"), [(40, 8, 8), (40, 7, 8), (40, 6, 5), (41, 8, 1), (12, 100, 12), (1, 8, 1)]
+    ("n", "wanted", "got"),
+    [(40, 8, 8), (40, 7, 8), (40, 6, 5), (41, 8, 1), (12, 100, 12), (1, 8, 1)],
 )
 def test_nearest_divisor(n: int, wanted: int, got: int) -> None:
     assert nearest_divisor(n, wanted) == got
 
 
 def test_bad_cells_are_refused() -> None:
-    with pytest.raises(ValueError, match="no optimizer is called 'adamw'; there are sgd, momentum, adam"):
+    with pytest.raises(
+        ValueError, match="no optimizer is called 'adamw'; there are sgd, momentum, adam"
+    ):
         program("adamw")
     for batch in (0, 1281):
         with pytest.raises(ValueError, match=f"batch must be 1 to 1280.*got {batch}"):
@@ -186,7 +226,9 @@ def one_step(model: Functional = MODEL, params=PARAMS, **settings):
 
 
 def test_l2_adds_half_its_squares_to_the_loss_and_decay_does_not_pass_the_clip() -> None:
-    penalized = lambda p, x, y: TASK.loss(MODEL.apply(p, x), y) + 0.05 * sum(jnp.sum(w**2) for w in p.values())
+    penalized = lambda p, x, y: (
+        TASK.loss(MODEL.apply(p, x), y) + 0.05 * sum(jnp.sum(w**2) for w in p.values())
+    )
     state, batch = one_step(l2=0.1)
     slopes = jax.grad(penalized)(PARAMS, *batch)
     for name, w in PARAMS.items():
@@ -202,7 +244,9 @@ def test_clipping_by_value_bounds_every_entry_and_leaves_smaller_ones() -> None:
     clipped, _ = one_step(clip_value=bound)
     step = {name: np.asarray(w - free.params[name]) / 0.1 for name, w in PARAMS.items()}
     for name, w in PARAMS.items():
-        np.testing.assert_allclose((w - clipped.params[name]) / 0.1, np.clip(step[name], -bound, bound), atol=1e-5)
+        np.testing.assert_allclose(
+            (w - clipped.params[name]) / 0.1, np.clip(step[name], -bound, bound), atol=1e-5
+        )
     assert (np.abs(step["layers.0.input"]) > bound).mean() == pytest.approx(0.5, abs=0.01)
 
 
@@ -210,8 +254,16 @@ def test_dropout_is_drawn_anew_at_every_step_from_the_seed_and_is_off_in_evaluat
     model = functional(lambda: MLP(64, 32, 10, layers=2, rngs=nnx.Rngs(0)))
     params = draw(SCHEMES["orthogonal"], jax.random.key(0), model.leaves)
     runs = [
-        advance(make_program(model, TASK, "sgd", batch=64, evaluations=4, epochs=1), settings, params)[1]
-        for settings in (trial(), trial(dropout=0.5), trial(dropout=0.5), trial(dropout=0.0), trial(dropout=0.5, lr=0))
+        advance(
+            make_program(model, TASK, "sgd", batch=64, evaluations=4, epochs=1), settings, params
+        )[1]
+        for settings in (
+            trial(),
+            trial(dropout=0.5),
+            trial(dropout=0.5),
+            trial(dropout=0.0),
+            trial(dropout=0.5, lr=0),
+        )
     ]
     plain, noisy, again, none, still = (np.asarray(run.train_loss) for run in runs)
     np.testing.assert_array_equal(noisy, again)
@@ -240,5 +292,9 @@ def test_batch_normalization_keeps_running_statistics_and_evaluates_with_them() 
     np.testing.assert_allclose(state.running["norms.0.var"], 0.9 + 0.1 * z.var(0), rtol=1e-3)
     one = {**state.params, **state.running}
     alone = model.apply(one, x[:1])
-    np.testing.assert_allclose(model.apply(one, x[:7])[:1], alone, rtol=1e-4, atol=1e-5)  # the batch does not matter
-    assert float(jnp.abs(model.as_trained(state.params, x[:7])[:1] - alone).max()) > 1e-2  # in training it does
+    np.testing.assert_allclose(
+        model.apply(one, x[:7])[:1], alone, rtol=1e-4, atol=1e-5
+    )  # the batch does not matter
+    assert (
+        float(jnp.abs(model.as_trained(state.params, x[:7])[:1] - alone).max()) > 1e-2
+    )  # in training it does

@@ -39,9 +39,17 @@ def test_pytorchs_layout_and_names(model, tmp_path: Path) -> None:
         "head.weight": jnp.zeros((5, 3)),
     }
     save_checkpoint(tmp_path / "m.safetensors", other)
-    names = {"layers.0.kernel": "fc.weight", "layers.0.bias": "fc.bias", "readout.kernel": "head.weight"}
+    names = {
+        "layers.0.kernel": "fc.weight",
+        "layers.0.bias": "fc.bias",
+        "readout.kernel": "head.weight",
+    }
     found = load_checkpoint(
-        tmp_path / "m.safetensors", model.leaves, names=names, transposed=("*.kernel",), new=("readout.*",)
+        tmp_path / "m.safetensors",
+        model.leaves,
+        names=names,
+        transposed=("*.kernel",),
+        new=("readout.*",),
     )
     assert sorted(found) == ["layers.0.bias", "layers.0.kernel"]
     assert found["layers.0.kernel"].dtype == jnp.bfloat16  # what the file has
@@ -58,7 +66,9 @@ def test_pytorchs_layout_and_names(model, tmp_path: Path) -> None:
 
 
 def test_all_that_does_not_fit_is_listed(model, tmp_path: Path) -> None:
-    save_checkpoint(tmp_path / "m.safetensors", {"layers.0.kernel": jnp.zeros((3, 4)), "extra": jnp.zeros(7)})
+    save_checkpoint(
+        tmp_path / "m.safetensors", {"layers.0.kernel": jnp.zeros((3, 4)), "extra": jnp.zeros(7)}
+    )
     with pytest.raises(ValueError, match="does not fit") as error:
         load_checkpoint(tmp_path / "m.safetensors", model.leaves, names={"nothing": "x"})
     for part in (
@@ -90,7 +100,9 @@ def test_any_layout_in_memory_is_saved_as_the_array_it_is(tmp_path: Path) -> Non
         "zero_axes": np.asarray(2.0, np.float32).T,
         "": whole,
         "jax_transposed": jnp.asarray(whole).T,
-        "sharded": jax.device_put(whole, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("x"))),
+        "sharded": jax.device_put(
+            whole, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("x"))
+        ),
         "sharded_across": jax.device_put(
             whole, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "x"))
         ),
@@ -105,7 +117,17 @@ def test_any_layout_in_memory_is_saved_as_the_array_it_is(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(
     "dtype",
-    ["bfloat16", "float16", "float32", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "complex64", "int8", "bool"],
+    [
+        "bfloat16",
+        "float16",
+        "float32",
+        "float8_e4m3fn",
+        "float8_e5m2",
+        "float8_e4m3fnuz",
+        "complex64",
+        "int8",
+        "bool",
+    ],
 )
 def test_dtypes_come_back(dtype: str, tmp_path: Path) -> None:
     value = np.asarray([[0, 1, 1], [1, 0, 1]]).astype(jnp.dtype(dtype)).T
@@ -129,8 +151,12 @@ def test_dtypes_come_back(dtype: str, tmp_path: Path) -> None:
         ((3, 3, 1, 6), "wwi.", (2, 3, 1, 0)),  # a channel each
     ],
 )
-def test_pytorchs_order_of_axes(shape: tuple[int, ...], dims: str, order: tuple[int, ...], tmp_path: Path) -> None:
-    theirs = np.arange(math.prod(shape), dtype=np.float32).reshape([shape[order.index(k)] for k in range(len(shape))])
+def test_pytorchs_order_of_axes(
+    shape: tuple[int, ...], dims: str, order: tuple[int, ...], tmp_path: Path
+) -> None:
+    theirs = np.arange(math.prod(shape), dtype=np.float32).reshape(
+        [shape[order.index(k)] for k in range(len(shape))]
+    )
     save_checkpoint(tmp_path / "m.safetensors", {"w": theirs})
     leaf = Leaf("w", shape, dims, "hidden")
     found = load_checkpoint(tmp_path / "m.safetensors", [leaf], transposed=("w",))["w"]
@@ -144,37 +170,57 @@ def test_heads_may_be_one_axis_and_gates_may_not(tmp_path: Path) -> None:
     found = load_checkpoint(tmp_path / "m.safetensors", [query], transposed=("w",))["w"]
     np.testing.assert_array_equal(found, theirs.T.reshape(4, 2, 3))
     gated = Leaf("w", (4, 2, 3), "i.o", "input", gate=("update", "reset"))
-    with pytest.raises(ValueError, match=r"of another shape: w \(6, 4\), the model has \(4, 2, 3\)"):
+    with pytest.raises(
+        ValueError, match=r"of another shape: w \(6, 4\), the model has \(4, 2, 3\)"
+    ):
         load_checkpoint(tmp_path / "m.safetensors", [gated], transposed=("w",))
 
 
 def test_two_names_of_one_stored_array(tmp_path: Path) -> None:
     table = np.arange(12, dtype=np.float32).reshape(4, 3)
     save_checkpoint(tmp_path / "m.safetensors", {"wte": table})
-    leaves = [Leaf("embedding", (4, 3), "io", "embedding"), Leaf("readout.kernel", (3, 4), "io", "readout")]
+    leaves = [
+        Leaf("embedding", (4, 3), "io", "embedding"),
+        Leaf("readout.kernel", (3, 4), "io", "readout"),
+    ]
     names = {leaf.name: "wte" for leaf in leaves}
-    found = load_checkpoint(tmp_path / "m.safetensors", leaves, names=names, transposed=("readout.kernel",))
+    found = load_checkpoint(
+        tmp_path / "m.safetensors", leaves, names=names, transposed=("readout.kernel",)
+    )
     np.testing.assert_array_equal(found["embedding"], table)
     np.testing.assert_array_equal(found["readout.kernel"], table.T)
 
 
 def test_what_cannot_be_saved_is_named(tmp_path: Path) -> None:
-    bad = {"key": jax.random.key(0), "wide": np.zeros(2, np.complex128), "text": np.asarray("a"), "__metadata__": 1.0}
+    bad = {
+        "key": jax.random.key(0),
+        "wide": np.zeros(2, np.complex128),
+        "text": np.asarray("a"),
+        "__metadata__": 1.0,
+    }
     with pytest.raises(ValueError, match="cannot be written") as error:
         save_checkpoint(tmp_path / "m.safetensors", bad)
-    for part in ("'key' ", "'wide' has dtype complex128", "'text' has dtype", "'__metadata__' is no name"):
+    for part in (
+        "'key' ",
+        "'wide' has dtype complex128",
+        "'text' has dtype",
+        "'__metadata__' is no name",
+    ):
         assert part in str(error.value)
     assert not list(tmp_path.iterdir())
 
 
 def test_damage_is_one_clear_error(tmp_path: Path) -> None:
-    """Every truncation of a file and every single-bit flip, but for those that leave all values as they are."""
+    """Every truncation of a file and every single-bit flip, but for those that leave all values as
+    they are."""
     path, leaf = tmp_path / "m.safetensors", Leaf("w", (3,), "o", "hidden")
     save_checkpoint(path, {"w": jnp.arange(3.0)})
     whole = path.read_bytes()
     for size in range(len(whole)):
         path.write_bytes(whole[:size])
-        with pytest.raises(ValueError, match=r"^the checkpoint .* (cannot be read|is damaged|does not fit)"):
+        with pytest.raises(
+            ValueError, match=r"^the checkpoint .* (cannot be read|is damaged|does not fit)"
+        ):
             load_checkpoint(path, [leaf])
     for place in range(len(whole)):
         for bit in range(8):
@@ -191,15 +237,25 @@ def test_damage_is_one_clear_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("turned_back", [False, True])
 @pytest.mark.parametrize("outputs", [4, 3])
-def test_a_transposed_convolution_of_pytorch(turned_back: bool, outputs: int, tmp_path: Path) -> None:
+def test_a_transposed_convolution_of_pytorch(
+    turned_back: bool, outputs: int, tmp_path: Path
+) -> None:
     """PyTorch's weight is [i, o, w], and y[j + k] += x[j] w[k] at stride 1."""
     torchs = np.random.default_rng(0).normal(size=(4, outputs, 3)).astype(np.float32)
     save_checkpoint(tmp_path / "m.safetensors", {"kernel": torchs})
     layer = nnx.ConvTranspose(
-        4, outputs, (3,), padding="VALID", use_bias=False, transpose_kernel=turned_back, rngs=nnx.Rngs(0)
+        4,
+        outputs,
+        (3,),
+        padding="VALID",
+        use_bias=False,
+        transpose_kernel=turned_back,
+        rngs=nnx.Rngs(0),
     )
     (leaf,) = introspect.leaves(introspect.declare(layer))
-    layer.kernel.set_value(load_checkpoint(tmp_path / "m.safetensors", [leaf], transposed=("kernel",))["kernel"])
+    layer.kernel.set_value(
+        load_checkpoint(tmp_path / "m.safetensors", [leaf], transposed=("kernel",))["kernel"]
+    )
     x = np.random.default_rng(1).normal(size=(1, 5, 4)).astype(np.float32)
     expected = np.zeros((1, 7, outputs), np.float32)
     for k in range(3):
@@ -207,11 +263,15 @@ def test_a_transposed_convolution_of_pytorch(turned_back: bool, outputs: int, tm
     np.testing.assert_allclose(layer(jnp.asarray(x)), expected, atol=1e-5)
 
 
-def test_a_checkpoint_has_reached_the_disk_and_keeps_no_mask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_has_reached_the_disk_and_keeps_no_mask(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     synced: list[int] = []
     monkeypatch.setattr("os.fsync", synced.append)
     save_checkpoint(tmp_path / "w.safetensors", {"w": np.ones(3)})
     assert len(synced) == 2, "its contents, and its name in the folder"
     masked = np.ma.MaskedArray(np.ones(2), [True, False])
-    with pytest.raises(ValueError, match="'w' is masked, and the format keeps no mask; fill it first"):
+    with pytest.raises(
+        ValueError, match="'w' is masked, and the format keeps no mask; fill it first"
+    ):
         save_checkpoint(tmp_path / "m.safetensors", {"w": masked})

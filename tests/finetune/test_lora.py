@@ -54,7 +54,9 @@ def test_an_adapter_can_be_pickled_copied_and_be_part_of_a_static_argument(kind:
 
 def test_statistics_and_noise_of_an_adapted_base_stand_still() -> None:
     norm, drop = nnx.BatchNorm(3, rngs=nnx.Rngs(0)), nnx.Dropout(0.5, rngs=nnx.Rngs(0))
-    adapted: Any = LoRA(nnx.Sequential(nnx.Linear(3, 3, rngs=nnx.Rngs(0)), norm, drop), 1, rngs=nnx.Rngs(1))
+    adapted: Any = LoRA(
+        nnx.Sequential(nnx.Linear(3, 3, rngs=nnx.Rngs(0)), norm, drop), 1, rngs=nnx.Rngs(1)
+    )
     np.testing.assert_allclose(adapted(X)[:2], adapted(X[:2]), atol=1e-6)
 
 
@@ -125,18 +127,25 @@ def test_sizes_of_adapters() -> None:
 
 def test_bad_adapters() -> None:
     base = nnx.Linear(3, 4, rngs=nnx.Rngs(0))
-    with pytest.raises(ValueError, match="rank of 5 is above the smaller side of 'kernel', which is 3 x 4"):
+    with pytest.raises(
+        ValueError, match="rank of 5 is above the smaller side of 'kernel', which is 3 x 4"
+    ):
         LoRA(base, 5, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="positive integer, got 0"):
         LoRA(base, 0, rngs=nnx.Rngs(0))
-    with pytest.raises(ValueError, match=r"'nothing'.* matches no kernel to adapt; the kernels are kernel \(hidden\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"'nothing'.* matches no kernel to adapt; the kernels are kernel \(hidden\)",
+    ):
         LoRA(base, 2, adapt=("nothing",), rngs=nnx.Rngs(0))
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 @pytest.mark.parametrize("init", [lora_kaiming, lora_gaussian, lora_init_b])
 @pytest.mark.parametrize("kind", ["Linear", "LinearGeneral", "Conv", "Embed"])
-def test_adapters_keep_the_dtype_and_every_bit_of_the_outputs(kind: str, init: Any, dtype: Any) -> None:
+def test_adapters_keep_the_dtype_and_every_bit_of_the_outputs(
+    kind: str, init: Any, dtype: Any
+) -> None:
     options: dict[str, Any] = {"dtype": dtype, "param_dtype": dtype, "rngs": nnx.Rngs(0)}
     base, x = {
         "Linear": lambda: (nnx.Linear(3, 4, **options), X),
@@ -166,7 +175,9 @@ def test_a_moved_adapter_is_rounded_once() -> None:
 def test_a_kernel_of_whole_numbers_is_refused() -> None:
     base = nnx.Linear(3, 4, rngs=nnx.Rngs(0))
     base.kernel.set_value(jnp.ones((3, 4), jnp.int8))
-    with pytest.raises(ValueError, match="'kernel' has dtype int8, to which no small step can be added"):
+    with pytest.raises(
+        ValueError, match="'kernel' has dtype int8, to which no small step can be added"
+    ):
         LoRA(base, 2, rngs=nnx.Rngs(0))
 
 
@@ -174,7 +185,10 @@ def test_tables_are_adapted_as_the_cited_code_does() -> None:
     """A = 0 on the side of the vocabulary, B ~ N(0, 1), for both starts."""
     for init in (lora_kaiming, lora_gaussian):
         adapted = LoRA(nnx.Embed(512, 256, rngs=nnx.Rngs(0)), 16, init=init, rngs=nnx.Rngs(1))
-        a, b = np.asarray(adapted.lora_a["embedding"][...]), np.asarray(adapted.lora_b["embedding"][...])
+        a, b = (
+            np.asarray(adapted.lora_a["embedding"][...]),
+            np.asarray(adapted.lora_b["embedding"][...]),
+        )
         assert a.shape == (512, 16)
         np.testing.assert_array_equal(a, 0)
         assert b.shape == (16, 256)

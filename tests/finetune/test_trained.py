@@ -25,7 +25,9 @@ def test_a_start_from_trained_values_is_a_scheme() -> None:
     old, new = make(2), make(5)
     values = draw(xavier_rnn, jax.random.key(0), old.leaves)
     body = {name: value for name, value in values.items() if not name.startswith("readout")}
-    scheme = finetune.pretrained(body, by_role({"readout": lecun("normal"), "bias": zeros}), frozen=True)
+    scheme = finetune.pretrained(
+        body, by_role({"readout": lecun("normal"), "bias": zeros}), frozen=True
+    )
     drawn = draw(scheme, jax.random.key(1), new.leaves)
     for name, value in body.items():  # gates are copies: the layout must survive
         np.testing.assert_array_equal(drawn[name], value)
@@ -37,30 +39,54 @@ def test_a_start_from_trained_values_is_a_scheme() -> None:
         draw(finetune.pretrained(values, xavier_rnn), jax.random.key(1), new.leaves)
     with pytest.raises(ValueError, match="match no parameter"):
         draw(finetune.pretrained({"x": jnp.zeros(1)}, xavier_rnn), jax.random.key(1), new.leaves)
-    with pytest.raises(ValueError, match=r"\['head'\] match no parameter"):  # of the scheme for what is new
-        draw(finetune.pretrained(body, Override(xavier_rnn, {"head": zeros})), jax.random.key(1), new.leaves)
+    with pytest.raises(
+        ValueError, match=r"\['head'\] match no parameter"
+    ):  # of the scheme for what is new
+        draw(
+            finetune.pretrained(body, Override(xavier_rnn, {"head": zeros})),
+            jax.random.key(1),
+            new.leaves,
+        )
 
 
 def test_pretraining_and_the_report() -> None:
     study = Study(
-        model="mlp", layers=1, hidden=16, schemes=("xavier_rnn",), baseline="xavier_rnn", lrs=(0.3,), epochs=3
+        model="mlp",
+        layers=1,
+        hidden=16,
+        schemes=("xavier_rnn",),
+        baseline="xavier_rnn",
+        lrs=(0.3,),
+        epochs=3,
     )
     trained = finetune.pretrain(study, progress=False)
     assert trained.metric > 0.6
     x, y = trained.resolved.task.data["valid_x"][:50], trained.resolved.task.data["valid_y"][:50]
     before = trained.resolved.model.apply(trained.values, x)
     report = finetune.step_zero(
-        before, trained.resolved.model.apply, trained.values, (x, y), trained.resolved.task.loss, ("readout.*",)
+        before,
+        trained.resolved.model.apply,
+        trained.values,
+        (x, y),
+        trained.resolved.task.loss,
+        ("readout.*",),
     )
     assert report.shift < 1e-6  # rounding, between a program that is compiled and one that is not
     assert abs(report.kl) < 1e-7
     assert set(report.gradient) == {"readout.kernel", "readout.bias"}
     assert "gradient norms: readout.bias" in str(report)
     with pytest.raises(BadStudy, match="forward pass"):
-        finetune.pretrain(replace(study, model="transformer", hidden=128, schemes=("mup",)), progress=False)
+        finetune.pretrain(
+            replace(study, model="transformer", hidden=128, schemes=("mup",)), progress=False
+        )
     with pytest.raises(ValueError, match="matches no parameter"):
         finetune.step_zero(
-            before, trained.resolved.model.apply, trained.values, (x, y), trained.resolved.task.loss, ("z",)
+            before,
+            trained.resolved.model.apply,
+            trained.values,
+            (x, y),
+            trained.resolved.task.loss,
+            ("z",),
         )
 
 

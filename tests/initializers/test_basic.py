@@ -1,4 +1,5 @@
-"""Every law against its formula: moments, support, distribution, orthogonality, Haar trace moments."""
+"""Every law against its formula: moments, support, distribution, orthogonality, Haar trace
+moments."""
 
 import math
 import subprocess
@@ -39,13 +40,23 @@ LAWS = {
     ),
 }
 LAWS |= {
-    f"glorot {law}": (I.glorot(law), scaled(law, 2 / (400 + 300))) for law in ("uniform", "truncated_normal", "normal")
+    f"glorot {law}": (I.glorot(law), scaled(law, 2 / (400 + 300)))
+    for law in ("uniform", "truncated_normal", "normal")
 }
-LAWS |= {f"he {law}": (I.he(law), scaled(law, 2 / 400)) for law in ("uniform", "truncated_normal", "normal")}
-LAWS |= {f"lecun {law}": (I.lecun(law), scaled(law, 1 / 400)) for law in ("uniform", "truncated_normal", "normal")}
+LAWS |= {
+    f"he {law}": (I.he(law), scaled(law, 2 / 400))
+    for law in ("uniform", "truncated_normal", "normal")
+}
+LAWS |= {
+    f"lecun {law}": (I.lecun(law), scaled(law, 1 / 400))
+    for law in ("uniform", "truncated_normal", "normal")
+}
 LAWS |= {
     "he, leaky": (I.he("normal", negative_slope=0.5), scaled("normal", 2 / 1.25 / 400)),
-    "geometric mean": (I.variance_scaling(1.0, "fan_geo_avg", "uniform"), scaled("uniform", 1 / math.sqrt(400 * 300))),
+    "geometric mean": (
+        I.variance_scaling(1.0, "fan_geo_avg", "uniform"),
+        scaled("uniform", 1 / math.sqrt(400 * 300)),
+    ),
     "by_gain forward": (I.by_gain("relu"), scaled("normal", 2 / 400)),
     "by_gain backward": (I.by_gain("relu", "backward"), scaled("normal", 2 / 300)),
     "small_init": (I.small_init(), scaled("normal", 2 / (5 * 400))),
@@ -72,7 +83,9 @@ def test_distribution_and_support(name: str) -> None:
     room = 1e-6 * law.std()
     assert low - room <= w.min()
     assert w.max() <= high + room
-    if math.isfinite(high):  # the ends are reached: the largest of N draws is within a few (high - low) / N of them
+    if math.isfinite(
+        high
+    ):  # the ends are reached: the largest of N draws is within a few (high - low) / N of them
         assert w.max() > law.ppf(1 - 12 / N)
         assert w.min() < law.ppf(12 / N)
 
@@ -83,7 +96,9 @@ def test_low_precision_is_float32_cast_last(name: str, dtype: jnp.dtype) -> None
     init, law = LAWS[name]
     wide = init(KEY, (64, 32), jnp.float32)
     drawn, cast = init(KEY, (64, 32), dtype), wide.astype(dtype)
-    if math.isfinite(law.support()[1]):  # what the cast rounds over a bound is the next number inside
+    if math.isfinite(
+        law.support()[1]
+    ):  # what the cast rounds over a bound is the next number inside
         inside = (cast != cast.max()) & (cast != cast.min())
         np.testing.assert_array_equal(drawn[inside], cast[inside])
         np.testing.assert_allclose(
@@ -100,7 +115,9 @@ def test_distribution_in_other_dtypes(name: str, dtype: jnp.dtype) -> None:
     draws = law.rvs(N, random_state=np.random.default_rng(1))
     with jax.enable_x64(True):
         w = init(KEY, SHAPE, dtype)
-        rounded = jnp.asarray(draws).astype(dtype)  # the law as that dtype can hold it, so that ties fall alike
+        rounded = jnp.asarray(draws).astype(
+            dtype
+        )  # the law as that dtype can hold it, so that ties fall alike
         assert w.dtype == dtype
         pair = np.ravel(w.astype(jnp.float64)), np.ravel(rounded.astype(jnp.float64))
     assert stats.ks_2samp(*pair).pvalue > 1e-3
@@ -114,13 +131,21 @@ def test_ks_catches_a_draw_in_bfloat16() -> None:
 
 
 @pytest.mark.parametrize(
-    "init", [I.normal(0.5), I.glorot("normal"), I.he("truncated_normal"), I.lecun("uniform"), I.orthogonal()]
+    "init",
+    [
+        I.normal(0.5),
+        I.glorot("normal"),
+        I.he("truncated_normal"),
+        I.lecun("uniform"),
+        I.orthogonal(),
+    ],
 )
 def test_complex_numbers_have_the_variance_of_their_modulus(init) -> None:
     w = np.asarray(init(KEY, (200, 200), jnp.complex64))
     assert w.dtype == np.complex64
     expected = np.var(np.asarray(init(KEY, (200, 200), jnp.float32)))
-    # Half of the variance is real, half imaginary (Var |z|^2 / 2 each), and the two do not correlate.
+    # Half of the variance is real, half imaginary (Var |z|^2 / 2 each), and the two do not
+    # correlate.
     assert np.mean(np.abs(w) ** 2) == pytest.approx(expected, rel=0.03)
     assert w.real.var() == pytest.approx(w.imag.var(), rel=0.06)
     assert abs(np.corrcoef(w.real.ravel(), w.imag.ravel())[0, 1]) < 4 / 200
@@ -138,32 +163,61 @@ def test_complex_numbers_have_the_variance_of_their_modulus(init) -> None:
 def test_classic_names_follow_jax(ours, jaxs) -> None:
     for shape in (SHAPE, (3, 3, 16, 32)):
         one, other = ours(KEY, shape, jnp.float32), jaxs(KEY, shape, jnp.float32)
-        rounding = float(jnp.finfo(jnp.float32).eps * jnp.abs(other).max())  # of an entry near 0, which is a difference
+        rounding = float(
+            jnp.finfo(jnp.float32).eps * jnp.abs(other).max()
+        )  # of an entry near 0, which is a difference
         np.testing.assert_allclose(one, other, rtol=2e-6, atol=rounding)
 
 
 def test_truncated_std_agrees_with_quadrature() -> None:
     for low, high in ((-2, 2), (-1, 3), (0.5, 1), (-math.inf, 1)):
-        assert I.truncated_std(low, high) == pytest.approx(stats.truncnorm(low, high).std(), rel=1e-6)
+        assert I.truncated_std(low, high) == pytest.approx(
+            stats.truncnorm(low, high).std(), rel=1e-6
+        )
     assert I.truncated_std(-math.inf, math.inf) == pytest.approx(1.0, rel=1e-14)
-    # Far in a tail z - a is exponential of rate a + O(1/a); of a narrow interval the law is uniform.
+    # Far in a tail z - a is exponential of rate a + O(1/a); of a narrow interval the law is
+    # uniform.
     for low in (1e3, 1e5):
         assert I.truncated_std(low, math.inf) == pytest.approx(1 / low, rel=4 / low**2)
     for low in (-1e-7, 0.5, 5.0, 50.0):
-        assert I.truncated_std(low, low + 1e-6) == pytest.approx(1e-6 / math.sqrt(12), rel=1e-6 + 1e-9)
+        assert I.truncated_std(low, low + 1e-6) == pytest.approx(
+            1e-6 / math.sqrt(12), rel=1e-6 + 1e-9
+        )
 
 
-TAILS = [(5, 6), (-6, -5), (8, 9), (10, 12), (-12, -10), (40, 41), (3, math.inf), (-math.inf, -7), (100, math.inf)]
-TAILS += [(1, 1.3), (2, 3), (0.9, 3), (0.5, 0.501), (5, 5.001), (-5.001, -5), (-1e-3, 1e-3), (-0.3, 0.1)]
+TAILS = [
+    (5, 6),
+    (-6, -5),
+    (8, 9),
+    (10, 12),
+    (-12, -10),
+    (40, 41),
+    (3, math.inf),
+    (-math.inf, -7),
+    (100, math.inf),
+]
+TAILS += [
+    (1, 1.3),
+    (2, 3),
+    (0.9, 3),
+    (0.5, 0.501),
+    (5, 5.001),
+    (-5.001, -5),
+    (-1e-3, 1e-3),
+    (-0.3, 0.1),
+]
 
 
 def moments_of_cut_gaussian(low: float, high: float) -> tuple[float, float, float]:
-    """Mean of z - nearest, standard deviation and fourth central moment over the squared variance, adaptively."""
+    """Mean of z - nearest, standard deviation and fourth central moment over the squared variance,
+    adaptively."""
     near = min(max(0.0, low), high)
     weight = lambda t: math.exp(-(near * t + t * t / 2))
     reach = 60 / max(abs(near), 6)
     a, b = max(low - near, -reach), min(high - near, reach)
-    moment = lambda f: integrate.quad(lambda t: f(t) * weight(t), a, b, epsabs=0, epsrel=1e-11, limit=200)[0]
+    moment = lambda f: integrate.quad(
+        lambda t: f(t) * weight(t), a, b, epsabs=0, epsrel=1e-11, limit=200
+    )[0]
     mass = moment(lambda t: 1.0)
     mean = moment(lambda t: t) / mass if a != -b else 0.0
     variance = moment(lambda t: (t - mean) ** 2) / mass
@@ -172,7 +226,9 @@ def moments_of_cut_gaussian(low: float, high: float) -> tuple[float, float, floa
 
 @pytest.mark.parametrize("bounds", TAILS)
 @pytest.mark.parametrize("traced", [False, True])
-def test_far_tails_and_narrow_cuts_have_their_law(bounds: tuple[float, float], traced: bool) -> None:
+def test_far_tails_and_narrow_cuts_have_their_law(
+    bounds: tuple[float, float], traced: bool
+) -> None:
     low, high = bounds
     if traced and 0 < high - low < 0.01:
         pytest.skip("the width of a traced interval has the rounding of float32")
@@ -185,7 +241,9 @@ def test_far_tails_and_narrow_cuts_have_their_law(bounds: tuple[float, float], t
     assert x.std() == pytest.approx(1.0, rel=4 * math.sqrt((kurtosis - 1) / 4 / len(x)) + rounding)
     t = x * std - near
     assert t.mean() == pytest.approx(mean, abs=std * (4 / math.sqrt(len(x)) + 3 * rounding))
-    slack = 2e-7 * max(abs(low) if math.isfinite(low) else 0, abs(high) if math.isfinite(high) else 0, 1.0)
+    slack = 2e-7 * max(
+        abs(low) if math.isfinite(low) else 0, abs(high) if math.isfinite(high) else 0, 1.0
+    )
     assert x.min() * std >= low - slack
     assert x.max() * std <= high + slack
     if rounding < 1e-4:
@@ -196,7 +254,12 @@ def test_far_tails_and_narrow_cuts_have_their_law(bounds: tuple[float, float], t
             log_sf = lambda z: special.log_ndtr(-z)
             share = lambda t: -np.expm1(log_sf(side + t) - log_sf(side))
             whole = share(width) if math.isfinite(width) else 1.0
-            assert stats.kstest(np.abs(x * std) - side, lambda t: share(np.maximum(t, 0)) / whole).pvalue > 1e-3
+            assert (
+                stats.kstest(
+                    np.abs(x * std) - side, lambda t: share(np.maximum(t, 0)) / whole
+                ).pvalue
+                > 1e-3
+            )
 
 
 def test_far_tails_in_float64() -> None:
@@ -204,7 +267,9 @@ def test_far_tails_in_float64() -> None:
         for low, high in ((5, 6), (-9, -8), (10, 12), (0.5, 0.5 + 1e-9)):
             x = np.asarray(I.truncated_normal(1.0, low, high)(KEY, (200_000,), jnp.float64))
             kurtosis = moments_of_cut_gaussian(low, high)[2]
-            assert x.std() == pytest.approx(1.0, rel=4 * math.sqrt((kurtosis - 1) / 4 / len(x)) + 1e-6)
+            assert x.std() == pytest.approx(
+                1.0, rel=4 * math.sqrt((kurtosis - 1) / 4 / len(x)) + 1e-6
+            )
             assert len(np.unique(x)) > 190_000 if high - low > 1e-6 else len(np.unique(x)) > 100_000
 
 
@@ -220,7 +285,12 @@ def test_complex_gaussians_are_cut_at_a_modulus(cut: float, traced: bool) -> Non
 TAIL_STD = I.truncated_std(2, 3)
 BOUNDED = {
     "truncated_normal": (I.truncated_normal(0.3), (2,), -0.6 * CUT, 0.6 * CUT),
-    "truncated_normal in a tail": (I.truncated_normal(0.3, 2, 3), (2,), 0.6 / TAIL_STD, 0.9 / TAIL_STD),
+    "truncated_normal in a tail": (
+        I.truncated_normal(0.3, 2, 3),
+        (2,),
+        0.6 / TAIL_STD,
+        0.9 / TAIL_STD,
+    ),
     "U[0, 1)": (I.uniform(0.0, 1.0), (2,), 0.0, 1.0),
     "U[5, 5.5)": (I.uniform(5.0, 5.5), (2,), 5.0, 5.5),
     "U[-0.1, 0.1)": (I.uniform(-0.1, 0.1), (2,), -0.1, 0.1),
@@ -228,12 +298,19 @@ BOUNDED = {
     "glorot": (I.glorot("uniform"), (4, 4), -math.sqrt(6 / 8), math.sqrt(6 / 8)),
     "he": (I.he("uniform"), (4, 4), -math.sqrt(6 / 4), math.sqrt(6 / 4)),
     "lecun": (I.lecun("uniform"), (4, 4), -math.sqrt(3 / 4), math.sqrt(3 / 4)),
-    "log_decay": (I.log_decay(0.9, 0.999), (2,), math.log(-math.log(0.999)), math.log(-math.log(0.9))),
+    "log_decay": (
+        I.log_decay(0.9, 0.999),
+        (2,),
+        math.log(-math.log(0.999)),
+        math.log(-math.log(0.9)),
+    ),
     "log_phase": (I.log_phase(6.2), (2,), -math.inf, math.log(6.2)),
 }
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16, jnp.float64, jnp.float8_e4m3fn])
+@pytest.mark.parametrize(
+    "dtype", [jnp.float32, jnp.bfloat16, jnp.float16, jnp.float64, jnp.float8_e4m3fn]
+)
 @pytest.mark.parametrize("name", BOUNDED)
 @pytest.mark.parametrize("through", ["init", "along"])
 def test_bounds_hold_after_the_cast(name: str, dtype: jnp.dtype, through: str) -> None:
@@ -255,7 +332,9 @@ def test_bounds_hold_after_the_cast(name: str, dtype: jnp.dtype, through: str) -
 
 
 def test_a_dtype_without_a_number_between_the_bounds_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"no bfloat16 number lies between 0\.0997 and 0\.0999; ask for a wider"):
+    with pytest.raises(
+        ValueError, match=r"no bfloat16 number lies between 0\.0997 and 0\.0999; ask for a wider"
+    ):
         I.uniform(0.0997, 0.0999)(KEY, (3,), jnp.bfloat16)
 
 
@@ -308,7 +387,9 @@ def test_empty_matrices_are_drawn_as_jax_draws_them() -> None:
 
 def test_truncation_is_in_units_of_std_and_corrected() -> None:
     w = np.asarray(I.truncated_normal(0.02)(KEY, (1000, 1000), jnp.float32))
-    assert np.abs(w).max() == pytest.approx(0.02 * CUT * 2, rel=1e-3)  # 2.27 std, not the 5 of an absolute bound
+    assert np.abs(w).max() == pytest.approx(
+        0.02 * CUT * 2, rel=1e-3
+    )  # 2.27 std, not the 5 of an absolute bound
     uncorrected = jax.nn.initializers.truncated_normal(0.02)(KEY, (1000, 1000), jnp.float32)
     assert float(uncorrected.std()) == pytest.approx(0.02 * I.truncated_std(-2, 2), rel=3e-3)
     assert w.std() == pytest.approx(0.02, rel=3e-3)
@@ -323,11 +404,14 @@ def test_orthogonal_and_semi_orthogonal(shape: tuple[int, ...], gain: float) -> 
 
 
 def haar_traces(draw, n: int = 8, count: int = 20_000) -> np.ndarray:
-    return np.asarray(jax.vmap(lambda k: jnp.trace(draw(k, (n, n), jnp.float32)))(jax.random.split(KEY, count)))
+    return np.asarray(
+        jax.vmap(lambda k: jnp.trace(draw(k, (n, n), jnp.float32)))(jax.random.split(KEY, count))
+    )
 
 
 def test_orthogonal_is_haar_by_its_trace_moments() -> None:
-    # Haar on O(n): E tr Q = 0, E (tr Q)^2 = 1, E (tr Q)^4 = 3 for n >= 4 (Diaconis & Shahshahani 1994).
+    # Haar on O(n): E tr Q = 0, E (tr Q)^2 = 1, E (tr Q)^4 = 3 for n >= 4 (Diaconis & Shahshahani
+    # 1994).
     trace = haar_traces(I.orthogonal())
     count = len(trace)
     assert trace.mean() == pytest.approx(0, abs=4 / math.sqrt(count))
@@ -341,7 +425,8 @@ def test_the_trace_test_catches_qr_without_the_sign_fix() -> None:
 
 
 def test_rectangular_orthogonal_is_uniform_on_the_sphere() -> None:
-    # Each entry of a Haar frame has mean 0 and variance 1/n, n the longer side; x^2 ~ Beta(1/2, (n-1)/2).
+    # Each entry of a Haar frame has mean 0 and variance 1/n, n the longer side; x^2 ~ Beta(1/2,
+    # (n-1)/2).
     keys = jax.random.split(KEY, 4000)
     for shape in ((12, 5), (5, 12)):
         w = np.asarray(jax.vmap(lambda k, s=shape: I.orthogonal()(k, s, jnp.float32))(keys))
@@ -361,7 +446,9 @@ run = jax.jit(jax.vmap(of))
 for seed in range(20):
     jax.block_until_ready(run(jax.random.split(jax.random.key(seed), 11)))
 """
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)  # batched, it never ends on two cores
+    subprocess.run(
+        [sys.executable, "-c", program], check=True, timeout=120
+    )  # batched, it never ends on two cores
 
 
 def test_identity_zeros_constant() -> None:
@@ -377,7 +464,10 @@ def test_identity_zeros_constant() -> None:
         (lambda: I.normal(-1.0), "must not be negative, got -1.0"),
         (lambda: I.truncated_normal(1.0, 2, -2), "lower < upper"),
         (lambda: I.variance_scaling(0.0, "fan_in", "normal"), "scale must be positive"),
-        (lambda: I.variance_scaling(1.0, "fan_in", "normal")(KEY, (3,), jnp.float32), "for a bias use zeros"),
+        (
+            lambda: I.variance_scaling(1.0, "fan_in", "normal")(KEY, (3,), jnp.float32),
+            "for a bias use zeros",
+        ),
         (lambda: I.orthogonal()(KEY, (3,), jnp.float32), "needs a matrix"),
         (lambda: I.identity()(KEY, (3, 3, 3), jnp.float32), "needs a matrix"),
         (lambda: I.wang(0), "1 or more, got 0"),
@@ -391,12 +481,16 @@ def test_errors_say_got_expected_remedy(make, message: str) -> None:
 
 def test_unknown_modes_and_laws_are_refused() -> None:
     for mode, law in (("fan_sum", "normal"), ("fan_in", "cauchy")):
-        with pytest.raises(Exception, match=r"fan_sum|cauchy"):  # ours, or the suite's type checker before it
+        with pytest.raises(
+            Exception, match=r"fan_sum|cauchy"
+        ):  # ours, or the suite's type checker before it
             I.variance_scaling(1.0, mode, law)
 
 
 def test_a_complex_gaussian_that_is_cut_nowhere() -> None:
     """E|z|^2 = 1 for bounds that are infinite, far, or traced."""
-    draw = lambda cut: I.truncated_normal(1.0, -cut, cut)(jax.random.key(0), (20_000,), jnp.complex64)
+    draw = lambda cut: I.truncated_normal(1.0, -cut, cut)(
+        jax.random.key(0), (20_000,), jnp.complex64
+    )
     for z in (draw(jnp.inf), draw(40.0), jax.jit(draw)(jnp.inf)):
         assert float(jnp.mean(jnp.abs(z) ** 2)) == pytest.approx(1, abs=4 / 20_000**0.5)

@@ -35,8 +35,12 @@ def convolved(x: jax.Array, w: jax.Array) -> jax.Array:
 def test_same_padding_loses_no_pixel(size: int, axes: int) -> None:
     x = jax.random.normal(KEY, (2, *(7,) * axes, 4))
     y = convolved(x, S.delta_orthogonal()(KEY, (*(size,) * axes, 4, 6), jnp.float32))
-    assert float(jnp.linalg.norm(y)) == pytest.approx(float(jnp.linalg.norm(x)), rel=1e-5)  # 0.797 with the later tap
-    np.testing.assert_array_equal(convolved(x, S.dirac()(KEY, (*(size,) * axes, 4, 4), jnp.float32)), x)
+    assert float(jnp.linalg.norm(y)) == pytest.approx(
+        float(jnp.linalg.norm(x)), rel=1e-5
+    )  # 0.797 with the later tap
+    np.testing.assert_array_equal(
+        convolved(x, S.dirac()(KEY, (*(size,) * axes, 4, 4), jnp.float32)), x
+    )
 
 
 @pytest.mark.parametrize("shape", [(3, 8, 16), (3, 3, 8, 8), (4, 4, 2, 6)])
@@ -52,7 +56,9 @@ def test_delta_orthogonal_is_an_isometry_of_every_pixel(shape: tuple[int, ...]) 
 def test_dirac_repeats_its_input() -> None:
     w = S.dirac()(KEY, (3, 3, 2, 2), jnp.float32)
     x = jax.random.normal(KEY, (1, 5, 5, 2))
-    same = jax.lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    same = jax.lax.conv_general_dilated(
+        x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
     np.testing.assert_array_equal(same, x)
 
 
@@ -65,7 +71,9 @@ def test_sparse_has_exactly_k_weights_a_unit_and_their_law() -> None:
     assert rows.std() == pytest.approx(math.sqrt(400 * 0.075 * 0.925), rel=0.2)
 
 
-@pytest.mark.parametrize("init", [S.sparse(15, 0.01, 0.95), S.sparse(2, 1.0, 0.95), S.gaussian_at_radius(0.95)])
+@pytest.mark.parametrize(
+    "init", [S.sparse(15, 0.01, 0.95), S.sparse(2, 1.0, 0.95), S.gaussian_at_radius(0.95)]
+)
 def test_spectral_radius_is_the_one_asked_for(init) -> None:
     w = jax.jit(lambda key: along(".io", init)(key, (4, 64, 64), jnp.float32))(KEY)
     for gate in w:
@@ -102,8 +110,12 @@ def test_structure_in_complex_dtypes(dtype: jnp.dtype) -> None:
         w = draw(S.delta_orthogonal(), (3, 3, 4, 6))[1, 1]
         np.testing.assert_allclose(w @ w.conj().T, np.eye(4), atol=rounding)
         for init in (S.gaussian_at_radius(0.9), S.sparse(4, 1.0, 0.9)):
-            assert np.abs(np.linalg.eigvals(draw(init, (32, 32)))).max() == pytest.approx(0.9, rel=2e-3)
-        assert np.linalg.norm(draw(S.spectral(3.0), (16, 32)), 2) == pytest.approx(3.0, rel=rounding)
+            assert np.abs(np.linalg.eigvals(draw(init, (32, 32)))).max() == pytest.approx(
+                0.9, rel=2e-3
+            )
+        assert np.linalg.norm(draw(S.spectral(3.0), (16, 32)), 2) == pytest.approx(
+            3.0, rel=rounding
+        )
         w = draw(S.sparse(8, 0.3), (300, 300))
         assert np.mean(np.abs(w[w != 0]) ** 2) == pytest.approx(0.09, rel=0.1)
         assert ((w != 0).sum(0) == 8).all()
@@ -125,12 +137,19 @@ def test_structure_in_other_real_dtypes(dtype: jnp.dtype) -> None:
         assert np.linalg.eigvalsh(w)[-1] == pytest.approx(1, abs=rounding)
         w = draw(I.orthogonal(), (32, 32))
         np.testing.assert_allclose(w.T @ w, np.eye(32), atol=rounding)
-        assert eigenvalues(draw(S.gaussian_at_radius(0.9), (32, 32))).max() == pytest.approx(0.9, rel=2e-3 + rounding)
-        assert np.linalg.norm(draw(S.spectral(3.0), (16, 32)), 2) == pytest.approx(3.0, rel=rounding)
+        assert eigenvalues(draw(S.gaussian_at_radius(0.9), (32, 32))).max() == pytest.approx(
+            0.9, rel=2e-3 + rounding
+        )
+        assert np.linalg.norm(draw(S.spectral(3.0), (16, 32)), 2) == pytest.approx(
+            3.0, rel=rounding
+        )
         span = draw(S.chrono(NAMES, 50), (4, 4000))
         assert span[1].min() >= 0
         assert span[1].max() <= math.log(49)
-        half = draw(S.mimetic_whole("left", 0.7, 0.7), (2, 16, 8)), draw(S.mimetic_whole("right", 0.7, 0.7), (16, 16))
+        half = (
+            draw(S.mimetic_whole("left", 0.7, 0.7), (2, 16, 8)),
+            draw(S.mimetic_whole("right", 0.7, 0.7), (16, 16)),
+        )
         product = half[0].transpose(1, 0, 2).reshape(16, 16) @ half[1]
         assert np.trace(product) / 16 == pytest.approx(0.7, abs=0.3)
 
@@ -177,7 +196,9 @@ def test_zero_hadamard() -> None:
     init = S.zero_hadamard()
     np.testing.assert_array_equal(init(KEY, (5, 3), jnp.float32), np.eye(5, 3))
     w = np.asarray(init(KEY, (3, 8), jnp.float32))
-    np.testing.assert_allclose(w @ w.T, 2 * np.eye(3), atol=1e-6)  # c^2 2^m with m = 3: rows of norm sqrt(2)
+    np.testing.assert_allclose(
+        w @ w.T, 2 * np.eye(3), atol=1e-6
+    )  # c^2 2^m with m = 3: rows of norm sqrt(2)
     assert len(np.unique(np.abs(w))) == 1
 
 
@@ -193,7 +214,9 @@ def test_unitary_in_complex_dtypes_is_haar() -> None:
     draw = lambda key: orthogonal()(key, (6, 6), jnp.complex64)
     w = draw(KEY)
     np.testing.assert_allclose(w @ w.conj().T, np.eye(6), atol=5e-6)
-    trace = np.asarray(jax.jit(jax.vmap(lambda key: jnp.trace(draw(key))))(jax.random.split(KEY, 10_000)))
+    trace = np.asarray(
+        jax.jit(jax.vmap(lambda key: jnp.trace(draw(key))))(jax.random.split(KEY, 10_000))
+    )
     for mean, expected in ((trace, 0), (np.abs(trace) ** 2, 1), (trace**2, 0)):
         assert abs(mean.mean() - expected) < 5 / math.sqrt(len(trace))
 
@@ -205,8 +228,11 @@ def test_gate_biases_and_chrono() -> None:
     np.testing.assert_array_equal(b[0], -b[1])
     assert not b[2:].any()
     assert stats.kstest(np.exp(b[1]), stats.uniform(1, 48).cdf).pvalue > 1e-3
-    # Eq. 16 and its meaning: a unit forgets a share sigma(-b) = 1 / (1 + u) a step, so it remembers about u steps.
-    update = np.asarray(along(".o", S.chrono(("reset", "update", "new"), 50))(KEY, (3, 7), jnp.float32))
+    # Eq. 16 and its meaning: a unit forgets a share sigma(-b) = 1 / (1 + u) a step, so it remembers
+    # about u steps.
+    update = np.asarray(
+        along(".o", S.chrono(("reset", "update", "new"), 50))(KEY, (3, 7), jnp.float32)
+    )
     assert update[1].all()
     assert not update[[0, 2]].any()
 
@@ -214,10 +240,16 @@ def test_gate_biases_and_chrono() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: S.delta_orthogonal()(KEY, (3, 8, 4), jnp.float32), "needs inputs <= outputs, got 8 inputs and 4"),
+        (
+            lambda: S.delta_orthogonal()(KEY, (3, 8, 4), jnp.float32),
+            "needs inputs <= outputs, got 8 inputs and 4",
+        ),
         (lambda: S.delta_orthogonal()(KEY, (8, 4), jnp.float32), "use orthogonal"),
         (lambda: S.sparse(0), "1 or more, got 0"),
-        (lambda: S.sparse(15)(KEY, (10, 10), jnp.float32), "k=15 non-zero weights of 10 inputs; give k of at most 10"),
+        (
+            lambda: S.sparse(15)(KEY, (10, 10), jnp.float32),
+            "k=15 non-zero weights of 10 inputs; give k of at most 10",
+        ),
         (lambda: S.sparse(1, 1.0, 0.9)(KEY, (4, 5), jnp.float32), "needs a square matrix"),
         (lambda: S.ring(0.9, 0.5), "0 <= low < high"),
         (lambda: S.ring()(KEY, (4,), jnp.float32), "ask for complex64"),
@@ -268,9 +300,27 @@ EXAMPLES: dict[str, tuple[Any, tuple[int, ...]]] = {
     "gate_biases": (S.gate_biases(NAMES, forget=1.0), (4, 16)),
     "chrono": (S.chrono(NAMES, 50), (4, 16)),
 }
-# The last places move where a program is fused otherwise, or a QR, an SVD or eigenvalues are computed in a batch.
-ROUNDED = {"delta_orthogonal", "orthogonal", "spectral", "positive_definite_identity", "gaussian_at_radius", "chrono"}
-ROUNDED |= {"truncated_normal", "lecun", "he", "glorot", "uniform", "ring", "small_init", "variance_scaling", "wang"}
+# The last places move where a program is fused otherwise, or a QR, an SVD or eigenvalues are
+# computed in a batch.
+ROUNDED = {
+    "delta_orthogonal",
+    "orthogonal",
+    "spectral",
+    "positive_definite_identity",
+    "gaussian_at_radius",
+    "chrono",
+}
+ROUNDED |= {
+    "truncated_normal",
+    "lecun",
+    "he",
+    "glorot",
+    "uniform",
+    "ring",
+    "small_init",
+    "variance_scaling",
+    "wang",
+}
 ROUNDED |= {"by_gain", "normal", "sparse"}
 
 
@@ -291,7 +341,16 @@ def test_same_key_same_values_eager_jit_vmap_and_sharded(name: str) -> None:
     for other in (jitted, mapped[:2], sharded[:2]):
         np.testing.assert_allclose(other, eager[:2], rtol=0, atol=tolerance)
     np.testing.assert_allclose(sharded, eager, rtol=0, atol=tolerance)
-    if name not in ("constant", "zeros", "ones", "identity", "dirac", "hippo_legs", "zero_hadamard", "gate_biases"):
+    if name not in (
+        "constant",
+        "zeros",
+        "ones",
+        "identity",
+        "dirac",
+        "hippo_legs",
+        "zero_hadamard",
+        "gate_biases",
+    ):
         assert len(np.unique(eager.reshape(8, -1), axis=0)) == 8
 
 

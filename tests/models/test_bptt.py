@@ -1,4 +1,5 @@
-"""The hand-written backward passes against autodiff: any shape, any depth of unrolling, first and second order."""
+"""The hand-written backward passes against autodiff: any shape, any depth of unrolling, first and
+second order."""
 
 import jax
 import jax.numpy as jnp
@@ -49,19 +50,25 @@ def loss(kind: str, backward: bptt.Backward, unroll: int = 1):
 
 def close(got: dict, expected: dict, factor: float = 30) -> None:
     """Equal to float32 rounding, relative to the largest entry of each gradient."""
-    for (path, value), other in zip(jax.tree.leaves_with_path(expected), jax.tree.leaves(got), strict=True):
+    for (path, value), other in zip(
+        jax.tree.leaves_with_path(expected), jax.tree.leaves(got), strict=True
+    ):
         room = factor * np.finfo(np.float32).eps * max(float(jnp.abs(value).max()), 1e-3)
         np.testing.assert_allclose(other, value, rtol=0, atol=room, err_msg=str(path))
 
 
 def dot(one: dict, other: dict):
-    return sum(jnp.vdot(a, b) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True))
+    return sum(
+        jnp.vdot(a, b) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=2, deadline=None, derandomize=True)
 @given(t=st.integers(1, 12), b=st.integers(1, 5), n=st.integers(1, 9), seed=st.integers(0, 99))
-def test_gradients_equal_autodiff_on_random_shapes(kind: str, t: int, b: int, n: int, seed: int) -> None:
+def test_gradients_equal_autodiff_on_random_shapes(
+    kind: str, t: int, b: int, n: int, seed: int
+) -> None:
     p = arguments(kind, t, b, n, seed)
     unroll = 1 + seed % t
     np.testing.assert_array_equal(states(kind, "by_hand", 1, p), states(kind, "autodiff", 1, p))

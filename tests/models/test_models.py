@@ -1,4 +1,5 @@
-"""The models against their equations, their gradients against finite differences, their arguments."""
+"""The models against their equations, their gradients against finite differences, their
+arguments."""
 
 import jax
 import jax.numpy as jnp
@@ -67,17 +68,23 @@ def test_recurrent_equations(kind: str, readout: str) -> None:
     exact = {name: np.asarray(value, np.float64) for name, value in params.items()}
     h = reference(kind, exact, np.asarray(X, np.float64))
     y = h @ exact["readout.kernel"] + exact["readout.bias"]
-    np.testing.assert_allclose(apply(params, X), y if readout == "all" else y[:, -1], rtol=2e-5, atol=2e-6)
+    np.testing.assert_allclose(
+        apply(params, X), y if readout == "all" else y[:, -1], rtol=2e-5, atol=2e-6
+    )
 
 
 def test_mlp_equations() -> None:
-    leaves, apply, *_ = introspect.functional(lambda: MLP(T * D, H, K, layers=2, activation="relu", rngs=nnx.Rngs(0)))
+    leaves, apply, *_ = introspect.functional(
+        lambda: MLP(T * D, H, K, layers=2, activation="relu", rngs=nnx.Rngs(0))
+    )
     params = spec.draw(RANDOM, KEY, leaves)
     p = {name: np.asarray(value, np.float64) for name, value in params.items()}
     h = np.asarray(X).reshape(B, -1)
     for k in (0, 1):
         h = np.maximum(h @ p[f"layers.{k}.kernel"] + p[f"layers.{k}.bias"], 0)
-    np.testing.assert_allclose(apply(params, X), h @ p["readout.kernel"] + p["readout.bias"], rtol=2e-5, atol=2e-5)
+    np.testing.assert_allclose(
+        apply(params, X), h @ p["readout.kernel"] + p["readout.bias"], rtol=2e-5, atol=2e-5
+    )
     assert [leaf.role for leaf in leaves if "kernel" in leaf.name] == ["input", "hidden", "readout"]
 
 
@@ -85,7 +92,10 @@ def test_mlp_equations() -> None:
 def test_gradients_through_the_scan_against_finite_differences(kind: str) -> None:
     leaves, apply, *_ = introspect.functional(lambda: KINDS[kind](layers=2))
     with jax.enable_x64(True):
-        params = {n: jnp.asarray(np.asarray(v), jnp.float64) for n, v in spec.draw(RANDOM, KEY, leaves).items()}
+        params = {
+            n: jnp.asarray(np.asarray(v), jnp.float64)
+            for n, v in spec.draw(RANDOM, KEY, leaves).items()
+        }
         x = jnp.asarray(np.asarray(X), jnp.float64)
         loss = jax.jit(lambda p: jnp.sum(jnp.sin(apply(p, x))))
         gradient = jax.grad(loss)(params)
@@ -95,19 +105,29 @@ def test_gradients_through_the_scan_against_finite_differences(kind: str) -> Non
             moved = lambda s, n=name, d=direction: loss({**params, n: params[n] + s * d})
             slope = (moved(step) - moved(-step)) / (2 * step)
             # Central differences: error of order step^2 plus rounding 1e-16 / step.
-            assert float(jnp.sum(gradient[name] * direction)) == pytest.approx(float(slope), rel=1e-7, abs=1e-9), name
+            assert float(jnp.sum(gradient[name] * direction)) == pytest.approx(
+                float(slope), rel=1e-7, abs=1e-9
+            ), name
 
 
 @pytest.mark.parametrize(
-    ("kind", "readout", "segment"), [("rnn tanh", "last", 1), ("lstm", "all", 4), ("gru after", "last", 5)]
+    ("kind", "readout", "segment"),
+    [("rnn tanh", "last", 1), ("lstm", "all", 4), ("gru after", "last", 5)],
 )
-def test_segments_change_neither_outputs_nor_gradients(kind: str, readout: str, segment: int) -> None:
+def test_segments_change_neither_outputs_nor_gradients(
+    kind: str, readout: str, segment: int
+) -> None:
     def outputs_and_gradients(**options):
-        leaves, apply, *_ = introspect.functional(lambda: KINDS[kind](layers=2, readout=readout, **options))
+        leaves, apply, *_ = introspect.functional(
+            lambda: KINDS[kind](layers=2, readout=readout, **options)
+        )
         params = spec.draw(RANDOM, KEY, leaves)
         return jax.jit(jax.value_and_grad(lambda p: jnp.sum(apply(p, X) ** 2)))(params)
 
-    whole, parts = outputs_and_gradients(segment=T), outputs_and_gradients(segment=segment, unroll=2)
+    whole, parts = (
+        outputs_and_gradients(segment=T),
+        outputs_and_gradients(segment=segment, unroll=2),
+    )
     for a, b in zip(jax.tree.leaves(parts), jax.tree.leaves(whole), strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * float(jnp.abs(b).max()))
 
@@ -115,11 +135,15 @@ def test_segments_change_neither_outputs_nor_gradients(kind: str, readout: str, 
 @pytest.mark.slow  # three large compilations
 def test_memory_grows_as_the_square_root_of_a_long_sequence() -> None:
     def temporary(length: int, **options) -> int:
-        leaves, apply, *_ = introspect.functional(lambda: LSTM(1, 32, 2, rngs=nnx.Rngs(0), **options))
+        leaves, apply, *_ = introspect.functional(
+            lambda: LSTM(1, 32, 2, rngs=nnx.Rngs(0), **options)
+        )
         loss = lambda p, x: jnp.sum(apply(p, x) ** 2)
         shapes = ({leaf.name: jax.ShapeDtypeStruct(leaf.shape, jnp.float32) for leaf in leaves},)
         x = jax.ShapeDtypeStruct((64, length, 1), jnp.float32)
-        return jax.jit(jax.grad(loss)).lower(*shapes, x).compile().memory_analysis().temp_size_in_bytes
+        return (
+            jax.jit(jax.grad(loss)).lower(*shapes, x).compile().memory_analysis().temp_size_in_bytes
+        )
 
     lengths = 2**14, 2**18
     kept = [temporary(length) for length in lengths]
@@ -139,15 +163,23 @@ def test_unrolling_changes_nothing_but_the_program(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_causality_by_gradient(kind: str) -> None:
     model = KINDS[kind](readout="all", layers=2)
-    jacobian = jax.jit(jax.jacrev(lambda x: jnp.sum(model(x), axis=(0, 2))))(X)  # [output time, batch, input time, i]
+    jacobian = jax.jit(jax.jacrev(lambda x: jnp.sum(model(x), axis=(0, 2))))(
+        X
+    )  # [output time, batch, input time, i]
     for t in range(T):
         assert not jacobian[t, :, t + 1 :].any()
         assert jacobian[t, :, t].any()
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS if name not in ATTENTION])  # test_transformer has its own
+@pytest.mark.parametrize(
+    "name", [name for name in MODELS if name not in ATTENTION]
+)  # test_transformer has its own
 def test_overrides_reach_their_role_only(name: str) -> None:
-    arguments = {"kernel_init": ("input", "hidden"), "readout_init": ("readout",), "bias_init": ("bias",)}
+    arguments = {
+        "kernel_init": ("input", "hidden"),
+        "readout_init": ("readout",),
+        "bias_init": ("bias",),
+    }
     if name not in ("mlp", "lru"):
         arguments["recurrent_init"] = ("recurrent",)
     for argument, roles in arguments.items():
@@ -165,17 +197,23 @@ def test_overrides_reach_their_role_only(name: str) -> None:
 def test_jax_and_flax_initializers_plug_in_per_gate() -> None:
     model = LSTM(D, H, K, recurrent_init=nnx.initializers.orthogonal(), rngs=nnx.Rngs(0))
     u = model.layers[0].recurrent[...]
-    np.testing.assert_allclose(jnp.einsum("gij,gkj->gik", u, u), np.tile(np.eye(H), (4, 1, 1)), atol=2e-5)
+    np.testing.assert_allclose(
+        jnp.einsum("gij,gkj->gik", u, u), np.tile(np.eye(H), (4, 1, 1)), atol=2e-5
+    )
 
 
 def test_fused_gates_would_not_be_orthogonal() -> None:
     # The fault in Flax NNX that the separate gate axis avoids: one fused (H, 3H) kernel.
-    fused = nnx.GRUCell(64, 64, recurrent_kernel_init=nnx.initializers.orthogonal(), rngs=nnx.Rngs(0)).dense_h.kernel[
-        ...
-    ]
+    fused = nnx.GRUCell(
+        64, 64, recurrent_kernel_init=nnx.initializers.orthogonal(), rngs=nnx.Rngs(0)
+    ).dense_h.kernel[...]
     gate = np.linalg.svd(np.asarray(fused[:, :64]), compute_uv=False).mean()
     assert gate < 0.7  # 0.51 at 128 units
-    ours = GRU(64, 64, 1, recurrent_init=nnx.initializers.orthogonal(), rngs=nnx.Rngs(0)).layers[0].recurrent[...]
+    ours = (
+        GRU(64, 64, 1, recurrent_init=nnx.initializers.orthogonal(), rngs=nnx.Rngs(0))
+        .layers[0]
+        .recurrent[...]
+    )
     np.testing.assert_allclose(np.linalg.svd(np.asarray(ours), compute_uv=False), 1, atol=2e-5)
 
 
@@ -186,7 +224,10 @@ def test_gru_has_the_bias_inside_the_reset_product_only_after() -> None:
 
 
 def test_further_layers_draw_nothing_anew() -> None:
-    one, three = (dict(nnx.to_flat_state(nnx.state(LSTM(D, H, K, layers=n, rngs=nnx.Rngs(0))))) for n in (1, 3))
+    one, three = (
+        dict(nnx.to_flat_state(nnx.state(LSTM(D, H, K, layers=n, rngs=nnx.Rngs(0)))))
+        for n in (1, 3)
+    )
     for path, value in one.items():
         np.testing.assert_array_equal(value[...], three[path][...])
 
@@ -194,11 +235,26 @@ def test_further_layers_draw_nothing_anew() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: RNN(D, 0, K, rngs=nnx.Rngs(0)), "hidden_features must be a positive integer, got 0"),
-        (lambda: RNN(D, H, K, activation="tahn", rngs=nnx.Rngs(0)), "no activation is called 'tahn'"),
-        (lambda: LSTM(D, H, K, unroll=T + 1, rngs=nnx.Rngs(0))(X), "unroll=7 is more than the 6 time steps"),
-        (lambda: MLP(D, H, K, recurrent_init=constant(0.0), rngs=nnx.Rngs(0)), "MLP takes no recurrent_init"),
-        (lambda: RNN(D, H, K, recurent_init=constant(0.0), rngs=nnx.Rngs(0)), "RNN takes no recurent_init"),
+        (
+            lambda: RNN(D, 0, K, rngs=nnx.Rngs(0)),
+            "hidden_features must be a positive integer, got 0",
+        ),
+        (
+            lambda: RNN(D, H, K, activation="tahn", rngs=nnx.Rngs(0)),
+            "no activation is called 'tahn'",
+        ),
+        (
+            lambda: LSTM(D, H, K, unroll=T + 1, rngs=nnx.Rngs(0))(X),
+            "unroll=7 is more than the 6 time steps",
+        ),
+        (
+            lambda: MLP(D, H, K, recurrent_init=constant(0.0), rngs=nnx.Rngs(0)),
+            "MLP takes no recurrent_init",
+        ),
+        (
+            lambda: RNN(D, H, K, recurent_init=constant(0.0), rngs=nnx.Rngs(0)),
+            "RNN takes no recurent_init",
+        ),
     ],
 )
 def test_errors(make, message: str) -> None:
@@ -211,7 +267,9 @@ def test_names_with_fixed_choices_are_checked() -> None:
         lambda: GRU(D, H, K, reset="never", rngs=nnx.Rngs(0)),
         lambda: RNN(D, H, K, readout="first", rngs=nnx.Rngs(0)),
     ):
-        with pytest.raises(Exception, match=r"never|first"):  # ours, or the suite's type checker before it
+        with pytest.raises(
+            Exception, match=r"never|first"
+        ):  # ours, or the suite's type checker before it
             make()
 
 
@@ -219,16 +277,25 @@ def test_dropout_of_recurrent_nets_is_on_what_goes_up_and_never_on_what_goes_on_
     model = functional(lambda: RNN(3, 4, 2, activation="linear", layers=2, rngs=nnx.Rngs(0)))
     params = {leaf.name: jnp.zeros(leaf.shape) for leaf in model.leaves}
     # Inputs reach the first layer's states and stay there; nothing else is connected.
-    params |= {"layers.0.input": jnp.eye(3, 4), "layers.0.recurrent": jnp.eye(4), "layers.1.input": jnp.eye(4)}
+    params |= {
+        "layers.0.input": jnp.eye(3, 4),
+        "layers.0.recurrent": jnp.eye(4),
+        "layers.1.input": jnp.eye(4),
+    }
     params |= {"readout.kernel": jnp.eye(4, 2)}
     x = jnp.zeros((500, 6, 3)).at[:, 0, 0].set(1.0)
     noisy = lambda key: model.learn(params, {}, x, Training(key, 0.5))[0][:, 0]
     y = np.asarray(noisy(jax.random.key(0)))
-    assert set(np.unique(y).tolist()) == {0.0, 8.0}  # dropped three times on the way up, each time kept as 2 or lost
+    assert set(np.unique(y).tolist()) == {
+        0.0,
+        8.0,
+    }  # dropped three times on the way up, each time kept as 2 or lost
     assert y.mean() == pytest.approx(1, abs=4 * np.sqrt(7 / 500))
     assert (y != np.asarray(noisy(jax.random.key(1)))).any()
     np.testing.assert_array_equal(model.learn(params, {}, x, Training())[0][:, 0], 1)
-    segments = functional(lambda: RNN(3, 4, 2, activation="linear", layers=2, segment=2, rngs=nnx.Rngs(0)))
+    segments = functional(
+        lambda: RNN(3, 4, 2, activation="linear", layers=2, segment=2, rngs=nnx.Rngs(0))
+    )
     y = np.asarray(segments.learn(params, {}, x, Training(jax.random.key(0), 0.5))[0][:, 0])
     assert set(np.unique(y).tolist()) == {0.0, 8.0}
 
@@ -294,7 +361,11 @@ def test_layer_normalization_inside_the_cell() -> None:
     for t in range(T):
         h = np.tanh(scale * normalized(x[:, t] @ w + h @ u) + b)
     np.testing.assert_allclose(model(X), states_of(h, p), rtol=2e-4, atol=2e-5)
-    for kind in ("lstm", "gru", "mgu"):  # whatever the size of the inputs, the pre-activations are the same
+    for kind in (
+        "lstm",
+        "gru",
+        "mgu",
+    ):  # whatever the size of the inputs, the pre-activations are the same
         big = MODELS[kind](D, H, K, norm="layer", recurrent_init=constant(0.0), rngs=nnx.Rngs(0))
         np.testing.assert_allclose(big(100 * X), big(X), rtol=0.02, atol=1e-3)
 
@@ -307,8 +378,12 @@ def test_the_linear_recurrent_unit_by_its_equation() -> None:
     into, mix = ((of(name)[0] + 1j * of(name)[1]) / np.sqrt(2) for name in ("input", "mix"))
     for t in range(T):
         s = pole * s + np.sqrt(1 - np.abs(pole) ** 2) * (x[:, t] @ into)
-    h = jax.nn.gelu(jnp.asarray((s @ mix).real + x[:, -1] @ of("skip.kernel") + of("skip.bias"), jnp.float32))
-    np.testing.assert_allclose(model(X), states_of(np.asarray(h, np.float64), p), rtol=2e-4, atol=2e-5)
+    h = jax.nn.gelu(
+        jnp.asarray((s @ mix).real + x[:, -1] @ of("skip.kernel") + of("skip.bias"), jnp.float32)
+    )
+    np.testing.assert_allclose(
+        model(X), states_of(np.asarray(h, np.float64), p), rtol=2e-4, atol=2e-5
+    )
 
 
 def test_the_poles_lie_uniformly_on_their_ring() -> None:
@@ -338,8 +413,14 @@ def test_two_directions_are_two_networks_side_by_side(name: str) -> None:
     assert p["readout.kernel"].shape == (2 * H, K)
     whole = jnp.zeros((B, T, K))
     for direction, rows in (("layers", slice(0, H)), ("layers_back", slice(H, 2 * H))):
-        leaves, apply, *_ = functional(lambda: MODELS[name](D, H, K, readout="all", rngs=nnx.Rngs(0)))
-        mine = {leaf.name: p[leaf.name.replace("layers", direction)] for leaf in leaves if "layers" in leaf.name}
+        leaves, apply, *_ = functional(
+            lambda: MODELS[name](D, H, K, readout="all", rngs=nnx.Rngs(0))
+        )
+        mine = {
+            leaf.name: p[leaf.name.replace("layers", direction)]
+            for leaf in leaves
+            if "layers" in leaf.name
+        }
         mine |= {"readout.kernel": p["readout.kernel"][rows], "readout.bias": 0 * p["readout.bias"]}
         x = X if direction == "layers" else X[:, ::-1]
         y = apply(mine, x)
@@ -357,7 +438,9 @@ def test_what_follows_a_sequences_end_does_not_matter(readout: str, bidirectiona
     y = model(X, lengths=lengths)
     for row, length in enumerate([T, 2, 1]):
         alone = model(X[row : row + 1, :length])
-        np.testing.assert_allclose(y[row, :length] if readout == "all" else y[row], alone[0], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(
+            y[row, :length] if readout == "all" else y[row], alone[0], rtol=1e-5, atol=1e-6
+        )
     if readout == "all":
         assert not y[1, 2:].any()
     mask = jnp.arange(T)[None] < lengths[:, None]
@@ -369,7 +452,9 @@ def test_what_follows_a_sequences_end_does_not_matter(readout: str, bidirectiona
 
 def test_lengths_and_masks_that_make_no_sense_are_refused() -> None:
     model = RNN(D, H, K, rngs=nnx.Rngs(0))
-    with pytest.raises(ValueError, match="lengths must be 1 to 6, the steps there are; sequence 1 has 0"):
+    with pytest.raises(
+        ValueError, match="lengths must be 1 to 6, the steps there are; sequence 1 has 0"
+    ):
         model(X, lengths=jnp.asarray([1, 0, 2]))
     with pytest.raises(ValueError, match="sequence 2 has 7"):
         model(X, lengths=jnp.asarray([1, 6, 7]))
@@ -410,10 +495,16 @@ def test_states_carried_from_batch_to_batch() -> None:
     second, _ = model.learn(params, running, X[:, 3:], Training())
     np.testing.assert_allclose(jnp.concatenate([first, second], 1), make()(X), rtol=1e-5, atol=1e-6)
     into = jax.grad(
-        lambda x: jnp.sum(model.learn(params, model.learn(params, model.running, x, Training())[1], X, Training())[0])
+        lambda x: jnp.sum(
+            model.learn(
+                params, model.learn(params, model.running, x, Training())[1], X, Training()
+            )[0]
+        )
     )
     assert not into(X).any(), "no gradient passes from batch to batch"
-    np.testing.assert_allclose(model.apply(params | running, X), make()(X), rtol=1e-6)  # evaluation starts afresh
+    np.testing.assert_allclose(
+        model.apply(params | running, X), make()(X), rtol=1e-6
+    )  # evaluation starts afresh
 
 
 def test_whole_numbers_stand_for_one_hot_vectors() -> None:
@@ -421,14 +512,24 @@ def test_whole_numbers_stand_for_one_hot_vectors() -> None:
     for options in ({}, {"embedding": 3}):
         for name in RECURRENT:
             model = MODELS[name](D, H, K, rngs=nnx.Rngs(0), **options)
-            np.testing.assert_allclose(model(tokens), model(jax.nn.one_hot(tokens, D)), rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(
+                model(tokens), model(jax.nn.one_hot(tokens, D)), rtol=1e-5, atol=1e-6
+            )
 
 
 def test_variational_dropout_drops_the_same_units_at_every_step() -> None:
     same = jnp.broadcast_to(X[:, :1], X.shape)
     noise = Training(jax.random.key(3), 0.5)
     for variational in (True, False):
-        model = RNN(D, H, K, readout="all", variational=variational, recurrent_init=constant(0.0), rngs=nnx.Rngs(0))
+        model = RNN(
+            D,
+            H,
+            K,
+            readout="all",
+            variational=variational,
+            recurrent_init=constant(0.0),
+            rngs=nnx.Rngs(0),
+        )
         y = model(same, noise)
         assert bool(jnp.allclose(y, y[:, :1], atol=1e-6)) is variational
         assert not jnp.allclose(y[:, 0], model(same)[:, 0])
@@ -460,12 +561,20 @@ def test_outputs_and_gradients_equal_pytorchs_with_copied_weights(kind: str) -> 
     by_gate = lambda name: of(name).reshape(gates, H, -1).swapaxes(1, 2)
     biases = of("bias_ih_l0").reshape(gates, H), of("bias_hh_l0").reshape(gates, H)
     leaves, apply, *_ = functional(lambda: MODELS[kind](D, H, H, readout="all", rngs=nnx.Rngs(0)))
-    params = {"layers.0.input": by_gate("weight_ih_l0"), "layers.0.recurrent": by_gate("weight_hh_l0")}
+    params = {
+        "layers.0.input": by_gate("weight_ih_l0"),
+        "layers.0.recurrent": by_gate("weight_hh_l0"),
+    }
     params["layers.0.bias"] = biases[0] + biases[1]
     if kind == "gru":  # the new gate keeps its two biases apart
-        params["layers.0.bias"] = biases[0] + biases[1] * np.asarray([1, 1, 0])[:, None].astype(np.float32)
+        params["layers.0.bias"] = biases[0] + biases[1] * np.asarray([1, 1, 0])[:, None].astype(
+            np.float32
+        )
         params["layers.0.reset_bias"] = biases[1][2]
-    params |= {"readout.kernel": np.eye(H, dtype=np.float32), "readout.bias": np.zeros(H, np.float32)}
+    params |= {
+        "readout.kernel": np.eye(H, dtype=np.float32),
+        "readout.bias": np.zeros(H, np.float32),
+    }
     params = {name: jnp.asarray(value) for name, value in params.items()}
     assert set(params) == {leaf.name for leaf in leaves}
     x = torch.tensor(np.asarray(X), requires_grad=True)
@@ -482,7 +591,9 @@ def test_outputs_and_gradients_equal_pytorchs_with_copied_weights(kind: str) -> 
 
 @pytest.mark.parametrize("kind", ["rnn", "lstm", "gru"])
 def test_outputs_and_gradients_equal_flaxs_with_copied_weights(kind: str) -> None:
-    cell = {"rnn": nnx.SimpleCell, "lstm": nnx.OptimizedLSTMCell, "gru": nnx.GRUCell}[kind](D, H, rngs=nnx.Rngs(0))
+    cell = {"rnn": nnx.SimpleCell, "lstm": nnx.OptimizedLSTMCell, "gru": nnx.GRUCell}[kind](
+        D, H, rngs=nnx.Rngs(0)
+    )
     gates = {"rnn": 1, "lstm": 4, "gru": 3}[kind]
     order = {"rnn": [0], "lstm": [0, 1, 2, 3], "gru": [0, 1, 2]}[kind]
 
@@ -519,13 +630,30 @@ def test_outputs_and_gradients_equal_flaxs_with_copied_weights(kind: str) -> Non
 
 BF16 = jnp.bfloat16
 IN_A_DTYPE = {
-    **{f"{name} {option}": (name, {option: value}) for name in RECURRENT for option, value in (
-        ("bidirectional", True), ("learned_start", True), ("embedding", 3), ("stateful", B), ("segment", 2),
-        ("truncate", 2), ("backward", "autodiff"), ("readout", "all"), ("layers", 2),
-    )},
-    **{f"{name} {option}": (name, {option: value}) for name in RECURRENT if name != "lru" for option, value in (
-        ("norm", "layer"), ("variational", True),
-    )},
+    **{
+        f"{name} {option}": (name, {option: value})
+        for name in RECURRENT
+        for option, value in (
+            ("bidirectional", True),
+            ("learned_start", True),
+            ("embedding", 3),
+            ("stateful", B),
+            ("segment", 2),
+            ("truncate", 2),
+            ("backward", "autodiff"),
+            ("readout", "all"),
+            ("layers", 2),
+        )
+    },
+    **{
+        f"{name} {option}": (name, {option: value})
+        for name in RECURRENT
+        if name != "lru"
+        for option, value in (
+            ("norm", "layer"),
+            ("variational", True),
+        )
+    },
     **{f"rnn {name}": ("rnn", {"activation": name}) for name in SLOPES if name != "tanh"},
     "rnn leak": ("rnn", {"leak": 0.3}),
     "lstm peepholes": ("lstm", {"peepholes": True}),
@@ -533,7 +661,7 @@ IN_A_DTYPE = {
     **{f"mlp {name}": ("mlp", {"activation": name, "layers": 2}) for name in ACTIVATIONS},
     "mlp layer": ("mlp", {"norm": "layer", "layers": 2, "residual": True}),
     "mlp batch": ("mlp", {"norm": "batch", "layers": 2}),
-}  # fmt: skip
+}
 
 
 def cast(values: dict, dtype) -> dict:
@@ -541,10 +669,14 @@ def cast(values: dict, dtype) -> dict:
 
 
 def check_dtype(make, x, dtype) -> None:
-    """Outputs, gradients, running statistics and every product are of `dtype`; so is a scan of SGD steps."""
+    """Outputs, gradients, running statistics and every product are of `dtype`; so is a scan of SGD
+    steps."""
     model, noise = functional(make), Training(jax.random.key(3), 0.25)
     drawn_as = lambda leaf: vector(leaf) or normal(0.3)
-    params, running = cast(spec.draw(drawn_as, KEY, model.leaves), dtype), cast(model.running, dtype)
+    params, running = (
+        cast(spec.draw(drawn_as, KEY, model.leaves), dtype),
+        cast(model.running, dtype),
+    )
 
     def cost(params, running, x):
         y, running = model.learn(params, running, x, noise)
@@ -558,7 +690,9 @@ def check_dtype(make, x, dtype) -> None:
 
     steps = jax.make_jaxpr(lambda carry: jax.lax.scan(step, carry, length=2)[0])((params, running))
     assert {of.dtype for of in steps.out_avals} == {jnp.dtype(dtype)}
-    products = [equation for equation in equations(steps.jaxpr) if equation.primitive.name == "dot_general"]
+    products = [
+        equation for equation in equations(steps.jaxpr) if equation.primitive.name == "dot_general"
+    ]
     assert products
     for equation in products:
         assert {var.aval.dtype for var in equation.invars} == {jnp.dtype(dtype)}, equation
@@ -582,7 +716,11 @@ def test_other_dtypes(name: str, dtype: str) -> None:
     options = {"norm": "batch"} if name == "mlp" else {"learned_start": True, "layers": 2}
     with jax.enable_x64(dtype == "float64"):
         x = jnp.asarray(np.asarray(X), dtype)
-        check_dtype(lambda: MODELS[name](T * D if name == "mlp" else D, H, K, rngs=nnx.Rngs(0), **options), x, dtype)
+        check_dtype(
+            lambda: MODELS[name](T * D if name == "mlp" else D, H, K, rngs=nnx.Rngs(0), **options),
+            x,
+            dtype,
+        )
 
 
 @pytest.mark.parametrize("case", [*KINDS, "mgu", "lru", "peepholes", "mlp"])
@@ -615,21 +753,30 @@ def test_inputs_are_cast_and_parameters_of_two_dtypes_are_refused() -> None:
     assert apply(cast(params, BF16), X).dtype == BF16
     assert apply(params, X.astype(BF16)).dtype == jnp.float32
     counts = jnp.round(3 * X)
-    np.testing.assert_array_equal(apply(params, counts.astype(jnp.int8)), apply(params, counts))  # numbers, not tokens
-    with pytest.raises(ValueError, match=r"LSTM computes in the dtype of its parameters, got several: .*readout.bias"):
+    np.testing.assert_array_equal(
+        apply(params, counts.astype(jnp.int8)), apply(params, counts)
+    )  # numbers, not tokens
+    with pytest.raises(
+        ValueError,
+        match=r"LSTM computes in the dtype of its parameters, got several: .*readout.bias",
+    ):
         apply(params | {"readout.bias": params["readout.bias"].astype(BF16)}, X)
 
 
 def test_the_linear_recurrent_unit_keeps_its_states_wide() -> None:
     """A decay of 0.999 is 1 in bfloat16: the state of a narrow network must still fade."""
-    model = drawn(LRU(1, H, K, readout="all", rngs=nnx.Rngs(0)), lambda leaf: vector(leaf) or normal(0.6))
+    model = drawn(
+        LRU(1, H, K, readout="all", rngs=nnx.Rngs(0)), lambda leaf: vector(leaf) or normal(0.6)
+    )
     narrow = {name: value.astype(BF16) for name, value in introspect.values(model).items()}
     narrow["layers.0.log_decay"] = jnp.full(H, -7.0, BF16)
     _, apply, *_ = functional(lambda: model)
     x = jnp.zeros((1, 2000, 1)).at[0, 0].set(1.0)
     apply = jax.jit(apply)
     wide = apply(cast(narrow, jnp.float32), x)
-    np.testing.assert_allclose(apply(narrow, x).astype(jnp.float32), wide, atol=0.02 * float(jnp.abs(wide).max()))
+    np.testing.assert_allclose(
+        apply(narrow, x).astype(jnp.float32), wide, atol=0.02 * float(jnp.abs(wide).max())
+    )
     states = jax.eval_shape(model.advance, x)[1]
     assert {a.dtype for carry in states for a in carry} == {jnp.dtype(jnp.float32)}
 
@@ -655,14 +802,20 @@ def test_traced_lengths_count_as_the_nearest_that_there_is(name: str, both: bool
         carry = [of(f"start.{k}") if learned_start else np.zeros(H) for k in range(model.carries)]
         h = carry[0]
         if name == "lru":
-            mixed = (carry[0] @ of("mix")[0] - carry[1] @ of("mix")[1]) / np.sqrt(2) + of("skip.bias")
+            mixed = (carry[0] @ of("mix")[0] - carry[1] @ of("mix")[1]) / np.sqrt(2) + of(
+                "skip.bias"
+            )
             h = np.asarray(jax.nn.gelu(jnp.asarray(mixed, jnp.float32)))
         starts.append(h)
     np.testing.assert_allclose(y[0], states_of(np.concatenate(starts), p), rtol=1e-4, atol=1e-5)
-    gradient = jax.jit(jax.grad(lambda x, lengths: jnp.sum(traced(x, lengths) ** 2)))(X, jnp.asarray([0, -1, 2]))
+    gradient = jax.jit(jax.grad(lambda x, lengths: jnp.sum(traced(x, lengths) ** 2)))(
+        X, jnp.asarray([0, -1, 2])
+    )
     assert not gradient[:2].any()
     assert jnp.isfinite(gradient).all()
-    np.testing.assert_array_equal(traced(X, jnp.asarray([0, 1, 1]))[0], traced(X, jnp.asarray([-2, 1, 1]))[0])
+    np.testing.assert_array_equal(
+        traced(X, jnp.asarray([0, 1, 1]))[0], traced(X, jnp.asarray([-2, 1, 1]))[0]
+    )
 
 
 def test_traced_masks_end_at_their_first_false() -> None:
@@ -671,8 +824,12 @@ def test_traced_masks_end_at_their_first_false() -> None:
     mask = jnp.asarray([[1, 1, 0, 1, 0, 0], [0, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1]], bool)
     expected = jax.jit(lambda lengths: model(X, lengths=lengths))
     np.testing.assert_array_equal(traced(None, mask), expected(jnp.asarray([2, 0, 6])))
-    np.testing.assert_array_equal(traced(jnp.asarray([1, 4, 9]), mask), expected(jnp.asarray([1, 0, 6])))
-    every = jax.jit(lambda lengths: drawn(GRU(D, H, K, readout="all", rngs=nnx.Rngs(0)))(X, lengths=lengths))
+    np.testing.assert_array_equal(
+        traced(jnp.asarray([1, 4, 9]), mask), expected(jnp.asarray([1, 0, 6]))
+    )
+    every = jax.jit(
+        lambda lengths: drawn(GRU(D, H, K, readout="all", rngs=nnx.Rngs(0)))(X, lengths=lengths)
+    )
     assert not every(jnp.asarray([0, 2, 9]))[0].any()
     with pytest.raises(ValueError, match=r"mask has the shape \(3, 5\), expected \(3, 6\)"):
         model(X, mask=mask[:, :5])
@@ -700,7 +857,9 @@ def test_inputs_of_another_shape_are_refused_in_one_line(name: str) -> None:
 
 def test_a_perceptron_refuses_features_of_another_number_and_takes_whole_numbers() -> None:
     model = MLP(T * D, H, K, layers=2, rngs=nnx.Rngs(0))
-    with pytest.raises(ValueError, match=r"x has the shape \(3, 6, 3\), 18 features an example; expected 24"):
+    with pytest.raises(
+        ValueError, match=r"x has the shape \(3, 6, 3\), 18 features an example; expected 24"
+    ):
         model(X[:, :, :3])
     counts = jnp.round(3 * X)
     np.testing.assert_array_equal(model(counts.astype(jnp.int8)), model(counts))
@@ -733,5 +892,7 @@ def test_states_are_not_passed_on_from_padding() -> None:
     model = MODELS["lstm"](4, 6, 2, stateful=3, rngs=nnx.Rngs(0))
     x = jnp.ones((3, 5, 4))
     model(x, lengths=jnp.asarray([1, 2, 5]))  # evaluation passes nothing on
-    with pytest.raises(ValueError, match="passes on its states after the last step, which is padding"):
+    with pytest.raises(
+        ValueError, match="passes on its states after the last step, which is padding"
+    ):
         model(x, Training(), lengths=jnp.asarray([1, 2, 5]))

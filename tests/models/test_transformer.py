@@ -21,7 +21,13 @@ OPTIONS = {
     "post-norm": {"placed": "post", "skip_scale": 1.5},
     "no norm": {"norm": None},
     "rms": {"norm": "rms", "qk_norm": True, "bias": False},
-    "llama": {"norm": "rms", "positions": "rotary", "activation": "swiglu", "bias": False, "kv_heads": 2},
+    "llama": {
+        "norm": "rms",
+        "positions": "rotary",
+        "activation": "swiglu",
+        "bias": False,
+        "kv_heads": 2,
+    },
     "sinusoidal": {"positions": "sinusoidal", "tied": True},
     "rezero": {"norm": None, "gate": True},
     "fixup": {"norm": None, "gate": True, "scalar_bias": True, "bias": False},
@@ -30,14 +36,17 @@ OPTIONS = {
 
 
 def make(**options) -> Transformer:
-    return Transformer(V, D, K, rngs=nnx.Rngs(0), **{"layers": 2, "heads": 4, "length": T} | options)
+    return Transformer(
+        V, D, K, rngs=nnx.Rngs(0), **{"layers": 2, "heads": 4, "length": T} | options
+    )
 
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_scanned_blocks_equal_blocks_one_by_one(name: str) -> None:
     scheme = lambda leaf: normal(0.3)  # gates and scales too, so that all of it is seen
     scanned, unrolled = (
-        introspect.initialize(make(scan=scan, **OPTIONS[name]), scheme, jax.random.key(1)) for scan in (True, False)
+        introspect.initialize(make(scan=scan, **OPTIONS[name]), scheme, jax.random.key(1))
+        for scan in (True, False)
     )
     y = scanned(TOKENS)
     assert y.shape == (B, T, K)
@@ -46,31 +55,40 @@ def test_scanned_blocks_equal_blocks_one_by_one(name: str) -> None:
 
 
 def test_the_backward_pass_keeps_the_products_of_each_block_alone() -> None:
-    """10 d floats a step: the stream, queries, keys, values, attention's product, 4 d into and d out of the ffn."""
+    """10 d floats a step: the stream, queries, keys, values, attention's product, 4 d into and d
+    out of the ffn."""
     batch, length, width = 32, 32, 32
 
     def temporary(layers: int) -> int:
-        model = functional(lambda: Transformer(V, width, V, layers=layers, length=length, rngs=nnx.Rngs(0)))
+        model = functional(
+            lambda: Transformer(V, width, V, layers=layers, length=length, rngs=nnx.Rngs(0))
+        )
         params = {leaf.name: jax.ShapeDtypeStruct(leaf.shape, jnp.float32) for leaf in model.leaves}
         loss = lambda p: jnp.mean(model.apply(p, jnp.zeros((batch, length), int)) ** 2)
         return jax.jit(jax.grad(loss)).lower(params).compile().memory_analysis().temp_size_in_bytes
 
     kept = (temporary(12) - temporary(4)) / 8
-    assert kept == pytest.approx(10 * width * batch * length * 4, rel=0.3)  # 3.8 times that where all is kept
+    assert kept == pytest.approx(
+        10 * width * batch * length * 4, rel=0.3
+    )  # 3.8 times that where all is kept
 
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_causality_by_gradient(name: str) -> None:
     x = jax.nn.one_hot(TOKENS, V)
     for causal in (True, False):
-        model = introspect.initialize(make(causal=causal, **OPTIONS[name]), lambda leaf: normal(0.3), jax.random.key(1))
+        model = introspect.initialize(
+            make(causal=causal, **OPTIONS[name]), lambda leaf: normal(0.3), jax.random.key(1)
+        )
         jacobian = jax.jit(jax.jacrev(lambda x, model=model: jnp.sum(model(x), axis=(0, 2))))(x)
         future = [bool(jacobian[t, :, t + 1 :].any()) for t in range(T - 1)]
         assert not any(future) if causal else all(future)
 
 
 def test_attention_equals_flaxs_with_copied_weights() -> None:
-    theirs = nnx.MultiHeadAttention(num_heads=4, in_features=D, qkv_features=D, decode=False, rngs=nnx.Rngs(3))
+    theirs = nnx.MultiHeadAttention(
+        num_heads=4, in_features=D, qkv_features=D, decode=False, rngs=nnx.Rngs(3)
+    )
     model = make(positions=None)
     attention = model.blocks[0].attention
     for name in ("query", "key", "value", "out"):
@@ -86,7 +104,8 @@ def test_attention_equals_flaxs_with_copied_weights() -> None:
 
 
 def copy_attention(ours, theirs, bias) -> None:
-    """PyTorch's packed query, key, value and output kernels, with biases other than 0, into ours."""
+    """PyTorch's packed query, key, value and output kernels, with biases other than 0, into
+    ours."""
     import torch
 
     of = lambda tensor: jnp.asarray(tensor.detach().numpy())
@@ -149,7 +168,9 @@ def test_a_decoder_block_equals_pytorchs_with_copied_weights(placed: str) -> Non
     (theirs * torch.tensor(weight)).sum().backward()
     ours = lambda x, memory: block(x, model.shape, None, 0, memory)
     np.testing.assert_allclose(ours(x, memory), theirs.detach().numpy(), atol=1e-5)
-    gradients = jax.grad(lambda x, memory: jnp.sum(ours(x, memory) * weight), argnums=(0, 1))(x, memory)
+    gradients = jax.grad(lambda x, memory: jnp.sum(ours(x, memory) * weight), argnums=(0, 1))(
+        x, memory
+    )
     for gradient, tensor in zip(gradients, tensors, strict=True):
         assert tensor.grad is not None
         expected = tensor.grad.numpy()
@@ -157,12 +178,15 @@ def test_a_decoder_block_equals_pytorchs_with_copied_weights(placed: str) -> Non
 
 
 def test_an_encoder_decoder() -> None:
-    """The target sees all of the source and its own past; both stacks are drawn, and know which they are."""
+    """The target sees all of the source and its own past; both stacks are drawn, and know which
+    they are."""
     options = {"layers": 2, "decoder_layers": 3, "heads": 2, "length": 16}
     model = EncoderDecoder(V, D, K, **options, init=lambda leaf: normal(0.3), rngs=nnx.Rngs(0))
     x, z = jax.nn.one_hot(TOKENS, V), jax.random.normal(jax.random.key(1), (B, 5, K))
     assert model(x, z).shape == (B, 5, K)
-    by_source, by_target = jax.jacrev(lambda x, z: jnp.sum(model(x, z), axis=(0, 2)), argnums=(0, 1))(x, z)
+    by_source, by_target = jax.jacrev(
+        lambda x, z: jnp.sum(model(x, z), axis=(0, 2)), argnums=(0, 1)
+    )(x, z)
     assert all(bool(by_source[t, :, s].any()) for t in range(5) for s in range(T))
     assert not any(bool(by_target[t, :, t + 1 :].any()) for t in range(4))
     leaves = introspect.leaves(model)
@@ -179,7 +203,9 @@ def test_a_vision_transformer_sees_all_patches_alike() -> None:
     """Without positions the order of the patches does not matter, and with them it does."""
     x = jax.random.normal(jax.random.key(0), (B, T, V))
     for positions in (None, "learned"):
-        model = ViT(V, D, K, layers=1, positions=positions, init=lambda leaf: normal(0.3), rngs=nnx.Rngs(0))
+        model = ViT(
+            V, D, K, layers=1, positions=positions, init=lambda leaf: normal(0.3), rngs=nnx.Rngs(0)
+        )
         y, shuffled = model(x), model(x[:, ::-1])
         assert y.shape == (B, K)
         assert np.allclose(y, shuffled, atol=1e-5) == (positions is None)
@@ -188,12 +214,17 @@ def test_a_vision_transformer_sees_all_patches_alike() -> None:
 
 
 def test_rotary_scores_depend_on_distance_alone() -> None:
-    q, k = (jnp.broadcast_to(jax.random.normal(jax.random.key(s), (1, 1, 2, 8)), (1, 9, 2, 8)) for s in (1, 2))
+    q, k = (
+        jnp.broadcast_to(jax.random.normal(jax.random.key(s), (1, 1, 2, 8)), (1, 9, 2, 8))
+        for s in (1, 2)
+    )
     scores = jnp.einsum("bqhk,bshk->hqs", rotated(q), rotated(k))[0]
     for distance in range(-4, 5):
         diagonal = jnp.diagonal(scores, offset=distance)
         np.testing.assert_allclose(diagonal, diagonal[0], rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(jnp.linalg.norm(rotated(q), axis=-1), jnp.linalg.norm(q, axis=-1), rtol=1e-5)
+    np.testing.assert_allclose(
+        jnp.linalg.norm(rotated(q), axis=-1), jnp.linalg.norm(q, axis=-1), rtol=1e-5
+    )
 
 
 def test_positions_by_their_formula() -> None:
@@ -208,11 +239,22 @@ def test_scalar_biases_stand_before_every_kernel_and_activation() -> None:
     model = introspect.initialize(model, lambda leaf: normal(0.5), jax.random.key(1))
     block, s = model.blocks[0], model.embedding[...][TOKENS]
     attention, heads = block.attention, []
-    scalars = attention.before, attention.before_out, block.before, block.before_activation, block.before_out
-    before, before_out, before_ffn, before_activation, before_ffn_out = numbers = [float(of[...]) for of in scalars]
+    scalars = (
+        attention.before,
+        attention.before_out,
+        block.before,
+        block.before_activation,
+        block.before_out,
+    )
+    before, before_out, before_ffn, before_activation, before_ffn_out = numbers = [
+        float(of[...]) for of in scalars
+    ]
     assert len({*numbers, float(model.before[...]), 0.0}) == 7  # all different, none 0
     for h in range(4):
-        q, k, v = ((s + before) @ kernel[...][:, h] for kernel in (attention.query, attention.key, attention.value))
+        q, k, v = (
+            (s + before) @ kernel[...][:, h]
+            for kernel in (attention.query, attention.key, attention.value)
+        )
         heads.append(jax.nn.softmax(q @ k.swapaxes(1, 2) / 2, axis=-1) @ v)
     mixed = jnp.concatenate(heads, axis=-1) + before_out
     s = s + block.attended.gate[...] * (mixed @ attention.out[...].reshape(D, D))
@@ -233,8 +275,16 @@ def test_a_gate_at_zero_leaves_the_stream_alone() -> None:
 
 def test_fans_count_no_copy_and_layers_are_known() -> None:
     leaves = {leaf.name: leaf for leaf in introspect.leaves(make(kv_heads=2, layers=3))}
-    query, key, out = (leaves[f"blocks.2.{name}"] for name in ("attention.query", "attention.key", "attention.out"))
-    assert (query.fan_in, query.fan_out, query.copies, query.layer, query.n_layers) == (D, 4, 4, 2, 3)
+    query, key, out = (
+        leaves[f"blocks.2.{name}"] for name in ("attention.query", "attention.key", "attention.out")
+    )
+    assert (query.fan_in, query.fan_out, query.copies, query.layer, query.n_layers) == (
+        D,
+        4,
+        4,
+        2,
+        3,
+    )
     assert (key.shape, key.copies) == ((D, 2, 4), 2)
     assert (out.fan_in, out.fan_out) == (D, D)
     assert leaves["blocks.0.ffn_out"].fan_in == 4 * D
@@ -268,14 +318,30 @@ def test_options_that_make_no_sense_are_refused(options: dict, message: str) -> 
 
 
 def test_a_sequence_that_is_too_long_is_refused() -> None:
-    with pytest.raises(ValueError, match="the sequence has 7 steps, and the network positions for 6; raise length"):
+    with pytest.raises(
+        ValueError, match="the sequence has 7 steps, and the network positions for 6; raise length"
+    ):
         make()(jnp.zeros((1, 7), jnp.int32))
-    with pytest.raises(ValueError, match="a tied readout needs as many outputs as inputs, got 5 and 11"):
+    with pytest.raises(
+        ValueError, match="a tied readout needs as many outputs as inputs, got 5 and 11"
+    ):
         Transformer(V, D, 5, tied=True, rngs=nnx.Rngs(0))
 
 
 @pytest.mark.parametrize(
-    "role", ["embedding", "position", "query", "key", "value", "attention_out", "ffn_in", "ffn_out", "readout", "bias"]
+    "role",
+    [
+        "embedding",
+        "position",
+        "query",
+        "key",
+        "value",
+        "attention_out",
+        "ffn_in",
+        "ffn_out",
+        "readout",
+        "bias",
+    ],
 )
 def test_an_initializer_for_every_role(role: str) -> None:
     plain, other = make(), make(**{f"{role}_init": constant(3.0)})
@@ -295,16 +361,25 @@ def test_everything_is_computed_in_the_dtype_of_the_parameters(name: str, dtype:
     """Outputs, gradients, a scan of SGD steps, and the two sides of every product."""
     with jax.enable_x64(dtype == "float64"):
         model = functional(lambda: make(**OPTIONS[name]))
-        params = {n: v.astype(dtype) for n, v in spec.draw(RANDOM, jax.random.key(0), model.leaves).items()}
+        params = {
+            n: v.astype(dtype)
+            for n, v in spec.draw(RANDOM, jax.random.key(0), model.leaves).items()
+        }
         noise = Training(jax.random.key(1), 0.25)
 
         def step(p, _):
             cost = lambda p: jnp.sum(jnp.sin(model.learn(p, {}, TOKENS, noise)[0]))
-            return {n: p[n] - 0.1 * slope for n, slope in jax.grad(cost)(p).items()}, model.apply(p, TOKENS)
+            return {n: p[n] - 0.1 * slope for n, slope in jax.grad(cost)(p).items()}, model.apply(
+                p, TOKENS
+            )
 
         steps = jax.make_jaxpr(lambda p: jax.lax.scan(step, p, length=2))(params)
         assert {str(of.dtype) for of in steps.out_avals} == {dtype}
-        products = [equation for equation in equations(steps.jaxpr) if equation.primitive.name == "dot_general"]
+        products = [
+            equation
+            for equation in equations(steps.jaxpr)
+            if equation.primitive.name == "dot_general"
+        ]
         assert {str(var.aval.dtype) for equation in products for var in equation.invars} == {dtype}
         # half of the least float16 is far enough below every score: the future has no weight
         x = jax.nn.one_hot(TOKENS, V, dtype=dtype)
@@ -323,7 +398,9 @@ def test_gradients_in_bfloat16_are_those_of_float32_to_its_rounding() -> None:
     got, expected = gradients(narrow), gradients(exact)
     for name, value in expected.items():
         error = jnp.linalg.norm(got[name].astype(jnp.float32) - value) / jnp.linalg.norm(value)
-        assert error < 40 * 2**-9, name  # some 40 roundings on the way through two blocks, 2^-9 each at most
+        assert error < 40 * 2**-9, (
+            name
+        )  # some 40 roundings on the way through two blocks, 2^-9 each at most
 
 
 def test_two_stacks_in_bfloat16_and_their_shapes() -> None:
@@ -334,7 +411,10 @@ def test_two_stacks_in_bfloat16_and_their_shapes() -> None:
     assert jax.eval_shape(narrow, TOKENS, jax.nn.one_hot(TOKENS, K)).dtype == jnp.bfloat16
     memory = jnp.zeros((B, T, D))
     for wrong in (memory[:, :, :3], memory[:2], memory[:, :0], memory[0]):
-        with pytest.raises(ValueError, match=r"memory has the shape .*, expected \[3, steps, 16\], of 1 step or more"):
+        with pytest.raises(
+            ValueError,
+            match=r"memory has the shape .*, expected \[3, steps, 16\], of 1 step or more",
+        ):
             model.decoder(TOKENS, memory=wrong)
     for x, z in ((memory[..., :3], TOKENS), (TOKENS, memory[..., :3])):
         with pytest.raises(ValueError, match=r"expected features \[batch, time, 11\]"):
@@ -343,7 +423,9 @@ def test_two_stacks_in_bfloat16_and_their_shapes() -> None:
 
 def test_sizes_of_any_integral_type() -> None:
     size = np.int64
-    model = Transformer(size(V), size(D), size(K), heads=size(4), kv_heads=size(2), length=size(T), rngs=nnx.Rngs(0))
+    model = Transformer(
+        size(V), size(D), size(K), heads=size(4), kv_heads=size(2), length=size(T), rngs=nnx.Rngs(0)
+    )
     assert jax.eval_shape(model, TOKENS).shape == (B, T, K)
     for name in ("kv_heads", "heads", "ffn", "length"):
         with pytest.raises(ValueError, match=f"{name} must be a positive integer, got 0"):

@@ -25,7 +25,10 @@ def same(one: Scheme, other: Scheme, model: str = "lstm") -> bool:
     leaves = leaves_of(model)
     drawn, expected = (draw(scheme, KEY, leaves) for scheme in (one, other))
     scales, others = (
-        {name: (rule.multiplier, rule.lr_scale, rule.wd_scale) for name, rule in rules(scheme, leaves).items()}
+        {
+            name: (rule.multiplier, rule.lr_scale, rule.wd_scale)
+            for name, rule in rules(scheme, leaves).items()
+        }
         for scheme in (one, other)
     )
     return scales == others and all(np.array_equal(drawn[name], expected[name]) for name in drawn)
@@ -47,7 +50,10 @@ def same(one: Scheme, other: Scheme, model: str = "lstm") -> bool:
         ("spectral_mup(base_width=8)", mups.spectral_mup(8)),
         ("scale(orthogonal, 1.5)", scale(SCHEMES["orthogonal"], 1.5)),
         ("scale(chrono(7), gain=2)", scale(chrono(7), 2.0)),
-        ("with_bias(orthogonal, forget=1.0, input=-1)", with_bias(SCHEMES["orthogonal"], forget=1.0, input=-1.0)),
+        (
+            "with_bias(orthogonal, forget=1.0, input=-1)",
+            with_bias(SCHEMES["orthogonal"], forget=1.0, input=-1.0),
+        ),
     ],
 )
 def test_a_scheme_with_settings_is_written_as_a_call(text: str, expected: Scheme) -> None:
@@ -60,7 +66,10 @@ def test_a_scheme_with_settings_is_written_as_a_call(text: str, expected: Scheme
         ("mpu(64)", "no scheme with settings is called 'mpu'; the nearest is 'mup'"),
         ("mpu", "no scheme is called 'mpu'; the nearest is 'mup'"),
         ("orthogonal(2)", "orthogonal takes no settings; write orthogonal"),
-        ("mup(base=64)", r"unexpected keyword argument 'base'; mup is mup\(base_width=64, optimizer=None"),
+        (
+            "mup(base=64)",
+            r"unexpected keyword argument 'base'; mup is mup\(base_width=64, optimizer=None",
+        ),
         ("scale(orthogonal)", r"missing a required argument: 'gain'; scale is scale\(base, gain\)"),
         ("mup(64, base_width=64)", "multiple values for argument 'base_width'"),
         ("mup(base_width=8, base_width=9)", "give each setting once, as name=value"),
@@ -72,7 +81,10 @@ def test_a_scheme_with_settings_is_written_as_a_call(text: str, expected: Scheme
         ("mup(64, 'lion')", "mup knows adam, sgd and momentum, got 'lion'"),
         ("mup([64])", r"base_width must be a whole number, got \[64\]"),
         ("chrono(2)", "longest must be 3 steps or more, got 2"),
-        ("forget_bias(1e999)", "value must be 0 or a number of a size from .* which float32 holds; got inf"),
+        (
+            "forget_bias(1e999)",
+            "value must be 0 or a number of a size from .* which float32 holds; got inf",
+        ),
         ("depth_mup(llama, 1, 300)", "alpha must be 0 to 2"),
         ("scale(orthogonal, 1e39)", "gain must be 0 or a number"),
         ("zaremba(1e-60)", "limit must be 0 or a number"),

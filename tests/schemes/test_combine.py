@@ -24,7 +24,9 @@ def test_by_role_names_what_it_lacks_and_what_matches_nothing() -> None:
     leaves = leaves_of("rnn")
     table = {"input": normal(0.1), "recurrent": orthogonal(), "readout": zeros, "bias": zeros}
     assert set(draw(by_role(table), KEY, leaves)) == {leaf.name for leaf in leaves}
-    with pytest.raises(ValueError, match=r"'mine' has no rule for parameter 'layers.0.bias' \(role 'bias'"):
+    with pytest.raises(
+        ValueError, match=r"'mine' has no rule for parameter 'layers.0.bias' \(role 'bias'"
+    ):
         draw(by_role({k: v for k, v in table.items() if k != "bias"}, "mine"), KEY, leaves)
     with pytest.raises(ValueError, match=r"the rules for \['query'\] match no parameter"):
         draw(by_role(table | {"query": zeros}), KEY, leaves)

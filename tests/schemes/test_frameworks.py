@@ -54,9 +54,15 @@ def test_pytorch(model: str) -> None:
     same_law(got["readout.bias"], pooled(lambda net, out: out.bias), "readout bias")
     bias = got["layers.0.bias"]
     if model == "gru":  # the new gate keeps its two biases apart
-        same_law(bias[:, :2], pooled(lambda net, out: (net.bias_ih_l0 + net.bias_hh_l0)[: 2 * H]), "bias")
+        same_law(
+            bias[:, :2], pooled(lambda net, out: (net.bias_ih_l0 + net.bias_hh_l0)[: 2 * H]), "bias"
+        )
         same_law(bias[:, 2], pooled(lambda net, out: net.bias_ih_l0[2 * H :]), "new bias")
-        same_law(got["layers.0.reset_bias"], pooled(lambda net, out: net.bias_hh_l0[2 * H :]), "reset bias")
+        same_law(
+            got["layers.0.reset_bias"],
+            pooled(lambda net, out: net.bias_hh_l0[2 * H :]),
+            "reset bias",
+        )
     else:
         same_law(bias, pooled(lambda net, out: net.bias_ih_l0 + net.bias_hh_l0), "bias")
 
@@ -72,7 +78,9 @@ def test_flax_nnx(model: str) -> None:
     same_law(got["layers.0.recurrent"], theirs, "recurrent")
     if model != "rnn":  # the fault of the default: orthogonal as one matrix, not by gate
         gates = theirs.reshape(DRAWS, H, -1, H).swapaxes(1, 2)
-        np.testing.assert_allclose(orthogonality(got["layers.0.recurrent"]), orthogonality(gates).mean(), rtol=0.1)
+        np.testing.assert_allclose(
+            orthogonality(got["layers.0.recurrent"]), orthogonality(gates).mean(), rtol=0.1
+        )
         assert orthogonality(got["layers.0.recurrent"]).max() < 0.7
         np.testing.assert_allclose(
             orthogonality(ours(frameworks.flax_linen, model)["layers.0.recurrent"]), 1, rtol=1e-4
@@ -85,7 +93,9 @@ def test_flax_linen(model: str) -> None:
     x, carry = jnp.zeros((1, IN)), jnp.zeros((1, H))
     carries = (carry, carry) if model == "lstm" else carry
     trees = [cell.init(jax.random.key(seed), carries, x)["params"] for seed in range(DRAWS)]
-    pooled = lambda first: np.stack([[tree[k]["kernel"] for k in sorted(tree) if k[0] == first] for tree in trees])
+    pooled = lambda first: np.stack(
+        [[tree[k]["kernel"] for k in sorted(tree) if k[0] == first] for tree in trees]
+    )
     got = ours(frameworks.flax_linen, model)
     same_law(got["layers.0.input"], pooled("i"), "input")
     same_law(got["layers.0.recurrent"], pooled("h"), "recurrent")
@@ -117,9 +127,13 @@ def test_keras(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_keras_by_its_formulas() -> None:
     got = ours(frameworks.keras, "lstm")
-    assert np.abs(got["layers.0.input"]).max() == pytest.approx(math.sqrt(6 / (IN + 4 * H)), rel=1e-2)
+    assert np.abs(got["layers.0.input"]).max() == pytest.approx(
+        math.sqrt(6 / (IN + 4 * H)), rel=1e-2
+    )
     whole = got["layers.0.recurrent"].transpose(0, 2, 1, 3).reshape(DRAWS, H, 4 * H)
-    np.testing.assert_allclose(whole @ whole.swapaxes(1, 2), np.broadcast_to(np.eye(H), (DRAWS, H, H)), atol=1e-5)
+    np.testing.assert_allclose(
+        whole @ whole.swapaxes(1, 2), np.broadcast_to(np.eye(H), (DRAWS, H, H)), atol=1e-5
+    )
     np.testing.assert_array_equal(np.unique(got["layers.0.bias"][:, 1]), [1.0])
     assert not got["layers.0.bias"][:, [0, 2, 3]].any()
 
@@ -128,7 +142,10 @@ def test_haiku_by_its_formulas() -> None:
     cut = stats.truncnorm(-2, 2)
     for model, fan, corrected in (("rnn", H, 1.0), ("lstm", IN + H, 1.0), ("gru", H, cut.std())):
         w = ours(frameworks.haiku, model)["layers.0.recurrent"].ravel()
-        assert stats.kstest(w, stats.truncnorm(-2, 2, scale=1 / math.sqrt(fan) / corrected).cdf).pvalue > 1e-3, model
+        assert (
+            stats.kstest(w, stats.truncnorm(-2, 2, scale=1 / math.sqrt(fan) / corrected).cdf).pvalue
+            > 1e-3
+        ), model
 
 
 def test_equinox_by_its_formulas() -> None:
@@ -161,13 +178,18 @@ OTHERS = (
 
 
 def others_are(scheme: Scheme, theirs: Callable[[int], dict[str, np.ndarray]]) -> None:
-    """Our draws of OTHERS follow the laws of theirs; a parameter that the library does not have is left out."""
+    """Our draws of OTHERS follow the laws of theirs; a parameter that the library does not have is
+    left out."""
     many = [theirs(seed) for seed in range(4)]
     mine = [draw(scheme, jax.random.key(seed), OTHERS) for seed in range(4)]
     for name in many[0]:
-        pool = lambda draws, name=name: np.concatenate([np.ravel(np.asarray(one[name])) for one in draws])
+        pool = lambda draws, name=name: np.concatenate(
+            [np.ravel(np.asarray(one[name])) for one in draws]
+        )
         same_law(pool(mine), pool(many), name)
-    assert {"conv.kernel", "grouped.kernel", "embedding", "query", "out", "norm.scale"} <= set(many[0])
+    assert {"conv.kernel", "grouped.kernel", "embedding", "query", "out", "norm.scale"} <= set(
+        many[0]
+    )
 
 
 @pytest.mark.parity
@@ -176,7 +198,10 @@ def test_pytorch_beyond_recurrent_layers() -> None:
 
     def theirs(seed: int) -> dict[str, np.ndarray]:
         torch.manual_seed(seed)
-        conv, grouped = torch.nn.Conv2d(IN, CHANNELS, 3), torch.nn.Conv2d(IN, CHANNELS, 3, groups=GROUPS)
+        conv, grouped = (
+            torch.nn.Conv2d(IN, CHANNELS, 3),
+            torch.nn.Conv2d(IN, CHANNELS, 3, groups=GROUPS),
+        )
         attention, norm = torch.nn.MultiheadAttention(MODEL, HEADS), torch.nn.LayerNorm(MODEL)
         found = {
             "conv.kernel": conv.weight,
@@ -197,12 +222,17 @@ def test_pytorch_beyond_recurrent_layers() -> None:
 def test_flax_nnx_beyond_recurrent_layers() -> None:
     def theirs(seed: int) -> dict[str, np.ndarray]:
         rngs = nnx.Rngs(seed)
-        attention, norm = nnx.MultiHeadAttention(HEADS, MODEL, rngs=rngs), nnx.LayerNorm(MODEL, rngs=rngs)
+        attention, norm = (
+            nnx.MultiHeadAttention(HEADS, MODEL, rngs=rngs),
+            nnx.LayerNorm(MODEL, rngs=rngs),
+        )
         conv = nnx.Conv(IN, CHANNELS, (3, 3), rngs=rngs)
         found: dict[str, Any] = {
             "conv.kernel": conv.kernel,
             "conv.bias": conv.bias,
-            "grouped.kernel": nnx.Conv(IN, CHANNELS, (3, 3), feature_group_count=GROUPS, rngs=rngs).kernel,
+            "grouped.kernel": nnx.Conv(
+                IN, CHANNELS, (3, 3), feature_group_count=GROUPS, rngs=rngs
+            ).kernel,
             "embedding": nnx.Embed(WORDS, MODEL, rngs=rngs).embedding,
             "query": attention.query.kernel,
             "out": attention.out.kernel,
@@ -250,8 +280,13 @@ def test_keras_beyond_recurrent_layers(monkeypatch: pytest.MonkeyPatch) -> None:
         attention = keras.layers.MultiHeadAttention(HEADS, HEAD)
         attention.build(tokens, tokens)
         by_path = {weight.path: weight.value.detach().cpu().numpy() for weight in attention.weights}
-        of_attention = lambda end: next(value for path, value in by_path.items() if path.endswith(end))
-        conv, norm = built(keras.layers.Conv2D(CHANNELS, 3), image), built(keras.layers.LayerNormalization(), tokens)
+        of_attention = lambda end: next(
+            value for path, value in by_path.items() if path.endswith(end)
+        )
+        conv, norm = (
+            built(keras.layers.Conv2D(CHANNELS, 3), image),
+            built(keras.layers.LayerNormalization(), tokens),
+        )
         return {
             "conv.kernel": conv[0],
             "conv.bias": conv[1],
@@ -273,7 +308,11 @@ def test_haiku_and_equinox_beyond_recurrent_layers_by_their_formulas(name: str) 
     fans = {"conv.kernel": 9 * IN, "grouped.kernel": 9 * IN // GROUPS, "query": MODEL, "out": MODEL}
     for parameter, fan in fans.items():
         size = 1 / math.sqrt(fan)
-        law = stats.truncnorm(-2, 2, scale=size) if name == "haiku" else stats.uniform(-size, 2 * size)
+        law = (
+            stats.truncnorm(-2, 2, scale=size)
+            if name == "haiku"
+            else stats.uniform(-size, 2 * size)
+        )
         assert stats.kstest(np.ravel(drawn[parameter]), law.cdf).pvalue > 1e-3, parameter
     word = stats.truncnorm(-2, 2) if name == "haiku" else stats.norm()
     assert stats.kstest(np.ravel(drawn["embedding"]), word.cdf).pvalue > 1e-3
@@ -284,7 +323,9 @@ def test_haiku_and_equinox_beyond_recurrent_layers_by_their_formulas(name: str) 
 @pytest.mark.parametrize("name", FRAMEWORKS)
 def test_every_default_covers_every_model(name: str) -> None:
     for model in MODELS:
-        leaves, *_ = functional(lambda model=model: MODELS[model](3, 4, 2, layers=2, rngs=nnx.Rngs(0)))
+        leaves, *_ = functional(
+            lambda model=model: MODELS[model](3, 4, 2, layers=2, rngs=nnx.Rngs(0))
+        )
         for value in draw(getattr(frameworks, name), jax.random.key(0), leaves).values():
             assert jnp.isfinite(value).all()
 

@@ -20,7 +20,10 @@ from jaxinit.spec import Leaf, Override, draw, rules, under
 
 @pytest.mark.parametrize("make", [mups.mup, mups.u_mup, mups.spectral_mup])
 def test_mup_refuses_roles_that_nobody_said(make) -> None:
-    with pytest.raises(ValueError, match=r"the roles readout, input or embedding or position, where nobody has said"):
+    with pytest.raises(
+        ValueError,
+        match=r"the roles readout, input or embedding or position, where nobody has said",
+    ):
         rules(make(16), declared(width=D))
     rules(make(16), declared(width=D, roles={"head": "readout", "blocks.0.up": "input"}))
 
@@ -34,7 +37,8 @@ def test_depth_scaling_refuses_unknown_depth_and_what_its_base_refuses() -> None
 
 
 def test_mup_by_its_table() -> None:
-    """Table 3 of Tensor Programs V at four times the base width; decoupled decay keeps its size everywhere."""
+    """Table 3 of Tensor Programs V at four times the base width; decoupled decay keeps its size
+    everywhere."""
     wide = leaves(4 * D)
     adam, sgd = (scales(mups.mup(D, optimizer), wide) for optimizer in ("adam", "sgd"))
     for role in ("key", "value", "attention_out", "ffn_in", "ffn_out"):
@@ -60,16 +64,20 @@ def test_mup_by_its_table() -> None:
 
 @pytest.mark.parametrize("make", [mups.mup, mups.u_mup, mups.spectral_mup])
 def test_what_is_last_to_size_the_queries_has_their_multiplier(make) -> None:
-    """m^(-1/2) at m = 4: kernel and bias alike, or, where a norm divides it out, the scale of that norm alone."""
+    """m^(-1/2) at m = 4: kernel and bias alike, or, where a norm divides it out, the scale of that
+    norm alone."""
 
     def factors(**options) -> dict[str, float]:
-        """Multipliers at 4 times the base width, over those at the base width with the kernels' fans taken out."""
+        """Multipliers at 4 times the base width, over those at the base width with the kernels'
+        fans taken out."""
         wide, base = (rules(make(D), leaves(width, **options)) for width in (4 * D, D))
         key = wide["blocks.0.attention.key"].multiplier / base["blocks.0.attention.key"].multiplier
         ratio = {}
         for name in wide:
             fan = key if name.endswith(("query", "key", "value")) else 1.0
-            ratio[name.removeprefix("blocks.0.attention.")] = wide[name].multiplier / base[name].multiplier / fan
+            ratio[name.removeprefix("blocks.0.attention.")] = (
+                wide[name].multiplier / base[name].multiplier / fan
+            )
         return ratio
 
     plain, normalized = factors(), factors(qk_norm=True)
@@ -82,8 +90,11 @@ def test_what_is_last_to_size_the_queries_has_their_multiplier(make) -> None:
 
 
 def test_the_scores_of_normalized_queries_shrink_with_the_multiplier() -> None:
-    """A multiplier before the norm leaves scores as they are; m^(-1/2) on its scale is seen in every score."""
-    model = functional(lambda: Transformer(V, 4 * D, V, layers=1, qk_norm=True, scan=False, rngs=nnx.Rngs(0)))
+    """A multiplier before the norm leaves scores as they are; m^(-1/2) on its scale is seen in
+    every score."""
+    model = functional(
+        lambda: Transformer(V, 4 * D, V, layers=1, qk_norm=True, scan=False, rngs=nnx.Rngs(0))
+    )
     params, x = draw(mups.mup(D), KEY, model.leaves), jnp.zeros((2, 5), int)
     found = rules(mups.mup(D), model.leaves)
     scores = lambda p: trace.named(model.apply, p, x)[1]["blocks.0.attention.scores"]
@@ -141,8 +152,15 @@ def test_depth_scaling(alpha: float, rate: float) -> None:
     of = scales(mups.depth_mup(SCHEMES["xavier_rnn"], 2, alpha), leaves(layers=8))
     assert of["ffn_out"] == pytest.approx((4**-alpha, rate, 1))
     assert of["ffn_in"] == pytest.approx((1, rate, 1))
-    assert of["readout"] == of["embedding"] == of["bias of readout.bias"] == of["bias of norm.bias"] == (1, 1, 1)
-    # A bias is added with its kernel's product, so the branch's factor is on both; all of a block has the block's rate.
+    assert (
+        of["readout"]
+        == of["embedding"]
+        == of["bias of readout.bias"]
+        == of["bias of norm.bias"]
+        == (1, 1, 1)
+    )
+    # A bias is added with its kernel's product, so the branch's factor is on both; all of a block
+    # has the block's rate.
     for name in ("blocks.0.ffn_out_bias", "blocks.3.attention.out_bias"):
         assert of[f"bias of {name}"] == pytest.approx((4**-alpha, rate, 1))
     for name in ("blocks.0.ffn_in_bias", "blocks.2.attention.query_bias", "blocks.1.fed.norm.bias"):
@@ -156,9 +174,19 @@ def test_spectral_mup_needs_fans_alone_and_agrees_with_mup() -> None:
     wide = leaves(4 * D)
     for optimizer in ("adam", "sgd"):
         spectral, table = (scales(of(D, optimizer), wide) for of in (mups.spectral_mup, mups.mup))
-        for role in ("query", "value", "attention_out", "ffn_in", "ffn_out", "embedding", "readout", "scale"):
+        for role in (
+            "query",
+            "value",
+            "attention_out",
+            "ffn_in",
+            "ffn_out",
+            "embedding",
+            "readout",
+            "scale",
+        ):
             assert spectral[role] == pytest.approx(table[role]), role
-    # ||W|| of n x m Gaussians is s (sqrt(n) + sqrt(m)): within 10 % of sqrt(fan_out / fan_in) but for that sum
+    # ||W|| of n x m Gaussians is s (sqrt(n) + sqrt(m)): within 10 % of sqrt(fan_out / fan_in) but
+    # for that sum
     w = np.asarray(draw(mups.spectral_mup(D), KEY, wide)["blocks.0.ffn_in"])
     n, m = w.shape
     assert np.linalg.norm(w, 2) == pytest.approx((1 + math.sqrt(m / n)), rel=0.1)
@@ -172,7 +200,8 @@ def test_u_mup_has_mups_sizes_in_its_multipliers() -> None:
     for leaf in wide:
         rule, was, table = found[leaf.name], base[leaf.name], plain[leaf.name]
         if leaf.is_kernel and leaf.role not in ("embedding", "position"):
-            # Under Adam an effective weight moves by multiplier times rate: its change with the width is muP's.
+            # Under Adam an effective weight moves by multiplier times rate: its change with the
+            # width is muP's.
             moves = rule.multiplier * rule.lr_scale / (was.multiplier * was.lr_scale)
             assert moves == pytest.approx(table.multiplier * table.lr_scale), leaf.name
     assert std(mups.u_mup(D), "ffn_out", wide) == pytest.approx(1, rel=0.02)
@@ -180,5 +209,9 @@ def test_u_mup_has_mups_sizes_in_its_multipliers() -> None:
 
 def test_depth_scaling_keeps_the_key_that_kernels_share() -> None:
     of = leaves()
-    base, scaled_ = (rules(scheme, of) for scheme in (SCHEMES["mimetic"], mups.depth_mup(SCHEMES["mimetic"], 2)))
-    assert {name: rule.key for name, rule in scaled_.items()} == {name: rule.key for name, rule in base.items()}
+    base, scaled_ = (
+        rules(scheme, of) for scheme in (SCHEMES["mimetic"], mups.depth_mup(SCHEMES["mimetic"], 2))
+    )
+    assert {name: rule.key for name, rule in scaled_.items()} == {
+        name: rule.key for name, rule in base.items()
+    }

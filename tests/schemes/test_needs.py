@@ -19,24 +19,53 @@ from jaxinit.spec import Rule, draw, rules
 
 @pytest.mark.parametrize(
     "name",
-    ["gpt2", "gpt2_blocks", "small_init_wang", "spike_no_more", "t_fixup", "fixup", "deepnorm", "t_fixup_encoder"],
+    [
+        "gpt2",
+        "gpt2_blocks",
+        "small_init_wang",
+        "spike_no_more",
+        "t_fixup",
+        "fixup",
+        "deepnorm",
+        "t_fixup_encoder",
+    ],
 )
 def test_a_rule_for_branches_is_refused_by_a_model_without(name: str) -> None:
     plain = functional(lambda: MLP(4, 8, 2, rngs=nnx.Rngs(0))).leaves
-    with pytest.raises(ValueError, match=r"the rules for \['the roles attention_out and ffn_out'\] match no parameter"):
+    with pytest.raises(
+        ValueError,
+        match=r"the rules for \['the roles attention_out and ffn_out'\] match no parameter",
+    ):
         draw(SCHEMES[name], KEY, plain)
 
 
 @pytest.mark.parametrize(
     "name",
-    ["gpt2", "gpt2_blocks", "small_init_wang", "spike_no_more", "t_fixup", "fixup", "deepnorm", "t_fixup_encoder"],
+    [
+        "gpt2",
+        "gpt2_blocks",
+        "small_init_wang",
+        "spike_no_more",
+        "t_fixup",
+        "fixup",
+        "deepnorm",
+        "t_fixup_encoder",
+    ],
 )
-def test_unknown_depth_and_unknown_roles_are_refused_with_the_line_that_settles_them(name: str) -> None:
+def test_unknown_depth_and_unknown_roles_are_refused_with_the_line_that_settles_them(
+    name: str,
+) -> None:
     scheme = SCHEMES[name]
-    with pytest.raises(ValueError, match=r"ffn_out.*nobody has said the role of parameter.*say declare\(model, roles="):
+    with pytest.raises(
+        ValueError,
+        match=r"ffn_out.*nobody has said the role of parameter.*say declare\(model, roles=",
+    ):
         rules(scheme, declared(n_layers=12))
     said = FEED | ({"head": "readout"} if name == "fixup" else {})
-    unknown = rf"'{name}' needs the number of blocks, which parameter 'blocks.0.*' does not know; say declare\(model, n"
+    unknown = (
+        rf"'{name}' needs the number of blocks, which parameter 'blocks.0.*' does not know; "
+        r"say declare\(model, n"
+    )
     with pytest.raises(ValueError, match=unknown):
         rules(scheme, declared(roles=said))
     rules(scheme, declared(roles=said, n_layers=12))
@@ -53,11 +82,20 @@ class BareAttention(nnx.Module):
     """Kernels and biases side by side, which no layer puts in pairs."""
 
     def __init__(self, n: int):
-        self.wq, self.wk, self.wv, self.wo, self.wr = (nnx.Param(jnp.ones((n, n))) for _ in range(5))
+        self.wq, self.wk, self.wv, self.wo, self.wr = (
+            nnx.Param(jnp.ones((n, n))) for _ in range(5)
+        )
         self.bq, self.bo = (nnx.Param(jnp.ones((n,))) for _ in range(2))
 
 
-BARE = {"wq": "query", "wk": "key", "wv": "value", "wo": "attention_out", "wr": "readout", "b?": "bias"}
+BARE = {
+    "wq": "query",
+    "wk": "key",
+    "wv": "value",
+    "wo": "attention_out",
+    "wr": "readout",
+    "b?": "bias",
+}
 BIASES = {
     "mup": (mup(8), "bq"),
     "u_mup": (u_mup(8), "bq"),
@@ -69,12 +107,22 @@ BIASES = {
 @pytest.mark.parametrize("name", BIASES)
 def test_what_a_bias_is_added_to_is_asked_where_its_size_depends_on_that(name: str) -> None:
     scheme, scaled = BIASES[name]
-    said: dict[str, Any] = {"dims": {"w?": "io", "b?": "o"}, "roles": BARE, "n_layers": 4, "width": 16}
+    said: dict[str, Any] = {
+        "dims": {"w?": "io", "b?": "o"},
+        "roles": BARE,
+        "n_layers": 4,
+        "width": 16,
+    }
 
     def found(**partners: str) -> dict[str, Rule]:
-        return rules(scheme, introspect.leaves(declare(BareAttention(16), **said, partners=partners)))
+        return rules(
+            scheme, introspect.leaves(declare(BareAttention(16), **said, partners=partners))
+        )
 
-    needs = r"mup' needs to know what the bias 'bo' is added to; say declare\(model, partners={'bo': 'query'}\)"
+    needs = (
+        r"mup' needs to know what the bias 'bo' is added to; say declare\(model, partners={'bo': "
+        r"'query'}\)"
+    )
     with pytest.raises(ValueError, match=needs):
         found(bq="query")
     by_name = found(bq="query", bo="attention_out")

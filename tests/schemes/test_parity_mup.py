@@ -1,4 +1,5 @@
-"""muP against Microsoft's own package: the same Transformer in PyTorch, every parameter after 20 steps."""
+"""muP against Microsoft's own package: the same Transformer in PyTorch, every parameter after 20
+steps."""
 
 import math
 from typing import Any
@@ -51,7 +52,9 @@ def make_model(tied: bool, qk_norm: bool) -> Functional:
     return functional(build)
 
 
-def trained(model: Functional, scheme: Scheme, optimizer: str, start: dict[str, Array]) -> dict[str, Array]:
+def trained(
+    model: Functional, scheme: Scheme, optimizer: str, start: dict[str, Array]
+) -> dict[str, Array]:
     """Our parameters after the steps, by the training program's own rule, in float64."""
     by_name = rules(scheme, model.leaves)
 
@@ -71,7 +74,9 @@ def trained(model: Functional, scheme: Scheme, optimizer: str, start: dict[str, 
         scales=scales,
     )
     rule = "adam" if optimizer == "adamw" else optimizer
-    program = training.make_program(model, TASKS["copy"](), rule, batch=BATCH, evaluations=1, epochs=1)
+    program = training.make_program(
+        model, TASKS["copy"](), rule, batch=BATCH, evaluations=1, epochs=1
+    )
 
     def loss(params: dict[str, Array], batch: Array) -> Array:
         effective = {name: value * scales.multiplier[name] for name, value in params.items()}
@@ -90,7 +95,8 @@ def trained(model: Functional, scheme: Scheme, optimizer: str, start: dict[str, 
 
 
 def their_model(width: int, tied: bool, qk_norm: bool) -> Any:
-    """The same network in PyTorch as the package's guide writes it: MuReadout, and scores over d instead of sqrt(d)."""
+    """The same network in PyTorch as the package's guide writes it: MuReadout, and scores over d
+    instead of sqrt(d)."""
     import mup as theirs
     import torch
     from torch import nn
@@ -107,7 +113,9 @@ def their_model(width: int, tied: bool, qk_norm: bool) -> Any:
                 self.query_norm, self.key_norm = (nn.RMSNorm(head, eps=1e-5) for _ in range(2))
 
         def attend(self, x: Any) -> Any:
-            parts = (part(x).unflatten(-1, (HEADS, head)) for part in (self.query, self.key, self.value))
+            parts = (
+                part(x).unflatten(-1, (HEADS, head)) for part in (self.query, self.key, self.value)
+            )
             q, k, v = parts
             if qk_norm:
                 q, k = self.query_norm(q), self.key_norm(k)
@@ -149,7 +157,9 @@ def our_name(name: str) -> str:
     head, _, kind = name.rpartition(".")
     if "norm" in head.rpartition(".")[2] or "before" in head:
         head = head.replace("before_attention", "attended.norm").replace("before_feed", "fed.norm")
-        head = head.replace("query_norm", "attention.query_norm").replace("key_norm", "attention.key_norm")
+        head = head.replace("query_norm", "attention.query_norm").replace(
+            "key_norm", "attention.key_norm"
+        )
         return f"{head}.{'scale' if kind == 'weight' else 'bias'}"
     if head == "readout":
         return "readout.kernel" if kind == "weight" else "readout.bias"
@@ -159,13 +169,16 @@ def our_name(name: str) -> str:
 
 
 def as_theirs(name: str, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """One of our arrays in the layout of their parameter: Linear keeps [outputs, inputs], MuReadout times m."""
+    """One of our arrays in the layout of their parameter: Linear keeps [outputs, inputs], MuReadout
+    times m."""
     if "embedding" in name or "positions" in name or len(shape) == 1:
         return value.reshape(shape)
     return value.reshape(shape[::-1]).T * (M if name.startswith("readout") else 1.0)
 
 
-def their_parameters(optimizer: str, start: dict[str, Array], tied: bool, qk_norm: bool) -> dict[str, np.ndarray]:
+def their_parameters(
+    optimizer: str, start: dict[str, Array], tied: bool, qk_norm: bool
+) -> dict[str, np.ndarray]:
     """Their parameters after the steps, from our start, by their names."""
     import mup as theirs
     import torch
@@ -177,17 +190,22 @@ def their_parameters(optimizer: str, start: dict[str, Array], tied: bool, qk_nor
         for name, parameter in net.named_parameters():
             value = np.asarray(start[our_name(name)])
             parameter.copy_(torch.from_numpy(as_theirs(name, value, tuple(parameter.shape)).copy()))
-    # Their readout holds m times ours, so its gradient is 1/m of ours, and so must be what Adam adds to its size.
+    # Their readout holds m times ours, so its gradient is 1/m of ours, and so must be what Adam
+    # adds to its size.
     readout = [net.readout.weight] if not tied else []
     others = [p for p in net.parameters() if not any(p is one for one in readout)]
     groups: list[dict[str, Any]] = [{"params": others}]
     if optimizer in ("sgd", "momentum"):
         groups = [{"params": [*others, *readout]}]
-        rule = theirs.MuSGD(groups, lr=RATES[optimizer], momentum=0.9 if optimizer == "momentum" else 0.0)
+        rule = theirs.MuSGD(
+            groups, lr=RATES[optimizer], momentum=0.9 if optimizer == "momentum" else 0.0
+        )
     else:
         groups += [{"params": readout, "eps": EPSILON / M}] if readout else []
         decayed = {"weight_decay": DECAY} if optimizer == "adamw" else {}
-        rule = (theirs.MuAdamW if decayed else theirs.MuAdam)(groups, lr=RATES[optimizer], eps=EPSILON, **decayed)
+        rule = (theirs.MuAdamW if decayed else theirs.MuAdam)(
+            groups, lr=RATES[optimizer], eps=EPSILON, **decayed
+        )
     for batch in torch.from_numpy(tokens()):
         rule.zero_grad()
         logits = net(batch[:, :-1])
@@ -196,8 +214,11 @@ def their_parameters(optimizer: str, start: dict[str, Array], tied: bool, qk_nor
     return {name: parameter.detach().numpy() for name, parameter in net.named_parameters()}
 
 
-def differences(optimizer: str, tied: bool, qk_norm: bool = False, scheme: Scheme | None = None) -> dict[str, float]:
-    """The largest difference of every parameter after the steps, over the size of its largest entry."""
+def differences(
+    optimizer: str, tied: bool, qk_norm: bool = False, scheme: Scheme | None = None
+) -> dict[str, float]:
+    """The largest difference of every parameter after the steps, over the size of its largest
+    entry."""
     pytest.importorskip("torch")
     pytest.importorskip("mup")
     with jax.enable_x64(True):
@@ -209,12 +230,17 @@ def differences(optimizer: str, tied: bool, qk_norm: bool = False, scheme: Schem
             if leaf.role == "bias":
                 key = named_key(jax.random.key(1), leaf.name)
                 start[leaf.name] = 0.1 * jax.random.normal(key, leaf.shape, jnp.float64)
-        ours = {name: np.asarray(value) for name, value in trained(model, scheme, optimizer, start).items()}
+        ours = {
+            name: np.asarray(value)
+            for name, value in trained(model, scheme, optimizer, start).items()
+        }
         before = {name: np.asarray(value) for name, value in start.items()}
     found = {}
     for name, value in their_parameters(optimizer, start, tied, qk_norm).items():
         mine, first = (as_theirs(name, of[our_name(name)], value.shape) for of in (ours, before))
-        without_effect = name.endswith("key.bias") and not qk_norm  # the softmax takes out what all scores share
+        without_effect = (
+            name.endswith("key.bias") and not qk_norm
+        )  # the softmax takes out what all scores share
         assert without_effect or np.abs(value - first).max() > 1e-4, f"{name} was not trained"
         found[our_name(name)] = float(np.abs(mine - value).max() / np.abs(value).max())
     assert set(found) == {leaf.name for leaf in model.leaves}
@@ -239,6 +265,8 @@ def test_a_bias_without_its_querys_multiplier_is_seen() -> None:
 
     def faulty(leaf: Any) -> Rule:
         rule: Any = right(leaf)
-        return Rule(rule.draw, 1.0 if leaf.role == "bias" else rule.multiplier, rule.lr_scale, rule.wd_scale)
+        return Rule(
+            rule.draw, 1.0 if leaf.role == "bias" else rule.multiplier, rule.lr_scale, rule.wd_scale
+        )
 
     assert max(differences("sgd", False, scheme=faulty).values()) > 1e-3

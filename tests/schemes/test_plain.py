@@ -1,4 +1,5 @@
-"""Every scheme on every model: the declared variance in every role, orthogonality per gate, zero biases."""
+"""Every scheme on every model: the declared variance in every role, orthogonality per gate, zero
+biases."""
 
 import jax
 import jax.numpy as jnp
@@ -56,13 +57,29 @@ ELSEWHERE = {"np_rnn": ("recurrent",), "smart_tanh": ("recurrent",)}  # tested i
 
 
 RESIDUAL = {  # tested in test_transformer and test_mup
-    *("gpt2", "gpt2_blocks", "llama", "bert", "t5", "small_init_wang", "spike_no_more", "xavier_transformer"),
+    *(
+        "gpt2",
+        "gpt2_blocks",
+        "llama",
+        "bert",
+        "t5",
+        "small_init_wang",
+        "spike_no_more",
+        "xavier_transformer",
+    ),
     *("t_fixup", "t_fixup_encoder", "fixup", "deepnorm", "mimetic", "rezero", "skipinit"),
     *("mup", "u_mup", "spectral_mup"),
 }
 
 
-FRAMEWORKS = {"pytorch", "keras", "flax_nnx", "flax_linen", "haiku", "equinox"}  # tested in test_frameworks
+FRAMEWORKS = {
+    "pytorch",
+    "keras",
+    "flax_nnx",
+    "flax_linen",
+    "haiku",
+    "equinox",
+}  # tested in test_frameworks
 
 
 BIASES = {"zaremba", "chrono", "forget_bias"}  # not zero, tested below
@@ -118,7 +135,9 @@ def test_biases_that_are_not_zero() -> None:
     leaves = leaves_of("lstm")
     bias = lambda scheme: np.asarray(draw(scheme, KEY, leaves)["layers.0.bias"])
     np.testing.assert_array_equal(bias(SCHEMES["forget_bias"]).mean(1), [0, 1, 0, 0])
-    np.testing.assert_array_equal(bias(with_bias(SCHEMES["orthogonal"], forget=2.5, input=-1)).mean(1), [-1, 2.5, 0, 0])
+    np.testing.assert_array_equal(
+        bias(with_bias(SCHEMES["orthogonal"], forget=2.5, input=-1)).mean(1), [-1, 2.5, 0, 0]
+    )
     assert 0 < np.abs(bias(SCHEMES["zaremba"])).max() <= 0.1
     spread = bias(SCHEMES["chrono"])
     np.testing.assert_array_equal(spread[0], -spread[1])

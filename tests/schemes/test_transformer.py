@@ -42,7 +42,10 @@ EXPECTED = {
     },
     "xavier_transformer": GLOROT | {"embedding": 1 / math.sqrt(D)},
     "t_fixup": {"ffn_in": (9 * L) ** -0.25 * GLOROT["ffn_in"], "query": GLOROT["query"]},
-    "t_fixup_encoder": {"ffn_in": 0.67 * L**-0.25 * GLOROT["ffn_in"], "embedding": 0.67 * L**-0.25 / math.sqrt(D)},
+    "t_fixup_encoder": {
+        "ffn_in": 0.67 * L**-0.25 * GLOROT["ffn_in"],
+        "embedding": 0.67 * L**-0.25 / math.sqrt(D),
+    },
     "fixup": {"attention_out": 0, "ffn_out": 0, "readout": 0, "ffn_in": math.sqrt(2 / D / (2 * L))},
     "deepnorm": {"ffn_in": (8 * L) ** -0.25 * GLOROT["ffn_in"], "query": GLOROT["query"]},
 }
@@ -59,7 +62,9 @@ def test_every_role_has_the_size_of_the_paper(name: str) -> None:
 
 def test_mimetic_attention_in_layers_of_flax_shares_its_keys() -> None:
     found = rules(SCHEMES["mimetic"], declared(roles=FEED))
-    keys = {name: rule.key for name, rule in found.items() if rule.key and name.startswith("blocks.2.")}
+    keys = {
+        name: rule.key for name, rule in found.items() if rule.key and name.startswith("blocks.2.")
+    }
     assert set(keys.values()) == {"blocks.2.attention.query_key", "blocks.2.attention.value_out"}
 
 
@@ -75,18 +80,27 @@ def test_a_gated_scheme_starts_as_the_identity_and_needs_gates(name: str) -> Non
 
 
 def test_fixup_in_a_gated_model_can_learn() -> None:
-    """Its last kernels start at 0, so its multipliers must not: two zeros in a row have no gradient."""
+    """Its last kernels start at 0, so its multipliers must not: two zeros in a row have no
+    gradient."""
     gated = leaves(gate=True, norm=None)
     drawn = draw(SCHEMES["fixup"], KEY, gated)
     assert all(float(drawn[leaf.name]) == 1 for leaf in gated if leaf.role == "residual_gate")
 
 
 def test_fixups_steps_move_the_stream_alike_at_every_depth() -> None:
-    """A step of SGD moves each of 2 L branches as its scale squared, which Fixup makes 1/(2 L); else the sum as L."""
+    """A step of SGD moves each of 2 L branches as its scale squared, which Fixup makes 1/(2 L);
+    else the sum as L."""
     x = jax.random.randint(jax.random.key(1), (8, 12), 0, V)
 
     def moved(scheme: Scheme, layers: int) -> float:
-        options = {"norm": None, "gate": True, "scalar_bias": True, "bias": False, "layers": layers, "length": 12}
+        options = {
+            "norm": None,
+            "gate": True,
+            "scalar_bias": True,
+            "bias": False,
+            "layers": layers,
+            "length": 12,
+        }
         model = functional(lambda: Transformer(V, D, V, rngs=nnx.Rngs(0), **options))
         gradient = jax.grad(lambda p: cross_entropy(model.apply(p, x), x))
         step = lambda p: jax.tree.map(lambda w, g: w - 0.1 * g, p, gradient(p))
@@ -106,34 +120,47 @@ def test_fixups_steps_move_the_stream_alike_at_every_depth() -> None:
 
 
 def test_two_stacks_have_factors_of_their_own() -> None:
-    model = functional(lambda: EncoderDecoder(V, D, V, layers=L, decoder_layers=2, length=40, rngs=nnx.Rngs(0)))
+    model = functional(
+        lambda: EncoderDecoder(V, D, V, layers=L, decoder_layers=2, length=40, rngs=nnx.Rngs(0))
+    )
     pair = transformer.deepnorm_pair(L, 2)
     beta = {"encoder": 0.87 * (L**4 * 2) ** (-1 / 16), "decoder": 24**-0.25}
-    assert (pair.skip_scale, pair.decoder_skip_scale) == pytest.approx((0.81 * (L**4 * 2) ** (1 / 16), 6**0.25))
+    assert (pair.skip_scale, pair.decoder_skip_scale) == pytest.approx(
+        (0.81 * (L**4 * 2) ** (1 / 16), 6**0.25)
+    )
     fixup = transformer.encoder_decoder(transformer.t_fixup_encoder, transformer.t_fixup)
     tau = {"encoder": 0.67 * L**-0.25, "decoder": 18**-0.25}
     for stack in ("encoder", "decoder"):
         of = tuple(leaf for leaf in model.leaves if leaf.name.startswith(stack))
-        assert std(pair.scheme, "ffn_in", of) == pytest.approx(beta[stack] * GLOROT["ffn_in"], rel=0.02)
+        assert std(pair.scheme, "ffn_in", of) == pytest.approx(
+            beta[stack] * GLOROT["ffn_in"], rel=0.02
+        )
         assert std(pair.scheme, "query", of) == pytest.approx(GLOROT["query"], rel=0.02)
         assert std(fixup, "ffn_out", of) == pytest.approx(tau[stack] * GLOROT["ffn_in"], rel=0.02)
 
 
 def test_mimetic_attention_mimics_the_identity() -> None:
-    """Values times outputs are 0.4 Z - 0.4 I exactly; queries times keys the best approximation of a head's rank."""
+    """Values times outputs are 0.4 Z - 0.4 I exactly; queries times keys the best approximation of
+    a head's rank."""
     of = leaves()
     drawn = draw(SCHEMES["mimetic"], KEY, of)
     at = "blocks.1.attention"
-    whole = np.asarray(drawn[f"{at}.value"]).reshape(D, D) @ np.asarray(drawn[f"{at}.out"]).reshape(D, D)
+    whole = np.asarray(drawn[f"{at}.value"]).reshape(D, D) @ np.asarray(drawn[f"{at}.out"]).reshape(
+        D, D
+    )
     noise = (whole + 0.4 * np.eye(D)) / 0.4 * math.sqrt(D)
     assert noise.mean() == pytest.approx(0, abs=4 / D)
     assert noise.var() == pytest.approx(1, abs=4 * math.sqrt(2) / D)
     query, key = (np.asarray(drawn[f"{at}.{name}"])[:, 2] for name in ("query", "key"))
     product = query @ key.T
     assert np.linalg.matrix_rank(product, tol=1e-4) == 16
-    assert np.trace(product) / D > 0.3  # 0.7 at full rank; the largest quarter of the singular directions leans to I
+    assert (
+        np.trace(product) / D > 0.3
+    )  # 0.7 at full rank; the largest quarter of the singular directions leans to I
     other = np.asarray(drawn[f"{at}.query"])[:, 0]
     assert abs(np.trace(other @ key.T)) / D < 0.3  # another head has another Z
-    np.testing.assert_allclose(np.sort(np.linalg.norm(query, axis=0)), np.sort(np.linalg.norm(key, axis=0)), rtol=1e-4)
+    np.testing.assert_allclose(
+        np.sort(np.linalg.norm(query, axis=0)), np.sort(np.linalg.norm(key, axis=0)), rtol=1e-4
+    )
     with pytest.raises(ValueError, match="widths add up to 64"):
         draw(SCHEMES["mimetic"], KEY, leaves(kv_heads=2))

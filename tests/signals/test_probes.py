@@ -20,7 +20,9 @@ Y = jax.random.randint(jax.random.key(2), (40,), 0, 4)
 
 
 def test_statistics_of_known_entries() -> None:
-    entries = jnp.stack([jnp.linspace(-1.0, 1.0, 10_001), jnp.where(jnp.arange(10_001) < 2500, 0.0, 3.0)])
+    entries = jnp.stack(
+        [jnp.linspace(-1.0, 1.0, 10_001), jnp.where(jnp.arange(10_001) < 2500, 0.0, 3.0)]
+    )
     got = probes.stats(entries)
     np.testing.assert_allclose(got.mean, [0, 2.25], atol=1e-3)
     np.testing.assert_allclose(got.mean_square, [1 / 3, 6.75], rtol=1e-3)
@@ -29,7 +31,9 @@ def test_statistics_of_known_entries() -> None:
     np.testing.assert_allclose(got.zero, [0, 0.25], atol=1e-3)  # one entry of the sample
     width = probes.EDGES[1] - probes.EDGES[0]
     np.testing.assert_allclose(got.histogram.sum(1) * width, [1, 1], atol=0.03)
-    inside = np.abs((probes.EDGES[1:] + probes.EDGES[:-1]) / 2) < 1.6  # uniform on +-sqrt(3) of its root mean square
+    inside = (
+        np.abs((probes.EDGES[1:] + probes.EDGES[:-1]) / 2) < 1.6
+    )  # uniform on +-sqrt(3) of its root mean square
     np.testing.assert_allclose(got.histogram[0][inside], 1 / (2 * np.sqrt(3)), rtol=0.15)
 
 
@@ -41,7 +45,9 @@ def test_entries_that_are_not_finite_are_counted_and_left_out() -> None:
 
 def parts(model: str, **options) -> tuple:
     inputs = 18 if model == "mlp" else 3
-    leaves, apply, *_ = functional(lambda: MODELS[model](inputs, 16, 4, rngs=nnx.Rngs(0), **options))
+    leaves, apply, *_ = functional(
+        lambda: MODELS[model](inputs, 16, 4, rngs=nnx.Rngs(0), **options)
+    )
     return leaves, apply, spec.draw(SCHEMES["xavier_rnn"], jax.random.key(0), leaves)
 
 
@@ -66,8 +72,12 @@ def test_every_signal_of_a_net() -> None:
         np.testing.assert_allclose(
             of["gradient"].mean_square, [((40 * gradients[f"layers.{k}"]) ** 2).mean()], rtol=1e-3
         )
-        np.testing.assert_allclose(of["weight_gradient"].mean_square, [(slopes[name] ** 2).mean()], rtol=1e-3)
-        np.testing.assert_allclose(of["weight"].mean_square, [(params[name] ** 2).mean()], rtol=1e-4)
+        np.testing.assert_allclose(
+            of["weight_gradient"].mean_square, [(slopes[name] ** 2).mean()], rtol=1e-3
+        )
+        np.testing.assert_allclose(
+            of["weight"].mean_square, [(params[name] ** 2).mean()], rtol=1e-4
+        )
         h = jnp.tanh(z)
 
 
@@ -79,11 +89,15 @@ def test_gradients_of_a_loop_are_seen_step_by_step() -> None:
     def cost(shift: Array) -> Array:
         h = jnp.zeros((40, 16))
         for t in range(6):
-            h = jnp.tanh(X[:, t] @ params["layers.0.input"] + h @ params["layers.0.recurrent"] + shift[t])
+            h = jnp.tanh(
+                X[:, t] @ params["layers.0.input"] + h @ params["layers.0.recurrent"] + shift[t]
+            )
         return cross_entropy(h @ params["readout.kernel"], Y)
 
     gradients = 40 * jax.grad(cost)(jnp.zeros((6, 40, 16)))
-    np.testing.assert_allclose(found["gradient"].mean_square[:, 0], (gradients**2).mean((1, 2)), rtol=1e-3)
+    np.testing.assert_allclose(
+        found["gradient"].mean_square[:, 0], (gradients**2).mean((1, 2)), rtol=1e-3
+    )
     assert float(found["product"].mean_square[0, 0]) == 0, "the state before the first step is 0"
 
 
@@ -94,7 +108,9 @@ def test_gates_have_signals_of_their_own(model: str) -> None:
     gates = len(MODELS[model].gates)
     assert dict(found.sizes) == {"parameter": 3, "step": 6, "copy": gates, "bin": 81}
     recurrent = found.sel(parameter="layers.0.recurrent")
-    assert (recurrent.gradient_mean_square[1:] > 0).all(), "the first step's states are 0, so some gates have none"
+    assert (recurrent.gradient_mean_square[1:] > 0).all(), (
+        "the first step's states are 0, so some gates have none"
+    )
     assert np.isnan(found.sel(parameter="readout.kernel").gradient_mean_square[:, 1:]).all()
     slopes = jax.grad(lambda p: cross_entropy(parts_apply(module)(p, X), Y))(values(module))
     np.testing.assert_allclose(
@@ -118,14 +134,18 @@ def test_a_filter_that_matches_nothing_names_what_there_is() -> None:
     leaves, apply, params = parts("mlp", layers=2)
     found = probes.signals(apply, cross_entropy, leaves, params, (X, Y), "layers.*")
     assert sorted(found) == ["layers.0.kernel", "layers.1.kernel"]
-    with pytest.raises(ValueError, match=r"'conv\*' matches no kernel; there are .*layers.0.kernel"):
+    with pytest.raises(
+        ValueError, match=r"'conv\*' matches no kernel; there are .*layers.0.kernel"
+    ):
         probes.signals(apply, cross_entropy, leaves, params, (X, Y), "conv*")
 
 
 def test_jacobians_exact_and_by_lanczos() -> None:
     _, apply, params = parts("rnn")
     whole = probes.jacobian_singular_values(apply, params, X[:3])
-    by_hand = np.asarray(jax.vmap(jax.jacrev(lambda x: apply(params, x[None])[0]))(X[:3])).reshape(3, 4, 18)
+    by_hand = np.asarray(jax.vmap(jax.jacrev(lambda x: apply(params, x[None])[0]))(X[:3])).reshape(
+        3, 4, 18
+    )
     np.testing.assert_allclose(whole, np.linalg.svd(by_hand, compute_uv=False), rtol=1e-4)
     wide = MLP(400, 300, 280, rngs=nnx.Rngs(0))
     _, apply, *_ = functional(lambda: wide)
@@ -139,14 +159,18 @@ def test_jacobians_exact_and_by_lanczos() -> None:
 
 @pytest.mark.parametrize("activation", ["tanh", "softsign", "relu"])
 def test_layer_jacobians_and_correlations(activation: str) -> None:
-    leaves, apply, *_ = functional(lambda: MLP(18, 16, 4, layers=3, activation=activation, rngs=nnx.Rngs(0)))
+    leaves, apply, *_ = functional(
+        lambda: MLP(18, 16, 4, layers=3, activation=activation, rngs=nnx.Rngs(0))
+    )
     params = spec.draw(SCHEMES["he_normal"], jax.random.key(0), leaves)
     got = probes.layer_jacobian_singular_values(apply, leaves, params, X[:5], SLOPES[activation])
     phi = ACTIVATIONS[activation]
     z = X[:5].reshape(5, -1) @ params["layers.0.kernel"]
     step = lambda z: phi(z) @ params["layers.1.kernel"]
     exact = np.asarray(jax.vmap(jax.jacrev(step))(z))
-    np.testing.assert_allclose(got["layers.1.kernel"], np.linalg.svd(exact, compute_uv=False), rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(
+        got["layers.1.kernel"], np.linalg.svd(exact, compute_uv=False), rtol=1e-3, atol=1e-5
+    )
     cosines = probes.correlations(apply, leaves, params, X[:5])
     z = np.asarray(z)
     expected = (z @ z.T) / np.linalg.norm(z, axis=1) / np.linalg.norm(z, axis=1)[:, None]
@@ -161,7 +185,9 @@ def test_slopes_by_output_are_the_derivatives(activation: str) -> None:
 
 
 def test_recurrent_nets_are_told_which_activations_they_take() -> None:
-    with pytest.raises(ValueError, match=r"an RNN takes the activations linear, tanh.*got 'gelu'; an MLP takes it"):
+    with pytest.raises(
+        ValueError, match=r"an RNN takes the activations linear, tanh.*got 'gelu'; an MLP takes it"
+    ):
         RNN(3, 4, 2, activation="gelu", rngs=nnx.Rngs(0))
     assert LSTM.gates[1] == "forget"
 
@@ -171,8 +197,12 @@ def test_updates_are_what_the_optimizer_makes_of_the_gradients() -> None:
     twice = lambda grads: jax.tree.map(lambda g: -2 * g, grads)
     found = probes.signals(apply, cross_entropy, leaves, params, (X, Y), update=twice)
     data = probes.to_dataset(found, leaves)
-    np.testing.assert_allclose(data.update_mean_square, 4 * data.weight_gradient_mean_square, rtol=1e-5)
-    assert "update_mean" not in probes.to_dataset(probes.signals(apply, cross_entropy, leaves, params, (X, Y)), leaves)
+    np.testing.assert_allclose(
+        data.update_mean_square, 4 * data.weight_gradient_mean_square, rtol=1e-5
+    )
+    assert "update_mean" not in probes.to_dataset(
+        probes.signals(apply, cross_entropy, leaves, params, (X, Y)), leaves
+    )
 
 
 def chosen(p: dict[str, Array], x: Array) -> Array:
@@ -191,14 +221,18 @@ def test_signals_of_a_branch_are_seen_where_it_is_taken_and_missing_where_it_is_
     params = spec.draw(SCHEMES["xavier_rnn"], jax.random.key(0), CHOSEN)
     found = jax.jit(lambda p: probes.signals(chosen, cross_entropy, CHOSEN, p, (X, Y)))(params)
     plain = lambda p, x: jnp.tanh(x.reshape(len(x), -1) @ p["w"]) @ p["v"]
-    expected = probes.signals(plain, cross_entropy, CHOSEN[:2], {name: params[name] for name in "vw"}, (X, Y))
+    expected = probes.signals(
+        plain, cross_entropy, CHOSEN[:2], {name: params[name] for name in "vw"}, (X, Y)
+    )
     for name, signals in expected.items():
         for signal, stats in signals.items():
             if signal == "place":
                 continue
             for field, values in stats._asdict().items():
                 got = getattr(found[name][signal], field)
-                np.testing.assert_allclose(got, values, rtol=1e-4, atol=1e-6, err_msg=f"{name} {signal} {field}")
+                np.testing.assert_allclose(
+                    got, values, rtol=1e-4, atol=1e-6, err_msg=f"{name} {signal} {field}"
+                )
     for signal in ("product", "activation", "gradient"):
         assert np.isnan(found["u"][signal].mean_square).all()
     assert found["u"]["weight_gradient"].mean_square.tolist() == [0]
@@ -208,7 +242,9 @@ def test_kernels_that_are_not_seen_are_named() -> None:
     def turns(p: dict[str, Array], x: Array) -> Array:
         h = jnp.tanh(x.reshape(len(x), -1) @ p["w"])
         v = jax.lax.stop_gradient(p["v"])
-        return jax.lax.while_loop(lambda c: c[0] < 2, lambda c: (c[0] + 1, c[1] @ v), (0, jax.lax.stop_gradient(h)))[1]
+        return jax.lax.while_loop(
+            lambda c: c[0] < 2, lambda c: (c[0] + 1, c[1] @ v), (0, jax.lax.stop_gradient(h))
+        )[1]
 
     leaves = (spec.Leaf("w", (18, 4), "io", "input"), spec.Leaf("v", (4, 4), "io", "readout"))
     params = spec.draw(SCHEMES["xavier_rnn"], jax.random.key(0), leaves)

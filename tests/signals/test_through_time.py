@@ -1,4 +1,5 @@
-"""A network through time, where the truth is known: linear networks, constant gates, wide layers."""
+"""A network through time, where the truth is known: linear networks, constant gates, wide
+layers."""
 
 import jax
 import jax.numpy as jnp
@@ -22,22 +23,34 @@ Y = jax.random.randint(jax.random.key(2), (B,), 0, K)
 def looked(make, scheme):
     model = functional(make)
     params = spec.draw(scheme, jax.random.key(0), model.leaves)
-    return model, params, jax.jit(lambda p: through_time.states_and_gradients(model, cross_entropy, p, (X, Y)))(params)
+    return (
+        model,
+        params,
+        jax.jit(lambda p: through_time.states_and_gradients(model, cross_entropy, p, (X, Y)))(
+            params
+        ),
+    )
 
 
 @pytest.mark.parametrize("gain", [0.8, 1.0, 1.2])
 def test_a_linear_network_loses_its_gain_at_every_step(gain: float) -> None:
     scheme = spec.Override(SCHEMES["xavier_rnn"], {"recurrent": orthogonal(gain)})
-    model, params, course = looked(lambda: RNN(D, H, K, activation="linear", rngs=nnx.Rngs(0)), scheme)
+    model, params, course = looked(
+        lambda: RNN(D, H, K, activation="linear", rngs=nnx.Rngs(0)), scheme
+    )
     assert course.gradient.shape == (1, 1, T)
-    np.testing.assert_allclose(course.gradient[0, 0, :-1] / course.gradient[0, 0, 1:], gain, rtol=1e-4)
+    np.testing.assert_allclose(
+        course.gradient[0, 0, :-1] / course.gradient[0, 0, 1:], gain, rtol=1e-4
+    )
     by_step = np.asarray(through_time.step_jacobians(model, params, X[:1]))
     lags, values = through_time.singular_values(by_step)
     np.testing.assert_allclose(values, (gain**lags)[:, None] * np.ones(H), rtol=1e-4)
 
 
 def test_gradients_of_the_states_against_a_net_unrolled_by_hand() -> None:
-    _, params, course = looked(lambda: RNN(D, H, K, layers=2, rngs=nnx.Rngs(0)), SCHEMES["orthogonal"])
+    _, params, course = looked(
+        lambda: RNN(D, H, K, layers=2, rngs=nnx.Rngs(0)), SCHEMES["orthogonal"]
+    )
 
     def cost(taps):
         h = [jnp.zeros((B, H))] * 2
@@ -50,12 +63,16 @@ def test_gradients_of_the_states_against_a_net_unrolled_by_hand() -> None:
         return cross_entropy(h[1] @ params["readout.kernel"] + params["readout.bias"][None], Y)
 
     gradient = B * jax.grad(cost)(jnp.zeros((2, T, B, H)))
-    np.testing.assert_allclose(course.gradient[:, 0], jnp.sqrt(jnp.mean(jnp.sum(gradient**2, -1), -1)), rtol=1e-4)
+    np.testing.assert_allclose(
+        course.gradient[:, 0], jnp.sqrt(jnp.mean(jnp.sum(gradient**2, -1), -1)), rtol=1e-4
+    )
 
 
 def test_the_cell_of_an_lstm_forgets_by_its_forget_gate() -> None:
     """Without recurrent and input products dc_T/dc_t is the forget gate to the power of the lag."""
-    scheme = with_bias(spec.Override(SCHEMES["xavier_rnn"], {"recurrent": constant(0.0)}), forget=2.0)
+    scheme = with_bias(
+        spec.Override(SCHEMES["xavier_rnn"], {"recurrent": constant(0.0)}), forget=2.0
+    )
     scheme = spec.Override(scheme, {"input": constant(0.0)})
     _, _, course = looked(lambda: LSTM(D, H, K, rngs=nnx.Rngs(0)), scheme)
     keep = 1 / (1 + np.exp(-2.0))
@@ -72,7 +89,8 @@ def test_memory_lengths_of_known_courses() -> None:
 
 
 def test_sizes_of_states_follow_mean_field_theory() -> None:
-    """Width 600: the variance of a state is within a few per cent of theory, though its weights are tied."""
+    """Width 600: the variance of a state is within a few per cent of theory, though its weights are
+    tied."""
     n, t = 600, 30
     x = jax.random.normal(jax.random.key(5), (8, t, D))
     model = functional(lambda: RNN(D, n, K, rngs=nnx.Rngs(0)))
@@ -83,7 +101,9 @@ def test_sizes_of_states_follow_mean_field_theory() -> None:
         host = jax.tree.map(np.asarray, params)
         expected = through_time.expected_mean_square(model.leaves, host, np.asarray(x), "tanh")
         assert expected is not None
-        np.testing.assert_allclose(course.mean_square[0, 0], expected, rtol=0.12)  # 4 / sqrt(8 examples x 600 / few)
+        np.testing.assert_allclose(
+            course.mean_square[0, 0], expected, rtol=0.12
+        )  # 4 / sqrt(8 examples x 600 / few)
     gated = functional(lambda: LSTM(D, H, K, rngs=nnx.Rngs(0)))
     assert through_time.expected_mean_square(gated.leaves, {}, np.asarray(x), "tanh") is None
 
@@ -99,12 +119,19 @@ def test_a_network_without_a_time_loop_is_refused() -> None:
 def test_bfloat16_is_seen_through_time_as_float32_is(name: str) -> None:
     model = functional(lambda: MODELS[name](D, H, K, rngs=nnx.Rngs(0)))
     params = spec.draw(SCHEMES["orthogonal"], jax.random.key(0), model.leaves)
-    through = jax.jit(lambda p, x: through_time.states_and_gradients(model, cross_entropy, p, (x, Y)))
-    wide, narrow = through(params, X), through({n: v.astype(jnp.bfloat16) for n, v in params.items()}, X)
+    through = jax.jit(
+        lambda p, x: through_time.states_and_gradients(model, cross_entropy, p, (x, Y))
+    )
+    wide, narrow = (
+        through(params, X),
+        through({n: v.astype(jnp.bfloat16) for n, v in params.items()}, X),
+    )
     for one, other in zip(wide, narrow, strict=True):
         assert other.dtype == jnp.float32
         np.testing.assert_allclose(other, one, rtol=0.1, atol=0.02 * float(jnp.abs(one).max()))
-    by_step = through_time.step_jacobians(model, {n: v.astype(jnp.bfloat16) for n, v in params.items()}, X[:1])
+    by_step = through_time.step_jacobians(
+        model, {n: v.astype(jnp.bfloat16) for n, v in params.items()}, X[:1]
+    )
     assert by_step.shape == (T, by_step.shape[1], by_step.shape[1])
 
 

@@ -1,4 +1,5 @@
-"""Every product with a parameter is found, through whatever a model wraps around it, and its moments are right."""
+"""Every product with a parameter is found, through whatever a model wraps around it, and its
+moments are right."""
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +34,9 @@ def test_a_net_in_the_order_of_its_data() -> None:
     leaves, apply, *_ = functional(lambda: MODELS["mlp"](15, 8, 4, layers=3, rngs=nnx.Rngs(0)))
     params = drawn(leaves)
     y, found = jax.jit(lambda p: trace.products(apply, leaves, p, X))(params)
-    np.testing.assert_allclose(y, apply(params, X), rtol=1e-6, atol=1e-6)  # compiled and eager round apart
+    np.testing.assert_allclose(
+        y, apply(params, X), rtol=1e-6, atol=1e-6
+    )  # compiled and eager round apart
     assert list(trace.products(apply, leaves, params, X)[1]) == [
         "layers.0.kernel",
         "layers.1.kernel",
@@ -49,7 +52,9 @@ def test_a_net_in_the_order_of_its_data() -> None:
 
 
 @pytest.mark.parametrize("model", ["rnn", "lstm", "gru"])
-@pytest.mark.parametrize("options", [{}, {"segment": 2}, {"backward": "autodiff"}, {"readout": "all"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"segment": 2}, {"backward": "autodiff"}, {"readout": "all"}]
+)
 def test_gates_are_told_apart_inside_time_loops(model: str, options: dict) -> None:
     leaves, apply, *_ = functional(lambda: MODELS[model](3, 6, 4, rngs=nnx.Rngs(0), **options))
     params = drawn(leaves)
@@ -83,7 +88,9 @@ def test_heads_stacks_tables_convolutions_and_tied_weights() -> None:
         scaled = jax.checkpoint(lambda table: 2.0 * jnp.take(table, words, axis=0))(p["table"])
         h, _ = jax.lax.scan(lambda h, w: (jnp.tanh(h @ w), None), scaled, p["stack"])
         tied = jax.jit(lambda h, table: h @ table.T)(h, p["table"])
-        convolved = jax.lax.conv_general_dilated(h, p["conv"], (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC"))
+        convolved = jax.lax.conv_general_dilated(
+            h, p["conv"], (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC")
+        )
         return heads.sum() + tied.sum() + convolved.sum()
 
     _, found = trace.products(model, LEAVES, params, X)
@@ -97,7 +104,9 @@ def test_heads_stacks_tables_convolutions_and_tied_weights() -> None:
     check(found["stack"], *layers)
     both = jnp.concatenate([rows.ravel(), (h @ params["table"].T).ravel()])
     check(found["table"], both)
-    convolved = jax.lax.conv_general_dilated(h, params["conv"], (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC"))
+    convolved = jax.lax.conv_general_dilated(
+        h, params["conv"], (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC")
+    )
     check(found["conv"], convolved)
 
 
@@ -121,7 +130,9 @@ def test_what_is_fused_is_told_apart_by_its_columns() -> None:
     whole = lambda p, x: x @ p["fused"].swapaxes(0, 1).reshape(3, 24)
     check(trace.products(whole, leaves, params, X)[1]["fused"], *[X @ w for w in params["fused"]])
     summed = lambda p, x: jnp.einsum("bti,gio->bto", x, p["fused"])
-    assert trace.products(summed, leaves, params, X)[1] == {}, "a sum over copies is no copy's product"
+    assert trace.products(summed, leaves, params, X)[1] == {}, (
+        "a sum over copies is no copy's product"
+    )
 
 
 JOINED = (
@@ -139,8 +150,12 @@ def joined(p: dict[str, Array]) -> Array:
     "product",
     [
         lambda p, x: x @ joined(p),
-        lambda p, x: jax.jit(lambda w: jnp.einsum("io,bti->otb", w.astype(jnp.float32), x))(joined(p)),
-        lambda p, x: jax.lax.conv_general_dilated(x.swapaxes(1, 2), joined(p).T[:, :, None], (1,), "SAME"),
+        lambda p, x: jax.jit(lambda w: jnp.einsum("io,bti->otb", w.astype(jnp.float32), x))(
+            joined(p)
+        ),
+        lambda p, x: jax.lax.conv_general_dilated(
+            x.swapaxes(1, 2), joined(p).T[:, :, None], (1,), "SAME"
+        ),
         lambda p, x: jax.lax.scan(lambda c, x: (c, x @ joined(p)), 0.0, x)[1],
         lambda p, x: jax.lax.scan(lambda c, w: (c, x @ w), 0.0, jnp.stack([joined(p)]))[1],
     ],
@@ -161,19 +176,29 @@ def test_a_joined_product_has_the_entries_and_gradients_of_single_ones() -> None
     apart = lambda p, x: jnp.concatenate([x @ p["query"], x @ p["key"]], -1)
     found = []
     for function in (together, apart):
-        look = lambda p, taps, function=function: trace.watched(function, JOINED[:2], lambda a: a, p, taps, X)
+        look = lambda p, taps, function=function: trace.watched(
+            function, JOINED[:2], lambda a: a, p, taps, X
+        )
         sites = look(params, None)[1]
         taps = [jnp.zeros_like(site.product) for site in sites]
-        slopes = jax.grad(lambda p, t, look=look: (look(p, t)[0] * target).sum(), (0, 1))(params, taps)
+        slopes = jax.grad(lambda p, t, look=look: (look(p, t)[0] * target).sum(), (0, 1))(
+            params, taps
+        )
         found.append(([site.name for site in sites], [tuple(site[1:]) for site in sites], slopes))
     assert found[0][0] == found[1][0] == ["query", "key"]
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), found[0][1:], found[1][1:])
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5),
+        found[0][1:],
+        found[1][1:],
+    )
 
 
 def test_what_sums_or_loops_over_different_parameters_is_no_ones_product() -> None:
     leaves = (Leaf("a", (3, 3), "io", "hidden"), Leaf("b", (3, 3), "io", "hidden"))
     summed = lambda p, x: jnp.concatenate([x, x], -1) @ jnp.concatenate([p["a"], p["b"]], 0)
-    looped = lambda p, x: jax.lax.scan(lambda h, w: (h @ w, None), x, jnp.stack([p["a"], p["b"]]))[0]
+    looped = lambda p, x: jax.lax.scan(lambda h, w: (h @ w, None), x, jnp.stack([p["a"], p["b"]]))[
+        0
+    ]
     for function in (summed, looped):
         assert trace.products(function, leaves, drawn(leaves), X)[1] == {}
 
@@ -183,8 +208,12 @@ def test_a_watched_function_can_be_differentiated() -> None:
     params = drawn(leaves)
     plain = jax.grad(lambda p: apply(p, X).sum())(params)
     watched = jax.grad(lambda p: trace.products(apply, leaves, p, X)[0].sum())(params)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), plain, watched)
-    slope = jax.grad(lambda s: trace.products(apply, leaves, params, s * X)[1]["layers.0.input"].variance.sum())(1.0)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), plain, watched
+    )
+    slope = jax.grad(
+        lambda s: trace.products(apply, leaves, params, s * X)[1]["layers.0.input"].variance.sum()
+    )(1.0)
     variance = trace.products(apply, leaves, params, X)[1]["layers.0.input"].variance.sum()
     np.testing.assert_allclose(slope, 2 * variance, rtol=1e-4)
 
@@ -195,7 +224,9 @@ def test_named_values_are_found_inside_what_only_calls() -> None:
 
     def function(x: Array) -> Array:
         first = checkpoint_name(2 * x, "first")
-        return checkpoint_name(jax.jit(jax.checkpoint(inner))(first), "first") * 3  # a name again: the first stays
+        return (
+            checkpoint_name(jax.jit(jax.checkpoint(inner))(first), "first") * 3
+        )  # a name again: the first stays
 
     y, found = jax.jit(lambda x: trace.named(function, x))(X)
     np.testing.assert_allclose(y, function(X), rtol=1e-6)
@@ -211,9 +242,15 @@ INSIDE = {
     "custom_jvp": lambda f: with_jvp(f),
     "custom_vjp": lambda f: with_vjp(f),
     "cond": lambda f: lambda w, x: jax.lax.cond(x.sum() < 1e9, f, lambda w, x: 0 * f(w, x), w, x),
-    "switch": lambda f: lambda w, x: jax.lax.switch(1, [lambda w, x: f(w, 3 * x), f, lambda w, x: f(w, -x)], w, x),
-    "scan": lambda f: lambda w, x: jax.lax.scan(lambda h, _: (f(w, x) + 0 * h, None), f(w, 0 * x), length=1)[0],
-    "fori": lambda f: lambda w, x: jax.lax.fori_loop(0, 1, lambda _, h: f(w, x) + 0 * h, jnp.zeros((7, 5, 4))),
+    "switch": lambda f: (
+        lambda w, x: jax.lax.switch(1, [lambda w, x: f(w, 3 * x), f, lambda w, x: f(w, -x)], w, x)
+    ),
+    "scan": lambda f: (
+        lambda w, x: jax.lax.scan(lambda h, _: (f(w, x) + 0 * h, None), f(w, 0 * x), length=1)[0]
+    ),
+    "fori": lambda f: (
+        lambda w, x: jax.lax.fori_loop(0, 1, lambda _, h: f(w, x) + 0 * h, jnp.zeros((7, 5, 4)))
+    ),
 }
 
 
@@ -236,16 +273,21 @@ def test_a_product_is_found_in_what_is_inside_of_what(outer: str | None, inner: 
     params = drawn(leaves)
     wrapped = INSIDE[inner](lambda w, x: x @ w)
     wrapped = wrapped if outer is None else INSIDE[outer](wrapped)
-    y, found = jax.jit(lambda p: trace.products(lambda p, x: wrapped(p["w"], x), leaves, p, X))(params)
+    y, found = jax.jit(lambda p: trace.products(lambda p, x: wrapped(p["w"], x), leaves, p, X))(
+        params
+    )
     np.testing.assert_allclose(y, X @ params["w"], rtol=1e-5)
     total = found["w"]
-    assert int(total.entries[0]) % (7 * 5 * 4) == 0  # scans make products of 0 beside the one that counts
+    assert (
+        int(total.entries[0]) % (7 * 5 * 4) == 0
+    )  # scans make products of 0 beside the one that counts
     np.testing.assert_allclose(total.squares, [jnp.sum((X @ params["w"]) ** 2)], rtol=1e-4)
 
 
 @pytest.mark.parametrize("taken", [0, 1])
 def test_a_branch_that_is_not_taken_makes_no_products(taken: int) -> None:
-    """Both branches use w, one of them v: each is seen where it is made, and is nothing where it is not."""
+    """Both branches use w, one of them v: each is seen where it is made, and is nothing where it is
+    not."""
     leaves = (Leaf("w", (3, 4), "io", "hidden"), Leaf("v", (4, 4), "io", "hidden"))
     params = drawn(leaves)
     plain = lambda p, x: x @ p["w"]
@@ -274,7 +316,8 @@ def test_which_parameter_a_branch_returns_is_known_where_all_agree() -> None:
 
 
 def test_a_custom_derivative_of_a_parameter_alone_stays() -> None:
-    """Weights rounded in the forward pass and not in the backward pass keep that gradient, and are still found."""
+    """Weights rounded in the forward pass and not in the backward pass keep that gradient, and are
+    still found."""
 
     @jax.custom_vjp
     def moved(w: Array) -> Array:

@@ -27,12 +27,18 @@ from jaxinit.tasks.text import decode, encode
 
 KEY = jax.random.key(0)
 BATCH = 64
-EMBEDDED = [name for name in TASKS if name.removesuffix("_permuted").removesuffix("_patches") not in disk.PINS]
+EMBEDDED = [
+    name
+    for name in TASKS
+    if name.removesuffix("_permuted").removesuffix("_patches") not in disk.PINS
+]
 
 
 def epoch(task, key=KEY, steps: int = 4):
     """The batches of `steps` steps."""
-    batches = [task.batch(task.data, ticket) for ticket in task.tickets(task.data, key, steps, BATCH)]
+    batches = [
+        task.batch(task.data, ticket) for ticket in task.tickets(task.data, key, steps, BATCH)
+    ]
     return tuple(np.concatenate([np.asarray(b[k]) for b in batches]) for k in (0, 1))
 
 
@@ -49,7 +55,11 @@ def test_every_task_holds_its_shapes(name: str) -> None:
     assert math.isfinite(float(loss))
     task.check_target(task.target)
     assert task.name == name
-    assert np.asarray(task.data["valid_x"]).dtype == x.dtype == (np.int32 if whole_numbers else np.float32)
+    assert (
+        np.asarray(task.data["valid_x"]).dtype
+        == x.dtype
+        == (np.int32 if whole_numbers else np.float32)
+    )
     labels = task.loss is not squared_error
     assert np.asarray(task.data["valid_y"]).dtype == y.dtype == (np.int32 if labels else np.float32)
     if labels:
@@ -100,11 +110,17 @@ def test_adding_chance_is_a_sixth() -> None:
     y = np.concatenate([epoch(task, jax.random.key(k), 40)[1] for k in range(4)])
     error = np.asarray((y - 1) ** 2, np.float64)
     assert task.chance == pytest.approx(1 / 6)
-    assert error.mean() == pytest.approx(task.chance, abs=4 * float(error.std()) / math.sqrt(len(y)))
-    assert float(squared_error(jnp.ones((len(y), 1)), jnp.asarray(y))) == pytest.approx(error.mean(), rel=1e-5)
+    assert error.mean() == pytest.approx(
+        task.chance, abs=4 * float(error.std()) / math.sqrt(len(y))
+    )
+    assert float(squared_error(jnp.ones((len(y), 1)), jnp.asarray(y))) == pytest.approx(
+        error.mean(), rel=1e-5
+    )
 
 
-@pytest.mark.parametrize(("length", "published"), [(20, 0.5199), (50, 0.2971), (100, 0.1733), (200, 0.0945)])
+@pytest.mark.parametrize(
+    ("length", "published"), [(20, 0.5199), (50, 0.2971), (100, 0.1733), (200, 0.0945)]
+)
 def test_copy_chance_is_the_memoryless_cost(length: int, published: float) -> None:
     task = TASKS["copy"](length)
     assert task.chance == pytest.approx(10 * math.log(8) / (length + 20), rel=1e-12)
@@ -114,7 +130,9 @@ def test_copy_chance_is_the_memoryless_cost(length: int, published: float) -> No
     logits[:, : length + 10, 8] = 0
     logits[:, length + 10 :, :8] = 0
     y = task.data["valid_y"][:BATCH]
-    assert float(cross_entropy(jnp.asarray(logits), y)) == pytest.approx(task.chance, rel=1e-5)  # a float32 mean
+    assert float(cross_entropy(jnp.asarray(logits), y)) == pytest.approx(
+        task.chance, rel=1e-5
+    )  # a float32 mean
 
 
 def test_copy_repeats_ten_symbols_after_the_delimiter() -> None:
@@ -136,23 +154,34 @@ def test_generated_examples_are_fresh_in_every_epoch() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "target"), [("digits_rows", 1.01), ("digits_rows", 0.1), ("adding", 0.0), ("adding", 0.2), ("copy", -1.0)]
+    ("name", "target"),
+    [("digits_rows", 1.01), ("digits_rows", 0.1), ("adding", 0.0), ("adding", 0.2), ("copy", -1.0)],
 )
 def test_targets_out_of_reach_are_refused(name: str, target: float) -> None:
-    with pytest.raises(ValueError, match=f"target {target:g} is out of reach or says nothing: on task '{name}'"):
+    with pytest.raises(
+        ValueError, match=f"target {target:g} is out of reach or says nothing: on task '{name}'"
+    ):
         TASKS[name]().check_target(target)
 
 
 @pytest.mark.parametrize(
     ("name", "length"),
     [
-        *(("adding", 1), ("copy", 0), ("copy_variable", 0), ("multiplication", 1), ("temporal_order", 9)),
+        *(
+            ("adding", 1),
+            ("copy", 0),
+            ("copy_variable", 0),
+            ("multiplication", 1),
+            ("temporal_order", 9),
+        ),
         *(("temporal_order_3", 0), ("parity", 0), ("text", 0), ("words", -3), ("parity", True)),
     ],
 )
 def test_lengths_that_make_no_sense_are_refused(name: str, length: int) -> None:
     got = re.escape(f"got {length!r}")
-    with pytest.raises(ValueError, match=f"^task '{name}' .*needs a length of [0-9]+ or more, {got}$"):
+    with pytest.raises(
+        ValueError, match=f"^task '{name}' .*needs a length of [0-9]+ or more, {got}$"
+    ):
         TASKS[name](length)
 
 
@@ -165,7 +194,9 @@ def test_shapeset_has_its_class_priors_and_its_greys() -> None:
     share = np.bincount(np.asarray(y), minlength=9) / len(keys)
     priors = np.asarray(shapeset.PRIORS)
     assert priors.sum() == pytest.approx(1)
-    np.testing.assert_allclose(share, priors, atol=4.5 * np.sqrt(priors * (1 - priors) / len(keys)).max())
+    np.testing.assert_allclose(
+        share, priors, atol=4.5 * np.sqrt(priors * (1 - priors) / len(keys)).max()
+    )
     greys = np.asarray(x).reshape(6000, 32, 32)
     assert np.abs(greys).max() <= 1 + 1e-6
     assert abs(greys.mean()) < 0.03
@@ -197,7 +228,9 @@ def test_permuted_digits_are_the_same_digits_in_an_order_of_their_own() -> None:
     a, b = (np.asarray(task.data["valid_x"])[:, :, 0] for task in (plain, permuted))
     assert (a != b).any()
     np.testing.assert_array_equal(np.sort(a, 1), np.sort(b, 1))
-    order = np.argsort(np.abs(a[:, :, None] - b[:, None, :]).sum(0), 0)[0]  # which pixel of a each one of b is
+    order = np.argsort(np.abs(a[:, :, None] - b[:, None, :]).sum(0), 0)[
+        0
+    ]  # which pixel of a each one of b is
     np.testing.assert_array_equal(a[:, order], b)
 
 
@@ -209,7 +242,9 @@ def small_mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         disk.IDX[0]: bytes(16) + rng.integers(0, 256, (300, 784), np.uint8).tobytes(),
         disk.IDX[1]: bytes(8) + (np.arange(300) % 10).astype(np.uint8).tobytes(),
     }
-    pinned = disk.Pinned({name: hashlib.sha256(content).hexdigest() for name, content in contents.items()})
+    pinned = disk.Pinned(
+        {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    )
     monkeypatch.setitem(disk.PINS, "mnist", pinned)
     monkeypatch.setattr(disk, "VALID", 100)
     monkeypatch.setenv("JAXINIT_DATA_DIR", str(tmp_path))
@@ -222,7 +257,12 @@ def small_mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_pictures_are_read_from_verified_files_in_steps_of_any_length(small_mnist: Path) -> None:
     whole, rows, pixels = (TASKS["mnist"](length) for length in (1, 28, 784))
-    assert (rows.length, rows.in_features, rows.examples, len(rows.data["valid_y"])) == (28, 28, 200, 100)
+    assert (rows.length, rows.in_features, rows.examples, len(rows.data["valid_y"])) == (
+        28,
+        28,
+        200,
+        100,
+    )
     x, y = epoch(rows, steps=3)
     assert x.mean() == pytest.approx(0, abs=0.02)
     assert x.std() == pytest.approx(1, abs=0.02)
@@ -239,17 +279,26 @@ def test_files_that_are_missing_torn_or_others_are_named(small_mnist: Path) -> N
     path = small_mnist / f"{disk.IDX[0]}.gz"
     good = path.read_bytes()
     path.write_bytes(good[:-2000])
-    with pytest.raises(ValueError, match=r"train-images-idx3-ubyte.gz is torn .* run scripts/fetch-data again"):
+    with pytest.raises(
+        ValueError, match=r"train-images-idx3-ubyte.gz is torn .* run scripts/fetch-data again"
+    ):
         TASKS["mnist"]()
     path.write_bytes(gzip.compress(gzip.decompress(good)[:-784], 1))
-    with pytest.raises(ValueError, match=r"truncated or corrupted: its 234,432 bytes have the sha256 \w+, expected"):
+    with pytest.raises(
+        ValueError, match=r"truncated or corrupted: its 234,432 bytes have the sha256 \w+, expected"
+    ):
         TASKS["mnist"]()
     path.unlink()
-    with pytest.raises(ValueError, match=r"needs the file train-images.*none of: .*mnist.* the embedded task 'digits"):
+    with pytest.raises(
+        ValueError,
+        match=r"needs the file train-images.*none of: .*mnist.* the embedded task 'digits",
+    ):
         TASKS["mnist"]()
 
 
-def test_no_pickle_is_read_unverified_and_none_runs_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_pickle_is_read_unverified_and_none_runs_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("JAXINIT_DATA_DIR", str(tmp_path))
     monkeypatch.setattr(disk, "VALID", 20)
     (tmp_path / "cifar10").mkdir()
@@ -309,10 +358,14 @@ def test_multiplication_multiplies_and_its_chance_is_known() -> None:
     marked = np.where(x[..., 1] > 0, x[..., 0], 1)
     np.testing.assert_allclose(marked.prod(1), y, rtol=1e-6)
     error = np.asarray((y - 0.25) ** 2, np.float64)
-    assert error.mean() == pytest.approx(task.chance, abs=4 * float(error.std()) / math.sqrt(len(y)))
+    assert error.mean() == pytest.approx(
+        task.chance, abs=4 * float(error.std()) / math.sqrt(len(y))
+    )
 
 
-@pytest.mark.parametrize(("name", "tenths"), [("temporal_order", (1, 5)), ("temporal_order_3", (1, 3, 6))])
+@pytest.mark.parametrize(
+    ("name", "tenths"), [("temporal_order", (1, 5)), ("temporal_order_3", (1, 3, 6))]
+)
 def test_temporal_order_is_told_by_the_marked_symbols(name: str, tenths: tuple[int, ...]) -> None:
     x, y = epoch(TASKS[name](60))
     symbols = x.argmax(-1)
@@ -369,7 +422,10 @@ def test_words_have_one_number_each_and_rare_ones_share_one(tmp_path: Path) -> N
         (b"  \n", "is empty"),
         (b"\xef\xbb\xbf\r\n", "is empty"),
         (b"abc\x00def", r"is binary \(byte 3 is 0\)"),
-        ("abc".encode("utf-16-le"), r"is binary \(byte 1 is 0\); give a text file, in UTF-8 or with a byte order mark"),
+        (
+            "abc".encode("utf-16-le"),
+            r"is binary \(byte 1 is 0\); give a text file, in UTF-8 or with a byte order mark",
+        ),
         (b"abc\xff\xfe", r"no UTF-8 text \(byte 3 is 0xff\); convert it to UTF-8"),
         (b"\xff\xfea\x00\x00\xd8", r"no UTF-16 text \(byte 4 is 0x00\)"),
         (b"too short", "too few for windows of 50"),
@@ -394,9 +450,13 @@ def test_text_that_is_missing_or_holds_other_characters_is_refused(tmp_path: Pat
     large = tmp_path / "large.txt"
     with large.open("wb") as file:
         file.truncate(2**33)  # of holes
-    with pytest.raises(ValueError, match=r"has 8\.0 GiB, and texts are held in memory: at most 4 GiB"):
+    with pytest.raises(
+        ValueError, match=r"has 8\.0 GiB, and texts are held in memory: at most 4 GiB"
+    ):
         TASKS["text"](file=large)
-    with pytest.raises(ValueError, match=r"2 characters are outside the vocabulary of 3: 'd' at 1, 'e' at 3"):
+    with pytest.raises(
+        ValueError, match=r"2 characters are outside the vocabulary of 3: 'd' at 1, 'e' at 3"
+    ):
         encode("adbec", "abc")
     with pytest.raises(ValueError, match="it is licensed, so put it into"):
         TASKS["penn_treebank"]()
@@ -418,7 +478,9 @@ BOOK = "L'\u00e9t\u00e9 \u00e0 la mer.\n\nTwo lines, one empty\n" * 60
     ],
     ids=["crlf", "cr", "bom", "bom and crlf", "utf-16 and crlf", "utf-16 be", "utf-32"],
 )
-def test_the_same_book_is_the_same_task_whatever_system_wrote_it(tmp_path: Path, raw: bytes) -> None:
+def test_the_same_book_is_the_same_task_whatever_system_wrote_it(
+    tmp_path: Path, raw: bytes
+) -> None:
     plain, other = tmp_path / "plain.txt", tmp_path / "other.txt"
     plain.write_bytes(BOOK.encode())
     other.write_bytes(raw)
@@ -426,17 +488,25 @@ def test_the_same_book_is_the_same_task_whatever_system_wrote_it(tmp_path: Path,
     for name in ("text", "words"):
         here, there = (TASKS[name](length=5, file=path) for path in (plain, other))
         assert there.fingerprint() == here.fingerprint()
-        assert (there.in_features, there.chance, there.target) == (here.in_features, here.chance, here.target)
+        assert (there.in_features, there.chance, there.target) == (
+            here.in_features,
+            here.chance,
+            here.target,
+        )
 
 
-def test_the_penn_treebank_is_read_as_texts_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_penn_treebank_is_read_as_texts_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One token a line end, none for a carriage return or a byte order mark."""
     monkeypatch.setenv("JAXINIT_DATA_DIR", str(tmp_path))
     (tmp_path / "penn_treebank").mkdir()
     raw = ("the cat saw a dog \r\n" * 200).encode("utf-8-sig")
     digest = hashlib.md5(raw, usedforsecurity=False).hexdigest()
     files = {f"ptb.{part}.txt": digest for part in ("train", "valid")}
-    monkeypatch.setitem(disk.PINS, "penn_treebank", disk.Pinned(files, hash="md5", embedded="words", licensed=True))
+    monkeypatch.setitem(
+        disk.PINS, "penn_treebank", disk.Pinned(files, hash="md5", embedded="words", licensed=True)
+    )
     for file in files:
         (tmp_path / "penn_treebank" / file).write_bytes(raw)
     task = TASKS["penn_treebank"](length=5)
@@ -458,10 +528,14 @@ RUSSIAN = "".join(chr(0x430 + k * k % 32) for k in range(50))
         ("some plain words. " * 500, ("some plain words. " + RUSSIAN[:10]) * 36),  # a third of it
     ],
 )
-def test_a_validation_part_of_another_text_is_refused(tmp_path: Path, train: str, valid: str) -> None:
+def test_a_validation_part_of_another_text_is_refused(
+    tmp_path: Path, train: str, valid: str
+) -> None:
     path = tmp_path / "two.txt"
     path.write_text(train + valid, "utf-8")
-    with pytest.raises(ValueError, match=r"task 'text': the last \S+ characters .*, are another text .*% of") as error:
+    with pytest.raises(
+        ValueError, match=r"task 'text': the last \S+ characters .*, are another text .*% of"
+    ) as error:
         TASKS["text"](length=10, file=path)
     assert "\n" not in str(error.value)
 
@@ -491,14 +565,18 @@ def test_the_embedded_text_has_the_same_bytes_on_every_python() -> None:
     content = grammar.text()
     assert hashlib.sha256(content.encode("ascii")).hexdigest() == grammar.SHA256
     assert len(content) == 500_146
-    with pytest.raises(ValueError, match=rf"has the SHA-256 [0-9a-f]{{64}}, expected {grammar.SHA256}"):
+    with pytest.raises(
+        ValueError, match=rf"has the SHA-256 [0-9a-f]{{64}}, expected {grammar.SHA256}"
+    ):
         grammar.checked(content[1:])
     # Without any package, as another program would draw it.
     code = (
         f"import runpy; names = runpy.run_path({grammar.__file__!r}); text = names['text'](); "
         "print(len(text), names['hashlib'].sha256(text.encode()).hexdigest())"
     )
-    alone = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=True)
+    alone = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=True
+    )
     assert alone.stdout.split() == ["500146", grammar.SHA256]
 
 
@@ -520,7 +598,10 @@ def starters() -> dict[str, list[set[str]]]:
             for _, parts in alternatives:
                 first[symbol] |= of_all(parts)
         changed = sum(map(len, first.values())) > before
-    return {symbol: [of_all(parts) for _, parts in choices] for symbol, choices in grammar.rules().items()}
+    return {
+        symbol: [of_all(parts) for _, parts in choices]
+        for symbol, choices in grammar.rules().items()
+    }
 
 
 def followers(begins: dict[str, set[str]]) -> dict[str, set[str]]:
@@ -542,7 +623,8 @@ def followers(begins: dict[str, set[str]]) -> dict[str, set[str]]:
 
 
 def test_the_grammar_gives_every_text_one_derivation() -> None:
-    """LL(1): the next token decides every choice, so the entropy of texts is that of derivations."""
+    """LL(1): the next token decides every choice, so the entropy of texts is that of
+    derivations."""
     choices = starters()
     after = followers({symbol: set().union(*begins) for symbol, begins in choices.items()})
     for symbol, begins in choices.items():
@@ -551,15 +633,20 @@ def test_the_grammar_gives_every_text_one_derivation() -> None:
         for tokens in begins:
             taken.update(tokens - {""} | (after[symbol] if "" in tokens else set()))
         assert max(taken.values()) == 1, f"{symbol}: {taken.most_common(1)}"
-    tokens = {part for choices in grammar.rules().values() for _, parts in choices for part in parts}
+    tokens = {
+        part for choices in grammar.rules().values() for _, parts in choices for part in parts
+    }
     words = tokens - set(grammar.rules()) - set(grammar.GAPS)
-    assert len({word.lower() for word in words}) == len(words), "a capital at the start of a sentence hides nothing"
+    assert len({word.lower() for word in words}) == len(words), (
+        "a capital at the start of a sentence hides nothing"
+    )
     assert {word for word in words if word in grammar.FUNCTION_WORDS} == grammar.FUNCTION_WORDS
     assert all(re.fullmatch(r"[A-Za-z]+|\d+|[.!?,;()\[\]]", word) for word in words)
 
 
 def read_sentences() -> Iterator[tuple[str, float]]:
-    """Every sentence of the embedded text and -log2 of its probability, by a parser that looks one token ahead."""
+    """Every sentence of the embedded text and -log2 of its probability, by a parser that looks one
+    token ahead."""
     choices = starters()
     chosen: dict[str, dict[str, tuple[float, tuple[str, ...]]]] = {}
     for symbol, alternatives in grammar.rules().items():
@@ -589,7 +676,8 @@ def read_sentences() -> Iterator[tuple[str, float]]:
 
 
 def test_the_entropy_of_the_text_is_that_of_its_sentences() -> None:
-    """Mean -log2 p and mean length of the 8,000 sentences are the exact ones within four standard errors."""
+    """Mean -log2 p and mean length of the 8,000 sentences are the exact ones within four standard
+    errors."""
     sentences = list(read_sentences())
     assert "".join(sentence for sentence, _ in sentences) == grammar.text()
     count = len(sentences)
@@ -608,7 +696,8 @@ def test_the_entropy_of_the_text_is_that_of_its_sentences() -> None:
 
 
 def test_no_count_of_characters_beats_the_entropy() -> None:
-    """Contexts of up to seven characters, each order interpolated with the one below as Witten and Bell do."""
+    """Contexts of up to seven characters, each order interpolated with the one below as Witten and
+    Bell do."""
     content, order = grammar.text(), 7
     split = len(content) - len(content) // 10
     seen: list[defaultdict[str, Counter[str]]] = [defaultdict(Counter) for _ in range(order + 1)]
@@ -628,7 +717,9 @@ def test_no_count_of_characters_beats_the_entropy() -> None:
     assert grammar.entropy() < np.mean(bits) < task.target < task.chance
     assert task.entropy == grammar.entropy()
     assert task.target == 2.769
-    with pytest.raises(ValueError, match=r"must be above the entropy of the text \(1\.168\) and below chance"):
+    with pytest.raises(
+        ValueError, match=r"must be above the entropy of the text \(1\.168\) and below chance"
+    ):
         task.check_target(1.1)
 
 
@@ -636,9 +727,14 @@ def test_a_task_that_is_not_what_it_says_is_refused_in_one_line() -> None:
     task = TASKS["digits_rows"]()
     whole = task.data | {"valid_x": task.data["valid_x"].astype(jnp.int32)}
     short = task.data | {"valid_y": task.data["valid_y"][:-1]}
-    with pytest.raises(ValueError, match=r"'digits_rows': inputs .* are real numbers, got int32 \[517, 8, 8\]"):
+    with pytest.raises(
+        ValueError, match=r"'digits_rows': inputs .* are real numbers, got int32 \[517, 8, 8\]"
+    ):
         replace(task, data=whole)
-    with pytest.raises(ValueError, match=r"valid_x \[517, 8, 8\] and valid_y \[517\] do not fit 8 steps of 9 inputs"):
+    with pytest.raises(
+        ValueError,
+        match=r"valid_x \[517, 8, 8\] and valid_y \[517\] do not fit 8 steps of 9 inputs",
+    ):
         replace(task, in_features=9)
     with pytest.raises(ValueError, match=r"valid_y \[516\] do not fit"):
         replace(task, data=short)
@@ -654,7 +750,8 @@ def test_what_the_system_says_of_a_file_is_one_line(
     path.unlink()
     path.mkdir()
     message = (
-        r"^task 'mnist' cannot read .*\.gz: Is a directory; make it a file that you may read, or use .*'digits_rows'"
+        r"^task 'mnist' cannot read .*\.gz: Is a directory; make it a file that you may read, or "
+        r"use .*'digits_rows'"
     )
     with pytest.raises(ValueError, match=message):
         TASKS["mnist"]()
@@ -669,19 +766,25 @@ def test_what_the_system_says_of_a_file_is_one_line(
 
     with monkeypatch.context() as here:
         here.setattr(Path, "read_bytes", refused)
-        with pytest.raises(ValueError, match=r"cannot read .*\.gz: Permission denied; make it a file"):
+        with pytest.raises(
+            ValueError, match=r"cannot read .*\.gz: Permission denied; make it a file"
+        ):
             TASKS["mnist"]()
     assert TASKS["mnist"]().name == "mnist"
 
 
-def test_an_account_without_a_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_account_without_a_home_is_told_what_to_set(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     def homeless() -> Path:
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.setattr(Path, "home", homeless)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.delenv("JAXINIT_DATA_DIR", raising=False)
-    with pytest.raises(ValueError, match=r"home directory.*; say with JAXINIT_DATA_DIR where data sets are"):
+    with pytest.raises(
+        ValueError, match=r"home directory.*; say with JAXINIT_DATA_DIR where data sets are"
+    ):
         TASKS["mnist"]()
     monkeypatch.setenv("JAXINIT_DATA_DIR", str(tmp_path))
     assert disk.folders("mnist") == [tmp_path / "mnist"]
