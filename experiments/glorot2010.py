@@ -156,15 +156,16 @@ def at_the_start(study: Study, out: Path) -> list[dict[str, Any]]:
 
     from jaxinit.analysis import stats
     from jaxinit.analysis.signal_figures import draw_all
-    from jaxinit.engine.resolve import check, draw_starts
+    from jaxinit.engine.initial import draw_parameters
+    from jaxinit.engine.resolve import resolve
     from jaxinit.engine.survey import survey
     from jaxinit.models.bptt import SLOPES
     from jaxinit.signals import probes
 
     signals = survey(study, out=out / "start")
     draw_all(signals, out / "figures")
-    resolved = check(replace(study, lrs=(1.0,)))
-    starts = draw_starts(resolved)
+    resolved = resolve(replace(study, lrs=(1.0,)))
+    starts = draw_parameters(resolved)
     x = resolved.task.data["valid_x"]
     draw_images(np.asarray(x[:40]), np.asarray(resolved.task.data["valid_y"][:40]), out / "figures")
     claims = []

@@ -170,11 +170,11 @@ def study_part(settings: "Benchmark", has_torch: bool) -> Iterator[dict]:
     """A whole convergence study from the start of its process to its answer; nothing is compiled
     beforehand."""
     from jaxinit.analysis.folder import to_json
-    from jaxinit.engine.resolve import check
+    from jaxinit.engine.resolve import resolve
     from jaxinit.study import Study
 
     small = Study(schemes=("small_normal", "xavier_rnn"), lrs=(0.1, 0.3), seeds=4, tune_seeds=2)
-    resolved = check(
+    resolved = resolve(
         replace(small if settings.quick else Study(), evaluations=settings.evaluations)
     )
     name = "study, quick" if settings.quick else "main job, whole"

@@ -120,18 +120,18 @@ def recording(evaluations: int, recorded: bool) -> Step:
 
     from jaxinit import spec
     from jaxinit.engine import campaign, training
-    from jaxinit.engine.resolve import check
+    from jaxinit.engine.resolve import resolve
     from jaxinit.schemes import SCHEMES
     from jaxinit.study import Study
 
-    resolved = check(Study())
+    resolved = resolve(Study())
     sizes = {
         "batch": 32,
         "evaluations": evaluations,
         "epochs": 1,
         "at_once": campaign.VALIDATED_AT_ONCE,
     }
-    program = training.make_program(resolved.model, resolved.task, "sgd", **sizes)
+    program = training.Program(resolved.model, resolved.task, "sgd", **sizes)
     drawn = spec.draw(SCHEMES["xavier_rnn"], jax.random.key(0), resolved.model.leaves)
     real, whole = jax.numpy.float32, jax.numpy.int32
     trial = training.Trial(
@@ -144,7 +144,7 @@ def recording(evaluations: int, recorded: bool) -> Step:
         target=real(2),
         budget=whole(10**9),
     )
-    state = program.start(drawn)
+    state = program.initial_state(drawn)
 
     def epoch(state: Any) -> Any:
         state, records = program.advance(resolved.task.data, state, trial)

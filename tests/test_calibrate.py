@@ -579,14 +579,14 @@ def test_calibrations_under_the_settings_of_jax(setting: str) -> None:
     program = """
 import jax, numpy as np
 from dataclasses import replace
-from jaxinit.engine import resolve
+from jaxinit.engine import initial, resolve
 from jaxinit.study import Study
 schemes = tuple(f"xavier_rnn+{name}" for name in ("lsuv", "metainit", "gradinit"))
 for model, optimizer in (("rnn", "sgd"), ("mlp", "adam")):
     study = Study(model=model, hidden=8, layers=1, schemes=schemes, baseline=schemes[0],
                   lrs=(0.1,), seeds=2, tune_seeds=1, batch=64, optimizer=optimizer)
-    cell = resolve.check(study)
-    starts, reports = resolve.calibrate_starts(cell, resolve.draw_starts(cell))
+    cell = resolve.resolve(study)
+    starts, reports = initial.calibrate_parameters(cell, initial.draw_parameters(cell))
     assert abs(reports[schemes[0]]["variance_high"]["high"] - 1) < 0.1, reports
     for report in reports.values():
         assert all(np.isfinite(of["median"]) for of in report.values()), reports

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from jaxinit import cli
-from jaxinit.engine.resolve import check
+from jaxinit.engine.resolve import resolve
 from jaxinit.study import Study
 
 EXPERIMENTS = sorted((Path(__file__).parent.parent / "experiments").glob("*.py"))
@@ -46,8 +46,8 @@ def test_the_docstring_has_the_command_the_time_and_the_numbers_to_expect(path: 
 
 def test_quick_is_the_main_job() -> None:
     sizes = runpy.run_path(str(cli.experiments()["rnn_convergence"]))["SIZES"]
-    resolved = check(Study()).study
+    resolved = resolve(Study()).study
     assert (
-        check(next(iter(sizes["quick"].values()))).study.__dict__ | {"activation": None}
+        resolve(next(iter(sizes["quick"].values()))).study.__dict__ | {"activation": None}
         == resolved.__dict__
     )

@@ -192,9 +192,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder to work in, with files of several kinds, where a command ends as soon as it begins
     to compute."""
     for where in (
-        "engine.campaign.draw_starts",
-        "engine.survey.draw_starts",
-        "engine.coordcheck.draw_starts",
+        "engine.campaign.draw_parameters",
+        "engine.survey.draw_parameters",
+        "engine.coordcheck.draw_parameters",
         "cli.runpy.run_path",
     ):
         monkeypatch.setattr(f"jaxinit.{where}", begins)
@@ -205,7 +205,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "jaxinit.engine.sweep.one_device_per_core", lambda: None
     )  # the suite has set its devices up
     monkeypatch.setattr("jaxinit.engine.sweep.keep_compilations", lambda: None)
-    monkeypatch.setattr("jaxinit.engine.sweep.free_on_host", lambda: 2**30)
+    monkeypatch.setattr("jaxinit.engine.memory.free_on_host", lambda: 2**30)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "file").write_text("not a study")

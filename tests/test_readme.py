@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from jaxinit import cli
-from jaxinit.engine.resolve import calibrate_starts, check, draw_starts
+from jaxinit.engine.initial import calibrate_parameters, draw_parameters
+from jaxinit.engine.resolve import resolve
 from jaxinit.study import Study
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
@@ -71,8 +72,8 @@ def test_every_study_passes_its_checks_and_draws_its_starts(
     checked = []
 
     def up_to_training(study: Study, out: Path | None, force_resume: bool) -> int:
-        resolved = check(study)
-        calibrate_starts(resolved, draw_starts(resolved))
+        resolved = resolve(study)
+        calibrate_parameters(resolved, draw_parameters(resolved))
         checked.append(study)
         return 0
 

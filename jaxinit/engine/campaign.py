@@ -1,8 +1,9 @@
-"""From the question to the answer: a study is checked, its starts drawn, its trials swept, its
+"""From the question to the answer: a study is resolved, its parameters drawn, its trials swept, its
 folder written.
 
-Study -> Resolved -> starts -> tuning trials -> rates -> reporting trials -> records.nc,
-summary.json"""
+    Study -> Resolved -> initial parameters -> tuning trials -> rates -> reporting trials
+          -> records.nc, summary.json
+"""
 
 import datetime
 import math
@@ -14,10 +15,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -30,17 +30,10 @@ from jaxinit.analysis.store import Result
 from jaxinit.analysis.summary import summarize
 from jaxinit.engine import sweep, training
 from jaxinit.engine.identity import Identity, changed, combined, identify
-from jaxinit.engine.resolve import (
-    Resolved,
-    Starts,
-    calibrate_starts,
-    check,
-    check_memory,
-    draw_starts,
-    unsegmented,
-)
-from jaxinit.signals import probes
-from jaxinit.spec import Scheme, rules
+from jaxinit.engine.initial import Initial, calibrate_parameters, draw_parameters, of_points
+from jaxinit.engine.recorder import SignalRecorder
+from jaxinit.engine.resolve import Point, Resolved, check_memory, resolve
+from jaxinit.spec import Scheme
 from jaxinit.study import BadStudy, Study
 from jaxinit.tasks import Task
 
@@ -50,7 +43,6 @@ VALIDATED_AT_ONCE = 64
 SIGNALS = "signals.nc"
 SAVE_EVERY = 5.0  # seconds between saved states of a running study
 
-Point = tuple[str, float, int]  # scheme, learning rate, seed: one trial
 Report = Callable[[str, int, str], None]  # phase, trials ended since the last report, best so far
 
 
@@ -87,7 +79,7 @@ def run(
     Raises: BadStudy for anything wrong with the study or the folder, before any work is done.
     """
     began = time.time()
-    resolved = check(study, schemes, tasks, models)
+    resolved = resolve(study, schemes, tasks, models)
     mapping = mapping or sweep.default_mapping()
     folder = Folder(Path(out) if out is not None else resolved.study.folder)
     identity = identify(resolved)
@@ -171,7 +163,7 @@ def _answer(
     forced = (
         [] if saved is None else _check_resume(folder, saved["lives"][-1], mapping, force_resume)
     )
-    program = training.make_program(
+    program = training.Program(
         resolved.model,
         task,
         study.optimizer,
@@ -187,7 +179,7 @@ def _answer(
         _stop_requests() as stop,
         _progress(study, progress) as report,
     ):
-        starts, calibrated = calibrate_starts(resolved, draw_starts(resolved))
+        initial, calibrated = calibrate_parameters(resolved, draw_parameters(resolved))
         about = _about(resolved, per_epoch, mapping) | {
             "identity": identity,
             "digest": digest,
@@ -199,41 +191,53 @@ def _answer(
         store.write_study(folder, study, about | {"status": "running"} | history.about())
         devices = jax.devices()
         sweeper = sweep.Sweep(program, task.data, slots_per_device * len(devices), devices, mapping)
+        recorder = SignalRecorder(resolved, program, initial, signals) if signals else None
         campaign = Campaign(
             resolved,
             records,
             sweeper,
-            starts,
+            initial,
             folder,
             digest,
             history,
             saved,
             report,
             stop,
-            signals,
+            recorder,
         )
-        tuning = [
-            (name, rate, seed)
-            for name in resolved.schemes
-            for rate in study.lrs
-            for seed in study.tuning
-        ]
-        complete = campaign.fill(tuning)
+        complete = campaign.fill(_tuning_points(resolved))
         if complete:
-            rates = {name: stats.best_rate(records, name) for name in resolved.schemes}
-            complete = campaign.fill(
-                [(name, rate, seed) for name, rate in rates.items() for seed in study.reporting]
-            )
+            complete = campaign.fill(_reporting_points(resolved, records))
     about |= {"status": "complete" if complete else "interrupted"} | history.about()
     files = {
         store.RECORDS: store.netcdf(records),
         store.SUMMARY: to_json(summarize(records, study, about)),
     }
-    if campaign.seen:
-        files[SIGNALS] = store.netcdf(campaign.courses())
+    if recorder is not None and recorder.recorded:
+        files[SIGNALS] = store.netcdf(recorder.courses())
     store.write_study(folder, study, about, files)
     if complete:
         store.clear_state(folder.path)
+
+
+def _tuning_points(resolved: Resolved) -> list[Point]:
+    """The trials that choose a rate for every scheme."""
+    study = resolved.study
+    return [
+        Point(scheme, rate, seed)
+        for scheme in resolved.schemes
+        for rate in study.lrs
+        for seed in study.tuning
+    ]
+
+
+def _reporting_points(resolved: Resolved, records: xr.Dataset) -> list[Point]:
+    """The trials that are reported: those of every scheme at its best rate."""
+    points = []
+    for scheme in resolved.schemes:
+        rate = stats.best_rate(records, scheme)
+        points += [Point(scheme, rate, seed) for seed in resolved.study.reporting]
+    return points
 
 
 def _lost_lives(folder: Folder, study: Study) -> list[dict[str, Any]]:
@@ -306,32 +310,17 @@ class Campaign:
     resolved: Resolved
     records: xr.Dataset
     sweeper: sweep.Sweep
-    starts: Starts
+    initial: Initial
     folder: Folder
     identity: str
     history: History
     saved: dict[str, Any] | None
     report: Report
     stop: list[int]
-    signals: int = 0
+    recorder: SignalRecorder | None = None
 
     def __post_init__(self):
         self.last_save = time.monotonic()
-        self.seen: dict[tuple[str, float], xr.Dataset] = {}  # by scheme and epoch
-        resolved, data = unsegmented(self.resolved), self.resolved.task.data
-        batch = data["valid_x"][: self.signals], data["valid_y"][: self.signals]
-
-        def look(state: training.State, trial: training.Trial, factors: dict[str, Any]) -> Any:
-            step = lambda grads: self.sweeper.program.descend(
-                state.params, grads, state.opt, trial
-            )[0]
-            update = lambda grads: jax.tree.map(jnp.subtract, step(grads), state.params)
-            apply = lambda p, x: resolved.as_trained(p, factors, x)
-            return probes.signals(
-                apply, resolved.task.loss, resolved.model.leaves, state.params, batch, update=update
-            )
-
-        self.look = jax.jit(look)
         if self.saved is not None:
             store.restore(self.records, self.saved)
 
@@ -340,95 +329,69 @@ class Campaign:
         to stop."""
         if not points:
             return True
-        records, per_epoch = self.records, self.records.attrs["evaluations_per_epoch"]
-        axes = [records[axis].values.tolist() for axis in ("scheme", "lr", "seed")]
-        places = [
-            tuple(axis.index(value) for axis, value in zip(axes, point, strict=True))
-            for point in points
-        ]
-        phase = str(records.phase.values[places[0][2]])
+        places = self._places(points)
         seats = self._seats(places)
         under_way = {seat.number for seat in seats}
-        ended = [records.outcome.values[place] != Outcome.UNFINISHED for place in places]
-        waiting = [
-            number for number, done in enumerate(ended) if not done and number not in under_way
-        ]
-        best, best_point = math.inf, "none yet"
-        self.report(phase, sum(ended), best_point)
+        waiting, ended = [], 0
+        for number, place in enumerate(places):
+            if self.records.outcome.values[place] != Outcome.UNFINISHED:
+                ended += 1
+            elif number not in under_way:
+                waiting.append(number)
+        phase = str(self.records.phase.values[places[0][2]])
+        best = Best()
+        self.report(phase, ended, str(best))
         if not (waiting or seats):
             return True
-        params, trials = queue(self.resolved, self.starts, points, per_epoch)
-        for rows, going_on in self.sweeper.run(params, trials, waiting=waiting, seats=seats):
+        params = of_points(self.initial, points)
+        trials = self.resolved.trials(points, self.per_epoch)
+        for rows, running in self.sweeper.run(params, trials, waiting=waiting, seats=seats):
+            ended = 0
             for row in rows:
-                place, scheme = places[row.number], points[row.number][0]
-                for name, values in row.records._asdict().items():
-                    records[name].values[place][row.first : row.last] = values
-                records.outcome.values[place] = row.outcome
-                records.last_epoch.values[place] = epochs = row.last / per_epoch
-                if row.outcome is Outcome.CONVERGED and epochs < best:
-                    best, best_point = epochs, f"{scheme} {epochs:.3g} epochs"
-            if self.signals:
-                self._probe(points, trials, going_on, per_epoch)
-            self.report(
-                phase, sum(row.outcome is not Outcome.UNFINISHED for row in rows), best_point
-            )
+                epochs = self._record(row, places[row.number])
+                if row.outcome is Outcome.CONVERGED:
+                    best = best.after(points[row.number].scheme, epochs)
+                if row.outcome is not Outcome.UNFINISHED:
+                    ended += 1
+            if self.recorder is not None:
+                self.recorder.record(points, trials, running)
+            self.report(phase, ended, str(best))
             if self.stop or time.monotonic() - self.last_save > SAVE_EVERY:
-                self._save(going_on, places)
+                self._save(running.seats(), places)
             if self.stop:
                 return False
         return True
 
-    def _probe(
-        self,
-        points: Sequence[Point],
-        trials: training.Trial,
-        seats: Sequence[sweep.Seat],
-        per_epoch: int,
-    ) -> None:
-        """Record the signals of the first reporting seed's trials, those at their start too."""
-        first = self.resolved.study.reporting[0]
-        for seat in seats:
-            scheme, _, seed = points[seat.number]
-            if seed != first:
-                continue
-            trial = jax.tree.map(lambda a, k=seat.number: a[k], trials)
-            factors = jax.tree.map(np.float32, self.resolved.multipliers(scheme))
-            states = {int(seat.state.evaluations) / per_epoch: seat.state}
-            if (scheme, 0.0) not in self.seen:
-                start = {name: jnp.asarray(a[seed]) for name, a in self.starts[scheme].items()}
-                states[0.0] = self.sweeper.program.start(start)
-            for epoch, state in states.items():
-                found = self.look(state, trial, factors)
-                seen, leaves = (
-                    probes.to_dataset(found, self.resolved.model.leaves),
-                    self.resolved.model.leaves,
-                )
-                host = jax.tree.map(np.asarray, state.params)
-                self.seen[scheme, epoch] = seen.assign(
-                    probes.spectra(leaves, host, seen.parameter.values.tolist())
-                )
+    @property
+    def per_epoch(self) -> int:
+        return self.records.attrs["evaluations_per_epoch"]
 
-    def courses(self) -> xr.Dataset:
-        """The signals recorded, over (scheme, epoch, parameter, step, copy)."""
-        by_scheme = []
-        for scheme in self.resolved.schemes:
-            epochs = sorted(epoch for name, epoch in self.seen if name == scheme)
-            if epochs:
-                course = xr.concat(
-                    [self.seen[scheme, epoch] for epoch in epochs], xr.Variable("epoch", epochs)
-                )
-                by_scheme.append(course.assign_coords(scheme=scheme))
-        joined: Any = xr.concat(by_scheme, "scheme")
-        return joined
+    def _places(self, points: Sequence[Point]) -> list[tuple[int, ...]]:
+        """Where the records of each trial lie, along (scheme, lr, seed)."""
+        index = []
+        for axis in ("scheme", "lr", "seed"):
+            values = self.records[axis].values.tolist()
+            index.append({value: position for position, value in enumerate(values)})
+        return [
+            tuple(positions[value] for positions, value in zip(index, point, strict=True))
+            for point in points
+        ]
+
+    def _record(self, row: sweep.Row, place: tuple[int, ...]) -> float:
+        """Put what a trial did in a chunk into the records; returns the epochs it has trained."""
+        for name, values in row.records._asdict().items():
+            self.records[name].values[place][row.first : row.last] = values
+        self.records.outcome.values[place] = row.outcome
+        epochs = row.last / self.per_epoch
+        self.records.last_epoch.values[place] = epochs
+        return epochs
 
     def _save(self, seats: Sequence[sweep.Seat], places: Sequence[tuple[int, ...]]) -> None:
         arrays = {name: self.records[name].values for name in (*store.TRACES, *store.ENDS)}
-        arrays["seats"] = np.asarray([places[seat.number] for seat in seats], np.int64).reshape(
-            -1, 3
-        )
-        for k, leaves in enumerate(
-            zip(*(jax.tree.leaves(seat.state) for seat in seats), strict=True)
-        ):
+        under_way = np.asarray([places[seat.number] for seat in seats], np.int64)
+        arrays["seats"] = under_way.reshape(-1, 3)
+        states = [jax.tree.leaves(seat.state) for seat in seats]
+        for k, leaves in enumerate(zip(*states, strict=True)):
             arrays[f"state{k}"] = np.stack(leaves)
         store.write_state(self.folder.path, arrays, self.identity, self.history.lives())
         self.last_save = time.monotonic()
@@ -437,8 +400,8 @@ class Campaign:
         """The saved trials under way that are among `places`, each in the state it was saved in."""
         if self.saved is None:
             return []
-        first = {name: a[0] for name, a in next(iter(self.starts.values())).items()}
-        form = jax.tree.structure(jax.eval_shape(self.sweeper.program.start, first))
+        first_seed = {name: a[0] for name, a in next(iter(self.initial.values())).items()}
+        form = jax.tree.structure(jax.eval_shape(self.sweeper.program.initial_state, first_seed))
         seats = []
         for row, place in enumerate(map(tuple, self.saved["seats"].tolist())):
             if place in places:
@@ -447,36 +410,17 @@ class Campaign:
         return seats
 
 
-def queue(
-    resolved: Resolved, starts: Starts, points: Sequence[Point], per_epoch: int
-) -> tuple[list[dict[str, np.ndarray]], training.Trial]:
-    """The parameters of each trial at `points` (views, not copies), and the traced settings of all
-    of them."""
-    study = resolved.study
-    full = lambda value, dtype: np.full(len(points), value, dtype)
-    stack = lambda trees: jax.tree.map(lambda *arrays: np.stack(arrays), *trees)
-    by_scheme = {
-        name: rules(scheme, resolved.model.leaves) for name, scheme in resolved.schemes.items()
-    }
-    every_rule = [rule for of in by_scheme.values() for rule in of.values()]
-    plain = all((rule.multiplier, rule.lr_scale, rule.wd_scale) == (1, 1, 1) for rule in every_rule)
-    trials = training.Trial(
-        seed=np.asarray([seed for _, _, seed in points], np.int32),
-        lr=np.asarray([rate for _, rate, _ in points], np.float32),
-        clip=full(math.inf if study.clip is None else study.clip, np.float32),
-        clip_value=full(math.inf if study.clip_value is None else study.clip_value, np.float32),
-        l2=full(study.l2, np.float32),
-        weight_decay=full(study.weight_decay, np.float32),
-        target=full(study.target, np.float32),
-        budget=full(study.epochs * per_epoch, np.int32),
-        scales=None
-        if plain
-        else stack([training.Scales.of(by_scheme[scheme]) for scheme, _, _ in points]),
-        dropout=full(study.dropout, np.float32) if study.dropout else None,
-    )
-    return [
-        {name: a[seed, ...] for name, a in starts[scheme].items()} for scheme, _, seed in points
-    ], trials
+class Best(NamedTuple):
+    """The trial that converged first so far, as the progress bar names it."""
+
+    scheme: str = ""
+    epochs: float = math.inf
+
+    def after(self, scheme: str, epochs: float) -> "Best":
+        return Best(scheme, epochs) if epochs < self.epochs else self
+
+    def __str__(self) -> str:
+        return f"{self.scheme} {self.epochs:.3g} epochs" if self.scheme else "none yet"
 
 
 def _task_attributes(resolved: Resolved) -> dict[str, Any]:

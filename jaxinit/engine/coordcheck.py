@@ -12,8 +12,9 @@ gradients too. Against depth: Dey et al. (2025), CompleteP, section 3.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -24,9 +25,10 @@ from scipy import stats
 from jaxinit.analysis import store
 from jaxinit.analysis.folder import Folder, to_json
 from jaxinit.engine import sweep, training
-from jaxinit.engine.campaign import queue
 from jaxinit.engine.identity import claim
-from jaxinit.engine.resolve import Resolved, check, check_memory, draw_starts, unsegmented
+from jaxinit.engine.initial import draw_parameters, of_points
+from jaxinit.engine.resolve import Point, Resolved, check_memory, resolve
+from jaxinit.introspect import Params
 from jaxinit.signals import trace
 from jaxinit.spec import Leaf, Scheme
 from jaxinit.study import BadStudy, Study, check_numbers
@@ -54,6 +56,10 @@ MAY_SHRINK = (
     ("logits", "forward"),
     ("branches", "forward"),
 )
+
+
+Multipliers: TypeAlias = dict[str, Any]
+Look: TypeAlias = Callable[[Params, Multipliers, jax.Array], dict[str, jax.Array]]
 
 
 class Slope(NamedTuple):
@@ -114,8 +120,8 @@ def coordinate_check(
 
     Variables `forward`, `update`, `gradient`: root mean squares; see `Slope` for the signals, and
     for which have no gradient (NaN).
-    Raises: BadStudy as `resolve.check`, for fewer than two widths, fewer than one step, or a scheme
-    that cannot be drawn at one of them.
+    Raises: BadStudy as `resolve.resolve`, for fewer than two widths, fewer than one step, or a
+    scheme that cannot be drawn at one of them.
     """
     return _against("width", study, widths, steps, rate, schemes, models, out)
 
@@ -149,39 +155,26 @@ def _against(
     models: Mapping[str, Any] | None,
     out: str | Path | None,
 ) -> xr.Dataset:
-    if len(set(sizes)) < 2:
-        raise BadStudy(
-            f"a slope needs two or more different {axis}s, got "
-            f"{' '.join(map(str, sizes)) or 'none'}"
-        )
-    if steps < 1:
-        raise BadStudy(
-            f"steps must be 1 or more, got {steps}: without a step there is no change to judge"
-        )
-    if steps > MOST_STEPS:
-        raise BadStudy(f"steps must be at most {MOST_STEPS}, got {steps}; a check needs few")
+    """Resolve the study at every size, before any is trained; then measure, and write."""
+    _check_question(axis, sizes, steps)
     check_numbers(study)
     one_rate = replace(study, lrs=(rate,), baseline=next(iter(study.schemes), ""))
-    by_size = {}
-    for size in sorted(set(sizes)):  # all of them, before any is trained
-        sized = (
-            replace(one_rate, hidden=size) if axis == "width" else replace(one_rate, layers=size)
-        )
-        by_size[size] = check(sized, schemes, models=models)
+    setting = "hidden" if axis == "width" else "layers"
+    by_size: dict[int, Resolved] = {}
+    for size in sorted(set(sizes)):
+        by_size[size] = resolve(replace(one_rate, **{setting: size}), schemes, models=models)
         check_memory(by_size[size], 1)
     question = {"study": study.plain(), axis: list(by_size), "steps": steps, "rate": rate}
     if out is not None:
-        question = claim(
-            Folder(Path(out)), "coordinate check", question, next(iter(by_size.values()))
-        )
-    found_at = []
+        smallest = next(iter(by_size.values()))
+        question = claim(Folder(Path(out)), "coordinate check", question, smallest)
+    measure = _products if axis == "width" else _stream
+    at_sizes = []
     for size, resolved in by_size.items():
-        found_at.append(
-            (_products if axis == "width" else _stream)(resolved, steps).expand_dims({axis: [size]})
-        )
-    found: Any = xr.concat(found_at, axis)
+        at_sizes.append(measure(resolved, steps).expand_dims({axis: [size]}))
+    coordinates: Any = xr.concat(at_sizes, axis)
     fixed = {"layers": study.layers} if axis == "width" else {"units": study.hidden}
-    found.attrs = {
+    coordinates.attrs = {
         "model": study.model,
         **fixed,
         "axis": axis,
@@ -191,13 +184,31 @@ def _against(
         "rate": rate,
     }
     if out is not None:
-        rows = [slope._asdict() for slope in slopes(found)]
-        files = {
-            "coordinates.nc": store.netcdf(found),
-            "slopes.json": to_json({"study": study.plain(), "slopes": rows}),
-        }
-        store.write_answer(Path(out), "coordinate check", question, files)
-    return found
+        _write(Path(out), question, study, coordinates)
+    return coordinates
+
+
+def _check_question(axis: str, sizes: Sequence[int], steps: int) -> None:
+    if len(set(sizes)) < 2:
+        given = " ".join(map(str, sizes)) or "none"
+        raise BadStudy(f"a slope needs two or more different {axis}s, got {given}")
+    if steps < 1:
+        raise BadStudy(
+            f"steps must be 1 or more, got {steps}: without a step there is no change to judge"
+        )
+    if steps > MOST_STEPS:
+        raise BadStudy(f"steps must be at most {MOST_STEPS}, got {steps}; a check needs few")
+
+
+def _write(
+    folder: Path, question: Mapping[str, Any], study: Study, coordinates: xr.Dataset
+) -> None:
+    rows = [slope._asdict() for slope in slopes(coordinates)]
+    files = {
+        "coordinates.nc": store.netcdf(coordinates),
+        "slopes.json": to_json({"study": study.plain(), "slopes": rows}),
+    }
+    store.write_answer(folder, "coordinate check", question, files)
 
 
 def slopes(found: xr.Dataset) -> list[Slope]:
@@ -287,29 +298,31 @@ def passes(rows: Sequence[Slope], scheme: str) -> bool:
 def _products(resolved: Resolved, steps: int) -> xr.Dataset:
     """The sizes of every kernel's product, of what the model names, and of its output: (scheme,
     seed, parameter)."""
-    resolved = unsegmented(resolved)
-    kept = [leaf for leaf in resolved.model.leaves if leaf.is_kernel]
+    kernels = [leaf for leaf in resolved.model.leaves if leaf.is_kernel]
 
-    def look(params: Any, factors: dict[str, Any], x: jax.Array) -> dict[str, jax.Array]:
-        apply = lambda p, x: resolved.as_trained(p, factors, x)
-        uses = trace.watched(apply, kept, lambda entries: entries, params, None, x)[1]
+    def look(params: Params, multipliers: Multipliers, x: jax.Array) -> dict[str, jax.Array]:
+        def apply(params: Params, x: jax.Array) -> jax.Array:
+            return resolved.as_trained(params, multipliers, x)
+
+        uses = trace.watched(apply, kernels, lambda entries: entries, params, None, x)[1]
         signals: dict[str, Any] = {}
-        for use in uses:
-            signals.setdefault(
-                use.name, use.product
-            )  # the first use of a parameter that is used twice
+        for use in uses:  # of a parameter that is used twice, the first
+            signals.setdefault(use.name, use.product)
         logits, named = trace.named(apply, params, x)
-        signals |= {
-            name: value for name, value in named.items() if name.rpartition(".")[2] in NAMED
-        }
+        for name, value in named.items():
+            if name.rpartition(".")[2] in NAMED:
+                signals[name] = value
         return {**signals, "logits": logits}
 
-    def scores(params: Any, factors: dict[str, Any], x: jax.Array) -> dict[str, jax.Array]:
-        named = trace.named(lambda p: resolved.as_trained(p, factors, x), params)[1]
+    def scores(params: Params, multipliers: Multipliers, x: jax.Array) -> dict[str, jax.Array]:
+        def apply(params: Params) -> jax.Array:
+            return resolved.as_trained(params, multipliers, x)
+
+        named = trace.named(apply, params)[1]
         return {name: value for name, value in named.items() if name.endswith(".scores")}
 
-    roles = {leaf.name: leaf.role for leaf in sorted(kept, key=lambda leaf: leaf.layer)}
-    known = {name: Signal(role, name) for name, role in roles.items()}
+    by_layer = sorted(kernels, key=lambda leaf: leaf.layer)
+    known = {leaf.name: Signal(leaf.role, leaf.name) for leaf in by_layer}
     return _sizes(resolved, steps, look, known, scores)
 
 
@@ -332,33 +345,33 @@ def _stream(resolved: Resolved, steps: int) -> xr.Dataset:
     """The sizes of what a residual stream gathers and of the answer, over (scheme, seed,
     parameter)."""
 
-    def look(params: Any, factors: dict[str, Any], x: jax.Array) -> dict[str, jax.Array]:
-        filled = resolved.model.filled({name: w * factors[name] for name, w in params.items()})
-        if not hasattr(filled, "stream"):
+    def look(params: Params, multipliers: Multipliers, x: jax.Array) -> dict[str, jax.Array]:
+        model = resolved.model.filled(resolved.effective(params, multipliers))
+        if not hasattr(model, "stream"):
             raise BadStudy(
                 "a check against depth needs a residual stream, as transformer has; got "
                 f"{resolved.study.model!r}"
             )
-        courses = filled.stream(x)
-        return {"branches": courses[-2] - courses[0], "readout": filled.answer(courses[-1])}
+        stream = model.stream(x)
+        return {"branches": stream[-2] - stream[0], "readout": model.answer(stream[-1])}
 
-    last = max(
-        resolved.model.leaves, key=lambda leaf: (leaf.role == "readout", leaf.role == "embedding")
-    ).name
-    return _sizes(
-        resolved,
-        steps,
-        look,
-        {"branches": Signal("branches", "embedding"), "readout": Signal("readout", last)},
-    )
+    def last(leaf: Leaf) -> tuple[bool, bool]:  # a tied readout is the embedding
+        return leaf.role == "readout", leaf.role == "embedding"
+
+    readout = max(resolved.model.leaves, key=last).name
+    known = {
+        "branches": Signal("branches", "embedding"),
+        "readout": Signal("readout", readout),
+    }
+    return _sizes(resolved, steps, look, known)
 
 
 def _sizes(
     resolved: Resolved,
     steps: int,
-    look: Callable[[Any, dict[str, Any], jax.Array], dict[str, jax.Array]],
+    look: Look,
     known: Mapping[str, Signal],
-    scores: Callable[[Any, dict[str, Any], jax.Array], dict[str, jax.Array]] | None = None,
+    scores: Look | None = None,
 ) -> xr.Dataset:
     """The sizes of what `look` gives, over (scheme, seed, parameter).
 
@@ -366,79 +379,92 @@ def _sizes(
     of its name as role. `scores` gives those of attentions alone, for what single kinds of
     parameters do to them.
     """
-    parts = _parts_of_scores(resolved.model.leaves) if scores is not None else {}
-    study, task = resolved.study, resolved.task
-    starts = draw_starts(resolved)
-    program = training.make_program(
+    study = resolved.study
+    program = training.Program(
         resolved.model,
-        task,
+        resolved.task,
         study.optimizer,
         batch=study.batch,
         evaluations=study.evaluations,
         epochs=1,
     )
-    data = task.data
-    points = [(name, study.lrs[0], seed) for name in resolved.schemes for seed in study.reporting]
-    params, trials = queue(resolved, starts, points, program.evaluations_per_epoch)
-
-    def size(a: jax.Array) -> jax.Array:
-        return jnp.sqrt(jnp.mean(jnp.abs(a) ** 2))
-
-    @jax.jit
-    def run(params: Any, trial: training.Trial, factors: dict[str, Any]) -> dict[str, Any]:
-        x, y = data["valid_x"][: study.batch], data["valid_y"][: study.batch]
-        gradient = jax.grad(lambda p: task.loss(resolved.as_trained(p, factors, x), y))
-
-        def step(carry: tuple[Any, Any], _: None) -> tuple[tuple[Any, Any], None]:
-            p, opt = carry
-            p, opt, _norm = program.descend(p, gradient(p), opt, trial)
-            return (p, opt), None
-
-        state = program.start(params)
-        (after, _), _ = jax.lax.scan(step, (state.params, state.opt), None, length=steps)
-        before, later, at_start = (
-            look(params, factors, x),
-            look(after, factors, x),
-            gradient(params),
-        )
-        measured = {}
-        for name in before:
-            parameter = known[name].parameter if name in known else ""
-            # the gradient by the parameter with its multiplier
-            of_weights = (
-                size(at_start[parameter] / factors[parameter])
-                if parameter
-                else jnp.float32(jnp.nan)
-            )
-            measured[name] = [size(later[name]), size(later[name] - before[name]), of_weights]
-        for kind, names in parts.items():
-            # one kind of parameter as trained, all others as they were
-            mixed = {
-                name: after[name] if name in names else value for name, value in params.items()
-            }
-            for name, value in scores(mixed, factors, x).items() if scores is not None else ():
-                change = size(value - before[name])
-                measured[f"{name} by {kind}"] = [size(value), change, jnp.float32(jnp.nan)]
-        return measured
-
+    points = []
+    for scheme in resolved.schemes:
+        points += [Point(scheme, study.lrs[0], seed) for seed in study.reporting]
+    params = of_points(draw_parameters(resolved), points)
+    trials = resolved.trials(points, program.evaluations_per_epoch)
+    measure = jax.jit(partial(_measured, resolved, program, steps, look, known, scores))
     rows = []
-    for k, (name, _, _) in enumerate(points):
+    for k, point in enumerate(points):
         trial = jax.tree.map(lambda a, k=k: a[k], trials)
-        factors = jax.tree.map(np.float32, resolved.multipliers(name))
-        rows.append(
-            jax.tree.map(np.asarray, run(jax.tree.map(jnp.asarray, params[k]), trial, factors))
-        )
-    listed = [name for name in known if name in rows[0]]
-    order = [*listed, *(name for name in rows[0] if name not in known)]
+        multipliers = jax.tree.map(np.float32, resolved.multipliers(point.scheme))
+        measured = measure(jax.tree.map(jnp.asarray, params[k]), trial, multipliers)
+        rows.append(jax.tree.map(np.asarray, measured))
+    return _to_dataset(resolved, rows, known)
+
+
+def _measured(
+    resolved: Resolved,
+    program: training.Program,
+    steps: int,
+    look: Look,
+    known: Mapping[str, Signal],
+    scores: Look | None,
+    params: Params,
+    trial: training.Trial,
+    multipliers: Multipliers,
+) -> dict[str, list[jax.Array]]:
+    """Train one trial on one batch; of every signal the size of it, of its change, of its
+    gradient."""
+    task, batch = resolved.task, resolved.study.batch
+    x, y = task.data["valid_x"][:batch], task.data["valid_y"][:batch]
+
+    def loss(params: Params) -> jax.Array:
+        return task.loss(resolved.as_trained(params, multipliers, x), y)
+
+    def step(carry: tuple[Params, Any], _: None) -> tuple[tuple[Params, Any], None]:
+        params, opt = carry
+        params, opt, _norm = program.descend(params, jax.grad(loss)(params), opt, trial)
+        return (params, opt), None
+
+    state = program.initial_state(params)
+    (after, _), _ = jax.lax.scan(step, (state.params, state.opt), None, length=steps)
+    signals, later = look(params, multipliers, x), look(after, multipliers, x)
+    gradients = jax.grad(loss)(params)
+    missing = jnp.float32(jnp.nan)
+    sizes = {}
+    for name, signal in signals.items():
+        gradient = missing
+        parameter = known[name].parameter if name in known else ""
+        if parameter:  # by the parameter with its multiplier
+            gradient = _size(gradients[parameter] / multipliers[parameter])
+        sizes[name] = [_size(later[name]), _size(later[name] - signal), gradient]
+    if scores is None:
+        return sizes
+    for kind, names in _parts_of_scores(resolved.model.leaves).items():
+        # one kind of parameter as trained, all others as they were
+        mixed = {name: after[name] if name in names else w for name, w in params.items()}
+        for name, value in scores(mixed, multipliers, x).items():
+            sizes[f"{name} by {kind}"] = [_size(value), _size(value - signals[name]), missing]
+    return sizes
+
+
+def _size(a: jax.Array) -> jax.Array:
+    """The root mean square of all entries."""
+    return jnp.sqrt(jnp.mean(jnp.abs(a) ** 2))
+
+
+def _to_dataset(
+    resolved: Resolved, rows: Sequence[dict[str, Any]], known: Mapping[str, Signal]
+) -> xr.Dataset:
+    """The sizes of every trial, over (scheme, seed, parameter)."""
+    schemes, seeds = list(resolved.schemes), list(resolved.study.reporting)
+    order = [name for name in known if name in rows[0]]
+    order += [name for name in rows[0] if name not in known]
     roles = [known[name].role if name in known else _role(name) for name in order]
-    shape = len(resolved.schemes), len(study.reporting), len(order)
-    block = np.asarray([[row[name] for name in order] for row in rows]).reshape(*shape, len(KINDS))
+    by_trial = np.asarray([[row[name] for name in order] for row in rows])
+    sizes = by_trial.reshape(len(schemes), len(seeds), len(order), len(KINDS))
     axes = ("scheme", "seed", "parameter")
-    variables: Any = {kind: (axes, block[..., k]) for k, kind in enumerate(KINDS)}
-    coords = {
-        "scheme": list(resolved.schemes),
-        "seed": list(study.reporting),
-        "parameter": order,
-        "role": ("parameter", roles),
-    }
+    variables: Any = {kind: (axes, sizes[..., k]) for k, kind in enumerate(KINDS)}
+    coords = {"scheme": schemes, "seed": seeds, "parameter": order, "role": ("parameter", roles)}
     return xr.Dataset(variables, coords)

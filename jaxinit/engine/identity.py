@@ -22,7 +22,7 @@ import numpy as np
 from jaxinit.analysis.folder import Folder, another
 from jaxinit.engine.resolve import Resolved
 from jaxinit.introspect import Training
-from jaxinit.spec import draw, rules
+from jaxinit.spec import draw
 from jaxinit.study import Study
 from jaxinit.tasks import Task
 
@@ -85,7 +85,7 @@ def scheme_digest(resolved: Resolved, scheme: str) -> str:
     """How a scheme draws and scales every parameter of the study's model."""
     leaves = resolved.model.leaves
     digest = hashlib.sha256()
-    for name, rule in rules(resolved.schemes[scheme], leaves).items():
+    for name, rule in resolved.rules[scheme].items():
         digest.update(f"{name} {rule.multiplier} {rule.lr_scale} {rule.wd_scale}\n".encode())
     program = program_digest(
         lambda key: draw(resolved.schemes[scheme], key, leaves), jax.random.key(0)
@@ -159,10 +159,8 @@ def _model_digest(resolved: Resolved) -> str:
 
         return jax.value_and_grad(loss, has_aux=True)(params)
 
-    for noise in (
-        None,
-        Training(),
-    ):  # with noise, and as studies without dropout and calibrations train
+    # With noise, and as studies without dropout and calibrations train.
+    for noise in (None, Training()):
         program = functools.partial(trained, noise)
         digest.update(
             program_digest(

@@ -1,15 +1,15 @@
-"""A study resolved: its names turned into a task, a model and schemes, all of it checked, and its
-starts drawn.
+"""A study resolved, once: its names turned into a task, a model, schemes and their rules, all of it
+checked.
 
-Study -> check -> Resolved -> draw_starts -> calibrate_starts -> parameters of every scheme and seed
+    Study -> resolve -> Resolved: what is drawn, trained, looked at and identified downstream
 """
 
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -18,11 +18,11 @@ from flax import nnx
 from jax.core import Tracer
 
 from jaxinit import calibrate, introspect
-from jaxinit.engine import sweep, training
+from jaxinit.engine import memory, sweep, training
 from jaxinit.introspect import Functional, Params, functional
 from jaxinit.models import ACTIVATIONS, MODELS
 from jaxinit.schemes import SCHEMES, scheme_named
-from jaxinit.spec import Leaf, Scheme, draw, named_key, rules, under
+from jaxinit.spec import Leaf, Rule, Scheme, rules, under
 from jaxinit.study import (
     ATTENTION,
     MODELS_TAKING,
@@ -38,52 +38,92 @@ from jaxinit.study import (
 )
 from jaxinit.tasks import TASKS, Task
 
-OWN_MODELS_TAKE = (
-    "activation",
-    "norm",
-    "residual",
-)  # of a study's settings, where they name such an argument
+# Of a study's settings, those that a caller's model takes where it names such an argument.
+OWN_MODELS_TAKE = ("activation", "norm", "residual")
 WHILE_DRAWN = 3  # times the size of a validation set or of a model: what its drawing needs
-CALIBRATION_BATCHES = 8  # what a calibration looks at, as many as fit into the training set
 
-Calibration = Callable[[calibrate.Problem, Params, calibrate.Batch], calibrate.Calibrated]
-Starts = dict[
-    str, dict[str, np.ndarray]
-]  # of every scheme, by parameter: the seeds are the leading axis
-Reports = dict[
-    str, dict[str, dict[str, float]]
-]  # of every calibrated scheme: median, low and high of each number
+Calibration: TypeAlias = Callable[
+    [calibrate.Problem, Params, calibrate.Batch], calibrate.Calibrated
+]
 
 
-class Resolved(NamedTuple):
-    """A checked study: its defaults filled in, its names resolved to a task, a pure model and
-    schemes.
+class Point(NamedTuple):
+    """Which trial of a study: its scheme, its learning rate, its seed."""
 
-    `schemes` has the scheme that each name draws with, `calibrations` what corrects the draws of
-    `scheme+calibration`, `make` what builds the model.
+    scheme: str
+    rate: float
+    seed: int
+
+
+@dataclass(frozen=True, eq=False)
+class Resolved:
+    """A checked study: its defaults filled in, its names resolved to objects, once.
+
+    `schemes` has the scheme that each name draws with, under the study's optimizer, `rules` what
+    it says of every parameter, `calibrations` what corrects the draws of `scheme+calibration`.
+    `model` is what is trained; `whole` is the same network with nothing that hides a product, and
+    is what is looked at.
     """
 
     study: Study
     task: Task
     model: Functional
+    whole: Functional
     schemes: dict[str, Scheme]
+    rules: dict[str, dict[str, Rule]]
     calibrations: dict[str, Calibration]
-    make: Callable[..., nnx.Module]
 
     def multipliers(self, scheme: str) -> dict[str, float]:
         """What a scheme multiplies each parameter by in the forward pass."""
-        return {
-            leaf: rule.multiplier
-            for leaf, rule in rules(self.schemes[scheme], self.model.leaves).items()
-        }
+        return {leaf: rule.multiplier for leaf, rule in self.rules[scheme].items()}
+
+    def effective(self, params: Params, multipliers: Mapping[str, Any]) -> Params:
+        """Parameters as the forward pass sees them: times their multipliers."""
+        return {leaf: w * multipliers[leaf] for leaf, w in params.items()}
 
     def as_trained(self, params: Params, multipliers: Mapping[str, Any], x: jax.Array) -> jax.Array:
-        """What a training step under a scheme computes, without its noise."""
-        return self.model.as_trained({leaf: w * multipliers[leaf] for leaf, w in params.items()}, x)
+        """What a training step under a scheme computes, without its noise, by the whole model."""
+        return self.whole.as_trained(self.effective(params, multipliers), x)
+
+    def trials(self, points: Sequence[Point], evaluations_per_epoch: int) -> training.Trial:
+        """The traced settings of the trials at `points`, stacked."""
+        study = self.study
+
+        def same(value: float, dtype: Any) -> np.ndarray:
+            return np.full(len(points), value, dtype)
+
+        def unless(value: float | None) -> np.ndarray:
+            return same(math.inf if value is None else value, np.float32)
+
+        scales = None
+        if self._scales():
+            by_scheme = {name: training.Scales.of(by_leaf) for name, by_leaf in self.rules.items()}
+            of_points = [by_scheme[point.scheme] for point in points]
+            scales = jax.tree.map(lambda *scales: np.stack(scales), *of_points)
+        return training.Trial(
+            seed=np.asarray([point.seed for point in points], np.int32),
+            lr=np.asarray([point.rate for point in points], np.float32),
+            clip=unless(study.clip),
+            clip_value=unless(study.clip_value),
+            l2=same(study.l2, np.float32),
+            weight_decay=same(study.weight_decay, np.float32),
+            target=np.full(len(points), study.target, np.float32),
+            budget=same(study.epochs * evaluations_per_epoch, np.int32),
+            scales=scales,
+            dropout=same(study.dropout, np.float32) if study.dropout else None,
+        )
+
+    def _scales(self) -> bool:
+        """Whether any scheme scales anything: a study without such schemes need not multiply."""
+        for by_leaf in self.rules.values():
+            for rule in by_leaf.values():
+                if (rule.multiplier, rule.lr_scale, rule.wd_scale) != (1, 1, 1):
+                    return True
+        return False
 
 
 @sweep.numerics()
-def check(
+def resolve(
     study: Study,
     schemes: Mapping[str, Scheme] | None = None,
     tasks: Mapping[str, Callable[..., Task]] | None = None,
@@ -93,57 +133,87 @@ def check(
 
     Raises: BadStudy, one line that names what was got, what was expected and the nearest name.
     """
-    known = SCHEMES | dict(schemes or {})
+    known_schemes = SCHEMES | dict(schemes or {})
     known_models: dict[str, Callable[..., nnx.Module]] = {**MODELS, **(models or {})}
-    check_name("model", study.model, known_models)
     known_tasks = TASKS | dict(tasks or {})
+    check_name("model", study.model, known_models)
     check_name("task", study.task, known_tasks)
     check_name("optimizer", study.optimizer, training.OPTIMIZERS)
-    pairs = {name: parts(name, known) for name in study.schemes}
-    by_name: dict[str, Scheme] = {}
-    for name, (scheme, calibration) in pairs.items():
-        by_name[name] = scheme_named(scheme, known)
-        if calibration:
-            check_name("calibration", calibration, calibrate.CALIBRATIONS)
+    by_name, calibrations = _schemes(study, known_schemes)
     if study.activation is not None:
         check_name("activation", study.activation, ACTIVATIONS)
     study = replace(study, lrs=study.lrs or RATES[study.optimizer])
     check_settings(study, *_takers(models or {}, tasks or {}))
-    given = {"length": study.length, "file": study.text}
-    given = {argument: value for argument, value in given.items() if value is not None}
+    make = known_models[study.model]
+    rules_of = {}
     try:
-        task = _task(study, known_tasks[study.task], given)
-        if study.target is None:
-            study = replace(study, target=task.target)
-        assert study.target is not None
-        task.check_target(study.target)
-        if study.batch > task.examples:
-            raise BadStudy(
-                f"batch is at most {task.examples}, the training examples of {task.name!r}; got "
-                f"{study.batch}"
-            )
-        make = known_models[study.model]
+        task = _task(study, known_tasks[study.task])
+        study = _with_target(study, task)
         model = _functional(study, _model(study, task, make))
         for name, scheme in by_name.items():
-            by_name[name] = _under(scheme, name, model, study.optimizer)
+            by_name[name], rules_of[name] = _under(scheme, name, model, study.optimizer)
     except BadStudy:
         raise
     except ValueError as error:
         raise BadStudy(str(error)) from error
-    calibrations = {
-        name: calibrate.CALIBRATIONS[second] for name, (_, second) in pairs.items() if second
-    }
-    return Resolved(study, task, model, by_name, calibrations, make)
+    whole = _whole(study, task, model, make)
+    return Resolved(study, task, model, whole, by_name, rules_of, calibrations)
 
 
-def _under(scheme: Scheme, name: str, model: Functional, optimizer: str) -> Scheme:
-    """The scheme with its rates for the study's optimizer. Raises: ValueError, as `rules`; BadStudy
-    if it has none."""
+def _whole(
+    study: Study, task: Task, model: Functional, make: Callable[..., nnx.Module]
+) -> Functional:
+    """The model with nothing that hides a product: a time loop in one piece, its gradient uncut;
+    blocks not scanned."""
+    if study.model in ATTENTION:
+        return functional(_model(study, task, partial(make, scan=False)))
+    if study.model not in RECURRENT or study.bidirectional:
+        return model
+    in_one_piece = replace(study, segment=task.length, truncate=None)
+    return functional(_model(in_one_piece, task, make))
+
+
+def _schemes(
+    study: Study, known: Mapping[str, Scheme]
+) -> tuple[dict[str, Scheme], dict[str, Calibration]]:
+    """The schemes of a study's names, and the calibrations of those that name one."""
+    schemes, calibrations = {}, {}
+    for name in study.schemes:
+        scheme, calibration = parts(name, known)
+        schemes[name] = scheme_named(scheme, known)
+        if calibration:
+            check_name("calibration", calibration, calibrate.CALIBRATIONS)
+            calibrations[name] = calibrate.CALIBRATIONS[calibration]
+    return schemes, calibrations
+
+
+def _with_target(study: Study, task: Task) -> Study:
+    """The study with its target, checked, like its batch, against the task. Raises: BadStudy."""
+    if study.target is None:
+        study = replace(study, target=task.target)
+    assert study.target is not None
+    task.check_target(study.target)
+    if study.batch > task.examples:
+        raise BadStudy(
+            f"batch is at most {task.examples}, the training examples of {task.name!r}; got "
+            f"{study.batch}"
+        )
+    return study
+
+
+def _under(
+    scheme: Scheme, name: str, model: Functional, optimizer: str
+) -> tuple[Scheme, dict[str, Rule]]:
+    """The scheme with its rates for the study's optimizer, and its rules.
+
+    Raises: ValueError, as `rules`; BadStudy if it has none.
+    """
     try:
         scheme = under(scheme, optimizer)
     except ValueError as error:
         raise BadStudy(f"scheme {name!r}: {error}; choose another with --optimizer") from error
-    for leaf, rule in rules(scheme, model.leaves).items():
+    by_leaf = rules(scheme, model.leaves)
+    for leaf, rule in by_leaf.items():
         factors = {"multiplier": rule.multiplier, "rate": rule.lr_scale, "decay": rule.wd_scale}
         for what, factor in factors.items():
             if not isinstance(factor, Tracer) and not math.isfinite(factor):
@@ -157,31 +227,35 @@ def _under(scheme: Scheme, name: str, model: Functional, optimizer: str) -> Sche
                 f"scheme {name!r} has rates for {made_for}, and the optimizer is {optimizer!r}; "
                 f"use --optimizer {rule.optimizers[0]}, or another scheme"
             )
-    return scheme
+    return scheme, by_leaf
 
 
 def check_memory(
-    resolved: Resolved, trials_at_once: int, *, batch: int | None = None, recorded: int = 0
+    resolved: Resolved,
+    trials_at_once: int,
+    *,
+    batch: int | None = None,
+    model: Functional | None = None,
+    recorded: int = 0,
 ) -> None:
     """Refuse a study that cannot fit into memory, before anything of it is allocated.
 
-    Counted are the starts of all schemes and seeds, which are drawn first; for each of the trials
-    at once its parameters, their gradient, the optimizer's state and what the backward pass of one
-    batch keeps; and `recorded` bytes of records. What else the compiled program needs is known only
-    to its compiler.
+    Counted are the initial parameters of all schemes and seeds, which are drawn first; for each of
+    the trials at once its parameters, their gradient, the optimizer's state and what the backward
+    pass of one batch keeps (of `model`, by default the one that is trained); and `recorded` bytes
+    of records. What else the compiled program needs is known only to its compiler.
     Raises: BadStudy that says what is needed, what is free, and which settings make most of it.
     """
     study, leaves = resolved.study, resolved.model.leaves
     sizes = {leaf: math.prod(leaf.shape) for leaf in leaves}
     largest = _largest(leaves)
-    whole, drawing = (
-        4 * sum(sizes.values()),
-        8 * sizes[largest],
-    )  # float32; random bits, and what is made of them
+    whole = 4 * sum(sizes.values())  # float32
+    drawing = 8 * sizes[largest]  # random bits, and what is made of them
     seeds = len(study.tuning) + study.seeds
     params = {leaf.name: jax.ShapeDtypeStruct(leaf.shape, jnp.float32) for leaf in leaves}
     state = jax.eval_shape(training.OPTIMIZERS[study.optimizer]().init, params)
-    kept = _kept_for_backward(resolved, params, batch or study.batch)
+    model = model or resolved.model
+    kept = _kept_for_backward(resolved.task, model, params, batch or study.batch)
     width = _size_of(largest, study)
     length = "length" if study.length else "layers"
     parts = {
@@ -193,9 +267,9 @@ def check_memory(
         f"times; make batch, {length} or hidden smaller": trials_at_once * kept,
         "the records; make epochs, evaluations, seeds or lrs fewer": recorded,
     }
-    needed, free = sum(parts.values()), sweep.free_on_host()
+    needed, free = sum(parts.values()), memory.free_on_host()
     if jax.default_backend() != "cpu":
-        free = min(free, sweep.free_memory(jax.local_devices()))
+        free = min(free, memory.free_memory(jax.local_devices()))
     if needed > free:
         most = max(parts, key=lambda part: parts[part])
         what, advice = most.split("; ")
@@ -206,18 +280,18 @@ def check_memory(
 
 
 def _kept_for_backward(
-    resolved: Resolved, params: Mapping[str, jax.ShapeDtypeStruct], batch: int
+    task: Task, model: Functional, params: Mapping[str, jax.ShapeDtypeStruct], batch: int
 ) -> int:
     """Bytes that the backward pass of one batch keeps, by shapes alone; those of the parameters are
     counted too."""
-    data = resolved.task.data
+    data = task.data
     x, y = (
         jax.ShapeDtypeStruct((batch, *data[name].shape[1:]), data[name].dtype)
         for name in ("valid_x", "valid_y")
     )
 
     def backward(params: Params, x: jax.Array, y: jax.Array) -> Any:
-        return jax.vjp(lambda p: resolved.task.loss(resolved.model.as_trained(p, x), y), params)[1]
+        return jax.vjp(lambda p: task.loss(model.as_trained(p, x), y), params)[1]
 
     return _bytes(jax.eval_shape(backward, params, x, y))
 
@@ -230,11 +304,16 @@ def _mebibytes(size: int) -> str:
     return f"{size / 2**20:,.0f} MiB"
 
 
-def _task(study: Study, make: Callable[..., Task], given: Mapping[str, Any]) -> Task:
+def _task(study: Study, make: Callable[..., Task]) -> Task:
     """The task, unless its validation set alone cannot fit into memory. Raises: BadStudy."""
+    given: dict[str, Any] = {}
+    if study.length is not None:
+        given["length"] = study.length
+    if study.text is not None:
+        given["file"] = study.text
     if study.task in SYNTHETIC and study.length is not None and make is TASKS[study.task]:
         shapes = jax.eval_shape(lambda: make(**given).data)
-        needed, free = WHILE_DRAWN * _bytes(shapes), sweep.free_on_host()
+        needed, free = WHILE_DRAWN * _bytes(shapes), memory.free_on_host()
         if needed > free:
             raise BadStudy(
                 f"the validation set of task {study.task!r} needs {_mebibytes(needed)} of memory "
@@ -262,10 +341,8 @@ def _functional(study: Study, make: Callable[[], nnx.Module]) -> Functional:
             )
         # The start of running statistics is a value, for which the whole model is built once.
         copies = WHILE_DRAWN if nnx.to_flat_state(nnx.state(model, nnx.BatchStat)) else 1
-        needed, free = (
-            4 * copies * sum(math.prod(leaf.shape) for leaf in leaves),
-            sweep.free_on_host(),
-        )
+        needed = 4 * copies * sum(math.prod(leaf.shape) for leaf in leaves)
+        free = memory.free_on_host()
         if needed > free:
             raise BadStudy(
                 f"the parameters need {_mebibytes(needed)} of memory and {_mebibytes(free)} are "
@@ -311,20 +388,6 @@ def _takers(
     return models_taking, tasks_taking
 
 
-def unsegmented(resolved: Resolved) -> Resolved:
-    """The same with nothing that hides a product: a time loop in one piece, its gradient uncut;
-    blocks not scanned."""
-    study = resolved.study
-    if study.model in ATTENTION:
-        return resolved._replace(
-            model=functional(_model(study, resolved.task, partial(resolved.make, scan=False)))
-        )
-    if study.model not in RECURRENT or study.bidirectional:
-        return resolved
-    whole = replace(study, segment=resolved.task.length, truncate=None)
-    return resolved._replace(model=functional(_model(whole, resolved.task, resolved.make)))
-
-
 def parts(name: str, known: Mapping[str, Scheme]) -> tuple[str, str]:
     """The scheme and the calibration (or "") of a name such as `orthogonal+lsuv`."""
     scheme, plus, calibration = name.rpartition("+")
@@ -332,67 +395,6 @@ def parts(name: str, known: Mapping[str, Scheme]) -> tuple[str, str]:
     if name in known or not plus or not calibration or of_a_setting:
         return name, ""
     return scheme, calibration
-
-
-def draw_starts(resolved: Resolved) -> Starts:
-    """The starting parameters of every scheme and seed, drawn by one program.
-
-    The base key of a seed does not depend on the scheme, so that draws are paired.
-    """
-    seeds = jnp.asarray([*resolved.study.tuning, *resolved.study.reporting])
-
-    def starts(seeds: jax.Array) -> Any:
-        of = lambda scheme: (
-            lambda s: draw(
-                scheme, named_key(jax.random.key(s), "parameters"), resolved.model.leaves
-            )
-        )
-        return {name: jax.vmap(of(scheme))(seeds) for name, scheme in resolved.schemes.items()}
-
-    return jax.tree.map(np.asarray, starts(seeds))
-
-
-def calibrate_starts(resolved: Resolved, starts: Starts) -> tuple[Starts, Reports]:
-    """The starts after the calibrations that the study asks for, and what those report.
-
-    Each seed is calibrated on batches of the training set that depend on the seed alone.
-    """
-    task, study = resolved.task, resolved.study
-    seeds = jnp.asarray([*study.tuning, *study.reporting])
-    count = min(CALIBRATION_BATCHES, task.examples // study.batch)
-    starts, reports, open_cell = dict(starts), {}, unsegmented(resolved)
-    for name, calibration in resolved.calibrations.items():
-        factors = resolved.multipliers(name)
-        apply = lambda p, x, factors=factors: open_cell.as_trained(p, factors, x)
-        problem = calibrate.Problem(resolved.model.leaves, apply, task.loss, study.optimizer)
-
-        def of(
-            data: Any, start: tuple, problem=problem, calibration=calibration
-        ) -> calibrate.Calibrated:
-            seed, params = start
-            key = named_key(jax.random.key(seed), "calibration")
-            batches = jax.vmap(lambda ticket: task.batch(data, ticket))(
-                task.tickets(data, key, count, study.batch)
-            )
-            return calibration(problem, params, batches)
-
-        run_all = jax.jit(
-            lambda data, seeds, params, of=of: jax.lax.map(lambda s: of(data, s), (seeds, params))
-        )
-        try:
-            done: Any = calibrate.checked(
-                jax.tree.map(np.asarray, run_all(task.data, seeds, starts[name]))
-            )
-        except ValueError as error:
-            raise BadStudy(f"{name}: {error}") from error
-        starts[name] = done.params
-        spread = lambda values: {
-            "median": float(np.median(values)),
-            "low": float(values.min()),
-            "high": float(values.max()),
-        }
-        reports[name] = {what: spread(values) for what, values in done.report.items()}
-    return starts, reports
 
 
 def _model(study: Study, task: Task, make: Callable[..., nnx.Module]) -> Callable[[], nnx.Module]:

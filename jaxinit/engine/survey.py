@@ -1,13 +1,13 @@
 """A study's network, looked at instead of trained: its signals under every scheme and seed, and the
 verdict on them.
 
-Study -> resolve.check -> starts -> signals -> signals.nc, verdicts.json
+    Study -> Resolved -> initial parameters -> signals -> signals.nc, verdicts.json
 """
 
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -18,15 +18,10 @@ from jaxinit.analysis import health, store
 from jaxinit.analysis.folder import Folder, to_json
 from jaxinit.engine import sweep
 from jaxinit.engine.identity import claim
-from jaxinit.engine.resolve import (
-    Resolved,
-    calibrate_starts,
-    check,
-    check_memory,
-    draw_starts,
-    unsegmented,
-)
+from jaxinit.engine.initial import calibrate_parameters, draw_parameters
+from jaxinit.engine.resolve import Resolved, check_memory, resolve
 from jaxinit.engine.training import OPTIMIZERS
+from jaxinit.introspect import Params
 from jaxinit.signals import probes
 from jaxinit.signals.through_time import (
     expected_mean_square,
@@ -37,6 +32,8 @@ from jaxinit.signals.through_time import (
 )
 from jaxinit.spec import Scheme
 from jaxinit.study import BadStudy, Study, check_numbers
+
+Batch: TypeAlias = tuple[jax.Array, jax.Array]
 
 
 @sweep.numerics()
@@ -54,64 +51,71 @@ def survey(
     The update among them is the first step of the study's optimizer at a rate of 1.
     The network, the task, the schemes (calibrated ones too) and the seeds that report are those of
     `study`; the signals are those of `examples` examples of the validation set. With `out`,
-    signals.nc and verdicts.json are written there. Raises: BadStudy as `resolve.check`, for more
+    signals.nc and verdicts.json are written there. Raises: BadStudy as `resolve.resolve`, for more
     examples than the validation set has, or a filter that matches nothing.
     """
     resolved, batch = _resolved_and_batch(study, schemes, examples)
     question = {"study": study.plain(), "examples": examples, "only": only}
     if out is not None:
         question = claim(Folder(Path(out)), "probe", question, resolved)
-    starts, _ = calibrate_starts(resolved, draw_starts(resolved))
-    optimizer = OPTIMIZERS[study.optimizer]()
+    try:
+        signals = _signals(resolved, batch, only)
+    except ValueError as error:
+        raise BadStudy(str(error)) from error
+    signals.attrs = _about(study, resolved, examples)
+    if out is not None:
+        _write_signals(Path(out), question, study, signals)
+    return signals
 
-    def update(grads: Any) -> Any:
+
+def _signals(resolved: Resolved, batch: Batch, only: str) -> xr.Dataset:
+    """The signals of every scheme and seed, before the first step."""
+    leaves, loss = resolved.model.leaves, resolved.task.loss
+    initial, _ = calibrate_parameters(resolved, draw_parameters(resolved))
+    optimizer = OPTIMIZERS[resolved.study.optimizer]()
+
+    def update(grads: Params) -> Any:
         with jax.numpy_dtype_promotion("standard"):  # Optax relies on it
             return optimizer.update(grads, optimizer.init(grads))[0]
 
     @jax.jit
-    def look(params: Any, factors: dict[str, Any], batch: tuple[Any, Any]) -> Any:
-        apply = lambda p, x: resolved.as_trained(p, factors, x)
-        of = lambda p: probes.signals(
-            apply, resolved.task.loss, resolved.model.leaves, p, batch, only, update
-        )
-        return jax.lax.map(of, params)
+    def look(params: Params, multipliers: dict[str, Any], batch: Batch) -> Any:
+        def apply(params: Params, x: jax.Array) -> jax.Array:
+            return resolved.as_trained(params, multipliers, x)
+
+        def of_seed(params: Params) -> Any:
+            return probes.signals(apply, loss, leaves, params, batch, only, update)
+
+        return jax.lax.map(of_seed, params)
 
     by_scheme = []
-    try:
-        for name in study.schemes:
-            factors = jax.tree.map(np.float32, resolved.multipliers(name))
-            found = jax.tree.map(
-                np.asarray, look(jax.tree.map(jnp.asarray, starts[name]), factors, batch)
-            )
-            by_seed = []
-            for seed in range(study.seeds):
-                one, params = (
-                    jax.tree.map(lambda a, k=seed: a[k], of) for of in (found, starts[name])
-                )
-                dataset = probes.to_dataset(one, resolved.model.leaves)
-                by_seed.append(
-                    dataset.assign(
-                        probes.spectra(
-                            resolved.model.leaves, params, dataset.parameter.values.tolist()
-                        )
-                    )
-                )
-            by_scheme.append(xr.concat(by_seed, "seed"))
-    except ValueError as error:
-        raise BadStudy(str(error)) from error
-    signals: Any = xr.concat(by_scheme, xr.Variable("scheme", list(study.schemes)))
-    signals.attrs = _about(study, resolved, examples)
-    if out is not None:
-        judged = {
-            name: [one._asdict() for one in judgements]
-            for name, judgements in verdicts(signals).items()
-        }
-        files = {
-            "signals.nc": store.netcdf(signals),
-            "verdicts.json": to_json({"study": study.plain(), "verdicts": judged}),
-        }
-        store.write_answer(Path(out), "probe", question, files)
-    return signals
+    for scheme in resolved.schemes:
+        multipliers = jax.tree.map(np.float32, resolved.multipliers(scheme))
+        on_device = look(jax.tree.map(jnp.asarray, initial[scheme]), multipliers, batch)
+        of_scheme = jax.tree.map(np.asarray, on_device)
+        by_seed = []
+        for seed in resolved.study.reporting:
+            of_seed = jax.tree.map(lambda a, seed=seed: a[seed], of_scheme)
+            params = {name: a[seed] for name, a in initial[scheme].items()}
+            signals = probes.to_dataset(of_seed, leaves)
+            kernels = signals.parameter.values.tolist()
+            by_seed.append(signals.assign(probes.spectra(leaves, params, kernels)))
+        by_scheme.append(xr.concat(by_seed, "seed"))
+    joined: Any = xr.concat(by_scheme, xr.Variable("scheme", list(resolved.schemes)))
+    return joined
+
+
+def _write_signals(
+    folder: Path, question: Mapping[str, Any], study: Study, signals: xr.Dataset
+) -> None:
+    judged = {}
+    for scheme, judgements in verdicts(signals).items():
+        judged[scheme] = [judgement._asdict() for judgement in judgements]
+    files = {
+        "signals.nc": store.netcdf(signals),
+        "verdicts.json": to_json({"study": study.plain(), "verdicts": judged}),
+    }
+    store.write_answer(folder, "probe", question, files)
 
 
 @sweep.numerics()
@@ -136,59 +140,65 @@ def through_time(
     question = {"study": study.plain(), "examples": examples}
     if out is not None:
         question = claim(Folder(Path(out)), "probe", question, resolved)
-    starts, _ = calibrate_starts(resolved, draw_starts(resolved))
-    multiplied = lambda p, factors: {name: w * factors[name] for name, w in p.items()}
-    look = jax.jit(lambda p, b: states_and_gradients(resolved.model, resolved.task.loss, p, b))
-    by_step = jax.jit(lambda p, x: step_jacobians(resolved.model, p, x))
-    by_scheme = []
-    for scheme in study.schemes:
-        by_seed = []
-        for seed in range(study.seeds):
-            factors = jax.tree.map(np.float32, resolved.multipliers(scheme))
-            params = multiplied(
-                {name: jnp.asarray(a[seed]) for name, a in starts[scheme].items()}, factors
-            )
-            try:
-                course = jax.tree.map(np.asarray, look(params, batch))
-            except ValueError as error:
-                raise BadStudy(str(error)) from error
-            lags, jacobian = singular_values(np.asarray(by_step(params, batch[0][:1])))
-            host = jax.tree.map(np.asarray, params)
-            expected = expected_mean_square(
-                resolved.model.leaves, host, np.asarray(batch[0]), study.activation or "tanh"
-            )
-            steps = course.gradient.shape[-1]
-            axes = ("layer", "carry", "step")
-            variables: Any = {what: (axes, values) for what, values in course._asdict().items()}
-            variables["memory"] = ("layer", memory_length(np.linalg.norm(course.gradient, axis=1)))
-            variables["jacobian"] = (("lag", "index"), jacobian)
-            variables["expected"] = (
-                "step",
-                np.full(steps, np.nan) if expected is None else expected,
-            )
-            by_seed.append(xr.Dataset(variables, {"lag": lags, "step": np.arange(1, steps + 1)}))
-        by_scheme.append(xr.concat(by_seed, "seed"))
-    found: Any = xr.concat(by_scheme, xr.Variable("scheme", list(study.schemes)))
-    found.attrs = _about(study, resolved, examples)
+    courses = _courses(resolved, batch)
+    courses.attrs = _about(study, resolved, examples)
     if out is not None:
-        store.write_answer(Path(out), "probe", question, {"through_time.nc": store.netcdf(found)})
-    return found
+        files = {"through_time.nc": store.netcdf(courses)}
+        store.write_answer(Path(out), "probe", question, files)
+    return courses
+
+
+def _courses(resolved: Resolved, batch: Batch) -> xr.Dataset:
+    """States and gradients by step, of every scheme and seed."""
+    model, loss = resolved.whole, resolved.task.loss
+    initial, _ = calibrate_parameters(resolved, draw_parameters(resolved))
+    look = jax.jit(lambda params, batch: states_and_gradients(model, loss, params, batch))
+    jacobians = jax.jit(lambda params, x: step_jacobians(model, params, x))
+    activation = resolved.study.activation or "tanh"
+
+    def of_seed(params: Params) -> xr.Dataset:
+        try:
+            course = jax.tree.map(np.asarray, look(params, batch))
+        except ValueError as error:
+            raise BadStudy(str(error)) from error
+        lags, jacobian = singular_values(np.asarray(jacobians(params, batch[0][:1])))
+        host = jax.tree.map(np.asarray, params)
+        expected = expected_mean_square(model.leaves, host, np.asarray(batch[0]), activation)
+        steps = course.gradient.shape[-1]
+        if expected is None:
+            expected = np.full(steps, np.nan)
+        axes = ("layer", "carry", "step")
+        variables: Any = {name: (axes, values) for name, values in course._asdict().items()}
+        variables["memory"] = ("layer", memory_length(np.linalg.norm(course.gradient, axis=1)))
+        variables["jacobian"] = (("lag", "index"), jacobian)
+        variables["expected"] = ("step", expected)
+        return xr.Dataset(variables, {"lag": lags, "step": np.arange(1, steps + 1)})
+
+    by_scheme = []
+    for scheme in resolved.schemes:
+        multipliers = jax.tree.map(np.float32, resolved.multipliers(scheme))
+        by_seed = []
+        for seed in resolved.study.reporting:
+            params = {name: jnp.asarray(a[seed]) for name, a in initial[scheme].items()}
+            by_seed.append(of_seed(resolved.effective(params, multipliers)))
+        by_scheme.append(xr.concat(by_seed, "seed"))
+    joined: Any = xr.concat(by_scheme, xr.Variable("scheme", list(resolved.schemes)))
+    return joined
 
 
 def _resolved_and_batch(
     study: Study, schemes: Mapping[str, Scheme] | None, examples: int
-) -> tuple[Resolved, tuple[Any, Any]]:
+) -> tuple[Resolved, Batch]:
     check_numbers(study)  # also of what the signals do not depend on
-    resolved = check(replace(study, lrs=(1.0,), baseline=next(iter(study.schemes), "")), schemes)
+    resolved = resolve(replace(study, lrs=(1.0,), baseline=next(iter(study.schemes), "")), schemes)
     data = resolved.task.data
-    there = data["valid_x"].shape[0]
-    if not 1 <= examples <= there:
+    available = data["valid_x"].shape[0]
+    if not 1 <= examples <= available:
         raise BadStudy(
-            f"examples must be 1 to {there}, the validation set of {resolved.task.name!r}; got "
-            f"{examples}"
+            f"examples must be 1 to {available}, the validation set of {resolved.task.name!r}; "
+            f"got {examples}"
         )
-    resolved = unsegmented(resolved)
-    check_memory(resolved, 1, batch=examples)
+    check_memory(resolved, 1, batch=examples, model=resolved.whole)
     return resolved, (data["valid_x"][:examples], data["valid_y"][:examples])
 
 

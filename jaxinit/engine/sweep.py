@@ -2,11 +2,12 @@
 fills them.
 
 The number of slots shapes the program, so it stays: a trial that ends gives its slot to the next
-one, and the running trials are dealt out evenly over the devices before every chunk. Under `map` an
-empty slot costs nothing. Under `vmap` it costs as much as a full one, so when the queue is empty
-the slots shrink to the next power of two, each of which is compiled once. Trials never communicate.
+one. States stay on their devices from chunk to chunk. Under `map` an empty slot costs nothing.
+Under `vmap` it costs as much as a full one, so when nobody waits any more the slots shrink to the
+next power of two, each of which is compiled once. Trials never communicate.
 """
 
+import math
 import os
 import sys
 import tempfile
@@ -18,10 +19,13 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Array
 
 from jaxinit.analysis.outcome import Outcome
+from jaxinit.engine.memory import free_memory
 from jaxinit.engine.training import Program, Records, State, Trial
 from jaxinit.study import BadStudy
 from jaxinit.tasks.base import Data
@@ -110,10 +114,28 @@ class Row(NamedTuple):
 
 
 class Seat(NamedTuple):
-    """A running trial: its number in the queue and its state on the host."""
+    """A running trial: its number in the queue, and its state on the host."""
 
     number: int
     state: State
+
+
+class Running(NamedTuple):
+    """The trials that go on after a chunk, their states still on the devices.
+
+    `slots` and `evaluations` have, by a trial's number, where it is and how far it has come. Slots
+    of no trial are at rest.
+    """
+
+    slots: dict[int, int]
+    evaluations: dict[int, int]
+    states: State
+    settings: Trial
+
+    def seats(self) -> list[Seat]:
+        """All of them with their states on the host, to be saved."""
+        states = jax.tree.map(np.asarray, self.states)
+        return [Seat(number, _entry(states, slot)) for number, slot in self.slots.items()]
 
 
 @dataclass
@@ -135,32 +157,40 @@ class Sweep:
         n = len(self.devices)
         self.slots = -(-self.slots // n) * n
         mesh = jax.sharding.Mesh(np.asarray(self.devices), ("trial",))
-        self._split, self._whole = (
-            NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("trial",), ())
-        )
-        self.data = jax.device_put(self.data, self._whole)
+        self._split = NamedSharding(mesh, PartitionSpec("trial"))
+        self.data = jax.device_put(self.data, NamedSharding(mesh, PartitionSpec()))
         advance = self.program.advance
 
         def on_device(data: Data, states: State, trials: Trial) -> tuple[State, Records]:
-            one = lambda state_and_trial: advance(data, *state_and_trial)
+            def advance_one(state_and_trial: tuple[State, Trial]) -> tuple[State, Records]:
+                return advance(data, *state_and_trial)
+
             if self.mapping == "map":
-                return jax.lax.map(one, (states, trials))
-            return jax.vmap(one)((states, trials))
+                return jax.lax.map(advance_one, (states, trials))
+            return jax.vmap(advance_one)((states, trials))
 
         def training_program(data: Data, states: State, trials: Trial) -> tuple[State, Records]:
-            specs = (PartitionSpec(), PartitionSpec("trial"), PartitionSpec("trial"))
             mapped = jax.shard_map(
                 on_device,
                 mesh=mesh,
-                in_specs=specs,
+                in_specs=(PartitionSpec(), PartitionSpec("trial"), PartitionSpec("trial")),
                 out_specs=PartitionSpec("trial"),
                 check_vma=False,
             )
             return mapped(data, states, trials)
 
-        self._jitted = jax.jit(training_program)
-        self._start = jax.jit(jax.vmap(self.program.start))
-        self._programs: dict[int, Any] = {}  # by number of slots
+        def arrange(pools: Sequence[State], source: Array, live: Array) -> State:
+            return jax.shard_map(
+                _arrange_on_device,
+                mesh=mesh,
+                in_specs=PartitionSpec("trial"),
+                out_specs=PartitionSpec("trial"),
+            )(pools, source, live)
+
+        self._advance = jax.jit(training_program)
+        self._arrange = jax.jit(arrange)
+        self._initial = jax.jit(jax.vmap(self.program.initial_state))
+        self._compiled: dict[int, Any] = {}  # by number of slots
 
     def run(
         self,
@@ -168,91 +198,154 @@ class Sweep:
         trials: Trial,
         waiting: Sequence[int] | None = None,
         seats: Sequence[Seat] = (),
-    ) -> Iterator[tuple[list[Row], list[Seat]]]:
+    ) -> Iterator[tuple[list[Row], Running]]:
         """Train trials to their ends; after each chunk, yield a row for each that ran in it, and
         those that go on.
 
-        `params` are the starting parameters of each trial, `seats` trials already under way,
-        `waiting` the numbers of those that have not begun (default: all).
+        `params` are the initial parameters of each trial, `seats` trials already under way,
+        `waiting` the numbers of those that have not begun (default: all). States stay on the
+        devices from chunk to chunk; only records and how each trial stands come to the host.
         Shapes: every leaf of `trials` has the trial as its leading axis.
         """
         trials = jax.tree.map(np.asarray, trials)
-        waiting, seats = list(range(len(trials.seed)) if waiting is None else waiting), list(seats)
-        self._fit(
-            jax.eval_shape(self.program.start, params[0]), jax.tree.map(lambda a: a[0], trials)
-        )
-        while waiting or seats:
-            free = max(self.slots - len(seats), 0)
+        waiting = list(range(len(trials.seed)) if waiting is None else waiting)
+        saved = list(seats)
+        running: Running | None = None
+        self._fit(jax.eval_shape(self.program.initial_state, params[0]), _entry(trials, 0))
+        while waiting or saved or (running is not None and running.slots):
+            free = self.slots - (0 if running is None else len(running.slots))
+            resumed, saved = saved[:free], saved[free:]
+            free -= len(resumed)
             fresh, waiting = waiting[:free], waiting[free:]
-            if fresh:
-                padded = np.resize(fresh, self.slots)  # one shape, one compilation of `start`
-                stacked = jax.tree.map(
-                    lambda *leaves: np.stack(leaves), *[params[number] for number in padded]
-                )
-                started = jax.tree.map(np.asarray, self._start(stacked))
-                seats += [
-                    Seat(number, jax.tree.map(lambda a, k=k: a[k], started))
-                    for k, number in enumerate(fresh)
-                ]
-            rows, going_on = self._chunk(seats[: self.slots], trials)
-            seats = going_on + seats[self.slots :]
-            yield rows, seats
+            running = self._seat(running, resumed, fresh, params, trials)
+            rows, running = self._chunk(running)
+            yield rows, running
 
-    def _chunk(self, seats: list[Seat], trials: Trial) -> tuple[list[Row], list[Seat]]:
-        """Advance every seat by one chunk: a row for each, and the seats of the trials that go
-        on."""
-        n, width = len(self.devices), self.slots // len(self.devices)
-        if self.mapping == "vmap":
-            width = min(width, 2 ** (-(-len(seats) // n) - 1).bit_length())
-        slot_of = [
-            k % n * width + k // n for k in range(len(seats))
-        ]  # dealt to the devices in turn
-        resting = Seat(seats[0].number, seats[0].state._replace(outcome=np.int32(Outcome.CENSORED)))
-        by_slot = [resting] * (n * width)
-        for seat, slot in zip(seats, slot_of, strict=True):
-            by_slot[slot] = seat
-        states = jax.tree.map(lambda *leaves: np.stack(leaves), *[seat.state for seat in by_slot])
-        picked = jax.tree.map(lambda a: a[[seat.number for seat in by_slot]], trials)
-        states, records = self._program(n * width, states, picked)(
-            self.data, *jax.device_put((states, picked), self._split)
-        )
-        states, records = jax.tree.map(np.asarray, (states, records))
+    def _seat(
+        self,
+        running: Running | None,
+        resumed: list[Seat],
+        fresh: list[int],
+        params: Sequence[dict[str, np.ndarray]],
+        trials: Trial,
+    ) -> Running:
+        """The running trials and those that join them, spread evenly over the devices.
 
-        rows, going_on = [], []
-        for seat, slot in zip(seats, slot_of, strict=True):
-            after: State = jax.tree.map(lambda a, slot=slot: a[slot], states)
-            first, last, outcome = (
-                int(seat.state.evaluations),
-                int(after.evaluations),
-                Outcome(int(after.outcome)),
-            )
-            ran: Records = jax.tree.map(lambda a, slot=slot, n=last - first: a[slot, :n], records)
-            rows.append(Row(seat.number, first, last, ran, outcome))
+        A trial stays on its device, so that devices need not talk to each other. Where that would
+        leave one of them more trials than its share, as when nobody waits any more and the trials
+        of another have ended, all are dealt out anew by way of the host.
+        """
+        n = len(self.devices)
+        joining = [*(seat.number for seat in resumed), *fresh]
+        places: list[list[tuple[int, int]]] = [[] for _ in range(n)]  # of trials, by device
+        held = 0  # slots of a device until now
+        if running is not None:
+            held = len(running.states.outcome) // n
+            for number, slot in running.slots.items():
+                places[slot // held].append((number, slot % held))
+        share = -(-(sum(map(len, places)) + len(joining)) // n)
+        width = self._width(share)
+        if running is not None and max(map(len, places)) > share:
+            return self._seat(None, [*running.seats(), *resumed], fresh, params, trials)
+        if running is not None and not joining and width == held:
+            return running  # trials that have ended rest in their slots
+
+        # New trials are pooled behind the slots of their device, then all are put in order.
+        pooled: list[list[int]] = [[] for _ in range(n)]  # indices of those who join, by device
+        for index, number in enumerate(joining):
+            device = min(range(n), key=lambda device: len(places[device]))
+            places[device].append((number, held + len(pooled[device])))
+            pooled[device].append(index)
+        pools = [] if running is None else [running.states]
+        if joining:
+            pools.append(self._pool(pooled, resumed, fresh, params))
+
+        slots: dict[int, int] = {}
+        source = np.zeros(n * width, np.int32)
+        live = np.zeros(n * width, bool)
+        anyone = next(number for its in places for number, _ in its)
+        numbers = np.full(n * width, anyone)  # whose settings a slot at rest has does not matter
+        for device, its in enumerate(places):
+            for slot, (number, place) in enumerate(its, start=device * width):
+                slots[number] = slot
+                source[slot], live[slot], numbers[slot] = place, True, number
+        evaluations = {seat.number: int(seat.state.evaluations) for seat in resumed}
+        evaluations |= dict.fromkeys(fresh, 0)
+        if running is not None:
+            evaluations |= running.evaluations
+        settings = jax.tree.map(lambda setting: setting[numbers], trials)
+        source, live, settings = jax.device_put((source, live, settings), self._split)
+        return Running(slots, evaluations, self._arrange(pools, source, live), settings)
+
+    def _pool(
+        self,
+        pooled: Sequence[Sequence[int]],
+        resumed: Sequence[Seat],
+        fresh: Sequence[int],
+        params: Sequence[dict[str, np.ndarray]],
+    ) -> State:
+        """The states of trials that join, on their devices; every device has as many, of whatever
+        trial, so that one compilation serves all."""
+        width = self.slots // len(self.devices)
+        indices = np.concatenate([np.resize(its or [0], width) for its in pooled])
+        if not resumed:
+            initial = [params[fresh[index]] for index in indices]
+            return self._initial(jax.device_put(_stacked(initial), self._split))
+        states = [seat.state for seat in resumed]
+        if fresh:
+            padded = [params[number] for number in np.resize(fresh, self.slots)]
+            drawn = jax.tree.map(np.asarray, self._initial(_stacked(padded)))
+            states += [_entry(drawn, k) for k in range(len(fresh))]
+        return jax.device_put(_stacked([states[index] for index in indices]), self._split)
+
+    def _width(self, share: int) -> int:
+        """The slots of a device for its share of trials. Under `vmap` an empty slot costs as much
+        as a full one."""
+        width = self.slots // len(self.devices)
+        if self.mapping == "map":
+            return width
+        return min(width, 2 ** (share - 1).bit_length())
+
+    def _chunk(self, running: Running) -> tuple[list[Row], Running]:
+        """Advance every trial by one chunk: a row for each, and those that go on."""
+        states, settings = running.states, running.settings
+        program = self._program(len(states.outcome), states, settings)
+        states, records = program(self.data, states, settings)
+        records = jax.tree.map(np.asarray, records)
+        outcomes, evaluations = np.asarray(states.outcome), np.asarray(states.evaluations)
+
+        rows, slots, done = [], {}, {}
+        for number, slot in running.slots.items():
+            first, last = running.evaluations[number], int(evaluations[slot])
+            outcome = Outcome(int(outcomes[slot]))
+            ran = jax.tree.map(lambda a, slot=slot, n=last - first: a[slot, :n], records)
+            rows.append(Row(number, first, last, ran, outcome))
             if outcome is Outcome.UNFINISHED:
-                going_on.append(Seat(seat.number, after))
-        return rows, going_on
+                slots[number], done[number] = slot, last
+        return rows, Running(slots, done, states, settings)
 
     def _program(self, slots: int, states: Any, trials: Any) -> Any:
         """The training program compiled for a number of slots; the leading axis of what is given
         does not matter."""
-        if slots not in self._programs:
-            shapes = jax.tree.map(
-                lambda a: jax.ShapeDtypeStruct(
-                    (slots, *a.shape[1:]), a.dtype, sharding=self._split
-                ),
-                (states, trials),
-            )
-            self._programs[slots] = self._jitted.lower(self.data, *shapes).compile()
-        return self._programs[slots]
+        if slots not in self._compiled:
+            shapes = self._shapes(slots, (states, trials))
+            self._compiled[slots] = self._advance.lower(self.data, *shapes).compile()
+        return self._compiled[slots]
+
+    def _shapes(self, slots: int, tree: Any) -> Any:
+        def shape(a: Any) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct((slots, *a.shape[1:]), a.dtype, sharding=self._split)
+
+        return jax.tree.map(shape, tree)
 
     def _fit(self, state: Any, trial: Any) -> None:
         """Halve the slots until the program fits into the memory of a device, and say so."""
         one_slot = jax.tree.map(
             lambda a: jax.ShapeDtypeStruct((1, *a.shape), a.dtype), (state, trial)
         )
-        memory = (
-            int(SHARE_OF_MEMORY * free_memory(self.devices)) if self.memory is None else self.memory
-        )
+        memory = self.memory
+        if memory is None:
+            memory = int(SHARE_OF_MEMORY * free_memory(self.devices))
         wanted, n = self.slots, len(self.devices)
         while (needed := self._needs(one_slot)) > memory and self.slots > n:
             self.slots = max(self.slots // n // 2, 1) * n
@@ -262,24 +355,43 @@ class Sweep:
                 "MiB are free; make batch, hidden or length smaller"
             )
         if self.slots < wanted or needed > memory:
-            amount = lambda size: f"{size / 2**20:,.0f} MiB"
-            print(
-                f"jaxinit: {wanted} trials at a time need more than the {amount(memory)} a device "
-                f"may use; there are {self.slots} at a time, which need {amount(needed)}"
-                + (
-                    ", and may not fit: make batch, hidden or length smaller"
-                    if needed > memory
-                    else ""
-                ),
-                file=sys.stderr,
+            line = (
+                f"jaxinit: {wanted} trials at a time need more than the {memory / 2**20:,.0f} MiB "
+                f"a device may use; there are {self.slots} at a time, which need "
+                f"{needed / 2**20:,.0f} MiB"
             )
+            if needed > memory:
+                line += ", and may not fit: make batch, hidden or length smaller"
+            print(line, file=sys.stderr)
 
     def _needs(self, one_slot: tuple[Any, Any]) -> int:
-        """Bytes on each device: what goes in, what comes out, and the program's own."""
+        """Bytes on each device: of the program or, where that is more, of arranging states."""
+        width = self.slots // len(self.devices)
+        state_bytes = sum(
+            math.prod(a.shape) * a.dtype.itemsize for a in jax.tree.leaves(one_slot[0])
+        )
+        data_bytes = sum(a.nbytes for a in jax.tree.leaves(self.data))
+        arranging = data_bytes + 3 * width * state_bytes  # those there, those who join, and both
         sizes = self._program(self.slots, *one_slot).memory_analysis()
         if sizes is None:  # a backend that does not tell
-            return 0
-        return sizes.argument_size_in_bytes + sizes.output_size_in_bytes + sizes.temp_size_in_bytes
+            return arranging
+        inputs_and_outputs = sizes.argument_size_in_bytes + sizes.output_size_in_bytes
+        return max(arranging, inputs_and_outputs + sizes.temp_size_in_bytes)
+
+
+def _arrange_on_device(pools: Sequence[State], source: Array, live: Array) -> State:
+    """The entries `source` of pools of states laid end to end, at rest where no trial is live."""
+    states: State = jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[source], *pools)
+    outcome = jnp.where(live, states.outcome, jnp.int32(Outcome.CENSORED))
+    return states._replace(outcome=outcome)
+
+
+def _stacked(trees: Sequence[Any]) -> Any:
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
+
+
+def _entry(tree: Any, index: int) -> Any:
+    return jax.tree.map(lambda a: a[index], tree)
 
 
 def over_devices(function: Callable[..., Any], *columns: np.ndarray) -> Any:
@@ -295,91 +407,13 @@ def over_devices(function: Callable[..., Any], *columns: np.ndarray) -> Any:
     count = len(columns[0])
     whole = -(-count // len(devices)) * len(devices)
     padded = [np.resize(column, (whole, *column.shape[1:])) for column in columns]
-    on_device = lambda *rows: jax.lax.map(lambda row: function(*row), rows)
-    run = jax.jit(
-        jax.shard_map(on_device, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
-    )
-    out = run(*jax.device_put(padded, NamedSharding(mesh, spec)))
+
+    def on_device(*rows: jax.Array) -> Any:
+        return jax.lax.map(lambda row: function(*row), rows)
+
+    mapped = jax.shard_map(on_device, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
+    out = jax.jit(mapped)(*jax.device_put(padded, NamedSharding(mesh, spec)))
     return jax.tree.map(lambda a: np.asarray(a)[:count], out)
-
-
-def free_memory(devices: Sequence[Any]) -> int:
-    """Bytes that each device may still use; devices that are cores of one machine share what it
-    has."""
-    stats = devices[0].memory_stats()
-    if stats and "bytes_limit" in stats:
-        return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
-    return free_on_host() // len(devices)
-
-
-def free_on_host() -> int:
-    """Bytes that this process may still use: what the machine has, within the limits of its groups
-    and its own."""
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
-        free = int(fields["MemAvailable"].split()[0]) * 1024
-    else:
-        free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return max(min(free, *free_in_groups(), *_free_in_process()), 0)
-
-
-def free_in_groups(
-    root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
-) -> list[int]:
-    """Bytes free in each control group that bounds this process's memory, of the first version or
-    the second.
-
-    File caches that can be dropped count as free. In a container its own group is the root.
-    """
-    found = []
-    for line in own.read_text().splitlines() if own.exists() else []:
-        _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            top, names = root, ("memory.max", "memory.current", "inactive_file")
-        elif "memory" in controllers.split(","):
-            top, names = (
-                root / "memory",
-                ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-            )
-        else:
-            continue
-        group = top / path.strip("/")
-        for folder in (group, *group.parents):
-            if folder.is_relative_to(top):
-                found += _free_in_group(folder, *names)
-    return found
-
-
-def _free_in_group(folder: Path, limit: str, used: str, cache: str) -> list[int]:
-    try:
-        most = (folder / limit).read_text().strip()
-        if most == "max":
-            return []
-        counts = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-        return [int(most) - int((folder / used).read_text()) + int(counts.get(cache, 0))]
-    except OSError:  # the root has no limit, and a group outside of a container is not to be seen
-        return []
-
-
-def _free_in_process() -> list[int]:
-    """What `ulimit` leaves this process, where it sets a limit."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return []
-    statm = Path("/proc/self/statm")
-    if not statm.exists():
-        return []
-    pages = [int(word) for word in statm.read_text().split()]
-    used = {resource.RLIMIT_AS: pages[0], resource.RLIMIT_DATA: pages[5]}
-    limits = {kind: resource.getrlimit(kind)[0] for kind in used}
-    page = resource.getpagesize()
-    return [
-        limit - used[kind] * page
-        for kind, limit in limits.items()
-        if limit != resource.RLIM_INFINITY
-    ]
 
 
 def default_mapping() -> Mapping:

@@ -1,19 +1,21 @@
 """The training program: parameters and traced hyperparameters of one trial in, records out.
 
-Written for one trial; `sweep` maps it. Whatever is swept (start, seed, rate, clipping, decay,
-target, budget) is traced, so every scheme shares one compilation; what shapes the program (model,
-task, optimizer, batch) is fixed in `make_program`. A run advances in chunks of epochs, and a trial
-that has ended does nothing more.
+Written for one trial; `sweep` maps it. Whatever is swept (initial parameters, seed, learning rate,
+clipping, decay, target, budget) is traced, so every scheme shares one compilation; what shapes the
+program (model, task, optimizer, batch) is fixed in `Program`. A run advances in chunks of epochs,
+and a trial that has ended does nothing more.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import KW_ONLY, dataclass
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key
 
 from jaxinit.analysis.outcome import Outcome
 from jaxinit.introspect import Functional, Params, Training
@@ -40,8 +42,12 @@ class Scales(NamedTuple):
 
     @classmethod
     def of(cls, rules: dict[str, Rule]) -> "Scales":
-        pick = lambda what: {name: jnp.float32(getattr(rule, what)) for name, rule in rules.items()}
-        return cls(pick("multiplier"), pick("lr_scale"), pick("wd_scale"))
+        scales = cls({}, {}, {})
+        for name, rule in rules.items():
+            scales.multiplier[name] = jnp.float32(rule.multiplier)
+            scales.lr[name] = jnp.float32(rule.lr_scale)
+            scales.decay[name] = jnp.float32(rule.wd_scale)
+        return scales
 
 
 class Trial(NamedTuple):
@@ -88,31 +94,12 @@ class Records(NamedTuple):
     metric: Float[Array, ""]
 
 
-class Program(NamedTuple):
-    """`start(params) -> state` and `advance(data, state, trial) -> (state, records)`, records of
-    `rows` evaluations.
-
-    `descend(params, gradients of the loss, optimizer state, trial) -> (params, optimizer state,
-    gradient norm)` is one step of the optimizer, with all that bounds, decays and scales it.
-    """
-
-    start: Callable[[Params], State]
-    advance: Callable[[Data, State, Trial], tuple[State, Records]]
-    descend: Callable[[Params, Params, optax.OptState, Trial], tuple[Params, optax.OptState, Array]]
-    rows: int
-    evaluations_per_epoch: int
+KeyArray: TypeAlias = Key[Array, ""]
+Plan: TypeAlias = tuple[Any, Array | None]  # tickets of batches, and keys of their noise
 
 
-def make_program(
-    model: Functional,
-    task: Task,
-    optimizer: str,
-    *,
-    batch: int,
-    evaluations: int,
-    epochs: int,
-    at_once: int | None = None,
-) -> Program:
+@dataclass(frozen=True, eq=False)
+class Program:
     """The training program of one setting, advancing by `epochs` epochs at a call.
 
     Each epoch visits `task.examples // batch` batches (an incomplete last one is dropped) in an
@@ -121,138 +108,210 @@ def make_program(
     passes through the model `at_once` examples at a time (default: all of it).
     Raises: ValueError for an unknown optimizer, or a batch larger than the training set.
     """
-    if optimizer not in OPTIMIZERS:
-        raise ValueError(f"no optimizer is called {optimizer!r}; there are {', '.join(OPTIMIZERS)}")
-    if not 1 <= batch <= task.examples:
-        raise ValueError(
-            f"batch must be 1 to {task.examples}, the training examples of {task.name!r}; got "
-            f"{batch}"
-        )
-    steps = task.examples // batch
-    intervals = nearest_divisor(steps, evaluations)
-    tx = OPTIMIZERS[optimizer]()
 
-    def scaled(params: Params, trial: Trial) -> Params:
-        return (
-            params
-            if trial.scales is None
-            else jax.tree.map(jnp.multiply, params, trial.scales.multiplier)
-        )
+    model: Functional
+    task: Task
+    optimizer: str
+    _: KW_ONLY
+    batch: int
+    evaluations: int
+    epochs: int
+    at_once: int | None = None
 
-    def loss_of(params: Params, running: Params, trial: Trial, noise: Training, x: Array, y: Array):
-        outputs, running = model.learn(scaled(params, trial), running, x, noise)
-        return task.loss(outputs, y), running
-
-    def validate(params: Params, running: Params, trial: Trial, data: Data) -> tuple[Array, Array]:
-        """The loss and the metric on the validation set."""
-        x, y = data["valid_x"], data["valid_y"]
-        params, count = scaled(params, trial) | running, x.shape[0]
-        if at_once is None or count <= at_once:
-            outputs = model.apply(params, x)
-        else:
-            rest = (
-                count % at_once
-            )  # the last block overlaps the one before: nothing is padded, no example is invented
-            blocks = jnp.concatenate([x[: count - rest], x[count - at_once :]]) if rest else x
-            by_block = blocks.reshape(-1, at_once, *x.shape[1:])
-            outputs = jax.lax.map(lambda block: model.apply(params, block), by_block)
-            outputs = outputs.reshape(-1, *outputs.shape[2:])
-            outputs = (
-                jnp.concatenate([outputs[: count - rest], outputs[-rest:]]) if rest else outputs
+    def __post_init__(self):
+        if self.optimizer not in OPTIMIZERS:
+            raise ValueError(
+                f"no optimizer is called {self.optimizer!r}; there are {', '.join(OPTIMIZERS)}"
             )
-        return task.loss(outputs, y), task.metric(outputs, y)
+        if not 1 <= self.batch <= self.task.examples:
+            raise ValueError(
+                f"batch must be 1 to {self.task.examples}, the training examples of "
+                f"{self.task.name!r}; got {self.batch}"
+            )
 
-    def start(params: Params) -> State:
+    @property
+    def steps(self) -> int:
+        """The number of batches in an epoch."""
+        return self.task.examples // self.batch
+
+    @property
+    def evaluations_per_epoch(self) -> int:
+        return nearest_divisor(self.steps, self.evaluations)
+
+    @property
+    def rows(self) -> int:
+        """The number of evaluations that one call of `advance` records."""
+        return self.epochs * self.evaluations_per_epoch
+
+    @property
+    def descent(self) -> optax.GradientTransformation:
+        return OPTIMIZERS[self.optimizer]()
+
+    def initial_state(self, params: Params) -> State:
+        """The state of a trial before its first step."""
         return State(
             params,
-            dict(model.running),
-            tx.init(params),
-            jnp.float32(jnp.nan),
-            jnp.int32(0),
-            jnp.int32(Outcome.UNFINISHED),
+            dict(self.model.running),
+            self.descent.init(params),
+            first_loss=jnp.float32(jnp.nan),
+            evaluations=jnp.int32(0),
+            outcome=jnp.int32(Outcome.UNFINISHED),
         )
 
+    def advance(self, data: Data, state: State, trial: Trial) -> tuple[State, Records]:
+        """The state after `epochs` more epochs, and the records of their `rows` evaluations."""
+        key = jax.random.key(trial.seed)
+        order_key = named_key(key, "data order")
+        noise_key = named_key(key, "dropout")
+
+        def epoch(state: State, _: None) -> tuple[State, Records]:
+            plan = self.plan(data, state, trial, order_key, noise_key)
+
+            def interval(state: State, plan: Plan) -> tuple[State, Records]:
+                # Under vmap both branches are computed, under map a trial at rest costs nothing.
+                running = state.outcome == Outcome.UNFINISHED
+                train = partial(self.train_interval, data, trial)
+                return jax.lax.cond(running, train, rest, state, plan)
+
+            return jax.lax.scan(interval, state, plan)
+
+        state, records = jax.lax.scan(epoch, state, None, length=self.epochs)
+        return state, jax.tree.map(lambda record: record.reshape(-1), records)
+
+    def plan(
+        self, data: Data, state: State, trial: Trial, order_key: KeyArray, noise_key: KeyArray
+    ) -> Plan:
+        """The batches of the epoch that a trial is about to begin, `[intervals, steps]`."""
+        # A running trial enters every epoch having ended the one before, so that its own count
+        # of evaluations numbers the epoch.
+        intervals = self.evaluations_per_epoch
+        number = state.evaluations // intervals
+        order = jax.random.fold_in(order_key, number)
+        tickets = self.task.tickets(data, order, self.steps, self.batch)
+        keys = None
+        if trial.dropout is not None or self.model.noisy:
+            keys = jax.random.split(jax.random.fold_in(noise_key, number), self.steps)
+
+        def by_interval(entries: Array) -> Array:
+            return entries.reshape(intervals, self.steps // intervals, *entries.shape[1:])
+
+        return jax.tree.map(by_interval, (tickets, keys))
+
+    def train_interval(
+        self, data: Data, trial: Trial, state: State, plan: Plan
+    ) -> tuple[State, Records]:
+        """Train on the batches between two evaluations, and evaluate."""
+
+        def step(carry: tuple[Params, Params, optax.OptState], at: Plan) -> Any:
+            params, running, opt = carry
+            ticket, key = at
+            noise = Training()
+            if key is not None:
+                noise = Training(key, 0.0 if trial.dropout is None else trial.dropout)
+            x, y = self.task.batch(data, ticket)
+            descend_from = jax.value_and_grad(self.loss, has_aux=True)
+            (loss, running), grads = descend_from(params, running, trial, noise, x, y)
+            params, opt, norm = self.descend(params, grads, opt, trial)
+            return (params, running, opt), (loss, norm)
+
+        carry = state.params, state.running, state.opt
+        (params, running, opt), (losses, norms) = jax.lax.scan(step, carry, plan)
+        valid_loss, metric = self.validate(params, running, trial, data)
+        record = Records(jnp.mean(losses), jnp.mean(norms), valid_loss, metric)
+        first_loss = jnp.where(jnp.isnan(state.first_loss), losses[0], state.first_loss)
+        evaluations = state.evaluations + 1
+        outcome = self.outcome(record, first_loss, evaluations, trial)
+        return State(params, running, opt, first_loss, evaluations, outcome), record
+
+    def loss(
+        self, params: Params, running: Params, trial: Trial, noise: Training, x: Array, y: Array
+    ) -> tuple[Array, Params]:
+        """The loss of one batch in training, and the running statistics after it."""
+        outputs, running = self.model.learn(effective(params, trial), running, x, noise)
+        return self.task.loss(outputs, y), running
+
     def descend(
-        params: Params, grads: Params, opt: optax.OptState, trial: Trial
+        self, params: Params, grads: Params, opt: optax.OptState, trial: Trial
     ) -> tuple[Params, optax.OptState, Array]:
+        """One step of the optimizer, including L2, clipping, weight decay and the scheme's rates.
+
+        `grads` are those of the loss alone. Returns the norm of the gradient (with L2) beside the
+        parameters and the optimizer's state.
+        """
         grads = jax.tree.map(lambda g, p: g + trial.l2 * p, grads, params)
         norm = optax.tree.norm(grads)
         shrink = jnp.where(norm > trial.clip, trial.clip / norm, 1.0)
-        bounded = lambda g: jnp.clip(g * shrink, -trial.clip_value, trial.clip_value)
-        with jax.numpy_dtype_promotion("standard"):  # Optax relies on it
-            updates, opt = tx.update(jax.tree.map(bounded, grads), opt, params)
+
+        def clipped(g: Array) -> Array:
+            return jnp.clip(g * shrink, -trial.clip_value, trial.clip_value)
 
         def move(p: Array, u: Array, lr: Array, decay: Array) -> Array:
             return p - trial.lr * lr * (u + trial.weight_decay * decay * p)
 
-        ones = dict.fromkeys(params, jnp.float32(1))
-        lr, decay = (trial.scales.lr, trial.scales.decay) if trial.scales else (ones, ones)
+        with jax.numpy_dtype_promotion("standard"):  # Optax relies on it
+            updates, opt = self.descent.update(jax.tree.map(clipped, grads), opt, params)
+        if trial.scales is None:
+            lr = decay = dict.fromkeys(params, jnp.float32(1))
+        else:
+            lr, decay = trial.scales.lr, trial.scales.decay
         return jax.tree.map(move, params, updates, lr, decay), opt, norm
 
-    def advance(data: Data, state: State, trial: Trial) -> tuple[State, Records]:
-        order_key, noise_key = (
-            named_key(jax.random.key(trial.seed), name) for name in ("data order", "dropout")
+    def validate(
+        self, params: Params, running: Params, trial: Trial, data: Data
+    ) -> tuple[Array, Array]:
+        """The loss and the metric on the validation set."""
+        x, y = data["valid_x"], data["valid_y"]
+        weights = effective(params, trial) | running
+        count, at_once = x.shape[0], self.at_once
+        if at_once is None or count <= at_once:
+            outputs = self.model.apply(weights, x)
+            return self.task.loss(outputs, y), self.task.metric(outputs, y)
+        # The last block overlaps the one before: nothing is padded, no example is invented.
+        rest = count % at_once
+        blocks = x
+        if rest:
+            blocks = jnp.concatenate([x[: count - rest], x[count - at_once :]])
+        blocks = blocks.reshape(-1, at_once, *x.shape[1:])
+        outputs = jax.lax.map(lambda block: self.model.apply(weights, block), blocks)
+        outputs = outputs.reshape(-1, *outputs.shape[2:])
+        if rest:
+            outputs = jnp.concatenate([outputs[: count - rest], outputs[-rest:]])
+        return self.task.loss(outputs, y), self.task.metric(outputs, y)
+
+    def outcome(
+        self, record: Records, first_loss: Array, evaluations: Array, trial: Trial
+    ) -> Array:
+        """How a trial stands after an evaluation: diverged before converged before censored."""
+        bounded = record.train_loss <= DIVERGED_AT * first_loss
+        diverged = ~(bounded & jnp.isfinite(record.valid_loss))
+        if self.task.higher_is_better:
+            converged = record.metric >= trial.target
+        else:
+            converged = record.metric <= trial.target
+        censored = evaluations >= trial.budget
+        return jnp.select(
+            [diverged, converged, censored],
+            [
+                jnp.int32(Outcome.DIVERGED),
+                jnp.int32(Outcome.CONVERGED),
+                jnp.int32(Outcome.CENSORED),
+            ],
+            jnp.int32(Outcome.UNFINISHED),
         )
 
-        def step(carry: tuple[Params, Params, optax.OptState], at: tuple[Array, Array | None]):
-            params, running, opt = carry
-            ticket, key = at
-            noise = (
-                Training()
-                if key is None
-                else Training(key, 0.0 if trial.dropout is None else trial.dropout)
-            )
-            x, y = task.batch(data, ticket)
-            of_loss = jax.value_and_grad(loss_of, has_aux=True)
-            (loss, running), grads = of_loss(params, running, trial, noise, x, y)
-            params, opt, norm = descend(params, grads, opt, trial)
-            return (params, running, opt), (loss, norm)
 
-        def interval(state: State, plan: tuple[Array, Array | None]) -> tuple[State, Records]:
-            carry = state.params, state.running, state.opt
-            (params, running, opt), (losses, norms) = jax.lax.scan(step, carry, plan)
-            valid_loss, metric = validate(params, running, trial, data)
-            record = Records(jnp.mean(losses), jnp.mean(norms), valid_loss, metric)
-            first_loss = jnp.where(jnp.isnan(state.first_loss), losses[0], state.first_loss)
-            evaluations = state.evaluations + 1
-            bounded = (record.train_loss <= DIVERGED_AT * first_loss) & jnp.isfinite(valid_loss)
-            better = jnp.greater_equal if task.higher_is_better else jnp.less_equal
-            outcome = jnp.select(
-                [~bounded, better(record.metric, trial.target), evaluations >= trial.budget],
-                [
-                    jnp.int32(Outcome.DIVERGED),
-                    jnp.int32(Outcome.CONVERGED),
-                    jnp.int32(Outcome.CENSORED),
-                ],
-                jnp.int32(Outcome.UNFINISHED),
-            )
-            return State(params, running, opt, first_loss, evaluations, outcome), record
+def effective(params: Params, trial: Trial) -> Params:
+    """The parameters that the forward pass sees: those of the trial times their multipliers."""
+    if trial.scales is None:
+        return params
+    return jax.tree.map(jnp.multiply, params, trial.scales.multiplier)
 
-        def rest(state: State, plan: tuple[Array, Array | None]) -> tuple[State, Records]:
-            del plan
-            return state, Records(*[jnp.float32(jnp.nan)] * len(Records._fields))
 
-        def interval_if_running(
-            state: State, plan: tuple[Array, Array | None]
-        ) -> tuple[State, Records]:
-            return jax.lax.cond(state.outcome == Outcome.UNFINISHED, interval, rest, state, plan)
-
-        def epoch(state: State, _: None) -> tuple[State, Records]:
-            # A running trial enters every epoch having ended the one before, so its own count
-            # numbers the epoch.
-            number = state.evaluations // intervals
-            tickets = task.tickets(data, jax.random.fold_in(order_key, number), steps, batch)
-            quiet = trial.dropout is None and not model.noisy
-            keys = None if quiet else jax.random.split(jax.random.fold_in(noise_key, number), steps)
-            by_interval = lambda of: of.reshape(intervals, steps // intervals, *of.shape[1:])
-            return jax.lax.scan(
-                interval_if_running, state, jax.tree.map(by_interval, (tickets, keys))
-            )
-
-        state, records = jax.lax.scan(epoch, state, None, length=epochs)
-        return state, jax.tree.map(lambda r: r.reshape(-1), records)
-
-    return Program(start, advance, descend, epochs * intervals, intervals)
+def rest(state: State, plan: Plan) -> tuple[State, Records]:
+    """An interval of a trial that has ended: nothing happens, and the records say so."""
+    del plan
+    nothing = jnp.float32(jnp.nan)
+    return state, Records(nothing, nothing, nothing, nothing)
 
 
 def nearest_divisor(n: int, wanted: int) -> int:

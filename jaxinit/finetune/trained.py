@@ -22,8 +22,8 @@ from rich.console import Console
 from rich.progress import track
 
 from jaxinit.engine import training
-from jaxinit.engine.campaign import queue
-from jaxinit.engine.resolve import Resolved, check, draw_starts
+from jaxinit.engine.initial import draw_parameters, of_points
+from jaxinit.engine.resolve import Point, Resolved, resolve
 from jaxinit.introspect import Params
 from jaxinit.spec import (
     Initializer,
@@ -34,7 +34,6 @@ from jaxinit.spec import (
     as_scheme,
     canonical_order,
     matches,
-    rules,
     sampling_dtype,
     unmatched,
 )
@@ -181,21 +180,18 @@ def pretrain(
     reporting seed.
 
     It trains for all its epochs, whatever the target.
-    Raises: BadStudy as `resolve.check`, for a scheme with forward multipliers (values alone cannot
-    carry them), and for a run that diverges.
+    Raises: BadStudy as `resolve.resolve`, for a scheme with forward multipliers (values alone
+    cannot carry them), and for a run that diverges.
     """
     study = replace(study, lrs=study.lrs[:1], schemes=study.schemes[:1], baseline=study.schemes[0])
-    resolved = check(study, schemes, tasks, models)
+    resolved = resolve(study, schemes, tasks, models)
     scheme = resolved.study.schemes[0]
-    if any(
-        rule.multiplier != 1
-        for rule in rules(resolved.schemes[scheme], resolved.model.leaves).values()
-    ):
+    if any(rule.multiplier != 1 for rule in resolved.rules[scheme].values()):
         raise BadStudy(
             f"{scheme} multiplies parameters in the forward pass, which values alone cannot carry "
             "on"
         )
-    program = training.make_program(
+    program = training.Program(
         resolved.model,
         resolved.task,
         study.optimizer,
@@ -203,12 +199,12 @@ def pretrain(
         evaluations=study.evaluations,
         epochs=1,
     )
-    points = [(scheme, resolved.study.lrs[0], resolved.study.reporting[0])]
-    params, trials = queue(resolved, draw_starts(resolved), points, program.evaluations_per_epoch)
-    trial = jax.tree.map(lambda a: a[0], trials)._replace(
-        target=jnp.inf if resolved.task.higher_is_better else -jnp.inf
-    )
-    state = program.start(jax.tree.map(jnp.asarray, params[0]))
+    point = Point(scheme, resolved.study.lrs[0], resolved.study.reporting[0])
+    (params,) = of_points(draw_parameters(resolved), [point])
+    trials = resolved.trials([point], program.evaluations_per_epoch)
+    out_of_reach = jnp.inf if resolved.task.higher_is_better else -jnp.inf
+    trial = jax.tree.map(lambda a: a[0], trials)._replace(target=out_of_reach)
+    state = program.initial_state(jax.tree.map(jnp.asarray, params))
     advance, metric = jax.jit(program.advance), math.nan
     for _ in track(
         range(study.epochs), "pre-training", console=Console(file=sys.stderr), disable=not progress

@@ -21,7 +21,7 @@ from jaxinit import spec
 from jaxinit.analysis import store
 from jaxinit.analysis.outcome import Outcome
 from jaxinit.analysis.store import Result
-from jaxinit.engine import campaign, resolve, sweep
+from jaxinit.engine import campaign, initial, resolve, sweep
 from jaxinit.initializers import glorot_scheme, normal, zeros
 from jaxinit.study import BadStudy, Study
 from jaxinit.tasks import TASKS, Task
@@ -175,8 +175,8 @@ def test_a_calibrated_scheme_beside_its_own_base(tmp_path: Path) -> None:
     assert any(note.startswith(f"{names[1]}: passes") for note in got.summary["notes"])
     losses = got.records.train_loss.isel(lr=0, epoch=0)
     assert (losses.sel(scheme=names[0]) != losses.sel(scheme=names[1])).all()
-    resolved = resolve.check(study)
-    starts, _ = resolve.calibrate_starts(resolved, resolve.draw_starts(resolved))
+    resolved = resolve.resolve(study)
+    starts, _ = initial.calibrate_parameters(resolved, initial.draw_parameters(resolved))
     for name, start in starts[names[0]].items():  # the same draw, rescaled
         ratio = starts[names[1]][name][start != 0] / start[start != 0]
         assert not ratio.size or np.ptp(ratio.reshape(len(start), -1), axis=1).max() < 1e-3
@@ -202,51 +202,6 @@ def test_every_model_runs_on_tasks_of_both_kinds(model: str, task: str, tmp_path
     got = campaign.run(study, out=tmp_path / "s", progress=False)
     assert got.summary["trials"] == 4
     assert np.isfinite(got.records.train_loss.values).all()
-
-
-def test_signals_are_recorded_between_chunks_and_own_tasks_run(tmp_path: Path) -> None:
-    shorter = {"own": lambda: replace(TASKS["digits_rows"](), name="own", examples=256)}
-    study = replace(
-        STUDY,
-        model="mlp",
-        layers=2,
-        task="own",
-        lrs=(0.1,),
-        epochs=5,
-        target=1.0,
-        baseline="orthogonal",
-    )
-    got = campaign.run(study, out=tmp_path / "s", tasks=shorter, progress=False, signals=50)
-    assert got.records.attrs["task"] == "own"
-    with xr.open_dataset(got.folder / "signals.nc", engine="h5netcdf") as file:
-        courses = file.load()
-    assert courses.scheme.values.tolist() == list(STUDY.schemes)
-    assert courses.epoch.values.tolist() == [0.0, 2.0, 4.0]
-    assert courses.parameter.values.tolist() == [
-        "layers.0.kernel",
-        "layers.1.kernel",
-        "readout.kernel",
-    ]
-    weights = courses.weight_mean_square.isel(step=0, copy=0).sel(parameter="readout.kernel")
-    np.testing.assert_allclose(weights.sel(scheme="small_normal", epoch=0.0), 0.01**2, rtol=0.4)
-    assert (weights.diff("epoch") != 0).all()
-    moved = courses.update_mean_square / courses.weight_gradient_mean_square
-    np.testing.assert_allclose(
-        moved.isel(step=0, copy=0), 0.1**2, rtol=1e-3
-    )  # plain SGD at its rate
-    assert (
-        campaign.run(study, out=got.folder, tasks=shorter, progress=False, signals=50).remark == ""
-    )
-
-
-def test_a_study_that_was_computed_without_signals_says_so(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    campaign.run(SHORT, out=tmp_path / "s", progress=False)
-    again = campaign.run(SHORT, out=tmp_path / "s", progress=False, signals=50)
-    assert again.read_back
-    assert "no signals were recorded" in again.remark
-    assert again.remark in capsys.readouterr().err
 
 
 SHORT = replace(STUDY, lrs=(0.1,), epochs=1, batch=320, evaluations=2, target=0.99)

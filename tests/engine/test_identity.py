@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from jaxinit.engine.identity import changed, combined, identify, program_digest
-from jaxinit.engine.resolve import Resolved, check
+from jaxinit.engine.resolve import Resolved, resolve
 from jaxinit.initializers import normal, zeros
 from jaxinit.models import MLP
 from jaxinit.study import Study
@@ -34,7 +34,7 @@ class Doubled(MLP):
 def resolved(task: Task, law=None, model=MLP, study: Study = STUDY) -> Resolved:
     law = law or normal(0.1)
     schemes = {"mine": lambda leaf: zeros if leaf.role == "bias" else law}
-    return check(study, schemes, {"own": lambda: task}, {"mlp": model})
+    return resolve(study, schemes, {"own": lambda: task}, {"mlp": model})
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +44,8 @@ def task() -> Task:
 
 def test_the_same_study_has_the_same_identity_in_every_process(task: Task) -> None:
     code = (
-        "from jaxinit.engine.resolve import check; from jaxinit.engine.identity import *\nfrom "
-        "jaxinit.study import Study\nresolved = check(Study(hidden=8, layers=2, "
+        "from jaxinit.engine.resolve import resolve; from jaxinit.engine.identity import *\nfrom "
+        "jaxinit.study import Study\nresolved = resolve(Study(hidden=8, layers=2, "
         "schemes=('orthogonal',), baseline='orthogonal', dropout=0.1))\n"
         "print(combined(identify(resolved), resolved.study.plain()))"
     )
@@ -213,6 +213,6 @@ def test_every_named_scheme_has_draws_of_its_own(tmp_path: Path) -> None:
         "orthogonal",
         "identity",
     )
-    resolved = check(Study(hidden=8, schemes=names, baseline=names[0]))
+    resolved = resolve(Study(hidden=8, schemes=names, baseline=names[0]))
     digests = identify(resolved)["schemes"]
     assert len(set(digests.values())) == len(names)

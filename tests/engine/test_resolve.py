@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxinit.engine import resolve
+from jaxinit.engine import initial, resolve
 from jaxinit.initializers import zeros
 from jaxinit.introspect import Training
 from jaxinit.models import MLP, MODELS
@@ -23,27 +23,16 @@ from jaxinit.tasks import TASKS
 STUDY = Study(hidden=16, schemes=("small_normal", "xavier_rnn"), lrs=(0.1,), batch=64)
 
 
-def test_seeds_are_paired_across_schemes() -> None:
-    resolved = resolve.check(replace(STUDY, schemes=("small_normal", "xavier_rnn")))
-    starts = resolve.draw_starts(resolved)
-    fan_in = {leaf.name: leaf.fan_in for leaf in resolved.model.leaves if leaf.role != "bias"}
-    for name, n in fan_in.items():
-        # The same Gaussian numbers under both schemes, at different scales.
-        np.testing.assert_allclose(
-            starts["small_normal"][name] * 100, starts["xavier_rnn"][name] * np.sqrt(n), rtol=1e-5
-        )
-
-
 def test_a_task_of_the_callers_own_takes_a_length_when_its_function_does() -> None:
     def longer(length: int = 7):
         return replace(TASKS["adding"](length), name="longer")
 
-    resolved = resolve.check(replace(STUDY, task="longer", length=9), tasks={"longer": longer})
+    resolved = resolve.resolve(replace(STUDY, task="longer", length=9), tasks={"longer": longer})
     assert resolved.task.length == 9
     with pytest.raises(
         BadStudy, match=r"--length is an option of adding, copy.*, longer; .* task 'digits_rows'"
     ):
-        resolve.check(replace(STUDY, length=9), tasks={"longer": longer})
+        resolve.resolve(replace(STUDY, length=9), tasks={"longer": longer})
 
 
 @pytest.mark.parametrize(
@@ -54,7 +43,7 @@ def test_rates_are_those_of_the_studys_optimizer(name: str) -> None:
     m."""
     expected = {"adam": (1 / 4, 1), "sgd": (1, 4), "momentum": (1, 4)}
     for optimizer, rates in expected.items():
-        resolved = resolve.check(
+        resolved = resolve.resolve(
             replace(STUDY, schemes=(name,), baseline=name, optimizer=optimizer)
         )
         found = rules(resolved.schemes[name], resolved.model.leaves)
@@ -71,16 +60,16 @@ def test_rates_for_another_optimizer_are_refused_in_one_line() -> None:
         ("mine", {"mine": wrapped}),
     ):
         study = replace(STUDY, schemes=(name,), baseline=name, optimizer="adam")
-        assert resolve.check(study, own).schemes
+        assert resolve.resolve(study, own).schemes
         with pytest.raises(
             BadStudy, match="has rates for adam, and the optimizer is 'sgd'; use --optimizer adam"
         ):
-            resolve.check(replace(study, optimizer="sgd"), own)
+            resolve.resolve(replace(study, optimizer="sgd"), own)
 
 
 def test_a_base_above_the_width_is_refused_with_the_line_that_settles_it() -> None:
     with pytest.raises(BadStudy, match=r"a base of 64 and a model of 16; .*'mup\(base_width=16\)'"):
-        resolve.check(replace(STUDY, schemes=("mup",), baseline="mup"))
+        resolve.resolve(replace(STUDY, schemes=("mup",), baseline="mup"))
 
 
 def test_settings_and_calibrations_stand_in_one_name() -> None:
@@ -88,10 +77,10 @@ def test_settings_and_calibrations_stand_in_one_name() -> None:
     assert resolve.parts("mup(base_width=4)+lsuv", known) == ("mup(base_width=4)", "lsuv")
     assert resolve.parts("forget_bias(+2)", known) == ("forget_bias(+2)", "")
     name = "forget_bias(+2)+lsuv"
-    resolved = resolve.check(replace(STUDY, model="lstm", schemes=(name,), baseline=name))
+    resolved = resolve.resolve(replace(STUDY, model="lstm", schemes=(name,), baseline=name))
     assert list(resolved.calibrations) == [name]
     with pytest.raises(BadStudy, match="no scheme is called 'orthogonal\\+'"):
-        resolve.check(replace(STUDY, schemes=("orthogonal+",), baseline="orthogonal+"))
+        resolve.resolve(replace(STUDY, schemes=("orthogonal+",), baseline="orthogonal+"))
 
 
 def test_whole_numbers_as_features_are_refused() -> None:
@@ -102,17 +91,17 @@ def test_whole_numbers_as_features_are_refused() -> None:
     with pytest.raises(
         BadStudy, match=r"are real numbers, got int32 \[517, 8, 8\]; convert them to float32"
     ):
-        resolve.check(replace(STUDY, task="whole"), tasks={"whole": whole})
+        resolve.resolve(replace(STUDY, task="whole"), tasks={"whole": whole})
 
 
 @pytest.mark.parametrize("norm", ["layer", "batch"])
 def test_normalized_residual_nets_are_a_setting(norm: str) -> None:
-    resolved = resolve.check(
+    resolved = resolve.resolve(
         replace(STUDY, model="mlp", layers=3, norm=norm, residual=True, dropout=0.5)
     )
     scales = [leaf for leaf in resolved.model.leaves if leaf.role == "scale"]
     assert [leaf.shape for leaf in scales] == [(16,)] * 3
-    starts = resolve.draw_starts(resolved)
+    starts = initial.draw_parameters(resolved)
     for leaf in scales:
         np.testing.assert_array_equal(starts["small_normal"][leaf.name], 1)
     assert len(resolved.model.running) == (6 if norm == "batch" else 0)
@@ -158,7 +147,7 @@ def test_normalized_residual_nets_are_a_setting(norm: str) -> None:
 )
 def test_remedies_that_make_no_sense_are_refused(change: dict, message: str) -> None:
     with pytest.raises(BadStudy, match=message):
-        resolve.check(replace(STUDY, **change))
+        resolve.resolve(replace(STUDY, **change))
 
 
 OTHER_VALUES: dict[str, Any] = {
@@ -170,7 +159,7 @@ OTHER_VALUES: dict[str, Any] = {
 
 def training_step(study: Study) -> str:
     """The program of a training step's gradient, for comparing."""
-    resolved = resolve.check(study)
+    resolved = resolve.resolve(study)
     params = {
         leaf.name: jax.ShapeDtypeStruct(leaf.shape, jnp.float32) for leaf in resolved.model.leaves
     }
@@ -210,7 +199,7 @@ def test_an_option_is_taken_where_it_changes_the_program_and_refused_elsewhere(m
             assert training_step(other) != programs[base], setting
         else:
             with pytest.raises(BadStudy, match=r"is an option of|norm of"):
-                resolve.check(other)
+                resolve.resolve(other)
 
 
 def test_the_tables_of_what_is_taken_name_all_models_and_tasks() -> None:
@@ -249,9 +238,9 @@ def test_a_model_of_the_callers_own_takes_what_its_function_names() -> None:
         return MLP(in_features * length, hidden, out_features, layers=layers, rngs=rngs)
 
     asked = replace(STUDY, norm="layer")
-    resolve.check(replace(asked, model="plain"), models={"plain": plain})
+    resolve.resolve(replace(asked, model="plain"), models={"plain": plain})
     with pytest.raises(BadStudy, match=r"--norm is an option of rnn, .*; leave it out"):
-        resolve.check(replace(asked, model="bare"), models={"bare": bare})
+        resolve.resolve(replace(asked, model="bare"), models={"bare": bare})
 
 
 @pytest.mark.parametrize(
@@ -291,54 +280,17 @@ def test_a_model_of_the_callers_own_takes_what_its_function_names() -> None:
 def test_what_memory_cannot_hold_is_refused_before_it_is_drawn(
     monkeypatch: pytest.MonkeyPatch, change: dict, free: int, message: str
 ) -> None:
-    monkeypatch.setattr(resolve.sweep, "free_on_host", lambda: free * 2**30)
+    monkeypatch.setattr(resolve.memory, "free_on_host", lambda: free * 2**30)
     study = replace(STUDY, **change)
     recorded = 16 * study.seeds * len(study.schemes) * study.epochs * 8
     with pytest.raises(BadStudy, match=message) as caught:
-        resolve.check_memory(resolve.check(study), 2, recorded=recorded)
+        resolve.check_memory(resolve.resolve(study), 2, recorded=recorded)
     assert "\n" not in str(caught.value)
 
 
 def test_what_memory_holds_is_not_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resolve.sweep, "free_on_host", lambda: 2**27)
-    resolve.check_memory(resolve.check(STUDY), 8)
-
-
-@pytest.mark.parametrize("model", [pytest.param("transformer", marks=pytest.mark.slow), "vit"])
-def test_transformers_are_calibrated_in_a_study(model: str) -> None:
-    names = ("xavier_transformer", "xavier_transformer+lsuv")
-    study = replace(
-        STUDY,
-        model=model,
-        layers=1,
-        schemes=names,
-        baseline=names[0],
-        seeds=2,
-        tune_seeds=1,
-        hidden=8,
-    )
-    resolved = resolve.check(
-        replace(study, task="digits_patches" if model == "vit" else "digits_rows", heads=2)
-    )
-    starts, reports = resolve.calibrate_starts(resolved, resolve.draw_starts(resolved))
-    report = reports[names[1]]
-    assert report["variance_low"]["low"] == pytest.approx(1, abs=0.1)
-    assert report["variance_high"]["high"] == pytest.approx(1, abs=0.1)
-    assert report["skipped positions"]["median"] == 1
-    np.testing.assert_array_equal(starts[names[1]]["positions"], starts[names[0]]["positions"])
-
-
-@pytest.mark.parametrize("calibration", ["lsuv", "metainit", "gradinit"])
-def test_a_start_of_zeros_is_refused_with_the_parameter(calibration: str) -> None:
-    name = f"zeros+{calibration}"
-    study = replace(
-        STUDY, model="mlp", layers=1, schemes=(name,), baseline=name, seeds=2, tune_seeds=1
-    )
-    resolved = resolve.check(study, schemes={"zeros": lambda leaf: zeros})
-    with pytest.raises(
-        BadStudy, match=rf"^zeros\+{calibration}: {calibration}: .*'layers.0.kernel'"
-    ):
-        resolve.calibrate_starts(resolved, resolve.draw_starts(resolved))
+    monkeypatch.setattr(resolve.memory, "free_on_host", lambda: 2**27)
+    resolve.check_memory(resolve.resolve(STUDY), 8)
 
 
 def test_a_factor_that_is_not_finite_is_refused() -> None:
@@ -346,4 +298,4 @@ def test_a_factor_that_is_not_finite_is_refused() -> None:
     with pytest.raises(
         BadStudy, match=r"scheme 'own' gives parameter 'layers.0.bias' a rate times inf; change its"
     ):
-        resolve.check(replace(STUDY, schemes=("own",), baseline="own"), own)
+        resolve.resolve(replace(STUDY, schemes=("own",), baseline="own"), own)

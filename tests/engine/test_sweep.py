@@ -4,7 +4,6 @@ stays at home."""
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +14,7 @@ from flax import nnx
 from jaxinit.analysis.outcome import Outcome
 from jaxinit.engine import sweep as sweeps
 from jaxinit.engine.sweep import CompileCounter, Sweep, over_devices
-from jaxinit.engine.training import Trial, make_program
+from jaxinit.engine.training import Program, Trial
 from jaxinit.introspect import functional
 from jaxinit.models import RNN
 from jaxinit.schemes import SCHEMES
@@ -25,7 +24,7 @@ from jaxinit.tasks import TASKS
 
 TASK = TASKS["digits_rows"]()
 MODEL = functional(lambda: RNN(8, 16, 10, rngs=nnx.Rngs(0)))
-PROGRAM = make_program(MODEL, TASK, "sgd", batch=128, evaluations=2, epochs=1)
+PROGRAM = Program(MODEL, TASK, "sgd", batch=128, evaluations=2, epochs=1)
 COUNT = 11
 SEEDS = jnp.arange(COUNT)
 DRAWN = jax.jit(jax.vmap(lambda s: draw(SCHEMES["orthogonal"], jax.random.key(s), MODEL.leaves)))(
@@ -68,7 +67,7 @@ def looped(settings: Trial, params=PARAMS) -> tuple[np.ndarray, dict[int, Outcom
     metric, outcome = np.full((COUNT, 20), np.nan), {}
     advance = jax.jit(PROGRAM.advance)
     for k in range(COUNT):
-        state = PROGRAM.start(jax.tree.map(jnp.asarray, params[k]))
+        state = PROGRAM.initial_state(jax.tree.map(jnp.asarray, params[k]))
         one = jax.tree.map(lambda a, k=k: a[k], settings)
         while int(state.outcome) == Outcome.UNFINISHED:
             first = int(state.evaluations)
@@ -133,22 +132,52 @@ def test_every_trial_ends_once_and_slots_are_refilled() -> None:
     assert all(len(row.records.metric) == row.last - row.first for row in rows)
 
 
+def by_device(running: sweeps.Running, devices: int) -> list[set[int]]:
+    """The trials on each device."""
+    width = len(running.states.outcome) // devices
+    trials = [set() for _ in range(devices)]
+    for number, slot in running.slots.items():
+        trials[slot // width].add(number)
+    return trials
+
+
 def test_running_trials_are_dealt_out_evenly_over_the_devices() -> None:
     many = sweep("map", 4, slots=16)
-    seen = []
-    program = many._program
+    budget = np.full(6, 4, np.int32)
+    _, running = next(many.run(PARAMS[:6], _first(6, trials()._replace(budget=budget))))
+    assert sorted(map(len, by_device(running, 4))) == [1, 1, 2, 2]
 
-    def spied(slots: int, states, picked):
-        if isinstance(
-            states.outcome, np.ndarray
-        ):  # a chunk, not the question how much memory it needs
-            seen.append(states.outcome)
-        return program(slots, states, picked)
 
-    many._program = spied
-    list(many.run(PARAMS[:6], jax.tree.map(lambda a: a[:6], trials())))
-    running = (seen[0].reshape(4, 4) == Outcome.UNFINISHED).sum(1)
-    assert sorted(running) == [1, 1, 2, 2]
+def _first(count: int, settings: Trial) -> Trial:
+    return jax.tree.map(lambda a: a[:count], settings)
+
+
+def test_trials_stay_on_their_devices_until_one_has_more_than_its_share() -> None:
+    # Trials 0, 2, 4, 6 lie on one device, 1, 3, 5 on the other, whose trials end first.
+    budget = np.asarray([8, 2, 8, 2, 8, 2, 8], np.int32)
+    many = sweep("map", 2, slots=8)
+    chunks = many.run(PARAMS[:7], _first(7, trials()._replace(budget=budget)))
+    seen = [by_device(running, 2) for _, running in chunks]
+    assert seen[0] == [{0, 2, 4, 6}, set()]  # after one chunk, of two evaluations
+    assert seen[1] == [{0, 4}, {2, 6}]
+    assert seen[1] == seen[2]
+
+
+def test_states_pass_from_chunk_to_chunk_without_being_copied() -> None:
+    many = sweep("map", 2, slots=12)
+    entered, left = [], []
+    chunk = many._chunk
+
+    def spied(running: sweeps.Running):
+        entered.append(running.states)
+        rows, after = chunk(running)
+        left.append(after.states)
+        return rows, after
+
+    many._chunk = spied
+    list(many.run(PARAMS, trials()))
+    assert len(left) > 2
+    assert all(a is b for a, b in zip(left, entered[1:], strict=False))
 
 
 def test_under_vmap_the_slots_shrink_to_powers_of_two_and_under_map_they_stay() -> None:
@@ -162,7 +191,7 @@ def test_under_vmap_the_slots_shrink_to_powers_of_two_and_under_map_they_stay() 
                 for row in chunk
             ]
         assert {row.number: row.last for row in rows} == dict(enumerate(budget.tolist()))
-        assert set(many._programs) == expected
+        assert set(many._compiled) == expected
         assert compiled.count == len(expected)
 
 
@@ -173,7 +202,7 @@ def test_more_slots_than_memory_holds_are_split_and_said_so(
     whole = sweep("vmap", 1, slots=16)
     next(whole.run(PARAMS, trials()))
     assert capsys.readouterr().err == ""
-    needs = whole._programs[16].memory_analysis()
+    needs = whole._compiled[16].memory_analysis()
     bytes_for_16 = (
         needs.argument_size_in_bytes + needs.output_size_in_bytes + needs.temp_size_in_bytes
     )
@@ -239,56 +268,6 @@ def test_programs_are_not_kept_where_no_folder_can_be_made(
     said = capsys.readouterr().err
     assert said.startswith("jaxinit: compiled programs are not kept: ")
     assert said.count("\n") == 1
-
-
-@pytest.mark.parametrize(
-    ("line", "files", "free"),
-    [
-        (
-            "0::/job/part",
-            {
-                "memory.stat": "inactive_file 0",
-                "job/memory.max": "1000",
-                "job/memory.current": "400",
-                "job/memory.stat": "anon 300\ninactive_file 50",
-                "job/part/memory.max": "max",
-                "job/part/memory.current": "10",
-                "job/part/memory.stat": "inactive_file 0",
-            },
-            [650],
-        ),
-        (
-            "4:memory:/elsewhere",  # in a container, whose own group is the root
-            {
-                "memory/memory.limit_in_bytes": "2000",
-                "memory/memory.usage_in_bytes": "500",
-                "memory/memory.stat": "cache 9\ntotal_inactive_file 100",
-            },
-            [1600],
-        ),
-        ("7:cpu:/", {}, []),
-    ],
-)
-def test_memory_is_bounded_by_the_groups_of_a_process(
-    tmp_path: Path, line: str, files: dict[str, str], free: list[int]
-) -> None:
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(f"{text}\n")
-    (tmp_path / "own").write_text(f"{line}\n")
-    assert sweeps.free_in_groups(tmp_path, tmp_path / "own") == free
-
-
-def test_memory_is_bounded_by_the_limits_of_a_process() -> None:
-    code = (
-        "import resource, jaxinit.engine.sweep as s\n"
-        "plenty = s.free_on_host()\n"
-        "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
-        "resource.setrlimit(resource.RLIMIT_AS, (used + 2**26, -1))\n"
-        "print(plenty > 2**26 >= s.free_on_host() > 0)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout == "True\n", done.stderr
 
 
 def test_a_late_call_says_what_to_do() -> None:

@@ -13,7 +13,6 @@ from jaxinit.engine.training import (
     Program,
     Scales,
     Trial,
-    make_program,
     nearest_divisor,
 )
 from jaxinit.initializers import zeros
@@ -48,7 +47,7 @@ def trial(**settings) -> Trial:
 def program(
     optimizer: str = "sgd", batch: int = 64, evaluations: int = 4, epochs: int = 2
 ) -> Program:
-    return make_program(MODEL, TASK, optimizer, batch=batch, evaluations=evaluations, epochs=epochs)
+    return Program(MODEL, TASK, optimizer, batch=batch, evaluations=evaluations, epochs=epochs)
 
 
 def test_validating_in_blocks_gives_what_validating_at_once_gives() -> None:
@@ -58,14 +57,14 @@ def test_validating_in_blocks_gives_what_validating_at_once_gives() -> None:
         517,
         500,
     ):  # a block that is filled up, one that holds all, one that nearly does
-        made = make_program(MODEL, TASK, "sgd", batch=64, evaluations=2, epochs=1, at_once=at_once)
+        made = Program(MODEL, TASK, "sgd", batch=64, evaluations=2, epochs=1, at_once=at_once)
         blocks = advance(made, trial())[1]
         np.testing.assert_allclose(blocks.valid_loss, whole.valid_loss, rtol=1e-4)
         np.testing.assert_allclose(blocks.metric, whole.metric, atol=1.01 / 517)
 
 
 def advance(made: Program, settings: Trial, params=PARAMS):
-    return jax.jit(made.advance)(TASK.data, made.start(params), settings)
+    return jax.jit(made.advance)(TASK.data, made.initial_state(params), settings)
 
 
 @pytest.mark.parametrize(
@@ -143,10 +142,10 @@ def test_diverged_when_the_loss_is_ten_times_its_start_or_not_finite() -> None:
 def test_a_lower_metric_is_better_where_the_task_says_so() -> None:
     task = TASKS["adding"](4)
     model = functional(lambda: RNN(2, 16, 1, rngs=nnx.Rngs(0)))
-    made = make_program(model, task, "adam", batch=64, evaluations=4, epochs=4)
+    made = Program(model, task, "adam", batch=64, evaluations=4, epochs=4)
     params = draw(SCHEMES["orthogonal"], jax.random.key(0), model.leaves)
     settings = trial(lr=0.01, target=0.1)
-    state, records = jax.jit(made.advance)(task.data, made.start(params), settings)
+    state, records = jax.jit(made.advance)(task.data, made.initial_state(params), settings)
     assert Outcome(int(state.outcome)) is Outcome.CONVERGED
     metric = np.asarray(records.metric)[: int(state.evaluations)]
     assert metric[-1] <= 0.1
@@ -163,7 +162,7 @@ def test_chunks_join_without_a_seam() -> None:
 
 
 def test_clipping_bounds_the_step_and_decay_shrinks_the_weights() -> None:
-    made = make_program(MODEL, TASK, "sgd", batch=1280, evaluations=1, epochs=1)
+    made = Program(MODEL, TASK, "sgd", batch=1280, evaluations=1, epochs=1)
     free, _ = advance(made, trial())
     step = lambda state: {n: state.params[n] - PARAMS[n] for n in PARAMS}
     norm = float(optax.tree.norm(step(free)))
@@ -181,7 +180,7 @@ def test_clipping_bounds_the_step_and_decay_shrinks_the_weights() -> None:
 
 def test_scales_multiply_the_weight_the_rate_and_the_decay() -> None:
     plain = {leaf.name: Rule(zeros) for leaf in MODEL.leaves}
-    made = make_program(MODEL, TASK, "sgd", batch=1280, evaluations=1, epochs=1)
+    made = Program(MODEL, TASK, "sgd", batch=1280, evaluations=1, epochs=1)
     free, _ = advance(made, trial())
     same, _ = advance(made, trial(scales=Scales.of(plain)))
     for name in PARAMS:
@@ -218,11 +217,11 @@ def test_bad_cells_are_refused() -> None:
 
 def one_step(model: Functional = MODEL, params=PARAMS, **settings):
     """The state after a single step on the whole training set, and that batch."""
-    made = make_program(model, TASK, "sgd", batch=1280, evaluations=1, epochs=1)
+    made = Program(model, TASK, "sgd", batch=1280, evaluations=1, epochs=1)
     given = trial(**settings)
     order = jax.random.fold_in(named_key(jax.random.key(given.seed), "data order"), 0)
     batch = TASK.batch(TASK.data, TASK.tickets(TASK.data, order, 1, 1280)[0])
-    return jax.jit(made.advance)(TASK.data, made.start(params), given)[0], batch
+    return jax.jit(made.advance)(TASK.data, made.initial_state(params), given)[0], batch
 
 
 def test_l2_adds_half_its_squares_to_the_loss_and_decay_does_not_pass_the_clip() -> None:
@@ -254,9 +253,7 @@ def test_dropout_is_drawn_anew_at_every_step_from_the_seed_and_is_off_in_evaluat
     model = functional(lambda: MLP(64, 32, 10, layers=2, rngs=nnx.Rngs(0)))
     params = draw(SCHEMES["orthogonal"], jax.random.key(0), model.leaves)
     runs = [
-        advance(
-            make_program(model, TASK, "sgd", batch=64, evaluations=4, epochs=1), settings, params
-        )[1]
+        advance(Program(model, TASK, "sgd", batch=64, evaluations=4, epochs=1), settings, params)[1]
         for settings in (
             trial(),
             trial(dropout=0.5),

@@ -74,9 +74,7 @@ def trained(
         scales=scales,
     )
     rule = "adam" if optimizer == "adamw" else optimizer
-    program = training.make_program(
-        model, TASKS["copy"](), rule, batch=BATCH, evaluations=1, epochs=1
-    )
+    program = training.Program(model, TASKS["copy"](), rule, batch=BATCH, evaluations=1, epochs=1)
 
     def loss(params: dict[str, Array], batch: Array) -> Array:
         effective = {name: value * scales.multiplier[name] for name, value in params.items()}

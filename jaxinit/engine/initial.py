@@ -1,0 +1,102 @@
+"""The initial parameters of every scheme and seed: drawn, and corrected by calibrations.
+
+Resolved -> draw_parameters -> calibrate_parameters -> arrays [seeds, ...] by scheme and name
+"""
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxinit import calibrate
+from jaxinit.engine.resolve import Point, Resolved
+from jaxinit.introspect import Params
+from jaxinit.spec import Scheme, draw, named_key
+from jaxinit.study import BadStudy
+
+CALIBRATION_BATCHES = 8  # what a calibration looks at, as many as fit into the training set
+
+# Of every scheme, by parameter: the seeds are the leading axis, those for tuning first.
+Initial: TypeAlias = dict[str, dict[str, np.ndarray]]
+# Of every calibrated scheme: median, low and high over the seeds of each number that it reports.
+Reports: TypeAlias = dict[str, dict[str, dict[str, float]]]
+
+
+def draw_parameters(resolved: Resolved) -> Initial:
+    """The initial parameters of every scheme and seed, drawn by one program.
+
+    The base key of a seed does not depend on the scheme, so that draws are paired.
+    """
+    leaves = resolved.model.leaves
+
+    def draw_seed(scheme: Scheme, seed: jax.Array) -> Params:
+        return draw(scheme, named_key(jax.random.key(seed), "parameters"), leaves)
+
+    by_scheme = {}
+    for name, scheme in resolved.schemes.items():
+        by_scheme[name] = jax.vmap(lambda seed, scheme=scheme: draw_seed(scheme, seed))(
+            _seeds(resolved)
+        )
+    return jax.tree.map(np.asarray, by_scheme)
+
+
+def calibrate_parameters(resolved: Resolved, initial: Initial) -> tuple[Initial, Reports]:
+    """The initial parameters after the calibrations that the study asks for, and what those report.
+
+    Each seed is calibrated on batches of the training set that depend on the seed alone.
+    """
+    initial, reports = dict(initial), {}
+    for name in resolved.calibrations:
+        try:
+            calibrated = calibrate.checked(_calibrated(resolved, name, initial[name]))
+        except ValueError as error:
+            raise BadStudy(f"{name}: {error}") from error
+        initial[name] = {leaf: np.asarray(w) for leaf, w in calibrated.params.items()}
+        reports[name] = {
+            number: {
+                "median": float(np.median(values)),
+                "low": float(values.min()),
+                "high": float(values.max()),
+            }
+            for number, values in calibrated.report.items()
+        }
+    return initial, reports
+
+
+def of_points(initial: Initial, points: Sequence[Point]) -> list[dict[str, np.ndarray]]:
+    """The initial parameters of every trial: views, not copies."""
+    params = []
+    for scheme, _, seed in points:
+        params.append({name: a[seed, ...] for name, a in initial[scheme].items()})
+    return params
+
+
+def _calibrated(resolved: Resolved, name: str, drawn: dict[str, np.ndarray]) -> Any:
+    """All seeds of one scheme calibrated, one after another, by one program."""
+    task, study = resolved.task, resolved.study
+    multipliers = resolved.multipliers(name)
+    calibration = resolved.calibrations[name]
+    count = min(CALIBRATION_BATCHES, task.examples // study.batch)
+
+    def apply(params: Params, x: jax.Array) -> jax.Array:
+        return resolved.as_trained(params, multipliers, x)
+
+    problem = calibrate.Problem(resolved.model.leaves, apply, task.loss, study.optimizer)
+
+    def calibrate_seed(data: Any, seed: jax.Array, params: Params) -> calibrate.Calibrated:
+        key = named_key(jax.random.key(seed), "calibration")
+        tickets = task.tickets(data, key, count, study.batch)
+        batches = jax.vmap(lambda ticket: task.batch(data, ticket))(tickets)
+        return calibration(problem, params, batches)
+
+    def calibrate_seeds(data: Any, seeds: jax.Array, params: Params) -> calibrate.Calibrated:
+        return jax.lax.map(lambda row: calibrate_seed(data, *row), (seeds, params))
+
+    calibrated = jax.jit(calibrate_seeds)(task.data, _seeds(resolved), drawn)
+    return jax.tree.map(np.asarray, calibrated)
+
+
+def _seeds(resolved: Resolved) -> jax.Array:
+    return jnp.asarray([*resolved.study.tuning, *resolved.study.reporting])

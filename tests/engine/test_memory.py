@@ -1,0 +1,59 @@
+"""How much memory is free, as the machine and the limits of a process say."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jaxinit.engine import memory
+
+
+@pytest.mark.parametrize(
+    ("line", "files", "free"),
+    [
+        (
+            "0::/job/part",
+            {
+                "memory.stat": "inactive_file 0",
+                "job/memory.max": "1000",
+                "job/memory.current": "400",
+                "job/memory.stat": "anon 300\ninactive_file 50",
+                "job/part/memory.max": "max",
+                "job/part/memory.current": "10",
+                "job/part/memory.stat": "inactive_file 0",
+            },
+            [650],
+        ),
+        (
+            "4:memory:/elsewhere",  # in a container, whose own group is the root
+            {
+                "memory/memory.limit_in_bytes": "2000",
+                "memory/memory.usage_in_bytes": "500",
+                "memory/memory.stat": "cache 9\ntotal_inactive_file 100",
+            },
+            [1600],
+        ),
+        ("7:cpu:/", {}, []),
+    ],
+)
+def test_memory_is_bounded_by_the_groups_of_a_process(
+    tmp_path: Path, line: str, files: dict[str, str], free: list[int]
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"{text}\n")
+    (tmp_path / "own").write_text(f"{line}\n")
+    assert memory.free_in_groups(tmp_path, tmp_path / "own") == free
+
+
+def test_memory_is_bounded_by_the_limits_of_a_process() -> None:
+    code = (
+        "import resource, jaxinit.engine.memory as m\n"
+        "plenty = m.free_on_host()\n"
+        "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (used + 2**26, -1))\n"
+        "print(plenty > 2**26 >= m.free_on_host() > 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "True\n", done.stderr
