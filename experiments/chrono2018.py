@@ -20,7 +20,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from jaxinit.analysis import stats
+from jaxinit.analysis.claims import make_claim
 from jaxinit.reproduce import best, faster, finish, main_of, rows_of, run_all
 from jaxinit.schemes import chrono, forget_bias
 from jaxinit.study import Study
@@ -107,9 +107,7 @@ def reproduce(of: dict[int, Study], out: Path) -> int:
                 published = "breaks the plateau" if scheme == "chrono" else "stays on the plateau"
                 value = best(result, scheme) / chance
                 note = "bands from the project's trial runs at T = 20"
-                claims.append(
-                    stats.claim_of("C2", f"{task}, {scheme}", value, published, band, note)
-                )
+                claims.append(make_claim("C2", f"{task}, {scheme}", value, published, band, note))
     return finish(out, rows_of(results), claims, studies, "Chrono biases: epochs to target")
 
 

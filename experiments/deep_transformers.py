@@ -26,7 +26,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxinit.analysis import stats
+from jaxinit.analysis.claims import make_claim
 from jaxinit.models import Transformer
 from jaxinit.reproduce import as_one, best, faster, finish, main_of, run_all
 from jaxinit.study import Study
@@ -108,7 +108,7 @@ def measure(size: Size, out: Path) -> int:
         band = (-np.inf, 0.5) if name == PLAIN else (0.5, np.inf)
         published = "does not train" if name == PLAIN else "trains"
         claims.append(
-            stats.claim_of("T2", what, reached, published, band, f"chance is {chance:.3g} bits")
+            make_claim("T2", what, reached, published, band, f"chance is {chance:.3g} bits")
         )
     title = (
         f"{size.study.layers} blocks without warm-up: epochs to {size.study.target:g} bits per "

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
-from jaxinit.analysis import stats
+from jaxinit.analysis.claims import make_claim
 from jaxinit.introspect import Place, param
 from jaxinit.models.common import Dense
 from jaxinit.reproduce import draw_transfer, finish, main_of, optimum, run_all
@@ -139,7 +139,7 @@ def measure(size: Size, out: Path) -> int:
         )
         note = f"width {size.study.hidden}, {size.depths[0]} to {size.depths[-1]} blocks"
         band = (expected - 0.05, expected + 0.05)
-        claims.append(stats.claim_of("U2", what, slope, f"{expected:g} +- 0.05", band, note))
+        claims.append(make_claim("U2", what, slope, f"{expected:g} +- 0.05", band, note))
     studies = {f"{layers} blocks": replace(size.study, layers=layers) for layers in size.trained}
     results = run_all(studies, out, schemes=SCHEMES, models=own)
     for scheme in size.study.schemes:
@@ -152,7 +152,7 @@ def measure(size: Size, out: Path) -> int:
             ((-np.inf, -1.0), "moves down") if scheme == "plain" else ((-1.0, 1.0), "carries over")
         )
         note = "training loss after a fixed number of epochs"
-        claims.append(stats.claim_of("U2", what, of[-1] - of[0], published, band, note))
+        claims.append(make_claim("U2", what, of[-1] - of[0], published, band, note))
     title = f"Residual MLP of {size.study.hidden} units on digits, {size.study.epochs} epochs, n = "
     draw_transfer(results, f"{title}{size.study.tune_seeds}; base {BASE} blocks", out / "figures")
     return finish(out, [], claims, studies)

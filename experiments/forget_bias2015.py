@@ -20,7 +20,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from jaxinit.analysis import stats
+from jaxinit.analysis.claims import make_claim
 from jaxinit.reproduce import best, faster, finish, main_of, rows_of, run_all
 from jaxinit.schemes import forget_bias
 from jaxinit.study import Study
@@ -86,7 +86,7 @@ def reproduce(studies: dict[str, Study], out: Path) -> int:
         gap = best(result, "bias_0") - best(result, "bias_1")
         what = f"{cell}: lowest cost with bias 0 less that with 1, over the cost without memory"
         claims.append(
-            stats.claim_of(
+            make_claim(
                 "F1", what, gap / result.records.attrs["chance"], "1 is better", (0.0, 1.0), ""
             )
         )

@@ -20,11 +20,10 @@ interval, though the gradient falls faster.
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from jaxinit.analysis import stats
+from jaxinit.analysis.claims import Claim, make_claim
 from jaxinit.reproduce import faster, finish, main_of, rows_of, run_all
 from jaxinit.study import Study
 
@@ -90,7 +89,7 @@ def compare(studies: dict[str, Study], out: Path) -> int:
     from jaxinit.engine.survey import through_time
 
     results = run_all(studies, out)
-    claims: list[dict[str, Any]] = []
+    claims: list[Claim] = []
     for name, study in studies.items():
         if study.task != "adding":
             continue
@@ -113,9 +112,7 @@ def compare(studies: dict[str, Study], out: Path) -> int:
                 "vanishes with a forget bias of 0" if study.model == "lstm" else "not compared"
             )
             claims.append(
-                stats.claim_of(
-                    "C6", what, -decades, published, (0.0, np.inf), f"{study.length} steps"
-                )
+                make_claim("C6", what, -decades, published, (0.0, np.inf), f"{study.length} steps")
             )
     for name, result in results.items():
         what = f"{name}: times fewer epochs, gate by gate (Linen) against fused (NNX)"

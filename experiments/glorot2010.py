@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from jaxinit.analysis.claims import Claim, make_claim, ratio_claim
 from jaxinit.analysis.outcome import Outcome
 from jaxinit.reproduce import main_of, run_all, write_summary
 from jaxinit.study import Study
@@ -150,11 +151,10 @@ def reproduce(size: Size, out: Path) -> int:
     return 0
 
 
-def at_the_start(study: Study, out: Path) -> list[dict[str, Any]]:
+def at_the_start(study: Study, out: Path) -> list[Claim]:
     """Figures 1 and 6 to 8, and claims G1 and G2."""
     import jax
 
-    from jaxinit.analysis import stats
     from jaxinit.analysis.signal_figures import draw_all
     from jaxinit.engine.initial import draw_parameters
     from jaxinit.engine.resolve import resolve
@@ -181,7 +181,7 @@ def at_the_start(study: Study, out: Path) -> list[dict[str, Any]]:
             )
             values.append(np.mean([one.mean() for one in of.values()]))
         statement = f"mean singular value of the layer Jacobians at the start, {scheme}"
-        claims.append(stats.claim_of("G1", statement, values, published, band, BANDS))
+        claims.append(make_claim("G1", statement, values, published, band, BANDS))
     kernels = [name for name in signals.parameter.values if name.startswith("layers.")]
     hidden = signals.sel(parameter=kernels[1:])
     for scheme, back_band, published in (
@@ -194,9 +194,7 @@ def at_the_start(study: Study, out: Path) -> list[dict[str, Any]]:
         statement = (
             f"largest over smallest weight gradient (std) of hidden layers at the start, {scheme}"
         )
-        claims.append(
-            stats.claim_of("G2", statement, ratio, "about 1 (figure 8)", (1.0, 1.15), BANDS)
-        )
+        claims.append(make_claim("G2", statement, ratio, "about 1 (figure 8)", (1.0, 1.15), BANDS))
         back = (
             signals.sel(scheme=scheme, parameter=kernels).gradient_mean_square.isel(step=0, copy=0)
             ** 0.5
@@ -204,7 +202,7 @@ def at_the_start(study: Study, out: Path) -> list[dict[str, Any]]:
         ratio = (back.isel(parameter=0) / back.isel(parameter=-1)).values
         statement = f"back-propagated gradient (std), first over last hidden layer, {scheme}"
         claims.append(
-            stats.claim_of("G2", statement, ratio, f"{published} (figure 7)", back_band, BANDS)
+            make_claim("G2", statement, ratio, f"{published} (figure 7)", back_band, BANDS)
         )
     return claims
 
@@ -248,12 +246,12 @@ def every_activation(
 def errors(result: Any) -> dict[str, np.ndarray]:
     """The error of every reporting seed at every epoch, by scheme, each at its own best rate:
     `[seed, epoch]`."""
-    from jaxinit.analysis import stats
+    from jaxinit.analysis import table
 
     records = result.records
     seeds = np.flatnonzero(records.phase.values == "report")
     of = lambda scheme, rate: 1 - records.metric.sel(scheme=scheme, lr=rate).isel(seed=seeds).values
-    return {scheme: of(scheme, rate) for scheme, rate in stats.reported(records).items()}
+    return {scheme: of(scheme, rate) for scheme, rate in table.reported(records).items()}
 
 
 def final(error: np.ndarray) -> np.ndarray:
@@ -262,15 +260,15 @@ def final(error: np.ndarray) -> np.ndarray:
 
 def table_1(name: str, trained: dict[str, Any]) -> list[dict[str, Any]]:
     """The rows of Table 1 for a data set, at a fixed number of updates."""
-    from jaxinit.analysis import stats
+    from jaxinit.analysis import survival, table
 
     rows = []
     for activation, result in trained.items():
-        rates = stats.reported(result.records)
+        rates = table.reported(result.records)
         for scheme, error in errors(result).items():
             last = final(error)
-            whole = stats.Times(last, np.ones(len(last), bool))
-            low, high = stats.mean_interval(whole, np.inf, np.random.default_rng(0))
+            whole = survival.Times(last, np.ones(len(last), bool))
+            low, high = survival.mean_interval(whole, np.inf, np.random.default_rng(0))
             outcome = result.records.outcome.sel(scheme=scheme, lr=rates[scheme]).values
             rows.append(
                 {
@@ -293,18 +291,18 @@ def table_1(name: str, trained: dict[str, Any]) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: row["error"])
 
 
-def on_shapeset(trained: dict[str, Any]) -> list[dict[str, Any]]:
+def on_shapeset(trained: dict[str, Any]) -> list[Claim]:
     """Claims G3, G4 and G6: errors at fixed updates, and updates to an error."""
-    from jaxinit.analysis import stats
+    from jaxinit.analysis import survival
 
     horizon = max(float(result.records.epoch[-1]) for result in trained.values())
     of = {activation: errors(result) for activation, result in trained.items()}
     epochs = trained["tanh"].records.epoch.values
 
-    def times(activation: str, scheme: str, target: float) -> stats.Times:
+    def times(activation: str, scheme: str, target: float) -> survival.Times:
         there = of[activation][scheme] <= target
         arrived = np.any(there, axis=1)
-        return stats.Times(np.where(arrived, epochs[there.argmax(1)], epochs[-1]), arrived)
+        return survival.Times(np.where(arrived, epochs[there.argmax(1)], epochs[-1]), arrived)
 
     claims = []
     for activation in ("tanh", "softsign"):
@@ -318,12 +316,12 @@ def on_shapeset(trained: dict[str, Any]) -> list[dict[str, Any]]:
             f"error of {activation} under the standard start minus under the normalized one, at "
             "fixed updates"
         )
-        claims.append(stats.claim_of("G3", statement, gap, published, (0.0, 0.5), BANDS))
+        claims.append(make_claim("G3", statement, gap, published, (0.0, 0.5), BANDS))
     statement, sigmoid = (
         "error of five sigmoid layers: chance is 0.8333",
         final(of["sigmoid"][STANDARD]),
     )
-    claims.append(stats.claim_of("G4", statement, sigmoid, "0.8261", (0.8283, 0.8383), BANDS))
+    claims.append(make_claim("G4", statement, sigmoid, "0.8261", (0.8283, 0.8383), BANDS))
     for activation, bands in (
         ("tanh", ((4.0, np.inf), (2.0, 5.0))),
         ("softsign", ((1.0, 3.0), (1.0, 3.0))),
@@ -335,14 +333,13 @@ def on_shapeset(trained: dict[str, Any]) -> list[dict[str, Any]]:
                 "standard"
             )
             published = "no number; figure 11 shows an order"
-            claims.append(stats.ratio_claim("G6", what, *pair, horizon, published, band))
+            claims.append(ratio_claim("G6", what, *pair, horizon, published, band))
     return claims
 
 
-def ranking(name: str, trained: dict[str, Any]) -> list[dict[str, Any]]:
+def ranking(name: str, trained: dict[str, Any]) -> list[Claim]:
     """Claim G5, of a data set on disk: the sigmoid net is the worst, and the others are too near to
     rank."""
-    from jaxinit.analysis import stats
 
     of = {
         (activation, scheme): final(e)
@@ -360,12 +357,12 @@ def ranking(name: str, trained: dict[str, Any]) -> list[dict[str, Any]]:
         "made 5 million"
     )
     what = f"{name}: error of five sigmoid layers minus that of the worst other net"
-    claims = [stats.claim_of("G5", what, sigmoid - others.max(0), gap, (0.0, 1.0), note)]
+    claims = [make_claim("G5", what, sigmoid - others.max(0), gap, (0.0, 1.0), note)]
     if name == "mnist":
         spread = others.max(0) - others.min(0)
         what = f"{name}: error of the worst minus that of the best net of tanh or softsign units"
         claims.append(
-            stats.claim_of(
+            make_claim(
                 "G5", what, spread, f"{(max(apart) - min(apart)) / 100:.4f}", (0.0, NEAR), note
             )
         )
@@ -386,9 +383,8 @@ def costs(limit: float) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     return w, {"cross-entropy": -np.log(right).mean(-1), "quadratic": ((1 - right) ** 2).mean(-1)}
 
 
-def plateaus() -> list[dict[str, Any]]:
+def plateaus() -> list[Claim]:
     """Claim F5: which cost is flat over more of the plane, near the origin and further out."""
-    from jaxinit.analysis import stats
 
     claims = []
     for limit in LIMITS:
@@ -403,7 +399,7 @@ def plateaus() -> list[dict[str, Any]]:
         )
         published = "quadratic cost has more plateaus (figure 5)"
         claims.append(
-            stats.claim_of(
+            make_claim(
                 "F5",
                 what,
                 flat["quadratic"] / flat["cross-entropy"],

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxinit.analysis.claims import Claim, make_claim
 from jaxinit.reproduce import main_of, write_summary
 
 GAINS = {"xavier": 1.0, "he": 2.0}
@@ -163,9 +164,8 @@ def at_best_rate(size: Size, courses: dict, depth: int, name: str) -> np.ndarray
     )
 
 
-def judge(size: Size, courses: dict, slopes: dict, entropy: float) -> list[dict[str, Any]]:
+def judge(size: Size, courses: dict, slopes: dict, entropy: float) -> list[Claim]:
     """H1, H2 and H3."""
-    from jaxinit.analysis import stats
 
     shallow, middle, deep = size.depths
     note = (
@@ -183,7 +183,7 @@ def judge(size: Size, courses: dict, slopes: dict, entropy: float) -> list[dict[
     )
     gap = best(shallow, "xavier")[:, -4:].mean(1) - best(shallow, "he")[:, -4:].mean(1)
     return [
-        stats.claim_of(
+        make_claim(
             "H1",
             f"{middle} layers: steps on the plateau, Xavier less He",
             left["xavier"] - left["he"],
@@ -191,7 +191,7 @@ def judge(size: Size, courses: dict, slopes: dict, entropy: float) -> list[dict[
             (EVERY, np.inf),
             note,
         ),
-        stats.claim_of(
+        make_claim(
             "H2",
             f"{deep} layers: lowest loss of Xavier over rates, less the entropy of the priors",
             never,
@@ -199,7 +199,7 @@ def judge(size: Size, courses: dict, slopes: dict, entropy: float) -> list[dict[
             (-0.02, 0.05),
             note,
         ),
-        stats.claim_of(
+        make_claim(
             "H2",
             f"{deep} layers: loss of He less the entropy of the priors",
             learns,
@@ -207,7 +207,7 @@ def judge(size: Size, courses: dict, slopes: dict, entropy: float) -> list[dict[
             (-np.inf, -0.2),
             note,
         ),
-        stats.claim_of(
+        make_claim(
             "H3",
             "slope of log2 of the first layer's gradient, Xavier over He, per layer",
             [np.polyfit(depths, of, 1)[0] for of in logs],
@@ -215,7 +215,7 @@ def judge(size: Size, courses: dict, slopes: dict, entropy: float) -> list[dict[
             (-0.55, -0.45),
             "at the start; " + note,
         ),
-        stats.claim_of(
+        make_claim(
             "H3",
             f"{shallow} layers: loss of Xavier less that of He",
             gap,

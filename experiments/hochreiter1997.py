@@ -20,7 +20,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from jaxinit.analysis import stats
+from jaxinit.analysis.claims import make_claim
 from jaxinit.initializers import uniform
 from jaxinit.reproduce import faster, finish, main_of, rows_of, run_all, times
 from jaxinit.schemes import with_bias
@@ -87,9 +87,7 @@ def reproduce(studies: dict[str, Study], out: Path) -> int:
             )
             what = f"{task} over {result.study.length}: sequences until solved, {scheme}"
             claims.append(
-                stats.claim_of(
-                    "L1", what, sequences, f"{printed:,}", (printed / 3, 3 * printed), note
-                )
+                make_claim("L1", what, sequences, f"{printed:,}", (printed / 3, 3 * printed), note)
             )
         what = f"{task}: times fewer sequences, input gates biased shut against open"
         pair = (result, "paper"), (result, "open_gates")

@@ -21,7 +21,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from jaxinit.analysis import stats
+from jaxinit.analysis.claims import make_claim
 from jaxinit.initializers import normal, vector
 from jaxinit.reproduce import best, faster, finish, main_of, rows_of, run_all
 from jaxinit.spec import Initializer, Leaf
@@ -128,7 +128,7 @@ def reproduce(studies: dict[str, Study], out: Path) -> int:
         what = f"adding over {length}: lowest error over 1/6, {cell.split(',')[0]}, {scheme}"
         note = "bands of the project's trial runs, 6000 updates"
         claims.append(
-            stats.claim_of("I2", what, best(results[cell], scheme) / CHANCE, published, band, note)
+            make_claim("I2", what, best(results[cell], scheme) / CHANCE, published, band, note)
         )
     relu = results["relu, adding"]
     what = (
@@ -154,13 +154,13 @@ def reproduce(studies: dict[str, Study], out: Path) -> int:
             what = f"{kind}: best accuracy of IRNN less that of tanh, {other}"
             published = f"{published_irnn} and {published_tanh} on MNIST"
             claims.append(
-                stats.claim_of(
+                make_claim(
                     "I1", what, accuracy["irnn"] - accuracy[other], published, (0.0, 1.0), ""
                 )
             )
     gap = best(results["relu, pixels"], "irnn") - best(results["relu, permuted"], "irnn")
     claims.append(
-        stats.claim_of(
+        make_claim(
             "I1",
             "IRNN: accuracy by pixels less that with permuted pixels",
             gap,

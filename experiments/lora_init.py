@@ -31,7 +31,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxinit.analysis import stats
+from jaxinit.analysis import table
+from jaxinit.analysis.claims import Claim, make_claim
 from jaxinit.reproduce import faster, finish, main_of, rows_of, run_all
 from jaxinit.study import Study
 
@@ -146,7 +147,7 @@ def measure(size: Size, out: Path) -> int:
         )
         what = f"{name}: shift of the outputs at step 0, over their spread"
         claims.append(
-            stats.claim_of("B6", what, report.shift, "0", (0.0, 1e-5), "64 windows of the new text")
+            make_claim("B6", what, report.shift, "0", (0.0, 1e-5), "64 windows of the new text")
         )
     studies = {
         "LoRA": study,
@@ -159,10 +160,10 @@ def measure(size: Size, out: Path) -> int:
     }
     results = run_all(studies, out, schemes=own, tasks=TASKS, models={"adapted": adapted})
     records = results["LoRA"].records
-    ratio = stats.best_rate(records, "init_a") / stats.best_rate(records, "init_b")
+    ratio = table.best_rate(records, "init_a") / table.best_rate(records, "init_b")
     note = "character model; rates are a factor of 3 apart"
     claims.append(
-        stats.claim_of(
+        make_claim(
             "B1", "best rate of Init[A] over that of Init[B]", ratio, "above 1", (1.5, np.inf), note
         )
     )
@@ -215,7 +216,7 @@ def of_text(swapped: bool) -> Any:
 TASKS = {"as_it_is": of_text(swapped=False), "swapped": of_text(swapped=True)}
 
 
-def on_layers(size: Size) -> list[dict[str, Any]]:
+def on_layers(size: Size) -> list[Claim]:
     """B1 on a linear layer: how stable and best rates go with the width, and which start ends
     lower."""
     import jax
@@ -274,24 +275,22 @@ def on_layers(size: Size) -> list[dict[str, Any]]:
         slope = np.polyfit(np.log2(size.widths), stable[init], 1)[0]
         what = f"Init[{init}]: slope of the largest stable rate against the width"
         band = (expected - 0.2, expected + 0.2)
-        claims.append(stats.claim_of("B1", what, slope, f"{expected:g}", band, note))
+        claims.append(make_claim("B1", what, slope, f"{expected:g}", band, note))
     for kind, of in (("largest stable", stable), ("best", best)):
         slope = np.polyfit(np.log2(size.widths), of["A"] - of["B"], 1)[0]
         what = f"slope of the {kind} rate of Init[A] over that of Init[B] against the width"
-        claims.append(stats.claim_of("B1", what, slope, "0.5: grows", (0.25, np.inf), note))
+        claims.append(make_claim("B1", what, slope, "0.5: grows", (0.25, np.inf), note))
     for k, n in enumerate(size.widths):
         what = f"{n} inputs and outputs: octaves between the best rates of Init[A] and Init[B]"
         claims.append(
-            stats.claim_of("B1", what, best["A"][k] - best["B"][k], "above 0", (0.5, np.inf), note)
+            make_claim("B1", what, best["A"][k] - best["B"][k], "above 0", (0.5, np.inf), note)
         )
         what = (
             f"{n} inputs and outputs: decades between the losses of Init[B] and Init[A], each at "
             "its best rate"
         )
         lead = np.log10(found["B"][k].min(0) / found["A"][k].min(0))
-        claims.append(
-            stats.claim_of("B1", what, lead, "at least 0, on average", (0.02, np.inf), note)
-        )
+        claims.append(make_claim("B1", what, lead, "at least 0, on average", (0.02, np.inf), note))
     return claims
 
 

@@ -24,6 +24,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from jaxinit.analysis.claims import Claim, make_claim
 from jaxinit.reproduce import main_of, write_summary
 
 SIGMA_B2 = 0.05
@@ -78,11 +79,10 @@ def reproduce(size: Size, out: Path) -> int:
     return 0
 
 
-def maps(size: Size) -> tuple[dict[float, np.ndarray], list[dict[str, Any]]]:
+def maps(size: Size) -> tuple[dict[float, np.ndarray], list[Claim]]:
     """M1: the growth of gradients per layer in wide tanh nets, by weight variance, and the critical
     line."""
     from jaxinit import theory
-    from jaxinit.analysis import stats
 
     measured, off = {}, []
     for w2 in VARIANCES:
@@ -98,10 +98,8 @@ def maps(size: Size) -> tuple[dict[float, np.ndarray], list[dict[str, Any]]]:
     )
     note = f"tanh, bias variance {SIGMA_B2}"
     return measured, [
-        stats.claim_of(
-            "M1", "critical weight variance of tanh", line, "1.7610", (1.760, 1.762), note
-        ),
-        stats.claim_of(
+        make_claim("M1", "critical weight variance of tanh", line, "1.7610", (1.760, 1.762), note),
+        make_claim(
             "M1",
             what,
             max(off),
@@ -132,14 +130,13 @@ def gradient_growth(n: int, sigma_w2: float, seed: int, depth: int = 12) -> floa
     return float(np.log(sizes[-1] / sizes[0]) / (depth - 1))
 
 
-def trainability(size: Size) -> tuple[np.ndarray, list[dict[str, Any]], list[dict[str, Any]]]:
+def trainability(size: Size) -> tuple[np.ndarray, list[dict[str, Any]], list[Claim]]:
     """M2: the training accuracy that each (weight variance, depth) reaches at its best rate, and
     six depth scales."""
     import jax
     import jax.numpy as jnp
 
     from jaxinit import theory
-    from jaxinit.analysis import stats
     from jaxinit.engine import sweep
     from jaxinit.tasks import TASKS
     from jaxinit.tasks.base import accuracy as share_right
@@ -214,15 +211,14 @@ def trainability(size: Size) -> tuple[np.ndarray, list[dict[str, Any]], list[dic
     return (
         reached,
         rows,
-        [stats.claim_of("M2", what, agreed, "trainable depth about 6 xi_c", (0.9, 1.0), note)],
+        [make_claim("M2", what, agreed, "trainable depth about 6 xi_c", (0.9, 1.0), note)],
     )
 
 
-def jacobians(size: Size) -> list[dict[str, Any]]:
+def jacobians(size: Size) -> list[Claim]:
     """M3: the variance of the squared singular values of ReLU Jacobians over L, for Gaussian and
     orthogonal weights."""
     from jaxinit import theory
-    from jaxinit.analysis import stats
 
     claims, n = [], size.jacobian
     kinds: tuple[tuple[Literal["gaussian", "orthogonal"], str], ...] = (
@@ -249,7 +245,7 @@ def jacobians(size: Size) -> list[dict[str, Any]]:
             )
             note = f"width {n}, sigma_w2 = 2, relative to the mean square"
             band = (0.8 * expected, 1.2 * expected)
-            claims.append(stats.claim_of("M3", what, of_nets, published, band, note))
+            claims.append(make_claim("M3", what, of_nets, published, band, note))
     return claims
 
 

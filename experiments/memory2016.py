@@ -22,9 +22,8 @@ import math
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from jaxinit.analysis import stats
+from jaxinit.analysis.claims import Claim, make_claim
 from jaxinit.reproduce import best, finish, main_of, rows_of, run_all
 from jaxinit.study import Study
 
@@ -80,7 +79,7 @@ SIZES = {
 }
 
 
-def without_memory() -> list[dict[str, Any]]:
+def without_memory() -> list[Claim]:
     """A1: the chance levels of the tasks against the printed formulas, of predictors that remember
     nothing."""
     import jax
@@ -97,9 +96,7 @@ def without_memory() -> list[dict[str, Any]]:
         logits[:, : length + 10, 8], logits[:, length + 10 :, :8] = 0, 0
         error = float(task.loss(jnp.asarray(logits), y)) - 10 * math.log(8) / (length + 20)
         what = f"copy over {length}: cost without memory less 10 ln 8 / (T + 20)"
-        claims.append(
-            stats.claim_of("A1", what, error, f"{printed}", (-1e-5, 1e-5), "a float32 mean")
-        )
+        claims.append(make_claim("A1", what, error, f"{printed}", (-1e-5, 1e-5), "a float32 mean"))
     task = TASKS["adding"](50)
     tickets = task.tickets(task.data, jax.random.key(0), 40, 1024)
     y = np.concatenate(
@@ -107,7 +104,7 @@ def without_memory() -> list[dict[str, Any]]:
     )
     what = "adding: error of always answering 1"
     claims.append(
-        stats.claim_of(
+        make_claim(
             "A1",
             what,
             (y - 1) ** 2,
@@ -131,9 +128,7 @@ def reproduce(studies: dict[str, Study], out: Path) -> int:
     ):
         what = f"{cell} over {studies[cell].length}, {scheme}"
         claims.append(
-            stats.claim_of(
-                "A2", what, over(cell, scheme), "stays at the baseline", (0.98, 1.05), note
-            )
+            make_claim("A2", what, over(cell, scheme), "stays at the baseline", (0.98, 1.05), note)
         )
     for cell, scheme, solves in (
         ("linear, copy", "orthogonal", True),
@@ -145,7 +140,7 @@ def reproduce(studies: dict[str, Study], out: Path) -> int:
     ):
         what = f"{cell} over {studies[cell].length}, {scheme}"
         published, band = ("solves it", (0.0, 0.3)) if solves else ("does not", (0.9, 1.1))
-        claims.append(stats.claim_of("A2", what, over(cell, scheme), published, band, note))
+        claims.append(make_claim("A2", what, over(cell, scheme), published, band, note))
     return finish(
         out,
         rows_of(results),

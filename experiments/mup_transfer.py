@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxinit.analysis import stats
+from jaxinit.analysis.claims import make_claim
 from jaxinit.reproduce import draw_transfer, finish, main_of, optimum, run_all
 from jaxinit.schemes.mup import mup
 from jaxinit.study import Study
@@ -90,7 +90,7 @@ def measure(size: Size, out: Path) -> int:
             f"{'passes' if coordcheck.passes(rows, scheme) else 'fails'}"
         )
         published = "flat" if scheme == "mup" else "above 0.5"
-        claims.append(stats.claim_of("U1", what, abs(steepest.slope), published, band, note))
+        claims.append(make_claim("U1", what, abs(steepest.slope), published, band, note))
     optima = {
         scheme: [optimum(results[name], scheme) for name in studies]
         for scheme in size.study.schemes
@@ -104,7 +104,7 @@ def measure(size: Size, out: Path) -> int:
         band = (-1.0, 1.0) if scheme == "mup" else (-np.inf, -2.0)
         published = "carries over" if scheme == "mup" else "moves down"
         claims.append(
-            stats.claim_of(
+            make_claim(
                 "B5", what, shift, published, band, "training loss after a fixed number of epochs"
             )
         )

@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxinit.analysis import stats
+from jaxinit.analysis.claims import make_claim
 from jaxinit.initializers import lecun, normal, zeros
 from jaxinit.reproduce import faster, finish, main_of, rows_of, run_all
 from jaxinit.spec import Initializer, Scheme
@@ -131,13 +131,11 @@ def measure(size: Size, out: Path) -> int:
         "256 examples, one draw",
     )
     claims.append(
-        stats.claim_of(
-            "B9", what, ratio, "a good start does not disturb the body", (2.0, np.inf), note
-        )
+        make_claim("B9", what, ratio, "a good start does not disturb the body", (2.0, np.inf), note)
     )
     what = "gradient norm in the body at step 0, zero head"
     claims.append(
-        stats.claim_of("B9", what, reports["zero"]["gradient_in_body"], "0", (0.0, 1e-9), note)
+        make_claim("B9", what, reports["zero"]["gradient_in_body"], "0", (0.0, 1e-9), note)
     )
     studies = {"digits 5 to 9": size.study}
     results = run_all(studies, out, schemes=own, tasks=TASKS)

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxinit.analysis import stats
+from jaxinit.analysis.claims import make_claim
 from jaxinit.initializers import normal, vector
 from jaxinit.reproduce import Results, finish, main_of, rows_of, run_all, times
 from jaxinit.spec import Initializer, Leaf
@@ -76,13 +76,11 @@ def reproduce(size: tuple[Study, tuple[int, ...]], out: Path) -> int:
         for scheme in base.schemes:
             what = f"T={length}, {scheme}: solved with clipping less solved without, a seed"
             value = gap((f"clipped at 1, T={length}", scheme), (f"SGD, T={length}", scheme))
-            claims.append(
-                stats.claim_of("P1", what, value, "no lower with clipping", (0.0, 1.0), "")
-            )
+            claims.append(make_claim("P1", what, value, "no lower with clipping", (0.0, 1.0), ""))
         what = f"T={length}, clipped: solved by smart_tanh less by basic_tanh, a seed"
         cell = f"clipped at 1, T={length}"
         value = gap((cell, "smart_tanh"), (cell, "basic_tanh"))
-        claims.append(stats.claim_of("P1", what, value, "no lower with smart_tanh", (0.0, 1.0), ""))
+        claims.append(make_claim("P1", what, value, "no lower with smart_tanh", (0.0, 1.0), ""))
     draw(base, lengths, results, out / "figures")
     return finish(out, rows_of(results), claims, studies, "Temporal order: epochs to 95 % accuracy")
 

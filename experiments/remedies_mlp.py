@@ -29,6 +29,9 @@ from typing import Any
 
 import numpy as np
 
+from jaxinit.analysis.claims import Claim, make_claim, ratio_claim
+from jaxinit.analysis.survival import Times
+from jaxinit.analysis.table import best_rate, times_of
 from jaxinit.reproduce import lower_rate, main_of, run_all, write_summary
 from jaxinit.study import Study
 
@@ -151,9 +154,8 @@ def table(results: dict[tuple[int, str], Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def gradients(size: Size) -> list[dict[str, Any]]:
+def gradients(size: Size) -> list[Claim]:
     """C1 to C3: what gradients do at the start, going back through the deepest plain nets."""
-    from jaxinit.analysis import stats
     from jaxinit.engine.survey import survey
 
     depth = size.depths[-1]
@@ -175,7 +177,7 @@ def gradients(size: Size) -> list[dict[str, Any]]:
             )  # 0: at the input, 1: at the output
             largest[name, activation] = 1 - logs.argmax(1) / depth
     note = f"{depth} layers of {size.study.hidden} units, {size.study.seeds} seeds, before training"
-    row = lambda key, what, which, band, published: stats.claim_of(
+    row = lambda key, what, which, band, published: make_claim(
         key, what, slopes[which], published, band, note
     )
     decades = "decades that the gradient changes by per layer going back"
@@ -195,7 +197,7 @@ def gradients(size: Size) -> list[dict[str, Any]]:
             "shrinks",
         ),
         row("C2", f"{decades}, tanh, N(0, 9/n)", ("exploding", "tanh"), (0.03, np.inf), "grows"),
-        stats.claim_of(
+        make_claim(
             "C3",
             "where the gradient is smallest under N(0, 1/(3 n)), tanh: 0 the input, 1 the output",
             smallest["vanishing", "tanh"],
@@ -203,7 +205,7 @@ def gradients(size: Size) -> list[dict[str, Any]]:
             (0.0, 0.25),
             note,
         ),
-        stats.claim_of(
+        make_claim(
             "C3",
             "where the gradient is largest under N(0, 9/n), tanh: 0 the input, 1 the output",
             largest["exploding", "tanh"],
@@ -214,20 +216,18 @@ def gradients(size: Size) -> list[dict[str, Any]]:
     ]
 
 
-def helped(size: Size, results: dict[tuple[int, str], Any]) -> list[dict[str, Any]]:
+def helped(size: Size, results: dict[tuple[int, str], Any]) -> list[Claim]:
     """C2, C4 and C5: how many times fewer epochs a remedy needs than the plain net of the same
     start."""
-    from jaxinit.analysis import stats
-
     horizon, claims = float(size.study.epochs), []
 
-    def times(depth: int, remedy: str, name: str) -> stats.Times:
+    def times(depth: int, remedy: str, name: str) -> Times:
         records = results[depth, remedy].records
-        return stats.times_of(records, name, stats.best_rate(records, name), "report")
+        return times_of(records, name, best_rate(records, name), "report")
 
-    def claim(key: str, depth: int, what: str, before: stats.Times, after: stats.Times) -> None:
+    def claim(key: str, depth: int, what: str, before: Times, after: Times) -> None:
         what = f"{depth} layers: times fewer epochs, {what}"
-        claims.append(stats.ratio_claim(key, what, before, after, horizon, "helps", (1.05, np.inf)))
+        claims.append(ratio_claim(key, what, before, after, horizon, "helps", (1.05, np.inf)))
 
     for depth in size.depths:
         plain = {name: times(depth, "none", name) for name in STARTS}

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxinit.analysis import stats
+from jaxinit.analysis.claims import make_claim
 from jaxinit.initializers import lecun, scaled, vector
 from jaxinit.reproduce import faster, finish, main_of, rows_of, run_all
 from jaxinit.schemes.needs import INTO_STREAM
@@ -119,7 +119,7 @@ def measure(size: Size, out: Path) -> int:
     ):
         slope = np.polyfit(logs, np.log10(growth[name]["stream"]), 1)[0]
         what = f"slope of log size of the stream against log depth, {name}"
-        claims.append(stats.claim_of("T1", what, slope, published, band, note))
+        claims.append(make_claim("T1", what, slope, published, band, note))
     for name in LOOKED_AT:
         stream, scaled_too = growth[name]["stream"], name not in ("plain", "llama")
         what = (
@@ -128,7 +128,7 @@ def measure(size: Size, out: Path) -> int:
         )
         band = (0.5, 1.5) if scaled_too else (1.5, np.inf)
         published = "keeps the stream from growing" if scaled_too else "grows"
-        claims.append(stats.claim_of("B4", what, stream[-1] / stream[0], published, band, note))
+        claims.append(make_claim("B4", what, stream[-1] / stream[0], published, band, note))
     draw(size, growth, out / "figures")
     studies = {f"{layers} blocks": replace(size.study, layers=layers) for layers in size.trained}
     results = run_all(studies, out, schemes=LOOKED_AT)

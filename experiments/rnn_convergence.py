@@ -25,9 +25,9 @@ import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from jaxinit.analysis import stats
+from jaxinit.analysis import table
+from jaxinit.analysis.claims import Claim
 from jaxinit.analysis.report import NOT_JUDGED
 from jaxinit.reproduce import finish, main_of, rows_of, run_all
 from jaxinit.study import Study
@@ -133,7 +133,7 @@ def measure(studies: dict[str, Study], out: Path) -> int:
         ]
     for baseline in ("small_normal", "uniform01"):
         print(answer(claims, baseline))
-    scores = stats.profile_scores(rows)
+    scores = table.profile_scores(rows)
     for scheme, score in scores.items():
         print(
             f"score of {scheme:15} {score:.2f}: area under its performance profile over "
@@ -144,12 +144,12 @@ def measure(studies: dict[str, Study], out: Path) -> int:
     )
 
 
-def answer(claims: list[dict[str, Any]], baseline: str) -> str:
+def answer(claims: list[Claim], baseline: str) -> str:
     """A10 in a line: in how many cells Xavier is how many times faster than a baseline, and how
     sure that is."""
     mine = [claim for claim in claims if claim["statement"].endswith(f"against {baseline})")]
     count = Counter(claim["verdict"] or NOT_JUDGED for claim in mine)
-    exact = [claim["measured"] for claim in mine if claim["measured_is"] == "="]
+    exact = [claim["measured"] for claim in mine if claim.get("measured_is") == "="]
     spread = f"{min(exact):.2g} to {max(exact):.2g} times" if exact else "no ratio"
     verdicts = ", ".join(f"{verdict} in {n}" for verdict, n in count.most_common())
     return (

@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxinit.analysis.claims import Claim, make_claim
 from jaxinit.reproduce import main_of, write_summary
 
 RANK, STARTS = 10, ("orthogonal", "gaussian")
@@ -93,11 +94,10 @@ def reproduce(size: Size, out: Path) -> int:
     return 0
 
 
-def exact_curves() -> tuple[dict[float, tuple[np.ndarray, np.ndarray, np.ndarray]], dict[str, Any]]:
+def exact_curves() -> tuple[dict[float, tuple[np.ndarray, np.ndarray, np.ndarray]], Claim]:
     """Gradient descent on a decoupled two-matrix net beside eq. 12, for several strengths; claim
     S1."""
     from jaxinit import theory
-    from jaxinit.analysis import stats
 
     rate, start, steps = 1e-3, 1e-3, 12_000
     curves, worst = {}, 0.0
@@ -110,7 +110,7 @@ def exact_curves() -> tuple[dict[float, tuple[np.ndarray, np.ndarray, np.ndarray
         exact = theory.mode_strength(np.arange(steps, dtype=float), s, start, 1 / rate)
         curves[s] = np.arange(steps), course, exact
         worst = max(worst, float(np.abs(course - exact).max()))
-    return curves, stats.claim_of(
+    return curves, make_claim(
         "S1",
         "largest error of eq. 12 against gradient descent, strengths 0.5 to 1.5",
         worst,
@@ -167,11 +167,8 @@ def learning_times(start: str, size: Size) -> list[tuple[float, np.ndarray]]:
     return found
 
 
-def depth_claims(
-    size: Size, times: dict[str, list[tuple[float, np.ndarray]]]
-) -> list[dict[str, Any]]:
+def depth_claims(size: Size, times: dict[str, list[tuple[float, np.ndarray]]]) -> list[Claim]:
     """S2: how learning time grows with depth under each start."""
-    from jaxinit.analysis import stats
 
     mean = {start: np.asarray([of.mean() for _, of in times[start]]) for start in STARTS}
     deepest = size.depths[-1]
@@ -193,10 +190,10 @@ def depth_claims(
         of[f"{what}, {DEEP} matrices or more"] = mean["orthogonal"][deep]
     return [
         *[
-            stats.claim_of("S2", name, spread(times), "flat", (1.0, 1.5), note)
+            make_claim("S2", name, spread(times), "flat", (1.0, 1.5), note)
             for name, times in of.items()
         ],
-        stats.claim_of(
+        make_claim(
             "S2",
             f"learning time of a Gaussian over an orthogonal start, {deepest} matrices",
             ratio,
@@ -207,15 +204,14 @@ def depth_claims(
     ]
 
 
-def delay_claims() -> list[dict[str, Any]]:
+def delay_claims() -> list[Claim]:
     """S3: at a rate of 1 / (N - 1) the steps to learn tend to a finite number as depth grows."""
     from jaxinit import theory
-    from jaxinit.analysis import stats
 
     steps = {n: theory.learning_time(1.0, 0.9, 0.95, n - 1.0, n) for n in (3, 1000)}
     late = {n: theory.learning_time(1.0, 1e-3, 0.95, n - 1.0, n) for n in (3, 1000)}
     return [
-        stats.claim_of(
+        make_claim(
             "S3",
             "steps of 1000 layers over those of 3 from a start at 0.9",
             steps[1000] / steps[3],
@@ -223,7 +219,7 @@ def delay_claims() -> list[dict[str, Any]]:
             (0.9, 1.2),
             "eq. 16 by quadrature",
         ),
-        stats.claim_of(
+        make_claim(
             "S3",
             "the same from a start at 0.001: finite, but far from depth-free",
             late[1000] / late[3],

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxinit.analysis import stats
+from jaxinit.analysis.claims import Claim, make_claim
 from jaxinit.analysis.outcome import Outcome
 from jaxinit.reproduce import best, faster, finish, main_of, rows_of, run_all
 from jaxinit.study import Study
@@ -103,7 +103,7 @@ def answer(size: Size, out: Path) -> int:
         band = (0.5, 1.0) if scale == "toy" else (0.0, 0.3)
         published = "may work on toys" if scale == "toy" else "fails at scale"
         claims.append(
-            stats.claim_of("A7", what, reached, published, band, "each at its best of eight rates")
+            make_claim("A7", what, reached, published, band, "each at its best of eight rates")
         )
         tuning = records.sel(scheme="uniform01").isel(
             seed=np.flatnonzero(records.phase.values == "tune")
@@ -114,7 +114,7 @@ def answer(size: Size, out: Path) -> int:
             "NaN)"
         )
         claims.append(
-            stats.claim_of(
+            make_claim(
                 "A7", what, float((share > 0).mean()), "exploding loss or NaN", (0.5, 1.0), ""
             )
         )
@@ -133,7 +133,7 @@ def answer(size: Size, out: Path) -> int:
     )
 
 
-def before_training(size: Size, out: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def before_training(size: Size, out: Path) -> tuple[list[dict[str, Any]], list[Claim]]:
     """What U[0, 1] does to signals and gradients at every width, and claims A4 to A6."""
     from jaxinit.engine.survey import survey
 
@@ -175,12 +175,12 @@ def before_training(size: Size, out: Path) -> tuple[list[dict[str, Any]], list[d
         note = f"{size.start.length} steps, adding, before training"
         if n in (size.units[0], size.units[-1]):
             claims.append(
-                stats.claim_of(
+                make_claim(
                     "A4", f"{n} units: mean of the weights", weight_mean, "0.5", (0.45, 0.55), note
                 )
             )
             claims.append(
-                stats.claim_of(
+                make_claim(
                     "A4",
                     f"{n} units: variance of the weights",
                     weights,
@@ -193,23 +193,21 @@ def before_training(size: Size, out: Path) -> tuple[list[dict[str, Any]], list[d
             published, band = (
                 ("overwhelms", (10.0, np.inf)) if n > 100 else ("underflows", (0.0, 0.1))
             )
-            claims.append(stats.claim_of("A6", what, sums[:, -1], published, band, note))
+            claims.append(make_claim("A6", what, sums[:, -1], published, band, note))
         if n == 512 or n == size.units[-1]:
             what = f"{n} units: root mean square of the state after {size.start.length} steps"
-            claims.append(
-                stats.claim_of("A5", what, np.sqrt(last), "signals vanish", (0.0, 0.1), note)
-            )
+            claims.append(make_claim("A5", what, np.sqrt(last), "signals vanish", (0.0, 0.1), note))
             what = (
                 f"{n} units: decades that the gradient loses from the readout to the last state's "
                 "sum (18: all)"
             )
             claims.append(
-                stats.claim_of("A5", what, lost, "vanish quickly", (1.0, np.inf), "by saturation")
+                make_claim("A5", what, lost, "vanish quickly", (1.0, np.inf), "by saturation")
             )
             what = f"{n} units: spectral radius over n/2"
             radius = recurrent.recurrent_radius.isel(copy=0) / (n / 2)
             claims.append(
-                stats.claim_of("A3", what, radius, "n times the mean, 0.5", (0.95, 1.05), note)
+                make_claim("A3", what, radius, "n times the mean, 0.5", (0.95, 1.05), note)
             )
     return rows, claims
 

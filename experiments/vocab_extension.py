@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxinit.analysis import stats
+from jaxinit.analysis.claims import make_claim
 from jaxinit.reproduce import faster, finish, main_of, rows_of, run_all
 from jaxinit.study import Study
 
@@ -110,7 +110,7 @@ def measure(size: Size, out: Path) -> int:
                 published = (
                     "at most 1" if way == "mean" else "the new tokens take most of the probability"
                 )
-                claims.append(stats.claim_of("B2", what, values / bound, published, band, note))
+                claims.append(make_claim("B2", what, values / bound, published, band, note))
     task = pairs(size.learned)
     extended = {
         way: finetune.extend_vocabulary(
@@ -152,7 +152,7 @@ def measure(size: Size, out: Path) -> int:
         )
         what = f"{way}: shift of the old logits at step 0, over their spread"
         claims.append(
-            stats.claim_of("B9", what, silent.shift, "0", (0.0, 1e-5), f"{size.learned} new tokens")
+            make_claim("B9", what, silent.shift, "0", (0.0, 1e-5), f"{size.learned} new tokens")
         )
     new = replace(size.study, schemes=("xavier_transformer",), baseline="xavier_transformer")
     studies = {"extended": size.study, "a new model": new}

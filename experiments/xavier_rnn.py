@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxinit.analysis import stats
+from jaxinit.analysis.claims import Claim, make_claim
 from jaxinit.initializers import lecun, normal, orthogonal, vector
 from jaxinit.reproduce import faster, finish, main_of, rows_of, run_all, times
 from jaxinit.spec import Initializer, Leaf
@@ -104,7 +104,7 @@ def answer(size: Size, out: Path) -> int:
         arrived = times(result, "xavier_rnn").event.astype(float)
         what = f"{phi}: share of seeds that arrive under Xavier, N(0, 1/fan_in)"
         claims.append(
-            stats.claim_of("A13", what, arrived, "safe", (0.999, 1.0), "each at its best rate")
+            make_claim("A13", what, arrived, "safe", (0.999, 1.0), "each at its best rate")
         )
         rows = {row["scheme"]: row["epochs"] for row in result.summary["table"]}
         fastest = min(rows, key=lambda name: rows[name])
@@ -130,7 +130,7 @@ def answer(size: Size, out: Path) -> int:
     )
 
 
-def sizes_of_signals(study: Study) -> list[dict[str, Any]]:
+def sizes_of_signals(study: Study) -> list[Claim]:
     """A1, A2 and A8: variances of weights, sums and states."""
     from jaxinit.engine.survey import survey, through_time
 
@@ -144,8 +144,8 @@ def sizes_of_signals(study: Study) -> list[dict[str, Any]]:
     state = course.mean_square.isel(layer=0, carry=0, step=-1)
     n = f"{study.hidden} tanh units, {study.length} steps of adding, before training"
     claims = [
-        stats.claim_of("A1", "fan_in times the variance of Whh", spread, "1", (0.97, 1.03), n),
-        stats.claim_of(
+        make_claim("A1", "fan_in times the variance of Whh", spread, "1", (0.97, 1.03), n),
+        make_claim(
             "A1",
             "mean square of h Whh over that of h",
             gain,
@@ -153,7 +153,7 @@ def sizes_of_signals(study: Study) -> list[dict[str, Any]]:
             (0.9, 1.1),
             n,
         ),
-        stats.claim_of(
+        make_claim(
             "A2",
             "mean square of the state after the last step",
             state,
@@ -161,7 +161,7 @@ def sizes_of_signals(study: Study) -> list[dict[str, Any]]:
             (0.8, 1.2),
             n,
         ),
-        stats.claim_of(
+        make_claim(
             "A2",
             "the same by mean-field theory",
             course.expected.isel(step=-1),
@@ -185,13 +185,11 @@ def sizes_of_signals(study: Study) -> list[dict[str, Any]]:
         what = f"{name}: mean square of x Wxh" + (
             " over that of an input" if name.startswith("dense") else ""
         )
-        claims.append(
-            stats.claim_of("A8", what, square, published, band, f"{int(into.fan_in)} inputs")
-        )
+        claims.append(make_claim("A8", what, square, published, band, f"{int(into.fan_in)} inputs"))
     return claims
 
 
-def gradients(size: Size) -> list[dict[str, Any]]:
+def gradients(size: Size) -> list[Claim]:
     """A3: the slope of the gradient through time against the size of Whh, for two widths, linear
     and tanh."""
     from jaxinit.engine.survey import through_time
@@ -220,11 +218,11 @@ def gradients(size: Size) -> list[dict[str, Any]]:
                 )
                 band = (expected - 0.02, expected + 0.02)
                 published = "explodes above a variance of 1, vanishes below"
-                claims.append(stats.claim_of("A3", what, slope, published, band, note))
+                claims.append(make_claim("A3", what, slope, published, band, note))
     return claims
 
 
-def norms(study: Study) -> list[dict[str, Any]]:
+def norms(study: Study) -> list[Claim]:
     """A12: singular values of ds_T/ds_1 under an orthogonal matrix, linear and tanh."""
     from jaxinit.engine.survey import through_time
 
@@ -242,9 +240,7 @@ def norms(study: Study) -> list[dict[str, Any]]:
                 "orthogonal"
             )
             claims.append(
-                stats.claim_of(
-                    "A12", what, values, "1: norms exactly preserved", (0.999, 1.001), ""
-                )
+                make_claim("A12", what, values, "1: norms exactly preserved", (0.999, 1.001), "")
             )
     return claims
 

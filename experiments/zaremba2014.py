@@ -25,7 +25,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from jaxinit.analysis import stats
+from jaxinit.analysis.claims import make_claim
 from jaxinit.reproduce import best, faster, finish, main_of, rows_of, run_all
 from jaxinit.schemes import zaremba
 from jaxinit.study import Study
@@ -91,9 +91,7 @@ def reproduce(studies: dict[str, Study], out: Path) -> int:
     what = f"{metric}, r=0.1: without dropout less with 0.2 on non-recurrent connections"
     note = "the budget is far shorter than overfitting takes at quick"
     claims.append(
-        stats.claim_of(
-            "A14", what, gap, "helps medium and large networks", (0.0, float("inf")), note
-        )
+        make_claim("A14", what, gap, "helps medium and large networks", (0.0, float("inf")), note)
     )
     title = f"Range of the start: epochs to {metric} {plain.records.attrs['target']:g}"
     return finish(out, rows_of(results), claims, studies, title)

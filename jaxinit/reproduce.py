@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import tyro
 
-from jaxinit.analysis import stats, store
+from jaxinit.analysis import store, survival, table
+from jaxinit.analysis.claims import Claim, make_claim, no_verdicts, ratio_claim
 from jaxinit.analysis.figure import as_text, save, style
 from jaxinit.analysis.folder import Folder, to_json
 from jaxinit.analysis.report import print_claims, print_rows
 from jaxinit.analysis.store import Result
 from jaxinit.analysis.study_figures import forest
+from jaxinit.analysis.table import SettingRow
 from jaxinit.console import exit_code
 from jaxinit.study import Interrupted, Study
 
@@ -60,7 +62,7 @@ def main_of(
                 folder.write("experiment", {"experiment": name, "size": settings.size}, {})
                 return carry_out(sizes[settings.size], out)
 
-        with stats.no_verdicts() if settings.size == "smoke" else nullcontext():
+        with no_verdicts() if settings.size == "smoke" else nullcontext():
             return exit_code(alone)
 
     return main
@@ -104,46 +106,41 @@ def write_summary(out: Path, content: Mapping[str, Any]) -> None:
     Folder(out).write("experiment", {}, {store.SUMMARY: to_json(content)})
 
 
-def rows_of(results: Results) -> list[dict[str, Any]]:
+def rows_of(results: Results) -> list[SettingRow]:
     """The tables of all studies, one below the other, each row with the name of its `cell`."""
     return [
         {"cell": name} | row for name, result in results.items() for row in result.summary["table"]
     ]
 
 
-def as_one(results: Results, cell: str, baseline: str) -> list[dict[str, Any]]:
+def as_one(results: Results, cell: str, baseline: str) -> list[SettingRow]:
     """The rows of studies with one scheme each as those of one `cell`: named by their study, the
     fastest first.
 
-    Ratios are against the study `baseline`, as in `stats.table` but for the log-rank test.
+    Ratios are against the study `baseline`, as in `table.make_table` but for the log-rank test.
     """
     scheme = lambda name: results[name].study.schemes[0]
-    against, horizon = (
-        times(results[baseline], scheme(baseline)),
-        float(results[baseline].study.epochs),
-    )
+    against = times(results[baseline], scheme(baseline))
+    horizon = float(results[baseline].study.epochs)
     rows = []
     for row, name in zip(rows_of(results), results, strict=True):
-        of = times(results[name], scheme(name))
-        ratio, low, high = stats.ratio_interval(against, of, horizon, np.random.default_rng(0))
-        rows.append(
-            row
-            | {
-                "cell": cell,
-                "scheme": name,
-                "drawn_by": scheme(name),
-                "baseline": baseline,
-                "ratio": ratio,
-            }
-            | {"ratio_low": low, "ratio_high": high}
-            | {"ratio_is": stats.bound(against, of) if name != baseline else "=", "p_holm": None}
-        )
-    return sorted(rows, key=lambda row: (row["epochs"], row["scheme"]))
+        ratio = survival.compare(against, times(results[name], scheme(name)), horizon)
+        row["cell"] = cell
+        row["scheme"] = name
+        row["drawn_by"] = scheme(name)
+        row["baseline"] = baseline
+        row["ratio"] = ratio.value
+        row["ratio_low"] = ratio.low
+        row["ratio_high"] = ratio.high
+        row["ratio_is"] = ratio.bound if name != baseline else "="
+        row["p_holm"] = None
+        rows.append(row)
+    return sorted(rows, key=table.by_speed)
 
 
-def times(result: Result, scheme: str) -> stats.Times:
+def times(result: Result, scheme: str) -> survival.Times:
     """The times to target of the reporting seeds of a scheme at its best rate."""
-    return stats.times_of(result.records, scheme, stats.reported(result.records)[scheme], "report")
+    return table.times_of(result.records, scheme, table.reported(result.records)[scheme], "report")
 
 
 def best(result: Result, scheme: str) -> np.ndarray:
@@ -153,7 +150,7 @@ def best(result: Result, scheme: str) -> np.ndarray:
     the chance level.
     """
     records = result.records
-    of = records.metric.sel(scheme=scheme, lr=stats.reported(records)[scheme])
+    of = records.metric.sel(scheme=scheme, lr=table.reported(records)[scheme])
     values = (
         of.isel(seed=np.flatnonzero(records.phase.values == "report"))
         .transpose("seed", "epoch")
@@ -173,19 +170,19 @@ def faster(
     published: str,
     band: tuple[float, float],
     note: str = "",
-) -> dict[str, Any]:
+) -> Claim:
     """The claim that one (result, scheme) needs so many times fewer epochs than another, each at
     its best rate."""
     pair = times(*against), times(*results)
     horizon = float(min(results[0].study.epochs, against[0].study.epochs))
-    return stats.ratio_claim(name, what, *pair, horizon, published, band, note)
+    return ratio_claim(name, what, *pair, horizon, published, band, note)
 
 
-def lower_rate(result: Result, scheme: str, what: str) -> dict[str, Any]:
+def lower_rate(result: Result, scheme: str, what: str) -> Claim:
     """C5: the best metric of a scheme at its best rate less that at ten times it (or the nearest),
     on tuning seeds."""
     records = result.records
-    rates, rate = records.lr.values, stats.best_rate(records, scheme)
+    rates, rate = records.lr.values, table.best_rate(records, scheme)
     high = float(rates[np.abs(np.log(rates / (10 * rate))).argmin()])
     tuning = (
         records.sel(scheme=scheme)
@@ -199,7 +196,7 @@ def lower_rate(result: Result, scheme: str, what: str) -> dict[str, Any]:
         f"{high:g}"
     )
     value = gap if len(gap) > 1 else float(gap[0])
-    return stats.claim_of("C5", statement, value, "a lower rate helps", (0.01, 1.0), note)
+    return make_claim("C5", statement, value, "a lower rate helps", (0.01, 1.0), note)
 
 
 def losses(result: Result, scheme: str) -> np.ndarray:
@@ -265,8 +262,8 @@ def draw_transfer(results: Results, title: str, folder: Path) -> None:
 
 def finish(
     out: Path,
-    rows: list[dict[str, Any]],
-    claims: list[dict[str, Any]],
+    rows: list[SettingRow],
+    claims: list[Claim],
     studies: Mapping[str, Study],
     title: str = "",
     **more: Any,

@@ -9,8 +9,9 @@ import pytest
 import xarray as xr
 
 from jaxinit import reproduce
-from jaxinit.analysis import stats
+from jaxinit.analysis.claims import make_claim, ratio_claim
 from jaxinit.analysis.store import Result
+from jaxinit.analysis.survival import Times
 from jaxinit.engine import campaign
 from jaxinit.study import BadStudy, Interrupted, Study
 
@@ -23,7 +24,7 @@ STUDY = Study(
     epochs=1,
     target=0.2,
 )
-TIMES = stats.Times(np.asarray([1.0, 2.0, 3.0]), np.ones(3, bool))
+TIMES = Times(np.asarray([1.0, 2.0, 3.0]), np.ones(3, bool))
 STUDIES = {"T=8": STUDY, "a ReLU": replace(STUDY, activation="relu")}
 
 
@@ -94,8 +95,8 @@ def test_a_smoke_size_judges_nothing(
 
     def claims(_: int, out: Path) -> int:
         rows = [
-            stats.claim_of("X", "one is one", [1.0, 1.0, 1.0], "1", (0.9, 1.1), ""),
-            stats.ratio_claim("Y", "faster", TIMES, TIMES, 4.0, "1", (0.9, 1.1)),
+            make_claim("X", "one is one", [1.0, 1.0, 1.0], "1", (0.9, 1.1), ""),
+            ratio_claim("Y", "faster", TIMES, TIMES, 4.0, "1", (0.9, 1.1)),
         ]
         return reproduce.finish(out, [], rows, {})
 
@@ -105,7 +106,8 @@ def test_a_smoke_size_judges_nothing(
     assert [claim["verdict"] for claim in stored] == [verdict, verdict]
     assert [claim["measured"] for claim in stored] == [1.0, 1.0]
     assert capsys.readouterr().out.count(verdict or "not judged at smoke size") == 2
-    assert stats.verdict(1.0, 1.0, (0.9, 1.1)) == "supported"
+    again = make_claim("X", "one is one", 1.0, "1", (0.9, 1.1), "")
+    assert again["verdict"] == "supported"
 
 
 def test_bad_input_is_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:

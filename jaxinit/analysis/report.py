@@ -2,16 +2,19 @@
 
 import errno
 import os
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from jaxinit.analysis.claims import Claim
 from jaxinit.analysis.store import Result
+from jaxinit.analysis.table import Row, SettingRow
 
 NOT_JUDGED = "not judged at smoke size"
+RATIO_SIGNS = {"=": "", ">=": "≥", "<=": "≤", "?": "?"}
 ROW_WIDTH = 120  # what the rows of several studies need, whatever the terminal says
 
 
@@ -71,8 +74,8 @@ def print_answer(result: Result, console: Console | None = None) -> None:
         _print(console, f"- {note}")
 
 
-def print_rows(rows: list[dict[str, Any]], console: Console | None = None) -> None:
-    """Print the rows of several studies (`stats.table`), each with its `cell`, as one table."""
+def print_rows(rows: Sequence[SettingRow], console: Console | None = None) -> None:
+    """Print the rows of several studies (`make_table`), each with its `cell`, as one table."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("cell", no_wrap=True)
     table.add_column("scheme", no_wrap=True)
@@ -88,8 +91,8 @@ def print_rows(rows: list[dict[str, Any]], console: Console | None = None) -> No
     console.print(table)
 
 
-def print_claims(claims: list[dict[str, Any]]) -> None:
-    """Print the claims of an experiment (`stats.claim_of`), a line each."""
+def print_claims(claims: Iterable[Claim]) -> None:
+    """Print the claims of an experiment (`make_claim`), a line each."""
     for claim in claims:
         spread = "" if claim["low"] is None else f" ({claim['low']:.4g} to {claim['high']:.4g})"
         sign = {">=": "at least ", "<=": "at most ", "?": "no estimate: "}.get(
@@ -102,28 +105,33 @@ def print_claims(claims: list[dict[str, Any]]) -> None:
         )
 
 
-def cells(row: dict[str, Any]) -> list[str]:
+def cells(row: Row) -> list[str]:
     """One row of the table as text; a bound is marked as one."""
-    epochs = f"{'>' if row['converged'] < row['seeds'] else ''}{row['epochs']:.2f}"
+    epochs = f"{row['epochs']:.2f}"
+    if row["converged"] < row["seeds"]:
+        epochs = f">{epochs}"
     if row["converged"] and row["epochs_low"] is not None:
         epochs += f" ({row['epochs_low']:.2f}-{row['epochs_high']:.2f})"
-    if row["scheme"] == row["baseline"]:
-        ratio = "baseline"
-    elif row["ratio"] is None:
-        ratio = "-"
-    else:
-        sign = {"=": "", ">=": "≥", "<=": "≤", "?": "?"}[row["ratio_is"]]
-        ratio = f"{sign}{row['ratio']:.2f} ({row['ratio_low']:.2f}-{row['ratio_high']:.2f})"
-    p = (
-        ""
-        if row["p_holm"] is None
-        else f"{row['p_holm']:.2g}"
-        if row["p_holm"] >= 1e-4
-        else "<1e-4"
-    )
     edge = "*" if row["lr_at_edge"] and row["converged"] else ""
+    rate = f"{row['lr']:g}{edge}"
     counts = f"{row['converged']}/{row['censored']}/{row['diverged']}"
-    return [row["scheme"], f"{row['lr']:g}{edge}", epochs, ratio, p, counts]
+    return [row["scheme"], rate, epochs, _ratio(row), _p_value(row), counts]
+
+
+def _ratio(row: Row) -> str:
+    if row["scheme"] == row["baseline"]:
+        return "baseline"
+    if row["ratio"] is None or row["ratio_is"] is None:
+        return "-"
+    sign = RATIO_SIGNS[row["ratio_is"]]
+    return f"{sign}{row['ratio']:.2f} ({row['ratio_low']:.2f}-{row['ratio_high']:.2f})"
+
+
+def _p_value(row: Row) -> str:
+    p = row["p_holm"]
+    if p is None:
+        return ""
+    return f"{p:.2g}" if p >= 1e-4 else "<1e-4"
 
 
 def _sign(result: Result) -> str:

@@ -5,16 +5,17 @@ Each panel shows one scheme in black over all the others in light grey; the base
 everywhere.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
 
-from jaxinit.analysis import stats
+from jaxinit.analysis import survival, table
 from jaxinit.analysis.figure import as_text, save, style
 from jaxinit.analysis.outcome import Outcome
+from jaxinit.analysis.table import SettingRow
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,9 +43,9 @@ Draw = Callable[["Axes", str, dict], None]
 def draw_all(records: xr.Dataset, folder: Path) -> list[Path]:
     """Every figure that the records can fill, as PNG and SVG in `folder`; the paths of the PNGs."""
     figures: dict[str, Callable[[xr.Dataset], Figure]] = {}
-    if stats.tuned(records) and len(records.lr) > 1:
+    if table.tuned(records) and len(records.lr) > 1:
         figures["epochs_by_rate"] = epochs_by_rate
-    if stats.reported(records):
+    if table.reported(records):
         figures |= {"share_converged": share_converged, "learning_curves": learning_curves}
     with style():
         return [save(draw(records), folder, name) for name, draw in figures.items()]
@@ -53,10 +54,10 @@ def draw_all(records: xr.Dataset, folder: Path) -> list[Path]:
 def share_converged(records: xr.Dataset) -> "Figure":
     """Share of trials that have reached the target against epochs (1 - Kaplan-Meier), with its 95 %
     band."""
-    rates = stats.reported(records)
+    rates = table.reported(records)
     horizon = records.attrs["budget"]
     curves = {
-        scheme: stats.kaplan_meier(stats.times_of(records, scheme, lr, "report"))
+        scheme: survival.kaplan_meier(table.times_of(records, scheme, lr, "report"))
         for scheme, lr in rates.items()
     }
 
@@ -89,7 +90,7 @@ def epochs_by_rate(records: xr.Dataset) -> "Figure":
     horizon, rates = records.attrs["budget"], records.lr.values
     schemes = [str(s) for s in records.scheme.values]
     effort = {
-        s: [stats.restricted_mean(stats.times_of(records, s, r, "tune"), horizon) for r in rates]
+        s: [survival.restricted_mean(table.times_of(records, s, r, "tune"), horizon) for r in rates]
         for s in schemes
     }
     tuning = records.isel(seed=np.flatnonzero(records.phase.values == "tune"))
@@ -126,7 +127,7 @@ def epochs_by_rate(records: xr.Dataset) -> "Figure":
                 clip_on=False,
             )
         if (trials.outcome.values == Outcome.CONVERGED).any():
-            axes.axvline(stats.best_rate(records, scheme), color="0.35", linewidth=0.8, zorder=1)
+            axes.axvline(table.best_rate(records, scheme), color="0.35", linewidth=0.8, zorder=1)
 
     figure, panels = _panels(
         records,
@@ -156,7 +157,7 @@ def learning_curves(records: xr.Dataset) -> "Figure":
 
     A trial that has ended keeps its last value, and the curve stops when the last of them ends.
     """
-    rates = stats.reported(records)
+    rates = table.reported(records)
     report = records.isel(seed=np.flatnonzero(records.phase.values == "report"))
     epoch = records.epoch.values
 
@@ -194,7 +195,7 @@ def learning_curves(records: xr.Dataset) -> "Figure":
     return figure
 
 
-def forest(rows: list[dict[str, Any]], title: str) -> "Figure":
+def forest(rows: Sequence[SettingRow], title: str) -> "Figure":
     """Epochs to target of every scheme, a panel for each `cell`, with 95 % intervals and the trials
     that arrived.
 
@@ -282,9 +283,9 @@ def forest(rows: list[dict[str, Any]], title: str) -> "Figure":
 
 def _by_speed(records: xr.Dataset) -> list[str]:
     """The schemes that have something to show, the fastest first."""
-    rates, horizon = stats.reported(records), records.attrs["budget"]
+    rates, horizon = table.reported(records), records.attrs["budget"]
     effort = {
-        s: stats.restricted_mean(stats.times_of(records, s, lr, "report"), horizon)
+        s: survival.restricted_mean(table.times_of(records, s, lr, "report"), horizon)
         for s, lr in rates.items()
     }
     return sorted(effort, key=lambda s: (effort[s], s)) or [
@@ -310,7 +311,7 @@ def _panels(
         squeeze=False,
         layout="constrained",
     )
-    rates, baseline = stats.reported(records), records.attrs["baseline"]
+    rates, baseline = table.reported(records), records.attrs["baseline"]
     panels = list(grid.flat)
     for axes, scheme in zip(panels, schemes, strict=False):
         for other in schemes:

@@ -9,8 +9,9 @@ from typing import Any
 
 import xarray as xr
 
-from jaxinit.analysis import stats
+from jaxinit.analysis.claims import Comparison, judge
 from jaxinit.analysis.outcome import Outcome
+from jaxinit.analysis.table import Row, make_table
 from jaxinit.study import RECURRENT, Study
 
 XAVIER_CLAIM = (
@@ -26,18 +27,14 @@ def summarize(records: xr.Dataset, study: Study, about: Mapping[str, Any]) -> di
     several.
     """
     outcome = records.outcome.values
-    claims = [
-        stats.Claim(
-            "A10",
-            f"{XAVIER_CLAIM} (xavier_rnn against {baseline})",
-            "xavier_rnn",
-            baseline,
-            (2.0, 10.0),
-        )
-        for baseline in ("small_normal", "uniform01")
-        if study.model in RECURRENT
-    ]
-    rows = stats.table(records, study.baseline)
+    comparisons = []
+    if study.model in RECURRENT:
+        for baseline in ("small_normal", "uniform01"):
+            statement = f"{XAVIER_CLAIM} (xavier_rnn against {baseline})"
+            comparisons.append(
+                Comparison("A10", statement, "xavier_rnn", baseline, band=(2.0, 10.0))
+            )
+    rows = make_table(records, study.baseline)
     lives = about.get("lives", [])
     spent = {
         name: sum(life[name] for life in lives) for name in ("compilations", "compile_s", "wall_s")
@@ -50,14 +47,14 @@ def summarize(records: xr.Dataset, study: Study, about: Mapping[str, Any]) -> di
         "budget": records.attrs["budget"],
         "trials": int((outcome != Outcome.UNFINISHED).sum()),
         "table": rows,
-        "claims": stats.judge(records, claims),
+        "claims": judge(records, comparisons),
         "notes": _notes(records, study, about, rows),
         **spent,
     }
 
 
 def _notes(
-    records: xr.Dataset, study: Study, about: Mapping[str, Any], rows: list[dict[str, Any]]
+    records: xr.Dataset, study: Study, about: Mapping[str, Any], rows: list[Row]
 ) -> list[str]:
     per_epoch = records.attrs["evaluations_per_epoch"]
     chosen = (

@@ -22,7 +22,7 @@ import numpy as np
 import xarray as xr
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from jaxinit.analysis import stats, store
+from jaxinit.analysis import store, table
 from jaxinit.analysis.folder import Folder, another, quoted, to_json
 from jaxinit.analysis.outcome import Outcome
 from jaxinit.analysis.report import Terminal
@@ -235,7 +235,7 @@ def _reporting_points(resolved: Resolved, records: xr.Dataset) -> list[Point]:
     """The trials that are reported: those of every scheme at its best rate."""
     points = []
     for scheme in resolved.schemes:
-        rate = stats.best_rate(records, scheme)
+        rate = table.best_rate(records, scheme)
         points += [Point(scheme, rate, seed) for seed in resolved.study.reporting]
     return points
 

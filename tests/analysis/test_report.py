@@ -8,7 +8,8 @@ import pytest
 import xarray as xr
 from rich.console import Console
 
-from jaxinit.analysis import report, stats
+from jaxinit.analysis import report
+from jaxinit.analysis.claims import make_claim
 from jaxinit.analysis.store import Result
 from jaxinit.study import Study
 
@@ -126,8 +127,8 @@ def test_nothing_reported_yet_is_said() -> None:
 
 def test_claims_of_experiments_are_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
     rows = [
-        stats.claim_of("X1", "a number", [1.0, 1.2], "about 1", (0.0, 2.5), ""),
-        stats.claim_of("X2", "another", 3.0, "2", (0.0, 2.5), ""),
+        make_claim("X1", "a number", [1.0, 1.2], "about 1", (0.0, 2.5), ""),
+        make_claim("X2", "another", 3.0, "2", (0.0, 2.5), ""),
     ]
     report.print_claims(rows)
     first, second = capsys.readouterr().out.splitlines()

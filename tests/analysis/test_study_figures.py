@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from jaxinit.analysis import stats, store, study_figures
+from jaxinit.analysis import store, study_figures, survival, table
 from jaxinit.analysis.figure import as_text
 from jaxinit.analysis.outcome import Outcome
 from jaxinit.study import Study
@@ -83,7 +83,7 @@ def test_one_panel_a_scheme_the_fastest_first_with_labels(figure) -> None:
     titles = [axes.get_title(loc="left").split(",")[0] for axes in drawn.axes if axes.get_visible()]
     assert sorted(titles) == sorted(STUDY.schemes)
     effort = [
-        stats.restricted_mean(stats.times_of(records(), scheme, 0.1, "report"), 4.0)
+        survival.restricted_mean(table.times_of(records(), scheme, 0.1, "report"), 4.0)
         for scheme in titles
     ]
     assert effort == sorted(effort)
@@ -125,7 +125,7 @@ def test_the_survival_panel_shows_the_kaplan_meier_estimate() -> None:
     drawn = study_figures.share_converged(data)
     panel = next(axes for axes in drawn.axes if axes.get_title(loc="left").startswith("orthogonal"))
     own = next(line for line in panel.lines if line.get_color() == "black")
-    time, share, _, _ = stats.kaplan_meier(stats.times_of(data, "orthogonal", 0.1, "report"))
+    time, share, _, _ = survival.kaplan_meier(table.times_of(data, "orthogonal", 0.1, "report"))
     np.testing.assert_allclose(own.get_xdata()[:-1], time)
     np.testing.assert_allclose(own.get_ydata()[:-1], share)
     plt.close(drawn)
