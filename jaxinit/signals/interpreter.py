@@ -1,0 +1,505 @@
+"""Run a program again and measure every product with a parameter on the way.
+
+    program, values, their origins -> results, their origins, a site for every product
+
+An `Interpreter` has a method for every kind of equation that has to do with parameters: what only
+moves entries moves their origins too; products are measured; inner programs are entered; loops and
+choices are built anew, with the measurements among their results. Everything else is evaluated as
+JAX would.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from jaxinit.signals import jaxprs, origins
+from jaxinit.signals.jaxprs import Program
+from jaxinit.signals.origins import Copies, Origin, Origins, Outputs
+
+# Statistics of `[groups, entries]`, as a tree of arrays `[groups, ...]`.
+Measure: TypeAlias = Callable[[Float[Array, "groups entries"]], Any]
+
+PRODUCTS = {"dot_general", "conv_general_dilated", "gather"}
+# What leaves entries as they are, and only moves them.
+MOVES = {
+    "reshape",
+    "transpose",
+    "squeeze",
+    "slice",
+    "broadcast_in_dim",
+    "expand_dims",
+    "rev",
+    "split",
+    "unstack",
+    "stack",
+    "concatenate",
+}
+# What leaves every entry in its place.
+CASTS = {
+    "convert_element_type",
+    "copy",
+    "copy_p",
+    "name",
+    "reduce_precision",
+    "stop_gradient",
+    "optimization_barrier",
+}
+
+
+class Site(NamedTuple):
+    """One product as it is met: its parameter, the copies that it is of, and what was measured.
+
+    Shapes: `copies` `[*loops, groups]`, one axis for each loop around it; `product` `[*loops,
+    groups, ...]`; `given`, the measure of what the parameter multiplies, `[*loops, 1, ...]`. Both
+    are NaN for a product of a branch that was not taken.
+    """
+
+    name: str
+    copies: np.ndarray
+    product: Any
+    given: Any
+
+    @property
+    def measured(self) -> tuple[Any, Any]:
+        """What depends on the data; the rest is known while the function is traced."""
+        return self.product, self.given
+
+
+class Evaluated(NamedTuple):
+    """The results of an equation or a program, where each comes from, and the products that were
+    met."""
+
+    results: list[Any]
+    origins: Origins
+    sites: list[Site]
+
+
+class Step(NamedTuple):
+    """An equation of a jaxpr with the values of its inputs and their origins."""
+
+    jaxpr: Any
+    equation: Any
+    inputs: list[Any]
+    origins: Origins
+
+    @property
+    def kind(self) -> str:
+        return self.equation.primitive.name
+
+    def evaluate(self) -> list[Any]:
+        return jaxprs.evaluate(self.jaxpr, self.equation, self.inputs)
+
+    def without_origins(self, results: list[Any]) -> Evaluated:
+        return Evaluated(results, [None] * len(results), [])
+
+
+class Seen(NamedTuple):
+    """What is known of an inner program without its values: the origins of its results, its sites
+    (their measurements are no values) and the shapes of these."""
+
+    origins: Origins
+    sites: list[Site]
+    shapes: list[Any]
+
+
+class Interpreter(NamedTuple):
+    """What to measure, the numbering of the parameters' copies, the parameters whose picked rows
+    count as products (`rows`), and the taps that are still to be used, if there are any."""
+
+    measure: Measure
+    copies: Copies
+    rows: frozenset[str]
+    taps: Iterator[Any] | None = None
+
+    def run(
+        self, program: Program, arguments: Sequence[Any], argument_origins: Origins
+    ) -> Evaluated:
+        """Evaluate a program."""
+        jaxpr = program.jaxpr
+        values = jaxprs.Values(program, arguments)
+        known: dict[Any, Origin | None] = {}
+        known.update(zip(jaxpr.invars, argument_origins, strict=True))
+        sites: list[Site] = []
+        for equation in jaxpr.eqns:
+            inputs = values.read(equation.invars)
+            step = Step(jaxpr, equation, inputs, _origins_of(equation.invars, known))
+            evaluated = self.step(step)
+            values.write(equation.outvars, evaluated.results)
+            known.update(zip(equation.outvars, evaluated.origins, strict=True))
+            sites += evaluated.sites
+        return Evaluated(values.read(jaxpr.outvars), _origins_of(jaxpr.outvars, known), sites)
+
+    def look(self, program: Program, arguments: Sequence[Any], argument_origins: Origins) -> Seen:
+        """What a program would give, without a value and without using up taps."""
+        seen: list[Evaluated] = []
+
+        def measured(arguments: Sequence[Any]) -> list[Any]:
+            # eval_shape hands out shapes of arrays and nothing else, so the rest leaves by the
+            # list.
+            seen.append(self._replace(taps=None).run(program, arguments, argument_origins))
+            return [site.measured for site in seen[-1].sites]
+
+        shapes = jax.eval_shape(measured, list(arguments))
+        return Seen(seen[-1].origins, seen[-1].sites, shapes)
+
+    def step(self, step: Step) -> Evaluated:
+        """Evaluate one equation."""
+        if not any(step.origins):
+            return step.without_origins(step.evaluate())
+        if step.kind in jaxprs.CALLS:
+            return self.call(step)
+        if step.kind == "scan":
+            return self.scan(step)
+        if step.kind == "cond":
+            return self.branches(step)
+        if step.kind in MOVES:
+            return self.move(step)
+        if step.kind in CASTS:
+            return self.cast(step)
+        if step.kind in ("mul", "div"):
+            return self.multiply(step)
+        if step.kind in PRODUCTS:
+            return self.product(step)
+        return step.without_origins(step.evaluate())
+
+    def call(self, step: Step) -> Evaluated:
+        """What only calls an inner program: enter it."""
+        inner = jaxprs.called(step.equation)
+        assert inner is not None
+        if step.kind.startswith("custom") and not jaxprs.contains(inner.jaxpr, PRODUCTS):
+            # Entering would replace the custom derivative by the program's own. That is right
+            # around a product, which could not be measured otherwise, and wrong around weights that
+            # are rounded with a straight-through gradient.
+            results = step.evaluate()
+            return Evaluated(results, self.look(inner, step.inputs, step.origins).origins, [])
+        return self.run(inner, step.inputs, step.origins)
+
+    def move(self, step: Step) -> Evaluated:
+        """What moves entries: move the numbers of their copies by the same equation."""
+        results = step.evaluate()
+        numbers = []
+        for origin in step.origins:
+            if origin is None:  # entries of parameters beside others
+                return step.without_origins(results)
+            numbers.append(origin.numbers)
+        # Computed now, though the model is being traced: which copies a product is of must not
+        # depend on data. Without checks, since the equation says float and the numbers are whole.
+        with jax.ensure_compile_time_eval(), jax.enable_checks(False):
+            moved = step._replace(inputs=[jnp.asarray(array) for array in numbers]).evaluate()
+        return Evaluated(results, [Origin(np.asarray(array)) for array in moved], [])
+
+    def cast(self, step: Step) -> Evaluated:
+        """What leaves every entry in its place."""
+        results = step.evaluate()
+        return Evaluated(results, step.origins[: len(results)], [])
+
+    def multiply(self, step: Step) -> Evaluated:
+        """A product with a number is still the parameter: models multiply weights by constants."""
+        results = step.evaluate()
+        by_number = any(np.ndim(value) == 0 for value in step.inputs)
+        # Where the result is a number too, the parameter was one, and is the multiplier itself.
+        if not by_number or not np.ndim(results[0]):
+            return step.without_origins(results)
+        parameter = next(origin for origin in step.origins if origin)
+        return Evaluated(results, [parameter], [])
+
+    def product(self, step: Step) -> Evaluated:
+        """A matrix product, a convolution or picked rows: a site for each parameter in it."""
+        results = step.evaluate()
+        outputs = self.outputs(step, results[0])
+        if outputs is None or not results[0].size:
+            return step.without_origins(results)
+        y = results[0]
+        other = step.inputs[0 if step.origins[0] is None else 1]
+        if not jnp.issubdtype(other.dtype, jnp.floating):  # rows were picked by whole numbers
+            other = y
+        sites = []
+        for name, copies in self.copies.by_parameter(outputs.numbers).items():
+            y, site = self.site(y, other, name, copies, outputs.axes)
+            sites.append(site)
+        return Evaluated([y], [None], sites)
+
+    def outputs(self, step: Step, y: Array) -> Outputs | None:
+        """The copies that the outputs of a product belong to; None where it is not one with a
+        parameter alone."""
+        left, right, *_ = step.origins
+        if step.kind == "dot_general":
+            if left is not None and right is not None:  # of two parameters: no data
+                return None
+            return origins.of_product(
+                y.ndim, (left, right), step.equation.params["dimension_numbers"]
+            )
+        if step.kind == "conv_general_dilated":
+            if right is None:
+                return None
+            return origins.of_convolution(right, step.equation.params["dimension_numbers"])
+        if left is None:
+            return None
+        names = self.copies.parameters(left)
+        if len(names) != 1 or not names <= self.rows:
+            return None
+        first = self.copies.first(names.pop())
+        return Outputs(np.asarray([first], np.int32), ())
+
+    def site(
+        self, y: Array, other: Array, name: str, copies: np.ndarray, axes: tuple[int, ...]
+    ) -> tuple[Array, Site]:
+        """Measure `y`, whose entries along `axes` belong to the copies `copies` of a parameter (-1
+        for those of another), and `other`, which it multiplies."""
+        by_copy = _ByCopy(self.measure, axes, copies.tobytes(), str(copies.dtype))
+        own = np.unique(copies[copies >= 0])
+        site = Site(name, own, by_copy(y), self.measure(other.reshape(1, -1)))
+        if self.taps is not None:
+            y = _tapped(by_copy, y, next(self.taps))
+        return y, site
+
+    def branches(self, step: Step) -> Evaluated:
+        """A choice: what differs between the branches is measured where it is made, and NaN where
+        it is not.
+
+        Products of two branches with the same copies of one parameter, of the same shapes, are one
+        site.
+        """
+        index, *operands = step.inputs
+        operand_origins = step.origins[1:]
+        programs = [jaxprs.opened(branch) for branch in step.equation.params["branches"]]
+        seen = [self.look(program, operands, operand_origins) for program in programs]
+        # All branches of a switch have to return the same: what each site of any of them measures.
+        keys = [_keys(branch) for branch in seen]
+        sites: dict[Key, Site] = {}
+        shapes: dict[Key, Any] = {}
+        for branch, branch_keys in zip(seen, keys, strict=True):
+            for key, site, shape in zip(branch_keys, branch.sites, branch.shapes, strict=True):
+                sites.setdefault(key, site)
+                shapes.setdefault(key, shape)
+        taps = None if self.taps is None else {key: next(self.taps) for key in sites}
+
+        def run_branch(
+            program: Program, branch_keys: list[Key], operands: list[Any], taps: Any
+        ) -> tuple[list[Any], list[Any]]:
+            interpreter = self._replace(taps=None)
+            if taps is not None:
+                by_key = dict(zip(sites, taps, strict=True))
+                interpreter = self._replace(taps=iter([by_key[key] for key in branch_keys]))
+            evaluated = interpreter.run(program, operands, operand_origins)
+            measured = {key: _not_made(shape) for key, shape in shapes.items()}
+            for key, site in zip(branch_keys, evaluated.sites, strict=True):
+                measured[key] = site.measured
+            return evaluated.results, list(measured.values())
+
+        functions = []
+        for program, branch_keys in zip(programs, keys, strict=True):
+            functions.append(partial(run_branch, program, branch_keys))
+        flat_taps = None if taps is None else list(taps.values())
+        results, measured = jax.lax.switch(index, functions, operands, flat_taps)
+        measured_sites = []
+        for site, (product, given) in zip(sites.values(), measured, strict=True):
+            measured_sites.append(Site(site.name, site.copies, product, given))
+        by_result = zip(*[branch.origins for branch in seen], strict=True)
+        return Evaluated(results, [origins.agreed(result) for result in by_result], measured_sites)
+
+    def scan(self, step: Step) -> Evaluated:
+        """A loop: what stays the same keeps its origin, slices of stacked parameters are their own
+        copies."""
+        loop = _opened_loop(step.equation)
+        inside = self.origins_inside(loop, step.origins)
+        constants, first, stacked = loop.parted(step.inputs)
+        # The sites of one turn: their names and copies are known while it is traced, and only
+        # measurements can leave the loop as values.
+        turn_sites: list[Site] = []
+
+        def turn(carry: list[Any], given: tuple[list[Any], Any]) -> tuple[list[Any], Any]:
+            slices, taps = given
+            interpreter = self._replace(taps=None if taps is None else iter(taps))
+            evaluated = interpreter.run(loop.body, [*constants, *carry, *slices], inside)
+            turn_sites[:] = evaluated.sites
+            after, ys = evaluated.results[: loop.carries], evaluated.results[loop.carries :]
+            return after, (ys, [site.measured for site in evaluated.sites])
+
+        taps = None
+        if self.taps is not None:
+            # A look without taps, to know how many of them are the loop's.
+            jax.eval_shape(turn, first, ([array[0] for array in stacked], None))
+            taps = [next(self.taps) for _ in turn_sites]
+        settings = step.equation.params
+        after, (ys, measured) = jax.lax.scan(
+            turn,
+            first,
+            (stacked, taps),
+            settings["length"],
+            settings["reverse"],
+            settings["unroll"],
+        )
+        numbers = self.numbers_by_turn(loop, step.origins)
+        sites = []
+        for site, (product, given) in zip(turn_sites, measured, strict=True):
+            copies = _copies_by_turn(site.copies, settings["length"], numbers.get(site.name))
+            sites.append(Site(site.name, copies, product, given))
+        _, carried, _ = loop.parted(step.origins)
+        kept = [origin if loop.keeps[k] else None for k, origin in enumerate(carried)]
+        return Evaluated([*after, *ys], kept + [None] * len(ys), sites)
+
+    def origins_inside(self, loop: "_Loop", outside: Origins) -> Origins:
+        """The origins of the arguments of a loop's body."""
+        constants, carried, stacked = loop.parted(outside)
+        inside = list(constants)
+        for keeps, origin in zip(loop.keeps, carried, strict=True):
+            inside.append(origin if keeps else None)
+        for origin in stacked:
+            # Where turns have different parameters, a product inside is not one site.
+            if origin is not None and self.copies.same_in_every_turn(origin):
+                inside.append(Origin(origin.numbers[0]))
+            else:
+                inside.append(None)
+        return inside
+
+    def numbers_by_turn(self, loop: "_Loop", outside: Origins) -> dict[str, np.ndarray]:
+        """The copies of every parameter that is stacked and sliced by a loop, turn after turn:
+        `[turns, entries]`."""
+        copies = {}
+        for origin in loop.parted(outside)[2]:
+            if origin is not None and self.copies.same_in_every_turn(origin):
+                by_turn = origin.numbers.reshape(len(origin.numbers), -1)
+                for name in self.copies.parameters(origin):
+                    copies[name] = by_turn - self.copies.first(name)
+        return copies
+
+
+class _Loop(NamedTuple):
+    """A scan's body, and the numbers of its constants and of its carried values; what follows in
+    its inputs is stacked, a slice for each turn.
+
+    `keeps` says of every carried value whether the body hands it on as it is.
+    """
+
+    body: Program
+    constants: int
+    carries: int
+    keeps: list[bool]
+
+    def parted(self, of_inputs: list[Any]) -> tuple[list[Any], list[Any], list[Any]]:
+        """What belongs to the constants, the carried values and the stacked arrays."""
+        stacked = self.constants + self.carries
+        return of_inputs[: self.constants], of_inputs[self.constants : stacked], of_inputs[stacked:]
+
+
+def _opened_loop(equation: Any) -> _Loop:
+    """A scan taken apart, by the shapes of what goes in and out: how it stores the numbers differs
+    between releases of JAX."""
+    body = jaxprs.opened(equation.params["jaxpr"])
+    inputs, results = body.jaxpr.invars, body.jaxpr.outvars
+    carries = _count_unstacked(equation.outvars, results)
+    constants = _count_unstacked(equation.invars, inputs) - carries
+    # Flax carries a cell's parameters through its loop, and hands them on as they are: they are
+    # constants too.
+    keeps = [results[k] is inputs[constants + k] for k in range(carries)]
+    return _Loop(body, constants, carries, keeps)
+
+
+def _count_unstacked(outer: Sequence[Any], inner: Sequence[Any]) -> int:
+    """How many variables are the same outside of a loop: those that are stacked have one axis more
+    there."""
+    count = 0
+    for outside, inside in zip(outer, inner, strict=True):
+        count += outside.aval.ndim == inside.aval.ndim
+    return count
+
+
+def _copies_by_turn(copies: np.ndarray, turns: int, numbers: np.ndarray | None) -> np.ndarray:
+    """The copies of a site in every turn of a loop: `[turns, *copies]`.
+
+    `copies` are those of the first turn; `numbers` `[turns, entries]`, where the parameter is
+    stacked, are the copies of its entries in every turn.
+    """
+    if numbers is None:
+        return np.broadcast_to(copies, (turns, *copies.shape))
+    # Where a copy's first entry stands in the first turn, its counterpart stands in each.
+    places = [int(np.argmax(numbers[0] == copy)) for copy in copies.reshape(-1)]
+    return numbers[:, places].reshape(turns, *copies.shape)
+
+
+# What tells the sites of branches apart: parameter, copies, shapes, and how many such sites of its
+# branch come before.
+Key: TypeAlias = tuple[str, bytes, str, int]
+
+
+def _keys(branch: Seen) -> list[Key]:
+    """The keys of a branch's sites. Equal ones in two branches stand for one site."""
+    keys: list[Key] = []
+    for site, shape in zip(branch.sites, branch.shapes, strict=True):
+        alike = (site.name, site.copies.tobytes(), str(shape))
+        number = sum(key[:-1] == alike for key in keys)
+        keys.append((*alike, number))
+    return keys
+
+
+def _not_made(shapes: Any) -> Any:
+    """What stands for the measure of a product that was not made: NaN, and 0 for whole numbers."""
+
+    def blank(shape: jax.ShapeDtypeStruct) -> Array:
+        value = jnp.nan if jnp.issubdtype(shape.dtype, jnp.inexact) else 0
+        return jnp.full(shape.shape, value, shape.dtype)
+
+    return jax.tree.map(blank, shapes)
+
+
+@dataclass(frozen=True)
+class _ByCopy:
+    """Measure the entries of each copy together, and those of the copy -1 not at all.
+
+    The entries along `axes` of the array belong to the copies. These are bytes, so that the object
+    can be hashed, as `jax.custom_vjp` wants of what it does not differentiate.
+    """
+
+    measure: Measure
+    axes: tuple[int, ...]
+    copies: bytes
+    dtype: str
+
+    def __call__(self, y: Array) -> Any:
+        copies = np.frombuffer(self.copies, self.dtype)
+        if (copies == copies[0]).all():
+            return self.measure(y.reshape(1, -1))
+        others = tuple(axis for axis in range(y.ndim) if axis not in self.axes)
+        # Columns by copy; those of the copy -1 come first, and are left out.
+        order = np.argsort(copies, kind="stable")[np.count_nonzero(copies < 0) :]
+        groups = len(np.unique(copies[order]))
+        if groups == 1:
+            # One copy among other parameters: the entries in the order of a product of its own, so
+            # that measures that depend on it (a sample's) agree with that.
+            columns = y.transpose(*others, *self.axes).reshape(-1, len(copies))[:, order]
+            return self.measure(columns.reshape(1, -1))
+        rows = y.transpose(*self.axes, *others).reshape(len(copies), -1)[order]
+        return self.measure(rows.reshape(groups, -1))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _tapped(measured: Callable[[Array], Any], y: Array, tap: Any) -> Array:
+    """`y`; on the way back, its gradient leaves its measure in the place of the tap's."""
+    del measured, tap
+    return y
+
+
+def _tapped_forward(measured: Callable[[Array], Any], y: Array, tap: Any) -> tuple[Array, None]:
+    return _tapped(measured, y, tap), None
+
+
+def _tapped_backward(measured: Callable[[Array], Any], _: None, dy: Array) -> tuple[Array, Any]:
+    return dy, measured(dy)
+
+
+_tapped.defvjp(_tapped_forward, _tapped_backward)
+
+
+def _origins_of(variables: Sequence[Any], known: dict[Any, Origin | None]) -> Origins:
+    found: Origins = []
+    for variable in variables:
+        literal = isinstance(variable, jaxprs.Literal)
+        found.append(None if literal else known.get(variable))
+    return found
