@@ -1,25 +1,25 @@
 """From a Flax NNX module to leaves and back: the border between modules and plain dictionaries of
-arrays."""
+arrays.
 
+    module -> leaves, apply (evaluation), learn (training: dropout, running statistics)
+
+`parameters` has the leaves, values and draws of a module; `declaration` annotates what parameters
+are, with what `flax_layers` knows; `pure` makes functions of a module, with `modes`, how it is
+evaluated and trained, and `state`, what it holds beside its parameters.
+"""
+
+from jaxinit.introspect.declaration import SplitInto, declare
 from jaxinit.introspect.parameters import (
     GATES,
     ROLES,
     VECTOR_ROLES,
-    Apply,
-    Frozen,
-    Functional,
-    Learn,
     Module,
     Params,
     Part,
     Place,
     Split,
-    SplitInto,
-    Training,
     cut,
-    declare,
     fill,
-    functional,
     initialize,
     joined,
     leaves,
@@ -27,6 +27,8 @@ from jaxinit.introspect.parameters import (
     param,
     values,
 )
+from jaxinit.introspect.pure import Apply, Functional, Learn, Training, functional
+from jaxinit.introspect.state import Frozen
 
 __all__ = [
     "GATES",
