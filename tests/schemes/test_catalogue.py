@@ -3,21 +3,14 @@
 import jax
 import numpy as np
 import pytest
-from flax import nnx
+from small_nets import leaves_of
 
-from jaxinit.introspect import functional
-from jaxinit.models import MODELS
 from jaxinit.schemes import SCHEMES, chrono, forget_bias, scale, scheme_named, with_bias, zaremba
 from jaxinit.schemes import mup as mups
-from jaxinit.spec import Leaf, Scheme, draw, rules
+from jaxinit.spec import Scheme, draw, rules
 from jaxinit.study import BadStudy
 
 KEY = jax.random.key(0)
-SIZES = (48, 64, 16)
-
-
-def leaves_of(model: str) -> tuple[Leaf, ...]:
-    return functional(lambda: MODELS[model](*SIZES, layers=2, rngs=nnx.Rngs(0)))[0]
 
 
 def same(one: Scheme, other: Scheme, model: str = "lstm") -> bool:
@@ -108,6 +101,7 @@ def test_settings_that_make_no_sense_are_one_line(text: str, message: str) -> No
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_descriptions_are_one_line_for_the_command_line(scheme: str) -> None:
-    line = (SCHEMES[scheme].__doc__ or "").splitlines()[0]
+    paragraph = (SCHEMES[scheme].__doc__ or "").partition("\n\n")[0]
+    line = " ".join(paragraph.split())
     assert line.endswith(".")
     assert len(line) <= 120

@@ -4,20 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
+from small_nets import leaves_of
 
 from jaxinit.initializers import normal, orthogonal, zeros
-from jaxinit.introspect import functional
-from jaxinit.models import MODELS
 from jaxinit.schemes import SCHEMES, by_role, scale, with_bias
-from jaxinit.spec import Leaf, draw
+from jaxinit.spec import draw
 
 KEY = jax.random.key(0)
-SIZES = (48, 64, 16)
-
-
-def leaves_of(model: str) -> tuple[Leaf, ...]:
-    return functional(lambda: MODELS[model](*SIZES, layers=2, rngs=nnx.Rngs(0)))[0]
 
 
 def test_by_role_names_what_it_lacks_and_what_matches_nothing() -> None:

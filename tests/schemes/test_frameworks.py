@@ -3,6 +3,7 @@
 import importlib
 import math
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import jax
@@ -11,8 +12,8 @@ import numpy as np
 import pytest
 from flax import linen, nnx
 from scipy import stats
+from small_nets import leaves_of
 
-from jaxinit.introspect import functional
 from jaxinit.models import GRU, LSTM, MODELS, RNN
 from jaxinit.schemes import frameworks
 from jaxinit.spec import Leaf, Scheme, draw
@@ -21,11 +22,15 @@ IN, H, OUT, DRAWS = 24, 64, 10, 2
 FRAMEWORKS = ("pytorch", "keras", "flax_nnx", "flax_linen", "haiku", "equinox")
 
 
+@cache
 def ours(scheme: Scheme, model: str) -> dict[str, np.ndarray]:
     """Pooled draws by parameter: the draw is the first axis."""
-    leaves, *_ = functional(lambda: MODELS[model](IN, H, OUT, rngs=nnx.Rngs(0)))
-    drawn = [draw(scheme, jax.random.key(seed), leaves) for seed in range(DRAWS)]
-    return {leaf.name: np.stack([np.asarray(one[leaf.name]) for one in drawn]) for leaf in leaves}
+    leaves = leaves_of(model, (IN, H, OUT), layers=1)
+    draws = [draw(scheme, jax.random.key(seed), leaves) for seed in range(DRAWS)]
+    pooled = {}
+    for leaf in leaves:
+        pooled[leaf.name] = np.stack([np.asarray(drawn[leaf.name]) for drawn in draws])
+    return pooled
 
 
 def same_law(one: np.ndarray, other: np.ndarray, what: str) -> None:
@@ -323,9 +328,7 @@ def test_haiku_and_equinox_beyond_recurrent_layers_by_their_formulas(name: str) 
 @pytest.mark.parametrize("name", FRAMEWORKS)
 def test_every_default_covers_every_model(name: str) -> None:
     for model in MODELS:
-        leaves, *_ = functional(
-            lambda model=model: MODELS[model](3, 4, 2, layers=2, rngs=nnx.Rngs(0))
-        )
+        leaves = leaves_of(model, (3, 4, 2))
         for value in draw(getattr(frameworks, name), jax.random.key(0), leaves).values():
             assert jnp.isfinite(value).all()
 

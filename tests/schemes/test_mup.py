@@ -57,8 +57,9 @@ def test_mup_by_its_table() -> None:
     ):  # a number's gradient sums over the width
         single = scales(scheme, gated)
         assert single["residual_gate"] == single["bias of blocks.0.attention.before"] == (1, 1, 1)
-    assert std(mups.mup(D), "readout", wide) == pytest.approx(1 / math.sqrt(4 * 4 * D), rel=0.04)
-    assert std(mups.mup(D), "ffn_out", wide) == pytest.approx(1 / math.sqrt(16 * D), rel=0.04)
+    scheme = mups.mup(D)
+    assert std(scheme, "readout", wide) == pytest.approx(1 / math.sqrt(4 * 4 * D), rel=0.04)
+    assert std(scheme, "ffn_out", wide) == pytest.approx(1 / math.sqrt(16 * D), rel=0.04)
     assert std(mups.mup(D, zero_readout=True), "readout", wide) == 0
 
 

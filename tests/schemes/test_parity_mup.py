@@ -2,6 +2,8 @@
 steps."""
 
 import math
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import jax
@@ -12,7 +14,7 @@ from flax import nnx
 from jaxtyping import Array
 
 from jaxinit.engine import training
-from jaxinit.introspect import Functional, functional
+from jaxinit.introspect import Apply, Functional, functional
 from jaxinit.models import Transformer
 from jaxinit.schemes.mup import mup
 from jaxinit.spec import Rule, Scheme, draw, named_key, rules
@@ -34,6 +36,7 @@ def tokens() -> np.ndarray:
     return np.random.default_rng(0).integers(0, VOCABULARY, (STEPS, BATCH, LENGTH + 1))
 
 
+@cache
 def make_model(tied: bool, qk_norm: bool) -> Functional:
     def build() -> Transformer:
         return Transformer(
@@ -76,20 +79,30 @@ def trained(
     rule = "adam" if optimizer == "adamw" else optimizer
     program = training.Program(model, TASKS["copy"](), rule, batch=BATCH, evaluations=1, epochs=1)
 
-    def loss(params: dict[str, Array], batch: Array) -> Array:
-        effective = {name: value * scales.multiplier[name] for name, value in params.items()}
-        return cross_entropy(model.apply(effective, batch[:, :-1]), batch[:, 1:])
-
     @jax.jit
-    def step(params: dict[str, Array], state: Any, batch: Array) -> tuple[dict[str, Array], Any]:
-        gradient = jax.grad(loss)(params, batch)
+    def descend(
+        params: dict[str, Array], gradient: dict[str, Array], state: Any
+    ) -> tuple[dict[str, Array], Any]:
         params, state, _ = program.descend(params, gradient, state, trial)
         return params, state
 
+    gradient_at = gradient_of(model.apply)
     params, state = start, training.OPTIMIZERS[rule]().init(start)
     for batch in tokens():
-        params, state = step(params, state, jnp.asarray(batch))
+        gradient = gradient_at(params, scales.multiplier, jnp.asarray(batch))
+        params, state = descend(params, gradient, state)
     return params
+
+
+@cache
+def gradient_of(apply: Apply) -> Callable[..., dict[str, Array]]:
+    """The gradient of a model's loss, compiled once for all optimizers."""
+
+    def loss(params: dict[str, Array], multiplier: dict[str, Array], batch: Array) -> Array:
+        effective = {name: value * multiplier[name] for name, value in params.items()}
+        return cross_entropy(apply(effective, batch[:, :-1]), batch[:, 1:])
+
+    return jax.jit(jax.grad(loss))
 
 
 def their_model(width: int, tied: bool, qk_norm: bool) -> Any:

@@ -5,17 +5,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
+from small_nets import leaves_of
 
-from jaxinit.introspect import functional
-from jaxinit.models import MODELS
 from jaxinit.schemes import SCHEMES, with_bias
 from jaxinit.spec import Leaf, draw
 
 KEY = jax.random.key(0)
-
-
-SIZES = (48, 64, 16)
 
 
 # Variance of a kernel as a function of its fans; the tables below say which roles have another law.
@@ -92,10 +87,6 @@ GATED_ONLY = {
     ("forget_bias", "mlp"),
     ("forget_bias", "gru"),
 }
-
-
-def leaves_of(model: str) -> tuple[Leaf, ...]:
-    return functional(lambda: MODELS[model](*SIZES, layers=2, rngs=nnx.Rngs(0)))[0]
 
 
 def test_every_scheme_is_covered_here() -> None:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from residual_nets import FEED, KEY, D, L, V, declared, leaves, std
+from residual_nets import FEED, KEY, D, L, V, declared, drawn, leaves, std
 
 from jaxinit.initializers import he
 from jaxinit.introspect import functional
@@ -56,8 +56,8 @@ def test_every_role_has_the_size_of_the_paper(name: str) -> None:
     for role, expected in EXPECTED[name].items():
         # The least role has 3,200 entries: three standard errors of a standard deviation are 3.8 %.
         assert std(SCHEMES[name], role) == pytest.approx(expected, rel=0.04), role
-    drawn = draw(SCHEMES[name], KEY, leaves())
-    assert not any(np.any(drawn[leaf.name]) for leaf in leaves() if leaf.role == "bias")
+    by_name = drawn(SCHEMES[name], leaves())
+    assert not any(by_name[leaf.name].any() for leaf in leaves() if leaf.role == "bias")
 
 
 def test_mimetic_attention_in_layers_of_flax_shares_its_keys() -> None:
@@ -71,8 +71,8 @@ def test_mimetic_attention_in_layers_of_flax_shares_its_keys() -> None:
 @pytest.mark.parametrize("name", ["rezero", "skipinit"])
 def test_a_gated_scheme_starts_as_the_identity_and_needs_gates(name: str) -> None:
     gated = leaves(gate=True, norm=None)
-    drawn = draw(SCHEMES[name], KEY, gated)
-    assert all(float(drawn[leaf.name]) == 0 for leaf in gated if leaf.role == "residual_gate")
+    by_name = drawn(SCHEMES[name], gated)
+    assert all(float(by_name[leaf.name]) == 0 for leaf in gated if leaf.role == "residual_gate")
     ffn_in = math.sqrt(2 / D) if name == "skipinit" else GLOROT["ffn_in"]
     assert std(SCHEMES[name], "ffn_in", gated) == pytest.approx(ffn_in, rel=0.02)
     with pytest.raises(ValueError, match="residual_gate"):
@@ -83,8 +83,8 @@ def test_fixup_in_a_gated_model_can_learn() -> None:
     """Its last kernels start at 0, so its multipliers must not: two zeros in a row have no
     gradient."""
     gated = leaves(gate=True, norm=None)
-    drawn = draw(SCHEMES["fixup"], KEY, gated)
-    assert all(float(drawn[leaf.name]) == 1 for leaf in gated if leaf.role == "residual_gate")
+    by_name = drawn(SCHEMES["fixup"], gated)
+    assert all(float(by_name[leaf.name]) == 1 for leaf in gated if leaf.role == "residual_gate")
 
 
 def test_fixups_steps_move_the_stream_alike_at_every_depth() -> None:
@@ -142,25 +142,22 @@ def test_two_stacks_have_factors_of_their_own() -> None:
 def test_mimetic_attention_mimics_the_identity() -> None:
     """Values times outputs are 0.4 Z - 0.4 I exactly; queries times keys the best approximation of
     a head's rank."""
-    of = leaves()
-    drawn = draw(SCHEMES["mimetic"], KEY, of)
+    by_name = drawn(SCHEMES["mimetic"], leaves(layers=2))
     at = "blocks.1.attention"
-    whole = np.asarray(drawn[f"{at}.value"]).reshape(D, D) @ np.asarray(drawn[f"{at}.out"]).reshape(
-        D, D
-    )
+    whole = by_name[f"{at}.value"].reshape(D, D) @ by_name[f"{at}.out"].reshape(D, D)
     noise = (whole + 0.4 * np.eye(D)) / 0.4 * math.sqrt(D)
     assert noise.mean() == pytest.approx(0, abs=4 / D)
     assert noise.var() == pytest.approx(1, abs=4 * math.sqrt(2) / D)
-    query, key = (np.asarray(drawn[f"{at}.{name}"])[:, 2] for name in ("query", "key"))
+    query, key = (by_name[f"{at}.{name}"][:, 2] for name in ("query", "key"))
     product = query @ key.T
     assert np.linalg.matrix_rank(product, tol=1e-4) == 16
     assert (
         np.trace(product) / D > 0.3
     )  # 0.7 at full rank; the largest quarter of the singular directions leans to I
-    other = np.asarray(drawn[f"{at}.query"])[:, 0]
+    other = by_name[f"{at}.query"][:, 0]
     assert abs(np.trace(other @ key.T)) / D < 0.3  # another head has another Z
     np.testing.assert_allclose(
         np.sort(np.linalg.norm(query, axis=0)), np.sort(np.linalg.norm(key, axis=0)), rtol=1e-4
     )
     with pytest.raises(ValueError, match="widths add up to 64"):
-        draw(SCHEMES["mimetic"], KEY, leaves(kv_heads=2))
+        draw(SCHEMES["mimetic"], KEY, leaves(layers=2, kv_heads=2))
