@@ -1,6 +1,6 @@
 """The question: what a study asks, checked as far as it can be without JAX.
 
-    Study -> resolve.check -> starts -> trials -> records -> summary
+    Study -> resolve -> initial parameters -> trials -> records -> summary
 
 Importing this module imports nothing but the standard library: the command line reads `Study` for
 its options.

@@ -80,32 +80,32 @@ def run(
     """
     began = time.time()
     resolved = resolve(study, schemes, tasks, models)
-    mapping = mapping or sweep.default_mapping()
+    options = Options(
+        mapping or sweep.default_mapping(), slots_per_device, progress, signals, force_resume
+    )
     folder = Folder(Path(out) if out is not None else resolved.study.folder)
     identity = identify(resolved)
     if _is_answered(folder, resolved.study, identity):
         return _read_back(folder, signals)
-    per_epoch = training.nearest_divisor(
-        resolved.task.examples // resolved.study.batch, resolved.study.evaluations
-    )
-    check_memory(
-        resolved, jax.device_count(), recorded=store.size_of_records(resolved.study, per_epoch)
-    )
+    program = _program(resolved, options.mapping)
+    recorded = store.size_of_records(resolved.study, program.evaluations_per_epoch)
+    check_memory(resolved, jax.device_count(), recorded=recorded)
     with folder.locked():
         if _is_answered(folder, resolved.study, identity):  # by another process, meanwhile
             return _read_back(folder, signals)
-        _answer(
-            resolved,
-            folder,
-            identity,
-            began,
-            mapping,
-            slots_per_device,
-            progress,
-            signals,
-            force_resume,
-        )
+        _answer(resolved, program, folder, identity, began, options)
     return store.load(folder.path)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a study is run: what is no part of its question."""
+
+    mapping: sweep.Mapping
+    slots_per_device: int
+    progress: bool
+    signals: int
+    force_resume: bool
 
 
 def _is_answered(folder: Folder, study: Study, identity: Identity) -> bool:
@@ -138,64 +138,54 @@ def _read_back(folder: Folder, signals: int) -> Result:
     return result
 
 
-def _answer(
-    resolved: Resolved,
-    folder: Folder,
-    identity: Identity,
-    began: float,
-    mapping: sweep.Mapping,
-    slots_per_device: int,
-    progress: bool,
-    signals: int,
-    force_resume: bool,
-) -> None:
-    """Train what the folder does not hold yet, and write it; needs the folder's lock."""
-    study, task = resolved.study, resolved.task
-    digest = combined(identity, study.plain())
-    saved, remark = store.read_state(folder.path, digest)
-    past = saved["lives"] if saved is not None else _lost_lives(folder, study)
-    if past and saved is None:
-        remark += f"no saved state is left in {folder.path}: the study starts anew"
-        if folder.holds(store.RECORDS):
-            remark += f", and will write over {store.RECORDS}; to keep it, stop and copy it"
-    if remark:
-        print(f"jaxinit: {remark}", file=sys.stderr)
-    forced = (
-        [] if saved is None else _check_resume(folder, saved["lives"][-1], mapping, force_resume)
-    )
-    program = training.Program(
+def _program(resolved: Resolved, mapping: sweep.Mapping) -> training.Program:
+    study = resolved.study
+    return training.Program(
         resolved.model,
-        task,
+        resolved.task,
         study.optimizer,
         batch=study.batch,
         evaluations=study.evaluations,
         epochs=min(EPOCHS_PER_CHUNK, study.epochs),
         at_once=VALIDATED_AT_ONCE if mapping == "map" else None,
     )
-    per_epoch = program.evaluations_per_epoch
-    records = store.empty_records(study, per_epoch, _task_attributes(resolved), digest)
+
+
+def _answer(
+    resolved: Resolved,
+    program: training.Program,
+    folder: Folder,
+    identity: Identity,
+    began: float,
+    options: Options,
+) -> None:
+    """Train what the folder does not hold yet, and write it; needs the folder's lock."""
+    study = resolved.study
+    digest = combined(identity, study.plain())
+    saved, past = _saved(folder, study, digest)
+    forced = []
+    if saved is not None:
+        forced = _check_resume(folder, past[-1], options)
+    records = store.empty_records(
+        study, program.evaluations_per_epoch, _task_attributes(resolved), digest
+    )
     with (
         sweep.CompileCounter("training_program") as compiled,
         _stop_requests() as stop,
-        _progress(study, progress) as report,
+        _progress(study, options.progress) as report,
     ):
         initial, calibrated = calibrate_parameters(resolved, draw_parameters(resolved))
-        about = _about(resolved, per_epoch, mapping) | {
-            "identity": identity,
-            "digest": digest,
-            "calibrations": calibrated,
-        }
-        history = History(
-            past, began, store.conditions() | {"device": about["device"]}, forced, compiled
-        )
+        about = _about(resolved, program.evaluations_per_epoch, options.mapping)
+        about |= {"identity": identity, "digest": digest, "calibrations": calibrated}
+        conditions = store.conditions() | {"device": about["device"]}
+        history = History(past, began, conditions, forced, compiled)
         store.write_study(folder, study, about | {"status": "running"} | history.about())
         devices = jax.devices()
-        sweeper = sweep.Sweep(program, task.data, slots_per_device * len(devices), devices, mapping)
-        recorder = SignalRecorder(resolved, program, initial, signals) if signals else None
+        slots = options.slots_per_device * len(devices)
         campaign = Campaign(
             resolved,
             records,
-            sweeper,
+            sweep.Sweep(program, resolved.task.data, slots, devices, options.mapping),
             initial,
             folder,
             digest,
@@ -203,7 +193,7 @@ def _answer(
             saved,
             report,
             stop,
-            recorder,
+            SignalRecorder(resolved, program, initial, options.signals),
         )
         complete = campaign.fill(_tuning_points(resolved))
         if complete:
@@ -213,11 +203,27 @@ def _answer(
         store.RECORDS: store.netcdf(records),
         store.SUMMARY: to_json(summarize(records, study, about)),
     }
-    if recorder is not None and recorder.recorded:
-        files[SIGNALS] = store.netcdf(recorder.courses())
+    if campaign.recorder.recorded:
+        files[SIGNALS] = store.netcdf(campaign.recorder.courses())
     store.write_study(folder, study, about, files)
     if complete:
         store.clear_state(folder.path)
+
+
+def _saved(
+    folder: Folder, study: Study, digest: str
+) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
+    """The state that an earlier run has saved, if any, and the lives of the study until now. What
+    is lost is said."""
+    saved, remark = store.read_state(folder.path, digest)
+    past = saved["lives"] if saved is not None else _lost_lives(folder, study)
+    if past and saved is None:
+        remark += f"no saved state is left in {folder.path}: the study starts anew"
+        if folder.holds(store.RECORDS):
+            remark += f", and will write over {store.RECORDS}; to keep it, stop and copy it"
+    if remark:
+        print(f"jaxinit: {remark}", file=sys.stderr)
+    return saved, past
 
 
 def _tuning_points(resolved: Resolved) -> list[Point]:
@@ -244,18 +250,21 @@ def _lost_lives(folder: Folder, study: Study) -> list[dict[str, Any]]:
     """The lives of a study whose saved states are gone, marked so; none of a study that has not
     begun."""
     about = store.answered(folder, study)
+    if about is None:
+        return []
     # What they were forced to do concerns no record any more.
-    return [] if about is None else [life | {"forced": [], "lost": True} for life in about["lives"]]
+    return [life | {"forced": [], "lost": True} for life in about["lives"]]
 
 
-def _check_resume(folder: Folder, last: dict[str, Any], mapping: str, force: bool) -> list[str]:
+def _check_resume(folder: Folder, last: dict[str, Any], options: Options) -> list[str]:
     """The conditions that have changed since the last life of a study, where the caller forces it
     to go on.
 
     Raises: BadStudy when they have and nobody forces it, and for another kind of device.
     """
     before, now = (
-        f"{device['kind']} by {device['mapping']}" for device in (last["device"], _device(mapping))
+        f"{device['kind']} by {device['mapping']}"
+        for device in (last["device"], _device(options.mapping))
     )
     if before != now:
         raise BadStudy(
@@ -263,7 +272,7 @@ def _check_resume(folder: Folder, last: dict[str, Any], mapping: str, force: boo
             "otherwise; go on there, or give --out a new folder"
         )
     changes = store.changed_conditions(last, store.conditions())
-    if changes and not force:
+    if changes and not options.force_resume:
         raise BadStudy(
             f"{folder.path} was begun under other conditions ({'; '.join(changes)}); go on under "
             "them, with --force-resume all the same, or give --out a new folder"
@@ -317,7 +326,7 @@ class Campaign:
     saved: dict[str, Any] | None
     report: Report
     stop: list[int]
-    recorder: SignalRecorder | None = None
+    recorder: SignalRecorder
 
     def __post_init__(self):
         self.last_save = time.monotonic()
@@ -353,8 +362,7 @@ class Campaign:
                     best = best.after(points[row.number].scheme, epochs)
                 if row.outcome is not Outcome.UNFINISHED:
                     ended += 1
-            if self.recorder is not None:
-                self.recorder.record(points, trials, running)
+            self.recorder.record(points, trials, running)
             self.report(phase, ended, str(best))
             if self.stop or time.monotonic() - self.last_save > SAVE_EVERY:
                 self._save(running.seats(), places)
@@ -472,10 +480,8 @@ def _stop_requests() -> Iterator[list[int]]:
             "\njaxinit: finishing the chunk under way (again to stop at once) ...", file=sys.stderr
         )
 
-    if (
-        threading.current_thread() is not threading.main_thread()
-    ):  # signals reach the main thread only
-        yield received
+    if threading.current_thread() is not threading.main_thread():
+        yield received  # signals reach the main thread only
         return
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -19,7 +19,8 @@ from jaxinit.signals import probes
 
 @dataclass
 class SignalRecorder:
-    """Signals on `examples` validation examples, of the trials of the first reporting seed.
+    """Signals on `examples` validation examples (0: none), of the trials of the first reporting
+    seed.
 
     `recorded` has them by scheme and epoch, those before the first step at epoch 0.
     """
@@ -36,7 +37,8 @@ class SignalRecorder:
     def record(self, points: Sequence[Point], trials: Trial, running: Running) -> None:
         """Record the signals of the trials of that seed among those that go on."""
         chosen = self.resolved.study.reporting[0]
-        if not any(points[number].seed == chosen for number in running.slots):
+        wanted = any(points[number].seed == chosen for number in running.slots)
+        if not self.examples or not wanted:
             return  # nothing need come to the host
         for number, state in running.seats():
             scheme, _, seed = points[number]
