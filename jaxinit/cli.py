@@ -10,12 +10,13 @@ import runpy
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
-from dataclasses import replace
+from dataclasses import fields, make_dataclass, replace
 from functools import partial, wraps
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -30,7 +31,7 @@ from jaxinit.console import (
     exit_code,
     make_printable,
 )
-from jaxinit.study import RECURRENT, BadStudy, Study, check_name
+from jaxinit.study import MODELS, RECURRENT, BadStudy, Study, check_name, descriptions
 
 if TYPE_CHECKING:
     from jaxinit.analysis.store import Result
@@ -54,6 +55,9 @@ why. {DEBUG}=1 in the environment shows the traceback too. --version prints the 
 CHECKED = Study(
     model="mlp", layers=3, optimizer="adam", schemes=("mup", "xavier_rnn"), baseline="mup", seeds=5
 )
+
+
+ASKED = {"run": STUDY, "probe": PROBED, "coordcheck": CHECKED}  # by the commands that ask one
 
 
 def run(
@@ -385,7 +389,11 @@ def parsed(words: Sequence[str]) -> Callable[[], int]:
         "list": list_names,
         "plot": plot,
     }
-    later = {name: _later(command) for name, command in commands.items()}
+    later: dict[str, Callable[..., Any]] = {
+        name: _later(command) for name, command in commands.items()
+    }
+    if words[:1] and words[0] in ASKED and {"-h", "--help"} & set(words):
+        later[words[0]] = _with_help(words[0], commands[words[0]], words)
     complaint = io.StringIO()
     try:
         with redirect_stderr(complaint):
@@ -404,6 +412,54 @@ def _later(command: Callable[..., int]) -> Callable[..., Callable[[], int]]:
         return partial(command, *args, **options)
 
     return bound
+
+
+def _with_help(name: str, command: Callable[..., int], words: Sequence[str]) -> type:
+    """What the parser is to show of a command for the model that the words name.
+
+    The parser reads names, types and help from a dataclass as from a function, so the command and
+    its study are copied into dataclasses whose types carry the help. They serve for help alone: the
+    parser hides a field by not knowing it, and an option that the model does not take is to be
+    refused by name.
+    Raises: BadStudy for a model that there is not.
+    """
+    asked = ASKED[name]
+    model = _model_named(words) or asked.model
+    check_name("model", model, MODELS)
+    texts = descriptions(model)
+    texts["model"] += (
+        f" The options of {model} are listed here; for those of another: jaxinit {name} --model "
+        "NAME --help."
+    )
+    settings = []
+    for field in fields(Study):
+        if field.name in texts:
+            kind = Annotated[field.type, tyro.conf.arg(help=texts[field.name])]
+        else:
+            kind = tyro.conf.Suppress[field.type]
+        settings.append((field.name, kind))
+    study = make_dataclass("Study", settings, frozen=True)
+
+    arguments = []
+    for argument in inspect.signature(command).parameters.values():
+        kind, default = argument.annotation, argument.default
+        if argument.name == "study":
+            kind, default = tyro.conf.OmitArgPrefixes[study], study(**vars(asked))
+        arguments.append((argument.name, kind, default))
+    shown = make_dataclass(name, arguments)
+    shown.__doc__ = command.__doc__
+    return shown
+
+
+def _model_named(words: Sequence[str]) -> str | None:
+    """The model that the words name, the last of several; None where they name none."""
+    named = None
+    for word, following in pairwise([*words, "-"]):
+        option, equals, value = word.partition("=")
+        if option == "--model":
+            given = value if equals else following
+            named = None if given.startswith("-") else given
+    return named
 
 
 def _in_one_line(box: str, words: Sequence[str]) -> str:

@@ -19,6 +19,18 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path, PurePath
 from typing import Any, get_args
 
+from jaxinit.options import (
+    LEAST,
+    OPTIONS,
+    RecurrentOptions,
+    TransformerOptions,
+    alternatives,
+    choices,
+    docstrings,
+    models_of,
+    models_taking,
+)
+
 # Five rates over two decades each; for SGD, trial runs had the best rate of every scheme inside.
 RATES = {
     "sgd": (0.01, 0.03, 0.1, 0.3, 1.0),
@@ -26,34 +38,10 @@ RATES = {
     "adam": (0.0001, 0.0003, 0.001, 0.003, 0.01),
 }
 
+RECURRENT = models_of(RecurrentOptions)
+ATTENTION = models_of(TransformerOptions)
+MODELS = tuple(OPTIONS)
 
-RECURRENT = ("rnn", "lstm", "gru", "mgu", "lru")
-ATTENTION = ("transformer", "vit")
-MODELS = (*RECURRENT, "mlp", *ATTENTION)
-
-# Which models take a setting that not all of them take, and which tasks: read by the checks and by
-# their messages.
-MODELS_TAKING: dict[str, tuple[str, ...]] = {
-    "activation": ("rnn", "mlp", *ATTENTION),
-    "norm": ("rnn", "lstm", "gru", "mgu", "mlp", *ATTENTION),
-    "residual": ("mlp",),
-    "bidirectional": RECURRENT,
-    "peepholes": ("lstm",),
-    "heads": ATTENTION,
-    "post_norm": ATTENTION,
-    "gate": ATTENTION,
-    "scalar_bias": ATTENTION,
-    "skip_scale": ATTENTION,
-    "learned_skip": ATTENTION,
-    "leak": ("rnn",),
-    "learned_start": RECURRENT,
-    "embedding": RECURRENT,
-    "unroll": ("rnn", "lstm", "gru", "mgu"),
-    "segment": RECURRENT,
-    "variational": ("rnn", "lstm", "gru", "mgu"),
-    "truncate": RECURRENT,
-    "stateful": RECURRENT,
-}
 SYNTHETIC = (
     "adding",
     "copy",
@@ -64,40 +52,19 @@ SYNTHETIC = (
     "parity",
 )
 ON_TEXT = ("text", "words", "penn_treebank")
+# Which tasks take a setting that not all of them take.
 TASKS_TAKING: dict[str, tuple[str, ...]] = {
     "length": (*SYNTHETIC, *ON_TEXT, "mnist", "mnist_permuted", "fashion_mnist", "cifar10"),
     "text": ("text", "words"),
     "stateful": ON_TEXT,
 }
-# Kinds of normalization; of the other models: layer.
-NORMS = {
-    "mlp": ("layer", "batch"),
-    "transformer": ("layer", "rms", "none"),
-    "vit": ("layer", "rms", "none"),
-}
 
-# Ranges of whole numbers. Arrays are addressed by 31 bits; the smaller bounds are what a study can
-# be about.
-MOST = 2**31 - 1
-COUNTS = dict.fromkeys(
-    (
-        "hidden",
-        "heads",
-        "embedding",
-        "length",
-        "epochs",
-        "evaluations",
-        "batch",
-        "unroll",
-        "segment",
-        "truncate",
-    ),
-    (1, MOST),
-) | {"layers": (1, 1000), "seeds": (2, 100_000), "tune_seeds": (0, 100_000)}
+MOST = 2**31 - 1  # arrays are addressed by 31 bits
+# Ranges of whole numbers that have others than 1 to `MOST`: what a study can be about.
+RANGES = {"layers": (1, 1000), "seeds": (2, 100_000), "tune_seeds": (0, 100_000)}
 MOST_EVALUATIONS = 2**24  # of one trial
 MOST_NAMED = 100  # characters in the name of a scheme, a model or a task
-# The least and the largest number of float32 that has all its digits.
-LEAST, LARGEST = 2.0**-126, (2 - 2.0**-23) * 2.0**127
+LARGEST = (2 - 2.0**-23) * 2.0**127  # the largest float32
 
 
 class BadStudy(ValueError):
@@ -110,8 +77,8 @@ class Interrupted(Exception):
 
 @dataclass(frozen=True)
 class Study:
-    """What is asked: one cell (model, task, optimizer) and the schemes, rates and seeds to compare
-    on it.
+    """What is asked: a model, a task and an optimizer, and the schemes, rates and seeds to compare
+    on them.
 
     Units: `epochs` is the budget of a trial in passes over the training set; `evaluations` is how
     often an epoch is evaluated, and so the resolution of the answer. Seeds 0 to tune_seeds - 1
@@ -125,39 +92,24 @@ class Study:
     """Units in every hidden layer."""
     layers: int = 1
     """Hidden layers."""
+    # Options of some of the models. What each of them means, and for which models, is said in
+    # `options`; those with a docstring here are written in another way there.
     activation: str | None = None
-    """tanh, relu, sigmoid, gelu, ... for rnn, mlp, transformer and vit. Default: tanh, gelu in the
-    last two."""
     norm: str | None = None
-    """Normalization of pre-activations, for rnn, lstm, gru, mgu, mlp, transformer and vit: layer;
-    of mlp also batch. Default: none. Of transformer and vit: layer (the default), rms or none."""
     residual: bool = False
-    """Add the input of every hidden layer but the first to its output, for mlp."""
     bidirectional: bool = False
-    """Read every layer's input from both ends, for recurrent networks."""
     peepholes: bool = False
-    """Let the gates see the cell, for lstm."""
     heads: int = 4
-    """Heads of attention, for transformer and vit."""
     post_norm: bool = False
-    """Normalize the sum of each branch and the stream instead of the branch's input, for
-    transformer and vit."""
+    """Normalize the sum of each branch and the residual stream instead of the branch's input."""
     gate: bool = False
-    """Multiply every branch by a learned scalar that starts at 0 (ReZero), for transformer and
-    vit."""
     scalar_bias: bool = False
-    """Add a learned scalar before every kernel and activation function (Fixup), for transformer and
-    vit."""
     skip_scale: float = 1.0
-    """Multiply the stream by it where a branch is added (DeepNorm), for transformer and vit."""
     learned_skip: bool = False
-    """Learn such a factor for each branch and unit, from 1 (Admin), for transformer and vit."""
     leak: float | None = None
-    """Share of the new state in each state, for rnn. Default: all of it."""
     learned_start: bool = False
-    """Train the states before the first step too, for recurrent networks."""
     embedding: int | None = None
-    """Units of an embedding before the first layer, for recurrent networks. Default: none."""
+
     task: str = "digits_rows"
     """digits_rows, adding, copy, text, ... (see `jaxinit list tasks`)."""
     length: int | None = None
@@ -195,12 +147,8 @@ class Study:
     """Validation metric that counts as converged. Default: the task's."""
     batch: int = 32
     """Examples a step."""
-    unroll: int | None = None
-    """Time steps written out in each turn of the compiled time loop, for rnn, lstm, gru and mgu.
-    Default: 1, the fastest where it was measured."""
+    unroll: int | None = None  # as `activation`, and so are the next, `variational` and `truncate`
     segment: int | None = None
-    """Time steps between two states kept for the backward pass, for recurrent networks. Default:
-    all, or sqrt(length) for long sequences."""
     clip: float | None = None
     """Bound on the global norm of the gradient. Default: none."""
     clip_value: float | None = None
@@ -214,14 +162,10 @@ class Study:
     """Share of units dropped in training: of hidden layers (mlp), of non-recurrent connections
     (recurrent networks)."""
     variational: bool = False
-    """Drop the same units at every step, and of the states passed on too, for rnn, lstm, gru and
-    mgu with dropout."""
     truncate: int | None = None
-    """Time steps after which the gradient is cut, for recurrent networks. Default: the whole
-    sequence."""
     stateful: bool = False
-    """Start each training batch from the states the last one ended with, for recurrent networks on
-    text, words and penn_treebank."""
+    """Start each training batch from the states the last one ended with, on text, words and
+    penn_treebank."""
     baseline: str = "small_normal"
     """The scheme that the ratios compare with."""
 
@@ -301,6 +245,59 @@ class Study:
         return Path("results") / f"{name}-{digest[:6]}"
 
 
+def _models_taking() -> dict[str, tuple[str, ...]]:
+    """The models that take a setting that not all of them take, derived from their options."""
+    table = {}
+    for field in fields(Study):
+        takers = models_taking(OPTION_OF.get(field.name, field.name))
+        of_some = 0 < len(takers) < len(MODELS)
+        if of_some and field.name != "length":  # that of a study is its task's
+            table[field.name] = takers
+    return table
+
+
+OPTION_OF = {"post_norm": "placed"}  # settings whose option has another name
+MODELS_TAKING = _models_taking()
+DEFAULTS = {field.name: field.default for field in fields(Study)}
+
+
+def model_options(study: Study) -> dict[str, Any]:
+    """The options of the study's model, as its constructor takes them.
+
+    What the task decides is not among them. A caller's own model is given the settings that are not
+    at their defaults.
+    """
+    options: dict[str, Any] = {"layers": study.layers}
+    for setting, takers in MODELS_TAKING.items():
+        value = getattr(study, setting)
+        changed = value != DEFAULTS[setting]
+        if changed or (study.model in takers and value is not None):
+            options[setting] = value
+    if "post_norm" in options:
+        options["placed"] = "post" if options.pop("post_norm") else "pre"
+    if "stateful" in options:
+        options["stateful"] = study.batch if study.stateful else None
+    return options
+
+
+def descriptions(model: str) -> dict[str, str]:
+    """What there is to say of every setting of a study of a model; those that the model does not
+    take are left out."""
+    of_study, of_model = docstrings(Study), docstrings(OPTIONS[model])
+    defaults = {field.name: field.default for field in fields(OPTIONS[model])}
+    texts = {}
+    for setting, default in DEFAULTS.items():
+        if model not in MODELS_TAKING.get(setting, MODELS):
+            continue
+        if setting in of_study:
+            texts[setting] = of_study[setting]
+            continue
+        texts[setting] = of_model[setting]
+        if default is None and defaults[setting] is not None:
+            texts[setting] += f" Default: {defaults[setting]}."
+    return texts
+
+
 def check_settings(
     study: Study,
     models_taking: Mapping[str, Collection[str]] = MODELS_TAKING,
@@ -309,36 +306,13 @@ def check_settings(
     """Raises: BadStudy for settings out of range, not taken by the model or the task, or senseless
     together."""
     check_scheme_names(study)
-    for name, (low, high) in COUNTS.items():
-        value = getattr(study, name)
-        if value is not None and not low <= value <= high:
-            why = " (an interval needs two)" if name == "seeds" else ""
-            raise BadStudy(f"{name} must be {low} to {high}, got {_shown(value)}{why}")
-    if study.epochs * study.evaluations > MOST_EVALUATIONS:
-        raise BadStudy(
-            f"epochs times evaluations must be at most {MOST_EVALUATIONS}, got {study.epochs} x "
-            f"{study.evaluations}"
-        )
+    check_counts(study)
     check_numbers(study)
     check_taken(study, "model", models_taking)
     check_taken(study, "task", tasks_taking)
-    if study.tune_seeds < 1 and len(study.lrs) > 1:
-        raise BadStudy(
-            "choosing among learning rates needs --tune-seeds 1 or more; or give a single --lrs"
-        )
-    if study.variational and not study.dropout:
-        raise BadStudy(
-            "variational says how units are dropped; give --dropout too, or leave --variational out"
-        )
-    norms = NORMS.get(study.model, ("layer",))
-    if study.model in MODELS and study.norm not in (None, *norms):
-        raise BadStudy(
-            f"norm of {study.model!r} is {', '.join(norms)} or left out; got {study.norm!r}"
-        )
-    if study.skip_scale != 1 and study.learned_skip:
-        raise BadStudy(
-            "learned_skip starts at 1 and is learned; leave --skip-scale or --learned-skip out"
-        )
+    check_combinations(study)
+    if study.model in MODELS:
+        check_model_options(study)
 
 
 def check_scheme_names(study: Study) -> None:
@@ -361,44 +335,94 @@ def check_scheme_names(study: Study) -> None:
         )
 
 
-def check_numbers(study: Study) -> None:
-    """Raises: BadStudy for a number that is out of range, or that float32, in which all is
-    computed, does not hold."""
+def check_counts(study: Study) -> None:
+    """Raises: BadStudy for a whole number that is out of range."""
+    for field in fields(study):
+        value = getattr(study, field.name)
+        if int not in alternatives(field.type) or value is None:
+            continue
+        low, high = RANGES.get(field.name, (1, MOST))
+        if not low <= value <= high:
+            why = " (an interval needs two)" if field.name == "seeds" else ""
+            raise BadStudy(f"{field.name} must be {low} to {high}, got {_shown(value)}{why}")
+    if study.epochs * study.evaluations > MOST_EVALUATIONS:
+        raise BadStudy(
+            f"epochs times evaluations must be at most {MOST_EVALUATIONS}, got {study.epochs} x "
+            f"{study.evaluations}"
+        )
+
+
+def check_rates(study: Study) -> None:
+    """Raises: BadStudy for learning rates that are not different numbers of float32."""
     rates = [_float32(rate) for rate in study.lrs]
-    if not all(LEAST <= rate <= LARGEST for rate in rates) or len(set(rates)) < len(rates):
+    in_range = all(LEAST <= rate <= LARGEST for rate in rates)
+    if not in_range or len(set(rates)) < len(rates):
         raise BadStudy(
             f"learning rates must be positive, finite and different, {LEAST:.2g} to {LARGEST:.2g} "
             f"(float32), got {' '.join(f'{rate:.9g}' for rate in study.lrs)}"
         )
+
+
+def check_numbers(study: Study) -> None:
+    """Raises: BadStudy for a number that is out of range, or that float32, in which all is
+    computed, does not hold."""
+    check_rates(study)
     for name in ("clip", "clip_value", "skip_scale"):
         value = getattr(study, name)
         if value is not None and not LEAST <= value <= LARGEST:
-            without = "none" if name != "skip_scale" else "1"
+            without = "1" if name == "skip_scale" else "none"
             raise BadStudy(
                 f"{name} must be positive, {LEAST:.2g} to {LARGEST:.2g}, got {value:g}; leave it "
                 f"out for {without}"
             )
-    if study.leak is not None and not LEAST <= study.leak <= 1:
-        raise BadStudy(
-            f"leak must be above 0 and at most 1, got {study.leak:g}; leave it out for none"
-        )
     for name in ("weight_decay", "l2"):
         value = getattr(study, name)
         if value != 0 and not LEAST <= value <= LARGEST:
             raise BadStudy(f"{name} must be 0 or more, at most {LARGEST:.2g}; got {value:g}")
-    if not (study.dropout == 0 or LEAST <= study.dropout <= 1 - 2**-24):
+    most_dropped = 1 - 2.0**-24  # the largest float32 below 1
+    if study.dropout != 0 and not LEAST <= study.dropout <= most_dropped:
         raise BadStudy(f"dropout must be 0 or more and below 1, got {study.dropout:g}")
     if study.target is not None and not abs(study.target) <= LARGEST:
         raise BadStudy(f"target must be a number of at most {LARGEST:.2g}, got {study.target:g}")
+
+
+def check_combinations(study: Study) -> None:
+    """Raises: BadStudy for settings that make no sense together."""
+    if study.tune_seeds < 1 and len(study.lrs) > 1:
+        raise BadStudy(
+            "choosing among learning rates needs --tune-seeds 1 or more; or give a single --lrs"
+        )
+    if study.variational and not study.dropout:
+        raise BadStudy(
+            "variational says how units are dropped; give --dropout too, or leave --variational out"
+        )
+    if study.skip_scale != 1 and study.learned_skip:
+        raise BadStudy(
+            "learned_skip starts at 1 and is learned; leave --skip-scale or --learned-skip out"
+        )
+
+
+def check_model_options(study: Study) -> None:
+    """Raises: BadStudy for what the configuration of the study's model refuses."""
+    options = OPTIONS[study.model]
+    if study.norm is not None:
+        norms = [norm for norm in choices(options, "norm") if norm is not None]
+        if study.norm not in norms:
+            raise BadStudy(
+                f"norm of {study.model!r} is {', '.join(norms)} or left out; got {study.norm!r}"
+            )
+    try:
+        options(**model_options(study))
+    except ValueError as error:
+        raise BadStudy(str(error)) from error
 
 
 def check_taken(study: Study, kind: str, table: Mapping[str, Collection[str]]) -> None:
     """Raises: BadStudy for a setting that is not its default, and that the study's model (or task)
     does not take."""
     name = getattr(study, kind)
-    defaults = {field.name: field.default for field in fields(study)}
     for setting, takers in table.items():
-        if getattr(study, setting) != defaults[setting] and name not in takers:
+        if getattr(study, setting) != DEFAULTS[setting] and name not in takers:
             raise BadStudy(
                 f"{option(setting)} is an option of {', '.join(takers)}; leave it out, or use one "
                 f"of them in place of {kind} {name!r}"

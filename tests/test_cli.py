@@ -60,6 +60,36 @@ def test_help_never_imports_jax() -> None:
         assert f"--{option}" in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("words", "listed", "hidden"),
+    [
+        ("run --help", "--leak", "--heads"),
+        ("run --model lstm --help", "--peepholes", "--leak"),
+        ("run --model=vit --help", "--heads", "--peepholes"),
+        ("run -h --model lstm --model mlp", "--residual", "--peepholes"),
+        ("probe --help", "--residual", "--heads"),
+        ("coordcheck --model transformer --help", "--heads", "--residual"),
+    ],
+)
+def test_help_lists_the_options_of_the_model(
+    words: str, listed: str, hidden: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(words.split())
+    assert not stop.value.code
+    out = " ".join(capsys.readouterr().out.replace("│", "").split())
+    assert listed in out
+    assert f"{hidden} " not in out
+    assert f"for those of another: jaxinit {words.split()[0]} --model NAME --help" in out
+
+
+def test_help_on_a_model_that_there_is_not(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["run", "--model", "lsmt", "--help"]) == 2
+    assert "no model is called 'lsmt'; the nearest is 'lstm'" in capsys.readouterr().err
+    assert cli.main(["run", "--model", "--help"]) == 2
+    assert "Missing value for argument '--model'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("words", [["run", "--help"], ["list", "--verbose"]])
 def test_output_that_nobody_reads_any_more_is_no_error(words: list[str]) -> None:
     command = [sys.executable, "-m", "jaxinit.cli", *words]

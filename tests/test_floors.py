@@ -12,6 +12,7 @@ PACKAGE = TESTS.parent / "jaxinit"
 # From the ground up. A folder, or a file beside the folders, imports from the floors below and from
 # itself.
 FLOORS = [
+    {"options"},
     {"spec", "theory", "study"},
     {"initializers", "introspect", "tasks", "analysis"},
     {"models", "schemes", "console"},
@@ -23,8 +24,13 @@ FLOORS = [
     {"reproduce"},
 ]
 FLOOR = {place: floor for floor, places in enumerate(FLOORS) for place in places}
-WITHOUT_JAX = {"analysis", "theory", "study"}
-STDLIB_ONLY = {Path("study.py"), Path("analysis/folder.py"), Path("analysis/outcome.py")}
+WITHOUT_JAX = {"analysis", "theory", "study", "options"}
+STDLIB_ONLY = {
+    Path("options.py"),
+    Path("study.py"),
+    Path("analysis/folder.py"),
+    Path("analysis/outcome.py"),
+}
 DOORS = {PACKAGE / "__init__.py", PACKAGE / "__main__.py"}  # the ways in, above all floors
 FILES = [path.relative_to(PACKAGE) for path in sorted(set(PACKAGE.rglob("*.py")) - DOORS)]
 PLACES = ("models", "tasks")  # tested as wholes

@@ -1,27 +1,27 @@
 """The question: defaults, JSON, the command line that repeats it, and settings that make no
 sense."""
 
-import ast
-import inspect
 import json
 import re
 import shlex
-from dataclasses import replace
-from itertools import pairwise
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from jaxinit.options import OPTIONS, TransformerOptions, docstrings
 from jaxinit.study import (
+    MODELS,
     MODELS_TAKING,
-    RECURRENT,
     TASKS_TAKING,
     BadStudy,
     Study,
     check_name,
     check_settings,
+    descriptions,
+    model_options,
 )
 
 STUDY = Study(lrs=(0.1, 0.3))
@@ -127,23 +127,45 @@ def test_values_of_another_type_are_refused(name: str, value: Any, message: str)
         made_with(**{name: value})
 
 
-def test_the_help_names_the_models_and_tasks_that_take_an_option() -> None:
-    (study,) = [
-        node for node in ast.parse(inspect.getsource(Study)).body if isinstance(node, ast.ClassDef)
-    ]
-    texts = {}
-    for setting, text in pairwise(study.body):
-        if isinstance(setting, ast.AnnAssign) and isinstance(text, ast.Expr):
-            assert isinstance(setting.target, ast.Name)
-            assert isinstance(text.value, ast.Constant)
-            texts[setting.target.id] = " ".join(str(text.value.value).split())
-    for setting, takers in {
-        **MODELS_TAKING,
-        **{k: v for k, v in TASKS_TAKING.items() if k != "length"},
-    }.items():
-        listed = f"{', '.join(takers[:-1])} and {takers[-1]}" if len(takers) > 1 else takers[0]
-        phrase = "recurrent networks" if takers == RECURRENT else listed
-        assert phrase in texts[setting], f"{setting}: {phrase} is not in {texts[setting]!r}"
+def test_the_help_names_the_tasks_that_take_a_setting() -> None:
+    texts = docstrings(Study)
+    for setting, takers in TASKS_TAKING.items():
+        if setting != "length":
+            assert f"{', '.join(takers[:-1])} and {takers[-1]}" in texts[setting]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_help_of_a_model_has_the_settings_that_it_takes_and_no_others(model: str) -> None:
+    texts = descriptions(model)
+    for field in fields(Study):
+        takers = MODELS_TAKING.get(field.name, MODELS)
+        assert (field.name in texts) == (model in takers), field.name
+    assert all(text.endswith((".", ").")) for text in texts.values())
+
+
+def test_the_help_says_what_a_setting_left_out_means_for_the_model() -> None:
+    assert descriptions("rnn")["activation"].endswith("Default: tanh.")
+    assert descriptions("vit")["activation"].endswith("Default: gelu.")
+    assert "Default" not in descriptions("lstm")["norm"]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_setting_left_out_is_the_default_of_the_models_option(model: str) -> None:
+    options = OPTIONS[model]
+    assert options(**model_options(Study(model=model, layers=2))) == options(layers=2)
+
+
+def test_settings_are_options_by_another_name_where_they_mean_something_else() -> None:
+    text = Study(model="lstm", task="text", stateful=True, batch=7, unroll=3)
+    assert model_options(text)["stateful"] == 7
+    assert model_options(text)["unroll"] == 3
+    block = TransformerOptions(**model_options(Study(model="vit", post_norm=True, norm="none")))
+    assert (block.placed, block.norm) == ("post", None)
+
+
+def test_a_model_of_the_callers_own_is_given_what_is_not_default() -> None:
+    own = model_options(Study(model="own", norm="layer", layers=3))
+    assert own == {"layers": 3, "norm": "layer"}
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,7 @@ from jaxinit.study import (
     Study,
     check_name,
     check_settings,
+    model_options,
 )
 from jaxinit.tasks import TASKS, Task
 
@@ -400,58 +401,26 @@ def parts(name: str, known: Mapping[str, Scheme]) -> tuple[str, str]:
 def _model(study: Study, task: Task, make: Callable[..., nnx.Module]) -> Callable[[], nnx.Module]:
     """The constructor of the study's model for its task. Raises: BadStudy when the two do not
     fit."""
-    options: dict[str, Any] = {"layers": study.layers}
-    if study.activation is not None:
-        options["activation"] = study.activation
-    if study.norm is not None:
-        options["norm"] = study.norm
-    if study.residual:
-        options["residual"] = True
+    every_step = task.readout == "all"
+    instead = {"mlp": "rnn, lstm or gru", "vit": "transformer"}
+    if every_step and study.model in instead:
+        raise BadStudy(
+            f"task {task.name!r} wants an output at every step, {study.model!r} gives one; use "
+            f"{instead[study.model]}"
+        )
+    options = model_options(study)
     in_features = task.in_features
     if study.model == "mlp":
         in_features *= task.length
-        if task.readout == "all":
-            raise BadStudy(
-                f"task {task.name!r} wants an output at every step, 'mlp' gives one; use rnn, lstm "
-                "or gru"
-            )
-    elif study.model not in RECURRENT:
-        options |= {"readout": task.readout, "length": task.length}
-        if study.model in ATTENTION:
-            options |= {"heads": study.heads, "placed": "post" if study.post_norm else "pre"}
-            if study.norm == "none":
-                options["norm"] = None
-            options |= {
-                name: getattr(study, name)
-                for name in ("gate", "scalar_bias", "skip_scale", "learned_skip")
-            }
-        if study.model == "vit" and options.pop("readout") == "all":
-            raise BadStudy(
-                f"task {task.name!r} wants an output at every step, 'vit' gives one; use "
-                "transformer"
-            )
-    else:
+    elif study.model != "vit":
         options["readout"] = task.readout
+    if study.model in RECURRENT:
         for name in ("unroll", "truncate"):
-            if (getattr(study, name) or 1) > task.length:
+            steps = getattr(study, name)
+            if steps is not None and steps > task.length:
                 raise BadStudy(
-                    f"{name} is at most {task.length}, the steps of task {task.name!r}; got "
-                    f"{getattr(study, name)}"
+                    f"{name} is at most {task.length}, the steps of task {task.name!r}; got {steps}"
                 )
-        options |= {
-            "unroll": study.unroll or 1,
-            "stateful": study.batch if study.stateful else None,
-        }
-        for name in (
-            "segment",
-            "truncate",
-            "embedding",
-            "bidirectional",
-            "learned_start",
-            "variational",
-        ):
-            options[name] = getattr(study, name)
-        options |= {
-            name: getattr(study, name) for name in ("peepholes", "leak") if getattr(study, name)
-        }
+    elif study.model != "mlp":
+        options["length"] = task.length
     return lambda: make(in_features, study.hidden, task.out_features, rngs=nnx.Rngs(0), **options)

@@ -18,13 +18,13 @@ Shapes: t time, b batch, n units. `z` are the projections of one gate with their
 
 import math
 from collections.abc import Callable
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-Backward = Literal["by_hand", "autodiff"]
+from jaxinit.options import Backward
+
 States = Float[Array, "t b n"]
 State = Float[Array, "b n"]
 Matrix = Float[Array, "n n"]

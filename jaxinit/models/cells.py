@@ -5,26 +5,25 @@ faster and with back-propagation through time by hand (`bptt`). Gates are an axi
 every parameter, so that each gate is drawn as a matrix of its own.
 """
 
-from typing import ClassVar, Literal, SupportsIndex, Unpack
+from typing import ClassVar, Unpack
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jaxtyping import Array
 
 from jaxinit.introspect import Place, param
 from jaxinit.models.bptt import (
     ACTIVATIONS,
-    SLOPES,
     State,
     States,
     gru_states,
     lstm_states,
     rnn_states,
 )
-from jaxinit.models.common import Dense, activation_named, at_least_float32, dtype_of
-from jaxinit.models.recurrent import Carry, Layer, Options, Recurrent, projected
+from jaxinit.models.common import Dense, at_least_float32, dtype_of
+from jaxinit.models.recurrent import Carry, Layer, Recurrent, projected
+from jaxinit.options import GRUOptions, LRUOptions, LSTMOptions, RNNOptions
 
 
 class RNN(Recurrent):
@@ -37,66 +36,42 @@ class RNN(Recurrent):
     stand for one-hot vectors; y `[batch, out_features]` or `[batch, time, out_features]`. All is
     computed in the dtype of the parameters, float32 until they are cast; features are cast to it.
     Roles: `input` (Wxh), `recurrent` (Whh), `readout` (Why), `bias`; of options `embedding`,
-    `scale`, `start`. Further layers read the states below them.
-    Options: `activation` tanh, sigmoid, softsign, relu, leaky_relu, hard_tanh or linear; `leak`;
-    `layers`; `readout` last or all; `bidirectional` (a second network reads each layer's input from
-    the end, and the states of both are handed on side by side); `norm` "layer" normalizes every
-    pre-activation over the units; `learned_start` makes the states before the first step
-    parameters; `embedding` units between input and first layer; `truncate` cuts the gradient every
-    so many steps; `stateful` (a batch size) starts each training batch from the states that the
-    last one ended with, without gradient; `unroll` 1 to T steps of the loop written out in the
-    compiled program; `segment` steps between two states kept for the backward pass, which computes
-    the steps in between again (default: all in one, or about sqrt(T) where one batch would keep
-    more than 256 MiB); in training, entries of the inputs of every layer and of the readout, never
-    of the states passed on in time, are dropped at the rate that `training` says, or,
-    `variational`, the same entries at every step and of the states passed on too; `backward`
-    by_hand or autodiff (see `bptt`); `init` and `kernel_init`, `recurrent_init`, `readout_init`,
-    `bias_init`.
-    Raises: ValueError for sizes below 1, unknown names, options that exclude each other, an unroll
-    beyond T, an x of another shape, or parameters of different dtypes.
+    `scale`, `start`.
+    Keywords: those of `RNNOptions`; `init`, a scheme, and `kernel_init`, `recurrent_init`,
+    `readout_init`, `bias_init`, which override it.
+    In training, entries of the inputs of every layer and of the readout, never of the states passed
+    on in time, are dropped at the rate that `training` says; with `variational` the same entries at
+    every step, and of the states passed on too.
+    Raises: ValueError as `RNNOptions`, for sizes below 1, an unroll beyond T, an x of another
+    shape, or parameters of different dtypes; TypeError for a keyword that it does not take.
     Source: Chen et al. (2016), section 4, for segments; Zaremba et al. (2014), section 3.1, and Gal
     & Ghahramani (2016), section 4, for dropout; Ba et al. (2016), eq. 4, for the norm; Jaeger
     (2002), section 2.1, for the leak.
     """
 
-    def __init__(
-        self,
-        in_features: SupportsIndex,
-        hidden_features: SupportsIndex,
-        out_features: SupportsIndex,
-        *,
-        activation: str = "tanh",
-        leak: float | None = None,
-        rngs: nnx.Rngs,
-        **options: Unpack[Options],
-    ):
-        activation_named(activation)  # raises for an unknown name
-        if activation not in SLOPES:
-            raise ValueError(
-                f"an RNN takes the activations {', '.join(SLOPES)}, got {activation!r}; an MLP "
-                "takes it"
-            )
-        if leak is not None and not 0 < leak <= 1:
-            raise ValueError(
-                f"leak must be above 0 and at most 1, got {leak}; leave it out for none"
-            )
-        self.activation_name, self.leak = activation, leak
-        super().__init__(in_features, hidden_features, out_features, rngs=rngs, **options)
+    configuration = RNNOptions
+    options: RNNOptions  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    @property
+    def activation_name(self) -> str:
+        return self.options.activation
 
     def step(self, layer: Layer, carry: Carry, z: tuple[Array, ...], keep: Array | None) -> Carry:
         (h,) = carry
-        new = ACTIVATIONS[self.activation_name](
-            self.recur(layer, 0, z[0], h if keep is None else h * keep)
-        )
-        return (new if self.leak is None else h + self.leak * (new - h),)
+        z_bn = self.recur(layer, 0, z[0], h if keep is None else h * keep)
+        new = ACTIVATIONS[self.options.activation](z_bn)
+        if self.options.leak is None:
+            return (new,)
+        return (h + self.options.leak * (new - h),)
 
     def loop(
         self, layer: Layer, z: tuple[States, ...], before: Carry
     ) -> tuple[States, Carry] | None:
-        if self.leak is not None:
+        if self.options.leak is not None:
             return None
-        args = self.activation_name, self.unroll, self.backward
-        h_tbn = rnn_states(z[0], layer.recurrent[...], before[0], *args)
+        o = self.options
+        u_nn = layer.recurrent[...]
+        h_tbn = rnn_states(z[0], u_nn, before[0], o.activation, o.unroll, o.backward)
         return h_tbn, (h_tbn[-1],)
 
 
@@ -108,34 +83,23 @@ class LSTM(Recurrent):
     vector for each of i, f, o:
     i and f see + p c_{t-1}, and o sees + p c_t. y as in `RNN`.
 
-    Shapes, roles and options as in `RNN`, without `activation` and `leak`; `input`, `recurrent` and
+    Shapes, roles and keywords as in `RNN`, with `LSTMOptions`; `input`, `recurrent` and
     `bias` have a leading axis over the gates (input, forget, cell, output); peepholes have the role
     `peephole`.
     Source: Hochreiter & Schmidhuber (1997), with the forget gate of Gers et al. (2000) and the
     peepholes of Gers, Schraudolph & Schmidhuber (2002).
     """
 
+    configuration = LSTMOptions
+    options: LSTMOptions  # pyright: ignore[reportIncompatibleVariableOverride]
     gates = ("input", "forget", "cell", "output")
     kind = "lstm"
     kept = 15
     carries = 2
 
-    def __init__(
-        self,
-        in_features: SupportsIndex,
-        hidden_features: SupportsIndex,
-        out_features: SupportsIndex,
-        *,
-        peepholes: bool = False,
-        rngs: nnx.Rngs,
-        **options: Unpack[Options],
-    ):
-        self.peepholes = peepholes
-        super().__init__(in_features, hidden_features, out_features, rngs=rngs, **options)
-
     def make_layer(self, n_in: int, n: int, **place: Unpack[Place]) -> Layer:
         layer = super().make_layer(n_in, n, **place)
-        if self.peepholes:
+        if self.options.peepholes:
             layer.peephole = param(
                 (3, n), ".o", "peephole", **(place | {"gate": ("input", "forget", "output")})
             )
@@ -144,22 +108,27 @@ class LSTM(Recurrent):
     def step(self, layer: Layer, carry: Carry, z: tuple[Array, ...], keep: Array | None) -> Carry:
         h, c = carry
         h = h if keep is None else h * keep
-        look = lambda k, c: (
-            jnp.broadcast_to(layer.peephole[...][k], c.shape) * c if self.peepholes else None
-        )
-        i = jax.nn.sigmoid(self.recur(layer, 0, z[0], h, look(0, c)))
-        f = jax.nn.sigmoid(self.recur(layer, 1, z[1], h, look(1, c)))
+        i = jax.nn.sigmoid(self.recur(layer, 0, z[0], h, self._peep(layer, 0, c)))
+        f = jax.nn.sigmoid(self.recur(layer, 1, z[1], h, self._peep(layer, 1, c)))
         c = f * c + i * jnp.tanh(self.recur(layer, 2, z[2], h))
-        o = jax.nn.sigmoid(self.recur(layer, 3, z[3], h, look(2, c)))
+        o = jax.nn.sigmoid(self.recur(layer, 3, z[3], h, self._peep(layer, 2, c)))
         return o * jnp.tanh(c), c
+
+    def _peep(self, layer: Layer, row: int, c: Array) -> Array | None:
+        """What a gate sees of the cell."""
+        if not self.options.peepholes:
+            return None
+        return jnp.broadcast_to(layer.peephole[...][row], c.shape) * c
 
     def loop(
         self, layer: Layer, z: tuple[States, ...], before: Carry
     ) -> tuple[States, Carry] | None:
-        if self.peepholes:
+        if self.options.peepholes:
             return None
         h_0, c_0 = before
-        h_tbn, c = lstm_states(z, tuple(layer.recurrent[...]), h_0, c_0, self.unroll, self.backward)
+        h_tbn, c = lstm_states(
+            z, tuple(layer.recurrent[...]), h_0, c_0, self.options.unroll, self.options.backward
+        )
         return h_tbn, (h_tbn[-1], c)
 
 
@@ -170,35 +139,21 @@ class GRU(Recurrent):
     h_0 = 0, with reset="after":  n = tanh(x_t W_n + b_n + r (h_{t-1} U_n + b_hn)), as PyTorch and
     cuDNN; reset="before": n = tanh(x_t W_n + b_n + (r h_{t-1}) U_n), as the paper.
 
-    Shapes, roles and options as in `RNN`, without `activation` and `leak`; `input`, `recurrent` and
+    Shapes, roles and keywords as in `RNN`, with `GRUOptions`; `input`, `recurrent` and
     `bias` have a leading axis over the gates (reset, update, new).
-    Raises: ValueError for another `reset`.
     Source: Cho et al. (2014), eq. 5 to 8. Departure: biases, which the paper leaves out. Other
     papers write z for 1 - z.
     """
 
+    configuration = GRUOptions
+    options: GRUOptions  # pyright: ignore[reportIncompatibleVariableOverride]
     gates = ("reset", "update", "new")
     kind = "gru"
     kept = 11
 
-    def __init__(
-        self,
-        in_features: SupportsIndex,
-        hidden_features: SupportsIndex,
-        out_features: SupportsIndex,
-        *,
-        reset: Literal["after", "before"] = "after",
-        rngs: nnx.Rngs,
-        **options: Unpack[Options],
-    ):
-        if reset not in ("after", "before"):
-            raise ValueError(f"reset is 'after' or 'before' the recurrent product, got {reset!r}")
-        self.reset_after = reset == "after"
-        super().__init__(in_features, hidden_features, out_features, rngs=rngs, **options)
-
     def make_layer(self, n_in: int, n: int, **place: Unpack[Place]) -> Layer:
         layer = super().make_layer(n_in, n, **place)
-        if self.reset_after:  # the bias inside the reset product, which only this convention has
+        if self.options.reset == "after":  # the bias inside the reset product
             layer.reset_bias = param(
                 (n,), "o", "bias", **(place | {"gate": (), "partner": "recurrent"})
             )
@@ -208,7 +163,7 @@ class GRU(Recurrent):
         (h,) = carry
         given = h if keep is None else h * keep
         reset, update = (jax.nn.sigmoid(self.recur(layer, k, z[k], given)) for k in (0, 1))
-        if self.reset_after:
+        if self.options.reset == "after":
             inner = given @ layer.recurrent[...][2] + jnp.broadcast_to(
                 layer.reset_bias[...], h.shape
             )
@@ -218,9 +173,14 @@ class GRU(Recurrent):
         return (new + update * (h - new),)
 
     def loop(self, layer: Layer, z: tuple[States, ...], before: Carry) -> tuple[States, Carry]:
-        bias = layer.reset_bias[...] if self.reset_after else None
+        bias = layer.reset_bias[...] if self.options.reset == "after" else None
         h_tbn = gru_states(
-            z, tuple(layer.recurrent[...]), bias, before[0], self.unroll, self.backward
+            z,
+            tuple(layer.recurrent[...]),
+            bias,
+            before[0],
+            self.options.unroll,
+            self.options.backward,
         )
         return h_tbn, (h_tbn[-1],)
 
@@ -231,7 +191,7 @@ class MGU(Recurrent):
     z_t = s(x_t W_z + h_{t-1} U_z + b_z); n = tanh(x_t W_n + ((1 - z) h_{t-1}) U_n + b_n); h_t = (1
     - z) n + z h_{t-1}; h_0 = 0. y as in `RNN`.
 
-    Shapes, roles and options as in `RNN`, without `activation` and `leak`; `input`, `recurrent` and
+    Shapes, roles and keywords as in `RNN`, with `RecurrentOptions`; `input`, `recurrent` and
     `bias` have a leading axis over the gates (update, new).
     Source: Zhou et al. (2016), eq. 4 to 6, whose f is our 1 - z, so that `update` keeps here as in
     `GRU`.
@@ -271,40 +231,26 @@ class LRU(Recurrent):
     h_t = gelu(Re(s_t C) + x_t D + b). y as in `RNN`. All steps are computed at once by an
     associative scan.
 
-    Shapes, roles and options as in `RNN`, without `activation`, `leak`, `norm` and `variational`.
+    Shapes, roles and keywords as in `RNN`, with `LRUOptions`.
     Roles: `log_decay` and `log_phase`, which every scheme draws uniformly on the ring 0.9 <= |l| <=
     0.999; `input` (B) and `hidden` (C, D), B and C with a leading axis over their real and
     imaginary parts, each of which is divided by sqrt(2), so that a scheme of variance 1/fan_in
     gives the complex matrix that variance. States are float32 where the parameters are narrower,
     since |l| = 0.999 is 1 in bfloat16; matrix products keep the dtype of the parameters.
-    Raises: ValueError as `RNN`, and for `norm` or `variational`.
     Source: Orvieto et al. (2023), sections 3.1 to 3.4. Departures: g follows l instead of being
     learned; D is a matrix; one nonlinearity between layers in place of a gated MLP with a residual
     connection.
     """
 
+    configuration = LRUOptions
     kind = "lru"
     kept = 8
     carries = 2  # the real and the imaginary part
     roles: ClassVar[set[str]] = {"input", "hidden", "readout", "bias"}
-    activation_name = "linear"
 
-    def __init__(
-        self,
-        in_features: SupportsIndex,
-        hidden_features: SupportsIndex,
-        out_features: SupportsIndex,
-        *,
-        rngs: nnx.Rngs,
-        **options: Unpack[Options],
-    ):
-        for name in ("norm", "variational"):
-            if options.get(name):
-                raise ValueError(
-                    f"an LRU has no recurrent matrix; leave {name} out, or use RNN, LSTM, GRU or "
-                    "MGU"
-                )
-        super().__init__(in_features, hidden_features, out_features, rngs=rngs, **options)
+    @property
+    def activation_name(self) -> str:
+        return "linear"
 
     def make_layer(self, n_in: int, n: int, **place: Unpack[Place]) -> Layer:
         return RingLayer(n_in, n, **place)
@@ -313,8 +259,8 @@ class LRU(Recurrent):
         assert isinstance(layer, RingLayer)
         size = jnp.sqrt((1 - jnp.exp(-2 * jnp.exp(wide(layer.log_decay[...])))) / 2)
         bias = jnp.zeros_like(layer.log_decay[...])
-        into = (projected(x_tbi, w_in, bias, self.backward) for w_in in layer.input[...])
-        past = projected(x_tbi, layer.skip.kernel[...], layer.skip.bias[...], self.backward)
+        into = (projected(x_tbi, w_in, bias, self.options.backward) for w_in in layer.input[...])
+        past = projected(x_tbi, layer.skip.kernel[...], layer.skip.bias[...], self.options.backward)
         return (*(jnp.broadcast_to(size, z.shape) * wide(z) for z in into), past)
 
     def step(self, layer: Layer, carry: Carry, z: tuple[Array, ...], keep: Array | None) -> Carry:

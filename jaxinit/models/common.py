@@ -1,10 +1,9 @@
 """What every model shares: the nonlinearities, the readout, and the border where `init=` meets the
 parameters."""
 
-import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, TypedDict, Unpack
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -14,28 +13,8 @@ from jaxtyping import Array, Float, Shaped
 
 from jaxinit.initializers.basic import glorot_scheme
 from jaxinit.introspect import Place, Training, fill, name_of, param
-from jaxinit.models.bptt import ACTIVATIONS
+from jaxinit.options import positive_integer
 from jaxinit.spec import Initializer, Override, Rule, Scheme
-
-
-class Inits(TypedDict, total=False):
-    """How a module starts: `init` is a scheme; each of the others overrides it for one role, the
-    Flax way."""
-
-    init: Scheme | Initializer
-    kernel_init: Initializer | None
-    recurrent_init: Initializer | None
-    readout_init: Initializer | None
-    bias_init: Initializer | None
-    embedding_init: Initializer | None
-    position_init: Initializer | None
-    query_init: Initializer | None
-    key_init: Initializer | None
-    value_init: Initializer | None
-    attention_out_init: Initializer | None
-    ffn_in_init: Initializer | None
-    ffn_out_init: Initializer | None
-
 
 Inputs = Shaped[
     Array | np.ndarray, "b t ..."
@@ -47,69 +26,52 @@ NORMS: dict[str, Callable[..., nnx.Module]] = {
     "batch": partial(nnx.BatchNorm, momentum=0.9),
 }
 
-# The roles that each Flax-style argument decides.
+# The roles that each of the arguments decides that override a scheme, named as Flax names them.
 ROLES = {
     "kernel_init": ("input", "hidden"),
     "recurrent_init": ("recurrent",),
     "readout_init": ("readout",),
     "bias_init": ("bias",),
-} | {
-    f"{role}_init": (role,)
-    for role in (
-        "embedding",
-        "position",
-        "query",
-        "key",
-        "value",
-        "attention_out",
-        "ffn_in",
-        "ffn_out",
-    )
+    "embedding_init": ("embedding",),
+    "position_init": ("position",),
+    "query_init": ("query",),
+    "key_init": ("key",),
+    "value_init": ("value",),
+    "attention_out_init": ("attention_out",),
+    "ffn_in_init": ("ffn_in",),
+    "ffn_out_init": ("ffn_out",),
 }
 
 
-def start(model: nnx.Module, rngs: nnx.Rngs, roles: set[str], inits: Inits) -> None:
+def start(model: nnx.Module, rngs: nnx.Rngs, roles: set[str], inits: Mapping[str, Any]) -> None:
     """Draw the parameters of a module under construction: the last line of its constructor.
 
-    Raises: TypeError for an argument that no role of this module answers to.
+    `inits` may hold `init`, a scheme (default: Glorot's), and an initializer for each argument of
+    `ROLES` that decides one of the module's `roles`; None stands for the scheme.
+    Raises: TypeError for another argument.
     """
-    base = inits.get("init", glorot_scheme)
+    scheme: Scheme | Initializer = inits.get("init", glorot_scheme)
     overrides: dict[str, Rule | Initializer] = {}
-    given: dict[str, Any] = {
-        name: init for name, init in inits.items() if name != "init" and init is not None
-    }
-    for argument, init in given.items():
+    for argument, initializer in inits.items():
+        if argument == "init" or initializer is None:
+            continue
         decided = [role for role in ROLES.get(argument, ()) if role in roles]
         if not decided:
-            known = ["init", *(name for name, its in ROLES.items() if roles & set(its))]
+            known = ["init", *(name for name, its in ROLES.items() if roles.intersection(its))]
             raise TypeError(
                 f"{type(model).__name__} takes no {argument}; it takes {', '.join(known)}"
             )
-        overrides |= dict.fromkeys(decided, init)
-    fill(model, Override(base, overrides) if overrides else base, rngs.params())
-
-
-def activation_named(name: str) -> Callable[[Array], Array]:
-    if name not in ACTIVATIONS:
-        raise ValueError(f"no activation is called {name!r}; there are {', '.join(ACTIVATIONS)}")
-    return ACTIVATIONS[name]
+        for role in decided:
+            overrides[role] = initializer
+    fill(model, Override(scheme, overrides) if overrides else scheme, rngs.params())
 
 
 def sizes(**given: Any) -> tuple[int, ...]:
     """Sizes as Python's own integers, in the order given; a size may be of any integral type.
 
-    Raises: ValueError for what is no whole number of 1 or more, truth values among it.
+    Raises: ValueError as `positive_integer`.
     """
-    whole = []
-    for name, size in given.items():
-        try:
-            number = 0 if isinstance(size, bool) else operator.index(size)
-        except TypeError:
-            number = 0
-        if number < 1:
-            raise ValueError(f"{name} must be a positive integer, got {size!r}")
-        whole.append(number)
-    return tuple(whole)
+    return tuple(positive_integer(name, size) for name, size in given.items())
 
 
 def dtype_of(model: nnx.Module) -> np.dtype:

@@ -2,7 +2,7 @@
 
 import math
 from itertools import pairwise
-from typing import Literal, SupportsIndex, Unpack
+from typing import Any, SupportsIndex
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,10 +10,9 @@ from flax import nnx
 from jaxtyping import Array, Float, Shaped
 
 from jaxinit.introspect import Place, Training
+from jaxinit.models.bptt import ACTIVATIONS
 from jaxinit.models.common import (
     Dense,
-    Inits,
-    activation_named,
     dropped,
     dtype_of,
     norm_named,
@@ -21,6 +20,7 @@ from jaxinit.models.common import (
     sizes,
     start,
 )
+from jaxinit.options import MLPOptions, gather
 
 
 class MLP(nnx.Module):
@@ -36,10 +36,10 @@ class MLP(nnx.Module):
     dtype of the parameters, float32 until they are cast; x is cast to it.
     Roles: `input` (W_1), `hidden` (the other W_l), `readout` (V), `bias`, and `scale` (gamma) with
     `norm`.
-    Options: `activation` linear, tanh, sigmoid, softsign, relu, leaky_relu, hard_tanh, erf, elu,
-    gelu or silu; `norm`; `residual`; `init` and `kernel_init`, `readout_init`, `bias_init`.
-    Raises: ValueError for sizes below 1, an unknown activation or norm, or an x of another size;
-    TypeError for an argument it does not take.
+    Keywords: those of `MLPOptions`; `init`, a scheme, and `kernel_init`, `readout_init`,
+    `bias_init`, which override it.
+    Raises: ValueError as `MLPOptions`, for sizes below 1, or an x of another size; TypeError for a
+    keyword that it does not take.
     Source: Ba et al. (2016), eq. 3; Ioffe & Szegedy (2015), algorithm 1, with running statistics of
     momentum 0.9.
     """
@@ -50,41 +50,33 @@ class MLP(nnx.Module):
         hidden_features: SupportsIndex,
         out_features: SupportsIndex,
         *,
-        layers: SupportsIndex = 1,
-        activation: str = "tanh",
-        norm: Literal["layer", "batch"] | None = None,
-        residual: bool = False,
         rngs: nnx.Rngs,
-        **inits: Unpack[Inits],
+        **keywords: Any,
     ):
-        in_features, hidden_features, out_features, layers = sizes(
-            in_features=in_features,
-            hidden_features=hidden_features,
-            out_features=out_features,
-            layers=layers,
+        options, inits = gather(MLPOptions, keywords)
+        in_features, width, out_features = sizes(
+            in_features=in_features, hidden_features=hidden_features, out_features=out_features
         )
-        activation_named(activation)  # raises for an unknown name
-        self.activation = activation
-        self.residual = residual
-        widths = [in_features] + [hidden_features] * layers
-        of = lambda k, phi="linear": Place(
-            layer=k, n_layers=layers, activation=phi, width=hidden_features
-        )
-        self.layers = nnx.List(
-            [
-                Dense(n_in, n, "hidden" if k else "input", **of(k, activation))
-                for k, (n_in, n) in enumerate(pairwise(widths))
-            ]
-        )
-        places = range(layers) if norm else ()
-        self.norms = nnx.List([norm_named(norm, hidden_features, rngs, **of(k)) for k in places])
-        self.readout = Dense(hidden_features, out_features, "readout", **of(layers))
-        start(
-            self,
-            rngs,
-            {"input", "hidden", "readout", "bias"} if layers > 1 else {"input", "readout", "bias"},
-            inits,
-        )
+        self.options = options
+        layers, norms = [], []
+        roles = {"input", "readout", "bias"}
+        for k, (n_in, n) in enumerate(pairwise([in_features] + [width] * options.layers)):
+            role = "hidden" if k else "input"
+            place: Place = {"layer": k, "n_layers": options.layers, "width": width}
+            active: Place = {**place, "activation": options.activation}
+            layers.append(Dense(n_in, n, role, **active))
+            if options.norm is not None:
+                norms.append(norm_named(options.norm, n, rngs, **place))
+            roles.add(role)
+        self.layers, self.norms = nnx.List(layers), nnx.List(norms)
+        last: Place = {
+            "layer": options.layers,
+            "n_layers": options.layers,
+            "width": width,
+            "activation": "linear",
+        }
+        self.readout = Dense(width, out_features, "readout", **last)
+        start(self, rngs, roles, inits)
 
     def __call__(
         self, x: Shaped[Array | np.ndarray, "batch ..."], training: Training | None = None
@@ -95,10 +87,11 @@ class MLP(nnx.Module):
                 f"x has the shape {x.shape}, {given} features an example; expected {expected}"
             )
         h_bn = jnp.asarray(x, dtype_of(self)).reshape(x.shape[0], given)
-        phi = activation_named(self.activation)
+        phi = ACTIVATIONS[self.options.activation]
         for k, layer in enumerate(self.layers):
             z_bn = layer(h_bn)
             if self.norms:
                 z_bn = normalize(self.norms[k], z_bn, training)
-            h_bn = dropped(phi(z_bn), training, k) + (h_bn if self.residual and k else 0.0)
+            skip = h_bn if self.options.residual and k else 0.0
+            h_bn = dropped(phi(z_bn), training, k) + skip
         return self.readout(h_bn)

@@ -10,7 +10,7 @@ The networks themselves (`cells`) say what one step does, and may have a faster 
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, SupportsIndex, Unpack
+from typing import Any, ClassVar, SupportsIndex, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -20,11 +20,10 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, Shaped
 
 from jaxinit.introspect import Place, Training, param
-from jaxinit.models.bptt import Backward, Matrix, State, States, projection
+from jaxinit.models.bptt import Matrix, State, States, projection
 from jaxinit.models.common import (
     EPSILON,
     Dense,
-    Inits,
     Inputs,
     dropped,
     dtype_of,
@@ -32,30 +31,13 @@ from jaxinit.models.common import (
     sizes,
     start,
 )
+from jaxinit.options import Backward, RecurrentOptions, gather
 
 KEPT_WHOLE = (
     2**28
 )  # bytes that the time loop of one batch may keep for its backward pass before it is segmented
 
 Carry = tuple[Array, ...]  # the states of one layer between two steps
-
-
-class Options(Inits, total=False):
-    """What the recurrent networks share: depth, direction, where the output is read, and how the
-    time loop is run."""
-
-    layers: SupportsIndex
-    readout: Literal["last", "all"]
-    bidirectional: bool
-    norm: Literal["layer"] | None
-    learned_start: bool
-    variational: bool
-    embedding: SupportsIndex | None
-    truncate: SupportsIndex | None
-    stateful: SupportsIndex | None
-    unroll: SupportsIndex
-    segment: SupportsIndex | None
-    backward: Backward
 
 
 class Layer(nnx.Module):
@@ -84,12 +66,13 @@ class Recurrent(nnx.Module):
     the next.
     """
 
+    configuration: ClassVar[type[RecurrentOptions]] = RecurrentOptions
     gates: ClassVar[tuple[str, ...]] = ()
     kind: ClassVar[str] = "rnn"
     kept: ClassVar[int] = 3
     carries: ClassVar[int] = 1
     roles: ClassVar[set[str]] = {"input", "recurrent", "readout", "bias"}
-    activation_name = "tanh"
+    options: RecurrentOptions
 
     def __init__(
         self,
@@ -97,94 +80,49 @@ class Recurrent(nnx.Module):
         hidden_features: SupportsIndex,
         out_features: SupportsIndex,
         *,
-        layers: SupportsIndex = 1,
-        readout: Literal["last", "all"] = "last",
-        bidirectional: bool = False,
-        norm: Literal["layer"] | None = None,
-        learned_start: bool = False,
-        variational: bool = False,
-        embedding: SupportsIndex | None = None,
-        truncate: SupportsIndex | None = None,
-        stateful: SupportsIndex | None = None,
-        unroll: SupportsIndex = 1,
-        segment: SupportsIndex | None = None,
-        backward: Backward = "by_hand",
         rngs: nnx.Rngs,
-        **inits: Unpack[Inits],
+        **keywords: Any,
     ):
-        in_features, hidden_features, out_features, layers, unroll = sizes(
-            in_features=in_features,
-            hidden_features=hidden_features,
-            out_features=out_features,
-            layers=layers,
-            unroll=unroll,
+        options, inits = gather(self.configuration, keywords)
+        in_features, width, out_features = sizes(
+            in_features=in_features, hidden_features=hidden_features, out_features=out_features
         )
-        options = {
-            "segment": segment,
-            "embedding": embedding,
-            "truncate": truncate,
-            "stateful": stateful,
-        }
-        segment, embedding, truncate, stateful = (
-            None if size is None else sizes(**{name: size})[0] for name, size in options.items()
-        )
-        if readout not in ("last", "all"):
-            raise ValueError(f"readout is 'last' or 'all' (every step), got {readout!r}")
-        if backward not in ("by_hand", "autodiff"):
-            raise ValueError(f"backward is 'by_hand' or 'autodiff', got {backward!r}")
-        if norm not in (None, "layer"):
-            raise ValueError(f"norm is 'layer' or None in a recurrent network, got {norm!r}")
-        in_parts = {"segment": segment, "truncate": truncate, "stateful": stateful}
-        if bidirectional and any(value is not None for value in in_parts.values()):
-            asked = ", ".join(name for name, value in in_parts.items() if value is not None)
-            raise ValueError(
-                f"a bidirectional network reads the whole sequence at once; leave {asked} out"
-            )
-        if truncate is not None and segment is not None:
-            raise ValueError("truncate cuts the sequence into segments already; leave segment out")
-        self.read_every_step = readout == "all"
-        self.unroll, self.segment, self.truncate = unroll, segment, truncate
-        self.hidden_features = hidden_features
-        self.backward: Backward = backward
-        self.variational, self.learned_start, self.norm = variational, learned_start, norm
-        self.table = (
-            None
-            if embedding is None
-            else param((in_features, embedding), "io", "embedding", layer=0, width=hidden_features)
-        )
-        directions = 2 if bidirectional else 1
-        widths = [embedding or in_features] + [directions * hidden_features] * layers
-        make = lambda: nnx.List(
-            [
-                self._layer(
-                    n_in,
-                    gate=self.gates,
-                    layer=k,
-                    n_layers=layers,
-                    activation=self.activation_name,
-                    inputs=n_in,
-                    kind=self.kind,
-                    width=hidden_features,
-                )
-                for k, n_in in enumerate(widths[:-1])
-            ]
-        )
-        self.layers = make()
-        self.layers_back = make() if bidirectional else None
-        self.readout = Dense(
-            widths[-1],
-            out_features,
-            "readout",
-            layer=layers,
-            n_layers=layers,
-            width=hidden_features,
-        )
-        zeros = lambda: jnp.zeros((stateful or 0, hidden_features), jnp.float32)
-        passed_on = range(layers * self.carries if stateful else 0)
-        self.carried = nnx.List([nnx.BatchStat(zeros()) for _ in passed_on])
-        start(self, rngs, self.roles | ({"embedding"} if embedding else set()), inits)
+        self.options = options
+        self.hidden_features = width
+        roles = set(self.roles)
+        table = None
+        if options.embedding is not None:
+            roles.add("embedding")
+            shape = (in_features, options.embedding)
+            table = param(shape, "io", "embedding", layer=0, width=width)
+        self.table = table
+
+        # The states of both directions are side by side where the next layer reads them.
+        handed_on = 2 * width if options.bidirectional else width
+        widths = [options.embedding or in_features] + [handed_on] * (options.layers - 1)
+        self.layers = self._stack(widths)
+        self.layers_back = self._stack(widths) if options.bidirectional else None
+        place: Place = {"layer": options.layers, "n_layers": options.layers, "width": width}
+        self.readout = Dense(handed_on, out_features, "readout", **place)
+
+        carried = []
+        if options.stateful is not None:
+            for _ in range(options.layers * self.carries):
+                zeros = jnp.zeros((options.stateful, width), jnp.float32)
+                carried.append(nnx.BatchStat(zeros))
+        self.carried = nnx.List(carried)
+        start(self, rngs, roles, inits)
 
     # What a network says of itself.
+
+    @property
+    def activation_name(self) -> str:
+        """The activation function of the states, which schemes ask for."""
+        return "tanh"
+
+    @property
+    def read_every_step(self) -> bool:
+        return self.options.readout == "all"
 
     def make_layer(self, n_in: int, n: int, **place: Unpack[Place]) -> Layer:
         """The parameters of one layer, those of options aside."""
@@ -193,12 +131,12 @@ class Recurrent(nnx.Module):
     def project(self, layer: Layer, x_tbi: Array) -> tuple[States, ...]:
         """What the inputs of all steps contribute to each gate: outside the time loop."""
         bias = (
-            layer.bias[...] if self.norm is None else jnp.zeros_like(layer.bias[...])
+            layer.bias[...] if self.options.norm is None else jnp.zeros_like(layer.bias[...])
         )  # else it follows the norm
         if self.gates:
             pairs = zip(layer.input[...], bias, strict=True)
-            return tuple(projected(x_tbi, w_in, b, self.backward) for w_in, b in pairs)
-        return (projected(x_tbi, layer.input[...], bias, self.backward),)
+            return tuple(projected(x_tbi, w_in, b, self.options.backward) for w_in, b in pairs)
+        return (projected(x_tbi, layer.input[...], bias, self.options.backward),)
 
     def step(self, layer: Layer, carry: Carry, z: tuple[Array, ...], keep: Array | None) -> Carry:
         """The states of one layer after one step; `keep` multiplies the state before its recurrent
@@ -252,13 +190,13 @@ class Recurrent(nnx.Module):
         x = self._given(x)
         b, t = x.shape[:2]
         lengths = agreed(lengths, mask, b, t)
-        if self.unroll > t:
+        if self.options.unroll > t:
             raise ValueError(
-                f"unroll={self.unroll} is more than the {t} time steps; give 1 to that"
+                f"unroll={self.options.unroll} is more than the {t} time steps; give 1 to that"
             )
-        if self.truncate is not None and self.truncate > t:
+        if self.options.truncate is not None and self.options.truncate > t:
             raise ValueError(
-                f"truncate={self.truncate} is more than the {t} time steps; give 1 to that"
+                f"truncate={self.options.truncate} is more than the {t} time steps; give 1 to that"
             )
         passes_on = (
             bool(self.carried) and training is not None and b == self.carried[0][...].shape[0]
@@ -309,13 +247,13 @@ class Recurrent(nnx.Module):
 
     def start(self, b: int) -> tuple[Carry, ...]:
         """The states before the first step of `b` sequences: zero, or learned."""
-        if not self.learned_start:
+        if not self.options.learned_start:
             return (self._start_of(self.layers[0], b),) * len(self.layers)
         return tuple(self._start_of(layer, b) for layer in self.layers)
 
     def _start_of(self, layer: Layer, b: int) -> Carry:
         shape, dtype = (b, self.hidden_features), self.state_dtype()
-        if not self.learned_start:
+        if not self.options.learned_start:
             return (jnp.zeros(shape, dtype),) * self.carries
         return tuple(jnp.broadcast_to(one[...].astype(dtype), shape) for one in layer.start)
 
@@ -361,7 +299,7 @@ class Recurrent(nnx.Module):
         x_tbi, (b, t) = self._embedded(x), x.shape[:2]
         key = None if training is None else training.key
         every_step = self.read_every_step or lengths is not None or self.layers_back is not None
-        size = self.truncate or min(self.segment or self._segment(t, b), t)
+        size = self.options.truncate or min(self.options.segment or self._segment(t, b), t)
         if self.layers_back is not None:
             size = t
         first = t % size or size  # the first segment takes what is left over
@@ -371,7 +309,7 @@ class Recurrent(nnx.Module):
             before: tuple[Carry, ...], at: tuple[Array, Any]
         ) -> tuple[tuple[Carry, ...], Array]:
             x_tbi, key = at
-            if self.truncate is not None:
+            if self.options.truncate is not None:
                 before = jax.lax.stop_gradient(before)
             after, h_tbn = self._run(
                 before, x_tbi, training and training._replace(key=key), training, lengths
@@ -438,7 +376,7 @@ class Recurrent(nnx.Module):
     ) -> tuple[States, Carry]:
         """One layer over some steps, by its own loop where it has one."""
         z = self.project(layer, x_tbi)
-        found = self.loop(layer, z, before) if keep is None and self.norm is None else None
+        found = self.loop(layer, z, before) if keep is None and self.options.norm is None else None
         if found is not None:
             return found
 
@@ -446,7 +384,7 @@ class Recurrent(nnx.Module):
             carry = self.step(layer, carry, z, keep)
             return carry, self.out(layer, carry, z)
 
-        after, h_tbn = jax.lax.scan(turn, before, z, unroll=self.unroll)
+        after, h_tbn = jax.lax.scan(turn, before, z, unroll=self.options.unroll)
         return h_tbn, after
 
     def recur(
@@ -460,7 +398,7 @@ class Recurrent(nnx.Module):
     def normalized(self, layer: Layer, gate: int, z: Array) -> Array:
         """gamma (z - mean) / std + b over the units, where the layers are normalized; z itself
         where not."""
-        if self.norm is None:
+        if self.options.norm is None:
             return z
         centred = z - z.mean(-1, keepdims=True)
         size = jnp.sqrt((centred**2).mean(-1, keepdims=True) + EPSILON)
@@ -477,13 +415,30 @@ class Recurrent(nnx.Module):
             [h_bn, self.out_before(back, self._start_of(back, len(h_bn)))], axis=1
         )
 
+    def _stack(self, widths: Sequence[int]) -> nnx.List:
+        """The layers of one direction, of as many inputs as `widths` says."""
+        layers = []
+        for k, n_in in enumerate(widths):
+            place: Place = {
+                "gate": self.gates,
+                "layer": k,
+                "n_layers": len(widths),
+                "activation": self.activation_name,
+                "inputs": n_in,
+                "kind": self.kind,
+                "width": self.hidden_features,
+            }
+            layers.append(self._layer(n_in, **place))
+        return nnx.List(layers)
+
     def _layer(self, n_in: int, **place: Unpack[Place]) -> Layer:
+        """The parameters of one layer, with those that options add."""
         n, gates = self.hidden_features, self.gates
         layer = self.make_layer(n_in, n, **place)
-        if self.norm is not None:
+        if self.options.norm is not None:
             shape, dims = ((len(gates), n), ".o") if gates else ((n,), "o")
             layer.scale = param(shape, dims, "scale", **(place | {"kind": "norm"}))
-        if self.learned_start:
+        if self.options.learned_start:
             ungated: Place = {**place, "gate": ()}
             layer.start = nnx.List(
                 [param((n,), "o", "start", **ungated) for _ in range(self.carries)]
@@ -520,14 +475,14 @@ class Recurrent(nnx.Module):
             h.dtype, jnp.floating
         ):  # whole numbers stand for rows, which are dropped further on
             return h
-        if not self.variational:
+        if not self.options.variational:
             return dropped(h, training, place)
         return h * dropped(jnp.ones_like(h[:1]), whole, place)
 
     def _keep(self, whole: Training | None, place: int, shape: tuple[int, int]) -> Array | None:
         """What multiplies the states before their recurrent products: a mask of one sequence, where
         variational."""
-        if not self.variational or whole is None or whole.key is None:
+        if not self.options.variational or whole is None or whole.key is None:
             return None
         return dropped(jnp.ones(shape, dtype_of(self)), whole, len(self.layers) + 1 + place)
 

@@ -9,7 +9,7 @@ are stacked and scanned, so that depth costs no compile time.
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, SupportsIndex, Unpack
+from typing import Any, SupportsIndex, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -19,18 +19,18 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Shaped
 
 from jaxinit.introspect import Place, Training, param
+from jaxinit.models.bptt import ACTIVATIONS
 from jaxinit.models.common import (
     EPSILON,
     Dense,
-    Inits,
     Inputs,
-    activation_named,
     dropped,
     dtype_of,
     sequences,
     sizes,
     start,
 )
+from jaxinit.options import TransformerOptions, gather
 
 NEVER = -1e30  # added to the score of a step to come, or half of the least number: its softmax is 0
 WAVELENGTH = 10_000.0  # the longest of sinusoidal and rotary positions, over 2 pi
@@ -49,26 +49,6 @@ ROLES = {
 }
 
 Stream = Float[Array, "b t d"]
-
-
-class Shape(NamedTuple):
-    """What shapes a Transformer's blocks; see `Transformer` for the options."""
-
-    heads: int
-    kv_heads: int
-    ffn: int
-    causal: bool
-    norm: str | None
-    placed: str
-    qk_norm: bool
-    rotary: bool
-    activation: str
-    bias: bool
-    scalar_bias: bool
-    gate: bool
-    skip_scale: float
-    learned_skip: bool
-    cross: bool
 
 
 class Norm(nnx.Module):
@@ -95,17 +75,17 @@ class Attention(nnx.Module):
     """The parameters of one attention: queries from the stream, keys and values from it or from
     another."""
 
-    def __init__(self, d: int, o: Shape, **place: Unpack[Place]):
+    def __init__(self, d: int, o: TransformerOptions, **place: Unpack[Place]):
         head = d // o.heads
         of: Place = {**place, "inputs": d, "activation": "linear", "kind": "attention"}
         sized: Place = {**of, "normalized": o.qk_norm}
         self.query = param((d, o.heads, head), "i.o", "query", **sized)
-        self.key = param((d, o.kv_heads, head), "i.o", "key", **sized)
-        self.value = param((d, o.kv_heads, head), "i.o", "value", **of)
+        self.key = param((d, o.key_value_heads, head), "i.o", "key", **sized)
+        self.value = param((d, o.key_value_heads, head), "i.o", "value", **of)
         self.out = param((o.heads, head, d), "iio", "attention_out", **of)
         self.query_bias = bias_of("query", (o.heads, head), ".o", o, **sized)
-        self.key_bias = bias_of("key", (o.kv_heads, head), ".o", o, **sized)
-        self.value_bias = bias_of("value", (o.kv_heads, head), ".o", o, **of)
+        self.key_bias = bias_of("key", (o.key_value_heads, head), ".o", o, **sized)
+        self.value_bias = bias_of("value", (o.key_value_heads, head), ".o", o, **of)
         self.out_bias = bias_of("attention_out", (d,), "o", o, **of)
         self.before, self.before_out = scalars(2, o, **of)
         self.query_norm = Norm("rms", head, **{**place, "partner": "query"}) if o.qk_norm else None
@@ -115,7 +95,7 @@ class Attention(nnx.Module):
         self,
         x: Stream,
         seen: Float[Array, "b s d"],
-        o: Shape,
+        o: TransformerOptions,
         causal: bool,
         name: str = "attention",
     ) -> Stream:
@@ -129,10 +109,12 @@ class Attention(nnx.Module):
         v = plus(times(seen, self.value[...]), self.value_bias)
         if self.query_norm is not None and self.key_norm is not None:
             q, k = self.query_norm(q), self.key_norm(k)
-        if o.rotary:
+        if o.positions == "rotary":
             q, k = rotated(q), rotated(k)
-        if o.kv_heads < o.heads:
-            k, v = (jnp.repeat(of, o.heads // o.kv_heads, axis=2) for of in (k, v))
+        if o.key_value_heads < o.heads:
+            shared_by = o.heads // o.key_value_heads
+            k = jnp.repeat(k, shared_by, axis=2)
+            v = jnp.repeat(v, shared_by, axis=2)
         q, k, v = (of.swapaxes(1, 2) for of in (q / math.sqrt(q.shape[-1]), k, v))
         scores = checkpoint_name(q @ k.swapaxes(2, 3), f"{name}.scores")
         if causal:
@@ -151,13 +133,13 @@ class Branch(nnx.Module):
     """What stands around a branch: its normalization, its gate, the scale of the stream that it is
     added to."""
 
-    def __init__(self, d: int, o: Shape, **place: Unpack[Place]):
+    def __init__(self, d: int, o: TransformerOptions, **place: Unpack[Place]):
         self.norm = Norm(o.norm, d, **place) if o.norm else None
         self.gate = param((), "", "residual_gate", **place) if o.gate else None
         self.skip = param((d,), "o", "skip", **place) if o.learned_skip else None
 
     def __call__(
-        self, x: Stream, branch: Callable[[Stream], Stream], o: Shape, name: str
+        self, x: Stream, branch: Callable[[Stream], Stream], o: TransformerOptions, name: str
     ) -> Stream:
         """The branch added to the stream; what is added is named `name`.branch, for the coordinate
         check."""
@@ -177,19 +159,21 @@ class Block(nnx.Module):
     """The parameters of one block: attention, attention to another stream in a decoder of two
     stacks, feed-forward."""
 
-    def __init__(self, d: int, o: Shape, **place: Unpack[Place]):
+    def __init__(self, d: int, o: TransformerOptions, **place: Unpack[Place]):
         inner: Place = {**place, "inputs": d, "activation": o.activation}
-        outer: Place = {**place, "inputs": o.ffn, "activation": "linear"}
+        wide = o.ffn * d
+        outer: Place = {**place, "inputs": wide, "activation": "linear"}
         self.attention = Attention(d, o, **place)
         self.attended = Branch(d, o, **place)
         self.cross = Attention(d, o, **place) if o.cross else None
         self.crossed = Branch(d, o, **place) if o.cross else None
-        self.ffn_in = param((d, o.ffn), "io", "ffn_in", **inner)
-        self.ffn_gate = (
-            param((d, o.ffn), "io", "ffn_in", **inner) if o.activation == "swiglu" else None
-        )
-        self.ffn_out = param((o.ffn, d), "io", "ffn_out", **outer)
-        self.ffn_in_bias = bias_of("ffn_in", (o.ffn,), "o", o, **inner)
+        self.ffn_in = param((d, wide), "io", "ffn_in", **inner)
+        gate = None
+        if o.activation == "swiglu":
+            gate = param((d, wide), "io", "ffn_in", **inner)
+        self.ffn_gate = gate
+        self.ffn_out = param((wide, d), "io", "ffn_out", **outer)
+        self.ffn_in_bias = bias_of("ffn_in", (wide,), "o", o, **inner)
         self.ffn_out_bias = bias_of("ffn_out", (d,), "o", o, **outer)
         self.before, self.before_activation, self.before_out = scalars(3, o, **inner)
         self.fed = Branch(d, o, **place)
@@ -197,7 +181,7 @@ class Block(nnx.Module):
     def __call__(
         self,
         x: Stream,
-        o: Shape,
+        o: TransformerOptions,
         training: Training | None,
         place: int,
         memory: Float[Array, "b s d"] | None,
@@ -216,14 +200,14 @@ class Block(nnx.Module):
             )
         return self.fed(x, lambda x: noisy(self.feed(x, o), 2), o, names["feed"])
 
-    def feed(self, x: Stream, o: Shape) -> Stream:
+    def feed(self, x: Stream, o: TransformerOptions) -> Stream:
         """phi(x W + b) V + c, or (silu(x W + b) * x G) V + c with swiglu."""
         x = plus(x, self.before)
         z = plus(plus(times(x, self.ffn_in[...]), self.ffn_in_bias), self.before_activation)
         if self.ffn_gate is not None:
             h = jax.nn.silu(z) * times(x, self.ffn_gate[...])
         else:
-            h = activation_named(o.activation)(z)
+            h = ACTIVATIONS[o.activation](z)
         return plus(times(plus(h, self.before_out), self.ffn_out[...]), self.ffn_out_bias)
 
 
@@ -242,21 +226,14 @@ class Transformer(nnx.Module):
     `[d, heads, d / heads]`.
     Roles: `embedding`, `position`, `query`, `key`, `value`, `attention_out`, `ffn_in`, `ffn_out`,
     `scale`, `bias`, `readout`, `residual_gate`, `skip`.
-    Options: `layers`; `heads`; `kv_heads` (grouped-query attention); `ffn` (width over d);
-    `causal`; `norm` layer, rms or None, `placed` pre or post; `qk_norm` normalizes queries and
-    keys; `positions` learned, sinusoidal, rotary or None, of at most `length` steps; `activation`
-    as in `MLP`, or swiglu; `tied` uses the embedding as the readout, times `tied_scale` (1/m under
-    muP at m times the base width); `bias`; `scalar_bias`: one number, from 0, before every kernel
-    and activation function of a branch, and before the readout; `gate`; `skip_scale`, or
-    `learned_skip` for one of each branch and unit that starts at 1; `cross`: blocks attend to
-    `memory` too, another stream (see `EncoderDecoder`); `readout` all, last or mean, None for the
-    stream itself; `scan` (False:
-    blocks one by one, which probes need).
+    Keywords: those of `TransformerOptions`; `init`, a scheme, and `embedding_init`, `query_init`,
+    ..., which override it for one role. `memory` is another stream that blocks attend to with
+    `cross` (see `EncoderDecoder`).
     In training, branches are dropped out at the rate that `training` says.
-    Raises: ValueError for heads that do not divide the width or key-value heads that do not divide
-    the heads, unknown names, a sequence longer than `length` or without a step, features or memory
-    of another size, parameters of different dtypes, or a tied readout of another size than the
-    input.
+    Raises: ValueError as `TransformerOptions`, for heads that do not divide the width, a sequence
+    longer than `length` or without a step, features or memory of another size, parameters of
+    different dtypes, or a tied readout of another size than the input; TypeError for a keyword that
+    it does not take.
     Source: Vaswani et al. (2017), sections 3.1 to 3.5; Xiong et al. (2020) for pre-norm; Su et al.
     (2021), eq. 34; Shazeer (2020) for swiglu; Ainslie et al. (2023) for grouped queries; Henry et
     al. (2020) for normalized ones; Wang et al. (2022), DeepNorm, for `skip_scale`; Liu et al.
@@ -270,104 +247,47 @@ class Transformer(nnx.Module):
         hidden_features: SupportsIndex,
         out_features: SupportsIndex,
         *,
-        layers: SupportsIndex = 2,
-        heads: SupportsIndex = 4,
-        kv_heads: SupportsIndex | None = None,
-        ffn: SupportsIndex = 4,
-        causal: bool = True,
-        norm: Literal["layer", "rms"] | None = "layer",
-        placed: Literal["pre", "post"] = "pre",
-        qk_norm: bool = False,
-        positions: Literal["learned", "sinusoidal", "rotary"] | None = "learned",
-        length: SupportsIndex = 512,
-        activation: str = "gelu",
-        tied: bool = False,
-        bias: bool = True,
-        scalar_bias: bool = False,
-        gate: bool = False,
-        skip_scale: float = 1.0,
-        learned_skip: bool = False,
-        cross: bool = False,
-        tied_scale: float = 1.0,
-        readout: Literal["all", "last", "mean"] | None = "all",
-        scan: bool = True,
         rngs: nnx.Rngs,
-        **inits: Unpack[Inits],
+        **keywords: Any,
     ):
-        in_features, d, out_features, layers, heads, kv, ffn, length = sizes(
-            in_features=in_features,
-            hidden_features=hidden_features,
-            out_features=out_features,
-            layers=layers,
-            heads=heads,
-            kv_heads=heads if kv_heads is None else kv_heads,
-            ffn=ffn,
-            length=length,
+        options, inits = gather(TransformerOptions, keywords)
+        in_features, d, out_features = sizes(
+            in_features=in_features, hidden_features=hidden_features, out_features=out_features
         )
-        if d % heads:
-            raise ValueError(f"heads must divide the width, got {heads} heads and a width of {d}")
-        if heads % kv:
-            raise ValueError(f"kv_heads must divide the heads, got {kv} and {heads}")
-        if positions == "rotary" and d // heads % 2:
-            raise ValueError(
-                f"rotary positions turn pairs: the width of a head must be even, got {d // heads}"
-            )
-        if activation != "swiglu":
-            activation_named(activation)
-        for name, value, known in (
-            ("norm", norm, ("layer", "rms", None)),
-            ("placed", placed, ("pre", "post")),
-            ("positions", positions, ("learned", "sinusoidal", "rotary", None)),
-            ("readout", readout, ("all", "last", "mean", None)),
-        ):
-            if value not in known:
-                raise ValueError(f"{name} is one of {', '.join(map(repr, known))}, got {value!r}")
-        if tied and in_features != out_features:
+        options.check_width(d)
+        if options.tied and in_features != out_features:
             raise ValueError(
                 f"a tied readout needs as many outputs as inputs, got {out_features} and "
                 f"{in_features}"
             )
-        rotary = positions == "rotary"
-        self.shape = Shape(
-            heads,
-            kv,
-            ffn * d,
-            causal,
-            norm,
-            placed,
-            qk_norm,
-            rotary,
-            activation,
-            bias,
-            scalar_bias,
-            gate,
-            float(skip_scale),
-            learned_skip,
-            cross,
-        )
-        self.read, self.scan, self.length, self.tied_scale = (
-            readout,
-            scan,
-            length,
-            float(tied_scale),
-        )
-        edge: Place = {"layer": 0, "n_layers": layers, "inputs": in_features, "width": d}
-        self.embedding = param((in_features, d), "io", "embedding", **edge)
-        self.positions = (
-            param((length, d), "io", "position", **edge) if positions == "learned" else None
-        )
-        self.sinusoidal = positions == "sinusoidal"
-        self.blocks = nnx.List(
-            [Block(d, self.shape, layer=k, n_layers=layers, width=d) for k in range(layers)]
-        )
+        self.options = options
+        layers = options.layers
+        roles = set(ROLES)
+
+        first: Place = {"layer": 0, "n_layers": layers, "inputs": in_features, "width": d}
+        self.embedding = param((in_features, d), "io", "embedding", **first)
+        positions = None
+        if options.positions == "learned":
+            positions = param((options.length, d), "io", "position", **first)
+        else:
+            roles.remove("position")
+        self.positions = positions
+
+        blocks = [Block(d, options, layer=k, n_layers=layers, width=d) for k in range(layers)]
+        self.blocks = nnx.List(blocks)
+
         last: Place = {"layer": layers, "n_layers": layers, "width": d}
-        self.norm = Norm(norm, d, **last) if norm and placed == "pre" else None
-        self.readout = (
-            None if tied or readout is None else Dense(d, out_features, "readout", **last)
-        )
-        roles = ROLES - (set() if positions == "learned" else {"position"})
-        (self.before,) = scalars(1, self.shape, **last)
-        start(self, rngs, roles - ({"readout"} if self.readout is None else set()), inits)
+        # Post-norm blocks end in a normalization of their own.
+        norm = readout = None
+        if options.norm is not None and options.placed == "pre":
+            norm = Norm(options.norm, d, **last)
+        if options.readout is not None and not options.tied:
+            readout = Dense(d, out_features, "readout", **last)
+        else:
+            roles.remove("readout")
+        self.norm, self.readout = norm, readout
+        (self.before,) = scalars(1, options, **last)
+        start(self, rngs, roles, inits)
 
     def __call__(
         self,
@@ -379,13 +299,15 @@ class Transformer(nnx.Module):
 
     def answer(self, s: Stream) -> Float[Array, "b o"] | Float[Array, "b t o"]:
         """The outputs, from the last of `stream`."""
-        if self.read is None:
+        if self.options.readout is None:
             return s
-        if self.read != "all":
-            s = s[:, -1] if self.read == "last" else s.mean(1)
+        if self.options.readout == "last":
+            s = s[:, -1]
+        elif self.options.readout == "mean":
+            s = s.mean(1)
         s = plus(s, self.before)
         if self.readout is None:
-            return self.tied_scale * (s @ self.embedding[...].T)
+            return self.options.tied_scale * (s @ self.embedding[...].T)
         return self.readout(s)
 
     def stream(
@@ -400,7 +322,7 @@ class Transformer(nnx.Module):
         dtype = dtype_of(self)
         x = sequences(x, rows.shape[0], dtype)
         t = x.shape[1]
-        if self.shape.cross and memory is None:
+        if self.options.cross and memory is None:
             raise ValueError(
                 "blocks that attend to another stream need it: give memory, [batch, steps, width]"
             )
@@ -415,18 +337,18 @@ class Transformer(nnx.Module):
                     f"{rows.shape[1]}], of 1 step or more"
                 )
             memory = jnp.asarray(memory, dtype)
-        if t > self.length:
+        if t > self.options.length:
             raise ValueError(
-                f"the sequence has {t} steps, and the network positions for {self.length}; raise "
-                "length"
+                f"the sequence has {t} steps, and the network positions for "
+                f"{self.options.length}; raise length"
             )
         s = rows[x] if jnp.issubdtype(x.dtype, jnp.integer) else x @ rows
         if self.positions is not None:
             s = s + self.positions[...][None, :t]
-        if self.sinusoidal:
+        if self.options.positions == "sinusoidal":
             s = s + jnp.asarray(waves(t, s.shape[-1]), s.dtype)[None]
         courses = [s]
-        if self.scan and len(self.blocks) > 1:
+        if self.options.scan and len(self.blocks) > 1:
             graph, first = nnx.split(self.blocks[0])
             leaves = [
                 [variable[...] for _, variable in nnx.to_flat_state(nnx.state(block))]
@@ -443,7 +365,9 @@ class Transformer(nnx.Module):
                     [(path, of.replace(value)) for (path, of), value in variables]
                 )
                 one: Any = nnx.merge(graph, state)
-                return one(s, self.shape, training and training._replace(key=key), 0, memory), None
+                return one(
+                    s, self.options, training and training._replace(key=key), 0, memory
+                ), None
 
             # products with kernels are kept for the backward pass, all else is computed again: less
             # memory, and faster
@@ -454,7 +378,7 @@ class Transformer(nnx.Module):
             courses.append(s)
         else:
             for k, block in enumerate(self.blocks):
-                s = block(s, self.shape, training, k, memory)
+                s = block(s, self.options, training, k, memory)
                 courses.append(s)
         return [*courses, s if self.norm is None else self.norm(s)]
 
@@ -473,15 +397,15 @@ class ViT(Transformer):
         in_features: SupportsIndex,
         hidden_features: SupportsIndex,
         out_features: SupportsIndex,
-        **options: Any,
+        **keywords: Any,
     ):
-        fixed = sorted({"causal", "readout", "tied", "cross"} & set(options))
+        fixed = sorted({"causal", "readout", "tied", "cross"} & set(keywords))
         if fixed:
             raise TypeError(
                 f"ViT decides {', '.join(fixed)} itself; leave it out, or use Transformer"
             )
         super().__init__(
-            in_features, hidden_features, out_features, causal=False, readout="mean", **options
+            in_features, hidden_features, out_features, causal=False, readout="mean", **keywords
         )
 
 
@@ -490,9 +414,9 @@ class EncoderDecoder(nnx.Module):
 
     m = N(encoder stream of x); y = readout of the decoder of z, each of whose blocks attends to z
     so far, then to m. Shapes: x and z as a `Transformer`'s x, of `in_features` and `out_features`,
-    of different lengths; y `[batch, time of z, out_features]`. Options and errors as `Transformer`,
-    for both stacks; `decoder_layers` (default: `layers`), `decoder_skip_scale` (default:
-    `skip_scale`).
+    of different lengths; y `[batch, time of z, out_features]`. Keywords and errors as
+    `Transformer`, for both stacks; `decoder_layers` (default: `layers`) and `decoder_skip_scale`
+    (default: `skip_scale`).
     Roles as `Transformer`; names begin with `encoder.` and `decoder.` (see
     `schemes.encoder_decoder`).
     Source: Vaswani et al. (2017), figure 1.
@@ -504,40 +428,33 @@ class EncoderDecoder(nnx.Module):
         hidden_features: SupportsIndex,
         out_features: SupportsIndex,
         *,
-        layers: SupportsIndex = 2,
         decoder_layers: SupportsIndex | None = None,
-        skip_scale: float = 1.0,
         decoder_skip_scale: float | None = None,
         rngs: nnx.Rngs,
-        **options: Any,
+        **keywords: Any,
     ):
-        inits: Any = {
-            name: options.pop(name)
-            for name in list(options)
-            if name == "init" or name.endswith("_init")
-        }
-        second = skip_scale if decoder_skip_scale is None else decoder_skip_scale
+        options, inits = {}, {}
+        for name, value in keywords.items():
+            is_init = name == "init" or name.endswith("_init")
+            (inits if is_init else options)[name] = value
+        of_decoder = {**options, "cross": True}
+        if decoder_layers is not None:
+            of_decoder["layers"] = decoder_layers
+        if decoder_skip_scale is not None:
+            of_decoder["skip_scale"] = decoder_skip_scale
         self.encoder = Transformer(
             in_features,
             hidden_features,
             out_features,
-            layers=layers,
             causal=False,
             readout=None,
-            skip_scale=skip_scale,
             rngs=rngs,
             **options,
         )
         self.decoder = Transformer(
-            out_features,
-            hidden_features,
-            out_features,
-            cross=True,
-            layers=layers if decoder_layers is None else decoder_layers,
-            skip_scale=second,
-            rngs=rngs,
-            **options,
+            out_features, hidden_features, out_features, rngs=rngs, **of_decoder
         )
+        # Both stacks draw again, under the names that they have here.
         start(self, rngs, ROLES, inits)
 
     def __call__(
@@ -565,13 +482,13 @@ def times(x: Float[Array, "b t i"], kernel: Float[Array, "i *o"]) -> Float[Array
 
 
 def bias_of(
-    role: str, shape: tuple[int, ...], dims: str, o: Shape, **place: Unpack[Place]
+    role: str, shape: tuple[int, ...], dims: str, o: TransformerOptions, **place: Unpack[Place]
 ) -> nnx.Param | None:
     """The bias of a kernel, named by that kernel's role, where the model has biases."""
     return param(shape, dims, "bias", **{**place, "partner": role}) if o.bias else None
 
 
-def scalars(count: int, o: Shape, **place: Unpack[Place]) -> list[nnx.Param | None]:
+def scalars(count: int, o: TransformerOptions, **place: Unpack[Place]) -> list[nnx.Param | None]:
     """Biases of one number each, where the option asks for them."""
     return [param((), "", "bias", **place) if o.scalar_bias else None for _ in range(count)]
 

@@ -14,6 +14,8 @@ from jaxinit.initializers import constant, normal, vector
 from jaxinit.introspect import Training, functional
 from jaxinit.models import ACTIVATIONS, GRU, LRU, LSTM, MGU, MLP, MODELS, RNN
 from jaxinit.models.bptt import SLOPES
+from jaxinit.options import ACTIVATIONS as ACTIVATION_NAMES
+from jaxinit.options import OPTIONS, RECURRENT_ACTIVATIONS
 from jaxinit.study import ATTENTION
 
 KEY = jax.random.key(0)
@@ -260,6 +262,18 @@ def test_further_layers_draw_nothing_anew() -> None:
 def test_errors(make, message: str) -> None:
     with pytest.raises((ValueError, TypeError), match=message):
         make()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_keeps_the_configuration_that_its_name_stands_for(name: str) -> None:
+    model: Any = MODELS[name](D, 8, K, layers=2, rngs=nnx.Rngs(0))
+    assert type(model.options) is OPTIONS[name]
+    assert model.options.layers == 2
+
+
+def test_activations_have_the_names_that_options_know() -> None:
+    assert tuple(ACTIVATIONS) == ACTIVATION_NAMES
+    assert tuple(SLOPES) == RECURRENT_ACTIVATIONS
 
 
 def test_names_with_fixed_choices_are_checked() -> None:
