@@ -160,7 +160,7 @@ def at_the_start(study: Study, out: Path) -> list[Claim]:
     from jaxinit.engine.resolve import resolve
     from jaxinit.engine.survey import survey
     from jaxinit.models.bptt import SLOPES
-    from jaxinit.signals import probes
+    from jaxinit.signals.jacobians import layer_jacobian_singular_values
 
     signals = survey(study, out=out / "start")
     draw_all(signals, out / "figures")
@@ -176,7 +176,7 @@ def at_the_start(study: Study, out: Path) -> list[Claim]:
         values = []
         for seed in range(study.seeds):
             params = {name: jax.numpy.asarray(a[seed]) for name, a in starts[scheme].items()}
-            of = probes.layer_jacobian_singular_values(
+            of = layer_jacobian_singular_values(
                 resolved.model.apply, resolved.model.leaves, params, x[:EXAMPLES], SLOPES["tanh"]
             )
             values.append(np.mean([one.mean() for one in of.values()]))

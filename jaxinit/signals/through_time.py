@@ -5,7 +5,7 @@ what theory says.
                                 Jacobians between steps
 
 `states_and_gradients` and `step_jacobians` are pure, for one draw; `memory_length` and
-`singular_values` take what they find.
+`singular_values` take what they give.
 """
 
 import math
@@ -23,8 +23,8 @@ from jaxinit.models.common import at_least_float32
 from jaxinit.signals.probes import Loss
 from jaxinit.spec import Leaf
 
-LAGS = 16  # lags at which Jacobians are taken apart, at most, evenly on a log scale
-FALL = math.exp(-1)  # what of the gradient is left at the memory length
+LAGS = 16  # at most so many lags at which Jacobians are decomposed, evenly on a log scale
+REMAINDER = math.exp(-1)  # the share of the gradient that is left at the memory length
 
 
 class Course(NamedTuple):
@@ -62,8 +62,13 @@ def states_and_gradients(
             f"{type(module).__name__} has no time loop to look through; probe rnn, lstm, gru, mgu "
             "or lru"
         )
-    shapes = jax.eval_shape(lambda: module.unrolled(x)[1])
-    taps = jax.tree.map(lambda of: jnp.zeros(of.shape, of.dtype), shapes)
+
+    def zeros(state: jax.ShapeDtypeStruct) -> Array:
+        return jnp.zeros(state.shape, state.dtype)
+
+    # Taps are added to the states: the gradient with respect to them is that with respect to the
+    # states, through everything that depends on them.
+    taps = jax.tree.map(zeros, jax.eval_shape(lambda: module.unrolled(x)[1]))
 
     def cost(taps: Any) -> tuple[Array, Any]:
         outputs, states, _ = module.unrolled(x, taps)
@@ -72,15 +77,22 @@ def states_and_gradients(
         return loss(outputs, y), states
 
     gradients, states = jax.grad(cost, has_aux=True)(taps)
-    wide = lambda of: of.astype(at_least_float32(of.dtype))
-    stacked = lambda of: wide(
-        jnp.stack([jnp.stack(carry) for carry in of])
-    )  # [layer, carry, t, b, n]
-    g, s = stacked(gradients), stacked(states)
-    size = float(x.shape[0])  # the loss is a mean over examples
+    gradients_lctbn = _stacked(gradients)
+    states_lctbn = _stacked(states)
+    # The loss is a mean over examples: its gradient times their number is that of an example.
+    norms = jnp.sqrt(jnp.mean(jnp.sum(gradients_lctbn**2, -1), -1))
     return Course(
-        size * jnp.sqrt(jnp.mean(jnp.sum(g**2, -1), -1)), s.mean((-2, -1)), (s**2).mean((-2, -1))
+        gradient=float(x.shape[0]) * norms,
+        mean=states_lctbn.mean((-2, -1)),
+        mean_square=(states_lctbn**2).mean((-2, -1)),
     )
+
+
+def _stacked(layers: Sequence[tuple[Array, ...]]) -> Float[Array, "layers carries t b n"]:
+    """The states of all layers, or their gradients, as one array, in float32 or wider: sums over
+    units would lose bfloat16's few digits."""
+    stacked = jnp.stack([jnp.stack(carries) for carries in layers])
+    return stacked.astype(at_least_float32(stacked.dtype))
 
 
 def step_jacobians(model: Functional, params: Params, x: Array) -> Float[Array, "t s s"]:
@@ -91,21 +103,27 @@ def step_jacobians(model: Functional, params: Params, x: Array) -> Float[Array, 
     """
     module: Any = model.filled(params)
     _, states, projections = module.unrolled(x)
-    layer, starts = module.layers[-1], module.start(1)[-1]
-    before = tuple(
-        jnp.concatenate([first[None], of[:-1]])
-        for first, of in zip(starts, states[-1], strict=True)
-    )
+    layer, initial = module.layers[-1], module.start(1)[-1]
+    before = []
+    for first, after in zip(initial, states[-1], strict=True):
+        before.append(jnp.concatenate([first[None], after[:-1]]))
 
-    def one(at: tuple[Any, Any]) -> Array:
-        carry, z = at
-        parts = lambda flat: tuple(part[None] for part in jnp.split(flat, len(carry)))
-        after = lambda flat: jnp.concatenate(
-            [of[0] for of in module.step(layer, parts(flat), z, None)]
-        )
-        return jax.jacfwd(after)(jnp.concatenate([of[0] for of in carry]))
+    def jacobian(step: tuple[tuple[Array, ...], Any]) -> Array:
+        carry, projection = step
 
-    return jax.lax.map(one, (before, projections[-1]))
+        def after(flat: Array) -> Array:
+            parts = [part[None] for part in jnp.split(flat, len(carry))]
+            return _flat(module.step(layer, tuple(parts), projection, None))
+
+        return jax.jacfwd(after)(_flat(carry))
+
+    # One step after another: vmap would hold the tangents of all steps at once.
+    return jax.lax.map(jacobian, (tuple(before), projections[-1]))
+
+
+def _flat(carry: Sequence[Array]) -> Float[Array, " s"]:
+    """The whole state of one example as one vector."""
+    return jnp.concatenate([state[0] for state in carry])
 
 
 def singular_values(by_step: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -115,17 +133,18 @@ def singular_values(by_step: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     The product of the steps' Jacobians, in float64. Shapes: by_step `[t, s, s]`; lags `[k]`; values
     `[k, s]`.
     """
-    total = len(by_step)
-    lags = np.unique(np.geomspace(1, max(total - 1, 1), LAGS).astype(int))
-    product, found = np.eye(by_step.shape[1]), []
+    steps = len(by_step)
+    lags = np.unique(np.geomspace(1, max(steps - 1, 1), LAGS).astype(int))
+    largest = np.finfo(float).max
+    product = np.eye(by_step.shape[1])
+    values = []
     for lag in range(1, lags[-1] + 1):
-        product = product @ by_step[total - lag].astype(np.float64)  # ds_T/ds_(T-1) first
+        product = product @ by_step[steps - lag].astype(np.float64)  # ds_T/ds_(T-1) first
         if lag in lags:
-            clean = np.nan_to_num(
-                product, nan=0.0, posinf=np.finfo(float).max, neginf=np.finfo(float).min
-            )
-            found.append(np.linalg.svd(clean, compute_uv=False))
-    return lags, np.stack(found)
+            # Of a product that has overflowed LAPACK raises.
+            finite = np.nan_to_num(product, nan=0.0, posinf=largest, neginf=-largest)
+            values.append(np.linalg.svd(finite, compute_uv=False))
+    return lags, np.stack(values)
 
 
 def memory_length(gradient: np.ndarray) -> np.ndarray:
@@ -136,7 +155,7 @@ def memory_length(gradient: np.ndarray) -> np.ndarray:
     last state has come straight from the readout. Shapes: `[..., steps]` -> `[...]`, in steps.
     """
     back = gradient[..., -2::-1]
-    below = back <= FALL * back[..., :1]
+    below = back <= REMAINDER * back[..., :1]
     return np.where(below.any(-1), below.argmax(-1), np.inf)
 
 
@@ -151,21 +170,23 @@ def expected_mean_square(
     Assumes wide layers and a recurrent matrix of mean 0. Source: Chen, Pennington & Schoenholz
     (2018), eq. 6.
     """
-    kinds = {leaf.kind for leaf in leaves if leaf.role == "recurrent"}
-    one_layer = sum(leaf.role == "recurrent" for leaf in leaves) == 1
-    if kinds != {"rnn"} or not one_layer or activation not in theory.ACTIVATIONS or x.ndim != 3:
+    kernels = [leaf for leaf in leaves if leaf.role == "recurrent"]
+    vanilla = [leaf.kind for leaf in kernels] == ["rnn"]
+    if not vanilla or activation not in theory.ACTIVATIONS or x.ndim != 3:
         return None
     if any(leaf.role in ("scale", "embedding") for leaf in leaves):
         return None
     phi = theory.activation(activation).phi
-    u, w, b = (params[f"layers.0.{name}"] for name in ("recurrent", "input", "bias"))
-    into = ((x @ w + b) ** 2).mean(2)  # of each example, whose sizes differ
-    spread, square, found = u.shape[0] * float(u.var()), np.zeros(len(x)), []
-    for given in into.T:
-        root = np.sqrt(spread * square + given)
-        nodes, weights = theory.nodes_of(
-            scale=1 / max(float(root.max()), 1e-9)
-        )  # fine enough for every example
-        square = phi(root[:, None] * nodes) ** 2 @ weights
-        found.append(float(square.mean()))
-    return np.asarray(found)
+    recurrent = params["layers.0.recurrent"]
+    projections = x @ params["layers.0.input"] + params["layers.0.bias"]
+    projected = (projections**2).mean(2)  # of each example, whose sizes differ
+    gain = recurrent.shape[0] * float(recurrent.var())
+    square = np.zeros(len(x))
+    by_step = []
+    for given in projected.T:
+        std = np.sqrt(gain * square + given)
+        # Fine enough for the example whose states are the largest.
+        nodes, weights = theory.nodes_of(scale=1 / max(float(std.max()), 1e-9))
+        square = phi(std[:, None] * nodes) ** 2 @ weights
+        by_step.append(float(square.mean()))
+    return np.asarray(by_step)

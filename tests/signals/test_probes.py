@@ -8,39 +8,14 @@ from flax import nnx
 from jaxtyping import Array
 
 from jaxinit import spec
-from jaxinit.introspect import functional
+from jaxinit.introspect import functional, values
 from jaxinit.models import LSTM, MLP, MODELS, RNN
-from jaxinit.models.bptt import ACTIVATIONS, SLOPES
 from jaxinit.schemes import SCHEMES
 from jaxinit.signals import probes
 from jaxinit.tasks.base import cross_entropy
 
 X = jax.random.normal(jax.random.key(1), (40, 6, 3))
 Y = jax.random.randint(jax.random.key(2), (40,), 0, 4)
-
-
-def test_statistics_of_known_entries() -> None:
-    entries = jnp.stack(
-        [jnp.linspace(-1.0, 1.0, 10_001), jnp.where(jnp.arange(10_001) < 2500, 0.0, 3.0)]
-    )
-    got = probes.stats(entries)
-    np.testing.assert_allclose(got.mean, [0, 2.25], atol=1e-3)
-    np.testing.assert_allclose(got.mean_square, [1 / 3, 6.75], rtol=1e-3)
-    np.testing.assert_allclose(got.high, [0.98, 3], rtol=1e-2)
-    np.testing.assert_allclose(got.saturated, [0.02, 0.75], atol=1e-3)
-    np.testing.assert_allclose(got.zero, [0, 0.25], atol=1e-3)  # one entry of the sample
-    width = probes.EDGES[1] - probes.EDGES[0]
-    np.testing.assert_allclose(got.histogram.sum(1) * width, [1, 1], atol=0.03)
-    inside = (
-        np.abs((probes.EDGES[1:] + probes.EDGES[:-1]) / 2) < 1.6
-    )  # uniform on +-sqrt(3) of its root mean square
-    np.testing.assert_allclose(got.histogram[0][inside], 1 / (2 * np.sqrt(3)), rtol=0.15)
-
-
-def test_entries_that_are_not_finite_are_counted_and_left_out() -> None:
-    got = probes.stats(jnp.asarray([[1.0, jnp.nan, -1.0, jnp.inf]]))
-    assert got.not_finite.tolist() == [2]
-    np.testing.assert_allclose(got.mean_square, [1.0])
 
 
 def parts(model: str, **options) -> tuple:
@@ -112,22 +87,13 @@ def test_gates_have_signals_of_their_own(model: str) -> None:
         "the first step's states are 0, so some gates have none"
     )
     assert np.isnan(found.sel(parameter="readout.kernel").gradient_mean_square[:, 1:]).all()
-    slopes = jax.grad(lambda p: cross_entropy(parts_apply(module)(p, X), Y))(values(module))
+    apply = functional(lambda: module).apply
+    slopes = jax.grad(lambda p: cross_entropy(apply(p, X), Y))(values(module))
     np.testing.assert_allclose(
         found.gradient_norm.sel(parameter="layers.0.recurrent"),
         jnp.linalg.norm(slopes["layers.0.recurrent"]),
         rtol=1e-3,
     )
-
-
-def values(module: nnx.Module) -> dict[str, Array]:
-    from jaxinit.introspect import values as of
-
-    return of(module)
-
-
-def parts_apply(module: nnx.Module):
-    return functional(lambda: module)[1]
 
 
 def test_a_filter_that_matches_nothing_names_what_there_is() -> None:
@@ -140,48 +106,27 @@ def test_a_filter_that_matches_nothing_names_what_there_is() -> None:
         probes.signals(apply, cross_entropy, leaves, params, (X, Y), "conv*")
 
 
-def test_jacobians_exact_and_by_lanczos() -> None:
-    _, apply, params = parts("rnn")
-    whole = probes.jacobian_singular_values(apply, params, X[:3])
-    by_hand = np.asarray(jax.vmap(jax.jacrev(lambda x: apply(params, x[None])[0]))(X[:3])).reshape(
-        3, 4, 18
-    )
-    np.testing.assert_allclose(whole, np.linalg.svd(by_hand, compute_uv=False), rtol=1e-4)
-    wide = MLP(400, 300, 280, rngs=nnx.Rngs(0))
-    _, apply, *_ = functional(lambda: wide)
-    x = jax.random.normal(jax.random.key(0), (2, 400))
-    some = probes.jacobian_singular_values(apply, values(wide), x, 3)
-    all_of_them = probes.jacobian_singular_values(apply, values(wide), x)
-    np.testing.assert_allclose(some, all_of_them[:, :3], rtol=1e-3)
-    with pytest.raises(ValueError, match="one example or more"):
-        probes.jacobian_singular_values(apply, values(wide), x[:0])
-
-
 @pytest.mark.parametrize("activation", ["tanh", "softsign", "relu"])
-def test_layer_jacobians_and_correlations(activation: str) -> None:
-    leaves, apply, *_ = functional(
-        lambda: MLP(18, 16, 4, layers=3, activation=activation, rngs=nnx.Rngs(0))
-    )
-    params = spec.draw(SCHEMES["he_normal"], jax.random.key(0), leaves)
-    got = probes.layer_jacobian_singular_values(apply, leaves, params, X[:5], SLOPES[activation])
-    phi = ACTIVATIONS[activation]
-    z = X[:5].reshape(5, -1) @ params["layers.0.kernel"]
-    step = lambda z: phi(z) @ params["layers.1.kernel"]
-    exact = np.asarray(jax.vmap(jax.jacrev(step))(z))
-    np.testing.assert_allclose(
-        got["layers.1.kernel"], np.linalg.svd(exact, compute_uv=False), rtol=1e-3, atol=1e-5
-    )
+def test_correlations_are_cosines_of_products(activation: str) -> None:
+    leaves, apply, params = parts("mlp", layers=3, activation=activation)
     cosines = probes.correlations(apply, leaves, params, X[:5])
-    z = np.asarray(z)
-    expected = (z @ z.T) / np.linalg.norm(z, axis=1) / np.linalg.norm(z, axis=1)[:, None]
-    np.testing.assert_allclose(cosines["layers.0.kernel"], expected, atol=1e-5)
+    z = np.asarray(X[:5].reshape(5, -1) @ params["layers.0.kernel"])
+    norms = np.linalg.norm(z, axis=1)
+    np.testing.assert_allclose(
+        cosines["layers.0.kernel"], (z @ z.T) / norms / norms[:, None], atol=1e-5
+    )
 
 
-@pytest.mark.parametrize("activation", SLOPES)
-def test_slopes_by_output_are_the_derivatives(activation: str) -> None:
-    x = jnp.asarray([-2.0, -0.7, 0.3, 0.9, 1.7])
-    exact = jax.vmap(jax.grad(ACTIVATIONS[activation]))(x)
-    np.testing.assert_allclose(SLOPES[activation](ACTIVATIONS[activation](x)), exact, atol=1e-6)
+def test_uses_of_different_copies_are_joined_in_their_order_and_second_uses_left_out() -> None:
+    def use(copies: list[int]) -> probes._Use:
+        stats = probes.stats(jnp.asarray(copies, jnp.float32)[:, None])
+        return probes._Use("gates", copies, 0, stats, stats, probes.stats(jnp.ones((1, 1))))
+
+    uses = [use([2, 0]), use([1]), use([0, 1])]
+    joined = probes._by_kernel(uses)["gates"]
+    assert joined.copies == [0, 1, 2]
+    assert joined.product.mean.tolist() == [0, 1, 2]
+    assert joined.gradient.mean.tolist() == [0, 1, 2]
 
 
 def test_recurrent_nets_are_told_which_activations_they_take() -> None:
@@ -228,10 +173,10 @@ def test_signals_of_a_branch_are_seen_where_it_is_taken_and_missing_where_it_is_
         for signal, stats in signals.items():
             if signal == "place":
                 continue
-            for field, values in stats._asdict().items():
+            for field, statistic in stats._asdict().items():
                 got = getattr(found[name][signal], field)
                 np.testing.assert_allclose(
-                    got, values, rtol=1e-4, atol=1e-6, err_msg=f"{name} {signal} {field}"
+                    got, statistic, rtol=1e-4, atol=1e-6, err_msg=f"{name} {signal} {field}"
                 )
     for signal in ("product", "activation", "gradient"):
         assert np.isnan(found["u"][signal].mean_square).all()
