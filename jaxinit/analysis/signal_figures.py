@@ -12,9 +12,22 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from jaxinit import theory
-from jaxinit.analysis.figure import as_text, save, style
+from jaxinit.analysis.figure import (
+    LAST_GREY,
+    MARKS,
+    as_text,
+    band,
+    grey,
+    grid,
+    heading,
+    label_edges,
+    legend,
+    save,
+    style,
+)
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 NAMES = {
@@ -22,9 +35,15 @@ NAMES = {
     "gradient": "back-propagated gradients",
     "weight_gradient": "weight gradients",
 }
-MARKS = ("o", "s", "^", "v", "D", "P", "X", "*")
-LAST_GREY = 0.75
-FEWEST_DECADES = 24  # of an axis of sizes, at most
+COORDINATES = {
+    "forward": "size of products",
+    "update": "size of their changes",
+    "gradient": "size of weight gradients",
+}
+LAST_SCHEME = 0.6  # the grey of the last scheme, whose marks have to stay readable
+MOST_DECADES = 24  # of an axis of sizes
+FEWEST_DECADES = 2  # of the axes of a coordinate check
+THEORY = {"linewidth": 0.9, "linestyle": ":"}
 
 
 def draw_all(signals: xr.Dataset, folder: Path) -> list[Path]:
@@ -39,43 +58,12 @@ def draw_all(signals: xr.Dataset, folder: Path) -> list[Path]:
 def histograms(signals: xr.Dataset) -> "Figure":
     """Densities of activations, back-propagated gradients and weight gradients, a line for each
     layer."""
-    import matplotlib.pyplot as plt
-
-    schemes = [str(name) for name in signals.scheme.values]
-    figure, grid = plt.subplots(
-        len(NAMES),
-        len(schemes),
-        figsize=(2.2 + 2.6 * len(schemes), 7.2),
-        layout="constrained",
-        squeeze=False,
-    )
-    for row, (signal, name) in enumerate(NAMES.items()):
+    schemes = _names(signals.scheme)
+    figure, panels = grid(len(NAMES), len(schemes), panel=(2.6, 2.0), margin=(2.2, 1.2))
+    for row, signal in enumerate(NAMES):
         for column, scheme in enumerate(schemes):
-            axes, of = grid[row, column], signals.sel(scheme=scheme)
-            widest = 0.0
-            for k, parameter in enumerate(signals.parameter.values):
-                if k == (0 if signal == "activation" else len(signals.parameter) - 1):
-                    # the inputs, and what the loss gives the readout, are no hidden layer's
-                    continue
-                one = of.sel(parameter=parameter)
-                size = float(np.sqrt(one[f"{signal}_mean_square"].mean(skipna=True)))
-                density = (
-                    one[f"{signal}_histogram"].mean(("seed", "step", "copy"), skipna=True).values
-                )
-                if not size > 0:
-                    continue
-                grey = LAST_GREY * k / max(len(signals.parameter) - 1, 1)
-                axes.plot(signals.bin.values * size, density / size, color=str(grey), linewidth=1.1)
-                widest = max(widest, 3 * size)
-            axes.set(xlim=(-widest or -1, widest or 1), yticks=[])
-            axes.ticklabel_format(axis="x", scilimits=(-2, 2))
-            axes.spines["left"].set_visible(False)
-            if row == 0:
-                axes.set_title(as_text(scheme), fontsize=9)
-            if column == 0:
-                axes.set_ylabel(f"density of\n{name}")
-            if row == len(NAMES) - 1:
-                axes.set_xlabel("value")
+            _draw_densities(panels[row, column], signals.sel(scheme=scheme), signal)
+    label_edges(panels, schemes, [f"density of\n{name}" for name in NAMES.values()], "value")
     note = (
         "hidden layers, black: the first, light grey: the last; activations as the next kernel "
         "sees them"
@@ -83,83 +71,85 @@ def histograms(signals: xr.Dataset) -> "Figure":
     return _finish(figure, signals, "Signals by layer", note)
 
 
+def _draw_densities(axes: "Axes", signals: xr.Dataset, signal: str) -> None:
+    """The density of a signal of one scheme in every hidden layer."""
+    count = len(signals.parameter)
+    # The inputs, and what the loss gives the readout, belong to no hidden layer.
+    outside = 0 if signal == "activation" else count - 1
+    widest = 0.0
+    for k in range(count):
+        layer = signals.isel(parameter=k)
+        size = float(np.sqrt(layer[f"{signal}_mean_square"].mean(skipna=True)))
+        if k == outside or not size > 0:
+            continue
+        density = layer[f"{signal}_histogram"].mean(("seed", "step", "copy"), skipna=True).values
+        # Histograms are of signals over their size, so that all layers have the same bins.
+        axes.plot(signals.bin.values * size, density / size, color=grey(k, count), linewidth=1.1)
+        widest = max(widest, 3 * size)
+    axes.set(xlim=(-widest or -1, widest or 1), yticks=[])
+    axes.ticklabel_format(axis="x", scilimits=(-2, 2))
+    axes.spines["left"].set_visible(False)
+
+
 def sizes(signals: xr.Dataset) -> "Figure":
     """Root mean squares against the layer, a mark for each scheme, with what theory says of
     them."""
-    import matplotlib.pyplot as plt
-
-    figure, panels = plt.subplots(1, len(NAMES), figsize=(10.4, 3.8), layout="constrained")
+    figure, panels = grid(1, len(NAMES), panel=(3.0, 3.8), margin=(1.4, 0.0))
     layers = np.flatnonzero(signals.role.values != "recurrent")
-    # by scheme: names are given to the legend, which leaves out a label that begins with "_"
+    place = np.arange(len(layers))
     lines = {}
-    for axes, (signal, name) in zip(panels, NAMES.items(), strict=True):
-        for k, scheme in enumerate(signals.scheme.values):
-            of = signals.sel(scheme=scheme).isel(parameter=layers)
-            size = (
-                of[f"{signal}_mean_square"].mean(("step", "copy"), skipna=True) ** 0.5
-            ).transpose("seed", "parameter")
-            place, grey = np.arange(len(layers)), str(0.6 * k / max(signals.sizes["scheme"] - 1, 1))
-            (lines[as_text(scheme)],) = axes.plot(
-                place, size.mean("seed"), color=grey, marker=MARKS[k % len(MARKS)], markersize=4
-            )
-            axes.fill_between(
-                place, size.min("seed"), size.max("seed"), color=grey, alpha=0.2, linewidth=0
-            )
-            expected = _expected(of, signal)
+    for axes, (signal, name) in zip(panels[0], NAMES.items(), strict=True):
+        for k, scheme in enumerate(_names(signals.scheme)):
+            kernels = signals.sel(scheme=scheme).isel(parameter=layers)
+            mean_square = kernels[f"{signal}_mean_square"].mean(("step", "copy"), skipna=True)
+            size = (mean_square**0.5).transpose("seed", "parameter")
+            look = _scheme_look(k, signals.sizes["scheme"])
+            (lines[scheme],) = axes.plot(place, size.mean("seed"), **look)
+            band(axes, place, size.min("seed"), size.max("seed"), look["color"])
+            expected = _expected(kernels, signal)
             if expected is not None:
-                axes.plot(place, expected, color=grey, linewidth=0.9, linestyle=":")
+                axes.plot(place, expected, color=look["color"], **THEORY)
         axes.set(
             yscale="log", title=name, xlabel="kernel, from the input on", ylabel="root mean square"
         )
-        axes.set_xticks(range(len(layers)), [str(k + 1) for k in range(len(layers))])
-    panels[0].legend(list(lines.values()), list(lines), frameon=False, fontsize=7)
-    line = (
-        "; dotted: mean-field theory from the first kernel on"
-        if _expected(signals.isel(scheme=0), "activation") is not None
-        else ""
-    )
-    return _finish(
-        figure, signals, "Sizes of signals by layer", f"mean over seeds; band: their range{line}"
-    )
+        axes.set_xticks(place, [str(k + 1) for k in place])
+    legend(panels[0, 0], lines)
+    note = "mean over seeds; band: their range"
+    if _expected(signals.isel(scheme=0), "activation") is not None:
+        note += "; dotted: mean-field theory from the first kernel on"
+    return _finish(figure, signals, "Sizes of signals by layer", note)
 
 
 def by_step(signals: xr.Dataset) -> "Figure":
     """Root mean square of the gradient at every step of the recurrent kernels, a line for each
     gate."""
-    import matplotlib.pyplot as plt
-
     kernels = np.flatnonzero(signals.role.values == "recurrent")
-    schemes = [str(name) for name in signals.scheme.values]
-    figure, grid = plt.subplots(
-        len(kernels),
-        len(schemes),
-        figsize=(1.4 + 2.5 * len(schemes), 1 + 2.5 * len(kernels)),
-        layout="constrained",
-        squeeze=False,
-        sharey=True,
+    schemes = _names(signals.scheme)
+    figure, panels = grid(
+        len(kernels), len(schemes), panel=(2.5, 2.5), margin=(1.4, 1.0), sharey=True
     )
     for row, kernel in enumerate(kernels):
         for column, scheme in enumerate(schemes):
-            axes = grid[row, column]
-            course = signals.sel(scheme=scheme).isel(parameter=kernel).gradient_mean_square ** 0.5
-            gates = np.flatnonzero(~np.isnan(course).all(("seed", "step")).values)
-            for gate in gates:
-                values = course.isel(copy=gate).transpose("seed", "step")
-                grey = str(LAST_GREY * gate / max(len(gates) - 1, 1))
-                size = values.mean("seed").where(
-                    lambda of: of > 0
-                )  # before the first state some gates have none
-                axes.plot(np.arange(1, values.sizes["step"] + 1), size, color=grey, linewidth=1.1)
-            axes.set(yscale="log", xlabel="time step")
-            if row == 0:
-                axes.set_title(as_text(scheme), fontsize=9)
-            if column == 0:
-                axes.set_ylabel(
-                    f"gradient at\n{as_text(signals.parameter.values[kernel])}\n(root mean square)"
-                )
+            gradients = signals.gradient_mean_square.sel(scheme=scheme).isel(parameter=kernel)
+            _draw_gates(panels[row, column], gradients**0.5)
+    names = [as_text(name) for name in signals.parameter.values[kernels]]
+    ylabels = [f"gradient at\n{name}\n(root mean square)" for name in names]
+    label_edges(panels, schemes, ylabels, "time step")
     return _finish(
         figure, signals, "Gradients through time", "a line for each gate, from the first (black) on"
     )
+
+
+def _draw_gates(axes: "Axes", gradients: xr.DataArray) -> None:
+    """Gradients of one recurrent kernel against the step, a line for each gate that has any."""
+    has_values = gradients.notnull().any(("seed", "step")).values
+    gates = np.flatnonzero(has_values).tolist()
+    steps = np.arange(1, gradients.sizes["step"] + 1)
+    for gate in gates:
+        size = gradients.isel(copy=gate).transpose("seed", "step").mean("seed")
+        size = size.where(size > 0)  # before the first state some gates have none
+        axes.plot(steps, size, color=grey(gate, len(gates)), linewidth=1.1)
+    axes.set(yscale="log", xlabel="time step")
 
 
 def lens(courses: xr.Dataset) -> "Figure":
@@ -169,151 +159,169 @@ def lens(courses: xr.Dataset) -> "Figure":
     `courses` as `survey.through_time` returns them. One row a layer; the Jacobians are those of the
     last one.
     """
-    import matplotlib.pyplot as plt
-
-    layers, steps = courses.sizes["layer"], courses.step.values
-    figure, grid = plt.subplots(
-        layers, 3, figsize=(11, 1.3 + 2.9 * layers), layout="constrained", squeeze=False
-    )
-    every, lines = max(len(steps) // 8, 1), {}
-    for k, scheme in enumerate(courses.scheme.values):
-        of = courses.sel(scheme=scheme)
-        line: Any = {"color": str(0.6 * k / max(courses.sizes["scheme"] - 1, 1)), "linewidth": 1.1}
-        marked = line | {"marker": MARKS[k % len(MARKS)], "markersize": 4, "markevery": every}
+    layers = courses.sizes["layer"]
+    figure, panels = grid(layers, 3, panel=(3.5, 2.9), margin=(0.5, 1.3))
+    with_theory = not np.isnan(courses.expected).all()
+    lines = {}
+    for k, scheme in enumerate(_names(courses.scheme)):
+        course = courses.sel(scheme=scheme)
+        look = _scheme_look(k, courses.sizes["scheme"]) | {"linewidth": 1.1}
         for layer in range(layers):
-            gradient = np.sqrt((of.gradient.isel(layer=layer) ** 2).sum("carry")).transpose(
-                "seed", "step"
+            lines[scheme] = _draw_gradients_back(
+                panels[layer, 0], course.gradient.isel(layer=layer), look
             )
-            gradient = gradient.where(gradient > 0)
-            lags = steps[-1] - steps
-            (lines[as_text(scheme)],) = grid[layer, 0].plot(lags, gradient.mean("seed"), **marked)
-            grid[layer, 0].fill_between(
-                lags,
-                gradient.min("seed"),
-                gradient.max("seed"),
-                color=line["color"],
-                alpha=0.2,
-                linewidth=0,
-            )
-            spread = (of.mean_square - of["mean"] ** 2).isel(layer=layer, carry=0)
-            grid[layer, 1].plot(steps, spread.clip(0).mean("seed"), **marked)
-            if layer == 0 and not np.isnan(of.expected).all():
-                grid[layer, 1].plot(
-                    steps,
-                    of.expected.mean("seed"),
-                    color=line["color"],
-                    linewidth=0.9,
-                    linestyle=":",
-                )
-        values = of.jacobian.where(of.jacobian > 0).transpose("seed", "lag", "index")
-        middle = (
-            np.log10(values.isel(index=0)).mean("seed"),
-            np.log10(values.median("index")).mean("seed"),
-        )
-        grid[-1, 2].plot(courses.lag, 10.0 ** middle[0], **marked | {"markevery": 1})
-        grid[-1, 2].plot(courses.lag, 10.0 ** middle[1], **line | {"linestyle": "--"})
-    theory_shown = not np.isnan(courses.expected).all()
+            _draw_variances(panels[layer, 1], course.isel(layer=layer), look)
+        _draw_jacobians(panels[-1, 2], course.jacobian, look)
+        if not np.isnan(course.expected).all():
+            expected = course.expected.mean("seed")
+            panels[0, 1].plot(courses.step.values, expected, color=look["color"], **THEORY)
     for layer in range(layers):
-        grid[layer, 0].set(
-            yscale="log", xlabel="steps back from the last", ylabel=f"|dC/ds|, layer {layer + 1}"
-        )
-        note = "; dotted: mean-field" if layer == 0 and theory_shown else ""
-        grid[layer, 1].set(yscale="log", xlabel="time step", ylabel=f"variance of h{note}")
-        if layer < layers - 1:
-            grid[layer, 2].set_visible(False)
-    grid[-1, 2].set(
-        xscale="log",
-        yscale="log",
-        xlabel="lag",
-        ylabel="singular values of ds_T/ds_t\n(largest; dashed: median)",
-    )
-    for axes in grid.flat:
-        low, high = axes.get_ylim()
-        if low < high / 10**FEWEST_DECADES:  # what underflows would press all else together
-            axes.set_ylim(high / 10**FEWEST_DECADES, high)
-    grid[0, 0].legend(list(lines.values()), list(lines), frameon=False, fontsize=7)
+        panels[layer, 0].set_ylabel(f"|dC/ds|, layer {layer + 1}")
+    if with_theory:
+        panels[0, 1].set_ylabel("variance of h; dotted: mean-field")
+    for axes in panels[:-1, 2]:
+        axes.set_visible(False)
+    for axes in panels.flat:
+        _limit_decades(axes)
+    legend(panels[0, 0], lines)
     lengths = ", ".join(f"{name} {memory(courses, name)}" for name in courses.scheme.values)
     note = f"band: range over seeds; steps back until the gradient has fallen to 1/e: {lengths}"
     return _finish(figure, courses, "Through time", note)
 
 
-def coordinates(found: xr.Dataset) -> "Figure":
-    """Sizes of signals against the width or depth, a row for each scheme, a line for each
-    parameter."""
-    import matplotlib.pyplot as plt
+def _draw_gradients_back(axes: "Axes", gradients: xr.DataArray, look: dict[str, Any]) -> Any:
+    """Norms of the gradients of one layer's states against the steps back; returns the line."""
+    norm = xr.ufuncs.sqrt((gradients**2).sum("carry")).transpose("seed", "step")
+    norm = norm.where(norm > 0)  # what has underflowed has no place on a logarithmic axis
+    steps = gradients.step.values
+    back = steps[-1] - steps
+    (line,) = axes.plot(back, norm.mean("seed"), markevery=_mark_every(steps), **look)
+    band(axes, back, norm.min("seed"), norm.max("seed"), look["color"])
+    axes.set(yscale="log", xlabel="steps back from the last")
+    return line
 
-    kinds = {
-        "forward": "size of products",
-        "update": "size of their changes",
-        "gradient": "size of weight gradients",
-    }
-    schemes, axis = [str(name) for name in found.scheme.values], found.attrs["axis"]
-    figure, grid = plt.subplots(
+
+def _draw_variances(axes: "Axes", course: xr.Dataset, look: dict[str, Any]) -> None:
+    """Variances of one layer's first carry, its output, against the step."""
+    variance = (course.mean_square - course["mean"] ** 2).isel(carry=0)
+    steps = course.step.values
+    # Of a constant state the difference may be rounded to below 0.
+    mean = variance.clip(0).mean("seed")
+    axes.plot(steps, mean, markevery=_mark_every(steps), **look)
+    axes.set(yscale="log", xlabel="time step", ylabel="variance of h")
+
+
+def _draw_jacobians(axes: "Axes", jacobian: xr.DataArray, look: dict[str, Any]) -> None:
+    """Singular values of Jacobians against the lag: the largest, and dashed the median."""
+    values = jacobian.where(jacobian > 0).transpose("seed", "lag", "index")
+    largest = xr.ufuncs.log10(values.isel(index=0)).mean("seed")
+    median = xr.ufuncs.log10(values.median("index")).mean("seed")
+    axes.plot(jacobian.lag, 10.0**largest, **look)
+    axes.plot(
+        jacobian.lag, 10.0**median, color=look["color"], linewidth=look["linewidth"], linestyle="--"
+    )
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlabel="lag",
+        ylabel="singular values of ds_T/ds_t\n(largest; dashed: median)",
+    )
+
+
+def _mark_every(steps: NDArray) -> int:
+    """Every how many steps a line of a course has a mark, so that it has about eight."""
+    return max(len(steps) // 8, 1)
+
+
+def _limit_decades(axes: "Axes") -> None:
+    """Cut an axis of sizes off below, where one that underflows would press all others together."""
+    low, high = axes.get_ylim()
+    lowest = high / 10**MOST_DECADES
+    if low < lowest:
+        axes.set_ylim(lowest, high)
+
+
+def coordinates(check: xr.Dataset) -> "Figure":
+    """Sizes of signals against the width or depth, a row for each scheme, a line for each
+    parameter.
+
+    `check` as `coordcheck.coordinate_check` or `depth_check` return it.
+    """
+    schemes = _names(check.scheme)
+    axis = check.attrs["axis"]
+    figure, panels = grid(
         len(schemes),
-        len(kinds),
-        figsize=(10, 1.4 + 2.4 * len(schemes)),
-        layout="constrained",
-        squeeze=False,
+        len(COORDINATES),
+        panel=(3.0, 2.4),
+        margin=(1.0, 1.4),
         sharex=True,
         sharey="col",
     )
-    sizes, last = found[axis].values, max(found.sizes["parameter"] - 1, 1)
     lines = {}
     for row, scheme in enumerate(schemes):
-        for axes, (kind, label) in zip(grid[row], kinds.items(), strict=True):
-            for k, parameter in enumerate(found.parameter.values):
-                size = found[kind].sel(scheme=scheme, parameter=parameter).transpose(axis, "seed")
-                look = {
-                    "color": str(LAST_GREY * k / last),
-                    "marker": MARKS[k % len(MARKS)],
-                    "markersize": 3,
-                }
-                (lines[as_text(parameter)],) = axes.plot(
-                    sizes, size.mean("seed"), linewidth=1, **look
-                )
-            axes.set(xscale="log", yscale="log", title=as_text(f"{scheme}: {label}"))
-            axes.set_xticks(sizes, [str(size) for size in sizes])
-            axes.tick_params(axis="x", which="minor", bottom=False)
-    for column in grid.T:
-        low, high = column[
-            0
-        ].get_ylim()  # shared: two decades at least, or a tenth of one looks steep
-        short = max(0.0, 1 - np.log10(high / low) / 2)
-        column[0].set_ylim(low / 10**short, high * 10**short)
-    for axes in grid[-1]:
+        for axes, (kind, label) in zip(panels[row], COORDINATES.items(), strict=True):
+            signal = check[kind].sel(scheme=scheme).transpose("parameter", axis, "seed")
+            lines |= _draw_against_size(axes, signal, check[axis].values)
+            axes.set_title(as_text(f"{scheme}: {label}"))
+    for axes in panels[0]:
+        _widen_to_decades(axes)
+    for axes in panels[-1]:
         axes.set_xlabel("units" if axis == "width" else "layers")
-    if found.sizes["parameter"] <= 2 * len(MARKS):
-        figure.legend(
-            list(lines.values()),
-            list(lines),
-            loc="outside lower center",
-            ncols=4,
-            frameon=False,
-            fontsize=7,
-        )
-    a = found.attrs
-    other = f"{a['layers']} layer(s)" if axis == "width" else f"{a['units']} units"
-    note = " (weight gradients fall as 1/width but in the readout)" if axis == "width" else ""
-    wider = "narrow to wide" if axis == "width" else "shallow to deep"
-    figure.suptitle(
-        f"Coordinate check: {as_text(a['model'])}, {other}, {as_text(a['task'])}, {a['optimizer']} "
-        f"at rate {a['rate']:g}, {a['steps']} steps, n = {found.sizes['seed']} seeds\nflat lines "
-        f"carry rates from {wider}{note}",
-        fontsize=8,
-        x=0.01,
-        ha="left",
-    )
+    if check.sizes["parameter"] <= 2 * len(MARKS):
+        legend(figure, lines, loc="outside lower center", ncols=4)
+    heading(figure, _about_check(check), size=8)
     return figure
+
+
+def _draw_against_size(axes: "Axes", signal: xr.DataArray, sizes: NDArray) -> dict[str, Any]:
+    """Lines of a signal `[parameter, size, seed]` by the names of the parameters."""
+    lines = {}
+    count = signal.sizes["parameter"]
+    for k, parameter in enumerate(_names(signal.parameter)):
+        look = _look(k, count, LAST_GREY)
+        (lines[parameter],) = axes.plot(
+            sizes, signal.isel(parameter=k).mean("seed"), linewidth=1, markersize=3, **look
+        )
+    axes.set(xscale="log", yscale="log")
+    axes.set_xticks(sizes, [str(size) for size in sizes])
+    axes.tick_params(axis="x", which="minor", bottom=False)
+    return lines
+
+
+def _widen_to_decades(axes: "Axes") -> None:
+    """Let an axis of sizes span two decades at least, or a tenth of one looks steep."""
+    low, high = axes.get_ylim()
+    missing = max(0.0, 1 - np.log10(high / low) / FEWEST_DECADES)
+    axes.set_ylim(low / 10**missing, high * 10**missing)
+
+
+def _about_check(check: xr.Dataset) -> str:
+    about = check.attrs
+    model = as_text(about["model"])
+    task = as_text(about["task"])
+    if about["axis"] == "width":
+        fixed = f"{about['layers']} layer(s)"
+        reading = (
+            "flat lines carry rates from narrow to wide (weight gradients fall as 1/width but in "
+            "the readout)"
+        )
+    else:
+        fixed = f"{about['units']} units"
+        reading = "flat lines carry rates from shallow to deep"
+    return (
+        f"Coordinate check: {model}, {fixed}, {task}, {about['optimizer']} at rate "
+        f"{about['rate']:g}, {about['steps']} steps, n = {check.sizes['seed']} seeds\n{reading}"
+    )
 
 
 def memory(courses: xr.Dataset, scheme: str) -> str:
     """The memory length of the last layer in steps: its median over seeds, and their range."""
-    values = np.sort(courses.memory.sel(scheme=scheme).isel(layer=-1).values)
-    shown = [
-        f"{value:g}" if np.isfinite(value) else "more than the sequence has" for value in values
-    ]
-    middle = shown[(len(shown) - 1) // 2]
-    return middle if shown[0] == shown[-1] else f"{middle} ({shown[0]} to {shown[-1]})"
+    lengths = np.sort(courses.memory.sel(scheme=scheme).isel(layer=-1).values)
+    shown = []
+    for length in lengths:
+        shown.append(f"{length:g}" if np.isfinite(length) else "more than the sequence has")
+    median = shown[(len(shown) - 1) // 2]
+    return median if shown[0] == shown[-1] else f"{median} ({shown[0]} to {shown[-1]})"
 
 
 def through_training(courses: xr.Dataset, rows: dict[str, str], title: str, note: str) -> "Figure":
@@ -324,87 +332,79 @@ def through_training(courses: xr.Dataset, rows: dict[str, str], title: str, note
     Activations are shown as the next kernel sees them, without the inputs; other signals without
     the readout's.
     """
-    import matplotlib.pyplot as plt
-
-    schemes = [str(name) for name in courses.scheme.values]
-    figure, grid = plt.subplots(
-        len(rows),
-        len(schemes),
-        figsize=(1.6 + 2.9 * len(schemes), 1 + 2.1 * len(rows)),
-        layout="constrained",
-        squeeze=False,
-        sharex=True,
-        sharey="row",
+    schemes = _names(courses.scheme)
+    figure, panels = grid(
+        len(rows), len(schemes), panel=(2.9, 2.1), margin=(1.6, 1.0), sharex=True, sharey="row"
     )
     count = courses.sizes["parameter"]
-    for row, (what, label) in enumerate(rows.items()):
+    for row, variable in enumerate(rows):
+        first = 1 if variable.startswith("activation") else 0
+        hidden = courses[variable].isel(parameter=slice(first, first + count - 1))
+        means = hidden.mean(("step", "copy"), skipna=True)
         for column, scheme in enumerate(schemes):
-            axes = grid[row, column]
-            shown = range(1, count) if what.startswith("activation") else range(count - 1)
-            for place, k in enumerate(shown):
-                values = (
-                    courses[what]
-                    .sel(scheme=scheme)
-                    .isel(parameter=k)
-                    .mean(("step", "copy"), skipna=True)
-                )
-                grey = str(LAST_GREY * place / max(count - 2, 1))
-                axes.plot(courses.epoch.values, values, color=grey, linewidth=1.2)
-            if row == 0:
-                axes.set_title(as_text(scheme), fontsize=9)
-            if column == 0:
-                axes.set_ylabel(label)
-            if row == len(rows) - 1:
-                axes.set_xlabel("epochs")
-    figure.suptitle(
-        as_text(f"{title}\n{note}") + "\nblack: the first hidden layer, light grey: the last",
-        fontsize=9,
-        x=0.01,
-        ha="left",
-    )
+            axes = panels[row, column]
+            for k in range(count - 1):
+                values = means.sel(scheme=scheme).isel(parameter=k)
+                axes.plot(courses.epoch.values, values, color=grey(k, count - 1), linewidth=1.2)
+    label_edges(panels, schemes, list(rows.values()), "epochs")
+    text = as_text(f"{title}\n{note}")
+    heading(figure, f"{text}\nblack: the first hidden layer, light grey: the last")
     return figure
 
 
-def _expected(of: xr.Dataset, signal: str) -> NDArray[np.floating] | None:
+def _expected(signals: xr.Dataset, signal: str) -> NDArray[np.floating] | None:
     """Root mean squares by mean-field theory for a plain net, from the first product on and the
-    last gradient back."""
-    name = of.attrs["activation"]
-    plain = of.attrs["model"] == "mlp" and name in theory.ACTIVATIONS
+    last gradient back.
+
+    Only these two are taken from measurements; weights enter with the variances that were drawn.
+    None where theory has nothing to say.
+    """
+    name = signals.attrs["activation"]
+    plain = signals.attrs["model"] == "mlp" and name in theory.ACTIVATIONS
     if not plain or signal == "weight_gradient":
         return None
-    mean = lambda what: (
-        of[what]
-        .mean([axis for axis in ("seed", "step", "copy") if axis in of.dims], skipna=True)
-        .values
-    )
-    spread = mean("weight_mean_square")
-    q = [float(mean("product_mean_square")[0])]
-    activation = [float(mean("activation_mean_square")[0])]
+
+    def average(variable: str) -> NDArray[np.floating]:
+        axes = [axis for axis in ("seed", "step", "copy") if axis in signals.dims]
+        return signals[variable].mean(axes, skipna=True).values
+
+    variances = average("weight_mean_square")
+    q = [float(average("product_mean_square")[0])]
+    activation = [float(average("activation_mean_square")[0])]
     slopes = []
-    for k in range(1, len(spread)):
+    for k in range(1, len(variances)):
         activation.append(theory.variance_map(name, q[-1], 1.0))
         slopes.append(theory.chi(name, 1.0, q[-1]))
-        q.append(float(of.fan_in[k] * spread[k]) * activation[-1])
+        q.append(float(signals.fan_in[k] * variances[k]) * activation[-1])
     if signal == "activation":
         return np.sqrt(activation)
-    back = [float(mean("gradient_mean_square")[-1])]
-    for k in range(len(spread) - 1, 0, -1):
-        back.append(back[-1] * float(of.fan_out[k] * spread[k]) * slopes[k - 1])
+    back = [float(average("gradient_mean_square")[-1])]
+    for k in range(len(variances) - 1, 0, -1):
+        back.append(back[-1] * float(signals.fan_out[k] * variances[k]) * slopes[k - 1])
     return np.sqrt(back[::-1])
 
 
+def _names(coordinate: xr.DataArray) -> list[str]:
+    return [str(name) for name in coordinate.values]
+
+
+def _look(k: int, count: int, lightest: float) -> dict[str, Any]:
+    """The shade and the mark of line k of `count`, as arguments of `plot`."""
+    return {"color": grey(k, count, lightest), "marker": MARKS[k % len(MARKS)]}
+
+
+def _scheme_look(k: int, count: int) -> dict[str, Any]:
+    return _look(k, count, LAST_SCHEME) | {"markersize": 4}
+
+
 def _finish(figure: "Figure", signals: xr.Dataset, title: str, note: str) -> "Figure":
-    a = signals.attrs
-    what = (
-        f"{a['model']}, {a['layers']} layer(s) of {a['hidden']} units, {a['activation']}, "
-        f"{a['task']}"
+    """Put above a figure what it shows, of which network, and how to read it."""
+    about = signals.attrs
+    network = (
+        f"{about['model']}, {about['layers']} layer(s) of {about['hidden']} units, "
+        f"{about['activation']}, {about['task']}"
     )
-    figure.suptitle(
-        as_text(
-            f"{title}\n{what}; {a['examples']} examples, n = {signals.sizes['seed']} seeds\n{note}"
-        ),
-        fontsize=9,
-        x=0.01,
-        ha="left",
-    )
+    seeds = signals.sizes["seed"]
+    lines = [title, f"{network}; {about['examples']} examples, n = {seeds} seeds", note]
+    heading(figure, as_text("\n".join(lines)))
     return figure

@@ -1,5 +1,5 @@
-"""Figures, from records and their statistics only: small multiples, one panel a scheme, readable in
-grey.
+"""Figures of studies, from records and their statistics only: small multiples, one panel a scheme,
+readable in grey.
 
 Each panel shows one scheme in black over all the others in light grey; the baseline is dashed
 everywhere.
@@ -13,7 +13,7 @@ import numpy as np
 import xarray as xr
 
 from jaxinit.analysis import survival, table
-from jaxinit.analysis.figure import as_text, save, style
+from jaxinit.analysis.figure import MOST_COLUMNS, as_text, heading, save, small_multiples, style
 from jaxinit.analysis.outcome import Outcome
 from jaxinit.analysis.table import SettingRow
 
@@ -21,21 +21,30 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+# How lines look, as arguments of `plot`: the panel's own scheme, the baseline, all others.
 OWN = {"color": "black", "linewidth": 1.8, "zorder": 3}
 BASELINE = {"color": "0.35", "linewidth": 1.3, "linestyle": (0, (4, 2)), "zorder": 2}
 OTHERS = {"color": "0.8", "linewidth": 0.9, "zorder": 1}
 BAND = {"color": "0.55", "alpha": 0.35, "linewidth": 0, "zorder": 2}
 TARGET = {"color": "0.35", "linewidth": 1.0, "linestyle": ":", "zorder": 2}
 
-TICKS = (  # of a logarithmic axis, by the ratio of its ends at most
-    (
-        2.0,
-        (1, 1.1, 1.2, 1.3, 1.4, 1.6, 1.8, 2, 2.2, 2.5, 2.8, 3.2, 3.6, 4, 4.5, 5, 5.6, 6.3, 7, 8, 9),
-    ),
-    (6.0, (1, 1.5, 2, 3, 4, 5, 7)),
-    (60.0, (1, 2, 5)),
-    (float("inf"), (1,)),
-)
+# How a trial ended, as a mark and its face.
+MARKS = {
+    Outcome.CONVERGED: ("o", "black"),
+    Outcome.CENSORED: ("^", "white"),
+    Outcome.DIVERGED: ("x", "black"),
+}
+
+# Ticks in a decade of a logarithmic axis, by the ratio of the axis's ends at most: matplotlib's own
+# are too few on a short axis and collide on a long one.
+FINEST = (1, 1.1, 1.2, 1.3, 1.4, 1.6, 1.8, 2, 2.2, 2.5, 2.8, 3.2, 3.6, 4, 4.5, 5, 5.6, 6.3, 7, 8, 9)
+FINE = (1, 1.5, 2, 3, 4, 5, 7)
+COARSE = (1, 2, 5)
+COARSEST = (1,)
+TICKS = ((2.0, FINEST), (6.0, FINE), (60.0, COARSE), (float("inf"), COARSEST))
+
+LEGEND_HEIGHT = 0.28  # inches below the panels
+HEADLINE_HEIGHT = 0.68  # and above them
 
 Draw = Callable[["Axes", str, dict], None]
 
@@ -54,101 +63,88 @@ def draw_all(records: xr.Dataset, folder: Path) -> list[Path]:
 def share_converged(records: xr.Dataset) -> "Figure":
     """Share of trials that have reached the target against epochs (1 - Kaplan-Meier), with its 95 %
     band."""
-    rates = table.reported(records)
-    horizon = records.attrs["budget"]
-    curves = {
-        scheme: survival.kaplan_meier(table.times_of(records, scheme, lr, "report"))
-        for scheme, lr in rates.items()
-    }
+    curves = {}
+    for scheme, rate in table.reported(records).items():
+        times = table.times_of(records, scheme, rate, "report")
+        curves[scheme] = survival.kaplan_meier(times)
 
     def draw(axes: "Axes", scheme: str, line: dict) -> None:
+        # The last step goes on to the budget.
         time, share, low, high = (np.append(curve, curve[-1]) for curve in curves[scheme])
-        time[-1] = horizon
+        time[-1] = records.attrs["budget"]
         axes.step(time, share, where="post", **line)
         if line is OWN:
             axes.fill_between(time, low, high, step="post", **BAND)
 
-    figure, panels = _panels(
-        records, _by_speed(records), draw, "share of trials converged", "epochs"
-    )
+    figure, panels = _panels(records, draw, "share of trials converged", "epochs")
     for axes in panels:
         _epoch_axis(axes, records)
         axes.set(ylim=(-0.03, 1.03), yticks=(0, 0.5, 1))
-    _headline(
-        figure,
-        records,
-        "Who has converged by when",
-        "1 - Kaplan-Meier; band: 95 %, pointwise",
-        has_target=False,
-    )
+    note = "1 - Kaplan-Meier; band: 95 %, pointwise"
+    _headline(figure, records, "Who has converged by when", note)
     return figure
 
 
 def epochs_by_rate(records: xr.Dataset) -> "Figure":
     """Restricted mean epochs to target against the learning rate on the tuning seeds, with every
     trial as a dot."""
-    horizon, rates = records.attrs["budget"], records.lr.values
-    schemes = [str(s) for s in records.scheme.values]
-    effort = {
-        s: [survival.restricted_mean(table.times_of(records, s, r, "tune"), horizon) for r in rates]
-        for s in schemes
-    }
+    horizon = records.attrs["budget"]
+    rates = records.lr.values
     tuning = records.isel(seed=np.flatnonzero(records.phase.values == "tune"))
-    marks = {
-        Outcome.CONVERGED: ("o", "black"),
-        Outcome.CENSORED: ("^", "white"),
-        Outcome.DIVERGED: ("x", "black"),
-    }
+    epochs = {}
+    for name in records.scheme.values:
+        means = []
+        for rate in rates:
+            times = table.times_of(records, name, rate, "tune")
+            means.append(survival.restricted_mean(times, horizon))
+        epochs[str(name)] = means
 
     def draw(axes: "Axes", scheme: str, line: dict) -> None:
-        axes.plot(rates, effort[scheme], **line)
+        axes.plot(rates, epochs[scheme], **line)
         if line is not OWN:
             return
         trials = tuning.sel(scheme=scheme)
-        for outcome, (marker, face) in marks.items():
-            where = trials.outcome.values == outcome
-            if not where.any():
-                continue
-            epochs = (
-                trials.last_epoch.values
-                if outcome != Outcome.DIVERGED
-                else np.full(where.shape, horizon)
-            )
-            at = np.broadcast_to(rates[:, None], where.shape)[where]
-            axes.plot(
-                at,
-                epochs[where],
-                marker,
-                color="black",
-                mfc=face,
-                mew=0.9,
-                ms=4.5,
-                zorder=4,
-                clip_on=False,
-            )
+        _draw_trials(axes, trials, horizon)
         if (trials.outcome.values == Outcome.CONVERGED).any():
-            axes.axvline(table.best_rate(records, scheme), color="0.35", linewidth=0.8, zorder=1)
+            chosen = table.best_rate(records, scheme)
+            axes.axvline(chosen, color="0.35", linewidth=0.8, zorder=1)
 
-    figure, panels = _panels(
-        records,
-        _by_speed(records),
-        draw,
-        "epochs to target",
-        f"learning rate ({records.attrs['optimizer']})",
-    )
+    xlabel = f"learning rate ({records.attrs['optimizer']})"
+    figure, panels = _panels(records, draw, "epochs to target", xlabel)
     for axes in panels:
         axes.set(
             xscale="log", ylim=(0, horizon * 1.04), xlim=(rates.min() / 1.5, rates.max() * 1.5)
         )
         axes.set_xticks(rates, [f"{rate:g}" for rate in rates])
         axes.minorticks_off()
-    seeds = len(tuning.seed)
-    text = (
-        f"tuning seeds ({seeds}): ● converged   △ not within the budget   × diverged   │ rate "
-        "chosen"
+    note = (
+        f"tuning seeds ({len(tuning.seed)}): ● converged   △ not within the budget   × diverged   "
+        "│ rate chosen"
     )
-    _headline(figure, records, "Each scheme at every learning rate", text)
+    _headline(figure, records, "Each scheme at every learning rate", note)
     return figure
+
+
+def _draw_trials(axes: "Axes", trials: xr.Dataset, horizon: float) -> None:
+    """Every trial `[lr, seed]` of a scheme as a mark at its time, a diverged one at the budget."""
+    outcomes = trials.outcome.values
+    rates = np.broadcast_to(trials.lr.values[:, None], outcomes.shape)
+    times = np.where(outcomes == Outcome.DIVERGED, horizon, trials.last_epoch.values)
+    for outcome, (marker, face) in MARKS.items():
+        chosen = outcomes == outcome
+        if not chosen.any():
+            continue
+        axes.plot(
+            rates[chosen],
+            times[chosen],
+            marker,
+            color="black",
+            mfc=face,
+            mew=0.9,
+            ms=4.5,
+            zorder=4,
+            clip_on=False,  # marks at the budget lie on the edge
+        )
 
 
 def learning_curves(records: xr.Dataset) -> "Figure":
@@ -158,26 +154,19 @@ def learning_curves(records: xr.Dataset) -> "Figure":
     A trial that has ended keeps its last value, and the curve stops when the last of them ends.
     """
     rates = table.reported(records)
-    report = records.isel(seed=np.flatnonzero(records.phase.values == "report"))
+    reporting = records.isel(seed=np.flatnonzero(records.phase.values == "report"))
     epoch = records.epoch.values
 
     def draw(axes: "Axes", scheme: str, line: dict) -> None:
-        mine = report.sel(scheme=scheme, lr=rates[scheme])
-        ends = np.rint(mine.last_epoch.values * records.attrs["evaluations_per_epoch"]).astype(int)
-        metric = mine.metric.transpose("seed", "epoch").values[ends > 0]
-        ends = ends[ends > 0]
-        last = ends.max()
-        held = np.take_along_axis(metric, np.minimum(np.arange(last), ends[:, None] - 1), axis=1)
-        axes.plot(epoch[:last], np.median(held, axis=0), **line)
+        metric = _held_metric(reporting.sel(scheme=scheme, lr=rates[scheme]))
+        end = metric.shape[1]
+        median = np.median(metric, axis=0)
+        axes.plot(epoch[:end], median, **line)
         if line is OWN:
-            axes.fill_between(epoch[:last], held.min(axis=0), held.max(axis=0), **BAND)
-            axes.plot(
-                epoch[last - 1], np.median(held[:, -1]), "o", color="black", markersize=4, zorder=4
-            )
+            axes.fill_between(epoch[:end], metric.min(axis=0), metric.max(axis=0), **BAND)
+            axes.plot(epoch[end - 1], median[-1], "o", color="black", markersize=4, zorder=4)
 
-    figure, panels = _panels(
-        records, _by_speed(records), draw, as_text(records.attrs["metric_name"]), "epochs"
-    )
+    figure, panels = _panels(records, draw, as_text(records.attrs["metric_name"]), "epochs")
     for axes in panels:
         axes.axhline(records.attrs["target"], **TARGET)
         _epoch_axis(axes, records)
@@ -185,200 +174,191 @@ def learning_curves(records: xr.Dataset) -> "Figure":
             axes.set_ylim(0, 1.03)
         else:
             axes.set_yscale("log")
-    _headline(
-        figure,
-        records,
-        "Learning curves at each scheme's best rate",
-        "median and range over seeds; a curve ends (●) when its last seed has ended",
-        has_target=True,
-    )
+    note = "median and range over seeds; a curve ends (●) when its last seed has ended"
+    _headline(figure, records, "Learning curves at each scheme's best rate", note, has_target=True)
     return figure
+
+
+def _held_metric(trials: xr.Dataset) -> np.ndarray:
+    """The metric of trials that ran, each held at its last value until the last has ended:
+    `[seed, evaluation]`."""
+    ends = np.rint(trials.last_epoch.values * trials.attrs["evaluations_per_epoch"]).astype(int)
+    ran = ends > 0
+    ends = ends[ran]
+    metric = trials.metric.transpose("seed", "epoch").values[ran]
+    evaluations = np.minimum(np.arange(ends.max()), ends[:, None] - 1)
+    return np.take_along_axis(metric, evaluations, axis=1)
 
 
 def forest(rows: Sequence[SettingRow], title: str) -> "Figure":
-    """Epochs to target of every scheme, a panel for each `cell`, with 95 % intervals and the trials
-    that arrived.
+    """Epochs to target of every scheme, a panel for each setting, with 95 % intervals and how many
+    trials converged.
 
-    Filled: all trials arrived; open: some did not, and the mean is a lower bound; beside it how
+    Filled: all trials converged; open: some did not, and the mean is a lower bound; beside it how
     many of how many.
     """
-    import matplotlib.pyplot as plt
-
-    cells = list(dict.fromkeys(row["cell"] for row in rows))
-    by_cell = {cell: [row for row in rows if row["cell"] == cell] for cell in cells}
-    columns = min(3, len(cells))
-    lines = -(-len(cells) // columns)
-    most = max(map(len, by_cell.values()))
-    figure, grid = plt.subplots(
-        lines,
-        columns,
-        figsize=(max(1.2 + 4.0 * columns, 8.5), 0.7 + lines * (0.75 + 0.2 * most)),
-        layout="constrained",
-        squeeze=False,
+    settings: dict[str, list[SettingRow]] = {}
+    for row in rows:
+        settings.setdefault(row["cell"], []).append(row)
+    most = max(map(len, settings.values()))
+    figure, panels = small_multiples(
+        len(settings), panel=(4.0, 0.75 + 0.2 * most), margin=(1.2, 0.7), least_width=8.5
     )
-    for axes, cell in zip(grid.flat, cells, strict=False):
-        for y, row in enumerate(reversed(by_cell[cell])):
-            whole = row["converged"] == row["seeds"]
-            if row["epochs_low"] is not None:
-                axes.plot(
-                    [row["epochs_low"], row["epochs_high"]],
-                    [y, y],
-                    color="0.5",
-                    linewidth=1.4,
-                    zorder=1,
-                )
-            axes.plot(
-                row["epochs"],
-                y,
-                "o",
-                color="black",
-                mfc="black" if whole else "white",
-                ms=4.5,
-                zorder=2,
-            )
-            axes.annotate(
-                f"{row['converged']}/{row['seeds']}",
-                (1.01, y),
-                xycoords=("axes fraction", "data"),
-                fontsize=6.5,
-                va="center",
-                color="0.25",
-            )
-        axes.set_yticks(
-            range(len(by_cell[cell])),
-            [as_text(row["scheme"]) for row in reversed(by_cell[cell])],
-            fontsize=7,
-        )
+    for axes, (setting, its_rows) in zip(panels, settings.items(), strict=True):
+        # The first row is the fastest, and y grows upwards.
+        upwards = its_rows[::-1]
+        for y, row in enumerate(upwards):
+            _draw_row(axes, y, row)
+        names = [as_text(row["scheme"]) for row in upwards]
+        axes.set_yticks(range(len(names)), names, fontsize=7)
         axes.set(
-            title=as_text(cell),
+            title=as_text(setting),
             xscale="log",
             xlabel="epochs to target",
-            ylim=(-0.6, len(by_cell[cell]) - 0.4),
+            ylim=(-0.6, len(names) - 0.4),
         )
-        low, high = axes.get_xlim()
-        fine = next(steps for most, steps in TICKS if high / low <= most)
-        shown = [
-            k * 10.0**power
-            for power in range(-2, 5)
-            for k in fine
-            if low <= k * 10.0**power <= high
-        ]
-        axes.set_xticks(shown, [f"{tick:g}" for tick in shown])
-        axes.minorticks_off()
+        _ticks_by_span(axes)
         axes.grid(axis="x", color="0.9", linewidth=0.7)
-    for axes in list(grid.flat)[len(cells) :]:
-        axes.set_visible(False)
-    seeds = sorted({row["seeds"] for row in rows})
-    n = " or ".join(map(str, seeds))
-    figure.suptitle(
+    counts = sorted({row["seeds"] for row in rows})
+    n = " or ".join(map(str, counts))
+    text = (
         f"{as_text(title)}\nrestricted mean up to the budget, 95 % interval, n = {n} seeds, each "
         "scheme at its own best rate; right: how many arrived\nopen: some did not arrive, so the "
-        "mean is a lower bound",
-        fontsize=8,
-        x=0.01,
-        ha="left",
+        "mean is a lower bound"
     )
+    heading(figure, text, size=8)
     return figure
+
+
+def _draw_row(axes: "Axes", y: int, row: SettingRow) -> None:
+    """A scheme's mean and interval at height y, and at the right how many trials converged."""
+    if row["epochs_low"] is not None and row["epochs_high"] is not None:
+        interval = [row["epochs_low"], row["epochs_high"]]
+        axes.plot(interval, [y, y], color="0.5", linewidth=1.4, zorder=1)
+    face = "black" if row["converged"] == row["seeds"] else "white"
+    axes.plot(row["epochs"], y, "o", color="black", mfc=face, ms=4.5, zorder=2)
+    axes.annotate(
+        f"{row['converged']}/{row['seeds']}",
+        (1.01, y),
+        xycoords=("axes fraction", "data"),
+        fontsize=6.5,
+        va="center",
+        color="0.25",
+    )
+
+
+def _ticks_by_span(axes: "Axes") -> None:
+    """Ticks of a logarithmic x axis, the finer the less it spans."""
+    low, high = axes.get_xlim()
+    for most, steps in TICKS:
+        if high / low <= most:
+            _log_ticks(axes, low, high, steps)
+            return
+
+
+def _log_ticks(axes: "Axes", low: float, high: float, steps: Sequence[float]) -> None:
+    """Ticks of a logarithmic x axis from `low` to `high`, at the given steps of every decade."""
+    ticks = []
+    for power in range(-3, 6):
+        for step in steps:
+            tick = step * 10.0**power
+            if low <= tick <= high:
+                ticks.append(tick)
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
 
 
 def _by_speed(records: xr.Dataset) -> list[str]:
     """The schemes that have something to show, the fastest first."""
-    rates, horizon = table.reported(records), records.attrs["budget"]
-    effort = {
-        s: survival.restricted_mean(table.times_of(records, s, lr, "report"), horizon)
-        for s, lr in rates.items()
-    }
-    return sorted(effort, key=lambda s: (effort[s], s)) or [
-        str(scheme) for scheme in records.scheme.values
-    ]
+    horizon = records.attrs["budget"]
+    order = []
+    for scheme, rate in table.reported(records).items():
+        times = table.times_of(records, scheme, rate, "report")
+        order.append((survival.restricted_mean(times, horizon), scheme))
+    if not order:  # rates are still being chosen
+        return [str(scheme) for scheme in records.scheme.values]
+    return [scheme for _, scheme in sorted(order)]
 
 
 def _panels(
-    records: xr.Dataset, schemes: list[str], draw: Draw, y: str, x: str
+    records: xr.Dataset, draw: Draw, ylabel: str, xlabel: str
 ) -> tuple["Figure", list["Axes"]]:
-    """One panel a scheme on shared axes; `draw(axes, scheme, line)` is called for the others, the
-    baseline, its own."""
-    import matplotlib.pyplot as plt
+    """One panel a scheme on shared axes, the fastest first.
 
-    columns = min(3, len(schemes))
-    rows = -(-len(schemes) // columns)
-    figure, grid = plt.subplots(
-        rows,
-        columns,
-        figsize=(max(2.6 * columns + 0.6, 5.6), 1.8 * rows + 1.2),
-        sharex=True,
-        sharey=True,
-        squeeze=False,
-        layout="constrained",
+    `draw(axes, scheme, line)` is called for the others, the baseline, and the panel's own scheme,
+    which lies above all.
+    """
+    schemes = _by_speed(records)
+    rates = table.reported(records)
+    baseline = records.attrs["baseline"]
+    figure, panels = small_multiples(
+        len(schemes), panel=(2.6, 1.8), margin=(0.6, 1.2), least_width=5.6, shared=True
     )
-    rates, baseline = table.reported(records), records.attrs["baseline"]
-    panels = list(grid.flat)
-    for axes, scheme in zip(panels, schemes, strict=False):
+    for axes, scheme in zip(panels, schemes, strict=True):
         for other in schemes:
             if other not in (scheme, baseline):
                 draw(axes, other, OTHERS)
         if baseline in schemes and scheme != baseline:
             draw(axes, baseline, BASELINE)
         draw(axes, scheme, OWN)
-        rate = f", rate {rates[scheme]:g}" if scheme in rates else ""
-        axes.set_title(as_text(f"{scheme}{rate}"), fontsize=9, loc="left")
-    for axes in panels[len(schemes) :]:
-        axes.set_visible(False)
-    for k, axes in enumerate(panels[: len(schemes)]):
-        if k + columns >= len(schemes):
-            axes.set_xlabel(x)
-            axes.tick_params(labelbottom=True)
-    figure.supylabel(y, fontsize=9)
-    return figure, panels[: len(schemes)]
+        title = f"{scheme}, rate {rates[scheme]:g}" if scheme in rates else scheme
+        axes.set_title(as_text(title), fontsize=9, loc="left")
+    for axes in _lowest(panels):
+        axes.set_xlabel(xlabel)
+        axes.tick_params(labelbottom=True)  # also above a panel that is hidden
+    figure.supylabel(ylabel, fontsize=9)
+    return figure, panels
+
+
+def _lowest(panels: Sequence["Axes"]) -> Sequence["Axes"]:
+    """The panels that have none below them: the last of each column."""
+    columns = min(MOST_COLUMNS, len(panels))
+    return panels[-columns:]
 
 
 def _epoch_axis(axes: "Axes", records: xr.Dataset) -> None:
     """Epochs on a log scale, from the first evaluation to the budget."""
-    first, last = 1 / records.attrs["evaluations_per_epoch"], records.attrs["budget"]
+    first = 1 / records.attrs["evaluations_per_epoch"]
+    last = records.attrs["budget"]
     axes.set(xscale="log", xlim=(first * 0.9, last * 1.05))
-    ticks = [tick * 10.0**power for power in range(-3, 6) for tick in (1, 2, 5)]
-    shown = [tick for tick in ticks if first <= tick <= last]
-    axes.set_xticks(shown, [f"{tick:g}" for tick in shown])
-    axes.minorticks_off()
+    _log_ticks(axes, first, last, COARSE)
 
 
 def _headline(
     figure: "Figure", records: xr.Dataset, title: str, note: str, has_target: bool = False
 ) -> None:
-    """What the figure shows, of which cell, and how to read it; then the layout, once for all
+    """What the figure shows, in which setting, and how to read it; then the layout, once for all
     formats."""
     from matplotlib.layout_engine import ConstrainedLayoutEngine
     from matplotlib.lines import Line2D
 
-    a, inch = records.attrs, 1 / figure.get_figheight()
-    sign = "≥" if a["higher_is_better"] else "≤"
-    cell = f"{a['model']}, {a['hidden']} units, {a['task']}, {a['optimizer']}"
-    target = f"target: {a['metric_name']} {sign} {a['target']:.4g}"
+    about = records.attrs
+    sign = "≥" if about["higher_is_better"] else "≤"
+    setting = f"{about['model']}, {about['hidden']} units, {about['task']}, {about['optimizer']}"
+    target = f"target: {about['metric_name']} {sign} {about['target']:.4g}"
+    text = as_text(f"{setting}; {target}\n{note}")
+    inch = 1 / figure.get_figheight()  # in fractions of the figure, as all below
     figure.text(0.02, 1 - 0.08 * inch, title, fontsize=11, va="top")
-    figure.text(
-        0.02,
-        1 - 0.33 * inch,
-        as_text(f"{cell}; {target}\n{note}"),
-        fontsize=8,
-        va="top",
-        color="0.25",
-    )
-    handles = [Line2D([], [], **OWN), Line2D([], [], **BASELINE), Line2D([], [], **OTHERS)]
-    labels = ["this scheme", as_text(f"baseline, {a['baseline']}"), "the other schemes"]
+    figure.text(0.02, 1 - 0.33 * inch, text, fontsize=8, va="top", color="0.25")
+    lines = {
+        "this scheme": OWN,
+        f"baseline, {about['baseline']}": BASELINE,
+        "the other schemes": OTHERS,
+    }
     if has_target:
-        handles.append(Line2D([], [], **TARGET))
-        labels.append("target")
+        lines["target"] = TARGET
     figure.legend(
-        handles,
-        labels,
+        [Line2D([], [], **line) for line in lines.values()],
+        [as_text(label) for label in lines],
         loc="lower left",
-        ncols=len(handles),
+        ncols=len(lines),
         frameon=False,
         fontsize=8,
         bbox_to_anchor=(0.01, 0),
     )
     layout = figure.get_layout_engine()
     assert isinstance(layout, ConstrainedLayoutEngine)
-    layout.set(rect=(0, 0.28 * inch, 1, 1 - (0.28 + 0.68) * inch))
+    height = 1 - (LEGEND_HEIGHT + HEADLINE_HEIGHT) * inch
+    layout.set(rect=(0, LEGEND_HEIGHT * inch, 1, height))
     layout.execute(figure)
     figure.set_layout_engine("none")

@@ -1,8 +1,19 @@
-"""Files of figures."""
+"""Panels, labels and files of figures."""
 
 from pathlib import Path
 
-from jaxinit.analysis.figure import save, style
+import pytest
+
+from jaxinit.analysis.figure import (
+    grey,
+    grid,
+    heading,
+    label_edges,
+    legend,
+    save,
+    small_multiples,
+    style,
+)
 
 
 def test_two_formats_are_written_whole_and_the_backend_is_put_back(tmp_path: Path) -> None:
@@ -16,3 +27,58 @@ def test_two_formats_are_written_whole_and_the_backend_is_put_back(tmp_path: Pat
     assert matplotlib.get_backend() == before
     assert path == tmp_path / "figures" / "one.png"
     assert sorted(file.name for file in path.parent.iterdir()) == ["one.png", "one.svg"]
+
+
+def test_a_grid_grows_with_its_panels_and_is_labelled_at_its_edges() -> None:
+    import matplotlib.pyplot as plt
+
+    with style():
+        figure, panels = grid(2, 3, panel=(2.0, 1.5), margin=(1.0, 0.5))
+        label_edges(panels, ["a", "$b$", "c"], ["upper", "lower"], "x")
+        heading(figure, "above")
+    assert panels.shape == (2, 3)
+    assert tuple(figure.get_size_inches()) == (7.0, 3.5)
+    assert [axes.get_title() for axes in panels[0]] == ["a", r"\$b\$", "c"]
+    assert [axes.get_ylabel() for axes in panels[:, 0]] == ["upper", "lower"]
+    assert [axes.get_xlabel() for axes in panels[1]] == ["x"] * 3
+    assert not panels[0, 0].get_xlabel()
+    assert figure.get_suptitle() == "above"
+    plt.close(figure)
+
+
+@pytest.mark.parametrize(
+    ("count", "shape", "hidden"), [(1, (1, 1), 0), (2, (1, 2), 0), (4, (2, 3), 2)]
+)
+def test_small_multiples_fill_rows_of_three(
+    count: int, shape: tuple[int, int], hidden: int
+) -> None:
+    import matplotlib.pyplot as plt
+
+    with style():
+        figure, panels = small_multiples(
+            count, panel=(2.0, 1.0), margin=(0.5, 0.0), least_width=5.0
+        )
+    assert len(panels) == count
+    assert len(figure.axes) == shape[0] * shape[1]
+    assert sum(not axes.get_visible() for axes in figure.axes) == hidden
+    width = max(0.5 + 2.0 * shape[1], 5.0)
+    assert tuple(figure.get_size_inches()) == (width, shape[0])
+    plt.close(figure)
+
+
+def test_a_legend_has_every_name_as_it_is() -> None:
+    import matplotlib.pyplot as plt
+
+    with style():
+        figure, panels = grid(1, 1, panel=(3.0, 2.0))
+        lines = {name: panels[0, 0].plot([0, 1])[0] for name in ("_hidden", "$x$")}
+        legend(panels[0, 0], lines)
+        shown = panels[0, 0].get_legend().get_texts()
+    assert [text.get_text() for text in shown] == ["_hidden", r"\$x\$"]
+    plt.close(figure)
+
+
+def test_lines_go_from_black_to_light_grey() -> None:
+    assert [grey(k, 3) for k in range(3)] == ["0.0", "0.375", "0.75"]
+    assert grey(0, 1) == "0.0"
+    assert grey(1, 2, lightest=0.6) == "0.6"
