@@ -284,7 +284,7 @@ def _draw_against_size(axes: "Axes", signal: xr.DataArray, sizes: NDArray) -> di
         )
     axes.set(xscale="log", yscale="log")
     axes.set_xticks(sizes, [str(size) for size in sizes])
-    axes.tick_params(axis="x", which="minor", bottom=False)
+    axes.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
     return lines
 
 

@@ -223,8 +223,8 @@ def forest(rows: Sequence[SettingRow], title: str) -> "Figure":
     n = " or ".join(map(str, counts))
     text = (
         f"{as_text(title)}\nrestricted mean up to the budget, 95 % interval, n = {n} seeds, each "
-        "scheme at its own best rate; right: how many arrived\nopen: some did not arrive, so the "
-        "mean is a lower bound"
+        "scheme at its own best rate; right: how many converged\nopen: some did not converge, so "
+        "the mean is a lower bound"
     )
     heading(figure, text, size=8)
     return figure
