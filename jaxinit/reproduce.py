@@ -108,9 +108,11 @@ def write_summary(out: Path, content: Mapping[str, Any]) -> None:
 
 def rows_of(results: Results) -> list[SettingRow]:
     """The tables of all studies, one below the other, each row with the name of its `cell`."""
-    return [
-        {"cell": name} | row for name, result in results.items() for row in result.summary["table"]
-    ]
+    rows = []
+    for name, result in results.items():
+        for row in result.summary["table"]:
+            rows.append(SettingRow(cell=name, **row))
+    return rows
 
 
 def as_one(results: Results, cell: str, baseline: str) -> list[SettingRow]:

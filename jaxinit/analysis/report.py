@@ -14,7 +14,14 @@ from jaxinit.analysis.store import Result
 from jaxinit.analysis.table import Row, SettingRow
 
 NOT_JUDGED = "not judged at smoke size"
+NO_SOURCE = "no source found"
+# Headers of the tables; two lines each keep a table within 80 columns.
+RATE = "rate"
+EPOCHS = "epochs\n(95 %)"
+TIMES_FEWER = "times fewer\n(95 %)"
+COUNTS = "conv/\ncens/div"
 RATIO_SIGNS = {"=": "", ">=": "≥", "<=": "≤", "?": "?"}
+BOUNDS_IN_WORDS = {"=": "", ">=": "at least ", "<=": "at most ", "?": "no estimate: "}
 ROW_WIDTH = 120  # what the rows of several studies need, whatever the terminal says
 
 
@@ -35,13 +42,31 @@ def print_answer(result: Result, console: Console | None = None) -> None:
             console, "No scheme has been reported yet: the run ended while rates were being chosen."
         )
         return
+    console.print(_table_of_study(result, console))
+    baseline = summary["baseline"]
+    _print(
+        console,
+        f"times fewer: epochs of {baseline} / epochs of the scheme, paired by seed. p: log-rank "
+        f"against {baseline}, Holm-corrected. conv/cens/div: trials converged, censored at "
+        f"{summary['budget']:g} epochs, diverged.",
+    )
+    for claim in summary["claims"]:
+        _print_claim(claim, console)
+    for note in summary["notes"]:
+        _print(console, f"- {note}")
+
+
+def _table_of_study(result: Result, console: Console) -> Table:
+    """The rows of a study, in 80 columns, under what was asked."""
     study = result.study
+    summary = result.summary
+    sign = "≥" if result.records.attrs["higher_is_better"] else "≤"
+    title = (
+        f"Epochs until {summary['metric']} {sign} {summary['target']:.4g}: {study.model}, "
+        f"{study.hidden} units, {study.task}, {study.optimizer}"
+    )
     table = Table(
-        title=_text(
-            console,
-            f"Epochs until {summary['metric']} {_sign(result)} {summary['target']:.4g}: "
-            f"{study.model}, {study.hidden} units, {study.task}, {study.optimizer}",
-        ),
+        title=_text(console, title),
         title_justify="left",
         title_style="bold",
         box=box.SIMPLE_HEAD,
@@ -49,64 +74,64 @@ def print_answer(result: Result, console: Console | None = None) -> None:
         padding=0,
     )
     table.add_column("scheme", no_wrap=True)
-    for header in ("rate", "epochs\n(95 %)", "times fewer\n(95 %)", "p", "conv/\ncens/div"):
+    for header in (RATE, EPOCHS, TIMES_FEWER, "p", COUNTS):
         table.add_column(header, justify="right", no_wrap=True)
     for row in summary["table"]:
-        table.add_row(*[_text(console, cell) for cell in cells(row)])
-    console.print(table)
+        table.add_row(*[_text(console, entry) for entry in entries(row)])
+    return table
+
+
+def _print_claim(claim: Claim, console: Console) -> None:
+    """Print a claim about epochs, as a summary of a study holds it, with its note."""
+    bound = claim.get("measured_is", "=")
+    sign = "" if bound == "=" else f"{bound} "
+    measured = f"{sign}{claim['measured']:.2g} ({claim['low']:.2g} to {claim['high']:.2g})"
     _print(
         console,
-        f"times fewer: epochs of {summary['baseline']} / epochs of the scheme, paired by seed. p: "
-        f"log-rank against {summary['baseline']}, Holm-corrected. conv/cens/div: trials converged, "
-        f"censored at {summary['budget']:g} epochs, diverged.",
+        (claim["id"], "bold"),
+        f" {claim['statement']}\n   measured {measured}; published: "
+        f"{claim['published'] or NO_SOURCE}; ",
+        (claim["verdict"] or NOT_JUDGED, "bold"),
+        f"\n   {claim['note']}",
     )
-    for claim in summary["claims"]:
-        sign = "" if claim["measured_is"] == "=" else f"{claim['measured_is']} "
-        _print(
-            console,
-            (claim["id"], "bold"),
-            f" {claim['statement']}\n   measured {sign}{claim['measured']:.2g} ({claim['low']:.2g} "
-            f"to {claim['high']:.2g}); published: {claim['published'] or 'no source found'}; ",
-            (claim["verdict"] or NOT_JUDGED, "bold"),
-            f"\n   {claim['note']}",
-        )
-    for note in summary["notes"]:
-        _print(console, f"- {note}")
 
 
 def print_rows(rows: Sequence[SettingRow], console: Console | None = None) -> None:
-    """Print the rows of several studies (`make_table`), each with its `cell`, as one table."""
+    """Print the rows of several studies as one table, each with its setting."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("cell", no_wrap=True)
+    table.add_column("setting", no_wrap=True)
     table.add_column("scheme", no_wrap=True)
-    for header in ("rate", "epochs\n(95 %)", "times fewer\n(95 %)", "conv/\ncens/div"):
+    for header in (RATE, EPOCHS, TIMES_FEWER, COUNTS):
         table.add_column(header, justify="right", no_wrap=True)
-    before = None
     console = console or Terminal(width=max(ROW_WIDTH, Terminal().width))
+    before = None
     for row in rows:
-        name, rate, epochs, ratio, _, counts = cells(row)
-        cell = row["cell"] if row["cell"] != before else ""
-        table.add_row(*[_text(console, part) for part in (cell, name, rate, epochs, ratio, counts)])
+        name, rate, epochs, ratio, _, counts = entries(row)
+        setting = "" if row["cell"] == before else row["cell"]  # named once, at its first row
+        shown = (setting, name, rate, epochs, ratio, counts)
+        table.add_row(*[_text(console, entry) for entry in shown])
         before = row["cell"]
     console.print(table)
 
 
 def print_claims(claims: Iterable[Claim]) -> None:
-    """Print the claims of an experiment (`make_claim`), a line each."""
+    """Print the claims of an experiment, a line each."""
     for claim in claims:
-        spread = "" if claim["low"] is None else f" ({claim['low']:.4g} to {claim['high']:.4g})"
-        sign = {">=": "at least ", "<=": "at most ", "?": "no estimate: "}.get(
-            claim.get("measured_is", "="), ""
-        )
+        bound = BOUNDS_IN_WORDS[claim.get("measured_is", "=")]
+        measured = f"{bound}{claim['measured']:.4g}"
+        if claim["low"] is not None:
+            measured += f" ({claim['low']:.4g} to {claim['high']:.4g})"
         print(
-            f"{claim['id']}: {claim['statement']}: {sign}{claim['measured']:.4g}{spread}; "
-            f"published: {claim['published'] or 'no source found'}; "
-            f"{claim['verdict'] or NOT_JUDGED}"
+            f"{claim['id']}: {claim['statement']}: {measured}; published: "
+            f"{claim['published'] or NO_SOURCE}; {claim['verdict'] or NOT_JUDGED}"
         )
 
 
-def cells(row: Row) -> list[str]:
-    """One row of the table as text; a bound is marked as one."""
+def entries(row: Row) -> list[str]:
+    """One row of the table as text: scheme, rate, epochs, ratio, p and counts.
+
+    What is only a bound is marked as one, and so is a best rate at the edge of the grid.
+    """
     epochs = f"{row['epochs']:.2f}"
     if row["converged"] < row["seeds"]:
         epochs = f">{epochs}"
@@ -132,10 +157,6 @@ def _p_value(row: Row) -> str:
     if p is None:
         return ""
     return f"{p:.2g}" if p >= 1e-4 else "<1e-4"
-
-
-def _sign(result: Result) -> str:
-    return "≥" if result.records.attrs["higher_is_better"] else "≤"
 
 
 def _text(console: Console, *parts: str | tuple[str, str]) -> Text:

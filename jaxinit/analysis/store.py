@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import xarray as xr
@@ -61,7 +61,7 @@ class Result(NamedTuple):
 
     study: Study
     records: xr.Dataset
-    summary: dict[str, Any]
+    summary: summaries.Summary
     folder: Path
     complete: bool
     about: Mapping[str, Any] = MappingProxyType({})
@@ -99,11 +99,10 @@ def load(path: str | Path) -> Result:
 
 def _load(folder: Folder, about: dict[str, Any]) -> Result:
     study = Study.from_plain(about["study"])
-    complete = about["status"] == "complete"
-    if complete:
-        return Result(
-            study, read_records(folder), _read_json(folder, SUMMARY), folder.path, True, about
-        )
+    if about["status"] == "complete":
+        records = read_records(folder)
+        summary = cast(summaries.Summary, _read_json(folder, SUMMARY))
+        return Result(study, records, summary, folder.path, True, about)
     records, remark = unfinished_records(folder, study, about)
     summary = summaries.summarize(records, study, about)
     return Result(study, records, summary, folder.path, False, about, remark=remark)

@@ -77,7 +77,7 @@ def printed(summary: dict, out: io.TextIOBase | None = None) -> str:
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_names_are_printed_as_they_are(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    row = ROW | {"scheme": name, "cell": f"cell {name}"}
+    row = ROW | {"scheme": name, "cell": f"setting {name}"}
     text = printed(
         SUMMARY | {"table": [row], "metric": name, "notes": [f"note on {name}"], "baseline": name}
     )
@@ -85,7 +85,7 @@ def test_names_are_printed_as_they_are(name: str, capsys: pytest.CaptureFixture[
     printed(SUMMARY | {"claims": [CLAIM | {"statement": name}]})
     report.print_rows([row])
     lines = capsys.readouterr().out
-    assert f"cell {name}" in lines
+    assert f"setting {name}" in lines
     assert lines.count(name) == 2
 
 
@@ -116,9 +116,9 @@ def test_what_is_only_a_bound_is_marked() -> None:
 
 
 def test_a_best_rate_at_the_edge_is_marked() -> None:
-    assert report.cells(ROW | {"lr_at_edge": True})[1] == "0.003*"
-    assert report.cells(ROW | {"p_holm": 1e-6})[4] == "<1e-4"
-    assert report.cells(ROW | {"ratio": None})[3] == "-"
+    assert report.entries(ROW | {"lr_at_edge": True})[1] == "0.003*"
+    assert report.entries(ROW | {"p_holm": 1e-6})[4] == "<1e-4"
+    assert report.entries(ROW | {"ratio": None})[3] == "-"
 
 
 def test_nothing_reported_yet_is_said() -> None:
@@ -146,13 +146,13 @@ def test_a_claim_without_a_verdict_says_so(capsys: pytest.CaptureFixture[str]) -
 def test_the_rows_of_several_studies_are_one_table() -> None:
     out = io.StringIO()
     rows = [
-        row | {"cell": cell}
-        for cell in ("rnn, T=8", "lstm, T=64")
+        row | {"cell": setting}
+        for setting in ("rnn, T=8", "lstm, T=64")
         for row in (ROW, BASELINE, NEVER)
     ]
     report.print_rows(rows, Console(width=120, file=out))
     lines = out.getvalue().splitlines()
-    assert sum("rnn, T=8" in line for line in lines) == 1, "a cell is named once"
+    assert sum("rnn, T=8" in line for line in lines) == 1, "a setting is named once"
     assert sum("≤4.36 (3.84-5.05)" in line for line in lines) == 2
     assert sum("0/5/3" in line for line in lines) == 2
 
