@@ -29,10 +29,8 @@ ADVICE = dict.fromkeys(
 ADVICE |= dict.fromkeys(
     (errno.EROFS, errno.EACCES), "let it be read and written, or give another folder"
 )
-UNFIT = (
-    "JAX_DISABLE_JIT",
-    "JAX_TRANSFER_GUARD",
-)  # settings of JAX under which no training program can run
+# settings of JAX under which no training program can run
+UNFIT = ("JAX_DISABLE_JIT", "JAX_TRANSFER_GUARD")
 DEBUG = "JAXINIT_DEBUG"  # in the environment, set to anything: tracebacks too
 
 # What a terminal that knows ASCII alone is shown.
@@ -71,9 +69,8 @@ def exit_code(command: Callable[[], "Result | int"]) -> int:
         )
     except OSError as error:
         _drop_output()  # if that is what cannot be written
-        advice = (
-            ADVICE.get(error.errno or 0) if error.filename else None
-        )  # the output is the caller's own
+        # the output is the caller's own
+        advice = ADVICE.get(error.errno or 0) if error.filename else None
         refused = f"{error.filename or 'the output'}: {error.strerror or error}"
         return _fail(FAILED, f"{refused}; {advice}" if advice else refused)
     except Exception as error:
@@ -102,9 +99,8 @@ def _explained(error: Exception) -> str:
             "or give fewer seeds"
         )
     platforms = os.environ.get("JAX_PLATFORMS")
-    without_plugin = (
-        isinstance(error, AssertionError) and not said
-    )  # all that JAX says of a platform that it knows
+    # all that JAX says of a platform that it knows
+    without_plugin = isinstance(error, AssertionError) and not said
     if platforms and ("Unable to initialize backend" in said or without_plugin):
         said = said or "JAX finds no device"
         return f"{said}; unset JAX_PLATFORMS, which is {platforms!r}"

@@ -84,9 +84,8 @@ def torch_trial(
         optimizer.zero_grad()
         loss = loss_of(out(net(tensors["train_x"][picked])[0][:, -1]), tensors["train_y"][picked])
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(
-            [*net.parameters(), *out.parameters()], math.inf
-        )  # the recorded norm
+        # the recorded norm
+        torch.nn.utils.clip_grad_norm_([*net.parameters(), *out.parameters()], math.inf)
         optimizer.step()
         return loss.item()
 

@@ -178,9 +178,8 @@ def damaged_folders(settings: Settings, there: Path) -> bool:
     """Folders of a finished and of an unfinished study, one file of each damaged."""
     from jaxinit.analysis import study_figures
 
-    study_figures.draw_all = (
-        lambda *_: []
-    )  # figures are drawn from the records: not what is tried here
+    # figures are drawn from the records: not what is tried here
+    study_figures.draw_all = lambda *_: []
     finished = campaign.run(STUDY, out=there / "finished", progress=False)
     unfinished = interrupted(there / "unfinished")
     foreign = campaign.run(

@@ -283,9 +283,8 @@ def peak(model: str, hidden: int, inputs: int, batch: int, length: int) -> Step:
         products = max(2, round(steps * share))
         for _ in range(products):
             jax.block_until_ready(dot(one, one))
-        return (
-            1 if products > 2 else max(1, round(2 / (steps * share)))
-        )  # how many trials that is worth
+        # how many trials that is worth
+        return 1 if products > 2 else max(1, round(2 / (steps * share)))
 
     return run
 

@@ -43,9 +43,8 @@ hook.__enter__()
 def as_users_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without run-time types, for tests of whole commands, of whose time they were a quarter."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
-    monkeypatch.setattr(
-        "jaxinit.engine.sweep.one_device_per_core", lambda: None
-    )  # the suite has set its devices up
+    # the suite has set its devices up
+    monkeypatch.setattr("jaxinit.engine.sweep.one_device_per_core", lambda: None)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

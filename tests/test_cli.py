@@ -182,9 +182,8 @@ def test_bad_input_is_one_line_and_exit_code_2(
 ) -> None:
     extra = ["--out", str(tmp_path / "s")] if words.startswith("run") else []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            "jaxinit.engine.sweep.one_device_per_core", lambda: None
-        )  # the suite has set its devices up
+        # the suite has set its devices up
+        patch.setattr("jaxinit.engine.sweep.one_device_per_core", lambda: None)
         assert cli.main([*words.split(), *extra]) == 2
     error = capsys.readouterr().err
     assert error.startswith("jaxinit: ")

@@ -198,12 +198,10 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "cli.runpy.run_path",
     ):
         monkeypatch.setattr(f"jaxinit.{where}", begins)
-    monkeypatch.setattr(
-        "jaxinit.engine.campaign.identify", lambda cell: {}
-    )  # which traces the model
-    monkeypatch.setattr(
-        "jaxinit.engine.sweep.one_device_per_core", lambda: None
-    )  # the suite has set its devices up
+    # which traces the model
+    monkeypatch.setattr("jaxinit.engine.campaign.identify", lambda cell: {})
+    # the suite has set its devices up
+    monkeypatch.setattr("jaxinit.engine.sweep.one_device_per_core", lambda: None)
     monkeypatch.setattr("jaxinit.engine.sweep.keep_compilations", lambda: None)
     monkeypatch.setattr("jaxinit.engine.memory.free_on_host", lambda: 2**30)
     monkeypatch.chdir(tmp_path)

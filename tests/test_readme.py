@@ -116,9 +116,8 @@ def test_the_python_runs_as_it_stands(tmp_path: Path) -> None:
     assert len(blocks) >= 2
     program = tmp_path / "readme.py"
     program.write_text("\n".join(blocks))
-    environment = os.environ | {
-        "XLA_FLAGS": ""
-    }  # optimized as for its reader: it trains for half a minute
+    # optimized as for its reader: it trains for half a minute
+    environment = os.environ | {"XLA_FLAGS": ""}
     done = subprocess.run(
         [sys.executable, program.name],
         cwd=tmp_path,

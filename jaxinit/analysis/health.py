@@ -120,10 +120,8 @@ def judge(probes: xr.Dataset) -> list[Verdict]:
                     "activation", "layer", kind, np.nan, np.nan, np.nan, name, float(share[worst])
                 )
             )
-    for signal in (
-        "product",
-        "gradient",
-    ):  # where they first are, in the order in which the signal travels
+    # where they first are, in the order in which the signal travels
+    for signal in ("product", "gradient"):
         count = seeds[f"{signal}_not_finite"].sum(("seed", "copy", "step"), skipna=True).values
         places = np.flatnonzero(count)
         if len(places):

@@ -371,9 +371,8 @@ def read_state(
                 b""  # a folder or a loop of links in its place is set aside as a torn one is
             )
     remarks = ""
-    if (
-        len(contents) == 2 and contents[STATE] == contents[SPARE] != b""
-    ):  # no two states are alike: each knows its time
+    # no two states are alike: each knows its time
+    if len(contents) == 2 and contents[STATE] == contents[SPARE] != b"":
         remarks = f"{path / STATE} is a copy of {SPARE}; "
     elif list(contents) == [SPARE]:
         remarks = f"{path / STATE} is missing; "

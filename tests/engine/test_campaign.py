@@ -392,9 +392,8 @@ def test_twenty_kills_at_random_moments_lose_nothing(tmp_path: Path) -> None:
     )
     budget = "--epochs 900 --target 1.0 --out"
     command = [sys.executable, "-m", "jaxinit.cli", *grid.split(), *budget.split()]
-    optimized = os.environ | {
-        "XLA_FLAGS": ""
-    }  # the suite's quick compilations would train for half an hour
+    # the suite's quick compilations would train for half an hour
+    optimized = os.environ | {"XLA_FLAGS": ""}
     whole = subprocess.run(
         [*command, str(tmp_path / "whole")], env=optimized, capture_output=True, text=True
     )
@@ -405,9 +404,8 @@ def test_twenty_kills_at_random_moments_lose_nothing(tmp_path: Path) -> None:
         process = subprocess.Popen(
             [*command, str(tmp_path / "killed")], env=optimized, stderr=subprocess.PIPE, text=True
         )
-        with pytest.raises(
-            subprocess.TimeoutExpired
-        ):  # if it ends, the study is too short to be killed twenty times
+        # if it ends, the study is too short to be killed twenty times
+        with pytest.raises(subprocess.TimeoutExpired):
             process.communicate(timeout=draws.uniform(4, 18))
         process.kill()
         _, said = process.communicate()

@@ -110,9 +110,8 @@ def test_the_command_says_pass_or_fail(
     assert "not flat" in printed
     assert (tmp_path / "c" / "figures" / "coordinates.png").exists()
     stored = json.loads((tmp_path / "c" / "slopes.json").read_text())
-    assert (
-        len(stored["slopes"]) == 3 * 3 + 2
-    )  # three kernels, and the network's output, which has no gradient
+    # three kernels, and the network's output, which has no gradient
+    assert len(stored["slopes"]) == 3 * 3 + 2
 
 
 def test_bad_requests_are_one_line() -> None:

@@ -52,9 +52,8 @@ def test_signals_are_recorded_between_chunks_and_own_tasks_run(tmp_path: Path) -
     np.testing.assert_allclose(weights.sel(scheme="small_normal", epoch=0.0), 0.01**2, rtol=0.4)
     assert (weights.diff("epoch") != 0).all()
     moved = courses.update_mean_square / courses.weight_gradient_mean_square
-    np.testing.assert_allclose(
-        moved.isel(step=0, copy=0), 0.1**2, rtol=1e-3
-    )  # plain SGD at its rate
+    # plain SGD at its rate
+    np.testing.assert_allclose(moved.isel(step=0, copy=0), 0.1**2, rtol=1e-3)
     assert (
         campaign.run(study, out=got.folder, tasks=shorter, progress=False, signals=50).remark == ""
     )

@@ -52,11 +52,8 @@ def program(
 
 def test_validating_in_blocks_gives_what_validating_at_once_gives() -> None:
     whole = advance(program(evaluations=2, epochs=1), trial())[1]
-    for at_once in (
-        64,
-        517,
-        500,
-    ):  # a block that is filled up, one that holds all, one that nearly does
+    # a block that is filled up, one that holds all, one that nearly does
+    for at_once in (64, 517, 500):
         made = Program(MODEL, TASK, "sgd", batch=64, evaluations=2, epochs=1, at_once=at_once)
         blocks = advance(made, trial())[1]
         np.testing.assert_allclose(blocks.valid_loss, whole.valid_loss, rtol=1e-4)
@@ -91,9 +88,8 @@ def test_optimizers_are_optax_written_with_a_traced_rate(
             params = optax.apply_updates(params, updates)
             losses.append(float(loss))
     expected = np.asarray(losses).reshape(10, 4).mean(1)
-    tolerance = (
-        1e-4 if name == "sgd" else 2e-2
-    )  # rounding grows over 40 steps, and Adam divides by small numbers
+    # rounding grows over 40 steps, and Adam divides by small numbers
+    tolerance = 1e-4 if name == "sgd" else 2e-2
     np.testing.assert_allclose(records.train_loss[:5], expected[:5], rtol=tolerance)
     if name == "sgd":
         for leaf, value in params.items():
@@ -167,9 +163,8 @@ def test_clipping_bounds_the_step_and_decay_shrinks_the_weights() -> None:
     step = lambda state: {n: state.params[n] - PARAMS[n] for n in PARAMS}
     norm = float(optax.tree.norm(step(free)))
     clipped, records = advance(made, trial(clip=1e-3))
-    assert float(records.grad_norm[0]) == pytest.approx(
-        norm / 0.1, rel=1e-3
-    )  # recorded before clipping
+    # recorded before clipping
+    assert float(records.grad_norm[0]) == pytest.approx(norm / 0.1, rel=1e-3)
     assert float(optax.tree.norm(step(clipped))) == pytest.approx(1e-4, rel=2e-3)
     decayed, _ = advance(made, trial(weight_decay=0.5))
     for name, value in PARAMS.items():
@@ -289,9 +284,7 @@ def test_batch_normalization_keeps_running_statistics_and_evaluates_with_them() 
     np.testing.assert_allclose(state.running["norms.0.var"], 0.9 + 0.1 * z.var(0), rtol=1e-3)
     one = {**state.params, **state.running}
     alone = model.apply(one, x[:1])
-    np.testing.assert_allclose(
-        model.apply(one, x[:7])[:1], alone, rtol=1e-4, atol=1e-5
-    )  # the batch does not matter
-    assert (
-        float(jnp.abs(model.as_trained(state.params, x[:7])[:1] - alone).max()) > 1e-2
-    )  # in training it does
+    # the batch does not matter
+    np.testing.assert_allclose(model.apply(one, x[:7])[:1], alone, rtol=1e-4, atol=1e-5)
+    # in training it does
+    assert float(jnp.abs(model.as_trained(state.params, x[:7])[:1] - alone).max()) > 1e-2

@@ -101,9 +101,8 @@ def test_sizes_of_states_follow_mean_field_theory() -> None:
         host = jax.tree.map(np.asarray, params)
         expected = through_time.expected_mean_square(model.leaves, host, np.asarray(x), "tanh")
         assert expected is not None
-        np.testing.assert_allclose(
-            course.mean_square[0, 0], expected, rtol=0.12
-        )  # 4 / sqrt(8 examples x 600 / few)
+        # 4 / sqrt(8 examples x 600 / few)
+        np.testing.assert_allclose(course.mean_square[0, 0], expected, rtol=0.12)
     gated = functional(lambda: LSTM(D, H, K, rngs=nnx.Rngs(0)))
     assert through_time.expected_mean_square(gated.leaves, {}, np.asarray(x), "tanh") is None
 

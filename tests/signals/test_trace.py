@@ -34,9 +34,8 @@ def test_a_net_in_the_order_of_its_data() -> None:
     leaves, apply, *_ = functional(lambda: MODELS["mlp"](15, 8, 4, layers=3, rngs=nnx.Rngs(0)))
     params = drawn(leaves)
     y, found = jax.jit(lambda p: trace.products(apply, leaves, p, X))(params)
-    np.testing.assert_allclose(
-        y, apply(params, X), rtol=1e-6, atol=1e-6
-    )  # compiled and eager round apart
+    # compiled and eager round apart
+    np.testing.assert_allclose(y, apply(params, X), rtol=1e-6, atol=1e-6)
     assert list(trace.products(apply, leaves, params, X)[1]) == [
         "layers.0.kernel",
         "layers.1.kernel",
@@ -224,9 +223,8 @@ def test_named_values_are_found_inside_what_only_calls() -> None:
 
     def function(x: Array) -> Array:
         first = checkpoint_name(2 * x, "first")
-        return (
-            checkpoint_name(jax.jit(jax.checkpoint(inner))(first), "first") * 3
-        )  # a name again: the first stays
+        # a name again: the first stays
+        return checkpoint_name(jax.jit(jax.checkpoint(inner))(first), "first") * 3
 
     y, found = jax.jit(lambda x: trace.named(function, x))(X)
     np.testing.assert_allclose(y, function(X), rtol=1e-6)
@@ -278,9 +276,8 @@ def test_a_product_is_found_in_what_is_inside_of_what(outer: str | None, inner: 
     )
     np.testing.assert_allclose(y, X @ params["w"], rtol=1e-5)
     total = found["w"]
-    assert (
-        int(total.entries[0]) % (7 * 5 * 4) == 0
-    )  # scans make products of 0 beside the one that counts
+    # scans make products of 0 beside the one that counts
+    assert int(total.entries[0]) % (7 * 5 * 4) == 0
     np.testing.assert_allclose(total.squares, [jnp.sum((X @ params["w"]) ** 2)], rtol=1e-4)
 
 

@@ -130,9 +130,8 @@ def test_copy_chance_is_the_memoryless_cost(length: int, published: float) -> No
     logits[:, : length + 10, 8] = 0
     logits[:, length + 10 :, :8] = 0
     y = task.data["valid_y"][:BATCH]
-    assert float(cross_entropy(jnp.asarray(logits), y)) == pytest.approx(
-        task.chance, rel=1e-5
-    )  # a float32 mean
+    # a float32 mean
+    assert float(cross_entropy(jnp.asarray(logits), y)) == pytest.approx(task.chance, rel=1e-5)
 
 
 def test_copy_repeats_ten_symbols_after_the_delimiter() -> None:
@@ -228,9 +227,8 @@ def test_permuted_digits_are_the_same_digits_in_an_order_of_their_own() -> None:
     a, b = (np.asarray(task.data["valid_x"])[:, :, 0] for task in (plain, permuted))
     assert (a != b).any()
     np.testing.assert_array_equal(np.sort(a, 1), np.sort(b, 1))
-    order = np.argsort(np.abs(a[:, :, None] - b[:, None, :]).sum(0), 0)[
-        0
-    ]  # which pixel of a each one of b is
+    # which pixel of a each one of b is
+    order = np.argsort(np.abs(a[:, :, None] - b[:, None, :]).sum(0), 0)[0]
     np.testing.assert_array_equal(a[:, order], b)
 
 
