@@ -6,7 +6,7 @@ checked.
 
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
@@ -247,37 +247,58 @@ def check_memory(
     of records. What else the compiled program needs is known only to its compiler.
     Raises: BadStudy that says what is needed, what is free, and which settings make most of it.
     """
-    study, leaves = resolved.study, resolved.model.leaves
-    sizes = {leaf: math.prod(leaf.shape) for leaf in leaves}
-    largest = _largest(leaves)
-    whole = 4 * sum(sizes.values())  # float32
-    drawing = 8 * sizes[largest]  # random bits, and what is made of them
-    seeds = len(study.tuning) + study.seeds
-    params = {leaf.name: jax.ShapeDtypeStruct(leaf.shape, jnp.float32) for leaf in leaves}
-    state = jax.eval_shape(training.OPTIMIZERS[study.optimizer]().init, params)
+    batch = batch or resolved.study.batch
     model = model or resolved.model
-    kept = _kept_for_backward(resolved.task, model, params, batch or study.batch)
-    width = _size_of(largest, study)
-    length = "length" if study.length else "layers"
-    parts = {
-        f"the starts of {len(resolved.schemes)} schemes x {seeds} seeds; make {width}, seeds or "
-        "schemes fewer": (seeds * (len(resolved.schemes) * whole + drawing)),
-        f"the parameters and the optimizer of {trials_at_once} trials at once; "
-        f"make {width} smaller": (trials_at_once * (2 * whole + _bytes(state))),
-        f"what the backward pass keeps of a batch of {batch or study.batch}, {trials_at_once} "
-        f"times; make batch, {length} or hidden smaller": trials_at_once * kept,
-        "the records; make epochs, evaluations, seeds or lrs fewer": recorded,
-    }
-    needed, free = sum(parts.values()), memory.free_on_host()
+    needs = [*_needs(resolved, trials_at_once, batch, model)]
+    needs.append(Need("the records", recorded, "make epochs, evaluations, seeds or lrs fewer"))
+    needed, free = sum(need.bytes for need in needs), memory.free_on_host()
     if jax.default_backend() != "cpu":
         free = min(free, memory.free_memory(jax.local_devices()))
     if needed > free:
-        most = max(parts, key=lambda part: parts[part])
-        what, advice = most.split("; ")
+        most = max(needs, key=lambda need: need.bytes)
         raise BadStudy(
             f"the study needs {_mebibytes(needed)} of memory and {_mebibytes(free)} are free; "
-            f"{_mebibytes(parts[most])} of it are {what}: {advice}"
+            f"{_mebibytes(most.bytes)} of it are {most.what}: {most.advice}"
         )
+
+
+class Need(NamedTuple):
+    """A part of the memory that a study needs, and what makes it smaller."""
+
+    what: str
+    bytes: int
+    advice: str
+
+
+def _needs(
+    resolved: Resolved, trials_at_once: int, batch: int, model: Functional
+) -> Iterator[Need]:
+    """What training needs memory for, by its size in float32."""
+    study, leaves = resolved.study, resolved.model.leaves
+    largest = _largest(leaves)
+    width = _size_of(largest, study)
+    length = "length" if study.length else "layers"
+    schemes, seeds = len(resolved.schemes), len(study.tuning) + study.seeds
+    params = {leaf.name: jax.ShapeDtypeStruct(leaf.shape, jnp.float32) for leaf in leaves}
+    whole = _bytes(params)
+    drawing = 8 * math.prod(largest.shape)  # random bits, and what is made of them
+    yield Need(
+        f"the initial parameters of {schemes} schemes x {seeds} seeds",
+        seeds * (schemes * whole + drawing),
+        f"make {width}, seeds or schemes fewer",
+    )
+    optimizer = jax.eval_shape(training.OPTIMIZERS[study.optimizer]().init, params)
+    yield Need(
+        f"the parameters and the optimizer of {trials_at_once} trials at once",
+        trials_at_once * (2 * whole + _bytes(optimizer)),  # the gradient is as large as they are
+        f"make {width} smaller",
+    )
+    kept = _kept_for_backward(resolved.task, model, params, batch)
+    yield Need(
+        f"what the backward pass keeps of a batch of {batch}, {trials_at_once} times",
+        trials_at_once * kept,
+        f"make batch, {length} or hidden smaller",
+    )
 
 
 def _kept_for_backward(
