@@ -249,7 +249,7 @@ def test_a_model_of_the_callers_own_takes_what_its_function_names() -> None:
         (
             {"hidden": 20_000},
             4,
-            "starts of 2 schemes x 8 seeds: make hidden, seeds or schemes fewer",
+            "parameters of 2 schemes x 8 seeds: make hidden, seeds or schemes fewer",
         ),
         ({"layers": 40, "hidden": 39, "seeds": 10_000}, 2, "make layers, seeds or schemes fewer"),
         (
