@@ -2,7 +2,8 @@
 where and by how much.
 
 Dataset of probes, one or more seeds -> slopes with their intervals -> verdicts, each with its
-remedies"""
+remedies
+"""
 
 from typing import Literal, NamedTuple
 
@@ -18,9 +19,18 @@ DECADES = 1.0  # what a signal may grow or shrink over the whole depth or length
 MOSTLY = 0.5  # the share of saturated entries that makes a layer saturated
 DEAD = 0.95  # the share of zeros that makes it dead
 FLOOR = 1e-18  # sizes below it have underflowed on the way, as squares of float32
-SUDDEN = (
-    1e-12  # a zero right after a size above this has not underflowed: it is one by construction
-)
+# A zero right after a size above this has not underflowed: it is one by construction.
+SUDDEN = 1e-12
+
+# In what order verdicts are read, the worst first.
+SEVERITY: dict[Kind, int] = {
+    "not finite": -1,
+    "dead": 0,
+    "exploding": 1,
+    "vanishing": 1,
+    "saturated": 2,
+    "healthy": 3,
+}
 
 REMEDIES: dict[Kind, str] = {
     "healthy": "none needed",
@@ -61,10 +71,9 @@ class Verdict(NamedTuple):
                 "first where there are any"
             )
         if self.kind in ("saturated", "dead"):
-            what = "saturated" if self.kind == "saturated" else "zero"
-            return (
-                f"{self.kind}: {self.value:.0%} of the {self.signal}s into {self.where} are {what}"
-            )
+            entries = "saturated" if self.kind == "saturated" else "zero"
+            share = f"{self.value:.0%} of the {self.signal}s into {self.where}"
+            return f"{self.kind}: {share} are {entries}"
         if np.isinf(self.change):
             return (
                 f"{self.kind}: nothing of the {self.signal} is left, {self.value:.2g} at "
@@ -89,87 +98,106 @@ def judge(probes: xr.Dataset) -> list[Verdict]:
     are pooled.
     """
     seeds = probes if "seed" in probes.dims else probes.expand_dims("seed")
-    found = []
-    for signal in ("activation", "gradient"):
-        size = seeds[f"{signal}_mean_square"].mean("copy", skipna=True) ** 0.5
-        by_layer = size.mean("step", skipna=True).transpose("seed", "parameter")
-        kernels = seeds.role.values != "recurrent"
-        if kernels.sum() > 2:
-            values = by_layer.values[:, kernels]
-            names = seeds.parameter.values[kernels]
-            forward = signal == "activation"
-            values, names = (values, names) if forward else (values[:, ::-1], names[::-1])
-            found.append(_slope(signal, "layer", values, names))
-        if signal == "gradient" and seeds.sizes["step"] > 2:
-            courses = size.transpose("seed", "parameter", "step").values
-            for row in np.flatnonzero(~np.isnan(courses).any((0, 2))):
-                found.append(
-                    _slope(signal, "step", courses[:, row, ::-1], seeds.parameter.values[[row]])
-                )
-    limits: tuple[tuple[Kind, str, float], ...] = (
-        ("saturated", "activation_saturated", MOSTLY),
-        ("dead", "activation_zero", DEAD),
-    )
-    for kind, what, limit in limits:
-        share = seeds[what].mean(("seed", "copy", "step"), skipna=True).values
-        worst = int(np.nanargmax(share))
-        if share[worst] > limit:
-            name = str(seeds.parameter.values[worst])
-            found.append(
-                Verdict(
-                    "activation", "layer", kind, np.nan, np.nan, np.nan, name, float(share[worst])
-                )
-            )
-    # where they first are, in the order in which the signal travels
-    for signal in ("product", "gradient"):
-        count = seeds[f"{signal}_not_finite"].sum(("seed", "copy", "step"), skipna=True).values
-        places = np.flatnonzero(count)
-        if len(places):
-            first = int(places[0] if signal == "product" else places[-1])
-            name = str(seeds.parameter.values[first])
-            found.append(
-                Verdict(
-                    signal, "layer", "not finite", np.nan, np.nan, np.nan, name, float(count[first])
-                )
-            )
-    order = {
-        "not finite": -1,
-        "dead": 0,
-        "exploding": 1,
-        "vanishing": 1,
-        "saturated": 2,
-        "healthy": 3,
-    }
-    return sorted(found, key=lambda verdict: order[verdict.kind])
+    verdicts = [
+        *_slopes_along_layers(seeds, "activation"),
+        *_slopes_along_layers(seeds, "gradient"),
+        *_slopes_along_steps(seeds),
+        *_shares_above(seeds, "saturated", "activation_saturated", MOSTLY),
+        *_shares_above(seeds, "dead", "activation_zero", DEAD),
+        *_first_not_finite(seeds, "product"),
+        *_first_not_finite(seeds, "gradient"),
+    ]
+    return sorted(verdicts, key=lambda verdict: SEVERITY[verdict.kind])
+
+
+def _slopes_along_layers(seeds: xr.Dataset, signal: str) -> list[Verdict]:
+    """How a signal changes from kernel to kernel, where there are three or more."""
+    kernels = seeds.role.values != "recurrent"
+    if kernels.sum() <= 2:
+        return []
+    size = _size(seeds, signal).mean("step", skipna=True)
+    values = size.transpose("seed", "parameter").values[:, kernels]
+    names = seeds.parameter.values[kernels]
+    if signal == "gradient":  # it travels from the last kernel to the first
+        values = values[:, ::-1]
+        names = names[::-1]
+    return [_judge_course(signal, "layer", values, str(names[-1]))]
+
+
+def _slopes_along_steps(seeds: xr.Dataset) -> list[Verdict]:
+    """How the gradient of every recurrent kernel changes going back through time."""
+    if seeds.sizes["step"] <= 2:
+        return []
+    courses = _size(seeds, "gradient").transpose("seed", "parameter", "step").values
+    verdicts = []
+    # Kernels that are used once have a gradient at one step, and nan at the others.
+    for row in np.flatnonzero(~np.isnan(courses).any((0, 2))):
+        where = f"the first step of {seeds.parameter.values[row]}"
+        verdicts.append(_judge_course("gradient", "step", courses[:, row, ::-1], where))
+    return verdicts
+
+
+def _size(seeds: xr.Dataset, signal: str) -> xr.DataArray:
+    """The root mean square of a signal, copies pooled."""
+    return seeds[f"{signal}_mean_square"].mean("copy", skipna=True) ** 0.5
+
+
+def _shares_above(seeds: xr.Dataset, kind: Kind, variable: str, limit: float) -> list[Verdict]:
+    """The layer with the largest share of saturated or dead entries, if that is above a limit."""
+    share = seeds[variable].mean(("seed", "copy", "step"), skipna=True).values
+    worst = int(np.nanargmax(share))
+    if share[worst] <= limit:
+        return []
+    return [_judge_place(seeds, "activation", kind, worst, float(share[worst]))]
+
+
+def _first_not_finite(seeds: xr.Dataset, signal: str) -> list[Verdict]:
+    """Where a signal first has entries that are not finite, in the order in which it travels."""
+    count = seeds[f"{signal}_not_finite"].sum(("seed", "copy", "step"), skipna=True).values
+    places = np.flatnonzero(count)
+    if not len(places):
+        return []
+    first = int(places[-1] if signal == "gradient" else places[0])
+    return [_judge_place(seeds, signal, "not finite", first, float(count[first]))]
+
+
+def _judge_place(seeds: xr.Dataset, signal: str, kind: Kind, place: int, value: float) -> Verdict:
+    """The verdict on one layer, which has no slope."""
+    where = str(seeds.parameter.values[place])
+    return Verdict(signal, "layer", kind, np.nan, np.nan, np.nan, where, value)
+
+
+def _judge_course(
+    signal: str, along: Literal["layer", "step"], sizes: Numbers, where: str
+) -> Verdict:
+    """The verdict on a course of sizes `[seed, place]`, places in the order in which the signal
+    travels; `where` names the last."""
+    logs = np.log10(np.maximum(sizes, FLOOR))
+    slopes = np.asarray([_slope_above_floor(course) for course in logs])
+    n = len(slopes)
+    change = float(slopes.mean())
+    low = high = np.nan
+    if n > 1 and np.isfinite(change):
+        half = stats.t.ppf(0.975, n - 1) * slopes.std(ddof=1) / np.sqrt(n)
+        low = float(change - half)
+        high = float(change + half)
+    total = change * (logs.shape[1] - 1)
+    kind: Kind = "vanishing"
+    if abs(total) <= DECADES:
+        kind = "healthy"
+    elif total > 0:
+        kind = "exploding"
+    return Verdict(signal, along, kind, change, low, high, where, float(sizes[:, -1].mean()))
 
 
 def _slope_above_floor(logs: Numbers) -> float:
     """The slope of a course up to where it has underflowed; further on it would seem flat."""
-    if logs[-1] <= np.log10(FLOOR) and len(logs) > 2 and logs[-2] > np.log10(SUDDEN):
+    floor = np.log10(FLOOR)
+    if not logs[0] > floor:  # nan, of what is not finite, counts as nothing left
+        return -np.inf
+    if logs[-1] <= floor and len(logs) > 2 and logs[-2] > np.log10(SUDDEN):
         logs = logs[:-1]  # as of a forget gate at the first step, whose cell is still 0
-    under = np.flatnonzero(logs <= np.log10(FLOOR))
-    there = max(int(under[0]) + 1, 2) if len(under) else len(logs)
-    return (
-        float(np.polyfit(np.arange(there), logs[:there], 1)[0])
-        if logs[0] > np.log10(FLOOR)
-        else -np.inf
-    )
-
-
-def _slope(
-    signal: str, along: Literal["layer", "step"], values: Numbers, names: NDArray
-) -> Verdict:
-    """The verdict on a course `[seed, place]`, places and their names in the order in which the
-    signal travels."""
-    logs = np.log10(np.maximum(values, FLOOR))
-    slopes = np.asarray([_slope_above_floor(course) for course in logs])
-    change, low, high = float(slopes.mean()), np.nan, np.nan
-    if len(slopes) > 1 and np.isfinite(change):
-        half = stats.t.ppf(0.975, len(slopes) - 1) * slopes.std(ddof=1) / np.sqrt(len(slopes))
-        low, high = change - half, change + half
-    total = change * (logs.shape[1] - 1)
-    kind: Kind = "healthy" if abs(total) <= DECADES else "exploding" if total > 0 else "vanishing"
-    where = str(names[-1]) if along == "layer" else f"the first step of {names[0]}"
-    return Verdict(
-        signal, along, kind, change, float(low), float(high), where, float(values[:, -1].mean())
-    )
+    underflowed = np.flatnonzero(logs <= floor)
+    # The first place that has underflowed still tells how steep the way to it was.
+    n = max(int(underflowed[0]) + 1, 2) if len(underflowed) else len(logs)
+    return float(np.polyfit(np.arange(n), logs[:n], 1)[0])
