@@ -5,6 +5,7 @@ import itertools
 import os
 import subprocess
 import sys
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ from jaxtyping import Array
 from jaxinit import calibrate, spec
 from jaxinit.calibrate import Problem, gradient_quotient, gradinit, lsuv, metainit
 from jaxinit.initializers import glorot_scheme
-from jaxinit.introspect import declare, functional
+from jaxinit.introspect import Functional, declare, functional
 from jaxinit.models import MODELS, Transformer
 from jaxinit.schemes import SCHEMES
 from jaxinit.signals import trace
@@ -56,8 +57,8 @@ def batches(features: int, count: int = 4, batch: int = 64) -> tuple[Array, Arra
 
 
 def variances(problem: Problem, params: dict[str, Array], x: Array) -> dict[str, np.ndarray]:
-    found = trace.products(problem.apply, problem.leaves, params, x)[1]
-    return {name: np.asarray(of.variance) for name, of in found.items()}
+    products = trace.products(problem.apply, problem.leaves, params, x)[1]
+    return {name: np.asarray(moments.variance) for name, moments in products.items()}
 
 
 @pytest.mark.parametrize("scheme", ["small_normal", "uniform01", "saxe_orthogonal"])
@@ -66,15 +67,15 @@ def variances(problem: Problem, params: dict[str, Array], x: Array) -> dict[str,
 )
 def test_lsuv_gives_every_layer_of_twenty_unit_variance(scheme: str, leaves: tuple, apply) -> None:
     problem = Problem(leaves, apply, cross_entropy)
-    start = spec.draw(SCHEMES[scheme], jax.random.key(0), leaves)
+    params = spec.draw(SCHEMES[scheme], jax.random.key(0), leaves)
     x, y = batches(WIDTH)
-    done = jax.jit(lambda p: lsuv(problem, p, (x, y)))(start)
+    done = jax.jit(lambda p: lsuv(problem, p, (x, y)))(params)
     measured = variances(problem, done.params, x.reshape(-1, WIDTH))
     assert len(measured) == DEPTH
     for name, variance in measured.items():
         np.testing.assert_allclose(variance, 1, atol=0.1, err_msg=name)
         np.testing.assert_allclose(
-            done.params[name], start[name] * done.factors[name][:, None], rtol=1e-5
+            done.params[name], params[name] * done.factors[name][:, None], rtol=1e-5
         )
     if scheme == "saxe_orthogonal":  # other data of the same law
         other = variances(problem, done.params, jax.random.normal(jax.random.key(9), (256, WIDTH)))
@@ -88,9 +89,9 @@ def test_lsuv_gives_every_layer_of_twenty_unit_variance(scheme: str, leaves: tup
 def test_lsuv_reaches_recurrent_matrices_gate_by_gate(model: str) -> None:
     leaves, apply, *_ = functional(lambda: MODELS[model](8, 32, 10, layers=2, rngs=nnx.Rngs(0)))
     problem = Problem(leaves, apply, cross_entropy)
-    start = spec.draw(SCHEMES["orthogonal"], jax.random.key(0), leaves)
+    params = spec.draw(SCHEMES["orthogonal"], jax.random.key(0), leaves)
     x = jax.random.normal(jax.random.key(1), (2, 32, 12, 8))
-    done = jax.jit(lambda p: lsuv(problem, p, (x, x)))(start)
+    done = jax.jit(lambda p: lsuv(problem, p, (x, x)))(params)
     measured = variances(problem, done.params, x.reshape(-1, 12, 8))
     assert {name.split(".")[-1] for name in measured} == {"input", "recurrent", "kernel"}
     gates = 1 if model == "rnn" else len(MODELS[model].gates)
@@ -114,24 +115,21 @@ class Attention(nnx.Module):
 
 def test_lsuv_of_a_fused_layer_is_that_of_its_parts() -> None:
     split = {"qkv": {"query": 8, "key": 8, "value": 16}}
-    pure, single = (
-        functional(lambda: declare(Attention(True), split=split)),
-        functional(lambda: declare(Attention(False))),
-    )
-    names = dict(zip(("query", "key", "value"), range(3), strict=True))
-    start = draw(SCHEMES["glorot_uniform"], jax.random.key(0), pure.leaves)
-    other = {f"qkv.{k}.kernel": start[f"qkv.kernel.{name}"] for name, k in names.items()}
-    other |= {name: start[name] for name in ("out.kernel", "out.bias")}
+    fused = functional(lambda: declare(Attention(True), split=split))
+    parts = functional(lambda: declare(Attention(False)))
+    fused_params = draw(SCHEMES["glorot_uniform"], jax.random.key(0), fused.leaves)
+    part_names = {f"qkv.kernel.{name}": f"qkv.{k}.kernel" for k, name in enumerate(split["qkv"])}
+    part_params = {part_names.get(name, name): w for name, w in fused_params.items()}
     x = jax.random.normal(jax.random.key(1), (2, 32, 6, 8))
-    done, apart = (
-        jax.jit(lambda p, of=of: lsuv(Problem(of.leaves, of.apply, cross_entropy), p, (x, x)))(p)
-        for of, p in ((pure, start), (single, other))
-    )
-    for name, k in names.items():
-        np.testing.assert_allclose(
-            done.factors[f"qkv.kernel.{name}"], apart.factors[f"qkv.{k}.kernel"], rtol=1e-4
-        )
-    np.testing.assert_allclose(done.factors["out.kernel"], apart.factors["out.kernel"], rtol=1e-4)
+
+    def factors(model: Functional, params: dict[str, Array]) -> calibrate.Factors:
+        problem = Problem(model.leaves, model.apply, cross_entropy)
+        return jax.jit(lambda p: lsuv(problem, p, (x, x)))(params).factors
+
+    of_fused, of_parts = factors(fused, fused_params), factors(parts, part_params)
+    assert set(of_fused) == {*part_names, "out.kernel"}
+    for name, factor in of_fused.items():
+        np.testing.assert_allclose(factor, of_parts[part_names.get(name, name)], rtol=1e-4)
 
 
 def test_lsuv_of_a_net_unrolled_by_hand_is_that_of_its_loop() -> None:
@@ -143,14 +141,16 @@ def test_lsuv_of_a_net_unrolled_by_hand_is_that_of_its_loop() -> None:
             h = jnp.tanh(x[:, t] @ p["layers.0.input"] + h @ p["layers.0.recurrent"])
         return h @ p["readout.kernel"]
 
-    start = spec.draw(SCHEMES["orthogonal"], jax.random.key(0), leaves)
+    params = spec.draw(SCHEMES["orthogonal"], jax.random.key(0), leaves)
     x = jax.random.normal(jax.random.key(1), (2, 32, 6, 8))
-    by_loop, by_hand = (
-        jax.jit(lambda p, of=of: lsuv(Problem(leaves, of, cross_entropy), p, (x, x)))(start).factors
-        for of in (apply, unrolled)
-    )
-    for name, of in by_hand.items():
-        np.testing.assert_allclose(of, by_loop[name], rtol=1e-3)
+
+    def factors(apply) -> calibrate.Factors:
+        problem = Problem(leaves, apply, cross_entropy)
+        return jax.jit(lambda p: lsuv(problem, p, (x, x)))(params).factors
+
+    by_loop = factors(apply)
+    for name, factor in factors(unrolled).items():
+        np.testing.assert_allclose(factor, by_loop[name], rtol=1e-3)
 
 
 def test_lsuv_scales_heads_and_tied_tables_and_names_what_it_cannot_see() -> None:
@@ -169,10 +169,10 @@ def test_lsuv_scales_heads_and_tied_tables_and_names_what_it_cannot_see() -> Non
         x = x + jnp.einsum("bhts,bshe,hed->btd", weights, v, p["out"])
         return x @ p["table"].T
 
-    start = spec.draw(SCHEMES["xavier_rnn"], jax.random.key(0), leaves)
+    params = spec.draw(SCHEMES["xavier_rnn"], jax.random.key(0), leaves)
     words = jax.random.randint(jax.random.key(1), (3, 16, 10), 0, 20)
     problem = Problem(leaves, attend, cross_entropy)
-    done = jax.jit(lambda p: lsuv(problem, p, (words, words)))(start)
+    done = jax.jit(lambda p: lsuv(problem, p, (words, words)))(params)
     measured = variances(problem, done.params, words.reshape(-1, 10))
     assert measured["query"].shape == (4,)
     for name, variance in measured.items():
@@ -181,7 +181,7 @@ def test_lsuv_scales_heads_and_tied_tables_and_names_what_it_cannot_see() -> Non
     with pytest.raises(ValueError, match=r"found no product with \['idle'\]"):
         lsuv(
             Problem(unused, attend, cross_entropy),
-            start | {"idle": start["table"][:16]},
+            params | {"idle": params["table"][:16]},
             (words, words),
         )
 
@@ -201,14 +201,12 @@ DIGITS = TASKS["digits_rows"]()
 
 
 def deep(std: float) -> tuple[Problem, dict[str, Array], tuple[Array, Array]]:
-    """A 20-layer tanh net on digits, started at N(0, std^2)."""
+    """A 20-layer tanh net on digits, initialized from N(0, std^2)."""
     leaves, apply, *_ = functional(
         lambda: MODELS["mlp"](64, WIDTH, 10, layers=DEPTH, rngs=nnx.Rngs(0))
     )
-    law = lambda leaf: SCHEMES["small_normal"](leaf)
-    params = {
-        name: w * (std / 0.01) for name, w in spec.draw(law, jax.random.key(0), leaves).items()
-    }
+    drawn = spec.draw(SCHEMES["small_normal"], jax.random.key(0), leaves)
+    params = {name: w * (std / 0.01) for name, w in drawn.items()}
     order = jax.random.permutation(jax.random.key(3), 1280)[:512].reshape(8, 64)
     x, y = DIGITS.data["train_x"][order], DIGITS.data["train_y"][order]
     return Problem(leaves, apply, cross_entropy), params, (x, y)
@@ -240,7 +238,7 @@ def test_metainit_and_gradinit_lower_the_loss_after_500_steps(calibration, std: 
     print(calibration.__name__, before, after, {k: float(v) for k, v in done.report.items()})
     assert after < 0.9 * before
     if std == 0.01:
-        assert before > 2.2, "the start as it is does not learn"
+        assert before > 2.2, "without calibration it does not learn"
         assert after < 1
     if calibration is metainit:
         assert done.report["quotient_after"] < 0.5 * done.report["quotient_before"]
@@ -260,22 +258,23 @@ def test_calibrations_only_rescale_and_map_over_seeds(name: str) -> None:
     x = jax.random.normal(jax.random.key(1), (3, 16, 4, 8))
     y = jax.random.randint(jax.random.key(2), (3, 16), 0, 10)
     options = {} if name == "lsuv" else {"steps": 5}
-    of = lambda seed: spec.draw(SCHEMES["glorot_uniform"], jax.random.key(seed), leaves)
-    run = lambda seed: calibrate.CALIBRATIONS[name](problem, of(seed), (x, y), **options)
+
+    def drawn(seed: int | Array) -> dict[str, Array]:
+        return spec.draw(SCHEMES["glorot_uniform"], jax.random.key(seed), leaves)
+
+    def run(seed: int | Array) -> calibrate.Calibrated:
+        return calibrate.CALIBRATIONS[name](problem, drawn(seed), (x, y), **options)
+
     together = jax.jit(jax.vmap(run))(jnp.arange(3))
     alone = jax.jit(run)(1)
     for leaf in leaves:
         np.testing.assert_allclose(
             together.params[leaf.name][1], alone.params[leaf.name], rtol=1e-4, atol=1e-6
         )
-        start = np.asarray(of(1)[leaf.name])
+        expected = np.asarray(drawn(1)[leaf.name])
         if leaf.name in alone.factors:
-            sizes = [
-                size if letter == "." else 1
-                for size, letter in zip(leaf.shape, leaf.dims, strict=True)
-            ]
-            start = start * np.asarray(alone.factors[leaf.name]).reshape(sizes)
-        np.testing.assert_allclose(alone.params[leaf.name], start, rtol=1e-5)
+            expected = expected * np.asarray(alone.factors[leaf.name]).reshape(leaf.copy_shape)
+        np.testing.assert_allclose(alone.params[leaf.name], expected, rtol=1e-5)
 
 
 def test_admin_profiles_the_branches() -> None:
@@ -469,25 +468,55 @@ def test_gradinit_lowers_the_loss_after_one_step_as_the_published_rule_does(
     kind: str, optimizer: str
 ) -> None:
     problem, _, data = shallow(1.0, optimizer, kind)
-    none, ours, theirs = (
-        jax.jit(
-            lambda p, of=of: (after_one_step(problem, of(p), data), slope(problem, of(p), data))
-        )
-        for of in (
-            lambda p: p,
-            lambda p: gradinit(problem, p, data).params,
-            lambda p: published_gradinit(problem, p, data),
-        )
-    )
+
+    def judged(calibration):
+        """The loss after one step and the norm of the gradient, of calibrated parameters."""
+
+        def judge(params: dict[str, Array]) -> tuple[Array, Array]:
+            calibrated = calibration(params)
+            return after_one_step(problem, calibrated, data), slope(problem, calibrated, data)
+
+        return jax.jit(judge)
+
+    none = judged(lambda params: params)
+    ours = judged(lambda params: gradinit(problem, params, data).params)
+    theirs = judged(lambda params: published_gradinit(problem, params, data))
     for scale in (0.3, 1.0, 3.0):
         params = shallow(scale, optimizer, kind)[1]
-        before, after, published = (of(params) for of in (none, ours, theirs))
+        before, after, published = none(params), ours(params), theirs(params)
         name = f"{kind} {optimizer} {scale:g} Glorot"
         print(f"{name}: none {before[0]:.3f}, ours {after[0]:.3f}, published {published[0]:.3f}")
         assert after[0] < before[0]
         # what the published rule gains by leaving the gradient beyond its bound is no lead
         within = after[1] <= BOUND[optimizer] < published[1]
         assert within or before[0] - after[0] > 0.9 * (before[0] - published[0])
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_the_first_step_is_that_of_the_optimizer(optimizer: str) -> None:
+    problem, params, data = shallow(1.0, optimizer, "mlp")
+    step = calibrate._FirstStep(problem, params, ETA[optimizer], by_sign=optimizer == "adam")
+    ones = calibrate._ones(problem.kernels, params)
+    following = jax.tree.map(lambda array: jnp.roll(array, -1, 0), data)
+
+    def loss_after(batches: tuple) -> Array:
+        return step.loss_after(ones, *batches)
+
+    losses = jax.jit(lambda: jax.lax.map(loss_after, (data, following)))()
+    norms = jax.jit(lambda: jax.lax.map(lambda batch: step.norm(ones, batch), data))()
+    np.testing.assert_allclose(losses.mean(), after_one_step(problem, params, data), rtol=1e-5)
+    np.testing.assert_allclose(norms.mean(), slope(problem, params, data), rtol=1e-5)
+
+
+def test_a_correction_of_lsuv_is_of_one_kernel() -> None:
+    problem, params, (x, _) = shallow(3.0, "sgd", "mlp")
+    kernels = calibrate._measured_kernels(problem, params, x[0])
+    ones = calibrate._ones(problem.kernels, params)
+    corrected = kernels.correct_one(jnp.int32(1), ones)
+    second = kernels.names[1]
+    assert corrected[second] != 1
+    assert all(corrected[name] == 1 for name in kernels.names if name != second)
+    np.testing.assert_allclose(kernels.moments(corrected)[second].variance, 1, rtol=1e-4)
 
 
 def dead(name: str, value: float) -> tuple[Problem, dict[str, Array], tuple[Array, Array]]:
@@ -506,7 +535,7 @@ def dead(name: str, value: float) -> tuple[Problem, dict[str, Array], tuple[Arra
         (gradinit, jnp.nan, "gradinit: 'layers.1.kernel' is not finite"),
     ],
 )
-def test_a_start_that_cannot_be_calibrated_is_refused_by_name(
+def test_parameters_that_cannot_be_calibrated_are_refused_by_name(
     calibration, value: float, message: str
 ) -> None:
     problem, params, data = dead("layers.1.kernel", value)
@@ -519,7 +548,7 @@ def test_a_start_that_cannot_be_calibrated_is_refused_by_name(
     named = [reason for reason, holds in done.failures.items() if np.any(holds)]
     assert message in named[0]
     if value == 0:
-        assert all(bool(jnp.isfinite(w).all()) for w in done.params.values())
+        assert all(jnp.isfinite(w).all() for w in done.params.values())
         assert all(np.isfinite(number) for number in done.report.values())
     if calibration is lsuv and value == 0:
         assert done.report["variance_low"] == 0
@@ -563,12 +592,10 @@ def test_calibrations_keep_dtypes() -> None:
     problem, params, (x, y) = shallow(1.0, "adam", "mlp")
     halves = {name: w.astype(jnp.bfloat16) for name, w in params.items()}
     cast = lambda p, x: problem.apply({name: w.astype(jnp.float32) for name, w in p.items()}, x)
+    casting = problem._replace(apply=cast)
     for calibration, options in ((lsuv, {}), (metainit, {"steps": 2}), (gradinit, {"steps": 2})):
-        done = jax.jit(
-            lambda p, of=calibration, options=options: of(
-                problem._replace(apply=cast), p, (x, y), **options
-            )
-        )(halves)
+        run = partial(calibration, casting, batches=(x, y), **options)
+        done = jax.jit(run)(halves)
         assert {w.dtype for w in done.params.values()} == {jnp.dtype(jnp.bfloat16)}
         assert all(factor.dtype == jnp.float32 for factor in done.factors.values())
 
