@@ -65,11 +65,6 @@ class Site(NamedTuple):
     product: Any
     given: Any
 
-    @property
-    def measured(self) -> tuple[Any, Any]:
-        """What depends on the data; the rest is known while the function is traced."""
-        return self.product, self.given
-
 
 class Evaluated(NamedTuple):
     """The results of an equation or a program, where each comes from, and the products that were
@@ -78,6 +73,11 @@ class Evaluated(NamedTuple):
     results: list[Any]
     origins: Origins
     sites: list[Site]
+
+    @property
+    def measured(self) -> list[tuple[Any, Any]]:
+        """What was measured, site by site."""
+        return [(site.product, site.given) for site in self.sites]
 
 
 class Step(NamedTuple):
@@ -142,11 +142,18 @@ class Interpreter(NamedTuple):
         def measured(arguments: Sequence[Any]) -> list[Any]:
             # eval_shape hands out shapes of arrays and nothing else, so the rest leaves by the
             # list.
-            seen.append(self._replace(taps=None).run(program, arguments, argument_origins))
-            return [site.measured for site in seen[-1].sites]
+            evaluated = self.with_taps(None).run(program, arguments, argument_origins)
+            seen.append(evaluated)
+            return evaluated.measured
 
         shapes = jax.eval_shape(measured, list(arguments))
         return Seen(seen[-1].origins, seen[-1].sites, shapes)
+
+    def with_taps(self, taps: Sequence[Any] | None) -> "Interpreter":
+        """The same with other taps, for an inner program."""
+        if taps is None:
+            return self._replace(taps=None)
+        return self._replace(taps=iter(taps))
 
     def step(self, step: Step) -> Evaluated:
         """Evaluate one equation."""
@@ -183,15 +190,13 @@ class Interpreter(NamedTuple):
     def move(self, step: Step) -> Evaluated:
         """What moves entries: move the numbers of their copies by the same equation."""
         results = step.evaluate()
-        numbers = []
-        for origin in step.origins:
-            if origin is None:  # entries of parameters beside others
-                return step.without_origins(results)
-            numbers.append(origin.numbers)
+        numbers = [origin.numbers for origin in step.origins if origin is not None]
+        if len(numbers) < len(step.origins):  # entries of parameters beside others
+            return step.without_origins(results)
         # Computed now, though the model is being traced: which copies a product is of must not
         # depend on data. Without checks, since the equation says float and the numbers are whole.
         with jax.ensure_compile_time_eval(), jax.enable_checks(False):
-            moved = step._replace(inputs=[jnp.asarray(array) for array in numbers]).evaluate()
+            moved = step._replace(inputs=numbers).evaluate()
         return Evaluated(results, [Origin(np.asarray(array)) for array in moved], [])
 
     def cast(self, step: Step) -> Evaluated:
@@ -216,9 +221,10 @@ class Interpreter(NamedTuple):
         if outputs is None or not results[0].size:
             return step.without_origins(results)
         y = results[0]
-        other = step.inputs[0 if step.origins[0] is None else 1]
-        if not jnp.issubdtype(other.dtype, jnp.floating):  # rows were picked by whole numbers
-            other = y
+        first, second, *_ = step.inputs
+        other = first if step.origins[0] is None else second
+        if not jnp.issubdtype(other.dtype, jnp.floating):
+            other = y  # rows were picked by whole numbers, which have no statistics
         sites = []
         for name, copies in self.copies.by_parameter(outputs.numbers).items():
             y, site = self.site(y, other, name, copies, outputs.axes)
@@ -229,17 +235,16 @@ class Interpreter(NamedTuple):
         """The copies that the outputs of a product belong to; None where it is not one with a
         parameter alone."""
         left, right, *_ = step.origins
+        dimension_numbers = step.equation.params["dimension_numbers"]
         if step.kind == "dot_general":
             if left is not None and right is not None:  # of two parameters: no data
                 return None
-            return origins.of_product(
-                y.ndim, (left, right), step.equation.params["dimension_numbers"]
-            )
+            return origins.of_product(y.ndim, (left, right), dimension_numbers)
         if step.kind == "conv_general_dilated":
             if right is None:
                 return None
-            return origins.of_convolution(right, step.equation.params["dimension_numbers"])
-        if left is None:
+            return origins.of_convolution(right, dimension_numbers)
+        if left is None:  # the rows of something else are picked
             return None
         names = self.copies.parameters(left)
         if len(names) != 1 or not names <= self.rows:
@@ -268,41 +273,43 @@ class Interpreter(NamedTuple):
         """
         index, *operands = step.inputs
         operand_origins = step.origins[1:]
-        programs = [jaxprs.opened(branch) for branch in step.equation.params["branches"]]
-        seen = [self.look(program, operands, operand_origins) for program in programs]
+        branches: list[_Branch] = []
+        for closed in step.equation.params["branches"]:
+            program = jaxprs.opened(closed)
+            seen = self.look(program, operands, operand_origins)
+            branches.append(_Branch(program, seen, _keys(seen)))
         # All branches of a switch have to return the same: what each site of any of them measures.
-        keys = [_keys(branch) for branch in seen]
         sites: dict[Key, Site] = {}
         shapes: dict[Key, Any] = {}
-        for branch, branch_keys in zip(seen, keys, strict=True):
-            for key, site, shape in zip(branch_keys, branch.sites, branch.shapes, strict=True):
+        for branch in branches:
+            seen = branch.seen
+            for key, site, shape in zip(branch.keys, seen.sites, seen.shapes, strict=True):
                 sites.setdefault(key, site)
                 shapes.setdefault(key, shape)
-        taps = None if self.taps is None else {key: next(self.taps) for key in sites}
+        taps = None
+        if self.taps is not None:
+            taps = [next(self.taps) for _ in sites]
 
         def run_branch(
-            program: Program, branch_keys: list[Key], operands: list[Any], taps: Any
+            branch: _Branch, operands: list[Any], taps: Any
         ) -> tuple[list[Any], list[Any]]:
-            interpreter = self._replace(taps=None)
             if taps is not None:
-                by_key = dict(zip(sites, taps, strict=True))
-                interpreter = self._replace(taps=iter([by_key[key] for key in branch_keys]))
-            evaluated = interpreter.run(program, operands, operand_origins)
+                tap_of = dict(zip(sites, taps, strict=True))
+                taps = [tap_of[key] for key in branch.keys]
+            interpreter = self.with_taps(taps)
+            evaluated = interpreter.run(branch.program, operands, operand_origins)
             measured = {key: _not_made(shape) for key, shape in shapes.items()}
-            for key, site in zip(branch_keys, evaluated.sites, strict=True):
-                measured[key] = site.measured
+            measured.update(zip(branch.keys, evaluated.measured, strict=True))
             return evaluated.results, list(measured.values())
 
-        functions = []
-        for program, branch_keys in zip(programs, keys, strict=True):
-            functions.append(partial(run_branch, program, branch_keys))
-        flat_taps = None if taps is None else list(taps.values())
-        results, measured = jax.lax.switch(index, functions, operands, flat_taps)
+        functions = [partial(run_branch, branch) for branch in branches]
+        results, measured = jax.lax.switch(index, functions, operands, taps)
         measured_sites = []
         for site, (product, given) in zip(sites.values(), measured, strict=True):
-            measured_sites.append(Site(site.name, site.copies, product, given))
-        by_result = zip(*[branch.origins for branch in seen], strict=True)
-        return Evaluated(results, [origins.agreed(result) for result in by_result], measured_sites)
+            measured_sites.append(site._replace(product=product, given=given))
+        by_branch = [branch.seen.origins for branch in branches]
+        result_origins = [origins.agreed(result) for result in zip(*by_branch, strict=True)]
+        return Evaluated(results, result_origins, measured_sites)
 
     def scan(self, step: Step) -> Evaluated:
         """A loop: what stays the same keeps its origin, slices of stacked parameters are their own
@@ -316,16 +323,17 @@ class Interpreter(NamedTuple):
 
         def turn(carry: list[Any], given: tuple[list[Any], Any]) -> tuple[list[Any], Any]:
             slices, taps = given
-            interpreter = self._replace(taps=None if taps is None else iter(taps))
+            interpreter = self.with_taps(taps)
             evaluated = interpreter.run(loop.body, [*constants, *carry, *slices], inside)
             turn_sites[:] = evaluated.sites
             after, ys = evaluated.results[: loop.carries], evaluated.results[loop.carries :]
-            return after, (ys, [site.measured for site in evaluated.sites])
+            return after, (ys, evaluated.measured)
 
         taps = None
         if self.taps is not None:
             # A look without taps, to know how many of them are the loop's.
-            jax.eval_shape(turn, first, ([array[0] for array in stacked], None))
+            slices = [array[0] for array in stacked]
+            jax.eval_shape(turn, first, (slices, None))
             taps = [next(self.taps) for _ in turn_sites]
         settings = step.equation.params
         after, (ys, measured) = jax.lax.scan(
@@ -341,16 +349,13 @@ class Interpreter(NamedTuple):
         for site, (product, given) in zip(turn_sites, measured, strict=True):
             copies = _copies_by_turn(site.copies, settings["length"], numbers.get(site.name))
             sites.append(Site(site.name, copies, product, given))
-        _, carried, _ = loop.parted(step.origins)
-        kept = [origin if loop.keeps[k] else None for k, origin in enumerate(carried)]
-        return Evaluated([*after, *ys], kept + [None] * len(ys), sites)
+        result_origins = loop.kept(step.origins) + [None] * len(ys)
+        return Evaluated([*after, *ys], result_origins, sites)
 
     def origins_inside(self, loop: "_Loop", outside: Origins) -> Origins:
         """The origins of the arguments of a loop's body."""
-        constants, carried, stacked = loop.parted(outside)
-        inside = list(constants)
-        for keeps, origin in zip(loop.keeps, carried, strict=True):
-            inside.append(origin if keeps else None)
+        constants, _, stacked = loop.parted(outside)
+        inside = constants + loop.kept(outside)
         for origin in stacked:
             # Where turns have different parameters, a product inside is not one site.
             if origin is not None and self.copies.same_in_every_turn(origin):
@@ -387,6 +392,14 @@ class _Loop(NamedTuple):
         """What belongs to the constants, the carried values and the stacked arrays."""
         stacked = self.constants + self.carries
         return of_inputs[: self.constants], of_inputs[self.constants : stacked], of_inputs[stacked:]
+
+    def kept(self, of_inputs: Origins) -> Origins:
+        """The origins of carried values, in all turns and afterwards."""
+        _, carried, _ = self.parted(of_inputs)
+        kept: Origins = []
+        for keeps, origin in zip(self.keeps, carried, strict=True):
+            kept.append(origin if keeps else None)
+        return kept
 
 
 def _opened_loop(equation: Any) -> _Loop:
@@ -429,8 +442,16 @@ def _copies_by_turn(copies: np.ndarray, turns: int, numbers: np.ndarray | None) 
 Key: TypeAlias = tuple[str, bytes, str, int]
 
 
+class _Branch(NamedTuple):
+    """A branch of a choice, what a look at it has shown, and the keys of its sites. Equal ones in
+    two branches stand for one site."""
+
+    program: Program
+    seen: Seen
+    keys: list[Key]
+
+
 def _keys(branch: Seen) -> list[Key]:
-    """The keys of a branch's sites. Equal ones in two branches stand for one site."""
     keys: list[Key] = []
     for site, shape in zip(branch.sites, branch.shapes, strict=True):
         alike = (site.name, site.copies.tobytes(), str(shape))
@@ -498,8 +519,11 @@ _tapped.defvjp(_tapped_forward, _tapped_backward)
 
 
 def _origins_of(variables: Sequence[Any], known: dict[Any, Origin | None]) -> Origins:
-    found: Origins = []
+    """The origins of variables; literals, which cannot be looked up, have none."""
+    variable_origins: Origins = []
     for variable in variables:
-        literal = isinstance(variable, jaxprs.Literal)
-        found.append(None if literal else known.get(variable))
-    return found
+        if isinstance(variable, jaxprs.Literal):
+            variable_origins.append(None)
+        else:
+            variable_origins.append(known.get(variable))
+    return variable_origins

@@ -91,7 +91,8 @@ def _numbers_of(leaf: Leaf, first: int) -> np.ndarray:
 def without_repeats(numbers: np.ndarray) -> np.ndarray:
     """An array without what a broadcast repeats: of a large parameter that nothing has moved, a few
     entries."""
-    return numbers[tuple(slice(None) if stride else slice(1) for stride in numbers.strides)]
+    ends = [None if stride else 1 for stride in numbers.strides]  # a broadcast axis has stride 0
+    return numbers[tuple(slice(end) for end in ends)]
 
 
 def of_product(
@@ -110,7 +111,7 @@ def of_product(
     else:
         assert left is not None
         numbers, summed, batch = left.numbers, left_sum, left_batch
-    free = [axis for axis in range(numbers.ndim) if axis not in summed and axis not in batch]
+    free = [axis for axis in range(numbers.ndim) if axis not in (*summed, *batch)]
     numbers = numbers.transpose([*batch, *free, *summed])
     kept = numbers.shape[: len(batch) + len(free)]
     by_output = _same_along_last(numbers.reshape(*kept, -1))

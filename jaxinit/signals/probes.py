@@ -68,18 +68,19 @@ def signals(
     if update is not None:
         of_weights["update"] = update(weight_gradients)
     leaf_of = {leaf.name: leaf for leaf in kernels}
-    found: dict[str, dict[str, Any]] = {}
+    kernel_signals: dict[str, dict[str, Any]] = {}
     for place, (name, use) in enumerate(by_kernel.items()):
-        found[name] = {
+        of_kernel: dict[str, Any] = {
             "product": use.product,
             "gradient": use.gradient,
             "activation": use.activation,
         }
         for signal, values in of_weights.items():
-            found[name][signal] = trace.by_copy(stats, leaf_of[name], values[name])
+            of_kernel[signal] = trace.by_copy(stats, leaf_of[name], values[name])
         # A compiled function returns its dictionaries sorted by name, so the order has to be said.
-        found[name]["place"] = jnp.int32(place)
-    return found
+        of_kernel["place"] = jnp.int32(place)
+        kernel_signals[name] = of_kernel
+    return kernel_signals
 
 
 def _selected(leaves: Sequence[Leaf], only: str) -> tuple[Leaf, ...]:
@@ -153,7 +154,7 @@ def _forward_and_back(
 
     def cost(params: Params, taps: Sequence[Any]) -> tuple[Array, list[tuple[Stats, Stats]]]:
         outputs, sites = watched(params, taps)
-        return loss(outputs, y), [site.measured for site in sites]
+        return loss(outputs, y), [(site.product, site.given) for site in sites]
 
     differentiated = jax.grad(cost, argnums=(0, 1), has_aux=True)(params, taps)
     (weight_gradients, gradients), measured = differentiated
@@ -221,18 +222,19 @@ def probe(
     return to_dataset(look(params, batch), pure.leaves)
 
 
-def to_dataset(found: dict[str, dict[str, Any]], leaves: Sequence[Leaf]) -> xr.Dataset:
-    """What `signals` found, in the order of the leaves' layers, where their number is known, and of
-    the data."""
+def to_dataset(kernel_signals: dict[str, dict[str, Any]], leaves: Sequence[Leaf]) -> xr.Dataset:
+    """What `signals` returns as a Dataset, in the order of the leaves' layers, where their number
+    is known, and of the data."""
     by_name = {leaf.name: leaf for leaf in leaves}
 
     def layer_and_place(name: str) -> tuple[int, int]:
         leaf = by_name[name]
-        return leaf.layer if leaf.n_layers else 0, int(found[name]["place"])
+        layer = leaf.layer if leaf.n_layers else 0
+        return layer, int(kernel_signals[name]["place"])
 
-    order = sorted(found, key=layer_and_place)
+    order = sorted(kernel_signals, key=layer_and_place)
     ordered = [by_name[name] for name in order]
-    kernels = [jax.tree.map(np.asarray, found[name]) for name in order]
+    kernels = [jax.tree.map(np.asarray, kernel_signals[name]) for name in order]
     variables: dict[str, Any] = {}
     for signal in SIGNALS:
         if signal in kernels[0]:  # updates are there where an optimizer was given
@@ -259,9 +261,12 @@ def to_dataset(found: dict[str, dict[str, Any]], leaves: Sequence[Leaf]) -> xr.D
 def _variables(signal: str, kernels: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The variables of one signal over (parameter, step, copy), and bins for histograms; NaN where
     a kernel has fewer steps or copies than another."""
-    products = [kernel["product"].mean for kernel in kernels]
-    steps = max((mean.shape[0] for mean in products if mean.ndim > 1), default=1)
-    copies = max(kernel["weight"].mean.shape[0] for kernel in kernels)
+    steps = copies = 1
+    for kernel in kernels:
+        product_means, weight_means = kernel["product"].mean, kernel["weight"].mean
+        if product_means.ndim > 1:
+            steps = max(steps, product_means.shape[0])
+        copies = max(copies, weight_means.shape[0])
     variables = {}
     for statistic in Stats._fields:
         axes, shape = ("parameter", "step", "copy"), (len(kernels), steps, copies)

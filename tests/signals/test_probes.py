@@ -7,8 +7,8 @@ import pytest
 from flax import nnx
 from jaxtyping import Array
 
-from jaxinit import spec
-from jaxinit.introspect import functional, values
+from jaxinit import introspect, spec
+from jaxinit.introspect import functional
 from jaxinit.models import LSTM, MLP, MODELS, RNN
 from jaxinit.schemes import SCHEMES
 from jaxinit.signals import probes
@@ -40,19 +40,20 @@ def test_every_signal_of_a_net() -> None:
     slopes, gradients = jax.grad(cost, argnums=(0, 1))(params, shift)
     h = X.reshape(40, -1)
     for k in range(3):
-        of, name = found[f"layers.{k}.kernel"], f"layers.{k}.kernel"
+        name = f"layers.{k}.kernel"
         z = h @ params[name]
-        np.testing.assert_allclose(of["activation"].mean_square, (h**2).mean(), rtol=1e-4)
-        np.testing.assert_allclose(of["product"].mean_square, [(z**2).mean()], rtol=1e-4)
-        np.testing.assert_allclose(
-            of["gradient"].mean_square, [((40 * gradients[f"layers.{k}"]) ** 2).mean()], rtol=1e-3
-        )
-        np.testing.assert_allclose(
-            of["weight_gradient"].mean_square, [(slopes[name] ** 2).mean()], rtol=1e-3
-        )
-        np.testing.assert_allclose(
-            of["weight"].mean_square, [(params[name] ** 2).mean()], rtol=1e-4
-        )
+        expected = {
+            "product": z,
+            "gradient": 40 * gradients[f"layers.{k}"],
+            "weight_gradient": slopes[name],
+            "weight": params[name],
+        }
+        activation = found[name]["activation"]
+        np.testing.assert_allclose(activation.mean_square, (h**2).mean(), rtol=1e-4)
+        for signal, values in expected.items():
+            rtol = 1e-3 if "gradient" in signal else 1e-4
+            got = found[name][signal].mean_square
+            np.testing.assert_allclose(got, [(values**2).mean()], rtol=rtol, err_msg=signal)
         h = jnp.tanh(z)
 
 
@@ -88,7 +89,7 @@ def test_gates_have_signals_of_their_own(model: str) -> None:
     )
     assert np.isnan(found.sel(parameter="readout.kernel").gradient_mean_square[:, 1:]).all()
     apply = functional(lambda: module).apply
-    slopes = jax.grad(lambda p: cross_entropy(apply(p, X), Y))(values(module))
+    slopes = jax.grad(lambda p: cross_entropy(apply(p, X), Y))(introspect.values(module))
     np.testing.assert_allclose(
         found.gradient_norm.sel(parameter="layers.0.recurrent"),
         jnp.linalg.norm(slopes["layers.0.recurrent"]),

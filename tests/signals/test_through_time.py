@@ -21,15 +21,15 @@ Y = jax.random.randint(jax.random.key(2), (B,), 0, K)
 
 
 def looked(make, scheme):
+    """A model, its drawn parameters and the course of its states."""
     model = functional(make)
     params = spec.draw(scheme, jax.random.key(0), model.leaves)
-    return (
-        model,
-        params,
-        jax.jit(lambda p: through_time.states_and_gradients(model, cross_entropy, p, (X, Y)))(
-            params
-        ),
-    )
+
+    @jax.jit
+    def course(params):
+        return through_time.states_and_gradients(model, cross_entropy, params, (X, Y))
+
+    return model, params, course(params)
 
 
 @pytest.mark.parametrize("gain", [0.8, 1.0, 1.2])
@@ -118,19 +118,16 @@ def test_a_network_without_a_time_loop_is_refused() -> None:
 def test_bfloat16_is_seen_through_time_as_float32_is(name: str) -> None:
     model = functional(lambda: MODELS[name](D, H, K, rngs=nnx.Rngs(0)))
     params = spec.draw(SCHEMES["orthogonal"], jax.random.key(0), model.leaves)
-    through = jax.jit(
-        lambda p, x: through_time.states_and_gradients(model, cross_entropy, p, (x, Y))
-    )
-    wide, narrow = (
-        through(params, X),
-        through({n: v.astype(jnp.bfloat16) for n, v in params.items()}, X),
-    )
-    for one, other in zip(wide, narrow, strict=True):
-        assert other.dtype == jnp.float32
-        np.testing.assert_allclose(other, one, rtol=0.1, atol=0.02 * float(jnp.abs(one).max()))
-    by_step = through_time.step_jacobians(
-        model, {n: v.astype(jnp.bfloat16) for n, v in params.items()}, X[:1]
-    )
+    narrow_params = {name: w.astype(jnp.bfloat16) for name, w in params.items()}
+
+    @jax.jit
+    def course(params):
+        return through_time.states_and_gradients(model, cross_entropy, params, (X, Y))
+
+    for wide, narrow in zip(course(params), course(narrow_params), strict=True):
+        assert narrow.dtype == jnp.float32
+        np.testing.assert_allclose(narrow, wide, rtol=0.1, atol=0.02 * float(jnp.abs(wide).max()))
+    by_step = through_time.step_jacobians(model, narrow_params, X[:1])
     assert by_step.shape == (T, by_step.shape[1], by_step.shape[1])
 
 

@@ -25,9 +25,11 @@ def drawn(leaves: tuple[Leaf, ...], seed: int = 0) -> dict[str, Array]:
 
 def check(moments: trace.Moments, *products: Array) -> None:
     """Moments of one copy each, against the products computed apart."""
-    np.testing.assert_allclose(moments.entries, [of.size for of in products])
-    np.testing.assert_allclose(moments.mean, [of.mean() for of in products], atol=1e-5)
-    np.testing.assert_allclose(moments.variance, [of.var() for of in products], rtol=1e-3)
+    for copy, product in enumerate(products):
+        assert moments.entries[copy] == product.size
+        np.testing.assert_allclose(moments.mean[copy], product.mean(), atol=1e-5)
+        np.testing.assert_allclose(moments.variance[copy], product.var(), rtol=1e-3)
+    assert len(moments.entries) == len(products)
 
 
 def test_a_net_in_the_order_of_its_data() -> None:
@@ -123,7 +125,7 @@ def test_a_barrier_hides_no_product() -> None:
         check(moments, X @ params[name])
 
 
-def test_what_is_fused_is_told_apart_by_its_columns() -> None:
+def test_fused_copies_are_told_apart_by_their_columns() -> None:
     leaves = (Leaf("fused", (4, 3, 6), ".io", "recurrent"),)
     params = drawn(leaves)
     whole = lambda p, x: x @ p["fused"].swapaxes(0, 1).reshape(3, 24)
@@ -160,7 +162,7 @@ def joined(p: dict[str, Array]) -> Array:
     ],
     ids=["dense", "left", "convolution", "loop", "stacked"],
 )
-def test_what_is_joined_along_an_output_axis_is_cut_back(product) -> None:
+def test_parameters_joined_along_an_output_axis_are_measured_apart(product) -> None:
     params = drawn(JOINED)
     _, found = jax.jit(lambda p: trace.products(product, JOINED, p, X))(params)
     assert sorted(found) == ["gates", "key", "query"]
@@ -173,26 +175,27 @@ def test_a_joined_product_has_the_entries_and_gradients_of_single_ones() -> None
     params, target = drawn(JOINED[:2]), jax.random.normal(jax.random.key(3), (7, 5, 10))
     together = lambda p, x: x @ jnp.concatenate([p["query"], p["key"]], 1)
     apart = lambda p, x: jnp.concatenate([x @ p["query"], x @ p["key"]], -1)
-    found = []
-    for function in (together, apart):
-        look = lambda p, taps, function=function: trace.watched(
-            function, JOINED[:2], lambda a: a, p, taps, X
-        )
-        sites = look(params, None)[1]
+
+    def sites_and_gradients(function) -> tuple:
+        def look(p: dict[str, Array], taps: list[Array] | None) -> tuple:
+            return trace.watched(function, JOINED[:2], lambda entries: entries, p, taps, X)
+
+        def cost(p: dict[str, Array], taps: list[Array]) -> Array:
+            return (look(p, taps)[0] * target).sum()
+
+        _, sites = look(params, None)
+        assert [site.name for site in sites] == ["query", "key"]
         taps = [jnp.zeros_like(site.product) for site in sites]
-        slopes = jax.grad(lambda p, t, look=look: (look(p, t)[0] * target).sum(), (0, 1))(
-            params, taps
-        )
-        found.append(([site.name for site in sites], [tuple(site[1:]) for site in sites], slopes))
-    assert found[0][0] == found[1][0] == ["query", "key"]
+        return [tuple(site[1:]) for site in sites], jax.grad(cost, (0, 1))(params, taps)
+
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5),
-        found[0][1:],
-        found[1][1:],
+        sites_and_gradients(together),
+        sites_and_gradients(apart),
     )
 
 
-def test_what_sums_or_loops_over_different_parameters_is_no_ones_product() -> None:
+def test_products_that_sum_or_loop_over_different_parameters_belong_to_none() -> None:
     leaves = (Leaf("a", (3, 3), "io", "hidden"), Leaf("b", (3, 3), "io", "hidden"))
     summed = lambda p, x: jnp.concatenate([x, x], -1) @ jnp.concatenate([p["a"], p["b"]], 0)
     looped = lambda p, x: jax.lax.scan(lambda h, w: (h @ w, None), x, jnp.stack([p["a"], p["b"]]))[
@@ -217,7 +220,7 @@ def test_a_watched_function_can_be_differentiated() -> None:
     np.testing.assert_allclose(slope, 2 * variance, rtol=1e-4)
 
 
-def test_named_values_are_found_inside_what_only_calls() -> None:
+def test_named_values_are_found_inside_calls() -> None:
     def inner(x: Array) -> Array:
         return checkpoint_name(jnp.sin(x), "deep") + 1
 
@@ -266,7 +269,9 @@ def with_vjp(f):
 
 @pytest.mark.parametrize("outer", [None, *INSIDE])
 @pytest.mark.parametrize("inner", INSIDE)
-def test_a_product_is_found_in_what_is_inside_of_what(outer: str | None, inner: str) -> None:
+def test_a_product_is_found_inside_every_pair_of_transformations(
+    outer: str | None, inner: str
+) -> None:
     leaves = (Leaf("w", (3, 4), "io", "hidden"),)
     params = drawn(leaves)
     wrapped = INSIDE[inner](lambda w, x: x @ w)
