@@ -207,12 +207,15 @@ class Interpreter(NamedTuple):
     def multiply(self, step: Step) -> Evaluated:
         """A product with a number is still the parameter: models multiply weights by constants."""
         results = step.evaluate()
-        by_number = any(np.ndim(value) == 0 for value in step.inputs)
-        # Where the result is a number too, the parameter was one, and is the multiplier itself.
-        if not by_number or not np.ndim(results[0]):
+        numbers = [np.ndim(value) == 0 for value in step.inputs]
+        # A parameter that is a number itself, as a gate is, is no kernel: what it multiplies may be
+        # data, whose next product must not be taken for one of two parameters.
+        multiplied = [
+            origin for origin, number in zip(step.origins, numbers, strict=True) if not number
+        ]
+        if not any(numbers) or multiplied.count(None) == len(multiplied):
             return step.without_origins(results)
-        parameter = next(origin for origin in step.origins if origin)
-        return Evaluated(results, [parameter], [])
+        return Evaluated(results, [multiplied[0]], [])
 
     def product(self, step: Step) -> Evaluated:
         """A matrix product, a convolution or picked rows: a site for each parameter in it."""

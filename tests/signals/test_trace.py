@@ -111,6 +111,23 @@ def test_heads_stacks_tables_convolutions_and_tied_weights() -> None:
     check(found["conv"], convolved)
 
 
+def test_a_gate_on_the_data_hides_no_product() -> None:
+    """A number that multiplies data is no kernel, and what it multiplies is data still."""
+    leaves = (Leaf("gate", (), "", "residual_gate"), Leaf("w", (3, 4), "io", "hidden"))
+    params = {"gate": jnp.float32(0.5), "w": jnp.ones((3, 4))}
+
+    def on_data(params: dict[str, Array], x: Array) -> Array:
+        return (params["gate"] * x) @ params["w"]
+
+    def on_kernel(params: dict[str, Array], x: Array) -> Array:
+        return x @ (params["gate"] * params["w"])
+
+    for apply in (on_data, on_kernel):
+        found = trace.products(apply, leaves, params, X)[1]
+        assert list(found) == ["w"]
+        check(found["w"], 0.5 * X @ params["w"])
+
+
 def test_a_barrier_hides_no_product() -> None:
     leaves = (Leaf("w", (3, 4), "io", "hidden"), Leaf("v", (3, 2), "io", "hidden"))
     params = drawn(leaves)
