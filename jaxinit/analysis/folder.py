@@ -28,9 +28,8 @@ from typing import Any, NamedTuple
 
 from jaxinit.study import BadStudy
 
-SCHEMA = (
-    2  # of the files below a manifest; what was written before there were manifests counts as 1
-)
+# Of the files below a manifest; what was written before there were manifests counts as 1.
+SCHEMA = 2
 MANIFEST = "manifest.json"
 LOCK = ".lock"
 # What the system says of a path that can hold no answer, whoever asks.
@@ -84,9 +83,11 @@ class Folder:
                 f"{self.path} holds {a(held.kind)}, not {a(kind)}; give --out a new folder "
                 "(nothing was overwritten)"
             )
-        mine = plain(question)
-        common = held.question.keys() & mine.keys()
-        changes = differences({k: held.question[k] for k in common}, {k: mine[k] for k in common})
+        asked = plain(question)
+        common = held.question.keys() & asked.keys()
+        there = {key: held.question[key] for key in common}
+        here = {key: asked[key] for key in common}
+        changes = differences(there, here)
         if changes:
             raise another(self.path, kind, changes)
         return held
@@ -106,26 +107,34 @@ class Folder:
             held = self.manifest()
             if held is None or name not in held.files:
                 raise BadStudy(f"{self.path} holds no {name}; give the folder that jaxinit printed")
-            present = False
-            for path in (self.path / name, self._new(name)):
-                try:
-                    content = path.read_bytes()
-                except FileNotFoundError:
-                    continue
-                except OSError as error:
-                    if error.errno not in BAD_PATH:
-                        raise
-                    present = True  # a folder or a loop of links in its place
-                    continue
-                if digest(content) == held.files[name]:
-                    return content
-                present = True
-            if held == before:  # the same manifest twice: nobody is writing
-                fault = "damaged: its content is not what was written" if present else "missing"
+            content, fault = self._read_either(name, held.files[name])
+            if content is not None:
+                return content
+            # Between our two looks a writer may have renamed the file, or have begun anew. Only
+            # when the manifest has not changed either is nobody writing.
+            if held == before:
                 raise BadStudy(
                     f"{self.path / name} is {fault}; restore it from a copy, or {self._again(name)}"
                 )
             before = held
+
+    def _read_either(self, name: str, expected: str) -> tuple[bytes | None, str]:
+        """The content of a file or of its `.new` twin, whichever has the expected SHA-256; None
+        for neither, and what is wrong."""
+        fault = "missing"
+        for path in (self.path / name, self._new(name)):
+            try:
+                content = path.read_bytes()
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                if error.errno not in BAD_PATH:
+                    raise
+                content = None  # a folder or a loop of links in its place
+            if content is not None and digest(content) == expected:
+                return content, ""
+            fault = "damaged: its content is not what was written"
+        return None, fault
 
     def write(self, kind: str, question: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
         """Write files as one, beside those that the folder holds already; needs the lock
@@ -135,8 +144,11 @@ class Folder:
         """
         self.path.mkdir(parents=True, exist_ok=True)
         held = self.claim(kind, question)
-        listed = {} if held is None else dict(held.files)
-        asked = plain(question) if held is None else held.question | plain(question)
+        listed = {}
+        asked = plain(question)
+        if held is not None:
+            listed = dict(held.files)
+            asked = held.question | asked
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         try:
             for name, content in files.items():
@@ -151,12 +163,14 @@ class Folder:
             }
             body["sha256"] = digest(_canonical(body))
             write_synced(self._new(MANIFEST), to_json(body))
-        except OSError:
+        except OSError:  # as when the disk is full: the manifest still means the old files
             for name in (*files, MANIFEST):
                 self._new(name).unlink(missing_ok=True)
             raise
+        # The one step that counts: before it readers find the old answer, after it the new one, the
+        # files of which still bear their `.new` names.
         self._new(MANIFEST).replace(self.path / MANIFEST)
-        sync_folder(self.path)  # the answer counts from here on
+        sync_folder(self.path)
         for name in files:
             self._put(name)
         sync_folder(self.path)
@@ -187,7 +201,8 @@ class Folder:
     def _recover(self) -> None:
         """Finish the renames that a dead writer still owed, and remove what it wrote in vain."""
         held = self.manifest()
-        for name, expected in ({} if held is None else held.files).items():
+        listed = {} if held is None else held.files
+        for name, expected in listed.items():
             twin = self._new(name)
             if twin.is_file() and digest(twin.read_bytes()) == expected:
                 self._put(name)
@@ -218,9 +233,8 @@ class Folder:
         not count."""
         if not self.path.exists():
             return
-        visible = sorted(
-            entry.name for entry in self.path.iterdir() if not entry.name.startswith(".")
-        )
+        names = [entry.name for entry in self.path.iterdir()]
+        visible = [name for name in names if not name.startswith(".")]
         if "study.json" in visible:
             raise BadStudy(
                 f"{self.path} has a study.json and no {MANIFEST}: an older version of jaxinit "
@@ -252,16 +266,7 @@ class Folder:
                 f"{body.get('schema')}, this version reads {SCHEMA}); read it with that version, "
                 "or name another folder"
             )
-        form = {"kind": str, "question": dict, "files": dict, "written": str}
-        wrong = [
-            f"{key} is {body.get(key)!r:.80}"
-            for key, type_ in form.items()
-            if not isinstance(body.get(key), type_)
-        ]
-        if not wrong and not (
-            body["kind"] and all(isinstance(sha256, str) for sha256 in body["files"].values())
-        ):
-            wrong = ["kind is empty, or a file's SHA-256 is no text"]
+        wrong = _faults(body)
         if wrong:
             raise BadStudy(
                 f"{path} is no manifest of jaxinit ({'; '.join(wrong)}; expected text for kind and "
@@ -269,6 +274,20 @@ class Folder:
                 "folder away and run the same command again"
             )
         return Manifest(body["kind"], body["question"], body["files"], body["written"])
+
+
+def _faults(body: Mapping[str, Any]) -> list[str]:
+    """What a manifest of this version lacks, though its checksum is right."""
+    faults = []
+    for key, type_ in (("kind", str), ("question", dict), ("files", dict), ("written", str)):
+        if not isinstance(body.get(key), type_):
+            faults.append(f"{key} is {body.get(key)!r:.80}")
+    if faults:
+        return faults
+    digests_are_text = all(isinstance(sha256, str) for sha256 in body["files"].values())
+    if not body["kind"] or not digests_are_text:
+        return ["kind is empty, or a file's SHA-256 is no text"]
+    return []
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
@@ -348,21 +367,25 @@ def _usable(path: Path) -> Iterator[None]:
         if error.errno not in BAD_PATH:
             raise
         name = str(error.filename or path)
-        what = (
-            "a folder"
-            if name == str(path)
-            else f"a {'file' if Path(name).parent == path else 'path'}"
-        )
+        expected = "a path"
+        if name == str(path):
+            expected = "a folder"
+        elif Path(name).parent == path:
+            expected = "a file"
         raise BadStudy(
-            f"{name} cannot be used: {error.strerror}, where {what} was expected; mend the path, "
-            "or give another folder"
+            f"{name} cannot be used: {error.strerror}, where {expected} was expected; mend the "
+            "path, or give another folder"
         ) from None
 
 
 def _move_aside(folder: Path) -> None:
     """Give a folder that lies in the place of a file another name, as `summary.json.1`."""
-    free = (folder.with_name(f"{folder.name.removeprefix('.')}.{k}") for k in itertools.count(1))
-    folder.rename(next(path for path in free if not os.path.lexists(path)))
+    name = folder.name.removeprefix(".")
+    for k in itertools.count(1):
+        path = folder.with_name(f"{name}.{k}")
+        if not os.path.lexists(path):
+            folder.rename(path)
+            return
 
 
 def _remove_empty(folders: list[Path]) -> None:
@@ -383,7 +406,9 @@ def _finite(content: Any) -> Any:
         return {key: _finite(value) for key, value in content.items()}
     if isinstance(content, list | tuple):
         return [_finite(value) for value in content]
-    return None if isinstance(content, float) and not math.isfinite(content) else content
+    if isinstance(content, float) and not math.isfinite(content):
+        return None
+    return content
 
 
 def _take(path: Path) -> int:
@@ -403,7 +428,7 @@ def _take(path: Path) -> int:
             os.close(lock)
             raise
         # The holder before may have removed the file between our two calls: then this lock is of a
-        # file without a name.
+        # file without a name, and the next process would lock another one.
         try:
             same = os.stat(path).st_ino == os.fstat(lock).st_ino
         except FileNotFoundError:

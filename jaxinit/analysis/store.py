@@ -45,6 +45,7 @@ TRACES = {
 ENDS = ("outcome", "last_epoch")
 STUDY, RECORDS, SUMMARY = "study.json", "records.nc", "summary.json"
 STATE, SPARE = "state.bin", "state.before.bin"
+CHECKSUM = 32  # bytes of a SHA-256, before the content of a state
 FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
 PACKAGES = ("jaxinit", "jax", "jaxlib", "flax", "optax", "numpy", "scipy", "xarray")
 SCHEMA = 2  # of study.json and records.nc
@@ -115,10 +116,13 @@ def summarize_again(path: str | Path) -> Result:
     written.
     Raises: BadStudy as `load`, but not for summary.json.
     """
-    folder, about = Folder(Path(path)), stored(path)
+    folder = Folder(Path(path))
+    about = stored(path)
     if about["status"] != "complete":
         return load(path)
-    study, records = Study.from_plain(about["study"]), read_records(folder)
+    study = Study.from_plain(about["study"])
+    records = read_records(folder)
+    # As JSON gives it back, so that it compares with what is kept.
     summary = json.loads(to_json(summaries.summarize(records, study, about)))
     try:
         kept = _read_json(folder, SUMMARY)
@@ -139,9 +143,9 @@ def stored(path: str | Path) -> dict[str, Any]:
     folder = Folder(Path(path))
     held = folder.manifest()
     if held is None or held.kind != "study":
-        what = "no study" if held is None else f"{a(held.kind)} and no study"
+        content = "no study" if held is None else f"{a(held.kind)} and no study"
         raise BadStudy(
-            f"{folder.path} holds {what} (no study.json); give the folder that `jaxinit run` "
+            f"{folder.path} holds {content} (no study.json); give the folder that `jaxinit run` "
             "printed"
         )
     return _read_json(folder, STUDY)
@@ -167,9 +171,10 @@ def read_records(folder: Folder, name: str = RECORDS) -> xr.Dataset:
 def netcdf(records: xr.Dataset) -> bytes:
     """A Dataset as a NetCDF-4 file, compressed: made in memory, since HDF5 does not survive a full
     disk."""
-    packed = {
-        str(name): {"zlib": True} for name in records.data_vars if records[name].dtype.kind == "f"
-    }
+    packed = {}
+    for name, variable in records.data_vars.items():
+        if variable.dtype.kind == "f":
+            packed[str(name)] = {"zlib": True}
     content = io.BytesIO()
     records.to_netcdf(content, engine="h5netcdf", encoding=packed)
     return content.getvalue()
@@ -186,22 +191,28 @@ def unfinished_records(
     """
     state, remark = read_state(folder.path, about["digest"], set_aside=False)
     if state is None:
-        if folder.holds(RECORDS):
-            records = read_records(folder)
-            if records.attrs.get("identity") == about["digest"]:
-                last = (
-                    f"these are the records of its last interruption, in {RECORDS}; to go on is to "
-                    "start anew"
-                )
-                return records, f"{remark}no saved state is left in {folder.path}; {last}"
-        again = f"{about['command']} --out {quoted(folder.path)}"
-        raise BadStudy(
-            f"{remark}the study in {folder.path} has no records yet; run it again: {again}"
+        records = _interrupted_records(folder, about["digest"])
+        if records is None:
+            again = f"{about['command']} --out {quoted(folder.path)}"
+            raise BadStudy(
+                f"{remark}the study in {folder.path} has no records yet; run it again: {again}"
+            )
+        return records, (
+            f"{remark}no saved state is left in {folder.path}; these are the records of its last "
+            f"interruption, in {RECORDS}; to go on is to start anew"
         )
     records = empty_records(study, about["evaluations_per_epoch"], about["task"], about["digest"])
     restore(records, state)
     torn = remark.partition("going on from")[0]
     return records, torn and f"{torn}these are the records of the state saved before"
+
+
+def _interrupted_records(folder: Folder, identity: str) -> xr.Dataset | None:
+    """The records that an interruption of this very study wrote, None for none."""
+    if not folder.holds(RECORDS):
+        return None
+    records = read_records(folder)
+    return records if records.attrs.get("identity") == identity else None
 
 
 def restore(records: xr.Dataset, state: Mapping[str, np.ndarray]) -> None:
@@ -218,51 +229,53 @@ def empty_records(
     `about` says what the attributes cannot take from the study: task, metric, direction, chance;
     `identity` is the digest of what was asked.
     """
-    rows = study.epochs * evaluations_per_epoch
+    evaluations = study.epochs * evaluations_per_epoch
     seeds = [*study.tuning, *study.reporting]
+    trial = ("scheme", "lr", "seed")
+    trials = (len(study.schemes), len(study.lrs), len(seeds))
     coords = {
         "scheme": list(study.schemes),
         "lr": list(study.lrs),
         "seed": seeds,
-        "epoch": np.arange(1, rows + 1) / evaluations_per_epoch,
+        "epoch": np.arange(1, evaluations + 1) / evaluations_per_epoch,
     }
-    grid = (len(study.schemes), len(study.lrs), len(seeds))
-    trial = ("scheme", "lr", "seed")
-    variables: dict[str, Any] = {
-        name: ((*trial, "epoch"), np.full((*grid, rows), np.nan, np.float32), {"long_name": text})
-        for name, text in TRACES.items()
+    variables: dict[str, Any] = {}
+    for name, meaning in TRACES.items():
+        values = np.full((*trials, evaluations), np.nan, np.float32)
+        variables[name] = ((*trial, "epoch"), values, {"long_name": meaning})
+    codes = {
+        "flag_values": np.arange(len(Outcome), dtype=np.int8),
+        "flag_meanings": " ".join(outcome.name.lower() for outcome in Outcome),
     }
-    meanings = " ".join(outcome.name.lower() for outcome in Outcome)
-    flags = {"flag_values": np.arange(len(Outcome), dtype=np.int8), "flag_meanings": meanings}
+    variables["outcome"] = (trial, np.zeros(trials, np.int8), codes)
     trained = {
         "long_name": "epochs trained: the time to target of a converged trial",
         "units": "epochs",
     }
-    variables["outcome"] = (trial, np.zeros(grid, np.int8), flags)
-    variables["last_epoch"] = (trial, np.zeros(grid), trained)
-    variables["phase"] = (
-        ("seed",),
-        ["tune"] * len(study.tuning) + ["report"] * len(study.reporting),
-    )
+    variables["last_epoch"] = (trial, np.zeros(trials), trained)
+    phases = ["tune"] * len(study.tuning) + ["report"] * len(study.reporting)
+    variables["phase"] = (("seed",), phases)
     attrs = {
-        name: getattr(study, name)
-        for name in ("model", "hidden", "layers", "optimizer", "batch", "baseline")
-    }
-    attrs |= {
+        "model": study.model,
+        "hidden": study.hidden,
+        "layers": study.layers,
+        "optimizer": study.optimizer,
+        "batch": study.batch,
+        "baseline": study.baseline,
         "budget": float(study.epochs),
         "evaluations_per_epoch": evaluations_per_epoch,
         **about,
+        "schema": SCHEMA,
+        "identity": identity,
     }
-    attrs |= {"schema": SCHEMA, "identity": identity}
     return xr.Dataset(variables, coords, attrs)
 
 
 def size_of_records(study: Study, evaluations_per_epoch: int) -> int:
     """Bytes of `empty_records`, all of whose traces are float32."""
     trials = len(study.schemes) * len(study.lrs) * (len(study.tuning) + study.seeds)
-    return (
-        trials * study.epochs * evaluations_per_epoch * len(TRACES) * np.dtype(np.float32).itemsize
-    )
+    entries = trials * study.epochs * evaluations_per_epoch
+    return entries * len(TRACES) * np.dtype(np.float32).itemsize
 
 
 def write_study(
@@ -337,12 +350,14 @@ def write_state(
     save: Any = np.savez
     save(payload, header=header, **arrays)
     content = payload.getvalue()
-    state, fresh = path / STATE, path / f".{STATE}.new"
+    state = path / STATE
+    fresh = path / f".{STATE}.new"
     try:
         write_synced(fresh, hashlib.sha256(content).digest() + content)
     except OSError:
         fresh.unlink(missing_ok=True)
         raise
+    # A kill between the two renames leaves the spare alone, from which the study goes on.
     if state.exists():
         state.replace(path / SPARE)
     fresh.replace(state)
@@ -358,7 +373,30 @@ def read_state(
     `lives` among its entries is what `write_state` was told. A file that is torn, whose checksum
     does not fit, or that belongs to another study, is set aside under another name, or left alone.
     """
-    contents: dict[str, bytes] = {}
+    contents = _state_files(path)
+    remarks = ""
+    if len(contents) == 2 and contents[STATE] == contents[SPARE] != b"":
+        # No two states are alike: each knows its time.
+        remarks = f"{path / STATE} is a copy of {SPARE}; "
+    elif list(contents) == [SPARE]:
+        remarks = f"{path / STATE} is missing; "
+    for name, content in contents.items():
+        file = path / name
+        state = _parse_state(content)
+        if state is not None and state.pop("identity") == identity:
+            return state, f"{remarks}going on from {file}"
+        fault = "torn" if state is None else "foreign"
+        reason = "is torn" if state is None else "belongs to another study"
+        if set_aside:
+            file.replace(path / f"{name}.{fault}")
+            reason += f" and was set aside as {name}.{fault}"
+        remarks += f"{file} {reason}; "
+    return None, remarks
+
+
+def _state_files(path: Path) -> dict[str, bytes]:
+    """The contents of the state and of its spare, of those that are there."""
+    contents = {}
     for name in (STATE, SPARE):
         try:
             contents[name] = (path / name).read_bytes()
@@ -367,31 +405,20 @@ def read_state(
         except OSError as error:
             if error.errno not in BAD_PATH:
                 raise
-            contents[name] = (
-                b""  # a folder or a loop of links in its place is set aside as a torn one is
-            )
-    remarks = ""
-    # no two states are alike: each knows its time
-    if len(contents) == 2 and contents[STATE] == contents[SPARE] != b"":
-        remarks = f"{path / STATE} is a copy of {SPARE}; "
-    elif list(contents) == [SPARE]:
-        remarks = f"{path / STATE} is missing; "
-    for name, content in contents.items():
-        file = path / name
-        fault = "torn"
-        if hashlib.sha256(content[32:]).digest() == content[:32]:
-            with np.load(io.BytesIO(content[32:]), allow_pickle=False) as arrays:
-                state: dict[str, Any] = dict(arrays)
-            header = json.loads(state.pop("header").tobytes())
-            if header["identity"] == identity:
-                return state | {"lives": header["lives"]}, f"{remarks}going on from {file}"
-            fault = "foreign"
-        reason = "is torn" if fault == "torn" else "belongs to another study"
-        if set_aside:
-            file.replace(path / f"{name}.{fault}")
-            reason += f" and was set aside as {name}.{fault}"
-        remarks += f"{file} {reason}; "
-    return None, remarks
+            # A folder or a loop of links in its place is set aside as a torn one is.
+            contents[name] = b""
+    return contents
+
+
+def _parse_state(content: bytes) -> dict[str, Any] | None:
+    """The arrays of a state with its `identity` and `lives`; None where its checksum is wrong."""
+    checksum, payload = content[:CHECKSUM], content[CHECKSUM:]
+    if hashlib.sha256(payload).digest() != checksum:
+        return None
+    with np.load(io.BytesIO(payload), allow_pickle=False) as arrays:
+        state: dict[str, Any] = dict(arrays)
+    header = json.loads(state.pop("header").tobytes())
+    return state | {"identity": header["identity"], "lives": header["lives"]}
 
 
 def clear_state(path: Path) -> None:
