@@ -51,7 +51,7 @@ def test_kaplan_meier_reproduces_the_textbook() -> None:
 
 
 def test_kaplan_meier_by_hand_with_a_censoring_between_two_events() -> None:
-    # Events at 1 and 3, censored at 2: S(1) = 2/3, then one left of which one arrives: S(3) = 0.
+    # Events at 1 and 3, censored at 2: S(1) = 2/3, then one left, which converges: S(3) = 0.
     t, share, low, high = kaplan_meier(times(1, 3, censored=(2,)))
     assert dict(zip(t, share, strict=True))[1] == pytest.approx(1 / 3)
     assert share[-1] == 1.0

@@ -1,6 +1,8 @@
 """The table of a study whose every trial is known: which rate is chosen, who is counted, in which
 order."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from ended_trials import S, records
@@ -18,7 +20,7 @@ def test_rates_are_chosen_on_the_tuning_seeds_only() -> None:
     assert table.best_rate(worse, "fast") == 1.0
 
 
-def test_rates_that_never_arrive_are_ranked_by_their_best_metric() -> None:
+def test_rates_that_never_reach_the_target_are_ranked_by_their_best_metric() -> None:
     data = records()
     data.outcome.loc[{"seed": 0}] = int(S)
     data.last_epoch.loc[{"seed": 0}] = 10.0
@@ -29,10 +31,10 @@ def test_rates_that_never_arrive_are_ranked_by_their_best_metric() -> None:
     assert table.best_rate(data, "slow") == 0.1
 
 
-def test_a_diverged_trial_counts_as_never_arriving_not_as_a_short_one() -> None:
-    of = table.times_of(records(), "slow", 0.1, "report")
-    np.testing.assert_array_equal(of.time, [6, 10, 10])
-    np.testing.assert_array_equal(of.event, [True, False, False])
+def test_a_diverged_trial_counts_as_never_converging_not_as_a_short_one() -> None:
+    times = table.times_of(records(), "slow", 0.1, "report")
+    np.testing.assert_array_equal(times.time, [6, 10, 10])
+    np.testing.assert_array_equal(times.event, [True, False, False])
 
 
 def test_table_counts_every_outcome_and_orders_by_speed() -> None:
@@ -53,24 +55,28 @@ def test_nothing_reported_yet_gives_an_empty_table() -> None:
     assert table.reported(data) == {}
 
 
-def test_profile_scores_are_areas_under_the_profile() -> None:
-    row = lambda cell, scheme, epochs, converged=5: {
-        "cell": cell,
+def setting_row(setting: str, scheme: str, epochs: float, converged: int = 5) -> dict[str, Any]:
+    return {
+        "cell": setting,
         "scheme": scheme,
         "epochs": epochs,
         "converged": converged,
         "seeds": 5,
     }
+
+
+def test_profile_scores_are_areas_under_the_profile() -> None:
     rows = [
-        row("1", "a", 2.0),
-        row("1", "b", 4.0),
-        row("1", "c", 2.0, 2),
-        row("2", "a", 9.0),
-        row("2", "b", 3.0),
+        setting_row("1", "a", 2.0),
+        setting_row("1", "b", 4.0),
+        setting_row("1", "c", 2.0, converged=2),
+        setting_row("2", "a", 9.0),
+        setting_row("2", "b", 3.0),
+        setting_row("2", "c", 30.0),
+        setting_row("2", "only here", 1.0),
     ]
-    rows += [row("2", "c", 30.0), row("2", "only here", 1.0)]
     scores = table.profile_scores(rows)
-    # a: the best, then 9 times the best; "only here" is the best of cell 2 with 1 epoch
+    # a: the best, then 9 times the best; "only here" is the best of setting 2 with 1 epoch
     assert list(scores) == ["a", "b", "c"]
     assert scores["a"] == pytest.approx((1 + 0) / 2)
     assert scores["b"] == pytest.approx(((4 - 2) / 3 + (4 - 3) / 3) / 2)
