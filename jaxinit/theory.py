@@ -1,5 +1,4 @@
-"""What theory says before anything is drawn: gains, signal propagation in wide nets, Jacobians,
-linear learning.
+"""Theory of initialization: gains, signal propagation in wide networks, Jacobians, linear learning.
 
     activation, weight and bias variance -> fixed points -> chi -> depth scales, phases, spectra
 
@@ -31,7 +30,8 @@ REACH = 9.0  # standard deviations that a Gaussian is integrated over: beyond li
 PANELS = (-REACH, -6.0, -4.0, -2.5, -1.2, 0.0, 1.2, 2.5, 4.0, 6.0, REACH)
 WIDTH = 0.6  # a panel of the Gaussian's own resolves what is no narrower than this
 RATIO = 4.0  # panels towards a narrow feature shrink by this factor each
-NODES, WEIGHTS = np.polynomial.legendre.leggauss(24)
+NODES, WEIGHTS = np.polynomial.legendre.leggauss(24)  # on [-1, 1], of every panel
+HUGE = 1e12  # a variance that stands for infinity, where an activation is asked for its slope
 
 
 class Activation(NamedTuple):
@@ -40,6 +40,9 @@ class Activation(NamedTuple):
     phi: Function
     slope: Function
     kinks: tuple[float, ...] = ()
+
+
+OfActivation = Callable[[Activation, Numbers], Numbers]
 
 
 def _density(x: Numbers) -> Numbers:
@@ -80,7 +83,7 @@ ACTIVATIONS: dict[str, Activation] = {
 
 
 def activation(name: str) -> Activation:
-    """Raises: ValueError for an unknown activation."""
+    """The activation of a name. Raises: ValueError for an unknown one."""
     if name not in ACTIVATIONS:
         raise ValueError(f"no activation is called {name!r}; there are {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[name]
@@ -111,15 +114,20 @@ def nodes_of(kinks: tuple[float, ...] = (), scale: float = math.inf) -> tuple[Nu
 
 def _panels(points: Numbers) -> tuple[Numbers, Numbers]:
     """Nodes and weights of E over N(0, 1), split at the points."""
+    # Points beyond the reach fall together at its end, and unique leaves no panel of width 0.
     ends = np.unique(np.clip(points, -REACH, REACH))
-    middle, half = (ends[1:] + ends[:-1]) / 2, (ends[1:] - ends[:-1]) / 2
+    middle = (ends[1:] + ends[:-1]) / 2
+    half = (ends[1:] - ends[:-1]) / 2
     z = (middle[:, None] + half[:, None] * NODES).ravel()
     return z, (half[:, None] * WEIGHTS).ravel() * _density(z)
 
 
 def _towards(scale: float, widest: float) -> Numbers:
     """Ends of panels around a feature of width `scale` at 0: plus and minus scale, 4 scale, 16
-    scale, to `widest`."""
+    scale, to `widest`.
+
+    Panels that grow by a factor hold any number of orders of magnitude in a few: 1 / sqrt(q) is
+    1e-6 at a variance of 1e12."""
     if scale >= widest:
         return np.empty(0)
     steps = np.arange(math.ceil(math.log(widest / scale, RATIO)))
@@ -127,47 +135,81 @@ def _towards(scale: float, widest: float) -> Numbers:
     return np.concatenate([-ends[::-1], ends])
 
 
-def _of_variance(name: str, q: float, function: Callable[[Activation, Numbers], Numbers]) -> float:
-    """E[f(phi, sqrt(q) z)]."""
-    phi, root = activation(name), math.sqrt(q)
-    kinks = tuple(kink / root for kink in phi.kinks) if root > 0 else ()
-    scale = 1 / root if root > 0 else math.inf
-    return gaussian_mean(lambda z: function(phi, root * z), kinks, scale)
+def _value(nonlinearity: Activation, u: Numbers) -> Numbers:
+    return nonlinearity.phi(u)
 
 
-def _of_pair(
-    name: str, q: float, c: float, function: Callable[[Activation, Numbers], Numbers]
-) -> float:
-    """E[f(u1) f(u2)] for Gaussians of variance q and correlation c.
+def _slope(nonlinearity: Activation, u: Numbers) -> Numbers:
+    return nonlinearity.slope(u)
+
+
+def _squared_value(nonlinearity: Activation, u: Numbers) -> Numbers:
+    return nonlinearity.phi(u) ** 2
+
+
+def _squared_slope(nonlinearity: Activation, u: Numbers) -> Numbers:
+    return nonlinearity.slope(u) ** 2
+
+
+def mean_at(name: str, q: float, function: OfActivation) -> float:
+    """E[f(phi, sqrt(q) z)]: the mean of a function of an activation, at pre-activations of variance
+    q."""
+    nonlinearity = activation(name)
+    root = math.sqrt(q)
+    if root == 0:
+        kinks, scale = (), math.inf
+    else:
+        kinks = tuple(kink / root for kink in nonlinearity.kinks)
+        scale = 1 / root
+    return gaussian_mean(lambda z: function(nonlinearity, root * z), kinks, scale)
+
+
+def pair_mean_at(name: str, q: float, c: float, function: OfActivation) -> float:
+    """E[f(phi, u1) f(phi, u2)] for Gaussians of variance q and correlation c.
 
     u1 = r z1 and u2 = r (c z1 + s z2) with r^2 = q and s^2 = 1 - c^2. Given z1, the second factor
     bends where z2 is near -c z1 / s, within 1 / (r s). Its mean over z2 bends within the larger of
     1 / r and s around z1 = 0, and within s around a kink of f.
     """
-    phi, root, rest = activation(name), math.sqrt(q), math.sqrt((1 - c) * (1 + c))
+    nonlinearity = activation(name)
+    root = math.sqrt(q)
+    rest = math.sqrt((1 - c) * (1 + c))  # 1 - c^2 would lose the digits of a c near 1
     if rest == 0 or root == 0:
+        # There is one variable: u2 is u1 or its negative.
         sign = 1.0 if c > 0 else -1.0
-        return _of_variance(name, q, lambda _, u: function(phi, u) * function(phi, sign * u))
-    kinks = np.asarray([kink / root for kink in phi.kinks])
+        return mean_at(name, q, lambda phi, u: function(phi, u) * function(phi, sign * u))
+    kinks = np.asarray([kink / root for kink in nonlinearity.kinks])
     around_kinks = (kinks[:, None] + _towards(rest, WIDTH)).ravel()
-    z1, w1 = _panels(
-        np.concatenate(
-            [PANELS, kinks, -kinks, _towards(1 / root, WIDTH), around_kinks, -around_kinks]
-        )
-    )
-    middle_of_bend = -c * z1[:, None] / rest
-    points = [np.broadcast_to(PANELS, (len(z1), len(PANELS))), middle_of_bend + kinks / rest]
-    points.append(middle_of_bend + _towards(1 / (root * rest), 2 * REACH))
-    ends = np.sort(np.clip(np.concatenate(points, 1), -REACH, REACH), 1)
-    middle, half = (ends[:, 1:] + ends[:, :-1]) / 2, (ends[:, 1:] - ends[:, :-1]) / 2
-    z2 = middle[..., None] + half[..., None] * NODES
+    # With every point its negative: a negative correlation mirrors what z2 sees of a kink.
+    points = [PANELS, kinks, -kinks, _towards(1 / root, WIDTH), around_kinks, -around_kinks]
+    z1, w1 = _panels(np.concatenate(points))
+    z2, half = _nodes_given(z1, c, root, rest, kinks)
     values = (
-        function(phi, root * (c * z1[:, None, None] + rest * z2))
+        function(nonlinearity, root * (c * z1[:, None, None] + rest * z2))
         * _density(z2)
         * half[..., None]
         * WEIGHTS
     )
-    return float((function(phi, root * z1) * values.sum((1, 2))) @ w1)
+    return float((function(nonlinearity, root * z1) * values.sum((1, 2))) @ w1)
+
+
+def _nodes_given(
+    z1: Numbers, c: float, root: float, rest: float, kinks: Numbers
+) -> tuple[Numbers, Numbers]:
+    """Nodes for z2 given every z1, `[z1, panel, node]`, and half the widths of the panels.
+
+    Each z1 has panels of its own, since the bend of u2 moves with it; all have as many, some of
+    width 0, so that they are one array."""
+    middle_of_bend = -c * z1[:, None] / rest
+    points = [
+        np.broadcast_to(PANELS, (len(z1), len(PANELS))),
+        middle_of_bend + kinks / rest,
+        middle_of_bend + _towards(1 / (root * rest), 2 * REACH),
+    ]
+    ends = np.sort(np.clip(np.concatenate(points, 1), -REACH, REACH), 1)
+    middle = (ends[:, 1:] + ends[:, :-1]) / 2
+    half = (ends[:, 1:] - ends[:, :-1]) / 2
+    return middle[..., None] + half[..., None] * NODES, half
 
 
 @cache
@@ -183,12 +225,8 @@ def gain(activation: str, direction: Direction = "forward") -> float:
     """
     if direction not in ("forward", "backward"):
         raise ValueError(f"direction is 'forward' or 'backward', got {direction!r}")
-    return (
-        _of_variance(
-            activation, 1.0, lambda of, z: (of.slope if direction == "backward" else of.phi)(z) ** 2
-        )
-        ** -0.5
-    )
+    square = _squared_value if direction == "forward" else _squared_slope
+    return mean_at(activation, 1.0, square) ** -0.5
 
 
 def variance_map(activation: str, q: float, sigma_w2: float, sigma_b2: float = 0.0) -> float:
@@ -199,7 +237,7 @@ def variance_map(activation: str, q: float, sigma_w2: float, sigma_b2: float = 0
     (2016), eq. 3.
     """
     _check(q=q, sigma_w2=sigma_w2, sigma_b2=sigma_b2)
-    return sigma_w2 * _of_variance(activation, q, lambda of, u: of.phi(u) ** 2) + sigma_b2
+    return sigma_w2 * mean_at(activation, q, _squared_value) + sigma_b2
 
 
 def correlation_map(
@@ -213,7 +251,7 @@ def correlation_map(
     _check(q=q, sigma_w2=sigma_w2, sigma_b2=sigma_b2)
     if not -1 <= c <= 1:
         raise ValueError(f"a correlation lies in [-1, 1], got {c}")
-    return (sigma_w2 * _of_pair(activation, q, c, lambda of, u: of.phi(u)) + sigma_b2) / q
+    return (sigma_w2 * pair_mean_at(activation, q, c, _value) + sigma_b2) / q
 
 
 def chi(activation: str, sigma_w2: float, q: float) -> float:
@@ -223,7 +261,7 @@ def chi(activation: str, sigma_w2: float, q: float) -> float:
     Below 1 the net is ordered (gradients vanish), above 1 chaotic (they explode). Source: Poole et
     al. (2016), eq. 6."""
     _check(q=q, sigma_w2=sigma_w2)
-    return sigma_w2 * _of_variance(activation, q, lambda of, u: of.slope(u) ** 2)
+    return sigma_w2 * mean_at(activation, q, _squared_slope)
 
 
 @cache
@@ -231,20 +269,24 @@ def fixed_point_q(activation: str, sigma_w2: float, sigma_b2: float = 0.0) -> fl
     """q*, the variance that a deep net settles at: the stable fixed point of `variance_map`.
 
     0 where signals die, inf where they grow without bound; 1 where every variance stays (ReLU at
-    sigma_w^2 = 2). Assumes a start near variance 1: among several stable points, the one on that
-    side of the next unstable one.
+    sigma_w^2 = 2). Assumes an input of variance near 1: among several stable points, the one on
+    that side of the next unstable one.
     """
-    off = lambda log_q: (
-        math.log(variance_map(activation, math.exp(log_q), sigma_w2, sigma_b2) or 1e-300) - log_q
-    )
-    here = off(0.0)
-    if abs(here) < 1e-9:
+
+    def growth(log_q: float) -> float:
+        """log(q_{l+1} / q_l)."""
+        q_after = variance_map(activation, math.exp(log_q), sigma_w2, sigma_b2)
+        return math.log(q_after or 1e-300) - log_q
+
+    at_one = growth(0.0)
+    if abs(at_one) < 1e-9:
         return 1.0
-    steps = np.arange(0.0, 60.0, 0.25) * math.copysign(1, here)
-    for near, far in pairwise(steps):
-        if off(float(far)) * here <= 0:
-            return math.exp(_root(off, float(near), float(far)))
-    return math.inf if here > 0 else 0.0
+    # The variance moves from 1 in one direction, and stops where its growth first changes sign.
+    steps = np.arange(0.0, 60.0, 0.25) * math.copysign(1, at_one)
+    for near, far in pairwise(steps.tolist()):
+        if growth(far) * at_one <= 0:
+            return math.exp(_root(growth, near, far))
+    return math.inf if at_one > 0 else 0.0
 
 
 @cache
@@ -257,15 +299,15 @@ def fixed_point_c(activation: str, sigma_w2: float, sigma_b2: float = 0.0) -> fl
     q = fixed_point_q(activation, sigma_w2, sigma_b2)
     if q in (0.0, math.inf) or chi(activation, sigma_w2, q) <= 1 + 1e-9:
         return 1.0
-    off = lambda c: correlation_map(activation, c, q, sigma_w2, sigma_b2) - c
-    for short_of_one in (
-        1e-4,
-        1e-6,
-        1e-8,
-        1e-10,
-    ):  # a large bias variance brings c* as near to 1 as that
-        if off(1 - short_of_one) < -1e-13:
-            return _root(off, -1e-12, 1 - short_of_one)
+
+    def growth(c: float) -> float:
+        return correlation_map(activation, c, q, sigma_w2, sigma_b2) - c
+
+    # 1 is a fixed point too, an unstable one, so the root is bracketed short of it; a large bias
+    # variance brings c* as near to 1 as the last of these.
+    for short_of_one in (1e-4, 1e-6, 1e-8, 1e-10):
+        if growth(1 - short_of_one) < -1e-13:
+            return _root(growth, -1e-12, 1 - short_of_one)
     return 1.0
 
 
@@ -282,24 +324,26 @@ def depth_scales(activation: str, sigma_w2: float, sigma_b2: float = 0.0) -> tup
     if q in (0.0, math.inf):
         return math.nan, math.nan
     root = math.sqrt(q)
-    by_q = (
-        sigma_w2
-        * _of_variance(activation, q, lambda of, u: of.phi(u) * of.slope(u) * u / root)
-        / root
-    )
+
+    def by_q(nonlinearity: Activation, u: Numbers) -> Numbers:
+        """The derivative of phi(sqrt(q) z)^2 by q, but for a factor 1 / sqrt(q)."""
+        return nonlinearity.phi(u) * nonlinearity.slope(u) * u / root
+
+    q_slope = sigma_w2 * mean_at(activation, q, by_q) / root
     c = fixed_point_c(activation, sigma_w2, sigma_b2)
-    by_c = sigma_w2 * _of_pair(activation, q, c, lambda of, u: of.slope(u))
-    return _scale(by_q), _scale(by_c)
+    c_slope = sigma_w2 * pair_mean_at(activation, q, c, _slope)
+    return _depth_scale(q_slope), _depth_scale(c_slope)
 
 
 def gradient_scale(activation: str, sigma_w2: float, sigma_b2: float = 0.0) -> float:
     """-1 / ln chi: layers over which the squared gradient falls by 1/e; negative where it grows,
     inf at criticality."""
     q = fixed_point_q(activation, sigma_w2, sigma_b2)
-    return math.nan if q == math.inf else _scale(chi(activation, sigma_w2, q))
+    return math.nan if q == math.inf else _depth_scale(chi(activation, sigma_w2, q))
 
 
-def _scale(slope: float) -> float:
+def _depth_scale(slope: float) -> float:
+    """Layers over which a difference that a layer multiplies by `slope` falls by 1/e."""
     if slope <= 0:
         return 0.0
     return math.inf if abs(slope - 1) < 1e-9 else -1 / math.log(slope)
@@ -321,16 +365,18 @@ def critical_sigma_w2(activation: str, sigma_b2: float = 0.0) -> float:
     if homogeneous:
         return 1 / chi(activation, 1.0, 1.0)
 
-    def off(log_w2: float) -> float:
+    def excess(log_w2: float) -> float:
+        """chi(q*) - 1; below 0 where signals die, also where chi itself is 1 to rounding."""
         w2 = math.exp(log_w2)
         q = fixed_point_q(activation, w2, sigma_b2)
-        return chi(activation, w2, min(q, 1e12)) - 1 - (1e-12 if q == 0 else 0)
+        return chi(activation, w2, min(q, HUGE)) - 1 - (1e-12 if q == 0 else 0)
 
-    grid = np.linspace(math.log(1e-3), math.log(1e3), 57)
-    values = [off(float(x)) for x in grid]
-    for low, high, before, after in zip(grid, grid[1:], values, values[1:], strict=False):
+    # chi(q*) need not grow with the variance: the first crossing upwards is the critical one.
+    grid = np.linspace(math.log(1e-3), math.log(1e3), 57).tolist()
+    values = [excess(log_w2) for log_w2 in grid]
+    for (low, before), (high, after) in pairwise(zip(grid, values, strict=True)):
         if before < 0 <= after:
-            return math.exp(_root(off, float(low), float(high)))
+            return math.exp(_root(excess, low, high))
     raise ValueError(
         f"{activation} has no critical weight variance between 1e-3 and 1e3 at sigma_b2 = "
         f"{sigma_b2}"
@@ -342,8 +388,10 @@ def phase(
 ) -> Literal["ordered", "critical", "chaotic"]:
     """Which side of the critical line: the sign of chi(q*) - 1, critical within 1e-6."""
     q = fixed_point_q(activation, sigma_w2, sigma_b2)
-    off = chi(activation, sigma_w2, min(q, 1e12)) - 1
-    return "critical" if abs(off) < 1e-6 else "ordered" if off < 0 else "chaotic"
+    excess = chi(activation, sigma_w2, min(q, HUGE)) - 1
+    if abs(excess) < 1e-6:
+        return "critical"
+    return "ordered" if excess < 0 else "chaotic"
 
 
 def jacobian_moments(
@@ -368,11 +416,11 @@ def jacobian_moments(
         raise ValueError(
             f"{activation} at sigma_w2 = {sigma_w2}, sigma_b2 = {sigma_b2} has no finite variance"
         )
-    mu1, mu2 = (
-        _of_variance(activation, q, lambda of, u, k=k: of.slope(u) ** (2 * k)) for k in (1, 2)
-    )
+    mu1 = mean_at(activation, q, _squared_slope)
+    mu2 = mean_at(activation, q, lambda phi, u: phi.slope(u) ** 4)
+    s1 = -1 if weights == "gaussian" else 0
     m1 = (sigma_w2 * mu1) ** depth
-    return m1, m1**2 * depth * (mu2 / mu1**2 - 1 + (weights == "gaussian"))
+    return m1, m1**2 * depth * (mu2 / mu1**2 - 1 - s1)
 
 
 def mean_singular_value(n_times_variance: float) -> float:
@@ -390,8 +438,9 @@ def mode_strength(t: Numbers, s: float, u0: float, tau: float) -> Numbers:
     """u(t) = s e^{2 s t / tau} / (e^{2 s t / tau} - 1 + s / u0): a mode of a linear net of two
     matrices as it learns.
 
-    `s` is the strength to learn, `u0` the start, tau = 1 / learning rate; t in steps.
-    Assumes white inputs and a decoupled, balanced start. Source: Saxe et al. (2014), eq. 12.
+    `s` is the strength to learn, `u0` the initial one, tau = 1 / learning rate; t in steps.
+    Assumes white inputs and decoupled, balanced initial weights.
+    Source: Saxe et al. (2014), eq. 12.
     """
     grown = np.exp(-2 * s * np.asarray(t) / tau)
     return s / (1 + (s / u0 - 1) * grown)
@@ -409,7 +458,10 @@ def deep_mode_strength(t: Numbers, s: float, u0: float, tau: float, n_layers: in
             f"a linear net that learns modes has 3 layers of units or more, got {n_layers}"
         )
     m = n_layers - 1
-    slope = lambda _, u: m * u ** (2 - 2 / m) * (s - u) / tau
+
+    def slope(_: float, u: Numbers) -> Numbers:
+        return m * u ** (2 - 2 / m) * (s - u) / tau
+
     times = np.asarray(t, float)
     solved = integrate.solve_ivp(
         slope, (0.0, float(times[-1])), [u0], t_eval=times, rtol=1e-9, atol=1e-12
@@ -429,13 +481,18 @@ def learning_time(s: float, u0: float, u_final: float, tau: float, n_layers: int
             f"learning_time needs 0 < u0 < u_final < s, got u0={u0}, u_final={u_final}, s={s}"
         )
     m = n_layers - 1
-    rate = lambda x: math.exp(x) / (m * math.exp(x * (2 - 2 / m)) * (s - math.exp(x)))  # over ln u
-    return tau * integrate.quad(rate, math.log(u0), math.log(u_final), limit=200)[0]
+
+    def time_per_log(log_u: float) -> float:
+        """dt / d(ln u) over tau: over u, quad would miss what a small u0 does near 0."""
+        u = math.exp(log_u)
+        return u / (m * math.exp(log_u * (2 - 2 / m)) * (s - u))
+
+    return tau * integrate.quad(time_per_log, math.log(u0), math.log(u_final), limit=200)[0]
 
 
 def _root(function: Callable[[float], float], low: float, high: float) -> float:
-    found: Any = optimize.brentq(function, low, high, xtol=1e-13)
-    return float(found)
+    root: Any = optimize.brentq(function, low, high, xtol=1e-13)
+    return float(root)
 
 
 def _check(**sizes: float) -> None:

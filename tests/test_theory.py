@@ -119,9 +119,7 @@ def test_quadrature_is_right_to_1e9_at_every_variance(activation: str, q: float)
     assert theory.variance_map(activation, q, 1.0) == pytest.approx(expected, rel=1e-9)
     for power in (2, 4):
         expected = adaptive_mean(lambda u, power=power: phi.slope(u) ** power, q)
-        measured = theory._of_variance(
-            activation, q, lambda of, u, power=power: of.slope(u) ** power
-        )
+        measured = theory.mean_at(activation, q, lambda of, u, power=power: of.slope(u) ** power)
         assert measured == pytest.approx(expected, rel=1e-9)
 
 
@@ -140,7 +138,7 @@ def test_slopes_at_large_variances_follow_their_asymptotes() -> None:
 @pytest.mark.parametrize("c", [-1.0, -0.999999, -0.7, 0.0, 0.3, 0.99, 1 - 1e-6, 1 - 1e-12, 1.0])
 @pytest.mark.parametrize("q", VARIANCES)
 def test_pairs_are_right_at_every_variance_and_correlation(q: float, c: float) -> None:
-    pair = lambda name, power: theory._of_pair(
+    pair = lambda name, power: theory.pair_mean_at(
         name, q, c, lambda of, u: of.phi(u) if power == 0 else of.slope(u)
     )
     erf = 2 / math.pi * math.asin(2 * q * c / (1 + 2 * q))
@@ -162,8 +160,8 @@ def test_pairs_are_right_at_every_variance_and_correlation(q: float, c: float) -
 def test_pairs_of_slopes_are_the_derivative_of_pairs_of_values(activation: str, q: float) -> None:
     # d E[phi(u1) phi(u2)] / dc = q E[phi'(u1) phi'(u2)] (Price 1958), so the integral over c is
     # what the first grows by.
-    value = lambda c: theory._of_pair(activation, q, c, lambda of, u: of.phi(u))
-    slope = lambda c: q * theory._of_pair(activation, q, c, lambda of, u: of.slope(u))
+    value = lambda c: theory.pair_mean_at(activation, q, c, lambda of, u: of.phi(u))
+    slope = lambda c: q * theory.pair_mean_at(activation, q, c, lambda of, u: of.slope(u))
     nodes, weights = np.polynomial.legendre.leggauss(14)
     for low, high in ((-0.8, 0.0), (0.0, 0.8)):
         grown = sum(

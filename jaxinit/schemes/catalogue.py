@@ -1,5 +1,4 @@
-"""Every scheme by name: `SCHEMES`, and `SETTINGS` for those that are written as a call with
-settings.
+"""Every scheme by name: `SCHEMES`, and `SETTINGS` for those that are written as a call.
 
 A scheme with settings is written as a call where a name stands, `'chrono(longest=784)'`, with
 literal arguments or schemes: `scheme_named` reads such a name.
@@ -16,7 +15,7 @@ from jaxinit.schemes.combine import scale, with_bias
 from jaxinit.spec import Scheme
 from jaxinit.study import BadStudy, check_name
 
-# What can be written as a call, where a study names a scheme.
+# The functions that return a scheme, by the names that a call may have.
 SETTINGS: dict[str, Callable[..., Scheme]] = {
     "zaremba": plain.zaremba,
     "chrono": plain.chrono,
@@ -77,6 +76,14 @@ SCHEMES: dict[str, Scheme] = {
 }
 
 TINIEST, LARGEST = 2.0**-126, 3.4e38  # normal numbers of float32
+# The types that a setting may have, as they are called in errors.
+KINDS: dict[Any, str] = {
+    int: "a whole number",
+    float: "a number",
+    bool: "True or False",
+    str: "a text",
+    Scheme: "a scheme",
+}
 
 
 def scheme_named(text: str, known: Mapping[str, Scheme] | None = None) -> Scheme:
@@ -108,10 +115,9 @@ def _scheme_of(node: ast.expr, text: str, known: Mapping[str, Scheme]) -> Scheme
         check_name("scheme", node.id, known)
         return known[node.id]
     if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
-        part = ast.unparse(node)
         raise BadStudy(
             f"{text!r}: expected the name of a scheme or a call such as 'chrono(longest=784)', got "
-            f"{part}"
+            f"{ast.unparse(node)}"
         )
     name = node.func.id
     if name in known and name not in SETTINGS:
@@ -120,32 +126,38 @@ def _scheme_of(node: ast.expr, text: str, known: Mapping[str, Scheme]) -> Scheme
             f"{', '.join(SETTINGS)})"
         )
     check_name("scheme with settings", name, SETTINGS)
-    factory = SETTINGS[name]
-    signature = inspect.signature(factory)
-    values: list[Any] = []
-    for argument in node.args:
-        values.append(_setting(argument, text, known))
-    named: dict[str, Any] = {}
-    for keyword in node.keywords:
-        if keyword.arg is None or keyword.arg in named:
-            raise BadStudy(
-                f"{text!r}: give each setting once, as name=value; {name} is "
-                f"{name}{signature_of(factory)}"
-            )
-        named[keyword.arg] = _setting(keyword.value, text, known)
+    settings = _settings(node, name, text, known)
     try:
-        given = signature.bind(*values, **named)
-    except TypeError as error:
-        raise BadStudy(f"{text!r}: {error}; {name} is {name}{signature_of(factory)}") from error
-    for setting, value in given.arguments.items():
-        parameter = signature.parameters[setting]
-        several = parameter.kind is inspect.Parameter.VAR_KEYWORD
-        for one in value.values() if several else (value,):
-            _check_setting(text, setting, one, parameter.annotation)
-    try:
-        return factory(*given.args, **given.kwargs)
+        return SETTINGS[name](*settings.args, **settings.kwargs)
     except ValueError as error:
         raise BadStudy(f"{text!r}: {error}") from error
+
+
+def _settings(
+    call: ast.Call, name: str, text: str, known: Mapping[str, Scheme]
+) -> inspect.BoundArguments:
+    """The settings that a call gives to the scheme called `name`, each of its type."""
+    factory = SETTINGS[name]
+    written = f"{name} is {name}{signature_of(factory)}"
+    positional = [_setting(argument, text, known) for argument in call.args]
+    named: dict[str, Any] = {}
+    for keyword in call.keywords:
+        if keyword.arg is None or keyword.arg in named:  # `**{...}`, or the same name again
+            raise BadStudy(f"{text!r}: give each setting once, as name=value; {written}")
+        named[keyword.arg] = _setting(keyword.value, text, known)
+    signature = inspect.signature(factory)
+    try:
+        settings = signature.bind(*positional, **named)
+    except TypeError as error:
+        raise BadStudy(f"{text!r}: {error}; {written}") from error
+    for setting, value in settings.arguments.items():
+        parameter = signature.parameters[setting]
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            for gate_value in value.values():
+                _check_setting(text, setting, gate_value, parameter.annotation)
+        else:
+            _check_setting(text, setting, value, parameter.annotation)
+    return settings
 
 
 def _setting(node: ast.expr, text: str, known: Mapping[str, Scheme]) -> Any:
@@ -163,19 +175,12 @@ def _setting(node: ast.expr, text: str, known: Mapping[str, Scheme]) -> Any:
 def _check_setting(text: str, setting: str, value: Any, annotation: Any) -> None:
     """Raises: BadStudy for a value of another type than the setting's; whole numbers are numbers
     too."""
-    kinds = {
-        int: "a whole number",
-        float: "a number",
-        bool: "True or False",
-        str: "a text",
-        Scheme: "a scheme",
-    }
     choices = (annotation, *getattr(annotation, "__args__", ()))
     takes_scheme = Scheme in choices
-    wanted = [kind for kind in kinds if kind in choices]
+    wanted = [kind for kind in KINDS if kind in choices]
     if takes_scheme:
         fits = callable(value)
-    elif bool in wanted or isinstance(value, bool):
+    elif bool in wanted or isinstance(value, bool):  # a bool is an int to Python
         fits = bool in wanted and isinstance(value, bool)
     elif value is None:
         fits = type(None) in choices
@@ -184,8 +189,8 @@ def _check_setting(text: str, setting: str, value: Any, annotation: Any) -> None
     else:
         fits = isinstance(value, tuple(kind for kind in wanted if isinstance(kind, type)))
     if not fits:
-        meant = kinds[Scheme if takes_scheme else wanted[0]]
-        raise BadStudy(f"{text!r}: {setting} must be {meant}, got {value!r}")
+        expected = KINDS[Scheme if takes_scheme else wanted[0]]
+        raise BadStudy(f"{text!r}: {setting} must be {expected}, got {value!r}")
     if isinstance(value, int | float) and value and not TINIEST <= abs(value) <= LARGEST:
         raise BadStudy(
             f"{text!r}: {setting} must be 0 or a number of a size from {TINIEST:.2g} to "
@@ -195,12 +200,12 @@ def _check_setting(text: str, setting: str, value: Any, annotation: Any) -> None
 
 def signature_of(factory: Callable[..., Scheme]) -> str:
     """The settings of a scheme as they are written in a call: `(longest=100)`."""
-    shown = []
+    settings: list[str] = []
     for name, parameter in inspect.signature(factory).parameters.items():
         if parameter.kind is inspect.Parameter.VAR_KEYWORD:
-            shown.append("gate=value, ...")
+            settings.append("gate=value, ...")
         elif parameter.default is parameter.empty:
-            shown.append(name)
+            settings.append(name)
         else:
-            shown.append(f"{name}={parameter.default!r}")
-    return f"({', '.join(shown)})"
+            settings.append(f"{name}={parameter.default!r}")
+    return f"({', '.join(settings)})"

@@ -1,4 +1,4 @@
-"""Schemes made of schemes: by a table of roles, scaled, with constants in the biases of gates."""
+"""Schemes made of others: from a table of roles, scaled, with constants in the biases of gates."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -9,16 +9,24 @@ from jaxtyping import Array, Float
 
 from jaxinit import initializers, spec
 from jaxinit.initializers import structured
-from jaxinit.spec import Initializer, Leaf, Rule, Scheme, under
+from jaxinit.spec import Initializer, Leaf, Rule, Scheme, as_rule, under
 
 Unmatched = Callable[[Sequence[Leaf]], list[str]]
 
 
 def by_role(rules: dict[str, Rule | Initializer], name: str = "by_role") -> Scheme:
-    """A scheme that answers each role by table; `draw` refuses a role that is missing, and one that
-    no leaf has."""
-    unmatched = lambda leaves: sorted(set(rules) - {leaf.role for leaf in leaves})
-    return named(name, lambda leaf: rules.get(leaf.role), by_role.__doc__, unmatched)
+    """A scheme that answers each role by table.
+
+    Raises, when drawn: ValueError for a role that the table lacks, and for one that no leaf has.
+    """
+
+    def scheme(leaf: Leaf) -> Rule | Initializer | None:
+        return rules.get(leaf.role)
+
+    def unmatched(leaves: Sequence[Leaf]) -> list[str]:
+        return sorted(set(rules) - {leaf.role for leaf in leaves})
+
+    return named(name, scheme, by_role.__doc__, unmatched)
 
 
 def scale(base: Scheme | Initializer, gain: float | Float[Array, ""]) -> Scheme:
@@ -31,42 +39,46 @@ def scale(base: Scheme | Initializer, gain: float | Float[Array, ""]) -> Scheme:
             f"scale: a gain must not be negative, got {gain}; it multiplies a standard deviation"
         )
 
-    def of(leaf: Leaf) -> Rule | Initializer | None:
+    def scheme(leaf: Leaf) -> Rule | Initializer | None:
         rule = spec.as_scheme(base)(leaf)
         if rule is None or not leaf.is_kernel:
             return rule
-        rule = rule if isinstance(rule, Rule) else Rule(rule)
+        rule = as_rule(rule)
         return replace(rule, draw=initializers.scaled(rule.draw, gain))
 
-    adapted = lambda optimizer: scale(under(base, optimizer), gain)
-    return named("scale", of, scale.__doc__, partial(spec.unmatched, base), adapted)
+    def adapted(optimizer: str) -> Scheme:
+        return scale(under(base, optimizer), gain)
+
+    return named("scale", scheme, scale.__doc__, partial(spec.unmatched, base), adapted)
 
 
 def with_bias(base: Scheme | Initializer, **values: float) -> Scheme:
     """`base` with the biases of the gates named set to constants: `with_bias(orthogonal,
     forget=1.0)`.
 
-    A leaf none of whose gates is named keeps what `base` says; the other gates of one that is start
-    at 0. `draw` refuses a gate that no leaf has.
+    A bias none of whose gates is named keeps what `base` says; where one is, the others are 0.
+    Raises, when drawn: ValueError for a gate that no leaf has.
     """
 
-    def of(leaf: Leaf) -> Rule | Initializer | None:
-        mine = {gate: value for gate, value in values.items() if gate in leaf.gate}
+    def scheme(leaf: Leaf) -> Rule | Initializer | None:
         rule = spec.as_scheme(base)(leaf)
-        if leaf.role != "bias" or not mine:
+        own = {gate: value for gate, value in values.items() if gate in leaf.gate}
+        if leaf.role != "bias" or not own:
             return rule
-        constants = structured.gate_biases(leaf.gate, **mine)
+        constants = structured.gate_biases(leaf.gate, **own)
         return replace(rule, draw=constants) if isinstance(rule, Rule) else constants
 
     def unmatched(leaves: Sequence[Leaf]) -> list[str]:
-        there = {gate for leaf in leaves for gate in leaf.gate}
-        return [
-            *spec.unmatched(base, leaves),
-            *(f"gate {gate}" for gate in values if gate not in there),
-        ]
+        gates: set[str] = set()
+        for leaf in leaves:
+            gates.update(leaf.gate)
+        absent = [f"gate {gate}" for gate in values if gate not in gates]
+        return [*spec.unmatched(base, leaves), *absent]
 
-    adapted = lambda optimizer: with_bias(under(base, optimizer), **values)
-    return named("with_bias", of, with_bias.__doc__, unmatched, adapted)
+    def adapted(optimizer: str) -> Scheme:
+        return with_bias(under(base, optimizer), **values)
+
+    return named("with_bias", scheme, with_bias.__doc__, unmatched, adapted)
 
 
 def named(
@@ -76,11 +88,19 @@ def named(
     unmatched: Unmatched | None = None,
     adapted: Callable[[str], Scheme] | None = None,
 ) -> Scheme:
-    """Give a scheme that a function made its name, its description, its rules that match nothing,
-    and `spec.under`."""
-    one: Any = scheme
-    one.__name__, one.__doc__ = name, doc
-    one.unmatched = unmatched or (lambda leaves: [])
+    """`scheme` itself, with what `draw`, a study and the command line ask of one as its attributes.
+
+    Its name and description; `unmatched`, its rules that match none of the leaves; `under`, the
+    scheme with the rates of an optimizer (`spec.under`)."""
+    attributed: Any = scheme
+    attributed.__name__ = name
+    attributed.__doc__ = doc
+    attributed.unmatched = unmatched or _matches_everything
     if adapted is not None:
-        one.under = adapted
-    return one
+        attributed.under = adapted
+    return attributed
+
+
+def _matches_everything(leaves: Sequence[Leaf]) -> list[str]:
+    del leaves
+    return []

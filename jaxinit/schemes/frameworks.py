@@ -1,11 +1,10 @@
-"""The starts that other libraries give by default, so that a ported model can begin where the
-original did.
+"""The default initialization of other libraries, so that a ported model begins where the original
+did.
 
 Each is a scheme for dense, convolution, recurrent (RNN, LSTM, GRU), embedding, attention,
 normalization and bias parameters, from the library's source (versions in the docstrings). Where a
 library draws several kernels as one matrix, or counts copies in a fan, so does its scheme here: the
-fault is part of the default. Where it has two biases that are added, ours, which has one, is their
-sum.
+fault is part of the default. Where it has two biases that are added, ours is drawn as their sum.
 
 Layout: dense `io`; convolution `w..io` (with groups `w...io`, a `.` axis); embedding `io`, the
 vocabulary as inputs; attention `i.o` (model, heads, features of a head) for query, key and value,
@@ -33,14 +32,8 @@ from jaxinit.initializers.structured import gate_biases
 from jaxinit.spec import Initializer, Joint, Leaf, axis_size
 
 RECURRENT = ("rnn", "lstm", "gru")
-NOT_THEIRS = (
-    "scale",
-    "peephole",
-    "start",
-    "log_decay",
-    "log_phase",
-    "slope",
-)  # scales start at 1 everywhere; they lack the rest
+# Scales are initially 1 in all libraries; the other roles here no library has.
+NOT_THEIRS = ("scale", "peephole", "start", "log_decay", "log_phase", "slope")
 QKV = ("query", "key", "value")
 
 
@@ -58,15 +51,16 @@ def pytorch(leaf: Leaf) -> Initializer | None:
     if leaf.role == "embedding":
         return normal(1.0)
     if leaf.role in QKV:
-        return _glorot(leaf.fan_in, 3 * math.prod(leaf.shape) // leaf.fan_in)
+        outputs = math.prod(leaf.shape) // leaf.fan_in
+        return _glorot(leaf.fan_in, 3 * outputs)
     if leaf.role == "bias" and leaf.kind in ("attention", "norm"):
         return zeros
     if leaf.kind not in RECURRENT:
         return _plus_minus(leaf.inputs if leaf.role == "bias" else leaf.fan_in)
-    one = _plus_minus(leaf.shape[-1])
+    by_units = _plus_minus(leaf.shape[-1])
     if leaf.role != "bias" or leaf.name.endswith("reset_bias"):
-        return one
-    return _two_biases(one, alone="new" if leaf.kind == "gru" else None, gates=leaf.gate)
+        return by_units
+    return _two_biases(by_units, alone="new" if leaf.kind == "gru" else None, gates=leaf.gate)
 
 
 def equinox(leaf: Leaf) -> Initializer | None:
@@ -116,8 +110,10 @@ def flax_nnx(leaf: Leaf) -> Initializer | None:
     Its plain LSTMCell draws per gate: that is `flax_linen`. Embeddings N(0, 1/features).
     Source: flax.nnx.Linear, Conv, SimpleCell, OptimizedLSTMCell, GRUCell, Embed,
     MultiHeadAttention, LayerNorm (0.12)."""
-    of_role = flax_linen(leaf)
-    return _fused(of_role) if of_role and leaf.role == "recurrent" and leaf.gate else of_role
+    init = flax_linen(leaf)
+    if init and leaf.role == "recurrent" and leaf.gate:
+        return _fused(init)
+    return init
 
 
 def flax_linen(leaf: Leaf) -> Initializer | None:
@@ -133,11 +129,9 @@ def flax_linen(leaf: Leaf) -> Initializer | None:
         return zeros
     if leaf.role == "embedding":
         return normal(1 / math.sqrt(leaf.fan_out))
-    return (
-        initializers.orthogonal()
-        if leaf.role == "recurrent"
-        else initializers.lecun("truncated_normal")
-    )
+    if leaf.role == "recurrent":
+        return initializers.orthogonal()
+    return initializers.lecun("truncated_normal")
 
 
 def haiku(leaf: Leaf) -> Initializer | None:
@@ -156,13 +150,13 @@ def haiku(leaf: Leaf) -> Initializer | None:
         return _forget_one(leaf.gate) if leaf.kind == "lstm" else zeros
     if leaf.kind == "gru":
         return initializers.lecun("truncated_normal")
-    fan = (
-        leaf.inputs + leaf.shape[-1]
-        if leaf.kind == "lstm"
-        else 1
-        if leaf.role == "embedding"
-        else leaf.fan_in
-    )
+    if leaf.kind == "lstm":
+        fan = leaf.inputs + leaf.shape[-1]
+    elif leaf.role == "embedding":
+        fan = 1
+    else:
+        fan = leaf.fan_in
+    # Ours has the standard deviation asked for after the cut, Haiku's before it.
     return truncated_normal(truncated_std(-2, 2) / math.sqrt(fan))
 
 
@@ -197,10 +191,12 @@ def _two_biases(init: Initializer, alone: str | None, gates: tuple[str, ...]) ->
     """The sum of two draws of a bias; of the gate called `alone`, one."""
 
     def draw(key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike) -> Array:
-        first, second = (init(k, shape, dtype) for k in jax.random.split(key))
+        first_key, second_key = jax.random.split(key)
+        first = init(first_key, shape, dtype)
+        second = init(second_key, shape, dtype)
         if alone is None:
             return first + second
-        doubled = jnp.asarray([gate != alone for gate in gates], dtype)
-        return first + second * doubled[:, None]
+        has_second = jnp.asarray([gate != alone for gate in gates], dtype)
+        return first + second * has_second[:, None]
 
     return Joint(sampled_wide(draw))

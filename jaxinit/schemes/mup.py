@@ -1,10 +1,12 @@
 """Scaling rules across width and depth: muP and its kin.
 
-leaf (role, layer, n_layers, width) -> rule: the law of the draw, forward multiplier, rate and decay
-scales"""
+    leaf (role, layer, n_layers, width) -> rule (draw, multiplier, scales of rate and decay)
+
+In all of them m is the width of the model over the base width, at which the rates are meant.
+"""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +22,7 @@ from jaxinit.schemes.needs import (
     without_branches,
     without_edges,
 )
-from jaxinit.spec import Initializer, Leaf, Rule, Scheme, as_scheme, under, unmatched
+from jaxinit.spec import Initializer, Leaf, Rule, Scheme, as_rule, as_scheme, under, unmatched
 
 
 def mup(base_width: int = 64, optimizer: str | None = None, zero_readout: bool = False) -> Scheme:
@@ -45,20 +47,22 @@ def mup(base_width: int = 64, optimizer: str | None = None, zero_readout: bool =
     _check_base(base_width)
 
     def made_for(optimizer: str) -> Scheme:
-        made = _optimizers("mup", optimizer)
+        alike = _optimizers("mup", optimizer)
         adam = optimizer == "adam"
 
         def scheme(leaf: Leaf) -> Rule:
-            m = _over(leaf, base_width)
+            m = _width_ratio(leaf, base_width)
             if leaf.role == "readout":
                 draw = zeros if zero_readout else normal(1 / math.sqrt(m * leaf.fan_in))
-                return Rule(draw, lr_scale=1 / m, wd_scale=m, optimizers=made)
-            if leaf.role in EDGES or not leaf.is_kernel:
-                rate = m if _grows_out(leaf) and not adam else 1.0
-            else:
-                rate = 1 / m if adam else 1.0
+                return Rule(draw, lr_scale=1 / m, wd_scale=m, optimizers=alike)
+            is_hidden = leaf.is_kernel and leaf.role not in EDGES
+            rate = 1.0
+            if is_hidden and adam:
+                rate = 1 / m
+            elif not is_hidden and not adam and _grows_out(leaf):
+                rate = m
             draw = vector(leaf) or lecun("normal")
-            return Rule(draw, _query_scale(leaf, m), rate, 1 / rate, optimizers=made)
+            return Rule(draw, _query_scale(leaf, m), rate, 1 / rate, optimizers=alike)
 
         return named("mup", scheme, mup.__doc__, without_edges)
 
@@ -78,19 +82,19 @@ def u_mup(base_width: int = 64) -> Scheme:
     activation functions, and rates relative to those of the base width.
     """
     _check_base(base_width)
-    made = ("adam",)
+    adam = ("adam",)
 
     def scheme(leaf: Leaf) -> Rule:
-        m = _over(leaf, base_width)
+        m = _width_ratio(leaf, base_width)
         if leaf.role == "readout":
-            return Rule(normal(1.0), multiplier=1 / leaf.fan_in, optimizers=made)
+            return Rule(normal(1.0), multiplier=1 / leaf.fan_in, optimizers=adam)
         if leaf.role in TABLES:
-            return Rule(normal(1.0), lr_scale=m**-0.5, wd_scale=m**0.5, optimizers=made)
+            return Rule(normal(1.0), lr_scale=m**-0.5, wd_scale=m**0.5, optimizers=adam)
         if not leaf.is_kernel:
-            return Rule(vector(leaf) or zeros, _query_scale(leaf, m), optimizers=made)
+            return Rule(vector(leaf) or zeros, _query_scale(leaf, m), optimizers=adam)
         multiplier = leaf.fan_in**-0.5 * _query_scale(leaf, m)
         rate = 1.0 if leaf.role in EDGES else m**-0.5
-        return Rule(normal(1.0), multiplier, rate, 1 / rate, optimizers=made)
+        return Rule(normal(1.0), multiplier, rate, 1 / rate, optimizers=adam)
 
     return named("u_mup", scheme, u_mup.__doc__, without_edges)
 
@@ -110,18 +114,21 @@ def spectral_mup(base_width: int = 64, optimizer: str | None = None) -> Scheme:
     _check_base(base_width)
 
     def made_for(optimizer: str) -> Scheme:
-        made = _optimizers("spectral_mup", optimizer)
+        alike = _optimizers("spectral_mup", optimizer)
         adam = optimizer == "adam"
 
         def scheme(leaf: Leaf) -> Rule:
-            m = _over(leaf, base_width)
-            one_hot = leaf.role in TABLES or not leaf.is_kernel
+            m = _width_ratio(leaf, base_width)
             grows_in = leaf.role not in EDGES and leaf.is_kernel
-            rate = (m if _grows_out(leaf) and not adam else 1.0) / (m if grows_in else 1.0)
+            # What the two fans have grown by since the base width; Adam's steps do not see outputs.
+            fan_out_ratio = m if _grows_out(leaf) and not adam else 1.0
+            fan_in_ratio = m if grows_in else 1.0
+            rate = fan_out_ratio / fan_in_ratio
+            one_hot = leaf.role in TABLES or not leaf.is_kernel
             fan_in = 1 if one_hot else leaf.fan_in
             std = min(1.0, math.sqrt(leaf.fan_out / fan_in)) / math.sqrt(fan_in)
             draw = vector(leaf) or normal(std)
-            return Rule(draw, _query_scale(leaf, m), rate, 1 / rate, optimizers=made)
+            return Rule(draw, _query_scale(leaf, m), rate, 1 / rate, optimizers=alike)
 
         return named("spectral_mup", scheme, spectral_mup.__doc__, without_edges)
 
@@ -152,15 +159,17 @@ def depth_mup(
         )
 
     def made_for(optimizer: str) -> Scheme:
-        made = _optimizers("depth_mup", optimizer)
+        alike = _optimizers("depth_mup", optimizer)
         power = alpha - 1 if optimizer == "adam" else 2 * alpha - 1
         base_under = under(as_scheme(base), optimizer)
 
         def scheme(leaf: Leaf) -> Rule | None:
-            rule = base_under(leaf)
-            if rule is None or not _in_block(leaf):
-                return rule if rule is None or isinstance(rule, Rule) else Rule(rule)
-            rule = rule if isinstance(rule, Rule) else Rule(rule)
+            answer = base_under(leaf)
+            if answer is None:
+                return None
+            rule = as_rule(answer)
+            if not _in_block(leaf):
+                return rule
             ratio = blocks(leaf, "depth_mup") / base_depth
             into_stream = leaf.role in INTO_STREAM or partner(leaf, "depth_mup") in INTO_STREAM
             return replace(
@@ -168,10 +177,12 @@ def depth_mup(
                 multiplier=rule.multiplier * (ratio**-alpha if into_stream else 1.0),
                 lr_scale=rule.lr_scale * ratio**power,
                 wd_scale=rule.wd_scale / ratio**power,
-                optimizers=rule.optimizers or made,
+                optimizers=rule.optimizers or alike,
             )
 
-        missing = lambda leaves: [*unmatched(base_under, leaves), *without_branches(leaves)]
+        def missing(leaves: Sequence[Leaf]) -> list[str]:
+            return [*unmatched(base_under, leaves), *without_branches(leaves)]
+
         return named("depth_mup", scheme, depth_mup.__doc__, missing)
 
     return _adapting(made_for, optimizer)
@@ -195,8 +206,10 @@ def _in_block(leaf: Leaf) -> bool:
 
 
 def _query_scale(leaf: Leaf, m: float) -> float:
-    """m^(-1/2) for what is last to set the size of queries: kernel and bias, or the scale of a norm
-    after them."""
+    """m^(-1/2) for the last parameters that set the size of queries, else 1.
+
+    They are the kernel and the bias, or the scale of a norm after them, which divides out any
+    factor before it."""
     makes_queries = "query" in (leaf.role, partner(leaf, "mup"))
     return m**-0.5 if makes_queries and not leaf.normalized else 1.0
 
@@ -220,8 +233,10 @@ def _grows_out(leaf: Leaf) -> bool:
     return "readout" not in (leaf.role, partner(leaf, "mup")) and bool(leaf.dims)
 
 
-def _over(leaf: Leaf, base_width: int) -> float:
-    """How many times the base width a leaf's model has."""
+def _width_ratio(leaf: Leaf, base_width: int) -> float:
+    """m, the width of a leaf's model over the base width.
+
+    Raises: ValueError where the width is unknown, or below the base width."""
     if not leaf.width:
         raise ValueError(
             f"mup needs the width of the model, which parameter {leaf.name!r} does not know"

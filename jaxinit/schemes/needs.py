@@ -1,25 +1,16 @@
-"""What a scheme needs a model to say of itself: its depth, the roles that its rules name, what
-biases belong to.
+"""What a scheme needs to know of a model: its depth, the roles that its rules name, what biases are
+added to.
 
-A scheme's `unmatched` asks here which of its rules match nothing, so that a study refuses it in a
-line that settles it."""
+A scheme's `unmatched` asks here which of its rules match nothing, so that a study refuses it with
+the line of code that settles it."""
 
 from collections.abc import Sequence
 
 from jaxinit.spec import Leaf
 
-INTO_STREAM = (
-    "attention_out",
-    "ffn_out",
-)  # the kernels whose products are added to the residual stream
-
-
+INTO_STREAM = ("attention_out", "ffn_out")  # kernels whose products join the residual stream
 SCALED_BRANCH = ("value", "attention_out", "ffn_in", "ffn_out")
-
-
 TABLES = ("embedding", "position")
-
-
 EDGES = ("input", *TABLES)  # kernels whose inputs do not grow with the width
 
 
@@ -37,11 +28,12 @@ def partner(leaf: Leaf, scheme: str) -> str:
     """The role of the kernel that a bias or a scale belongs to; empty for what belongs to none,
     such as norms' biases.
 
-    Raises: ValueError for a bias that is added to a product nobody has named: to the queries' it
-    has another size.
+    Raises: ValueError for a bias of which nobody has said what it is added to: a query's has
+    another size.
     """
-    bare = leaf.role == "bias" and not leaf.partner and leaf.kind != "norm" and leaf.dims
-    if bare:
+    is_bias = leaf.role == "bias" and leaf.kind != "norm"
+    is_single_number = not leaf.dims
+    if is_bias and not leaf.partner and not is_single_number:
         raise ValueError(
             f"scheme {scheme!r} needs to know what the bias {leaf.name!r} is added to; say "
             f"declare(model, partners={{{leaf.name!r}: 'query'}}), if that is the product of a "
@@ -51,14 +43,15 @@ def partner(leaf: Leaf, scheme: str) -> str:
 
 
 def without_stream(leaves: Sequence[Leaf], also: Sequence[str] = ()) -> list[str]:
-    """What a rule for residual branches misses in a model that has none, or some of whose roles
-    nobody has said.
+    """What a rule for residual branches misses in a model that has none, or some of whose roles are
+    guesses.
 
     `also`: roles that it rules on besides those of the kernels into the stream.
     """
-    there = {leaf.role for leaf in leaves}
-    if there & set(INTO_STREAM):
-        return unsaid(leaves, *((role,) for role in (*INTO_STREAM, *also)))
+    roles = {leaf.role for leaf in leaves}
+    if roles & set(INTO_STREAM):
+        required = [(role,) for role in (*INTO_STREAM, *also)]
+        return unsaid(leaves, *required)
     hint = unsaid(leaves, INTO_STREAM)
     return hint or [f"the roles {' and '.join(INTO_STREAM)}"]
 
@@ -69,31 +62,29 @@ def without_branches(leaves: Sequence[Leaf]) -> list[str]:
 
 
 def without_edges(leaves: Sequence[Leaf]) -> list[str]:
-    """What a rule on the first and the last kernels misses in a model whose roles nobody has
-    said."""
+    """What a rule on the first and the last kernels misses in a model whose roles are guesses."""
     return unsaid(leaves, ("readout",), EDGES)
 
 
 def unsaid(leaves: Sequence[Leaf], *groups: Sequence[str]) -> list[str]:
-    """The groups of roles none of which is there, where a kernel's role is a guess that may hide
-    it."""
-    there = {leaf.role for leaf in leaves}
-    guessed = next((leaf.name for leaf in leaves if leaf.role_assumed), None)
-    absent = [group for group in groups if not there & set(group)]
-    if guessed is None or not absent:
+    """The groups of roles of which no leaf has any, where the role of some kernel is a guess.
+
+    Where every role has been said, a role that is absent is no mistake: the model has none."""
+    guessed = [leaf.name for leaf in leaves if leaf.role_assumed]
+    roles = {leaf.role for leaf in leaves}
+    absent = [group for group in groups if not roles & set(group)]
+    if not guessed or not absent:
         return []
-    roles = ", ".join(" or ".join(group) for group in absent)
-    say = (
-        f"say declare(model, roles={{{guessed!r}: {absent[0][0]!r}, ...}}), or 'hidden' of kernels "
+    missing = ", ".join(" or ".join(group) for group in absent)
+    first = guessed[0]
+    remedy = (
+        f"say declare(model, roles={{{first!r}: {absent[0][0]!r}, ...}}), or 'hidden' of kernels "
         "without such a role"
     )
-    return [f"the roles {roles}, where nobody has said the role of parameter {guessed!r}; {say}"]
+    return [f"the roles {missing}, where nobody has said the role of parameter {first!r}; {remedy}"]
 
 
 def without_gate(leaves: Sequence[Leaf]) -> list[str]:
     """What a rule for gated branches misses in a model that has none."""
-    return (
-        []
-        if any(leaf.role == "residual_gate" for leaf in leaves)
-        else ["the role residual_gate (option gate)"]
-    )
+    has_gate = any(leaf.role == "residual_gate" for leaf in leaves)
+    return [] if has_gate else ["the role residual_gate (option gate)"]

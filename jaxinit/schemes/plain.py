@@ -1,11 +1,11 @@
-"""Schemes for any network: each answers a leaf with the law that its source gives to that role, on
-one screen.
+"""Schemes for any network: each answers a leaf with the law that its source gives to that role.
 
-The first line of each docstring is its description. Unless its description says so, a scheme starts
-every bias at 0, the forget gate's too, and the scale of every normalization at 1. The defaults of
-other libraries are in `frameworks`."""
+The first paragraph of each docstring is its description. Unless that says otherwise, a scheme
+initializes every bias to 0, the forget gate's too, and the scale of every normalization to 1. The
+defaults of other libraries are in `frameworks`."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from jaxinit import initializers
@@ -14,12 +14,12 @@ from jaxinit.initializers.basic import glorot_scheme, normal, vector
 from jaxinit.schemes.combine import named, with_bias
 from jaxinit.spec import Initializer, Leaf, Scheme
 
-LEARNED = ("bias", "peephole", "start")  # vectors that are weights like others to Zaremba et al.
+# Vectors that Zaremba et al. draw like any other weight; "start" is a learned initial state.
+LEARNED = ("bias", "peephole", "start")
 
 
 def uniform01(leaf: Leaf) -> Initializer:
-    """U[0, 1] for every matrix, zero biases: the naive start (mean 0.5, variance 1/12, whatever the
-    size)."""
+    """U[0, 1] for every matrix, zero biases: naive (mean 0.5, variance 1/12, whatever the size)."""
     return vector(leaf) or initializers.uniform(0.0, 1.0)
 
 
@@ -54,28 +54,33 @@ def lecun_normal(leaf: Leaf) -> Initializer:
 def orthogonal(leaf: Leaf) -> Initializer:
     """Haar-orthogonal recurrent and hidden matrices (one per gate), Glorot uniform elsewhere, zero
     biases."""
-    return (
-        initializers.orthogonal() if leaf.role in ("recurrent", "hidden") else glorot_scheme(leaf)
-    )
+    if leaf.role in ("recurrent", "hidden"):
+        return initializers.orthogonal()
+    return glorot_scheme(leaf)
 
 
 def identity(leaf: Leaf) -> Initializer:
     """Identity recurrent and hidden matrices (one per gate), Glorot uniform elsewhere, zero
     biases."""
-    return initializers.identity() if leaf.role in ("recurrent", "hidden") else glorot_scheme(leaf)
+    if leaf.role in ("recurrent", "hidden"):
+        return initializers.identity()
+    return glorot_scheme(leaf)
 
 
 def irnn(leaf: Leaf) -> Initializer:
     """Identity recurrent matrix, N(0, 0.001^2) elsewhere, zero biases: Le et al. (2015), meant for
     a ReLU RNN."""
-    return vector(leaf) or (initializers.identity() if leaf.role == "recurrent" else normal(0.001))
+    if leaf.role == "recurrent":
+        return initializers.identity()
+    return vector(leaf) or normal(0.001)
 
 
 def np_rnn(leaf: Leaf) -> Initializer:
-    """Normalized positive definite Whh, He normal elsewhere, zero biases: Talathi & Vartak
-    (2016)."""
-    # Departure: the paper's own factor on the input matrix is quoted in two forms by others; this
-    # is He's.
+    """Normalized positive definite Whh, He normal elsewhere, zero biases: Talathi & Vartak (2016).
+
+    Departure: the paper's own factor on the input matrix is quoted in two forms by others; this is
+    He's.
+    """
     if leaf.role == "recurrent":
         return structured.positive_definite_identity()
     return vector(leaf) or initializers.he("normal")
@@ -105,10 +110,12 @@ def zaremba(limit: float = 0.1) -> Scheme:
     medium, 0.04 large."""
     if not 0 < limit < math.inf:
         raise ValueError(f"zaremba: limit must be positive and finite, got {limit}")
-    of = lambda leaf: (
-        (leaf.role not in LEARNED and vector(leaf)) or initializers.uniform(-limit, limit)
-    )
-    return named("zaremba", of, zaremba.__doc__)
+
+    def scheme(leaf: Leaf) -> Initializer:
+        default = None if leaf.role in LEARNED else vector(leaf)
+        return default or initializers.uniform(-limit, limit)
+
+    return named("zaremba", scheme, zaremba.__doc__)
 
 
 def chrono(longest: int = 100) -> Scheme:
@@ -117,15 +124,16 @@ def chrono(longest: int = 100) -> Scheme:
     if longest < 3:
         raise ValueError(f"chrono: longest must be 3 steps or more, got {longest}")
 
-    def of(leaf: Leaf) -> Initializer:
-        return (
-            structured.chrono(leaf.gate, longest)
-            if leaf.role == "bias" and leaf.gate
-            else glorot_scheme(leaf)
-        )
+    def scheme(leaf: Leaf) -> Initializer:
+        if leaf.role == "bias" and leaf.gate:
+            return structured.chrono(leaf.gate, longest)
+        return glorot_scheme(leaf)
 
-    unmatched = lambda leaves: [] if any(leaf.gate for leaf in leaves) else ["the biases of gates"]
-    return named("chrono", of, chrono.__doc__, unmatched)
+    def unmatched(leaves: Sequence[Leaf]) -> list[str]:
+        has_gates = any(leaf.gate for leaf in leaves)
+        return [] if has_gates else ["the biases of gates"]
+
+    return named("chrono", scheme, chrono.__doc__, unmatched)
 
 
 def forget_bias(value: float = 1.0) -> Scheme:

@@ -6,7 +6,7 @@ Where a paper adds structure, it is an option of the model (`gate` for ReZero an
 
 import math
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from jaxinit import initializers
 from jaxinit.initializers import structured
@@ -44,22 +44,21 @@ def gpt2(leaf: Leaf) -> Initializer:
     2.3, "1/sqrt(N), N the number of residual layers"; the reading of 2 n_layers is that of Hugging
     Face's and Karpathy's code.
     """
-    return vector(leaf) or normal(
-        0.02 / math.sqrt(2 * blocks(leaf, "gpt2")) if leaf.role in INTO_STREAM else 0.02
-    )
+    if leaf.role in INTO_STREAM:
+        return normal(0.02 / math.sqrt(2 * blocks(leaf, "gpt2")))
+    return vector(leaf) or normal(0.02)
 
 
 def gpt2_blocks(leaf: Leaf) -> Initializer:
     """As gpt2 with N read as the number of blocks: 0.02 / sqrt(n_layers) into the residual
     stream."""
-    return vector(leaf) or normal(
-        0.02 / math.sqrt(blocks(leaf, "gpt2_blocks")) if leaf.role in INTO_STREAM else 0.02
-    )
+    if leaf.role in INTO_STREAM:
+        return normal(0.02 / math.sqrt(blocks(leaf, "gpt2_blocks")))
+    return vector(leaf) or normal(0.02)
 
 
 def llama(leaf: Leaf) -> Initializer:
-    """N(0, 0.02^2) for every matrix, zero biases: LLaMA's and OLMo 2's start, without residual
-    scaling."""
+    """N(0, 0.02^2) for every matrix, zero biases, no residual scaling: LLaMA and OLMo 2."""
     return vector(leaf) or normal(0.02)
 
 
@@ -76,7 +75,9 @@ def t5(leaf: Leaf) -> Initializer:
     the scores.
     Source: Raffel et al. (2020) and mesh-tensorflow's code.
     """
-    return vector(leaf) or (normal(1.0) if leaf.role == "embedding" else lecun("normal"))
+    if leaf.role == "embedding":
+        return normal(1.0)
+    return vector(leaf) or lecun("normal")
 
 
 def small_init_wang(leaf: Leaf) -> Initializer:
@@ -104,7 +105,9 @@ def spike_no_more(leaf: Leaf) -> Initializer:
 def xavier_transformer(leaf: Leaf) -> Initializer:
     """Glorot uniform kernels, embedding N(0, 1/d), zero biases: Vaswani et al. (2017) as their code
     has it."""
-    return normal(1 / math.sqrt(leaf.fan_out)) if leaf.role in TABLES else glorot_scheme(leaf)
+    if leaf.role in TABLES:
+        return normal(1 / math.sqrt(leaf.fan_out))
+    return glorot_scheme(leaf)
 
 
 def t_fixup(leaf: Leaf) -> Initializer:
@@ -114,15 +117,19 @@ def t_fixup(leaf: Leaf) -> Initializer:
     For a decoder; meant without normalization and without warm-up. Source: Huang et al. (2020),
     section 3.2.
     """
-    return _t_fixup(leaf, (9 * blocks(leaf, "t_fixup")) ** -0.25 if leaf.role in T_FIXUP else 1.0)
+    # Only what the factor multiplies needs the depth: the readout of a model need not know it.
+    if leaf.role not in T_FIXUP:
+        return glorot_scheme(leaf)
+    return _t_fixup(leaf, (9 * blocks(leaf, "t_fixup")) ** -0.25)
 
 
 def fixup(leaf: Leaf) -> Initializer:
     """Zero for the last kernel of each branch and for the readout, the others of a branch times (2
     n_layers)^(-1/2).
 
-    Meant for a model with norm=None, gate (the multipliers of branches, which start at 1 here),
-    scalar_bias (before every kernel and activation function, from 0) and bias=False.
+    He normal elsewhere. Meant for a model with norm=None, gate (the multipliers of branches, which
+    are initially 1 here), scalar_bias (before every kernel and activation function, initially 0)
+    and bias=False.
     Source: Zhang et al. (2019), Fixup, section 3, with m = 2 kernels a branch.
     """
     if leaf.role in (*INTO_STREAM, "readout"):
@@ -130,9 +137,9 @@ def fixup(leaf: Leaf) -> Initializer:
     if leaf.role == "residual_gate":
         return ones
     he = initializers.he("normal")
-    return vector(leaf) or (
-        scaled(he, (2 * blocks(leaf, "fixup")) ** -0.5) if leaf.role in SCALED_BRANCH else he
-    )
+    if leaf.role in SCALED_BRANCH:
+        return scaled(he, (2 * blocks(leaf, "fixup")) ** -0.5)
+    return vector(leaf) or he
 
 
 def deepnorm(leaf: Leaf) -> Initializer:
@@ -141,13 +148,14 @@ def deepnorm(leaf: Leaf) -> Initializer:
 
     Meant for post-norm with `skip_scale` (2 n_layers)^(1/4). Source: Wang et al. (2022), figure 2.
     """
-    return _deepnorm(
-        leaf, (8 * blocks(leaf, "deepnorm")) ** -0.25 if leaf.role in SCALED_BRANCH else 1.0
-    )
+    needs_depth = leaf.role in SCALED_BRANCH
+    return _deepnorm(leaf, (8 * blocks(leaf, "deepnorm")) ** -0.25 if needs_depth else 1.0)
 
 
 def _deepnorm(leaf: Leaf, factor: float) -> Initializer:
-    return vector(leaf) or scaled(glorot("normal"), factor if leaf.role in SCALED_BRANCH else 1.0)
+    """Glorot normal, the kernels of branches but queries and keys times the factor."""
+    own = factor if leaf.role in SCALED_BRANCH else 1.0
+    return vector(leaf) or scaled(glorot("normal"), own)
 
 
 def mimetic(leaf: Leaf) -> Rule | Initializer:
@@ -179,25 +187,23 @@ def _attention(leaf: Leaf) -> str:
 
 
 def rezero(leaf: Leaf) -> Initializer:
-    """Glorot uniform; every branch times a gate that starts at 0: ReZero, for a model with `gate`.
+    """Glorot uniform; every branch times a gate, initially 0: ReZero, for a model with `gate`.
 
-    Meant without normalization: the stream starts as the identity, whatever the depth.
+    Meant without normalization: the network is initially the identity, whatever the depth.
     Source: Bachlechner et al. (2020), eq. 2.
     """
     return xavier_transformer(leaf)
 
 
 def skipinit(leaf: Leaf) -> Initializer:
-    """He normal; every branch times a gate that starts at 0: SkipInit, for a model with `gate`.
+    """He normal; every branch times a gate, initially 0: SkipInit, for a model with `gate`.
 
     Meant without normalization. Source: De & Smith (2020), section 4. It differs from ReZero in the
     draw alone.
     """
-    return (
-        normal(1 / math.sqrt(leaf.fan_out))
-        if leaf.role in TABLES
-        else vector(leaf) or initializers.he("normal")
-    )
+    if leaf.role in TABLES:
+        return normal(1 / math.sqrt(leaf.fan_out))
+    return vector(leaf) or initializers.he("normal")
 
 
 def t_fixup_encoder(leaf: Leaf) -> Initializer:
@@ -206,15 +212,16 @@ def t_fixup_encoder(leaf: Leaf) -> Initializer:
 
     The embedding takes it too. Source: Huang et al. (2020), section 3.2.
     """
-    return _t_fixup(
-        leaf, 0.67 * blocks(leaf, "t_fixup_encoder") ** -0.25 if leaf.role in T_FIXUP else 1.0
-    )
+    if leaf.role not in T_FIXUP:
+        return glorot_scheme(leaf)
+    return _t_fixup(leaf, 0.67 * blocks(leaf, "t_fixup_encoder") ** -0.25)
 
 
 def _t_fixup(leaf: Leaf, factor: float) -> Initializer:
+    """The law of a role that T-Fixup multiplies by a factor of the depth."""
     if leaf.role in TABLES:
         return normal(factor / math.sqrt(leaf.fan_out))
-    return scaled(glorot("uniform"), factor) if leaf.role in SCALED_BRANCH else glorot_scheme(leaf)
+    return scaled(glorot("uniform"), factor)
 
 
 def encoder_decoder(encoder: Scheme, decoder: Scheme) -> Scheme:
@@ -223,21 +230,18 @@ def encoder_decoder(encoder: Scheme, decoder: Scheme) -> Scheme:
     `encoder_decoder(t_fixup_encoder, t_fixup)` is T-Fixup; `deepnorm_pair` makes DeepNorm's.
     """
 
-    def of(leaf: Leaf) -> Rule | Initializer | None:
+    def scheme(leaf: Leaf) -> Rule | Initializer | None:
         return encoder(leaf) if leaf.name.startswith("encoder.") else decoder(leaf)
 
     def adapted(optimizer: str) -> Scheme:
         return encoder_decoder(under(encoder, optimizer), under(decoder, optimizer))
 
     name = f"{encoder.__name__}+{decoder.__name__}"
-    both: Any = named(name, of, encoder_decoder.__doc__, without_branches)
-    both.under = adapted
-    return both
+    return named(name, scheme, encoder_decoder.__doc__, without_branches, adapted)
 
 
 class DeepNorm(NamedTuple):
-    """DeepNorm for two stacks: its scheme, and the `skip_scale` of the encoder and of the
-    decoder."""
+    """DeepNorm for two stacks: its scheme, and the skip scales of the model it is meant for."""
 
     scheme: Scheme
     skip_scale: float
@@ -251,16 +255,23 @@ def deepnorm_pair(encoder_layers: int, decoder_layers: int) -> DeepNorm:
     M)^(-1/16); decoder: (3 M)^(1/4) and (12 M)^(-1/4). Source: Wang et al. (2022), figure 2.
     """
     n, m = encoder_layers, decoder_layers
-    beta = (0.87 * (n**4 * m) ** (-1 / 16), (12 * m) ** -0.25)
 
-    def of(factor: float) -> Scheme:
-        return named("deepnorm", lambda leaf: _deepnorm(leaf, factor), deepnorm_pair.__doc__)
+    def stack(factor: float) -> Scheme:
+        def scheme(leaf: Leaf) -> Initializer:
+            return _deepnorm(leaf, factor)
 
+        return named("deepnorm", scheme, deepnorm_pair.__doc__)
+
+    encoder = stack(0.87 * (n**4 * m) ** (-1 / 16))
+    decoder = stack((12 * m) ** -0.25)
     return DeepNorm(
-        encoder_decoder(of(beta[0]), of(beta[1])), 0.81 * (n**4 * m) ** (1 / 16), (3 * m) ** 0.25
+        encoder_decoder(encoder, decoder),
+        skip_scale=0.81 * (n**4 * m) ** (1 / 16),
+        decoder_skip_scale=(3 * m) ** 0.25,
     )
 
 
+# What each of the schemes above needs a model to have, so that a study of another refuses it.
 for _scheme in (gpt2, gpt2_blocks, small_init_wang, spike_no_more):
     named(_scheme.__name__, _scheme, _scheme.__doc__, without_stream)
 
