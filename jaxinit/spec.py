@@ -1,4 +1,4 @@
-"""The vocabulary: what a parameter is, how a scheme draws it, and the one place where the two meet.
+"""The vocabulary: what a parameter is, how a scheme draws it, and `draw`, where the two meet.
 
     leaf -> scheme -> rule -> array
 
@@ -9,6 +9,7 @@ turns the answers into arrays. Nothing here knows a model, a named scheme or a t
 import hashlib
 import inspect
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -59,7 +60,8 @@ class Sampler:
     """
 
     def __init__(self, sample: Sample, default: type[float] | type[complex] = float):
-        self.sample, self.default = sample, default
+        self.sample = sample
+        self.default = default
         self.__name__ = getattr(sample, "__name__", type(self).__name__)
         self.__qualname__ = getattr(sample, "__qualname__", self.__name__)
         self.__doc__ = getattr(sample, "__doc__", None)
@@ -71,7 +73,8 @@ class Sampler:
         dtype: DTypeLike | None = None,
         out_sharding: OutSharding = None,
     ) -> Array:
-        dtype = jnp.result_type(self.default) if dtype is None else dtype
+        if dtype is None:
+            dtype = jnp.result_type(self.default)
         return placed(self.sample(key, tuple(shape), dtype), out_sharding)
 
 
@@ -79,13 +82,16 @@ def placed(x: Array, out_sharding: OutSharding) -> Array:
     """`x` with a sharding, eager or under `jax.jit`, on meshes with explicit or automatic axes."""
     if out_sharding is None:
         return x
-    named = isinstance(out_sharding, NamedSharding)
-    mesh = out_sharding.mesh if named else jax.sharding.get_abstract_mesh()
+    if isinstance(out_sharding, NamedSharding):
+        mesh = out_sharding.mesh
+    else:
+        mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         raise ValueError(
             f"out_sharding is {out_sharding} and no mesh is set; draw under `with "
             "jax.set_mesh(mesh)`, or give a NamedSharding"
         )
+    # On explicit axes a sharding is part of the type, and a constraint would be an error.
     if mesh.are_all_axes_explicit:
         return jax.sharding.reshard(x, out_sharding)
     return jax.lax.with_sharding_constraint(x, out_sharding)
@@ -95,20 +101,25 @@ def placed(x: Array, out_sharding: OutSharding) -> Array:
 class Leaf:
     """All that an initializer may know of one parameter: no values, no framework.
 
-    Shapes: `shape` and `dims` have one entry an axis. `dims` is made of `i` (input), `o` (output),
-    `w` (window of a convolution) and `.` (independent copy). `gate` names the copies along the
-    first `.` axis, if they are gates. `layer` counts from 0; `n_layers` is the number of the
-    model's blocks (of a Transformer:
+    `shape`, `dims`: one entry an axis; `dims` is made of `i` (input), `o` (output), `w` (window of
+    a convolution) and `.` (independent copy).
+    `role`: what the parameter does in its model (input, recurrent, query, bias, ...), by which
+    schemes choose. `role_assumed`: nobody said the role, and `hidden` is a guess.
+    `gate`: the names of the copies along the first `.` axis, if they are gates.
+    `layer` counts from 0; `n_layers` is the number of the model's blocks (of a Transformer:
     attention and feed-forward together are one), or of its hidden layers where it has no blocks (0
-    if unknown); `activation` is the nonlinearity that the layer applies; `inputs` the number of
-    inputs of the layer that the parameter belongs to, which a bias cannot tell from its shape (0 if
-    unknown); `kind` what its layer is, where a law may depend on that (rnn, lstm, gru, attention,
-    norm, readout), empty elsewhere; `width` the number of units of the model's hidden layers, which
-    scaling rules compare with that of another model (0 if unknown). `role_assumed`: nobody said the
-    role, and `hidden` is a guess.
-    `partner` is the role of the kernel whose product a bias is added to or a scale multiplies
-    (empty if unknown). `normalized` says that what the parameter makes is normalized before it is
-    used, so that its size does not matter, as of queries and keys under QK normalization.
+    if unknown).
+    `activation`: the nonlinearity that the layer applies.
+    `inputs`: the number of inputs of the layer that the parameter belongs to, which a bias cannot
+    tell from its shape (0 if unknown).
+    `kind`: what its layer is, where a law may depend on that (rnn, lstm, gru, attention, norm,
+    readout), empty elsewhere.
+    `width`: the number of units of the model's hidden layers, which scaling rules compare with that
+    of another model (0 if unknown).
+    `partner`: the role of the kernel whose product a bias is added to or a scale multiplies (empty
+    if unknown).
+    `normalized`: what the parameter makes is normalized before it is used, so that its size does
+    not matter, as of queries and keys under QK normalization.
     Raises: ValueError when `dims` does not fit `shape` or holds another letter, and for an axis of
     size 0.
     """
@@ -144,9 +155,10 @@ class Leaf:
     @property
     def copy_shape(self) -> tuple[int, ...]:
         """The shape in which a number for each copy broadcasts to the parameter."""
-        return tuple(
-            size if letter == "." else 1 for size, letter in zip(self.shape, self.dims, strict=True)
-        )
+        shape = []
+        for size, letter in zip(self.shape, self.dims, strict=True):
+            shape.append(size if letter == "." else 1)
+        return tuple(shape)
 
     @property
     def fan_in(self) -> int:
@@ -161,24 +173,26 @@ class Leaf:
         return axis_size(self.shape, self.dims, "ow")
 
 
-def check_dims(dims: str, shape: tuple[int, ...], what: str) -> None:
+def check_dims(dims: str, shape: tuple[int, ...], subject: str) -> None:
+    """Raises: ValueError for axes that do not fit a shape, naming the subject that has them."""
     unknown = sorted(set(dims) - set(AXES))
     if unknown:
         known = ", ".join(f"{letter!r} {meaning}" for letter, meaning in AXES.items())
-        raise ValueError(f"{what}: dims {dims!r} holds {unknown}; each axis is one of: {known}")
+        raise ValueError(f"{subject}: dims {dims!r} holds {unknown}; each axis is one of: {known}")
     if len(dims) != len(shape):
         raise ValueError(
-            f"{what}: dims {dims!r} names {len(dims)} axes, shape {shape} has {len(shape)}; give "
-            "one letter an axis"
+            f"{subject}: dims {dims!r} names {len(dims)} axes, shape {shape} has {len(shape)}; "
+            "give one letter an axis"
         )
     if any(size < 1 for size in shape):
         raise ValueError(
-            f"{what}: shape {shape} has an empty axis, so there is nothing to draw; give sizes of "
-            "1 or more"
+            f"{subject}: shape {shape} has an empty axis, so there is nothing to draw; give "
+            "sizes of 1 or more"
         )
 
 
 def is_kernel(dims: str) -> bool:
+    """Whether axes map inputs to outputs."""
     return "i" in dims and "o" in dims
 
 
@@ -189,13 +203,13 @@ def axis_size(shape: tuple[int, ...], dims: str, letters: str) -> int:
 
 @dataclass(frozen=True)
 class Rule:
-    """How one parameter starts and how it is trained: effective weight = `multiplier` * parameter.
+    """How one parameter is initialized and trained: effective weight = `multiplier` * parameter.
 
     `lr_scale` and `wd_scale` multiply the learning rate and the decoupled weight decay of this
-    parameter. All three are 1 unless the scheme is of the muP kind. `key` is a name that the draw's
-    key belongs to in place of the parameter's own, so that parameters can be factors of one random
-    matrix.
-    `optimizers` names those that `lr_scale` is right for; empty: it does not depend on the
+    parameter. All three are 1 unless the scheme is of the muP kind.
+    `key`: a name that the draw's key belongs to in place of the parameter's own, so that parameters
+    can be factors of one random matrix.
+    `optimizers`: those that `lr_scale` is right for; empty where it does not depend on the
     optimizer.
     """
 
@@ -205,6 +219,11 @@ class Rule:
     wd_scale: float = 1.0
     key: str = ""
     optimizers: tuple[str, ...] = ()
+
+
+def as_rule(answer: Rule | Initializer) -> Rule:
+    """A rule as it is; an initializer as the rule without multiplier and scales."""
+    return answer if isinstance(answer, Rule) else Rule(answer)
 
 
 # A scheme answers every leaf: a Rule, or a plain initializer, or None for "no rule of mine covers
@@ -283,14 +302,16 @@ class Override:
         return f"{scheme_name(self.base)}+override"
 
     def __call__(self, leaf: Leaf) -> Rule | Initializer | None:
-        deciding = [pattern for pattern in self.rules if matches(pattern, leaf)]
-        if len(deciding) > 1:
+        matching = [pattern for pattern in self.rules if matches(pattern, leaf)]
+        if len(matching) > 1:
             raise ValueError(
-                f"scheme {self.__name__!r}: the rules for {deciding} all match parameter "
+                f"scheme {self.__name__!r}: the rules for {matching} all match parameter "
                 f"{leaf.name!r} (role {leaf.role!r}); make the patterns exclusive, or nest: "
                 "Override(Override(base, general), special)"
             )
-        return self.rules[deciding[0]] if deciding else as_scheme(self.base)(leaf)
+        if matching:
+            return self.rules[matching[0]]
+        return as_scheme(self.base)(leaf)
 
     def under(self, optimizer: str) -> "Override":
         """The same rules around the base as it is under an optimizer."""
@@ -299,16 +320,18 @@ class Override:
     def unmatched(self, leaves: Iterable[Leaf]) -> list[str]:
         """The patterns that match no leaf, of the base too."""
         leaves = tuple(leaves)
-        mine = [
-            pattern for pattern in self.rules if not any(matches(pattern, leaf) for leaf in leaves)
-        ]
-        return [*unmatched(self.base, leaves), *mine]
+        idle = list(unmatched(self.base, leaves))
+        for pattern in self.rules:
+            if not any(matches(pattern, leaf) for leaf in leaves):
+                idle.append(pattern)
+        return idle
 
 
 def unmatched(scheme: Scheme | Initializer, leaves: Iterable[Leaf]) -> list[str]:
     """The rules of a scheme that match none of the leaves; a scheme that is a plain function cannot
     have any."""
-    return getattr(scheme, "unmatched", lambda _: [])(tuple(leaves))
+    ask = getattr(scheme, "unmatched", None)
+    return [] if ask is None else ask(tuple(leaves))
 
 
 def under(scheme: Scheme | Initializer, optimizer: str) -> Scheme:
@@ -320,10 +343,12 @@ def under(scheme: Scheme | Initializer, optimizer: str) -> Scheme:
 
 
 def matches(pattern: str, leaf: Leaf) -> bool:
+    """Whether a shell pattern matches the name of a leaf or its role."""
     return fnmatchcase(leaf.name, pattern) or fnmatchcase(leaf.role, pattern)
 
 
 def scheme_name(scheme: Scheme | Initializer) -> str:
+    """The name of a scheme in errors and tables."""
     named = as_scheme(scheme)
     return getattr(named, "__name__", type(named).__name__)
 
@@ -334,6 +359,7 @@ def named_key(key: Key[Array, ""], name: str) -> Key[Array, ""]:
     Independent of every other name, so that inserting a layer moves no other draw.
     """
     digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
+    # fold_in takes 32 bits at a time.
     for half in (digest[:4], digest[4:]):
         key = jax.random.fold_in(key, int.from_bytes(half, "little"))
     return key
@@ -372,24 +398,29 @@ def along(dims: str, init: Initializer) -> Sampler:
         wide = sampling_dtype(dtype)
         sampled = dtype if isinstance(init, Sampler) else wide
         order = canonical_order(dims)
-        copies = tuple(size for size, d in zip(shape, dims, strict=True) if d == ".")
+        copies = sizes_of(shape, dims, ".")
         core = tuple(shape[axis] for axis in order[len(copies) :])
         asked = core
         if is_kernel(dims):
-            window = tuple(size for size, d in zip(shape, dims, strict=True) if d == "w")
+            # Several axes of inputs, or of outputs, are one to an initializer.
+            window = sizes_of(shape, dims, "w")
             asked = (*window, axis_size(shape, dims, "i"), axis_size(shape, dims, "o"))
         if isinstance(init, Joint):
             drawn = init(key, copies + asked, sampled)
         elif copies:
             keys = jax.random.split(key, math.prod(copies))
-            drawn = jax.vmap(lambda k: init(k, asked, sampled))(keys)
+            drawn = jax.vmap(lambda copy_key: init(copy_key, asked, sampled))(keys)
         else:
             drawn = init(key, asked, sampled)
-        return (
-            drawn.reshape(copies + core).transpose(tuple(np.argsort(order).tolist())).astype(dtype)
-        )
+        back = tuple(np.argsort(order).tolist())
+        return drawn.reshape(copies + core).transpose(back).astype(dtype)
 
     return Sampler(init_along)
+
+
+def sizes_of(shape: tuple[int, ...], dims: str, letter: str) -> tuple[int, ...]:
+    """The sizes of the axes of a letter, in their order."""
+    return tuple(size for size, axis in zip(shape, dims, strict=True) if axis == letter)
 
 
 def sampling_dtype(dtype: DTypeLike) -> DTypeLike:
@@ -413,9 +444,10 @@ def rules(scheme: Scheme | Initializer, leaves: Iterable[Leaf]) -> dict[str, Rul
     `scheme` covers a leaf with no rule, or when a rule of the scheme matches no leaf; both sides
     are named.
     """
-    leaves, scheme = tuple(leaves), as_scheme(scheme)
-    names = [leaf.name for leaf in leaves]
-    twice = sorted({name for name in names if names.count(name) > 1})
+    leaves = tuple(leaves)
+    scheme = as_scheme(scheme)
+    counts = Counter(leaf.name for leaf in leaves)
+    twice = sorted(name for name, count in counts.items() if count > 1)
     if twice:
         raise ValueError(f"leaves share a name: {twice}; every parameter needs a name of its own")
     idle = unmatched(scheme, leaves)
@@ -424,17 +456,17 @@ def rules(scheme: Scheme | Initializer, leaves: Iterable[Leaf]) -> dict[str, Rul
             f"scheme {scheme_name(scheme)!r}: the rules for {idle} match no parameter; "
             f"the parameters are {[f'{leaf.name} ({leaf.role})' for leaf in leaves]}"
         )
-    found: dict[str, Rule] = {}
+    by_name: dict[str, Rule] = {}
     for leaf in leaves:
-        rule = scheme(leaf)
-        if rule is None:
+        answer = scheme(leaf)
+        if answer is None:
             raise ValueError(
                 f"scheme {scheme_name(scheme)!r} has no rule for parameter {leaf.name!r} (role "
                 f"{leaf.role!r}, shape {leaf.shape}); add one, for instance Override(scheme, "
                 f"{{{leaf.role!r}: zeros}})"
             )
-        found[leaf.name] = rule if isinstance(rule, Rule) else Rule(rule)
-    return found
+        by_name[leaf.name] = as_rule(answer)
+    return by_name
 
 
 def draw(
@@ -453,23 +485,25 @@ def draw(
     Raises: ValueError as `rules` does, and when a rule cannot draw a leaf (naming scheme, leaf,
     reason and remedy).
     """
-    leaves, scheme = tuple(leaves), as_scheme(scheme)
+    leaves = tuple(leaves)
+    scheme = as_scheme(scheme)
     by_name = rules(scheme, leaves)
-    drawn = {}
+    drawn: dict[str, Array] = {}
     for leaf in leaves:
-        init = along(leaf.dims, by_name[leaf.name].draw)
+        rule = by_name[leaf.name]
+        init = along(leaf.dims, rule.draw)
         try:
-            drawn[leaf.name] = init(
-                named_key(key, by_name[leaf.name].key or leaf.name), leaf.shape, dtype
-            )
+            own_key = named_key(key, rule.key or leaf.name)
+            drawn[leaf.name] = init(own_key, leaf.shape, dtype)
         except (ValueError, TypeError) as error:
-            remedy = (
-                "; an initializer given as a scheme draws every parameter: give this one a law of "
-                f"its own, Override(initializer, {{{leaf.role!r}: zeros}})"
-            )
+            remedy = ""
+            if isinstance(scheme, Everywhere):
+                remedy = (
+                    "; an initializer given as a scheme draws every parameter: give this one a law "
+                    f"of its own, Override(initializer, {{{leaf.role!r}: zeros}})"
+                )
             raise ValueError(
                 f"scheme {scheme_name(scheme)!r} cannot draw parameter {leaf.name!r} (role "
-                f"{leaf.role!r}, shape {leaf.shape}, dims {leaf.dims!r}): "
-                f"{error}{remedy if isinstance(scheme, Everywhere) else ''}"
+                f"{leaf.role!r}, shape {leaf.shape}, dims {leaf.dims!r}): {error}{remedy}"
             ) from error
     return drawn

@@ -1,8 +1,8 @@
 """Initializers: laws that draw an array from a key, a shape and a dtype; `CATALOGUE` has all of
 them by name.
 
-`basic` has those that draw entry by entry, and orthogonal matrices; `structured` those whose
-entries hang together.
+`basic` has those that draw entry by entry, and orthogonal matrices; `truncated` cut Gaussians;
+`structured` those whose entries depend on each other; `sampling` what they share.
 """
 
 from collections.abc import Callable
@@ -24,8 +24,6 @@ from jaxinit.initializers.basic import (
     orthogonal,
     scaled,
     small_init,
-    truncated_normal,
-    truncated_std,
     uniform,
     variance_scaling,
     vector,
@@ -48,6 +46,7 @@ from jaxinit.initializers.structured import (
     spectral_radius,
     zero_hadamard,
 )
+from jaxinit.initializers.truncated import truncated_normal, truncated_std
 
 # Every initializer by name, with the variance of its entries (n inputs, m outputs, i.e. fan in and
 # fan out).

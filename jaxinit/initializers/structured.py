@@ -1,5 +1,4 @@
-"""Draws with a structure beyond a variance: sparse, spectral, convolutional identities, memories,
-gate biases.
+"""Initializers with a structure beyond a variance: sparse, spectral, convolutional, recurrent.
 
 The layout is that of `initializers`: `(*window, inputs, outputs)`. All sample in float32 or wider
 and cast last.
@@ -15,11 +14,11 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Inexact, Key
 from scipy.linalg import hadamard
 
-from jaxinit.initializers.basic import (
+from jaxinit.initializers.basic import orthogonal
+from jaxinit.initializers.sampling import (
     Number,
     known,
     one_by_one,
-    orthogonal,
     polar,
     real_dtype,
     sampled_wide,
@@ -27,10 +26,8 @@ from jaxinit.initializers.basic import (
 )
 from jaxinit.spec import Joint, Sampler
 
-EIGENVALUES, SINGULAR_VALUES = (
-    one_by_one(lambda matrix: jnp.linalg.eigvalsh(matrix, symmetrize_input=False)),
-    one_by_one(lambda matrix: jnp.linalg.svd(matrix, compute_uv=False)),
-)
+EIGENVALUES = one_by_one(lambda matrix: jnp.linalg.eigvalsh(matrix, symmetrize_input=False))
+SINGULAR_VALUES = one_by_one(lambda matrix: jnp.linalg.svd(matrix, compute_uv=False))
 SVD = one_by_one(lambda matrix: tuple(jnp.linalg.svd(matrix)))
 SQUARINGS = 14  # the spectral radius is read off the 2^14th power
 
@@ -99,13 +96,14 @@ def sparse(k: int = 15, std: Number = 1.0, spectral_radius: Number | None = None
             raise ValueError(
                 f"sparse: k={k} non-zero weights of {shape[0]} inputs; give k of at most {shape[0]}"
             )
-        where, how_much = jax.random.split(key)
-        rank = jnp.argsort(
-            jnp.argsort(jax.random.uniform(where, shape, jnp.float32), axis=0), axis=0
-        )
-        w = jnp.where(
-            rank < k, jnp.asarray(std, dtype) * jax.random.normal(how_much, shape, dtype), 0
-        )
+        place_key, weight_key = jax.random.split(key)
+        # The ranks of random numbers are a random permutation: k of them in every column are below
+        # k, in a program whose shapes do not depend on where.
+        order = jnp.argsort(jax.random.uniform(place_key, shape, jnp.float32), axis=0)
+        rank = jnp.argsort(order, axis=0)
+        kept = rank < k
+        weights = jnp.asarray(std, dtype) * jax.random.normal(weight_key, shape, dtype)
+        w = jnp.where(kept, weights, 0)
         return w if spectral_radius is None else _at_radius(w, spectral_radius, "sparse")
 
     return sampled_wide(init)
@@ -117,11 +115,12 @@ def gaussian_at_radius(spectral_radius: Number) -> Sampler:
     Raises: ValueError for a shape that is not a square matrix. Source: Jaeger (2001), echo state
     networks.
     """
-    return sampled_wide(
-        lambda key, shape, dtype: _at_radius(
-            jax.random.normal(key, shape, dtype), spectral_radius, "gaussian_at_radius"
-        )
-    )
+
+    def init(key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+        w = jax.random.normal(key, shape, dtype)
+        return _at_radius(w, spectral_radius, "gaussian_at_radius")
+
+    return sampled_wide(init)
 
 
 def positive_definite_identity() -> Sampler:
@@ -137,7 +136,7 @@ def positive_definite_identity() -> Sampler:
         _check_square(shape, "positive_definite_identity")
         r = jax.random.normal(key, shape, dtype)
         a = r.conj().T @ r / shape[0] + jnp.eye(shape[0], dtype=dtype)
-        a = (a + a.conj().T) / 2
+        a = (a + a.conj().T) / 2  # exactly symmetric, which a product is but to rounding
         return a / EIGENVALUES(a)[-1].astype(dtype)
 
     return sampled_wide(init)
@@ -157,7 +156,10 @@ def mimetic(side: Literal["left", "right"], alpha: Number, beta: Number) -> Join
 
     def draw(key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike) -> Array:
         heads, d, rank = shape
-        of_head = lambda key: _half(key, d, side, alpha, beta, dtype)[:, :rank]
+
+        def of_head(head_key: Key[Array, ""]) -> Array:
+            return _half(head_key, d, side, alpha, beta, dtype)[:, :rank]
+
         return jax.vmap(of_head)(jax.random.split(key, heads))
 
     return Joint(sampled_wide(draw))
@@ -212,11 +214,13 @@ def ring(low: Number = 0.0, high: Number = 1.0, phase: Number = 2 * math.pi) -> 
             raise ValueError(
                 f"ring draws complex numbers, got dtype {jnp.dtype(dtype)}; ask for complex64"
             )
-        of_radius, of_angle = jax.random.split(key)
+        radius_key, angle_key = jax.random.split(key)
         real = jnp.finfo(dtype).dtype
-        least, most = jnp.asarray(low**2, real), jnp.asarray(high**2 - low**2, real)
-        radius = jnp.sqrt(jax.random.uniform(of_radius, shape, real) * most + least)
-        return polar(radius, jnp.asarray(phase, real) * jax.random.uniform(of_angle, shape, real))
+        least = jnp.asarray(low**2, real)
+        span = jnp.asarray(high**2 - low**2, real)
+        radius = jnp.sqrt(jax.random.uniform(radius_key, shape, real) * span + least)
+        angle = jnp.asarray(phase, real) * jax.random.uniform(angle_key, shape, real)
+        return polar(radius, angle)
 
     return Sampler(init, complex)
 
@@ -233,6 +237,7 @@ def hippo_legs(gain: Number = 1.0) -> Sampler:
     def init(key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike) -> Array:
         del key
         _check_square(shape, "hippo_legs")
+        # In NumPy's float64: the entries grow with n, and nothing here is random or traced.
         n = np.arange(shape[0], dtype=np.float64)
         root = np.sqrt(2 * n + 1)
         a = -np.tril(np.outer(root, root), -1) - np.diag(n + 1)
@@ -315,18 +320,25 @@ def chrono(gates: tuple[str, ...], longest: int | Number) -> Joint:
         raise ValueError(
             f"chrono needs the longest dependency to learn, 3 steps or more, got {longest}"
         )
-    keep = next((gate for gate in ("forget", "update") if gate in gates), None)
-    if keep is None:
+    if "forget" in gates:
+        keep = "forget"
+    elif "update" in gates:
+        keep = "update"
+    else:
         raise ValueError(
             f"chrono needs a forget or an update gate, got {', '.join(gates) or 'none'}"
         )
 
     def init(key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike) -> Array:
         wide = real_dtype(dtype, "chrono")
-        span = jnp.log(jax.random.uniform(key, shape[1:], wide, 1.0, longest - 1.0)).astype(dtype)
-        span = within(span, 0.0, math.log(longest - 1)) if known(longest) else span
-        sign = {keep: 1.0} | ({"input": -1.0} if keep == "forget" else {})
-        return jnp.stack([sign.get(gate, 0.0) * span for gate in gates])
+        time = jax.random.uniform(key, shape[1:], wide, 1.0, longest - 1.0)
+        bias = jnp.log(time).astype(dtype)
+        if known(longest):
+            bias = within(bias, 0.0, math.log(longest - 1))
+        sign = {keep: 1.0}
+        if keep == "forget":
+            sign["input"] = -1.0
+        return jnp.stack([sign.get(gate, 0.0) * bias for gate in gates])
 
     return Joint(init)
 
@@ -341,6 +353,7 @@ def spectral_radius(w: Inexact[Array, "n n"]) -> Float[Array, ""]:
     def square(carry: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], None]:
         m, log_size = carry
         size = jnp.linalg.norm(m)
+        # The matrix is kept at norm 1 and its size as a logarithm: a power overflows otherwise.
         m = m / jnp.where(size > 0, size, 1).astype(m.dtype)
         return (m @ m, 2 * (log_size + jnp.log(size))), None
 
@@ -351,6 +364,7 @@ def spectral_radius(w: Inexact[Array, "n n"]) -> Float[Array, ""]:
 
 
 def _at_radius(w: Array, target: Number, what: str) -> Array:
+    """A matrix scaled to a spectral radius."""
     _check_square(w.shape, what)
     radius = spectral_radius(w)
     if known(radius) and not radius > 0:
@@ -362,6 +376,7 @@ def _at_radius(w: Array, target: Number, what: str) -> Array:
 
 
 def _central(tap: Array, shape: tuple[int, ...]) -> Array:
+    """A convolution of zeros but for its central tap."""
     centre = tuple((size - 1) // 2 for size in shape[:-2])
     return jnp.zeros(shape, tap.dtype).at[centre].set(tap)
 

@@ -19,16 +19,10 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Key
 
 from jaxinit import initializers
-from jaxinit.initializers.basic import (
-    normal,
-    sampled_wide,
-    truncated_normal,
-    truncated_std,
-    uniform,
-    vector,
-    zeros,
-)
+from jaxinit.initializers.basic import normal, uniform, vector, zeros
+from jaxinit.initializers.sampling import sampled_wide
 from jaxinit.initializers.structured import gate_biases
+from jaxinit.initializers.truncated import truncated_normal, truncated_std
 from jaxinit.spec import Initializer, Joint, Leaf, axis_size
 
 RECURRENT = ("rnn", "lstm", "gru")
@@ -191,9 +185,7 @@ def _two_biases(init: Initializer, alone: str | None, gates: tuple[str, ...]) ->
     """The sum of two draws of a bias; of the gate called `alone`, one."""
 
     def draw(key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike) -> Array:
-        first_key, second_key = jax.random.split(key)
-        first = init(first_key, shape, dtype)
-        second = init(second_key, shape, dtype)
+        first, second = [init(bias_key, shape, dtype) for bias_key in jax.random.split(key)]
         if alone is None:
             return first + second
         has_second = jnp.asarray([gate != alone for gate in gates], dtype)

@@ -17,10 +17,10 @@ from jaxinit.initializers.basic import (
     normal,
     ones,
     scaled,
-    truncated_normal,
     vector,
     zeros,
 )
+from jaxinit.initializers.truncated import truncated_normal
 from jaxinit.schemes.combine import named
 from jaxinit.schemes.needs import (
     INTO_STREAM,
