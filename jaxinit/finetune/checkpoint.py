@@ -41,6 +41,7 @@ DTYPES = {
     "BOOL": "bool",
 }
 DIGEST = "sha256"  # the entry of the file's metadata that damage is found by
+Contents = dict[str, tuple[str, tuple[int, ...], bytes]]  # dtype, shape and bytes of every array
 
 
 def save_checkpoint(path: str | Path, values: Mapping[str, Any]) -> None:
@@ -55,7 +56,8 @@ def save_checkpoint(path: str | Path, values: Mapping[str, Any]) -> None:
     from safetensors import SafetensorError
     from safetensors.numpy import save
 
-    arrays, problems = {}, []
+    arrays: dict[str, np.ndarray] = {}
+    problems: list[str] = []
     for name, value in values.items():
         if not isinstance(name, str) or name == "__metadata__":
             problems.append(f"{name!r} is no name of a parameter")
@@ -71,16 +73,16 @@ def save_checkpoint(path: str | Path, values: Mapping[str, Any]) -> None:
         if array.dtype.name not in DTYPES.values():
             problems.append(f"{name!r} has dtype {array.dtype}")
             continue
-        # the format is little-endian and row-major, and so must the memory be that is handed to it
+        # The format is little-endian and row-major, and so must the memory be that is handed to it.
         arrays[name] = np.require(array, array.dtype.newbyteorder("<"), "C")
     if problems:
         raise ValueError(
             f"the checkpoint {path} cannot be written: {'; '.join(problems)}; safetensors holds "
             f"arrays under names, of the dtypes {', '.join(DTYPES.values())}"
         )
-    contents = {
-        name: (array.dtype.name, array.shape, array.tobytes()) for name, array in arrays.items()
-    }
+    contents: Contents = {}
+    for name, array in arrays.items():
+        contents[name] = (array.dtype.name, array.shape, array.tobytes())
     try:
         written = save(arrays, {DIGEST: _digest(contents)})
     except SafetensorError as error:
@@ -125,7 +127,9 @@ def load_checkpoint(
     """
     stored = _read(Path(path))
     names = dict(names or {})
-    found, used, problems = {}, set(), []
+    loaded: dict[str, Array] = {}
+    used: set[str] = set()
+    problems: list[str] = []
     unknown = sorted(set(names) - {leaf.name for leaf in leaves})
     if unknown:
         problems.append(f"names for parameters that the model has not: {', '.join(unknown)}")
@@ -138,28 +142,26 @@ def load_checkpoint(
             continue
         used.add(name)
         value = stored[name]
-        turned = _from_pytorch(leaf, value)
-        told = any(fnmatchcase(leaf.name, pattern) for pattern in transposed)
-        fitting = turned if told else value
+        in_order = _from_pytorch(leaf, value)
+        is_transposed = any(fnmatchcase(leaf.name, pattern) for pattern in transposed)
+        fitting = in_order if is_transposed else value
         if fitting is not None and fitting.shape == leaf.shape:
-            found[leaf.name] = jnp.asarray(fitting, dtype)
+            loaded[leaf.name] = jnp.asarray(fitting, dtype)
         elif not may_differ:
             hint = ""
-            if told and value.shape == leaf.shape:
+            if is_transposed and value.shape == leaf.shape:
                 hint = ", which fits as it is: see `transposed`"
-            elif not told and turned is not None:
+            elif not is_transposed and in_order is not None:
                 hint = ", whose transpose fits: see `transposed`"
             problems.append(
                 f"of another shape: {name} {value.shape}{hint}, the model has {leaf.shape}"
             )
-    problems += [
-        f"not in the model: {name} {value.shape}"
-        for name, value in stored.items()
-        if name not in used
-    ]
+    for name, value in stored.items():
+        if name not in used:
+            problems.append(f"not in the model: {name} {value.shape}")
     if problems:
         raise ValueError(f"the checkpoint {path} does not fit the model: {'; '.join(problems)}")
-    return found
+    return loaded
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
@@ -180,21 +182,20 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         raise ValueError(
             f"the checkpoint {path} has dtypes that JAX has not: {', '.join(strange)}; convert it"
         )
-    contents = {
-        name: (DTYPES[entry["dtype"]], tuple(entry["shape"]), bytes(entry["data"]))
-        for name, entry in entries
-    }
+    contents: Contents = {}
+    for name, entry in entries:
+        contents[name] = (DTYPES[entry["dtype"]], tuple(entry["shape"]), bytes(entry["data"]))
     if digest is not None and digest != _digest(contents):
         raise ValueError(
             f"the checkpoint {path} is damaged: its contents are not what was saved; fetch it again"
         )
-    return {
-        name: np.frombuffer(data, jnp.dtype(dtype)).reshape(shape)
-        for name, (dtype, shape, data) in contents.items()
-    }
+    arrays: dict[str, np.ndarray] = {}
+    for name, (dtype, shape, data) in contents.items():
+        arrays[name] = np.frombuffer(data, jnp.dtype(dtype)).reshape(shape)
+    return arrays
 
 
-def _digest(contents: Mapping[str, tuple[str, tuple[int, ...], bytes]]) -> str:
+def _digest(contents: "Contents") -> str:
     """The SHA-256 of names, dtypes, shapes and bytes, whatever their order in the file."""
     digest = hashlib.sha256()
     for name, (dtype, shape, data) in sorted(contents.items()):
@@ -206,18 +207,18 @@ def _digest(contents: Mapping[str, tuple[str, tuple[int, ...], bytes]]) -> str:
 def _from_pytorch(leaf: Leaf, value: np.ndarray) -> np.ndarray | None:
     """A value whose axes are outputs, inputs, window, in the order of the leaf's; None if it does
     not fit."""
-    backwards = leaf.kind == "conv_transpose"
-    order = ("i", "o", "w") if backwards else (".o", "i", "w")
-    there = [
-        axis for letters in order for axis, letter in enumerate(leaf.dims) if letter in letters
-    ]
-    apart = tuple(leaf.shape[axis] for axis in there)
-    window = tuple(leaf.shape[axis] for axis in there if leaf.dims[axis] == "w")
-    flat = (*(axis_size(leaf.shape, leaf.dims, letters) for letters in order[:2]), *window)
-    if value.shape != apart and not (value.shape == flat and leaf.is_kernel and not leaf.gate):
+    is_backwards = leaf.kind == "conv_transpose"
+    order = ("i", "o", "w") if is_backwards else (".o", "i", "w")
+    axes: list[int] = []  # the leaf's, in PyTorch's order
+    for letters in order:
+        axes += [axis for axis, letter in enumerate(leaf.dims) if letter in letters]
+    apart = tuple(leaf.shape[axis] for axis in axes)
+    window = tuple(leaf.shape[axis] for axis in axes if leaf.dims[axis] == "w")
+    first, second = (axis_size(leaf.shape, leaf.dims, letters) for letters in order[:2])
+    is_flat = value.shape == (first, second, *window)
+    if value.shape != apart and not (is_flat and leaf.is_kernel and not leaf.gate):
         return None
-    if backwards and leaf.dims.endswith(
-        "io"
-    ):  # Flax slides it over the spread input as it stands, PyTorch reversed
+    if is_backwards and leaf.dims.endswith("io"):
+        # Flax slides the window over the spread input as it stands, PyTorch reversed.
         value = np.flip(value, tuple(range(value.ndim - len(window), value.ndim)))
-    return value.reshape(apart).transpose(np.argsort(there))
+    return value.reshape(apart).transpose(np.argsort(axes))

@@ -1,7 +1,7 @@
-"""Low-rank adapters around any module, and how their two matrices start."""
+"""Low-rank adapters around any module, and schemes for their two matrices."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -94,64 +94,35 @@ class LoRA(nnx.Module):
             raise ValueError(f"the rank of an adapter must be a positive integer, got {rank!r}")
         base = nnx.clone(base)
         introspect.declare(base).eval()  # its statistics and noise stand still
-        kernels = [leaf for leaf in introspect.leaves(base) if leaf.is_kernel]
-        adapted = [leaf for leaf in kernels if any(matches(pattern, leaf) for pattern in adapt)]
-        idle = [pattern for pattern in adapt if not any(matches(pattern, leaf) for leaf in kernels)]
-        if idle or not adapted:
-            there = ", ".join(f"{leaf.name} ({leaf.role})" for leaf in kernels)
-            raise ValueError(
-                f"LoRA: {idle or 'nothing'} matches no kernel to adapt; the kernels are "
-                f"{there or 'none'}"
-            )
-        whole = {
-            name: w.dtype
-            for name, w in introspect.values(base).items()
-            if not jnp.issubdtype(w.dtype, jnp.inexact)
-        }
+        adapted = _matching_kernels(introspect.leaves(base), adapt)
+        _check_adaptable(adapted, introspect.values(base), rank)
+        alpha = rank if alpha is None else alpha
+        self.scale = alpha / (math.sqrt(rank) if rank_stabilized else rank)
+        # Pairs and no dictionary, so that the graph of this module has a hash.
+        self.dims = tuple((leaf.name, leaf.dims) for leaf in adapted)
+        lora_a: dict[str, nnx.Param] = {}
+        lora_b: dict[str, nnx.Param] = {}
         for leaf in adapted:
-            if leaf.name in whole:
-                raise ValueError(
-                    f"LoRA: {leaf.name!r} has dtype {whole[leaf.name]}, to which no small step can "
-                    "be added; convert it to a float, or leave it out of `adapt`"
-                )
-        sides = {leaf.name: _sides(leaf) for leaf in adapted}
-        for name, of in sides.items():
-            if rank > min(of):
-                raise ValueError(
-                    f"LoRA: a rank of {rank} is above the smaller side of {name!r}, which is "
-                    f"{of[0]} x {of[1]}; choose a smaller rank, or leave it out of `adapt`"
-                )
-        self.scale = (rank if alpha is None else alpha) / (
-            math.sqrt(rank) if rank_stabilized else rank
-        )
-        self.dims = tuple(
-            (leaf.name, leaf.dims) for leaf in adapted
-        )  # no dictionary, so that its graph has a hash
-        place = lambda leaf: introspect.Place(
-            layer=leaf.layer,
-            n_layers=leaf.n_layers,
-            width=leaf.width,
-            kind="embedding" if leaf.role in ("embedding", "position") else "",
-        )
-        self.lora_a = nnx.Dict(
-            {
-                leaf.name: param((sides[leaf.name][0], rank), "io", "lora_a", **place(leaf))
-                for leaf in adapted
-            }
-        )
-        self.lora_b = nnx.Dict(
-            {
-                leaf.name: param((rank, sides[leaf.name][1]), "io", "lora_b", **place(leaf))
-                for leaf in adapted
-            }
-        )
-        graph, state = nnx.split(base)
-        flat = nnx.to_flat_state(state)
-        self.base = nnx.Dict({name_of(path): Frozen(_value(of)) for path, of in flat})
-        self.graph = graph
-        # What each value is in the base: its place, its type, and what it says of itself.
-        self.kinds = tuple((path, *_kind(of)) for path, of in flat)
+            inputs, outputs = _sides(leaf)
+            place = _place(leaf)
+            lora_a[leaf.name] = param((inputs, rank), "io", "lora_a", **place)
+            lora_b[leaf.name] = param((rank, outputs), "io", "lora_b", **place)
+        self.lora_a = nnx.Dict(lora_a)
+        self.lora_b = nnx.Dict(lora_b)
+        self._freeze(base)
         introspect.fill(self, init, rngs.params())
+
+    def _freeze(self, base: nnx.Module) -> None:
+        """Keep all that the base holds, by name, under a type that no training step changes."""
+        self.graph, state = nnx.split(base)
+        values: dict[str, Frozen] = {}
+        kinds: list[tuple[Any, ...]] = []
+        for path, variable in nnx.to_flat_state(state):
+            values[name_of(path)] = Frozen(_value(variable))
+            kinds.append((path, *_kind(variable)))
+        self.base = nnx.Dict(values)
+        # What each value is in the base: its place, its type, and its metadata.
+        self.kinds = tuple(kinds)
 
     def __call__(self, *inputs: Any, **options: Any) -> Any:
         return self.merged()(*inputs, **options)
@@ -168,25 +139,28 @@ class LoRA(nnx.Module):
 
     def _moved(self, name: str, w: Array, sign: int) -> Array:
         """An adapted kernel plus or minus s A B, in its own dtype."""
+        # Rounded once: a kernel in bfloat16 would lose a small adapter before the sum.
         delta = sign * self._delta(name, w.shape)
         wide = sampling_dtype(w.dtype)
         return (w.astype(wide) + delta.astype(wide)).astype(w.dtype)
 
     def _with(self, adapt: Callable[[str, Array], Array]) -> Any:
         """The base, with what `adapt` makes of every adapted kernel."""
-        flat, adapted = [], dict(self.dims)
-        for path, kind, meta in self.kinds:
+        adapted = dict(self.dims)
+        flat: list[tuple[Any, Any]] = []
+        for path, kind, metadata in self.kinds:
             name = name_of(path)
             value = self.base[name][...]
             if kind is None:
                 flat.append((path, value))
                 continue
-            variable = kind(value, **dict(meta))
+            variable = kind(value, **dict(metadata))
             if isinstance(variable, nnx.Param):
+                # What is stored as one array may fuse kernels that are adapted with others.
                 pieces = introspect.cut(name, variable, value)
-                pieces = {
-                    leaf: adapt(leaf, w) if leaf in adapted else w for leaf, w in pieces.items()
-                }
+                for leaf, w in pieces.items():
+                    if leaf in adapted:
+                        pieces[leaf] = adapt(leaf, w)
                 variable = variable.replace(introspect.joined(name, variable, pieces))
             flat.append((path, variable))
         return nnx.merge(self.graph, nnx.from_flat_state(flat))
@@ -194,15 +168,55 @@ class LoRA(nnx.Module):
     def _delta(self, name: str, shape: tuple[int, ...]) -> Array:
         """s A B, in the layout of the kernel."""
         dims = dict(self.dims)[name]
-        order = [
-            axis
-            for letters in ("iw", "o.")
-            for axis, letter in enumerate(dims)
-            if letter in letters
-        ]
+        rows = [axis for axis, letter in enumerate(dims) if letter in "iw"]
+        columns = [axis for axis, letter in enumerate(dims) if letter in "o."]
+        order = [*rows, *columns]  # of a matrix [inputs, outputs]: A B, which is turned back
         product = self.scale * (self.lora_a[name][...] @ self.lora_b[name][...])
         back = sorted(range(len(order)), key=order.__getitem__)
         return product.reshape([shape[axis] for axis in order]).transpose(back)
+
+
+def _matching_kernels(leaves: Sequence[Leaf], adapt: Sequence[str]) -> list[Leaf]:
+    """The kernels that a pattern matches. Raises: ValueError for a pattern that matches none."""
+    kernels = [leaf for leaf in leaves if leaf.is_kernel]
+    adapted = [leaf for leaf in kernels if any(matches(pattern, leaf) for pattern in adapt)]
+    idle = [pattern for pattern in adapt if not any(matches(pattern, leaf) for leaf in kernels)]
+    if idle or not adapted:
+        names = ", ".join(f"{leaf.name} ({leaf.role})" for leaf in kernels)
+        raise ValueError(
+            f"LoRA: {idle or 'nothing'} matches no kernel to adapt; the kernels are "
+            f"{names or 'none'}"
+        )
+    return adapted
+
+
+def _check_adaptable(adapted: Sequence[Leaf], values: Mapping[str, Array], rank: int) -> None:
+    """Raises: ValueError for a kernel of whole numbers, or one with fewer rows or columns than the
+    rank."""
+    for leaf in adapted:
+        dtype = values[leaf.name].dtype
+        if not jnp.issubdtype(dtype, jnp.inexact):
+            raise ValueError(
+                f"LoRA: {leaf.name!r} has dtype {dtype}, to which no small step can be added; "
+                "convert it to a float, or leave it out of `adapt`"
+            )
+    for leaf in adapted:
+        inputs, outputs = _sides(leaf)
+        if rank > min(inputs, outputs):
+            raise ValueError(
+                f"LoRA: a rank of {rank} is above the smaller side of {leaf.name!r}, which is "
+                f"{inputs} x {outputs}; choose a smaller rank, or leave it out of `adapt`"
+            )
+
+
+def _place(leaf: Leaf) -> introspect.Place:
+    """Where the matrices of an adapted kernel stand: where the kernel does."""
+    return introspect.Place(
+        layer=leaf.layer,
+        n_layers=leaf.n_layers,
+        width=leaf.width,
+        kind="embedding" if leaf.role in ("embedding", "position") else "",
+    )
 
 
 def _value(variable: Any) -> Any:

@@ -112,36 +112,24 @@ def extend_vocabulary(
     other shapes than the leaves'.
     Source: Hewitt (2021), Initializing new word embeddings for pretrained language models.
     """
-    wrong = [
-        f"{leaf.name} {values[leaf.name].shape if leaf.name in values else 'is missing'}, the "
-        f"model has {leaf.shape}"
-        for leaf in leaves
-        if leaf.name not in values or tuple(values[leaf.name].shape) != leaf.shape
-    ]
-    if wrong:
-        raise ValueError(f"extend_vocabulary: the values are not the model's: {'; '.join(wrong)}")
-    named = None if parts is None else _named(leaves, parts)
-    size = _vocabulary_size(leaves if named is None else named, vocabulary)
-    having = (
-        _recognized(leaves, size, vocabulary is not None)
-        if named is None
-        else _fitting(named, size)
-    )
-    found = dict(values)
-    for group in _with_biases(having, values, size):
+    _check_values(values, leaves)
+    if parts is None:
+        size = _vocabulary_size(leaves, vocabulary)
+        over_tokens = _recognized(leaves, size, vocabulary is not None)
+    else:
+        named = _named(leaves, parts)
+        size = _vocabulary_size(named, vocabulary)
+        over_tokens = _fitting(named, size)
+    extended = dict(values)
+    for group in _with_biases(over_tokens, values, size):
         axes = [_token_axes(leaf, size)[0] for leaf in group]
-        by_token = [
-            jnp.moveaxis(jnp.asarray(values[leaf.name]), axis, 0)
-            for leaf, axis in zip(group, axes, strict=True)
-        ]
-        wide = max(
-            (sampling_dtype(of.dtype) for of in by_token),
-            key=lambda dtype: jnp.dtype(dtype).itemsize,
-        )
-        rows = jnp.concatenate([of.astype(wide).reshape(size, -1) for of in by_token], 1)
-        rows = extend_rows(
-            rows, n, how, named_key(key, group[0].name), std=std, share=share, used=used
-        )
+        by_token: list[Array] = []
+        for leaf, axis in zip(group, axes, strict=True):
+            by_token.append(jnp.moveaxis(jnp.asarray(values[leaf.name]), axis, 0))
+        # A row is all that a token has in the group, so that a head and its bias share one draw.
+        rows = _side_by_side(by_token)
+        group_key = named_key(key, group[0].name)
+        rows = extend_rows(rows, n, how, group_key, std=std, share=share, used=used)
         first = 0
         for leaf, axis, old in zip(group, axes, by_token, strict=True):
             width = math.prod(old.shape[1:])
@@ -150,8 +138,30 @@ def extend_vocabulary(
             if leaf.role == "bias" and how == "normal":
                 tokens = size if used is None else used
                 new = new.at[tokens : tokens + n].set(0)
-            found[leaf.name] = jnp.moveaxis(new, 0, axis)
-    return found
+            extended[leaf.name] = jnp.moveaxis(new, 0, axis)
+    return extended
+
+
+def _check_values(values: Mapping[str, Array], leaves: Sequence[Leaf]) -> None:
+    """Raises: ValueError for values that are missing or have other shapes than the leaves."""
+    problems: list[str] = []
+    for leaf in leaves:
+        if leaf.name not in values:
+            problems.append(f"{leaf.name} is missing, the model has {leaf.shape}")
+        elif tuple(values[leaf.name].shape) != leaf.shape:
+            shape = values[leaf.name].shape
+            problems.append(f"{leaf.name} {shape}, the model has {leaf.shape}")
+    if problems:
+        raise ValueError(
+            f"extend_vocabulary: the values are not the model's: {'; '.join(problems)}"
+        )
+
+
+def _side_by_side(arrays: Sequence[Array]) -> Array:
+    """Arrays whose first axis is the tokens as one matrix, in the widest of their dtypes."""
+    dtypes = [sampling_dtype(array.dtype) for array in arrays]
+    wide = max(dtypes, key=lambda dtype: jnp.dtype(dtype).itemsize)
+    return jnp.concatenate([array.astype(wide).reshape(len(array), -1) for array in arrays], 1)
 
 
 def _vocabulary_size(leaves: Sequence[Leaf], vocabulary: int | None) -> int:
@@ -196,26 +206,14 @@ def _recognized(leaves: Sequence[Leaf], size: int, told: bool) -> list[Leaf]:
         )
     if heads:
         return [*tables, *heads]
-    # no role says which kernel is the head, or whether there is one: Flax's layers have the role
-    # hidden
-    in_doubt = [
-        leaf
-        for leaf in leaves
-        if leaf not in tables
-        and leaf.role not in INNER
-        and leaf.kind != "norm"
-        and size in leaf.shape
-    ]
-    kernels = [leaf for leaf in in_doubt if leaf.role != "bias"]
-    biases = [leaf for leaf in in_doubt if leaf.role == "bias"]
-    one_bias = not kernels and len(biases) == 1
-    one_head = (
-        len(kernels) == 1
-        and _is_head(kernels[0], size)
-        and kernels[0].shape.count(size) == 1
-        and all(leaf.name == _bias_of(kernels[0]) for leaf in biases)
-    )
-    if in_doubt and not one_head and not one_bias:
+    # No role says which kernel is the head, or whether there is one: Flax's layers have the role
+    # hidden.
+    in_doubt: list[Leaf] = []
+    for leaf in leaves:
+        may_be_head = leaf.role not in INNER and leaf.kind != "norm"
+        if may_be_head and leaf not in tables and size in leaf.shape:
+            in_doubt.append(leaf)
+    if in_doubt and not _is_one_head(in_doubt, size):
         name = tables[0].name
         raise ValueError(
             f"extend_vocabulary: {_sized(in_doubt)} have an axis of {size} too, the tokens of "
@@ -223,6 +221,18 @@ def _recognized(leaves: Sequence[Leaf], size: int, told: bool) -> list[Leaf]:
             f"parts=({name!r}, ...), or the table alone"
         )
     return [*tables, *in_doubt]
+
+
+def _is_one_head(leaves: Sequence[Leaf], size: int) -> bool:
+    """Whether these can only be one head, with its bias or without, or the bias of a tied table."""
+    kernels = [leaf for leaf in leaves if leaf.role != "bias"]
+    biases = [leaf for leaf in leaves if leaf.role == "bias"]
+    if not kernels:
+        return len(biases) == 1
+    kernel = kernels[0]
+    if len(kernels) > 1 or not _is_head(kernel, size) or kernel.shape.count(size) > 1:
+        return False
+    return all(bias.name == _bias_of(kernel) for bias in biases)
 
 
 def _named(leaves: Sequence[Leaf], parts: Sequence[str]) -> list[Leaf]:
@@ -247,14 +257,14 @@ def _fitting(named: list[Leaf], size: int) -> list[Leaf]:
 
 
 def _with_biases(
-    having: Sequence[Leaf], values: Mapping[str, Array], size: int
+    over_tokens: Sequence[Leaf], values: Mapping[str, Array], size: int
 ) -> list[list[Leaf]]:
     """Each table and head, with its bias: what is extended together, since their sum is a logit."""
-    weights = [leaf for leaf in having if leaf.role != "bias"]
-    heads = [
-        leaf for leaf in weights if _is_head(leaf, size)
-    ] or weights  # a tied table is the head
-    biases = {leaf.name: leaf for leaf in having if leaf.role == "bias"}
+    weights = [leaf for leaf in over_tokens if leaf.role != "bias"]
+    heads = [leaf for leaf in weights if _is_head(leaf, size)]
+    if not heads:  # a tied table is the head
+        heads = weights
+    biases = {leaf.name: leaf for leaf in over_tokens if leaf.role == "bias"}
     groups = {leaf.name: [leaf] for leaf in weights}
     for head in heads:
         name = _bias_of(head)
@@ -270,9 +280,7 @@ def _with_biases(
 def _token_axes(leaf: Leaf, size: int) -> list[int]:
     """The axes that can be one of `size` tokens: inputs of a table, else outputs where there are
     any, else inputs."""
-    fitting = [
-        axis for axis, letter in enumerate(leaf.dims) if letter in "io" and leaf.shape[axis] == size
-    ]
+    fitting = [axis for axis, length in enumerate(leaf.shape) if length == size]
     outputs = [axis for axis in fitting if leaf.dims[axis] == "o"]
     inputs = [axis for axis in fitting if leaf.dims[axis] == "i"]
     return inputs if leaf.role in ("embedding", "input") else outputs or inputs

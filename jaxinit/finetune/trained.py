@@ -1,5 +1,5 @@
-"""Starting from a trained model: its values as a scheme, and what a start does to it before the
-first step.
+"""Initialization from a trained model: its values as a scheme, and what new parts do to it before
+the first step.
 
     values of a trained model -> `pretrained`, a scheme like any other -> step-0 report
 
@@ -43,8 +43,7 @@ from jaxinit.study import BadStudy, Study
 def pretrained(
     values: Mapping[str, Array], new: Scheme | Initializer, *, frozen: bool = False
 ) -> Scheme:
-    """A start from a trained model: the values it has by name, and `new` for every parameter it has
-    not.
+    """A trained model as a scheme: its values by name, and `new` for every parameter that it lacks.
 
     For another head leave its kernel and bias out of `values`. With `frozen`, what is trained
     already stands still (rates and decay times 0): a linear probe, if the head is all that is new.
@@ -52,7 +51,7 @@ def pretrained(
     parameter is named as, and for rules of `new` that match nothing in the whole model.
     """
 
-    def of(leaf: Leaf) -> Rule | Initializer | None:
+    def answer(leaf: Leaf) -> Rule | Initializer | None:
         if leaf.name not in values:
             return as_scheme(new)(leaf)
         value = jnp.asarray(values[leaf.name])
@@ -68,18 +67,22 @@ def pretrained(
         ) -> Array:
             return value.transpose(order).reshape(shape).astype(dtype)
 
-        draw = Joint(stored)
+        draw = Joint(stored)  # the copies are not alike: the whole array is asked for at once
         return Rule(draw, lr_scale=0.0, wd_scale=0.0) if frozen else Rule(draw)
 
-    scheme: Any = of
-    scheme.__name__, scheme.__doc__ = "pretrained", pretrained.__doc__
-    strangers = lambda leaves: sorted(set(values) - {leaf.name for leaf in leaves})
-    scheme.unmatched = lambda leaves: [*strangers(leaves), *unmatched(new, leaves)]
+    def idle(leaves: Sequence[Leaf]) -> list[str]:
+        strangers = set(values) - {leaf.name for leaf in leaves}
+        return [*sorted(strangers), *unmatched(new, leaves)]
+
+    scheme: Any = answer
+    scheme.__name__ = "pretrained"
+    scheme.__doc__ = pretrained.__doc__
+    scheme.unmatched = idle
     return scheme
 
 
 class StepZero(NamedTuple):
-    """What a start does to a trained model before the first step.
+    """What new parts do to a trained model before the first step.
 
     `shift`: the largest change of an output that both have, over the standard deviation of the
     outputs before; `kl`: the mean of KL(before || after) in nats, of softmax over all classes of
@@ -108,12 +111,13 @@ def step_zero(
     new: Sequence[str],
     rows: slice | None = None,
 ) -> StepZero:
-    """The report on a start: `before` the outputs of the trained model, `after(params, x)` those of
-    the new one.
+    """The report on a model with new parts, before it is trained.
 
-    `new` are patterns for the names of the new parts; `rows` takes those rows of their gradients
-    (of a table) alone. Units: see `StepZero`; dtypes: any, compared in float32 or wider. Assumes
-    that shared classes come first.
+    `before` are the outputs of the trained model, `after(params, x)` those of the new one; `new`
+    are patterns for the names of the new parts; `rows` takes those rows of their gradients (of a
+    table) alone.
+    Units: see `StepZero`; dtypes: any, compared in float32 or wider. Assumes that shared classes
+    come first.
     Raises: ValueError for a pattern that matches no parameter.
     """
     x, y = batch
@@ -124,25 +128,30 @@ def step_zero(
                 f"step_zero: {pattern!r} matches no parameter; they are {', '.join(params)}"
             )
     outputs, slopes = _outputs_and_slopes(after, loss, params, x, y)
-    both = min(before.shape[-1], outputs.shape[-1])
-    before, outputs = (of.astype(sampling_dtype(of.dtype)) for of in (before, outputs))
-    moved, spread = jnp.max(jnp.abs(outputs[..., :both] - before[..., :both])), jnp.std(before)
-    shift = jnp.where(moved == 0, 0, moved / spread)
+    shared = min(before.shape[-1], outputs.shape[-1])
+    before, outputs = _wide(before), _wide(outputs)
+    moved = jnp.max(jnp.abs(outputs[..., :shared] - before[..., :shared]))
+    spread = jnp.std(before)
+    shift = jnp.where(moved == 0, 0, moved / spread)  # 0 also where the outputs have no spread
     kl = divergence(before, outputs)
-    parts = [leaf.name for leaf in leaves if any(matches(pattern, leaf) for pattern in new)]
-    norms = {}
-    for name in parts:
-        slope = slopes[name] if rows is None else slopes[name][rows]
-        norms[name] = float(jnp.linalg.norm(slope.astype(sampling_dtype(slope.dtype))))
+    norms: dict[str, float] = {}
+    for leaf in leaves:
+        if any(matches(pattern, leaf) for pattern in new):
+            slope = slopes[leaf.name] if rows is None else slopes[leaf.name][rows]
+            norms[leaf.name] = float(jnp.linalg.norm(_wide(slope)))
     return StepZero(float(shift), float(kl), norms)
+
+
+def _wide(x: Array) -> Array:
+    """An array in float32 or wider."""
+    return x.astype(sampling_dtype(x.dtype))
 
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _outputs_and_slopes(
     after: Any, loss: Any, params: Params, x: Array, y: Array
 ) -> tuple[Array, Params]:
-    """The outputs of a start and the gradient of the loss; one compilation for all starts of a
-    model."""
+    """The outputs of a model and the gradient of its loss; compiled once for all its values."""
     return after(params, x), jax.grad(lambda p: loss(after(p, x), y))(params)
 
 
@@ -154,9 +163,10 @@ def divergence(
     dtypes: computed in float32 or wider. Assumes that the classes that both have come first, and
     that `before` has no others.
     """
-    p, q = (jax.nn.log_softmax(of.astype(sampling_dtype(of.dtype))) for of in (before, after))
-    both = min(before.shape[-1], after.shape[-1])
-    return jnp.mean(jnp.sum(jnp.exp(p[..., :both]) * (p[..., :both] - q[..., :both]), -1))
+    shared = min(before.shape[-1], after.shape[-1])
+    p = jax.nn.log_softmax(_wide(before))[..., :shared]
+    q = jax.nn.log_softmax(_wide(after))[..., :shared]
+    return jnp.mean(jnp.sum(jnp.exp(p) * (p - q), -1))
 
 
 class Trained(NamedTuple):
@@ -202,13 +212,14 @@ def pretrain(
     point = Point(scheme, resolved.study.lrs[0], resolved.study.reporting[0])
     (params,) = of_points(draw_parameters(resolved), [point])
     trials = resolved.trials([point], program.evaluations_per_epoch)
+    # No metric reaches an infinite target, so that the trial trains for all its epochs.
     out_of_reach = jnp.inf if resolved.task.higher_is_better else -jnp.inf
-    trial = jax.tree.map(lambda a: a[0], trials)._replace(target=out_of_reach)
+    trial = jax.tree.map(lambda array: array[0], trials)._replace(target=out_of_reach)
     state = program.initial_state(jax.tree.map(jnp.asarray, params))
-    advance, metric = jax.jit(program.advance), math.nan
-    for _ in track(
-        range(study.epochs), "pre-training", console=Console(file=sys.stderr), disable=not progress
-    ):
+    advance = jax.jit(program.advance)
+    metric = math.nan
+    console = Console(file=sys.stderr)
+    for _ in track(range(study.epochs), "pre-training", console=console, disable=not progress):
         state, records = advance(resolved.task.data, state, trial)
         metric = float(records.metric[-1])
     if not math.isfinite(metric):

@@ -94,6 +94,7 @@ def declare(
     for leaf, role in _choose("partners", partners or {}, stored_in).items():
         name = stored_in[leaf]
         _set_partner(declared, name, leaf.removeprefix(f"{name}."), role)
+    # The layer of a readout is the number of layers, so those come before the places.
     _set_numbers(declared, "n_layers", n_layers, stored_in)
     _set_numbers(declared, "width", width, stored_in)
     _place_layers(declared)
@@ -121,6 +122,7 @@ def _choose(
     for pattern in patterns:
         matched = [name for name, path in stored_in.items() if _matches(pattern, name, path)]
         if any(name in kernels for name in matched):
+            # A layer's name stands for its kernel: the bias has a role of its own.
             matched = [name for name in matched if name in kernels]
         if not matched:
             raise ValueError(

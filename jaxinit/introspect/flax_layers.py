@@ -46,6 +46,7 @@ class _Inner(NamedTuple):
 
 def flax_parameters(model: nnx.Module) -> dict[int, LayerParameter]:
     """The parameters of Flax's own layers, by the identity of the variable."""
+    # A larger layer may be met after those in it, so what is inside is gathered first.
     inner: dict[int, _Inner] = {}
     for _, module in nnx.iter_modules(model):
         for part in _inner_layers(module):
@@ -61,6 +62,7 @@ def flax_parameters(model: nnx.Module) -> dict[int, LayerParameter]:
             inputs = part.place.get("inputs") or parameter.place.get("inputs", 0)
             place: Place = {**parameter.place, **part.place, "inputs": inputs}
             assumed = parameter.role == "hidden" and id(module) not in inner
+            # The first layer that holds a tied variable says what it is.
             parameters.setdefault(
                 id(variable),
                 parameter._replace(place=place, gate=part.gate, role_assumed=assumed),
@@ -212,6 +214,7 @@ def _einsum(
     outputs = "".join(letters[letter] for letter in result if letter in letters)
     inputs = spec.axis_size(shape, dims, "i")
     layer = _kernel_and_bias(dims, shape, outputs, bias or (), role, inputs)
+    # A bias of another rank than the kernel's outputs is broadcast: its axes are taken as outputs.
     if bias is not None and len(bias) != len(outputs):
         layer["bias"] = layer["bias"]._replace(dims="o" * len(bias))
     return layer

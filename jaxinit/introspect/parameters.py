@@ -147,6 +147,7 @@ def cut(name: str, variable: nnx.Variable, stored: Array) -> dict[str, Array]:
         return {name: stored}
     axis = split.axis
     if split.copies:
+        # Fused gates lie side by side along one axis; schemes ask for copies in front.
         before, after = stored.shape[:axis], stored.shape[axis + 1 :]
         apart = stored.reshape(*before, split.copies, -1, *after)
         return {name: jnp.moveaxis(apart, axis, 0)}
@@ -168,6 +169,7 @@ def joined(name: str, variable: nnx.Variable, values: Mapping[str, Array]) -> Ar
 
 def variables_of(model: nnx.Module) -> dict[str, nnx.Param]:
     """The variables that store a module's parameters, by name."""
+    # A flat state is sorted by path, and tied parameters are in it once.
     flat = nnx.to_flat_state(nnx.state(model, nnx.Param))
     return {name_of(path): variable for path, variable in flat}
 

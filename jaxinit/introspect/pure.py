@@ -90,7 +90,7 @@ def functional(make: Callable[[], nnx.Module]) -> Functional:
     that an earlier trace left behind; when evaluated, for a `BatchNorm` or a `Dropout` that an
     argument inside the module puts into training all the same.
     """
-    module: Any = nnx.eval_shape(make)
+    module: Any = nnx.eval_shape(make)  # no parameter is allocated
     declared = leaves(module)
     state: FlatState = nnx.to_flat_state(nnx.state(module))
     check_carried(state)
@@ -143,6 +143,7 @@ class _Pure:
             module = self._module(self.modes.quiet, constants | running | params)
         else:
             keys = self._stream_keys(training.key)
+            # What comes later goes first: this step's keys before those that `make` left.
             module = self._module(self.modes.noisy, constants | keys | running | params)
         if self.takes_training:
             y = module(x, **self.flags, training=training)

@@ -110,7 +110,9 @@ def _attributes_with(model: nnx.Module, kinds: Any) -> list[str]:
 
 def _keeps(value: Any, kinds: Any, depth: int = 3) -> bool:
     """Whether an attribute is of one of these kinds, or keeps it in a container, a dataclass, a
-    partial, a closure."""
+    partial, a closure.
+
+    `depth` bounds the search: an object may refer to itself."""
     for leaf in jax.tree.leaves(value):
         if isinstance(leaf, kinds):
             return True

@@ -65,6 +65,7 @@ def with_bias(base: Scheme | Initializer, **values: float) -> Scheme:
         own = {gate: value for gate, value in values.items() if gate in leaf.gate}
         if leaf.role != "bias" or not own:
             return rule
+        # A cell may hold each gate's bias in a parameter of its own, so not all names are in one.
         constants = structured.gate_biases(leaf.gate, **own)
         return replace(rule, draw=constants) if isinstance(rule, Rule) else constants
 

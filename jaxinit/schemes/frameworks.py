@@ -45,6 +45,7 @@ def pytorch(leaf: Leaf) -> Initializer | None:
     if leaf.role == "embedding":
         return normal(1.0)
     if leaf.role in QKV:
+        # One matrix in the library: its fan out counts the outputs of all three.
         outputs = math.prod(leaf.shape) // leaf.fan_in
         return _glorot(leaf.fan_in, 3 * outputs)
     if leaf.role == "bias" and leaf.kind in ("attention", "norm"):
@@ -94,6 +95,7 @@ def keras(leaf: Leaf) -> Initializer | None:
         return _fused(initializers.orthogonal()) if leaf.gate else initializers.orthogonal()
     if leaf.gate:
         return _fused(initializers.glorot("uniform"))
+    # Heads and groups are among the last axes of the library's array, so its fan out has them.
     return _glorot(leaf.fan_in, math.prod(leaf.shape) // axis_size(leaf.shape, leaf.dims, "i"))
 
 
@@ -142,7 +144,7 @@ def haiku(leaf: Leaf) -> Initializer | None:
         return vector(leaf)
     if leaf.role == "bias":
         return _forget_one(leaf.gate) if leaf.kind == "lstm" else zeros
-    if leaf.kind == "gru":
+    if leaf.kind == "gru":  # the one layer whose cut is corrected
         return initializers.lecun("truncated_normal")
     if leaf.kind == "lstm":
         fan = leaf.inputs + leaf.shape[-1]

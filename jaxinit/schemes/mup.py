@@ -62,6 +62,7 @@ def mup(base_width: int = 64, optimizer: str | None = None, zero_readout: bool =
             elif not is_hidden and not adam and _grows_out(leaf):
                 rate = m
             draw = vector(leaf) or lecun("normal")
+            # Decoupled decay is multiplied by the rate, so its scale takes that of the rate out.
             return Rule(draw, _query_scale(leaf, m), rate, 1 / rate, optimizers=alike)
 
         return named("mup", scheme, mup.__doc__, without_edges)
@@ -191,6 +192,7 @@ def depth_mup(
 def _adapting(made_for: Callable[[str], Scheme], optimizer: str | None) -> Scheme:
     """The scheme that `made_for` makes for an optimizer; for None Adam's, which `spec.under` turns
     into another's."""
+    # One made for an optimizer keeps its rates whatever the study, which then may refuse it.
     scheme: Any = made_for(optimizer or "adam")
     if optimizer is None:
         scheme.under = made_for
@@ -199,7 +201,7 @@ def _adapting(made_for: Callable[[str], Scheme], optimizer: str | None) -> Schem
 
 def _in_block(leaf: Leaf) -> bool:
     """Whether a leaf is part of a residual branch, once in every block."""
-    if leaf.is_kernel:
+    if leaf.is_kernel:  # by the roles that only branches have
         return leaf.role in (*INTO_STREAM, *SCALED_BRANCH, "query", "key")
     at_an_end = 0 < leaf.n_layers <= leaf.layer or leaf.partner in (*EDGES, "readout")
     return leaf.role in ("bias", "scale", "residual_gate") and not at_an_end

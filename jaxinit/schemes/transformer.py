@@ -87,6 +87,7 @@ def small_init_wang(leaf: Leaf) -> Initializer:
     """
     if leaf.role in INTO_STREAM:
         return initializers.wang(blocks(leaf, "small_init_wang"))
+    # d, the width of the stream: what a table puts out, and what a kernel takes in.
     width = leaf.fan_out if leaf.role in TABLES else leaf.fan_in
     return vector(leaf) or normal(math.sqrt(2 / (5 * width)))
 
@@ -181,7 +182,7 @@ def _attention(leaf: Leaf) -> str:
     """The path of the attention of a kernel: `a` of `a.query`, of `a.query.kernel` and of
     `a.qkv.kernel.query`."""
     path = leaf.name.split(".")
-    if "kernel" in path:
+    if "kernel" in path:  # as Flax's layers store it; our own hold the array by its role's name
         path = path[: path.index("kernel")]
     return ".".join(path[:-1])
 
