@@ -29,6 +29,7 @@ Function = Callable[[Numbers], Numbers]
 REACH = 9.0  # standard deviations that a Gaussian is integrated over: beyond lies 2e-19 of it
 PANELS = (-REACH, -6.0, -4.0, -2.5, -1.2, 0.0, 1.2, 2.5, 4.0, 6.0, REACH)
 WIDTH = 0.6  # a panel of the Gaussian's own resolves what is no narrower than this
+TINY = 1e-12  # a square root of a variance that stands for the limit of none
 RATIO = 4.0  # panels towards a narrow feature shrink by this factor each
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(24)  # on [-1, 1], of every panel
 HUGE = 1e12  # a variance that stands for infinity, where an activation is asked for its slope
@@ -151,11 +152,20 @@ def _squared_slope(nonlinearity: Activation, u: Numbers) -> Numbers:
     return nonlinearity.slope(u) ** 2
 
 
+def _std(nonlinearity: Activation, q: float) -> float:
+    """sqrt(q), or what stands for the limit from above where the slope jumps at 0.
+
+    There a pre-activation of 0 has one of two slopes, each half of the time, and never the one that
+    the derivative is said to have at 0: chi of ReLU is sigma_w^2 / 2 at every variance.
+    """
+    return TINY if q == 0 and 0 in nonlinearity.kinks else math.sqrt(q)
+
+
 def mean_at(name: str, q: float, function: OfActivation) -> float:
     """E[f(phi, sqrt(q) z)]: the mean of a function of an activation, at pre-activations of variance
-    q."""
+    q; at 0 its limit from above."""
     nonlinearity = activation(name)
-    root = math.sqrt(q)
+    root = _std(nonlinearity, q)
     if root == 0:
         kinks, scale = (), math.inf
     else:
@@ -172,7 +182,7 @@ def pair_mean_at(name: str, q: float, c: float, function: OfActivation) -> float
     1 / r and s around z1 = 0, and within s around a kink of f.
     """
     nonlinearity = activation(name)
-    root = math.sqrt(q)
+    root = _std(nonlinearity, q)
     rest = math.sqrt((1 - c) * (1 + c))  # 1 - c^2 would lose the digits of a c near 1
     if rest == 0 or root == 0:
         # There is one variable: u2 is u1 or its negative.

@@ -123,6 +123,17 @@ def test_quadrature_is_right_to_1e9_at_every_variance(activation: str, q: float)
         assert measured == pytest.approx(expected, rel=1e-9)
 
 
+def test_at_no_variance_a_kink_at_0_has_its_limit() -> None:
+    """Any pre-activation, however small, has one of the two slopes, each half of the time."""
+    assert theory.fixed_point_q("relu", 0.5) == 0
+    assert theory.chi("relu", 0.5, 0.0) == pytest.approx(0.25, abs=1e-12)
+    assert theory.chi("leaky_relu", 1.0, 0.0) == pytest.approx((1 + 0.01**2) / 2, abs=1e-12)
+    assert theory.chi("tanh", 1.0, 0.0) == pytest.approx(1.0, abs=1e-12)
+    mean, variance = theory.jacobian_moments("relu", 0.5, depth=3)
+    assert mean == pytest.approx(0.25**3)
+    assert variance == pytest.approx(0.25**6 * 3 * 2)
+
+
 def test_slopes_at_large_variances_follow_their_asymptotes() -> None:
     # E[f(sqrt(q) z)] -> (integral of f) / sqrt(2 pi q): of sech^4 that is 4/3, of the squared slope
     # of sigmoid 1/6.
