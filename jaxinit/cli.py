@@ -8,7 +8,7 @@ import math
 import re
 import runpy
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import fields, make_dataclass, replace
 from functools import partial, wraps
@@ -93,51 +93,71 @@ def list_names(
         what: Which of them.
         verbose: All that is known of each: formula, shapes, source.
     """
+    tables = _tables()
+    for kind, table in tables.items():
+        if what == "all":
+            print(f"{kind}:")
+        if what in (kind, "all"):
+            _print_table(kind, table, verbose, alone=what == kind)
+    return 0
+
+
+def _tables() -> dict[str, Mapping[str, object]]:
+    """What there is of each kind, by name; an entry's docstring says what it is."""
     from jaxinit.calibrate import CALIBRATIONS
     from jaxinit.initializers import CATALOGUE
     from jaxinit.models import MODELS
-    from jaxinit.schemes import SCHEMES, SETTINGS, signature_of
     from jaxinit.tasks import TASKS
 
     initializers = {name: function for name, (function, _) in CATALOGUE.items()}
-    tables = {
-        "schemes": SCHEMES,
+    described = {}
+    for name, path in experiments().items():
+        described[name] = SimpleNamespace(__doc__=docstring(path))
+    return {
+        "schemes": _schemes_as_written(),
         "calibrations": CALIBRATIONS,
         "initializers": initializers,
         "models": MODELS,
         "tasks": TASKS,
-        "experiments": {
-            name: SimpleNamespace(__doc__=docstring(path)) for name, path in experiments().items()
-        },
+        "experiments": described,
     }
-    for kind, table in tables.items():
-        if what not in (kind, "all"):
-            continue
-        if what == "all":
-            print(f"{kind}:")
-        if kind == "schemes":
-            # a scheme with settings is listed as the call that changes them; some have no defaults,
-            # so no plain name
-            calls = {name: f"{name}{signature_of(factory)}" for name, factory in SETTINGS.items()}
-            table = {calls.pop(name, name): scheme for name, scheme in SCHEMES.items()}
-            table |= {call: SETTINGS[name] for name, call in calls.items()}
-        width = max(len(name) for name in table if "(" not in name)
-        for name, item in table.items():
-            text = inspect.getdoc(item) or ""
-            summary = " ".join(text.partition("\n\n")[0].split())
-            if verbose:
-                indented = "\n".join(f"      {line}".rstrip() for line in text.splitlines())
-                variance = (
-                    f"      Variance: {CATALOGUE[name][1]}\n" if kind == "initializers" else ""
-                )
-                print(f"  {name}\n{indented}\n{variance}")
-            elif kind == "initializers" and what == kind:
-                print(
-                    f"  {name:{width}}  variance {CATALOGUE[name][1]:20}  {summary}{_source(text)}"
-                )
-            else:
-                print(f"  {name:{width}}  {summary}")
-    return 0
+
+
+def _schemes_as_written() -> dict[str, object]:
+    """The schemes, those with settings as the call that changes them.
+
+    Some of the latter have no defaults, so that a call is the only way to write them.
+    """
+    from jaxinit.schemes import SCHEMES, SETTINGS, signature_of
+
+    calls = {name: f"{name}{signature_of(factory)}" for name, factory in SETTINGS.items()}
+    written: dict[str, object] = {}
+    for name, scheme in SCHEMES.items():
+        written[calls.pop(name, name)] = scheme
+    for name, call in calls.items():
+        written[call] = SETTINGS[name]
+    return written
+
+
+def _print_table(kind: str, table: Mapping[str, object], verbose: bool, alone: bool) -> None:
+    """A line on each entry of a table, or all that its docstring says."""
+    from jaxinit.initializers import CATALOGUE
+
+    width = max(len(name) for name in table if "(" not in name)
+    for name, item in table.items():
+        text = inspect.getdoc(item) or ""
+        summary = " ".join(text.partition("\n\n")[0].split())
+        if verbose:
+            print(f"  {name}")
+            for line in text.splitlines():
+                print(f"      {line}".rstrip())
+            if kind == "initializers":
+                print(f"      Variance: {CATALOGUE[name][1]}")
+            print()
+        elif kind == "initializers" and alone:
+            print(f"  {name:{width}}  variance {CATALOGUE[name][1]:20}  {summary}{_source(text)}")
+        else:
+            print(f"  {name:{width}}  {summary}")
 
 
 def docstring(path: Path) -> str:
@@ -146,8 +166,11 @@ def docstring(path: Path) -> str:
 
 def _source(text: str) -> str:
     """The source that a docstring names, on one line; empty when it names none."""
-    _, found, rest = text.partition("Source: ")
-    return f" [{' '.join(rest.split(chr(10) * 2)[0].split()).rstrip('.')}]" if found else ""
+    _, label, rest = text.partition("Source: ")
+    if not label:
+        return ""
+    paragraph = rest.split("\n\n")[0]
+    return f" [{' '.join(paragraph.split()).rstrip('.')}]"
 
 
 def probe(
@@ -189,12 +212,16 @@ def look(study: Study, examples: int, only: str, out: Path | None) -> int:
     sweep.keep_compilations()
     folder = out or study.folder.with_name(f"probe-{study.folder.name}")
     signals = survey(study, examples=examples, only=only, out=folder)
-    for scheme, found in verdicts(signals).items():
-        print(f"{scheme}: {found[0].kind if found else 'nothing to judge'}")
-        for verdict in found:
+    for scheme, judged in verdicts(signals).items():
+        if not judged:
+            print(f"{scheme}: nothing to judge")
+            continue
+        worst = judged[0].kind
+        print(f"{scheme}: {worst}")
+        for verdict in judged:
             print(f"  {verdict}")
-        if found and found[0].kind != "healthy":
-            print(f"  try: {REMEDIES[found[0].kind]}")
+        if worst != "healthy":
+            print(f"  try: {REMEDIES[worst]}")
     figures = draw_all(signals, folder / "figures")
     if study.model in RECURRENT and not study.bidirectional:
         courses = through_time(study, examples=examples, out=folder)
@@ -256,18 +283,20 @@ def check_coordinates(
     folder = out or study.folder.with_name(
         f"{'depth' if depths else 'coord'}check-{study.folder.name}"
     )
-    looked_at = depth_check if depths else coordinate_check
-    found = looked_at(study, depths or widths, steps=steps, rate=rate, out=folder)
-    rows = slopes(found)
+    check = depth_check if depths else coordinate_check
+    sizes = check(study, depths or widths, steps=steps, rate=rate, out=folder)
+    rows = slopes(sizes)
     for scheme in study.schemes:
         print(f"{scheme}: {'pass' if passes(rows, scheme) else 'FAIL'}")
         for row in rows:
-            if row.scheme == scheme:
-                shown = f"slope {row.slope:+.2f} ({row.low:+.2f} to {row.high:+.2f})"
-                words = [] if math.isnan(row.slope) else [shown]
-                print(f"  {row.parameter:28} {row.kind:8} {'  '.join([*words, row.note])}".rstrip())
+            if row.scheme != scheme:
+                continue
+            words = [row.note]
+            if not math.isnan(row.slope):
+                words.insert(0, f"slope {row.slope:+.2f} ({row.low:+.2f} to {row.high:+.2f})")
+            print(f"  {row.parameter:28} {row.kind:8} {'  '.join(words)}".rstrip())
     with style():
-        path = save(coordinates(found), folder / "figures", "coordinates")
+        path = save(coordinates(sizes), folder / "figures", "coordinates")
     print(f"sizes and slopes: {folder}; figure: {path}")
     return 0 if passes(rows, study.schemes[0]) else 1
 
@@ -479,14 +508,16 @@ def _in_one_line(box: str, words: Sequence[str]) -> str:
             parts[-1].append(line)
     if "╭" not in box and len(parts) > 1:
         del parts[0]
-    said = " ".join(parts[0])[:LONGEST].rstrip(".")
+    complaint = " ".join(parts[0])[:LONGEST].rstrip(".")
     for part in parts[1:]:
         if part[:1] == ["Perhaps you meant:"] and len(part) > 1:
-            said += f"; perhaps you meant {part[1].split()[0].rstrip(',')}"
+            complaint += f"; perhaps you meant {part[1].split()[0].rstrip(',')}"
         elif part and part[0].startswith("Available subcommands"):
-            said += f"; {' '.join(part)}"
-    command = [word for word in words[:1] if word.isalpha()] if "subcommand" not in box else []
-    return f"{said}; see {' '.join(['jaxinit', *command, '--help'])}"
+            complaint += f"; {' '.join(part)}"
+    helped = "jaxinit --help"
+    if "subcommand" not in box and words and words[0].isalpha():
+        helped = f"jaxinit {words[0]} --help"
+    return f"{complaint}; see {helped}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -10,6 +10,7 @@ The networks themselves (`cells`) say what one step does, and may have a faster 
 
 import math
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any, ClassVar, SupportsIndex, Unpack
 
 import jax
@@ -33,9 +34,8 @@ from jaxinit.models.common import (
 )
 from jaxinit.options import Backward, RecurrentOptions, gather
 
-KEPT_WHOLE = (
-    2**28
-)  # bytes that the time loop of one batch may keep for its backward pass before it is segmented
+# Bytes that the time loop of one batch may keep for its backward pass before it is segmented.
+KEPT_WHOLE = 2**28
 
 Carry = tuple[Array, ...]  # the states of one layer between two steps
 
@@ -130,9 +130,9 @@ class Recurrent(nnx.Module):
 
     def project(self, layer: Layer, x_tbi: Array) -> tuple[States, ...]:
         """What the inputs of all steps contribute to each gate: outside the time loop."""
-        bias = (
-            layer.bias[...] if self.options.norm is None else jnp.zeros_like(layer.bias[...])
-        )  # else it follows the norm
+        bias = layer.bias[...]
+        if self.options.norm is not None:  # the bias follows the norm
+            bias = jnp.zeros_like(bias)
         if self.gates:
             pairs = zip(layer.input[...], bias, strict=True)
             return tuple(projected(x_tbi, w_in, b, self.options.backward) for w_in, b in pairs)
@@ -141,7 +141,7 @@ class Recurrent(nnx.Module):
     def step(self, layer: Layer, carry: Carry, z: tuple[Array, ...], keep: Array | None) -> Carry:
         """The states of one layer after one step; `keep` multiplies the state before its recurrent
         product."""
-        raise TypeError(f"{type(self).__name__} is the shared part; use RNN, LSTM, GRU, MGU or LRU")
+        raise TypeError(f"{type(self).__name__} is abstract; use RNN, LSTM, GRU, MGU or LRU")
 
     def out(self, layer: Layer, carry: Carry, z: tuple[Array, ...]) -> Array:
         """What a layer hands on of its states after a step."""
@@ -189,15 +189,11 @@ class Recurrent(nnx.Module):
         """
         x = self._given(x)
         b, t = x.shape[:2]
-        lengths = agreed(lengths, mask, b, t)
-        if self.options.unroll > t:
-            raise ValueError(
-                f"unroll={self.options.unroll} is more than the {t} time steps; give 1 to that"
-            )
-        if self.options.truncate is not None and self.options.truncate > t:
-            raise ValueError(
-                f"truncate={self.options.truncate} is more than the {t} time steps; give 1 to that"
-            )
+        lengths = resolve_lengths(lengths, mask, b, t)
+        for name in ("unroll", "truncate"):
+            steps = getattr(self.options, name)
+            if steps is not None and steps > t:
+                raise ValueError(f"{name}={steps} is more than the {t} time steps; give 1 to that")
         passes_on = (
             bool(self.carried) and training is not None and b == self.carried[0][...].shape[0]
         )
@@ -210,10 +206,9 @@ class Recurrent(nnx.Module):
         before = self._carried() if passes_on else self.start(b)
         y, after = self._outputs(x, before, training, lengths)
         if passes_on:
-            for variable, value in zip(
-                self.carried, [a for carry in after for a in carry], strict=True
-            ):
-                variable.set_value(jax.lax.stop_gradient(value).astype(variable[...].dtype))
+            states = chain.from_iterable(after)
+            for variable, state in zip(self.carried, states, strict=True):
+                variable.set_value(jax.lax.stop_gradient(state).astype(variable[...].dtype))
         return y
 
     def advance(
@@ -235,14 +230,13 @@ class Recurrent(nnx.Module):
             )
         states = self.start(x.shape[0])
         if before is not None:
-            shapes = lambda states: [[a.shape for a in carry] for carry in states]
-            if shapes(before) != shapes(states):
+            if shapes_of(before) != shapes_of(states):
                 raise ValueError(
-                    f"states have the shapes {shapes(before)}, expected {shapes(states)}: one "
-                    "tuple a layer"
+                    f"states have the shapes {shapes_of(before)}, expected {shapes_of(states)}: "
+                    "one tuple a layer"
                 )
             dtype = self.state_dtype()
-            states = tuple(tuple(jnp.asarray(a, dtype) for a in carry) for carry in before)
+            states = jax.tree.map(lambda a: jnp.asarray(a, dtype), tuple(map(tuple, before)))
         return self._outputs(x, states, None, None)
 
     def start(self, b: int) -> tuple[Carry, ...]:
@@ -255,7 +249,7 @@ class Recurrent(nnx.Module):
         shape, dtype = (b, self.hidden_features), self.state_dtype()
         if not self.options.learned_start:
             return (jnp.zeros(shape, dtype),) * self.carries
-        return tuple(jnp.broadcast_to(one[...].astype(dtype), shape) for one in layer.start)
+        return tuple(jnp.broadcast_to(start[...].astype(dtype), shape) for start in layer.start)
 
     def unrolled(
         self, x: Inputs, taps: Sequence[Carry] | None = None
@@ -296,54 +290,64 @@ class Recurrent(nnx.Module):
     def _outputs(
         self, x: Array, before: tuple[Carry, ...], training: Training | None, lengths: Array | None
     ) -> tuple[Array, tuple[Carry, ...]]:
-        x_tbi, (b, t) = self._embedded(x), x.shape[:2]
+        """The outputs of a batch of sequences, and the states of every layer after them.
+
+        The sequence runs in segments: the first takes what is left over, the others are scanned,
+        and what happens inside of each is computed again in the backward pass.
+        """
+        x_tbi = self._embedded(x)
+        b, t = x.shape[:2]
+        truncate = self.options.truncate
         key = None if training is None else training.key
         every_step = self.read_every_step or lengths is not None or self.layers_back is not None
-        size = self.options.truncate or min(self.options.segment or self._segment(t, b), t)
-        if self.layers_back is not None:
+        size = truncate or min(self.options.segment or self._segment(t, b), t)
+        if self.layers_back is not None:  # which has to see the end before the start
             size = t
-        first = t % size or size  # the first segment takes what is left over
+        first = t % size or size
         noise = None if key is None else jax.random.split(key, -(-t // size))
 
         def run(
             before: tuple[Carry, ...], at: tuple[Array, Any]
         ) -> tuple[tuple[Carry, ...], Array]:
             x_tbi, key = at
-            if self.options.truncate is not None:
+            if truncate is not None:
                 before = jax.lax.stop_gradient(before)
-            after, h_tbn = self._run(
-                before, x_tbi, training and training._replace(key=key), training, lengths
-            )
+            noisy = training and training._replace(key=key)
+            after, h_tbn = self._run(before, x_tbi, noisy, training, lengths)
             return after, h_tbn if every_step else h_tbn[-1:]
 
         after, h_tbn = run(before, (x_tbi[:first], None if noise is None else noise[0]))
         if first < t:
-            segments = (
-                x_tbi[first:].reshape(-1, size, *x_tbi.shape[1:]),
-                None if noise is None else noise[1:],
-            )
+            rest = x_tbi[first:].reshape(-1, size, *x_tbi.shape[1:])
+            segments = (rest, None if noise is None else noise[1:])
             after, more = jax.lax.scan(jax.checkpoint(run, prevent_cse=False), after, segments)
             more = more.reshape(-1, *more.shape[2:])
             h_tbn = jnp.concatenate([h_tbn, more]) if every_step else more[-1:]
+
         if not self.read_every_step:
-            n = self.hidden_features  # the backward direction ends at the first step
-            last = (
-                h_tbn[-1] if lengths is None else h_tbn[jnp.maximum(lengths, 1) - 1, jnp.arange(b)]
-            )
-            h_bn = (
-                last
-                if self.layers_back is None
-                else jnp.concatenate([last[:, :n], h_tbn[0][:, n:]], axis=1)
-            )
-            if lengths is not None:
-                h_bn = jnp.where(lengths[:, None] > 0, h_bn, self._handed_on_before(before))
-            return self.readout(
-                self._dropped(h_bn[None], training, training, len(self.layers))[0]
-            ), after
+            h_bn = self._last(h_tbn, before, lengths)
+            read = self._dropped(h_bn[None], training, training, len(self.layers))[0]
+            return self.readout(read), after
         y_tbo = self.readout(self._dropped(h_tbn, training, training, len(self.layers)))
         if lengths is not None:
-            y_tbo = jnp.where((jnp.arange(t)[:, None] < lengths[None])[:, :, None], y_tbo, 0)
+            within = jnp.arange(t)[:, None] < lengths[None]
+            y_tbo = jnp.where(within[:, :, None], y_tbo, 0)
         return y_tbo.swapaxes(0, 1), after
+
+    def _last(self, h_tbn: States, before: tuple[Carry, ...], lengths: Array | None) -> Array:
+        """What the readout of the last step reads: of each sequence its own last step, or what is
+        handed on before the first where it has none."""
+        b = h_tbn.shape[1]
+        last = h_tbn[-1]
+        if lengths is not None:
+            last = h_tbn[jnp.maximum(lengths, 1) - 1, jnp.arange(b)]
+        h_bn = last
+        if self.layers_back is not None:
+            n = self.hidden_features  # the backward direction ends at the first step
+            h_bn = jnp.concatenate([last[:, :n], h_tbn[0][:, n:]], axis=1)
+        if lengths is not None:
+            h_bn = jnp.where(lengths[:, None] > 0, h_bn, self._handed_on_before(before))
+        return h_bn
 
     def _run(
         self,
@@ -376,9 +380,10 @@ class Recurrent(nnx.Module):
     ) -> tuple[States, Carry]:
         """One layer over some steps, by its own loop where it has one."""
         z = self.project(layer, x_tbi)
-        found = self.loop(layer, z, before) if keep is None and self.options.norm is None else None
-        if found is not None:
-            return found
+        if keep is None and self.options.norm is None:
+            states = self.loop(layer, z, before)
+            if states is not None:
+                return states
 
         def turn(carry: Carry, z: tuple[Array, ...]) -> tuple[Carry, Array]:
             carry = self.step(layer, carry, z, keep)
@@ -393,17 +398,23 @@ class Recurrent(nnx.Module):
         """The pre-activation of one gate: z + h U (+ `plus`), normalized over the units where the
         layers are."""
         u_nn: Matrix = layer.recurrent[...][gate] if self.gates else layer.recurrent[...]
-        return self.normalized(layer, gate, z + h @ u_nn if plus is None else z + h @ u_nn + plus)
+        z = z + h @ u_nn
+        return self.normalized(layer, gate, z if plus is None else z + plus)
 
     def normalized(self, layer: Layer, gate: int, z: Array) -> Array:
         """gamma (z - mean) / std + b over the units, where the layers are normalized; z itself
         where not."""
         if self.options.norm is None:
             return z
+        scale = layer.scale[...]
+        bias = layer.bias[...]
+        if self.gates:
+            scale = scale[gate]
+            bias = bias[gate]
         centred = z - z.mean(-1, keepdims=True)
         size = jnp.sqrt((centred**2).mean(-1, keepdims=True) + EPSILON)
-        pick = lambda of: jnp.broadcast_to(of[...][gate] if self.gates else of[...], z.shape)
-        return pick(layer.scale) * centred / size + pick(layer.bias)
+        scaled = jnp.broadcast_to(scale, z.shape) * centred / size
+        return scaled + jnp.broadcast_to(bias, z.shape)
 
     def _handed_on_before(self, before: tuple[Carry, ...]) -> Array:
         """What the last layer hands on before the first step, where `before` are the states."""
@@ -460,10 +471,10 @@ class Recurrent(nnx.Module):
         return rows[x_t] if jnp.issubdtype(x_t.dtype, jnp.integer) else x_t @ rows
 
     def _carried(self) -> tuple[Carry, ...]:
-        values, n = (
-            [variable[...].astype(self.state_dtype()) for variable in self.carried],
-            self.carries,
-        )
+        """The states that the last training batch ended with."""
+        dtype = self.state_dtype()
+        values = [variable[...].astype(dtype) for variable in self.carried]
+        n = self.carries
         return tuple(tuple(values[k * n : (k + 1) * n]) for k in range(len(self.layers)))
 
     def _dropped(
@@ -471,10 +482,8 @@ class Recurrent(nnx.Module):
     ) -> Array:
         """Non-recurrent connections with entries dropped, anew at every step or, where variational,
         once a sequence."""
-        if not jnp.issubdtype(
-            h.dtype, jnp.floating
-        ):  # whole numbers stand for rows, which are dropped further on
-            return h
+        if not jnp.issubdtype(h.dtype, jnp.floating):
+            return h  # whole numbers stand for rows, which are dropped further on
         if not self.options.variational:
             return dropped(h, training, place)
         return h * dropped(jnp.ones_like(h[:1]), whole, place)
@@ -489,10 +498,10 @@ class Recurrent(nnx.Module):
     def _segment(self, t: int, b: int) -> int:
         """The whole length where its residuals are few, else the square root: memory grows as
         sqrt(t) from there."""
-        whole = (
-            dtype_of(self).itemsize * self.kept * len(self.layers) * t * b * self.hidden_features
-        )
-        return t if whole <= KEPT_WHOLE else math.isqrt(t - 1) + 1
+        kept = self.kept * len(self.layers) * t * b * self.hidden_features
+        if kept * dtype_of(self).itemsize <= KEPT_WHOLE:
+            return t
+        return math.isqrt(t - 1) + 1
 
 
 def projected(x_tbi: Array, w_in: Array, bias_n: Array, backward: Backward) -> States:
@@ -513,7 +522,11 @@ def reverse(h_tbn: Array, lengths: Array | None) -> Array:
     return h_tbn[back, jnp.arange(h_tbn.shape[1])[None]]
 
 
-def agreed(
+def shapes_of(states: Sequence[Carry]) -> list[list[tuple[int, ...]]]:
+    return [[state.shape for state in carry] for carry in states]
+
+
+def resolve_lengths(
     lengths: Array | np.ndarray | None, mask: Array | np.ndarray | None, b: int, t: int
 ) -> Array | None:
     """The lengths that `lengths` and `mask` say, checked where they are known, brought to 0 to T
@@ -534,24 +547,19 @@ def agreed(
             f"mask has the shape {mask.shape}, expected {(b, t)}: one for each step of each "
             "sequence"
         )
-    ends = [] if lengths is None else [lengths]
-    if isinstance(mask, Tracer):
-        ends.append(jnp.cumprod(mask.astype(jnp.int32), axis=1).sum(1, dtype=jnp.int32))
-    elif mask is not None:
-        steps = np.asarray(mask, bool)
-        ends.append(np.cumprod(steps, axis=1).sum(1))
-        if (steps.sum(1) != ends[-1]).any():
-            raise ValueError(
-                "mask must be true for the first steps of each sequence and false after its end, "
-                "without gaps"
-            )
+    ends = []
+    if lengths is not None:
+        ends.append(lengths)
+    if mask is not None:
+        ends.append(ends_of(mask))
+    # A traced value has no entries to look at yet: it is checked as far as its shape goes.
     known = [np.asarray(end) for end in ends if not isinstance(end, Tracer)]
     for end in known:
-        off = np.flatnonzero((end < 1) | (end > t))
-        if len(off):
+        outside = np.flatnonzero((end < 1) | (end > t))
+        if len(outside):
             raise ValueError(
-                f"lengths must be 1 to {t}, the steps there are; sequence {off[0]} has "
-                f"{end[off[0]]}"
+                f"lengths must be 1 to {t}, the steps there are; sequence {outside[0]} has "
+                f"{end[outside[0]]}"
             )
     if len(known) == 2 and (known[0] != known[1]).any():
         wrong = np.flatnonzero(known[0] != known[1])[0]
@@ -563,3 +571,20 @@ def agreed(
     for end in ends[1:]:
         shortest = jnp.minimum(shortest, jnp.asarray(end, jnp.int32))
     return jnp.clip(shortest, 0, t)
+
+
+def ends_of(mask: Array | np.ndarray) -> Array | np.ndarray:
+    """The number of steps before the first that is false.
+
+    Raises: ValueError for a mask that is true again after that, where it is not traced.
+    """
+    if isinstance(mask, Tracer):
+        return jnp.cumprod(mask.astype(jnp.int32), axis=1).sum(1, dtype=jnp.int32)
+    steps = np.asarray(mask, bool)
+    ends = np.cumprod(steps, axis=1).sum(1)
+    if (steps.sum(1) != ends).any():
+        raise ValueError(
+            "mask must be true for the first steps of each sequence and false after its end, "
+            "without gaps"
+        )
+    return ends

@@ -55,19 +55,16 @@ class Norm(nnx.Module):
     """Layer or root-mean-square normalization over the last axis: gamma (x - mean) / std + beta, or
     gamma x / rms."""
 
-    def __init__(self, what: str, features: int, **place: Unpack[Place]):
-        of: Place = {**place, "kind": "norm", "inputs": features, "activation": "linear"}
-        self.scale = param((features,), "o", "scale", **of)
-        self.bias = param((features,), "o", "bias", **of) if what == "layer" else None
+    def __init__(self, norm: str, features: int, **place: Unpack[Place]):
+        here: Place = {**place, "kind": "norm", "inputs": features, "activation": "linear"}
+        self.scale = param((features,), "o", "scale", **here)
+        self.bias = param((features,), "o", "bias", **here) if norm == "layer" else None
 
     def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
         if self.bias is not None:
             x = x - x.mean(-1, keepdims=True)
-        y = (
-            x
-            / jnp.sqrt((x**2).mean(-1, keepdims=True) + EPSILON)
-            * jnp.broadcast_to(self.scale[...], x.shape)
-        )
+        size = jnp.sqrt((x**2).mean(-1, keepdims=True) + EPSILON)
+        y = x / size * jnp.broadcast_to(self.scale[...], x.shape)
         return plus(y, self.bias)
 
 
@@ -77,19 +74,22 @@ class Attention(nnx.Module):
 
     def __init__(self, d: int, o: TransformerOptions, **place: Unpack[Place]):
         head = d // o.heads
-        of: Place = {**place, "inputs": d, "activation": "linear", "kind": "attention"}
-        sized: Place = {**of, "normalized": o.qk_norm}
+        here: Place = {**place, "inputs": d, "activation": "linear", "kind": "attention"}
+        sized: Place = {**here, "normalized": o.qk_norm}
         self.query = param((d, o.heads, head), "i.o", "query", **sized)
         self.key = param((d, o.key_value_heads, head), "i.o", "key", **sized)
-        self.value = param((d, o.key_value_heads, head), "i.o", "value", **of)
-        self.out = param((o.heads, head, d), "iio", "attention_out", **of)
+        self.value = param((d, o.key_value_heads, head), "i.o", "value", **here)
+        self.out = param((o.heads, head, d), "iio", "attention_out", **here)
         self.query_bias = bias_of("query", (o.heads, head), ".o", o, **sized)
         self.key_bias = bias_of("key", (o.key_value_heads, head), ".o", o, **sized)
-        self.value_bias = bias_of("value", (o.key_value_heads, head), ".o", o, **of)
-        self.out_bias = bias_of("attention_out", (d,), "o", o, **of)
-        self.before, self.before_out = scalars(2, o, **of)
-        self.query_norm = Norm("rms", head, **{**place, "partner": "query"}) if o.qk_norm else None
-        self.key_norm = Norm("rms", head, **{**place, "partner": "key"}) if o.qk_norm else None
+        self.value_bias = bias_of("value", (o.key_value_heads, head), ".o", o, **here)
+        self.out_bias = bias_of("attention_out", (d,), "o", o, **here)
+        self.before, self.before_out = scalars(2, o, **here)
+        query_norm = key_norm = None
+        if o.qk_norm:
+            query_norm = Norm("rms", head, **{**place, "partner": "query"})
+            key_norm = Norm("rms", head, **{**place, "partner": "key"})
+        self.query_norm, self.key_norm = query_norm, key_norm
 
     def __call__(
         self,
@@ -108,30 +108,32 @@ class Attention(nnx.Module):
         k = plus(times(seen, self.key[...]), self.key_bias)
         v = plus(times(seen, self.value[...]), self.value_bias)
         if self.query_norm is not None and self.key_norm is not None:
-            q, k = self.query_norm(q), self.key_norm(k)
+            q = self.query_norm(q)
+            k = self.key_norm(k)
         if o.positions == "rotary":
-            q, k = rotated(q), rotated(k)
+            q = rotated(q)
+            k = rotated(k)
         if o.key_value_heads < o.heads:
             shared_by = o.heads // o.key_value_heads
             k = jnp.repeat(k, shared_by, axis=2)
             v = jnp.repeat(v, shared_by, axis=2)
-        q, k, v = (of.swapaxes(1, 2) for of in (q / math.sqrt(q.shape[-1]), k, v))
+        q = (q / math.sqrt(q.shape[-1])).swapaxes(1, 2)
+        k = k.swapaxes(1, 2)
+        v = v.swapaxes(1, 2)
         scores = checkpoint_name(q @ k.swapaxes(2, 3), f"{name}.scores")
         if causal:
-            never = max(NEVER, float(jnp.finfo(scores.dtype).min) / 2)
-            future = np.triu(np.full((x.shape[1], x.shape[1]), never), 1)
-            scores = scores + jnp.asarray(future, scores.dtype)[None, None]
+            scores = scores + future(x.shape[1], scores.dtype)
+        # The largest score cancels in the quotient, so no gradient has to pass through it. The
+        # quotient comes last: one division a head and step, not one for each step that is seen.
         weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
-        mixed = (weights @ v / weights.sum(-1, keepdims=True)).swapaxes(1, 2).reshape(x.shape)
-        return plus(
-            times(plus(mixed, self.before_out), self.out[...].reshape(-1, x.shape[-1])),
-            self.out_bias,
-        )
+        mixed = weights @ v / weights.sum(-1, keepdims=True)
+        side_by_side = mixed.swapaxes(1, 2).reshape(x.shape)
+        out = self.out[...].reshape(-1, x.shape[-1])
+        return plus(times(plus(side_by_side, self.before_out), out), self.out_bias)
 
 
 class Branch(nnx.Module):
-    """What stands around a branch: its normalization, its gate, the scale of the stream that it is
-    added to."""
+    """Norm, gate and skip scale around a residual branch."""
 
     def __init__(self, d: int, o: TransformerOptions, **place: Unpack[Place]):
         self.norm = Norm(o.norm, d, **place) if o.norm else None
@@ -143,16 +145,20 @@ class Branch(nnx.Module):
     ) -> Stream:
         """The branch added to the stream; what is added is named `name`.branch, for the coordinate
         check."""
-        before = self.norm is not None and o.placed == "pre"
-        y = branch(self.norm(x) if self.norm is not None and before else x)
+        seen = x
+        if self.norm is not None and o.placed == "pre":
+            seen = self.norm(x)
+        y = branch(seen)
         if self.gate is not None:
             y = y * jnp.broadcast_to(self.gate[...], y.shape)
         y = checkpoint_name(y, f"{name}.branch")
-        x = (
-            x * (o.skip_scale if self.skip is None else jnp.broadcast_to(self.skip[...], x.shape))
-            + y
-        )
-        return self.norm(x) if self.norm is not None and not before else x
+        scale = o.skip_scale
+        if self.skip is not None:
+            scale = jnp.broadcast_to(self.skip[...], x.shape)
+        x = x * scale + y
+        if self.norm is not None and o.placed == "post":
+            x = self.norm(x)
+        return x
 
 
 class Block(nnx.Module):
@@ -186,19 +192,25 @@ class Block(nnx.Module):
         place: int,
         memory: Float[Array, "b s d"] | None,
     ) -> Stream:
-        noisy = lambda y, which: dropped(y, training, 3 * place + which)
-        names = {part: f"blocks.{place}.{part}" for part in ("attention", "cross", "feed")}
+        name = f"blocks.{place}"
 
         def attend(x: Stream) -> Stream:
-            return noisy(self.attention(x, x, o, o.causal, names["attention"]), 0)
+            y = self.attention(x, x, o, o.causal, f"{name}.attention")
+            return dropped(y, training, 3 * place)
 
-        x = self.attended(x, attend, o, names["attention"])
-        if self.cross is not None and self.crossed is not None and memory is not None:
-            cross = self.cross
-            x = self.crossed(
-                x, lambda x: noisy(cross(x, memory, o, False, names["cross"]), 1), o, names["cross"]
-            )
-        return self.fed(x, lambda x: noisy(self.feed(x, o), 2), o, names["feed"])
+        def attend_to_memory(x: Stream) -> Stream:
+            assert self.cross is not None
+            assert memory is not None
+            y = self.cross(x, memory, o, False, f"{name}.cross")
+            return dropped(y, training, 3 * place + 1)
+
+        def feed(x: Stream) -> Stream:
+            return dropped(self.feed(x, o), training, 3 * place + 2)
+
+        x = self.attended(x, attend, o, f"{name}.attention")
+        if self.crossed is not None and memory is not None:
+            x = self.crossed(x, attend_to_memory, o, f"{name}.cross")
+        return self.fed(x, feed, o, f"{name}.feed")
 
     def feed(self, x: Stream, o: TransformerOptions) -> Stream:
         """phi(x W + b) V + c, or (silu(x W + b) * x G) V + c with swiglu."""
@@ -321,22 +333,13 @@ class Transformer(nnx.Module):
         rows = self.embedding[...]
         dtype = dtype_of(self)
         x = sequences(x, rows.shape[0], dtype)
-        t = x.shape[1]
         if self.options.cross and memory is None:
             raise ValueError(
                 "blocks that attend to another stream need it: give memory, [batch, steps, width]"
             )
         if memory is not None:
-            if (
-                memory.ndim != 3
-                or memory.shape[::2] != (x.shape[0], rows.shape[1])
-                or not memory.shape[1]
-            ):
-                raise ValueError(
-                    f"memory has the shape {memory.shape}, expected [{x.shape[0]}, steps, "
-                    f"{rows.shape[1]}], of 1 step or more"
-                )
-            memory = jnp.asarray(memory, dtype)
+            memory = checked_memory(memory, x.shape[0], rows.shape[1], dtype)
+        t = x.shape[1]
         if t > self.options.length:
             raise ValueError(
                 f"the sequence has {t} steps, and the network positions for "
@@ -347,40 +350,45 @@ class Transformer(nnx.Module):
             s = s + self.positions[...][None, :t]
         if self.options.positions == "sinusoidal":
             s = s + jnp.asarray(waves(t, s.shape[-1]), s.dtype)[None]
+
         courses = [s]
         if self.options.scan and len(self.blocks) > 1:
-            graph, first = nnx.split(self.blocks[0])
-            leaves = [
-                [variable[...] for _, variable in nnx.to_flat_state(nnx.state(block))]
-                for block in self.blocks
-            ]
-            stacked = [jnp.stack(of) for of in zip(*leaves, strict=True)]
-            key = None if training is None else training.key
-            keys = None if key is None else jax.random.split(key, len(self.blocks))
-
-            def step(s: Array, at: tuple[list[Array], Any]) -> tuple[Array, None]:
-                values, key = at
-                variables = zip(nnx.to_flat_state(first), values, strict=True)
-                state = nnx.from_flat_state(
-                    [(path, of.replace(value)) for (path, of), value in variables]
-                )
-                one: Any = nnx.merge(graph, state)
-                return one(
-                    s, self.options, training and training._replace(key=key), 0, memory
-                ), None
-
-            # products with kernels are kept for the backward pass, all else is computed again: less
-            # memory, and faster
-            kept = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-            s = jax.lax.scan(
-                jax.checkpoint(step, prevent_cse=False, policy=kept), s, (stacked, keys)
-            )[0]
-            courses.append(s)
+            courses.append(self._scanned(s, training, memory))
         else:
             for k, block in enumerate(self.blocks):
                 s = block(s, self.options, training, k, memory)
                 courses.append(s)
-        return [*courses, s if self.norm is None else self.norm(s)]
+        last = courses[-1]
+        return [*courses, last if self.norm is None else self.norm(last)]
+
+    def _scanned(
+        self, s: Stream, training: Training | None, memory: Float[Array, "b s d"] | None
+    ) -> Stream:
+        """The stream after all blocks, as one scan over their stacked parameters."""
+        graph, first = nnx.split(self.blocks[0])
+        by_block = []
+        for block in self.blocks:
+            variables = nnx.to_flat_state(nnx.state(block))
+            by_block.append([variable[...] for _, variable in variables])
+        stacked = [jnp.stack(values) for values in zip(*by_block, strict=True)]
+        key = None if training is None else training.key
+        keys = None if key is None else jax.random.split(key, len(self.blocks))
+
+        def step(s: Array, at: tuple[list[Array], Any]) -> tuple[Array, None]:
+            values, key = at
+            state = []
+            for (path, variable), value in zip(nnx.to_flat_state(first), values, strict=True):
+                state.append((path, variable.replace(value)))
+            block: Any = nnx.merge(graph, nnx.from_flat_state(state))
+            noise = training and training._replace(key=key)
+            return block(s, self.options, noise, 0, memory), None
+
+        # Products with kernels are kept for the backward pass, all else is computed again: less
+        # memory, and faster. Inside a scan nothing is computed twice in one pass, which is all that
+        # `prevent_cse` is for.
+        kept = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+        checkpointed = jax.checkpoint(step, prevent_cse=False, policy=kept)
+        return jax.lax.scan(checkpointed, s, (stacked, keys))[0]
 
 
 class ViT(Transformer):
@@ -466,6 +474,17 @@ class EncoderDecoder(nnx.Module):
         return self.decoder(z, training, memory=self.encoder(x, training))
 
 
+def checked_memory(memory: Array, batch: int, width: int, dtype: np.dtype) -> Array:
+    """Another stream in the dtype of the parameters. Raises: ValueError for another shape."""
+    fits = memory.ndim == 3 and memory.shape[::2] == (batch, width) and memory.shape[1] > 0
+    if not fits:
+        raise ValueError(
+            f"memory has the shape {memory.shape}, expected [{batch}, steps, {width}], of 1 step "
+            "or more"
+        )
+    return jnp.asarray(memory, dtype)
+
+
 def times(x: Float[Array, "b t i"], kernel: Float[Array, "i *o"]) -> Float[Array, "b t *o"]:
     """x W, in the form whose gradients XLA computes fastest on CPU (measured: docs/performance.md).
 
@@ -497,6 +516,13 @@ def plus(y: Array, bias: nnx.Param | None) -> Array:
     return y if bias is None else y + jnp.broadcast_to(bias[...], y.shape)
 
 
+def future(t: int, dtype: np.dtype) -> Float[Array, "1 1 t t"]:
+    """What is added to scores so that no step attends to those after it."""
+    never = max(NEVER, float(jnp.finfo(dtype).min) / 2)
+    later = np.triu(np.full((t, t), never), 1)
+    return jnp.asarray(later, dtype)[None, None]
+
+
 def waves(t: int, d: int) -> np.ndarray:
     """sin and cos of t / 10000^(2 k / d), side by side: `[t, d]`. Source: Vaswani et al. (2017),
     section 3.5."""
@@ -509,6 +535,8 @@ def rotated(q: Float[Array, "b t h k"]) -> Float[Array, "b t h k"]:
     their distance."""
     half = q.shape[-1] // 2
     angle = np.arange(q.shape[1])[:, None] / WAVELENGTH ** (np.arange(half) / half)
-    cos, sin = (jnp.asarray(of, q.dtype)[None, :, None] for of in (np.cos(angle), np.sin(angle)))
-    first, second = q[..., :half], q[..., half:]
+    cos = jnp.asarray(np.cos(angle), q.dtype)[None, :, None]
+    sin = jnp.asarray(np.sin(angle), q.dtype)[None, :, None]
+    first = q[..., :half]
+    second = q[..., half:]
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)

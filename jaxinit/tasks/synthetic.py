@@ -183,13 +183,10 @@ def _temporal(name: str, length: int, tenths: tuple[tuple[int, int], ...]) -> Ta
 def _adding_example(
     key: Key[Array, ""], length: int
 ) -> tuple[Float[Array, "t 2"], Float[Array, ""]]:
-    numbers, first, second = (
-        named_key(key, name) for name in ("numbers", "first mark", "second mark")
-    )
-    u_t = jax.random.uniform(numbers, (length,))
+    u_t = jax.random.uniform(named_key(key, "numbers"), (length,))
     half = length // 2
-    mark_1 = jax.random.randint(first, (), 0, half)
-    mark_2 = jax.random.randint(second, (), half, length)
+    mark_1 = jax.random.randint(named_key(key, "first mark"), (), 0, half)
+    mark_2 = jax.random.randint(named_key(key, "second mark"), (), half, length)
     m_t = jax.nn.one_hot(mark_1, length) + jax.nn.one_hot(mark_2, length)
     return jnp.stack([u_t, m_t], axis=-1), jnp.sum(u_t * m_t)
 
@@ -198,24 +195,27 @@ def _copy_example(
     key: Key[Array, ""], length: int
 ) -> tuple[Float[Array, "t 10"], Int[Array, " t"]]:
     symbols = jax.random.randint(key, (COPIED,), 0, SYMBOLS)
-    blanks = lambda count: jnp.full((count,), BLANK)
-    x_t = jnp.concatenate([symbols, blanks(length - 1), jnp.array([DELIMITER]), blanks(COPIED)])
-    y_t = jnp.concatenate([blanks(length + COPIED), symbols])
+    delay = jnp.full((length - 1,), BLANK)
+    answer = jnp.full((COPIED,), BLANK)
+    x_t = jnp.concatenate([symbols, delay, jnp.array([DELIMITER]), answer])
+    y_t = jnp.concatenate([jnp.full((length + COPIED,), BLANK), symbols])
     return jax.nn.one_hot(x_t, SYMBOLS + 2), y_t
 
 
 def _copy_variable_example(
     key: Key[Array, ""], length: int
 ) -> tuple[Float[Array, "t 10"], Int[Array, " t"]]:
-    of_symbols, of_delay = (named_key(key, name) for name in ("symbols", "delay"))
-    symbols = jax.random.randint(of_symbols, (COPIED,), 0, SYMBOLS)
-    delimiter = COPIED + jax.random.randint(of_delay, (), 0, length)  # after 0 to length - 1 blanks
+    symbols = jax.random.randint(named_key(key, "symbols"), (COPIED,), 0, SYMBOLS)
+    blanks = jax.random.randint(named_key(key, "delay"), (), 0, length)
+    delimiter = COPIED + blanks
     t = jnp.arange(length + 2 * COPIED)
+    # The delimiter's place is a random number, so x and y are chosen step by step, with indices
+    # that are kept within the symbols where another branch is chosen.
+    after = jnp.where(t == delimiter, DELIMITER, BLANK)
+    x_t = jnp.where(t < COPIED, symbols[jnp.minimum(t, COPIED - 1)], after)
     past = t - delimiter - 1  # steps of the answer
-    x_t = jnp.where(
-        t < COPIED, symbols[jnp.minimum(t, COPIED - 1)], jnp.where(t == delimiter, DELIMITER, BLANK)
-    )
-    y_t = jnp.where((past >= 0) & (past < COPIED), symbols[jnp.clip(past, 0, COPIED - 1)], BLANK)
+    answering = (past >= 0) & (past < COPIED)
+    y_t = jnp.where(answering, symbols[jnp.clip(past, 0, COPIED - 1)], BLANK)
     return jax.nn.one_hot(x_t, SYMBOLS + 2), y_t
 
 
@@ -229,16 +229,14 @@ def _multiplication_example(
 def _temporal_example(
     tenths: tuple[tuple[int, int], ...], key: Key[Array, ""], length: int
 ) -> tuple[Float[Array, "t 6"], Int[Array, ""]]:
-    of_others, of_kinds, of_places = (
-        named_key(key, name) for name in ("others", "kinds", "places")
-    )
-    x_t = 2 + jax.random.randint(of_others, (length,), 0, DISTRACTORS)
-    kinds = jax.random.randint(of_kinds, (len(tenths),), 0, 2)
-    low, high = (
-        jnp.asarray([length * end // 10 for end in ends]) for ends in zip(*tenths, strict=True)
-    )
-    x_t = x_t.at[jax.random.randint(of_places, low.shape, low, high)].set(kinds)
-    return jax.nn.one_hot(x_t, 2 + DISTRACTORS), jnp.sum(kinds * 2 ** jnp.arange(len(tenths)))
+    x_t = 2 + jax.random.randint(named_key(key, "others"), (length,), 0, DISTRACTORS)
+    kinds = jax.random.randint(named_key(key, "kinds"), (len(tenths),), 0, 2)
+    low = jnp.asarray([length * first // 10 for first, _ in tenths])
+    high = jnp.asarray([length * last // 10 for _, last in tenths])
+    places = jax.random.randint(named_key(key, "places"), low.shape, low, high)
+    x_t = x_t.at[places].set(kinds)
+    order = jnp.sum(kinds * 2 ** jnp.arange(len(tenths)))
+    return jax.nn.one_hot(x_t, 2 + DISTRACTORS), order
 
 
 def _parity_example(key: Key[Array, ""], length: int) -> tuple[Float[Array, "t 1"], Int[Array, ""]]:
@@ -262,10 +260,13 @@ def _drawn(name: str, example: Example, delay: int) -> dict[str, Any]:
 
     def batch(data: Data, ticket: Array) -> tuple[Array, Array]:
         del data
-        return jax.vmap(lambda key: example(key, delay))(jax.random.wrap_key_data(ticket))
+        keys = jax.random.wrap_key_data(ticket)
+        return jax.vmap(lambda key: example(key, delay))(keys)
+
+    @jax.jit
+    def draw(keys: Array) -> tuple[Array, Array]:
+        return jax.vmap(lambda key: example(key, delay))(keys)
 
     valid_keys = jax.random.split(named_key(jax.random.key(0), f"{name} valid"), VALID)
-    valid_x, valid_y = jax.jit(lambda keys: jax.vmap(lambda key: example(key, delay))(keys))(
-        valid_keys
-    )
+    valid_x, valid_y = draw(valid_keys)
     return {"data": {"valid_x": valid_x, "valid_y": valid_y}, "tickets": tickets, "batch": batch}

@@ -30,12 +30,11 @@ WORDS = 2000  # of a vocabulary: the most frequent of the training part
 EPOCH = 80_000  # characters or words in an epoch, at most: the fineness of the answer on long texts
 MOST_BYTES = 2**32  # of a file
 UNKNOWN, END = "<unk>", "<eos>"
-# a target on the embedded text leaves this share of what there is to learn above its entropy
+# A target on the embedded text leaves this share of what there is to learn above its entropy.
 TO_LEARN = 0.5
-UNSEEN, APART = (
-    0.05,
-    0.5,
-)  # how far a validation part may be from the training part, beyond what chance does
+# How far a validation part may be from the training part, beyond what chance does.
+UNSEEN = 0.05
+APART = 0.5
 # The encodings that a mark at the start of a file names; UTF-32's begins with UTF-16's, so it is
 # looked for first.
 MARKS = (
@@ -79,14 +78,12 @@ def words(length: int = 20, file: str | Path | None = None) -> Task:
     others are one word, and line ends another. x and y: whole numbers `[batch, length]`.
     Raises: ValueError as `text`.
     """
-    found = [
-        word
-        for line in read(file).lower().splitlines()
-        for word in (*re.findall(r"\w+|[^\w\s]", line), END)
-    ]
-    return _of_words(
-        "words", found[: -(len(found) // SHARE)], found[-(len(found) // SHARE) :], WORDS, length
-    )
+    tokens = []
+    for line in read(file).lower().splitlines():
+        tokens += re.findall(r"\w+|[^\w\s]", line)
+        tokens.append(END)
+    held = len(tokens) // SHARE
+    return _of_words("words", tokens[:-held], tokens[-held:], WORDS, length)
 
 
 def penn_treebank(length: int = 20) -> Task:
@@ -111,9 +108,8 @@ def read(file: str | Path | None) -> str:
         return grammar.text()
     try:
         about = Path(file).stat()
-        if not (
-            stat.S_ISREG(about.st_mode) or stat.S_ISDIR(about.st_mode)
-        ):  # a device or a pipe may have no end
+        # A device or a pipe may have no end; a folder is refused by the system when it is read.
+        if not (stat.S_ISREG(about.st_mode) or stat.S_ISDIR(about.st_mode)):
             raise ValueError(
                 f"the text {file} is no regular file; save it to one and give its path"
             )
@@ -192,7 +188,8 @@ def _of_words(name: str, train: list[str], valid: list[str], most: int | None, l
     kept = [word for word, _ in count.most_common(None if most is None else most - 1)]
     vocabulary = sorted({*kept, UNKNOWN})
     known = set(vocabulary)
-    numbers = encode([word if word in known else UNKNOWN for word in (*train, *valid)], vocabulary)
+    tokens = [word if word in known else UNKNOWN for word in (*train, *valid)]
+    numbers = encode(tokens, vocabulary)
     return next_token(
         name, numbers, len(vocabulary), length, perplexity, "validation perplexity", len(valid)
     )
@@ -218,7 +215,8 @@ def next_token(
     """
     check_length(name, length, 1)
     held = len(numbers) // SHARE if valid is None else valid
-    train, rest = numbers[: len(numbers) - held], numbers[len(numbers) - held :]
+    train = numbers[: len(numbers) - held]
+    rest = numbers[len(numbers) - held :]
     if len(rest) <= length or size < 2:
         raise ValueError(
             f"task {name!r}: the text has {len(numbers):,} characters or words ({size} different), "
@@ -249,15 +247,15 @@ def next_token(
         total = data["train"].shape[0] - 1
         offset = jax.random.randint(key, (), 0, total)
         apart = total // batch
-        return (
-            offset + apart * jnp.arange(batch)[None] + length * jnp.arange(steps)[:, None]
-        ) % total
+        stream = apart * jnp.arange(batch)[None]
+        window = length * jnp.arange(steps)[:, None]
+        return (offset + stream + window) % total
 
     def batch(data: Data, ticket: Array) -> tuple[Array, Array]:
-        whole, total = data["train"], data["train"].shape[0] - 1
-        at = (
-            ticket[:, None] + jnp.arange(length)[None]
-        ) % total  # the last window goes on at the beginning
+        whole = data["train"]
+        total = whole.shape[0] - 1
+        # The last window goes on at the beginning of the text.
+        at = (ticket[:, None] + jnp.arange(length)[None]) % total
         return whole[at], whole[at + 1]
 
     return Task(
@@ -293,8 +291,10 @@ def refuse_another_text(name: str, train: np.ndarray, rest: np.ndarray, size: in
     of |p - q| (expected: by chance about half the sum of sqrt(2 p (1/n + 1/m) / pi)). Small texts
     and large vocabularies are apart by chance alone.
     """
-    count, held = np.bincount(train, minlength=size), np.bincount(rest, minlength=size)
-    unseen, once = held[count == 0].sum() / len(rest), (count == 1).sum() / len(train)
+    count = np.bincount(train, minlength=size)
+    held = np.bincount(rest, minlength=size)
+    unseen = held[count == 0].sum() / len(rest)
+    once = (count == 1).sum() / len(train)
     pooled = (count + held) / (len(train) + len(rest))
     apart = np.abs(count / len(train) - held / len(rest)).sum() / 2
     by_chance = np.sqrt(2 * pooled * (1 / len(train) + 1 / len(rest)) / np.pi).sum() / 2
