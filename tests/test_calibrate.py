@@ -308,11 +308,11 @@ def test_admin_profiles_the_branches() -> None:
     s = filled.embedding[...][x.reshape(-1, 8)] + filled.positions[...][None, :8]
     total, expected = 1.0, []
     for block in filled.blocks:
-        attended = block.attention(s, s, filled.shape, True)
+        attended = block.attention(s, s, filled.options, True)
         expected.append(total**0.5)
         total += float(jnp.var(attended))
         s = block.attended.norm(s + attended)
-        fed = block.feed(s, filled.shape)
+        fed = block.feed(s, filled.options)
         expected.append(total**0.5)
         total += float(jnp.var(fed))
         s = block.fed.norm(s + fed)

@@ -93,7 +93,7 @@ def test_attention_equals_flaxs_with_copied_weights() -> None:
     attention = model.blocks[0].attention
     for name in ("query", "key", "value", "out"):
         getattr(attention, name).set_value(getattr(theirs, name).kernel[...])
-    attend = lambda x: attention(x, x, model.shape, True)
+    attend = lambda x: attention(x, x, model.options, True)
     x = jax.random.normal(jax.random.key(5), (B, T, D))
     mask = nnx.make_causal_mask(jnp.ones((B, T)))
     np.testing.assert_allclose(attend(x), theirs(x, mask=mask), atol=1e-5)
@@ -141,7 +141,7 @@ def test_a_block_equals_pytorchs_with_copied_weights(placed: str) -> None:
     theirs = torch.tensor(np.asarray(x), requires_grad=True)
     weight = np.cos(np.arange(x.size)).reshape(x.shape).astype(np.float32)
     (layer(theirs) * torch.tensor(weight)).sum().backward()
-    ours = lambda x: block(x, model.shape, None, 0, None)
+    ours = lambda x: block(x, model.options, None, 0, None)
     np.testing.assert_allclose(ours(x), layer(theirs).detach().numpy(), atol=1e-5)
     gradient = jax.grad(lambda x: jnp.sum(ours(x) * weight))(x)
     expected = theirs.grad.numpy()
@@ -166,7 +166,7 @@ def test_a_decoder_block_equals_pytorchs_with_copied_weights(placed: str) -> Non
     theirs = layer(*tensors, tgt_mask=mask)
     weight = np.cos(np.arange(x.size)).reshape(x.shape).astype(np.float32)
     (theirs * torch.tensor(weight)).sum().backward()
-    ours = lambda x, memory: block(x, model.shape, None, 0, memory)
+    ours = lambda x, memory: block(x, model.options, None, 0, memory)
     np.testing.assert_allclose(ours(x, memory), theirs.detach().numpy(), atol=1e-5)
     gradients = jax.grad(lambda x, memory: jnp.sum(ours(x, memory) * weight), argnums=(0, 1))(
         x, memory
@@ -269,7 +269,7 @@ def test_a_gate_at_zero_leaves_the_stream_alone() -> None:
     courses = model.stream(TOKENS)
     for after in courses[1:]:
         np.testing.assert_array_equal(after, courses[0])
-    branch = model.blocks[0].attention(courses[0], courses[0], model.shape, True)
+    branch = model.blocks[0].attention(courses[0], courses[0], model.options, True)
     assert jax.grad(lambda gate: jnp.sum(branch * gate))(1.0) != 0
 
 
