@@ -1,7 +1,7 @@
 """Tallec & Ollivier (2018), "Can recurrent neural networks warp time?": gate biases that spread
 over the time scales.
 
-The question: is the chrono start (forget biases log u, u ~ U[1, T - 1], input biases their
+The question: is the chrono initialization (forget biases log u, u ~ U[1, T - 1], input biases their
 negatives) faster than a forget bias of 1 on long memory, and does it break the plateau of the copy
 task (C1, C2)?
 
@@ -9,7 +9,7 @@ task (C1, C2)?
     python experiments/chrono2018.py --size smoke    seconds: checks that all of it works
     python experiments/chrono2018.py --size paper    128 units, adding over 200 and 750, copy over 500: accelerator
 
-Departure: Adam for RMSprop. Both starts are trained at their own best of the same rates.
+Departure: Adam for RMSprop. Both initializations are trained at their own best of the same rates.
 
 Expect at quick: adding over 50 steps 1.7 times (1.5 to 2.1) and over 150 steps 2.9 times (2.5 to
 3.6) fewer epochs than a forget bias of 1: the ratio grows with the length; on copy chrono comes to
@@ -20,9 +20,11 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from jaxinit.analysis.claims import make_claim
-from jaxinit.reproduce import best, faster, finish, main_of, rows_of, run_all
+from jaxinit.analysis.claims import Claim, at_least, make_claim
+from jaxinit.analysis.store import Result
+from jaxinit.reproduce import best, faster, finish, make_main, run_all, smoke
 from jaxinit.schemes import chrono, forget_bias
+from jaxinit.spec import Scheme
 from jaxinit.study import Study
 
 ADDING = Study(
@@ -50,68 +52,64 @@ COPY = replace(
     seeds=3,
     target=0.01,  # out of reach: what is asked is how far each gets
 )
-SIZES: dict[str, dict[int, Study]] = {
-    "smoke": {
-        6: replace(ADDING, hidden=8, length=6, seeds=2, epochs=2),
-        4: replace(COPY, hidden=8, length=4, seeds=2, epochs=2),
-    },
-    "quick": {50: replace(ADDING, length=50), 150: replace(ADDING, length=150), 20: COPY},
-    "paper": {
-        200: replace(
-            ADDING, hidden=128, length=200, lrs=(0.0003, 0.001, 0.003), seeds=10, epochs=400
-        ),
-        750: replace(
-            ADDING, hidden=128, length=750, lrs=(0.0003, 0.001, 0.003), seeds=10, epochs=1000
-        ),
-        500: replace(
-            COPY, hidden=128, length=500, lrs=(0.0003, 0.001, 0.003), seeds=5, epochs=1000
-        ),
-    },
+LONG = replace(ADDING, hidden=128, lrs=(0.0003, 0.001, 0.003), seeds=10)
+SIZES = {
+    "smoke": (smoke(ADDING), smoke(COPY)),
+    "quick": (replace(ADDING, length=50), replace(ADDING, length=150), COPY),
+    "paper": (
+        replace(LONG, length=200, epochs=400),
+        replace(LONG, length=750, epochs=1000),
+        replace(COPY, hidden=128, length=500, lrs=LONG.lrs, seeds=5, epochs=1000),
+    ),
 }
 
 
-def reproduce(of: dict[int, Study], out: Path) -> int:
-    """Every length as a study of its own, its chrono start made for that length."""
+def reproduce(tasks: tuple[Study, ...], out: Path) -> int:
+    """Every length as a study of its own, its chrono initialization made for that length."""
     studies, results = {}, {}
-    for length, study in of.items():
-        name = f"lstm of {study.hidden}, {study.task}, T={length}"
+    for study in tasks:
+        name = f"lstm of {study.hidden}, {study.task}, T={study.length}"
         studies[name] = study
-        longest = max(3 * length // 2 if study.task == "copy" else length, 3)
-        schemes = {"chrono": chrono(longest), "forget_bias": forget_bias(1.0)}
-        results |= run_all({name: study}, out, schemes=schemes)
+        results |= run_all({name: study}, out, schemes=schemes(study))
     claims = []
     for name, result in results.items():
-        if result.study.task == "adding":
-            what = f"{name}: times fewer epochs, chrono against a forget bias of 1"
-            band = (1.5, 3.0) if result.study.length == 150 else (1.0, float("inf"))
-            pair = (result, "chrono"), (result, "forget_bias")
-            claims.append(
-                faster(
-                    "C1",
-                    what,
-                    *pair,
-                    "7 times at T = 750; at 150 the project's trial runs 1.5 to 3",
-                    band,
-                )
-            )
-        else:
-            chance, task = (
-                result.records.attrs["chance"],
-                f"{name}: lowest loss over that without memory",
-            )
-            for scheme, band in (
-                ("chrono", (0.0, 0.5)),
-                ("forget_bias", (0.6, 1.1)),
-                ("glorot_uniform", (0.6, 1.1)),
-            ):
-                published = "breaks the plateau" if scheme == "chrono" else "stays on the plateau"
-                value = best(result, scheme) / chance
-                note = "bands from the project's trial runs at T = 20"
-                claims.append(make_claim("C2", f"{task}, {scheme}", value, published, band, note))
-    return finish(out, rows_of(results), claims, studies, "Chrono biases: epochs to target")
+        claims += (
+            on_adding(name, result) if result.study.task == "adding" else on_copy(name, result)
+        )
+    return finish(out, studies, results, claims, "Chrono biases: epochs to target")
 
 
-main = main_of("chrono2018", __doc__, SIZES, reproduce)
+def schemes(study: Study) -> dict[str, Scheme]:
+    """Chrono biases up to the longest time between an input and its use, and a forget bias of 1."""
+    length = study.length or 0
+    longest = 3 * length // 2 if study.task == "copy" else length
+    return {"chrono": chrono(max(longest, 3)), "forget_bias": forget_bias(1.0)}
+
+
+def on_adding(name: str, result: Result) -> list[Claim]:
+    """C1: how many times faster chrono is than a forget bias of 1."""
+    what = f"{name}: times fewer epochs, chrono against a forget bias of 1"
+    published = "7 times at T = 750; at 150 the project's trial runs 1.5 to 3"
+    band = (1.5, 3.0) if result.study.length == 150 else at_least(1.0)
+    return [faster("C1", what, (result, "chrono"), (result, "forget_bias"), published, band)]
+
+
+def on_copy(name: str, result: Result) -> list[Claim]:
+    """C2: who leaves the plateau of the predictor without memory."""
+    claims = []
+    for scheme, published, band in (
+        ("chrono", "breaks the plateau", (0.0, 0.5)),
+        ("forget_bias", "stays on the plateau", (0.6, 1.1)),
+        ("glorot_uniform", "stays on the plateau", (0.6, 1.1)),
+    ):
+        what = f"{name}: lowest loss over that without memory, {scheme}"
+        loss = best(result, scheme) / result.records.attrs["chance"]
+        note = "bands from the project's trial runs at T = 20"
+        claims.append(make_claim("C2", what, loss, published, band, note))
+    return claims
+
+
+main = make_main("chrono2018", __doc__, SIZES, reproduce)
 
 if __name__ == "__main__":
     sys.exit(main())

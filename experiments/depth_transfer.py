@@ -18,6 +18,7 @@ both carry it over to within an octave, depth-muP the better.
 """
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,19 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
-from jaxinit.analysis.claims import make_claim
+from jaxinit.analysis.claims import Claim, at_most, make_claim, near
+from jaxinit.analysis.store import Result
 from jaxinit.introspect import Place, param
 from jaxinit.models.common import Dense
-from jaxinit.reproduce import draw_transfer, finish, main_of, optimum, run_all
+from jaxinit.reproduce import (
+    before_training,
+    draw_transfer,
+    finish,
+    make_main,
+    optimum,
+    run_all,
+    smoke,
+)
 from jaxinit.schemes import xavier_rnn
 from jaxinit.schemes.mup import depth_mup
 from jaxinit.spec import Scheme
@@ -63,19 +73,29 @@ class ResidualMLP(nnx.Module):
     know them.
     """
 
-    def __init__(self, in_features: int, hidden: int, out_features: int, *, layers: int, length: int, readout: str,
-                 rngs: nnx.Rngs):  # fmt: skip
-        place = lambda k, phi="linear": Place(
-            layer=k, n_layers=layers, width=hidden, activation=phi
-        )
-        self.input = Dense(in_features * length, hidden, "input", **place(0))
+    def __init__(
+        self,
+        in_features: int,
+        hidden: int,
+        out_features: int,
+        *,
+        layers: int,
+        length: int = 1,
+        readout: str = "last",
+        rngs: nnx.Rngs,
+    ):
+        del readout, rngs  # of every model of a study; this one has no use for them
+
+        def place(layer: int, activation: str = "linear") -> Place:
+            return Place(layer=layer, n_layers=layers, width=hidden, activation=activation)
+
+        def kernel(role: str, **at: Any) -> nnx.Param:
+            return param((hidden, hidden), "io", role, **at)
+
         blocks = range(layers)
-        self.inner = nnx.List(
-            [param((hidden, hidden), "io", "ffn_in", **place(k, "relu")) for k in blocks]
-        )
-        self.outer = nnx.List(
-            [param((hidden, hidden), "io", "ffn_out", **place(k)) for k in blocks]
-        )
+        self.input = Dense(in_features * length, hidden, "input", **place(0))
+        self.inner = nnx.List([kernel("ffn_in", **place(k, "relu")) for k in blocks])
+        self.outer = nnx.List([kernel("ffn_out", **place(k)) for k in blocks])
         self.readout = Dense(hidden, out_features, "readout", **place(layers))
 
     def __call__(self, x: Any) -> Any:
@@ -86,10 +106,16 @@ class ResidualMLP(nnx.Module):
         import jax
         import jax.numpy as jnp
 
-        h = first = self.input(x.reshape(x.shape[0], -1))
-        kernels = [jnp.stack([w[...] for w in of]) for of in (self.inner, self.outer)]
-        step = lambda h, of: (h + jax.nn.relu(normalized(h) @ of[0]) @ of[1], None)
-        return [first, jax.lax.scan(step, h, kernels)[0]]
+        def block(h: Any, kernels: Any) -> tuple[Any, None]:
+            inner, outer = kernels
+            return h + jax.nn.relu(normalized(h) @ inner) @ outer, None
+
+        # Stacked, so that a scan compiles one block however deep the network is.
+        inner = jnp.stack([kernel[...] for kernel in self.inner])
+        outer = jnp.stack([kernel[...] for kernel in self.outer])
+        first = self.input(x.reshape(x.shape[0], -1))
+        last, _ = jax.lax.scan(block, first, (inner, outer))
+        return [first, last]
 
 
 def normalized(h: Any) -> Any:
@@ -110,12 +136,7 @@ class Size:
 
 
 SIZES = {
-    "smoke": Size(
-        replace(STUDY, hidden=16, lrs=(2.0**-9, 2.0**-7, 2.0**-5), tune_seeds=2, epochs=1),
-        (4, 8),
-        (4, 8),
-        2,
-    ),
+    "smoke": Size(smoke(STUDY, lrs=STUDY.lrs[::4], tune_seeds=2), (4, 8), (4, 8), 2),
     "quick": Size(STUDY, (4, 8, 16, 32, 64), (4, 16, 64), 20),
     "paper": Size(
         replace(STUDY, hidden=512, tune_seeds=20, epochs=20), (4, 16, 64, 256), (4, 16, 64, 256), 20
@@ -124,70 +145,72 @@ SIZES = {
 
 
 def measure(size: Size, out: Path) -> int:
-    from jaxinit.engine import sweep
+    studies = {f"{layers} blocks": replace(size.study, layers=layers) for layers in size.trained}
+    claims = sums_of_branches(size)
+    results = run_all(studies, out, schemes=SCHEMES, models={"residual_mlp": ResidualMLP})
+    title = (
+        f"Residual MLP of {size.study.hidden} units on digits, {size.study.epochs} epochs, n = "
+        f"{size.study.tune_seeds}; base {BASE} blocks"
+    )
+    draw_transfer(results, title, out / "figures")
+    claims += transfer(size, list(results.values()))
+    return finish(out, studies, results, claims, rows=[])
 
-    sweep.one_device_per_core()
-    sweep.keep_compilations()
-    own: Any = {"residual_mlp": ResidualMLP}
+
+def sums_of_branches(size: Size) -> list[Claim]:
+    """U2: how the squared sum of all branches goes with depth, before training."""
     claims = []
-    for name, alpha in (("plain", 0.0), ("depth_mup", 0.5), ("complete_p", 1.0)):
-        expected, squares = 1 - 2 * alpha, sums(size, SCHEMES[name]) ** 2
+    for scheme, alpha in (("plain", 0.0), ("depth_mup", 0.5), ("complete_p", 1.0)):
+        squares = np.stack([sums(size, depth, SCHEMES[scheme]) for depth in size.depths]) ** 2
         slope = np.polyfit(np.log10(size.depths), np.log10(squares), 1)[0]
+        expected = 1 - 2 * alpha
         what = (
-            f"slope of the squared sum of branches against depth before training, {name}, alpha = "
-            f"{alpha:g}"
+            f"slope of the squared sum of branches against depth before training, {scheme}, "
+            f"alpha = {alpha:g}"
         )
         note = f"width {size.study.hidden}, {size.depths[0]} to {size.depths[-1]} blocks"
-        band = (expected - 0.05, expected + 0.05)
+        band = near(expected, 0.05)
         claims.append(make_claim("U2", what, slope, f"{expected:g} +- 0.05", band, note))
-    studies = {f"{layers} blocks": replace(size.study, layers=layers) for layers in size.trained}
-    results = run_all(studies, out, schemes=SCHEMES, models=own)
-    for scheme in size.study.schemes:
-        of = [optimum(results[name], scheme) for name in studies]
-        what = (
-            f"{scheme}: octaves that the best rate moves from {size.trained[0]} to "
-            f"{size.trained[-1]} blocks"
-        )
-        band, published = (
-            ((-np.inf, -1.0), "moves down") if scheme == "plain" else ((-1.0, 1.0), "carries over")
-        )
-        note = "training loss after a fixed number of epochs"
-        claims.append(make_claim("U2", what, of[-1] - of[0], published, band, note))
-    title = f"Residual MLP of {size.study.hidden} units on digits, {size.study.epochs} epochs, n = "
-    draw_transfer(results, f"{title}{size.study.tune_seeds}; base {BASE} blocks", out / "figures")
-    return finish(out, [], claims, studies)
+    return claims
 
 
-def sums(size: Size, scheme: Scheme) -> np.ndarray:
-    """The root mean square of the sum of all branches before training: `[depth, seed]`."""
+def sums(size: Size, depth: int, scheme: Scheme) -> np.ndarray:
+    """The root mean square of the sum of all branches before training: `[seed]`."""
     import jax
     import jax.numpy as jnp
 
     from jaxinit.introspect import functional
-    from jaxinit.spec import draw, rules
 
-    x, width, found = jax.random.normal(jax.random.key(0), (64, 64)), size.study.hidden, []
-    for depth in size.depths:
-        model = functional(
-            lambda depth=depth: ResidualMLP(
-                64, width, 10, layers=depth, length=1, readout="last", rngs=nnx.Rngs(0)
-            )
+    x = jax.random.normal(jax.random.key(0), (64, 64))
+    width = size.study.hidden
+    model = functional(lambda: ResidualMLP(64, width, 10, layers=depth, rngs=nnx.Rngs(0)))
+
+    def added(module: ResidualMLP) -> Any:
+        first, last = module.stream(x)
+        return jnp.sqrt(jnp.mean((last - first) ** 2))
+
+    return before_training(model, scheme, size.seeds, added)
+
+
+def transfer(size: Size, results: Sequence[Result]) -> list[Claim]:
+    """U2: by how many octaves the best rate moves from the shallowest to the deepest network."""
+    claims = []
+    for scheme, published, band in (
+        ("plain", "moves down", at_most(-1.0)),
+        ("depth_mup", "carries over", near(0.0, 1.0)),
+        ("complete_p", "carries over", near(0.0, 1.0)),
+    ):
+        what = (
+            f"{scheme}: octaves that the best rate moves from {size.trained[0]} to "
+            f"{size.trained[-1]} blocks"
         )
-        factors = {name: rule.multiplier for name, rule in rules(scheme, model.leaves).items()}
-
-        @jax.jit
-        def of(params: Any, model: Any = model) -> Any:
-            first, last = model.filled(params).stream(x)
-            return jnp.sqrt(jnp.mean((last - first) ** 2))
-
-        drawn = [draw(scheme, jax.random.key(seed), model.leaves) for seed in range(size.seeds)]
-        found.append(
-            [float(of({name: w * factors[name] for name, w in params.items()})) for params in drawn]
-        )
-    return np.asarray(found)
+        shift = optimum(results[-1], scheme) - optimum(results[0], scheme)
+        note = "training loss after a fixed number of epochs"
+        claims.append(make_claim("U2", what, shift, published, band, note))
+    return claims
 
 
-main = main_of("depth_transfer", __doc__, SIZES, measure)
+main = make_main("depth_transfer", __doc__, SIZES, measure)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -10,7 +10,7 @@ its plateau (G4)?
     python experiments/glorot2010.py --size paper    5 x 1000 units, 5 million updates, fresh images: for an accelerator
 
 Figures: 1 (images), 2 to 4, 9 and 10 (signals during training), 5 (surfaces of two costs), 6 to 8
-(histograms at the start, sizes and theory), 11 (error during training, without the pre-training
+(histograms before training, sizes and theory), 11 (error during training, without the pre-training
 curve, which is another method). Where MNIST or CIFAR-10 are on disk (scripts/fetch-data), their
 columns of Table 1 and figure 12 too, at 15,000 updates; the errors are those of the validation set.
 Small-ImageNet was never published.
@@ -18,7 +18,7 @@ Small-ImageNet was never published.
 Expect at quick, 30,000 updates where the paper made 5 million: errors of 62 % (tanh, normalized),
 64 and 66 % (softsign, normalized and standard), 72 % (tanh, standard) and chance (sigmoid), the
 order of Table 1; mean singular values of layer Jacobians near 0.75 and 0.48; back-propagated
-gradients that shrink to a tenth under the standard start.
+gradients that shrink to a tenth under the standard initialization.
 """
 
 import sys
@@ -29,10 +29,21 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from jaxinit.analysis.claims import Claim, make_claim, ratio_claim
-from jaxinit.analysis.outcome import Outcome
-from jaxinit.reproduce import main_of, run_all, write_summary
+from jaxinit.analysis.claims import Claim, at_least, make_claim, ratio_claim
+from jaxinit.analysis.figure import lines, save, saved_figure, style
+from jaxinit.engine.resolve import Resolved
+from jaxinit.reproduce import (
+    Results,
+    conclude,
+    in_phase,
+    interval,
+    make_main,
+    run_all,
+    smoke,
+    times_to,
+)
 from jaxinit.study import Study
+from jaxinit.tasks import Task
 
 STANDARD, NORMALIZED = "glorot_standard", "glorot_normalized"
 TRAINED = Study(
@@ -52,7 +63,7 @@ TRAINED = Study(
     target=1.0,
     batch=10,
 )
-START = replace(TRAINED, task="shapeset", hidden=1000, seeds=3)
+BEFORE = replace(TRAINED, task="shapeset", hidden=1000, seeds=3)
 ON_DISK = replace(TRAINED, length=1, epochs=3, seeds=3, lrs=(0.03, 0.1))
 
 
@@ -65,7 +76,7 @@ class Size:
     """
 
     trained: Study
-    start: Study
+    before: Study
     pool: int
     epoch: int
     on_disk: Study
@@ -73,18 +84,18 @@ class Size:
 
 SIZES = {
     "smoke": Size(
-        replace(TRAINED, hidden=16, epochs=3, seeds=2, layers=3),
-        replace(START, hidden=32, seeds=2),
-        2000,
-        100,
-        replace(ON_DISK, hidden=16, epochs=1, seeds=2, layers=2, batch=1000, lrs=(0.1,)),
+        smoke(TRAINED, layers=3, epochs=3),
+        smoke(BEFORE, layers=3),
+        500,
+        640,
+        smoke(ON_DISK, batch=1000),
     ),
-    "quick": Size(TRAINED, START, 200_000, 10_000, ON_DISK),
+    "quick": Size(TRAINED, BEFORE, 200_000, 10_000, ON_DISK),
     "paper": Size(
         replace(
             TRAINED, task="shapeset", hidden=1000, lrs=(0.01, 0.03, 0.1), epochs=50_000, seeds=5
         ),
-        START,
+        BEFORE,
         0,
         1000,
         replace(ON_DISK, hidden=1000, lrs=(0.003, 0.01, 0.03, 0.1), epochs=200, seeds=5),
@@ -105,27 +116,17 @@ PUBLISHED = {
 }
 CHANCE = {"shapeset": 250 / 3, "mnist": 90.0, "cifar10": 90.0}
 NEAR = 0.0015  # G5: errors on MNIST that near to each other cannot be ranked
-LIMITS, FLAT = (
-    (4.0, 8.0),
-    0.2,
-)  # F5: weights up to which it is asked; a slope below this share of its mean is flat
+LIMITS = (4.0, 8.0)  # F5: weights up to which it is asked
+FLAT = 0.2  # F5: a slope below this share of its mean is flat
 BANDS = "the band is from the project's own trial runs"
-ERROR_TARGETS, LAST = (
-    (0.75, 0.65),
-    3,
-)  # errors whose time is measured; evaluations that the final error is the mean of
+ERROR_TARGETS = (0.75, 0.65)  # errors whose time is measured
+LAST = 3  # evaluations that the final error is the mean of
 EXAMPLES = 4  # whose layer Jacobians are measured
 
 
 def reproduce(size: Size, out: Path) -> int:
-    """Both halves of the paper, the figures, and summary.json."""
-    from jaxinit.analysis.report import print_claims
-    from jaxinit.engine import sweep
-
-    sweep.one_device_per_core()
-    sweep.keep_compilations()
-    claims = at_the_start(size.start, out)
-    claims += plateaus()
+    """Both halves of the paper, and all figures."""
+    claims = before_training(size.before, out) + plateaus()
     draw_costs(out / "figures")
     trained = train(size, out)
     draw_training(trained, out / "figures")
@@ -133,94 +134,99 @@ def reproduce(size: Size, out: Path) -> int:
     rows = table_1("shapeset", trained)
     claims += on_shapeset(trained)
     for name in ("mnist", "cifar10"):
-        of = on_disk(name, size.on_disk, out)
-        if of:
-            draw_errors(name, of, out / "figures", f"figure_12_error_{name}")
-            rows += table_1(name, of)
-            claims += ranking(name, of)
-    summary = {"table": rows, "claims": claims, "size": size.trained.plain()}
-    write_summary(out, summary)
-    for row in rows:
-        print(
-            f"{row['task']:8} {row['activation']:9} {row['scheme']:18} {row['lr']:<6g} error "
-            f"{row['error']:.1%} ({row['error_low']:.1%} to {row['error_high']:.1%}), published "
-            f"{row['published'] / 100:.1%}"
-        )
-    print_claims(summary["claims"])
-    print(f"summary, signals and figures: {out}")
-    return 0
+        results = on_disk(name, size.on_disk, out)
+        if results:
+            draw_errors(name, results, out / "figures", f"figure_12_error_{name}")
+            rows += table_1(name, results)
+            claims += ranking(name, results)
+    return conclude(out, rows, claims, map(line, rows), size=size.trained.plain())
 
 
-def at_the_start(study: Study, out: Path) -> list[Claim]:
+def line(row: dict[str, Any]) -> str:
+    """A row of Table 1 in print."""
+    return (
+        f"{row['task']:8} {row['activation']:9} {row['scheme']:18} {row['lr']:<6g} error "
+        f"{row['error']:.1%} ({row['error_low']:.1%} to {row['error_high']:.1%}), published "
+        f"{row['published'] / 100:.1%}"
+    )
+
+
+def before_training(study: Study, out: Path) -> list[dict[str, Any]]:
     """Figures 1 and 6 to 8, and claims G1 and G2."""
-    import jax
-
     from jaxinit.analysis.signal_figures import draw_all
-    from jaxinit.engine.initial import draw_parameters
     from jaxinit.engine.resolve import resolve
     from jaxinit.engine.survey import survey
-    from jaxinit.models.bptt import SLOPES
-    from jaxinit.signals.jacobians import layer_jacobian_singular_values
 
     signals = survey(study, out=out / "start")
     draw_all(signals, out / "figures")
     resolved = resolve(replace(study, lrs=(1.0,)))
-    starts = draw_parameters(resolved)
-    x = resolved.task.data["valid_x"]
-    draw_images(np.asarray(x[:40]), np.asarray(resolved.task.data["valid_y"][:40]), out / "figures")
+    data = resolved.task.data
+    draw_images(np.asarray(data["valid_x"][:40]), np.asarray(data["valid_y"][:40]), out / "figures")
+    return on_jacobians(resolved) + on_gradients(signals)
+
+
+def on_jacobians(resolved: Resolved) -> list[Claim]:
+    """G1: the singular values of layer Jacobians before training."""
+    import jax.numpy as jnp
+
+    from jaxinit.engine.initial import draw_parameters
+    from jaxinit.models.bptt import SLOPES
+    from jaxinit.signals.jacobians import layer_jacobian_singular_values
+
+    model, x = resolved.model, resolved.task.data["valid_x"][:EXAMPLES]
+    draws = draw_parameters(resolved)
     claims = []
     for scheme, published, band in (
         (NORMALIZED, "about 0.8", (0.74, 0.85)),
         (STANDARD, "about 0.5", (0.47, 0.50)),
     ):
-        values = []
-        for seed in range(study.seeds):
-            params = {name: jax.numpy.asarray(a[seed]) for name, a in starts[scheme].items()}
-            of = layer_jacobian_singular_values(
-                resolved.model.apply, resolved.model.leaves, params, x[:EXAMPLES], SLOPES["tanh"]
+        means = []
+        for seed in range(resolved.study.seeds):
+            params = {name: jnp.asarray(a[seed]) for name, a in draws[scheme].items()}
+            values = layer_jacobian_singular_values(
+                model.apply, model.leaves, params, x, SLOPES["tanh"]
             )
-            values.append(np.mean([one.mean() for one in of.values()]))
-        statement = f"mean singular value of the layer Jacobians at the start, {scheme}"
-        claims.append(make_claim("G1", statement, values, published, band, BANDS))
-    kernels = [name for name in signals.parameter.values if name.startswith("layers.")]
-    hidden = signals.sel(parameter=kernels[1:])
-    for scheme, back_band, published in (
-        (STANDARD, (0.05, 0.2), "shrinks"),
-        (NORMALIZED, (0.5, 1.0), "keeps its size"),
-    ):
-        of = hidden.sel(scheme=scheme)
-        size = of.weight_gradient_mean_square.isel(step=0, copy=0) ** 0.5
-        ratio = (size.max("parameter") / size.min("parameter")).values
-        statement = (
-            f"largest over smallest weight gradient (std) of hidden layers at the start, {scheme}"
-        )
-        claims.append(make_claim("G2", statement, ratio, "about 1 (figure 8)", (1.0, 1.15), BANDS))
-        back = (
-            signals.sel(scheme=scheme, parameter=kernels).gradient_mean_square.isel(step=0, copy=0)
-            ** 0.5
-        )
-        ratio = (back.isel(parameter=0) / back.isel(parameter=-1)).values
-        statement = f"back-propagated gradient (std), first over last hidden layer, {scheme}"
-        claims.append(
-            make_claim("G2", statement, ratio, f"{published} (figure 7)", back_band, BANDS)
-        )
+            means.append(np.mean([layer.mean() for layer in values.values()]))
+        what = f"mean singular value of the layer Jacobians at the start, {scheme}"
+        claims.append(make_claim("G1", what, means, published, band, BANDS))
     return claims
 
 
-def train(size: Size, out: Path) -> dict[str, Any]:
+def on_gradients(signals: xr.Dataset) -> list[Claim]:
+    """G2: back-propagated gradients shrink where weight gradients do not."""
+    kernels = [name for name in signals.parameter.values if name.startswith("layers.")]
+    layers = signals.sel(parameter=kernels).isel(step=0, copy=0)
+    claims = []
+    for scheme, published, band in (
+        (STANDARD, "shrinks", (0.05, 0.2)),
+        (NORMALIZED, "keeps its size", (0.5, 1.0)),
+    ):
+        own = layers.sel(scheme=scheme)
+        weight = own.weight_gradient_mean_square.isel(parameter=slice(1, None)) ** 0.5
+        ratio = weight.max("parameter") / weight.min("parameter")
+        what = (
+            f"largest over smallest weight gradient (std) of hidden layers at the start, {scheme}"
+        )
+        claims.append(make_claim("G2", what, ratio, "about 1 (figure 8)", (1.0, 1.15), BANDS))
+        back = own.gradient_mean_square**0.5
+        ratio = back.isel(parameter=0) / back.isel(parameter=-1)
+        what = f"back-propagated gradient (std), first over last hidden layer, {scheme}"
+        claims.append(make_claim("G2", what, ratio, f"{published} (figure 7)", band, BANDS))
+    return claims
+
+
+def train(size: Size, out: Path) -> Results:
     """Every activation under its initializations on Shapeset."""
     from jaxinit.tasks import TASKS
+    from jaxinit.tasks.shapeset import from_pool
 
-    make = TASKS["shapeset"]
-    if size.pool:
-        from jaxinit.tasks.shapeset import from_pool
-
-        pool = from_pool(size.pool, size.epoch)
-        make = lambda: pool
-    return every_activation(size.trained, out, {size.trained.task: make}, 300)
+    if not size.pool:
+        return every_activation(size.trained, out, TASKS["shapeset"](), signals=300)
+    pool = from_pool(size.pool, size.epoch)
+    return every_activation(size.trained, out, pool, signals=300)
 
 
-def on_disk(name: str, study: Study, out: Path) -> dict[str, Any]:
+def on_disk(name: str, study: Study, out: Path) -> Results:
     """The same on a data set that may be on disk: empty where it is not, and says how to get it."""
     from jaxinit.tasks import TASKS
 
@@ -229,143 +235,124 @@ def on_disk(name: str, study: Study, out: Path) -> dict[str, Any]:
     except ValueError as missing:
         print(f"{name} is left out: {missing}", file=sys.stderr)
         return {}
-    return every_activation(replace(study, task=name), out / name, {name: lambda length: task}, 0)
+    return every_activation(replace(study, task=name), out / name, task, signals=0)
 
 
-def every_activation(
-    study: Study, out: Path, tasks: dict[str, Any], signals: int
-) -> dict[str, Any]:
+def every_activation(study: Study, out: Path, task: Task, signals: int) -> Results:
     """The study for every activation under its initializations."""
     studies = {}
     for activation in ("tanh", "softsign", "sigmoid"):
         schemes = tuple(scheme for phi, scheme in sorted(ROWS, reverse=True) if phi == activation)
         studies[activation] = replace(study, activation=activation, schemes=schemes)
-    return run_all(studies, out, tasks=tasks, signals=signals)
+
+    def make(length: int | None = None) -> Task:
+        del length  # an image is one step
+        return task
+
+    return run_all(studies, out, tasks={study.task: make}, signals=signals)
 
 
-def errors(result: Any) -> dict[str, np.ndarray]:
-    """The error of every reporting seed at every epoch, by scheme, each at its own best rate:
-    `[seed, epoch]`."""
-    from jaxinit.analysis import table
-
-    records = result.records
-    seeds = np.flatnonzero(records.phase.values == "report")
-    of = lambda scheme, rate: 1 - records.metric.sel(scheme=scheme, lr=rate).isel(seed=seeds).values
-    return {scheme: of(scheme, rate) for scheme, rate in table.reported(records).items()}
+def errors(results: Results) -> dict[tuple[str, str], np.ndarray]:
+    """The error of every reporting seed at every epoch, by activation and scheme, each at its own
+    best rate: `[seed, epoch]`."""
+    by_net = {}
+    for activation, result in results.items():
+        rates = {row["scheme"]: row["lr"] for row in result.summary["table"]}
+        for scheme in result.study.schemes:
+            trials = in_phase(result.records.sel(scheme=scheme, lr=rates[scheme]), "report")
+            by_net[activation, scheme] = 1 - trials.metric.values
+    return by_net
 
 
 def final(error: np.ndarray) -> np.ndarray:
+    """The error at the end: `[seed]`."""
     return error[:, -LAST:].mean(1)
 
 
-def table_1(name: str, trained: dict[str, Any]) -> list[dict[str, Any]]:
+def table_1(name: str, results: Results) -> list[dict[str, Any]]:
     """The rows of Table 1 for a data set, at a fixed number of updates."""
-    from jaxinit.analysis import survival, table
-
     rows = []
-    for activation, result in trained.items():
-        rates = table.reported(result.records)
-        for scheme, error in errors(result).items():
-            last = final(error)
-            whole = survival.Times(last, np.ones(len(last), bool))
-            low, high = survival.mean_interval(whole, np.inf, np.random.default_rng(0))
-            outcome = result.records.outcome.sel(scheme=scheme, lr=rates[scheme]).values
-            rows.append(
-                {
-                    "task": name,
-                    "activation": activation,
-                    "scheme": scheme,
-                    "lr": rates[scheme],
-                    "error": float(last.mean()),
-                    "error_low": low,
-                    "error_high": high,
-                    "published": PUBLISHED[name][activation, scheme],
-                    "updates": int(result.records.epoch[-1] * result.records.attrs["examples"])
-                    // result.study.batch,
-                    "seeds": len(last),
-                    "diverged": int(
-                        (outcome[result.records.phase.values == "report"] == Outcome.DIVERGED).sum()
-                    ),
-                }
-            )
+    for (activation, scheme), error in errors(results).items():
+        result = results[activation]
+        (row,) = (row for row in result.summary["table"] if row["scheme"] == scheme)
+        low, high = interval(final(error))
+        examples = result.records.epoch[-1] * result.records.attrs["examples"]
+        rows.append(
+            {
+                "task": name,
+                "activation": activation,
+                "scheme": scheme,
+                "lr": row["lr"],
+                "error": float(final(error).mean()),
+                "error_low": low,
+                "error_high": high,
+                "published": PUBLISHED[name][activation, scheme],
+                "updates": int(examples) // result.study.batch,
+                "seeds": len(error),
+                "diverged": row["diverged"],
+            }
+        )
     return sorted(rows, key=lambda row: row["error"])
 
 
-def on_shapeset(trained: dict[str, Any]) -> list[Claim]:
+def on_shapeset(results: Results) -> list[Claim]:
     """Claims G3, G4 and G6: errors at fixed updates, and updates to an error."""
-    from jaxinit.analysis import survival
-
-    horizon = max(float(result.records.epoch[-1]) for result in trained.values())
-    of = {activation: errors(result) for activation, result in trained.items()}
-    epochs = trained["tanh"].records.epoch.values
-
-    def times(activation: str, scheme: str, target: float) -> survival.Times:
-        there = of[activation][scheme] <= target
-        arrived = np.any(there, axis=1)
-        return survival.Times(np.where(arrived, epochs[there.argmax(1)], epochs[-1]), arrived)
-
+    by_net = errors(results)
+    table = PUBLISHED["shapeset"]
     claims = []
     for activation in ("tanh", "softsign"):
-        gap = final(of[activation][STANDARD]) - final(of[activation][NORMALIZED])
-        table = PUBLISHED["shapeset"]
-        published = (
-            f"{(table[activation, STANDARD] - table[activation, NORMALIZED]) / 100:.4f} at 5 "
-            "million updates"
-        )
-        statement = (
+        standard, normalized = (activation, STANDARD), (activation, NORMALIZED)
+        gap = final(by_net[standard]) - final(by_net[normalized])
+        published = (table[standard] - table[normalized]) / 100
+        what = (
             f"error of {activation} under the standard start minus under the normalized one, at "
             "fixed updates"
         )
-        claims.append(make_claim("G3", statement, gap, published, (0.0, 0.5), BANDS))
-    statement, sigmoid = (
-        "error of five sigmoid layers: chance is 0.8333",
-        final(of["sigmoid"][STANDARD]),
-    )
-    claims.append(make_claim("G4", statement, sigmoid, "0.8261", (0.8283, 0.8383), BANDS))
-    for activation, bands in (
-        ("tanh", ((4.0, np.inf), (2.0, 5.0))),
-        ("softsign", ((1.0, 3.0), (1.0, 3.0))),
+        published = f"{published:.4f} at 5 million updates"
+        claims.append(make_claim("G3", what, gap, published, (0.0, 0.5), BANDS))
+    what = "error of five sigmoid layers: chance is 0.8333"
+    error = final(by_net["sigmoid", STANDARD])
+    claims.append(make_claim("G4", what, error, "0.8261", (0.8283, 0.8383), BANDS))
+    epochs = results["tanh"].records.epoch.values
+    for activation, target, band in (
+        ("tanh", 0.75, at_least(4.0)),
+        ("tanh", 0.65, (2.0, 5.0)),
+        ("softsign", 0.75, (1.0, 3.0)),
+        ("softsign", 0.65, (1.0, 3.0)),
     ):
-        for target, band in zip(ERROR_TARGETS, bands, strict=True):
-            pair = times(activation, STANDARD, target), times(activation, NORMALIZED, target)
-            what = (
-                f"times fewer updates to {target:.0%} error, {activation}, normalized against "
-                "standard"
-            )
-            published = "no number; figure 11 shows an order"
-            claims.append(ratio_claim("G6", what, *pair, horizon, published, band))
+        what = (
+            f"times fewer updates to {target:.0%} error, {activation}, normalized against standard"
+        )
+        normalized = times_to(target, by_net[activation, NORMALIZED], epochs)
+        standard = times_to(target, by_net[activation, STANDARD], epochs)
+        published = "no number; figure 11 shows an order"
+        claims.append(
+            ratio_claim("G6", what, standard, normalized, float(epochs[-1]), published, band)
+        )
     return claims
 
 
-def ranking(name: str, trained: dict[str, Any]) -> list[Claim]:
+def ranking(name: str, results: Results) -> list[Claim]:
     """Claim G5, of a data set on disk: the sigmoid net is the worst, and the others are too near to
     rank."""
-
-    of = {
-        (activation, scheme): final(e)
-        for activation, r in trained.items()
-        for scheme, e in errors(r).items()
-    }
-    sigmoid = of.pop(("sigmoid", STANDARD))
-    others = np.stack(list(of.values()))
-    table = PUBLISHED[name]
-    apart = [table[row] for row in of]
-    worst = table["sigmoid", STANDARD]
-    gap = f"{(worst - max(apart)) / 100:.4f}, {(worst - min(apart)) / 100:.4f} above the best"
+    finals = {net: final(error) for net, error in errors(results).items()}
+    sigmoid = finals.pop(("sigmoid", STANDARD))
+    others = np.stack(list(finals.values()))
+    published = [PUBLISHED[name][net] for net in finals]
+    highest, lowest = max(published), min(published)
+    worst = PUBLISHED[name]["sigmoid", STANDARD]
     note = (
         "errors of the validation set, not the test set; at most 15,000 updates, where the paper "
         "made 5 million"
     )
     what = f"{name}: error of five sigmoid layers minus that of the worst other net"
-    claims = [make_claim("G5", what, sigmoid - others.max(0), gap, (0.0, 1.0), note)]
+    gaps = f"{(worst - highest) / 100:.4f}, {(worst - lowest) / 100:.4f} above the best"
+    claims = [make_claim("G5", what, sigmoid - others.max(0), gaps, (0.0, 1.0), note)]
     if name == "mnist":
-        spread = others.max(0) - others.min(0)
         what = f"{name}: error of the worst minus that of the best net of tanh or softsign units"
-        claims.append(
-            make_claim(
-                "G5", what, spread, f"{(max(apart) - min(apart)) / 100:.4f}", (0.0, NEAR), note
-            )
-        )
+        spread = others.max(0) - others.min(0)
+        apart = f"{(highest - lowest) / 100:.4f}"
+        claims.append(make_claim("G5", what, spread, apart, (0.0, NEAR), note))
     return claims
 
 
@@ -385,81 +372,55 @@ def costs(limit: float) -> tuple[np.ndarray, dict[str, np.ndarray]]:
 
 def plateaus() -> list[Claim]:
     """Claim F5: which cost is flat over more of the plane, near the origin and further out."""
-
     claims = []
     for limit in LIMITS:
-        w, of = costs(limit)
+        w, surfaces = costs(limit)
         flat = {}
-        for name, cost in of.items():
+        for name, cost in surfaces.items():
             slope = np.linalg.norm(np.gradient(cost, w, w), axis=0)
             flat[name] = float((slope < FLAT * slope.mean()).mean())
         what = (
             f"share of |W1|, |W2| <= {limit:g} with a slope below {FLAT:g} of its mean: quadratic "
             "/ cross-entropy cost"
         )
+        ratio = flat["quadratic"] / flat["cross-entropy"]
         published = "quadratic cost has more plateaus (figure 5)"
-        claims.append(
-            make_claim(
-                "F5",
-                what,
-                flat["quadratic"] / flat["cross-entropy"],
-                published,
-                (1.0, np.inf),
-                "one draw",
-            )
-        )
+        claims.append(make_claim("F5", what, ratio, published, at_least(1.0), "one draw"))
     return claims
 
 
 def draw_costs(folder: Path) -> None:
     """Figure 5: cross-entropy and quadratic cost over the two weights of a net of two layers."""
-    import matplotlib.pyplot as plt
-
-    from jaxinit.analysis.figure import save, style
-
-    w, of = costs(LIMITS[-1])
-    with style():
-        figure, panels = plt.subplots(1, 2, figsize=(8.6, 4.2), subplot_kw={"projection": "3d"})
-        for axes, (name, cost) in zip(panels, of.items(), strict=True):
-            axes.plot_surface(
-                *np.meshgrid(w, w, indexing="ij"),
-                cost,
-                cmap="Greys",
-                linewidth=0.2,
-                edgecolor="0.3",
-            )
+    w, surfaces = costs(LIMITS[-1])
+    plane = np.meshgrid(w, w, indexing="ij")
+    title = (
+        "Mean cost (height) of a net of two layers, one unit each, on 500 random inputs and targets"
+    )
+    options = {"columns": 2, "subplot_kw": {"projection": "3d"}}
+    with saved_figure(folder, "figure_5_costs", title, size=(8.6, 4.2), **options) as panels:
+        for axes, (name, cost) in zip(panels, surfaces.items(), strict=True):
+            surface: Any = axes  # of three dimensions
+            surface.plot_surface(*plane, cost, cmap="Greys", linewidth=0.2, edgecolor="0.3")
             axes.set(xlabel="weight of layer 1", ylabel="weight of layer 2", title=f"{name} cost")
-            axes.set_box_aspect(None, zoom=0.85)
-        figure.suptitle(
-            "Mean cost (height) of a net of two layers, one unit each, on 500 random inputs and "
-            "targets",
-            fontsize=9,
-        )
-        save(figure, folder, "figure_5_costs")
+            surface.set_box_aspect(None, zoom=0.85)
 
 
 def draw_images(x: np.ndarray, y: np.ndarray, folder: Path) -> None:
     """Figure 1: images of Shapeset-3x2 and their classes."""
-    import matplotlib.pyplot as plt
-
-    from jaxinit.analysis.figure import save, style
     from jaxinit.tasks.shapeset import CLASSES, SIDE
 
-    with style():
-        figure, grid = plt.subplots(4, 10, figsize=(8, 3.8), layout="constrained")
-        for axes, image, label in zip(grid.flat, x, y, strict=True):
+    title = "Shapeset-3x2 (T triangle, P parallelogram, E ellipse), 32 x 32 pixels"
+    with saved_figure(
+        folder, "figure_1_images", title, size=(8, 3.8), rows=4, columns=10
+    ) as panels:
+        for axes, image, label in zip(panels, x, y, strict=True):
             axes.imshow(image.reshape(SIDE, SIDE), cmap="gray", vmin=-1, vmax=1)
             axes.set_title(CLASSES[int(label)], fontsize=7)
             axes.axis("off")
-        figure.suptitle(
-            "Shapeset-3x2 (T triangle, P parallelogram, E ellipse), 32 x 32 pixels", fontsize=9
-        )
-        save(figure, folder, "figure_1_images")
 
 
-def draw_training(trained: dict[str, Any], folder: Path) -> None:
+def draw_training(results: Results, folder: Path) -> None:
     """Figures 2 to 4, 9 and 10: signals during training."""
-    from jaxinit.analysis.figure import save, style
     from jaxinit.analysis.signal_figures import through_training
 
     activations = {
@@ -467,114 +428,79 @@ def draw_training(trained: dict[str, Any], folder: Path) -> None:
         "activation_std": "std of activations",
         "activation_high": "98th percentile\nof |activation|",
     }
+    gradients = {"weight_gradient_std": "std of weight gradients"}
+    numbers = {"sigmoid": "figure_2", "tanh": "figures_3_10", "softsign": "figure_3"}
     with style():
-        for activation, result in trained.items():
-            with xr.open_dataset(result.folder / "signals.nc", engine="h5netcdf") as file:
-                courses = file.load()
-            for signal in ("activation", "weight_gradient"):
-                square = courses[f"{signal}_mean_square"] - courses[f"{signal}_mean"] ** 2
-                courses[f"{signal}_std"] = square.clip(0) ** 0.5
+        for activation, result in results.items():
+            courses = with_deviations(result.folder / "signals.nc")
             study = result.study
             what = (
                 f"{study.layers} layers of {study.hidden} {activation} units, Shapeset, one seed "
                 "at its best rate"
             )
-            name = {"sigmoid": "figure_2", "tanh": "figures_3_10", "softsign": "figure_3"}[
-                activation
-            ]
-            save(
-                through_training(courses, activations, "Activations during training", what),
-                folder,
-                f"{name}_{activation}",
-            )
-            rows = {"weight_gradient_std": "std of weight gradients"}
-            figure = through_training(courses, rows, "Weight gradients during training", what)
+            figure = through_training(courses, activations, "Activations during training", what)
+            save(figure, folder, f"{numbers[activation]}_{activation}")
+            figure = through_training(courses, gradients, "Weight gradients during training", what)
             for axes in figure.axes:
                 axes.set_yscale("log")
             save(figure, folder, f"figure_9_{activation}")
-            save(final_histograms(courses, what), folder, f"figure_4_{activation}")
+            draw_histograms(courses, what, folder, f"figure_4_{activation}")
 
 
-def draw_errors(name: str, trained: dict[str, Any], folder: Path, file: str) -> None:
+def with_deviations(path: Path) -> xr.Dataset:
+    """Signals during training, with the standard deviations that the paper shows."""
+    with xr.open_dataset(path, engine="h5netcdf") as file:
+        courses = file.load()
+    for signal in ("activation", "weight_gradient"):
+        square = courses[f"{signal}_mean_square"] - courses[f"{signal}_mean"] ** 2
+        courses[f"{signal}_std"] = square.clip(0) ** 0.5
+    return courses
+
+
+def draw_histograms(courses: xr.Dataset, what: str, folder: Path, file: str) -> None:
+    """Figure 4: densities of the activations of every hidden layer at the end of what was
+    recorded."""
+    schemes = [str(name) for name in courses.scheme.values]
+    last = courses.isel(epoch=-1, step=0, copy=0)
+    kernels = courses.sizes["parameter"]
+    title = (
+        f"Activations at epoch {float(courses.epoch[-1]):g}\n{what}\nblack: the first hidden "
+        "layer, light grey: the last"
+    )
+    size = (1 + 3 * len(schemes), 3.4)
+    with saved_figure(folder, file, title, size=size, columns=len(schemes)) as panels:
+        for axes, scheme in zip(panels, schemes, strict=True):
+            for k in range(1, kernels):  # what a kernel is given; the first, images
+                layer = last.sel(scheme=scheme).isel(parameter=k)
+                rms = float(layer.activation_mean_square) ** 0.5
+                density = layer.activation_histogram.values / rms
+                grey = str(0.75 * (k - 1) / max(kernels - 2, 1))
+                axes.plot(courses.bin.values * rms, density, color=grey, linewidth=1.1)
+            axes.set(xlim=(-1.1, 1.1), xlabel="activation", ylabel="density", title=scheme)
+
+
+def draw_errors(name: str, results: Results, folder: Path, file: str) -> None:
     """Figures 11 and 12: the error during training."""
-    import matplotlib.pyplot as plt
-
-    from jaxinit.analysis.figure import save, style
-    from jaxinit.analysis.signal_figures import MARKS
-
-    with style():
-        figure, axes = plt.subplots(figsize=(6.4, 4), layout="constrained")
-        curves = {
-            (a, scheme): (r, e) for a, r in trained.items() for scheme, e in errors(r).items()
-        }
-        for k, ((activation, scheme), (result, error)) in enumerate(curves.items()):
-            grey, epochs = str(0.15 * k), result.records.epoch.values
-            label = f"{activation}, {scheme.removeprefix('glorot_')}"
-            every = max(len(epochs) // 10, 1)
-            axes.plot(
-                epochs,
-                100 * error.mean(0),
-                color=grey,
-                marker=MARKS[k],
-                markersize=3,
-                markevery=every,
-                label=label,
-            )
-            axes.fill_between(
-                epochs, 100 * error.min(0), 100 * error.max(0), color=grey, alpha=0.15, linewidth=0
-            )
+    curves = {}
+    for (activation, scheme), error in errors(results).items():
+        curves[f"{activation}, {scheme.removeprefix('glorot_')}"] = 100 * error.T
+    tanh = results["tanh"]
+    epochs = tanh.records.epoch.values
+    title = f"{name}: error during training, each at its best rate, n = {tanh.study.seeds} seeds"
+    with saved_figure(folder, file, title, size=(6.4, 4)) as (axes,):
+        lines(axes, epochs, curves, markersize=3, markevery=max(len(epochs) // 10, 1))
         axes.axhline(CHANCE[name], color="0.35", linestyle=":", linewidth=1)
-        seeds = next(iter(trained.values())).study.seeds
-        title = f"{name}: error during training, each at its best rate, n = {seeds} seeds"
-        axes.set(xlabel="epochs", ylabel="validation error, per cent", title=title)
+        axes.set(xlabel="epochs", ylabel="validation error, per cent")
         axes.locator_params(axis="x", integer=True)
         if name == "mnist":
             axes.set(yscale="log")
             axes.set_yticks([3, 5, 10, 20, 50, 100], ["3", "5", "10", "20", "50", "100"])
             axes.minorticks_off()
-        axes.legend(
-            frameon=False,
-            fontsize=7,
-            title="band: range over seeds; dotted: chance",
-            title_fontsize=7,
-        )
-        save(figure, folder, file)
+        title = "band: range over seeds; dotted: chance"
+        axes.legend(frameon=False, fontsize=7, title=title, title_fontsize=7)
 
 
-def final_histograms(courses: xr.Dataset, what: str) -> Any:
-    """Figure 4: densities of the activations of every hidden layer at the end of what was
-    recorded."""
-    import matplotlib.pyplot as plt
-
-    schemes = courses.scheme.values
-    figure, grid = plt.subplots(
-        1, len(schemes), figsize=(1 + 3 * len(schemes), 3.4), layout="constrained", squeeze=False
-    )
-    last = courses.isel(epoch=-1, step=0, copy=0)
-    for axes, scheme in zip(grid[0], schemes, strict=True):
-        for k in range(1, courses.sizes["parameter"]):
-            one = last.sel(scheme=scheme).isel(parameter=k)
-            size = float(one.activation_mean_square) ** 0.5
-            grey = str(0.75 * (k - 1) / max(courses.sizes["parameter"] - 2, 1))
-            axes.plot(
-                courses.bin.values * size,
-                one.activation_histogram.values / size,
-                color=grey,
-                linewidth=1.1,
-            )
-        axes.set(xlim=(-1.1, 1.1), xlabel="activation", ylabel="density", title=str(scheme))
-    epoch = float(courses.epoch[-1])
-    figure.suptitle(
-        f"Activations at epoch {epoch:g}\n{what}\nblack: the first hidden layer, light grey: the "
-        "last",
-        fontsize=9,
-        x=0.01,
-        ha="left",
-    )
-    return figure
-
-
-main = main_of("glorot2010", __doc__, SIZES, reproduce)
+main = make_main("glorot2010", __doc__, SIZES, reproduce)
 
 if __name__ == "__main__":
     sys.exit(main())

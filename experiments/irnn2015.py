@@ -21,9 +21,9 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from jaxinit.analysis.claims import make_claim
+from jaxinit.analysis.claims import Claim, at_least, make_claim
 from jaxinit.initializers import normal, vector
-from jaxinit.reproduce import best, faster, finish, main_of, rows_of, run_all
+from jaxinit.reproduce import Results, best, faster, finish, make_main, run_all, smoke
 from jaxinit.spec import Initializer, Leaf
 from jaxinit.study import Study
 
@@ -89,11 +89,6 @@ def of_pictures(pixels: Study, task: str, permuted: str) -> dict[str, Study]:
     }
 
 
-def shrunk(study: Study) -> Study:
-    length = 8 if study.task == "adding" else None
-    return replace(study, hidden=8, length=length, lrs=study.lrs[:1], seeds=2, epochs=1)
-
-
 def grown(study: Study) -> Study:
     full = replace(
         study, hidden=100, lrs=(0.0001, 0.0003, 0.001, 0.003), seeds=5, epochs=5 * study.epochs
@@ -105,7 +100,7 @@ QUICK = {"relu, adding": ADDING, "tanh, adding": TANH, "lstm, adding": LSTM} | o
     PIXELS, "digits_pixels", "digits_permuted"
 )
 SIZES = {
-    "smoke": {name: shrunk(study) for name, study in QUICK.items()},
+    "smoke": {name: smoke(study) for name, study in QUICK.items()},
     "quick": QUICK,
     "paper": {
         name: grown(study)
@@ -116,7 +111,14 @@ SIZES = {
 
 def reproduce(studies: dict[str, Study], out: Path) -> int:
     results = run_all(studies, out, schemes=OWN)
-    length = studies["relu, adding"].length
+    claims = on_adding(results) + on_pictures(results)
+    return finish(out, studies, results, claims, "Identity and ReLU against the others")
+
+
+def on_adding(results: Results) -> list[Claim]:
+    """I2: who solves the adding problem."""
+    relu = results["relu, adding"]
+    length = relu.study.length
     claims = []
     for cell, scheme, published, band in (
         ("relu, adding", "irnn", "solved at T = 150", (0.0, 0.3)),
@@ -126,53 +128,35 @@ def reproduce(studies: dict[str, Study], out: Path) -> int:
         ("lstm, adding", "forget_bias", "solved at T = 150", (0.0, 0.3)),
     ):
         what = f"adding over {length}: lowest error over 1/6, {cell.split(',')[0]}, {scheme}"
+        error = best(results[cell], scheme) / CHANCE
         note = "bands of the project's trial runs, 6000 updates"
-        claims.append(
-            make_claim("I2", what, best(results[cell], scheme) / CHANCE, published, band, note)
-        )
-    relu = results["relu, adding"]
+        claims.append(make_claim("I2", what, error, published, band, note))
     what = (
         f"adding over {length}: times fewer epochs, identity against a Gaussian of variance 2/n "
         "(He)"
     )
-    claims.append(
-        faster("I2", what, (relu, "irnn"), (relu, "he_normal"), "faster", (1.0, float("inf")))
-    )
-    for kind, (published_irnn, published_tanh) in {
-        "pixels": ("0.970", "0.350"),
-        "permuted": ("0.820", "0.350"),
-    }.items():
-        accuracy = {
-            scheme: best(results[f"{phi}, {kind}"], scheme)
-            for phi, scheme in (
-                ("relu", "irnn"),
-                ("tanh", "glorot_uniform"),
-                ("tanh", "orthogonal"),
-            )
-        }
+    pair = (relu, "irnn"), (relu, "he_normal")
+    return [*claims, faster("I2", what, *pair, "faster", at_least(1.0))]
+
+
+def on_pictures(results: Results) -> list[Claim]:
+    """I1: the identity against tanh networks, pixel by pixel."""
+    claims = []
+    for kind, published in (
+        ("pixels", "0.970 and 0.350 on MNIST"),
+        ("permuted", "0.820 and 0.350 on MNIST"),
+    ):
+        identity = best(results[f"relu, {kind}"], "irnn")
         for other in ("glorot_uniform", "orthogonal"):
             what = f"{kind}: best accuracy of IRNN less that of tanh, {other}"
-            published = f"{published_irnn} and {published_tanh} on MNIST"
-            claims.append(
-                make_claim(
-                    "I1", what, accuracy["irnn"] - accuracy[other], published, (0.0, 1.0), ""
-                )
-            )
+            gap = identity - best(results[f"tanh, {kind}"], other)
+            claims.append(make_claim("I1", what, gap, published, (0.0, 1.0)))
     gap = best(results["relu, pixels"], "irnn") - best(results["relu, permuted"], "irnn")
-    claims.append(
-        make_claim(
-            "I1",
-            "IRNN: accuracy by pixels less that with permuted pixels",
-            gap,
-            "0.15",
-            (0.0, 1.0),
-            "",
-        )
-    )
-    return finish(out, rows_of(results), claims, studies, "Identity and ReLU against the others")
+    what = "IRNN: accuracy by pixels less that with permuted pixels"
+    return [*claims, make_claim("I1", what, gap, "0.15", (0.0, 1.0))]
 
 
-main = main_of("irnn2015", __doc__, SIZES, reproduce)
+main = make_main("irnn2015", __doc__, SIZES, reproduce)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -18,14 +18,17 @@ depth scales in the ordered phase.
 
 import math
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from jaxinit.analysis.claims import Claim, make_claim
-from jaxinit.reproduce import main_of, write_summary
+from jaxinit.analysis.figure import saved_figure
+from jaxinit.reproduce import conclude, make_main
 
 SIGMA_B2 = 0.05
 
@@ -57,57 +60,49 @@ SIZES = {
 
 
 def reproduce(size: Size, out: Path) -> int:
-    """The three claims, two figures, and summary.json."""
-    from jaxinit.analysis.report import print_claims
-    from jaxinit.engine import sweep
-
-    sweep.one_device_per_core()
-    sweep.keep_compilations()
-    slopes, m1 = maps(size)
-    accuracy, rows, m2 = trainability(size)
-    claims = [*m1, *m2, *jacobians(size)]
-    write_summary(out, {"table": rows, "claims": claims})
-    draw_phases(slopes, out / "figures")
-    draw_trainability(size, accuracy, out / "figures")
-    for row in rows:
-        print(
-            f"sigma_w2 {row['sigma_w2']:<5g} depth {row['depth']:3d}: training accuracy "
-            f"{row['accuracy']:.2f}, 6 xi_c = {row['six_xi_c'] or math.inf:.0f}"
-        )
-    print_claims(claims)
-    print(f"summary and figures: {out}")
-    return 0
+    growths = {w2: gradient_growths(size, w2) for w2 in VARIANCES}
+    draw_phases(growths, out / "figures")
+    accuracies = trained(size)
+    draw_trainability(size, accuracies, out / "figures")
+    rows = table(size, accuracies)
+    claims = [*on_maps(size, growths), on_trainability(size, rows), *on_jacobians(size)]
+    return conclude(out, rows, claims, map(line, rows))
 
 
-def maps(size: Size) -> tuple[dict[float, np.ndarray], list[Claim]]:
-    """M1: the growth of gradients per layer in wide tanh nets, by weight variance, and the critical
-    line."""
+def log_chi(sigma_w2: float) -> float:
+    """Theory's growth of the squared gradient per layer, as a logarithm."""
     from jaxinit import theory
 
-    measured, off = {}, []
-    for w2 in VARIANCES:
-        expected = math.log(theory.chi("tanh", w2, theory.fixed_point_q("tanh", w2, SIGMA_B2)))
-        measured[w2] = np.asarray(
-            [gradient_growth(size.wide, w2, seed) for seed in range(size.nets)]
-        )
-        off.append(np.abs(np.expm1(measured[w2].mean() - expected)))
+    q = theory.fixed_point_q("tanh", sigma_w2, SIGMA_B2)
+    return math.log(theory.chi("tanh", sigma_w2, q))
+
+
+def depth_limit(sigma_w2: float) -> float:
+    """Six depth scales: how deep a net may be to train."""
+    from jaxinit import theory
+
+    return 6 * theory.depth_scales("tanh", sigma_w2, SIGMA_B2)[1]
+
+
+def on_maps(size: Size, growths: dict[float, np.ndarray]) -> list[Claim]:
+    """M1: the critical line, and the growth of gradients per layer in wide tanh nets."""
+    from jaxinit import theory
+
+    note = f"tanh, bias variance {SIGMA_B2}"
     line = theory.critical_sigma_w2("tanh", SIGMA_B2)
+    what = "critical weight variance of tanh"
+    critical = make_claim("M1", what, line, "1.7610", (1.760, 1.762), note)
+    errors = [np.abs(np.expm1(growth.mean() - log_chi(w2))) for w2, growth in growths.items()]
     what = (
         f"largest relative error of chi over {len(VARIANCES)} weight variances, nets of width "
         f"{size.wide}"
     )
-    note = f"tanh, bias variance {SIGMA_B2}"
-    return measured, [
-        make_claim("M1", "critical weight variance of tanh", line, "1.7610", (1.760, 1.762), note),
-        make_claim(
-            "M1",
-            what,
-            max(off),
-            "exact when wide",
-            (0.0, 0.03),
-            f"{note}; means over {size.nets} nets",
-        ),
-    ]
+    note += f"; means over {size.nets} nets"
+    return [critical, make_claim("M1", what, max(errors), "exact when wide", (0.0, 0.03), note)]
+
+
+def gradient_growths(size: Size, sigma_w2: float) -> np.ndarray:
+    return np.asarray([gradient_growth(size.wide, sigma_w2, seed) for seed in range(size.nets)])
 
 
 def gradient_growth(n: int, sigma_w2: float, seed: int, depth: int = 12) -> float:
@@ -117,238 +112,214 @@ def gradient_growth(n: int, sigma_w2: float, seed: int, depth: int = 12) -> floa
 
     draws = np.random.default_rng(seed)
     z = math.sqrt(theory.fixed_point_q("tanh", sigma_w2, SIGMA_B2)) * draws.normal(size=n)
-    steps = []
+    layers = []
     for _ in range(depth):
         slope = 1 - np.tanh(z) ** 2
         w = draws.normal(size=(n, n)).astype(np.float32) * np.float32(math.sqrt(sigma_w2 / n))
-        steps.append((w, slope))
+        layers.append((w, slope))
         z = np.tanh(z) @ w + math.sqrt(SIGMA_B2) * draws.normal(size=n)
-    back, sizes = draws.normal(size=n), []
-    for w, slope in reversed(steps):
-        back = (w @ back) * slope
-        sizes.append(np.mean(back**2))
+    gradient = draws.normal(size=n)
+    sizes = []
+    for w, slope in reversed(layers):
+        gradient = (w @ gradient) * slope
+        sizes.append(np.mean(gradient**2))
     return float(np.log(sizes[-1] / sizes[0]) / (depth - 1))
 
 
-def trainability(size: Size) -> tuple[np.ndarray, list[dict[str, Any]], list[Claim]]:
-    """M2: the training accuracy that each (weight variance, depth) reaches at its best rate, and
-    six depth scales."""
+def trained(size: Size) -> np.ndarray:
+    """The training accuracy at the best rate, a mean over seeds: `[depth, variance]`."""
+    from jaxinit.engine import sweep
+
+    accuracies = np.empty((len(size.depths), len(size.variances)))
+    for row, depth in enumerate(size.depths):
+        grid = list(product(size.variances, size.rates, range(size.seeds)))
+        w2, rate, seed = (np.asarray(column) for column in zip(*grid, strict=True))
+        columns = w2.astype(np.float32), rate.astype(np.float32), seed
+        reached = sweep.over_devices(trial(size, depth), *columns)
+        reached = reached.reshape(len(size.variances), len(size.rates), size.seeds)
+        accuracies[row] = np.nan_to_num(reached).mean(2).max(1)
+    return accuracies
+
+
+def trial(size: Size, depth: int) -> Callable[[Any, Any, Any], Any]:
+    """One training of a net of a depth: `(weight variance, rate, seed) -> training accuracy`.
+
+    A loop of its own, not the engine's: what is asked is the accuracy on the training set after a
+    number of steps, and a scan over hundreds of layers compiles one layer, where the library's MLP
+    writes all of them out.
+    """
     import jax
     import jax.numpy as jnp
 
-    from jaxinit import theory
-    from jaxinit.engine import sweep
     from jaxinit.tasks import TASKS
-    from jaxinit.tasks.base import accuracy as share_right
-    from jaxinit.tasks.base import cross_entropy
+    from jaxinit.tasks.base import accuracy, cross_entropy
 
+    n = size.width
     data = TASKS["digits_rows"]().data
     x, y = data["train_x"].reshape(-1, 64), data["train_y"]
 
-    def one(depth: int, sigma_w2: Any, rate: Any, seed: Any) -> Any:
-        of_in, of_w, of_b, of_out, order = jax.random.split(jax.random.key(seed), 5)
-        n = size.width
-        params = {
+    def draw(sigma_w2: Any, key: Any) -> dict[str, Any]:
+        of_in, of_w, of_b, of_out = key
+        return {
             "in": jax.random.normal(of_in, (64, n)) * jnp.sqrt(sigma_w2 / 64),
             "w": jax.random.normal(of_w, (depth, n, n)) * jnp.sqrt(sigma_w2 / n),
             "b": jax.random.normal(of_b, (depth, n)) * math.sqrt(SIGMA_B2),
             "out": jax.random.normal(of_out, (n, 10)) / math.sqrt(n),
         }
 
-        def net(p: dict[str, Any], x: Any) -> Any:
-            layer = lambda h, wb: (jnp.tanh(h @ wb[0] + wb[1][None]), None)
-            h, _ = jax.lax.scan(layer, jnp.tanh(x @ p["in"]), (p["w"], p["b"]))
-            return h @ p["out"]
+    def net(p: dict[str, Any], x: Any) -> Any:
+        def layer(h: Any, wb: Any) -> tuple[Any, None]:
+            w, b = wb
+            return jnp.tanh(h @ w + b[None]), None
+
+        h, _ = jax.lax.scan(layer, jnp.tanh(x @ p["in"]), (p["w"], p["b"]))
+        return h @ p["out"]
+
+    def run(sigma_w2: Any, rate: Any, seed: Any) -> Any:
+        *keys, order = jax.random.split(jax.random.key(seed), 5)
 
         def step(p: dict[str, Any], key: Any) -> tuple[dict[str, Any], None]:
             rows = jax.random.randint(key, (64,), 0, y.shape[0])
             slopes = jax.grad(lambda p: cross_entropy(net(p, x[rows]), y[rows]))(p)
             return jax.tree.map(lambda w, g: w - rate * g, p, slopes), None
 
+        params = draw(sigma_w2, keys)
         params, _ = jax.lax.scan(step, params, jax.random.split(order, size.steps))
-        return share_right(net(params, x), y)
+        return accuracy(net(params, x), y)
 
-    reached = np.empty((len(size.depths), len(size.variances)))
-    for row, depth in enumerate(size.depths):
-        grid = [
-            (w2, rate, seed)
-            for w2 in size.variances
-            for rate in size.rates
-            for seed in range(size.seeds)
-        ]
-        w2, rate, seed = (np.asarray(column) for column in zip(*grid, strict=True))
-        columns = w2.astype(np.float32), rate.astype(np.float32), seed
-        of = sweep.over_devices(lambda *a, depth=depth: one(depth, *a), *columns)
-        of = of.reshape(len(size.variances), len(size.rates), size.seeds)
-        reached[row] = np.nan_to_num(of).mean(2).max(1)
-    rows, inside = [], []
+    return run
+
+
+def table(size: Size, accuracies: np.ndarray) -> list[dict[str, Any]]:
+    rows = []
     for column, w2 in enumerate(size.variances):
-        six = 6 * theory.depth_scales("tanh", w2, SIGMA_B2)[1]
+        limit = depth_limit(w2)
         for row, depth in enumerate(size.depths):
             rows.append(
                 {
                     "sigma_w2": w2,
                     "depth": depth,
-                    "accuracy": float(reached[row, column]),
-                    "six_xi_c": six,
+                    "accuracy": float(accuracies[row, column]),
+                    "six_xi_c": limit,
                     "steps": size.steps,
                     "seeds": size.seeds,
                 }
             )
-            if (
-                not 0.5 < depth / six < 2
-            ):  # nearer the boundary than a factor of two the theory says nothing
-                inside.append((reached[row, column] > 0.5) == (depth < six))
-    agreed = float(np.mean(inside)) if inside else float("nan")
+    return rows
+
+
+def line(row: dict[str, Any]) -> str:
+    """A row in print."""
+    return (
+        f"sigma_w2 {row['sigma_w2']:<5g} depth {row['depth']:3d}: training accuracy "
+        f"{row['accuracy']:.2f}, 6 xi_c = {row['six_xi_c'] or math.inf:.0f}"
+    )
+
+
+def on_trainability(size: Size, rows: list[dict[str, Any]]) -> Claim:
+    """M2: nets train just when they are no deeper than six depth scales."""
+    as_predicted = []
+    for row in rows:
+        # Nearer the boundary than a factor of two the theory says nothing.
+        if not 0.5 < row["depth"] / row["six_xi_c"] < 2:
+            trains, predicted = row["accuracy"] > 0.5, row["depth"] < row["six_xi_c"]
+            as_predicted.append(trains == predicted)
+    share = float(np.mean(as_predicted)) if as_predicted else math.nan
     what = (
         "share of nets, a factor of two away from depth 6 xi_c, that train just when they are "
         "shallower"
     )
     note = (
         f"accuracy above 0.5 after {size.steps} steps at the best of {len(size.rates)} rates, "
-        f"{size.seeds} seeds; {len(inside)} nets"
+        f"{size.seeds} seeds; {len(as_predicted)} nets"
     )
-    return (
-        reached,
-        rows,
-        [make_claim("M2", what, agreed, "trainable depth about 6 xi_c", (0.9, 1.0), note)],
-    )
+    return make_claim("M2", what, share, "trainable depth about 6 xi_c", (0.9, 1.0), note)
 
 
-def jacobians(size: Size) -> list[Claim]:
+def on_jacobians(size: Size) -> list[Claim]:
     """M3: the variance of the squared singular values of ReLU Jacobians over L, for Gaussian and
     orthogonal weights."""
     from jaxinit import theory
 
-    claims, n = [], size.jacobian
-    kinds: tuple[tuple[Literal["gaussian", "orthogonal"], str], ...] = (
-        ("gaussian", "2 L"),
-        ("orthogonal", "L"),
-    )
-    for weights, published in kinds:
-        for depth in (2, 8):
-            of_nets = []
-            for seed in range(10):
-                draws = np.random.default_rng(seed)
-                jacobian, z = np.eye(n), draws.normal(size=n)
-                for _ in range(depth):
-                    w = draws.normal(size=(n, n))
-                    w = math.sqrt(2) * (
-                        np.linalg.qr(w)[0] if weights == "orthogonal" else w / math.sqrt(n)
-                    )
-                    jacobian, z = (jacobian * (z > 0)) @ w, np.maximum(z, 0) @ w
-                squares = np.linalg.svd(jacobian, compute_uv=False) ** 2
-                of_nets.append(np.mean((squares / squares.mean() - 1) ** 2) / depth)
-            expected = theory.jacobian_moments("relu", 2.0, 0.0, depth, weights)[1] / depth
-            what = (
-                f"variance of squared singular values over L, {weights} weights, ReLU, L = {depth}"
-            )
-            note = f"width {n}, sigma_w2 = 2, relative to the mean square"
-            band = (0.8 * expected, 1.2 * expected)
-            claims.append(make_claim("M3", what, of_nets, published, band, note))
+    published: dict[Literal["gaussian", "orthogonal"], str] = {"gaussian": "2 L", "orthogonal": "L"}
+    claims = []
+    for weights, depth in product(published, (2, 8)):
+        spreads = [spectral_spread(size.jacobian, depth, weights, seed) for seed in range(10)]
+        expected = theory.jacobian_moments("relu", 2.0, 0.0, depth, weights)[1] / depth
+        what = f"variance of squared singular values over L, {weights} weights, ReLU, L = {depth}"
+        note = f"width {size.jacobian}, sigma_w2 = 2, relative to the mean square"
+        band = 0.8 * expected, 1.2 * expected
+        claims.append(make_claim("M3", what, spreads, published[weights], band, note))
     return claims
 
 
-def draw_phases(slopes: dict[float, np.ndarray], folder: Path) -> None:
+def spectral_spread(n: int, depth: int, weights: str, seed: int) -> float:
+    """The variance of the squared singular values of one net's Jacobian, relative to their mean and
+    over the depth."""
+    draws = np.random.default_rng(seed)
+    jacobian, z = np.eye(n), draws.normal(size=n)
+    for _ in range(depth):
+        w = draws.normal(size=(n, n))
+        w = np.linalg.qr(w)[0] if weights == "orthogonal" else w / math.sqrt(n)
+        w = math.sqrt(2) * w
+        jacobian = (jacobian * (z > 0)) @ w
+        z = np.maximum(z, 0) @ w
+    squares = np.linalg.svd(jacobian, compute_uv=False) ** 2
+    return np.mean((squares / squares.mean() - 1) ** 2) / depth
+
+
+def draw_phases(growths: dict[float, np.ndarray], folder: Path) -> None:
     """chi over (weight variance, bias variance), and measured growth of gradients beside log
     chi."""
-    import matplotlib.pyplot as plt
-
     from jaxinit import theory
-    from jaxinit.analysis.figure import save, style
 
     w2, b2 = np.linspace(0.5, 4, 24), np.linspace(0.005, 0.5, 18)
-    value = [
-        [theory.chi("tanh", w, theory.fixed_point_q("tanh", float(w), float(b))) for w in w2]
-        for b in b2
-    ]
-    with style():
-        figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
-        shades = left.contourf(w2, b2, np.log(value), levels=11, cmap="gray")
-        figure.colorbar(shades, ax=left, label="log chi")
-        line = np.linspace(0.01, 0.5, 12)
-        left.plot(
-            [theory.critical_sigma_w2("tanh", float(b)) for b in line],
-            line,
-            color="white",
-            linewidth=2,
-        )
-        left.plot(
-            [theory.critical_sigma_w2("tanh", float(b)) for b in line],
-            line,
-            color="black",
-            linestyle="--",
-            linewidth=1,
-        )
-        left.set(
-            xlabel="weight variance times fan in",
-            ylabel="bias variance",
-            xlim=(0.5, 4),
-            title="tanh: ordered left, chaotic right of the dashed critical line",
-        )
-        exact = [
-            math.log(theory.chi("tanh", w, theory.fixed_point_q("tanh", float(w), SIGMA_B2)))
-            for w in w2
-        ]
-        right.plot(w2, exact, color="black", linewidth=0.9, linestyle=":", label="log chi, theory")
-        for w, of in slopes.items():
-            right.errorbar(
-                w, of.mean(), yerr=of.std(), color="0.3", marker="o", markersize=4, capsize=2
-            )
+    chi = np.empty((len(b2), len(w2)))
+    for row, b in enumerate(b2.tolist()):
+        for column, w in enumerate(w2.tolist()):
+            chi[row, column] = theory.chi("tanh", w, theory.fixed_point_q("tanh", w, b))
+    biases = np.linspace(0.01, 0.5, 12)
+    critical = [theory.critical_sigma_w2("tanh", b) for b in biases.tolist()]
+    title = "Wide tanh nets by mean-field theory, and measured; bars: s.d. over nets"
+    with saved_figure(folder, "phases", title, size=(9, 3.8), columns=2) as (left, right):
+        shades = left.contourf(w2, b2, np.log(chi), levels=11, cmap="gray")
+        left.figure.colorbar(shades, ax=left, label="log chi")
+        left.plot(critical, biases, color="white", linewidth=2)
+        left.plot(critical, biases, color="black", linestyle="--", linewidth=1)
+        left.set(xlabel="weight variance times fan in", ylabel="bias variance", xlim=(0.5, 4))
+        left.set_title("ordered left, chaotic right of the dashed critical line")
+        theory_line = [log_chi(w) for w in w2.tolist()]
+        right.plot(w2, theory_line, color="black", lw=0.9, ls=":", label="log chi, theory")
+        for w, growth in growths.items():
+            bar: Any = {"color": "0.3", "marker": "o", "markersize": 4, "capsize": 2}
+            right.errorbar(w, growth.mean(), yerr=growth.std(), **bar)
         right.axhline(0, color="0.7", linewidth=0.8)
-        right.set(
-            xlabel="weight variance times fan in",
-            ylabel="growth of the squared gradient per layer (log)",
-            title=f"bias variance {SIGMA_B2}; bars: s.d. over nets",
-        )
+        right.set(xlabel="weight variance times fan in", title=f"bias variance {SIGMA_B2}")
+        right.set_ylabel("growth of the squared gradient per layer (log)")
         right.legend(frameon=False)
-        save(figure, folder, "phases")
 
 
-def draw_trainability(size: Size, reached: np.ndarray, folder: Path) -> None:
+def draw_trainability(size: Size, accuracies: np.ndarray, folder: Path) -> None:
     """Training accuracy over (weight variance, depth), with the line of six depth scales."""
-    import matplotlib.pyplot as plt
-
-    from jaxinit import theory
-    from jaxinit.analysis.figure import save, style
-
-    with style():
-        figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
-        mesh = axes.pcolormesh(
-            range(len(size.variances) + 1),
-            range(len(size.depths) + 1),
-            reached,
-            cmap="gray",
-            vmin=0,
-            vmax=1,
-        )
-        figure.colorbar(mesh, ax=axes, label="training accuracy")
-        places = np.arange(len(size.variances)) + 0.5
-        six = [6 * theory.depth_scales("tanh", w2, SIGMA_B2)[1] for w2 in size.variances]
-        height = np.interp(
-            np.log(np.clip(six, 1, 1e6)), np.log(size.depths), np.arange(len(size.depths)) + 0.5
-        )
-        axes.plot(places, height, color="white", linewidth=3)
-        axes.plot(
-            places,
-            height,
-            color="black",
-            linestyle="--",
-            linewidth=1.2,
-            label="6 xi_c, where it is within the figure",
-        )
-        axes.set_xticks(places, [f"{w2:g}" for w2 in size.variances])
-        axes.set_yticks(np.arange(len(size.depths)) + 0.5, [str(depth) for depth in size.depths])
-        axes.set(
-            xlabel="weight variance times fan in",
-            ylabel="layers",
-            title=f"What trains: tanh, width {size.width}, {size.steps} steps, best of {len(size.rates)} rates",
-        )
+    across = np.arange(len(size.variances)) + 0.5
+    up = np.arange(len(size.depths)) + 0.5
+    limits = [depth_limit(w2) for w2 in size.variances]
+    height = np.interp(np.log(np.clip(limits, 1, 1e6)), np.log(size.depths), up)
+    title = f"What trains: tanh, width {size.width}, {size.steps} steps, best of {len(size.rates)} rates"
+    with saved_figure(folder, "trainability", title, size=(6, 4)) as (axes,):
+        edges = range(len(size.variances) + 1), range(len(size.depths) + 1)
+        mesh = axes.pcolormesh(*edges, accuracies, cmap="gray", vmin=0, vmax=1)
+        axes.figure.colorbar(mesh, ax=axes, label="training accuracy")
+        label = "6 xi_c, where it is within the figure"
+        axes.plot(across, height, color="white", linewidth=3)
+        axes.plot(across, height, color="black", linestyle="--", linewidth=1.2, label=label)
+        axes.set_xticks(across, [f"{w2:g}" for w2 in size.variances])
+        axes.set_yticks(up, [str(depth) for depth in size.depths])
+        axes.set(xlabel="weight variance times fan in", ylabel="layers")
         axes.legend(frameon=True, fontsize=7)
-        save(figure, folder, "trainability")
 
 
-main = main_of("mean_field", __doc__, SIZES, reproduce)
+main = make_main("mean_field", __doc__, SIZES, reproduce)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -16,13 +16,14 @@ its lowest loss is the lower one: carrying over is not being best.
 """
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
-from jaxinit.analysis.claims import make_claim
-from jaxinit.reproduce import draw_transfer, finish, main_of, optimum, run_all
+from jaxinit.analysis.claims import Claim, at_least, at_most, make_claim, near
+from jaxinit.analysis.figure import save, style
+from jaxinit.analysis.store import Result
+from jaxinit.reproduce import draw_transfer, finish, make_main, optimum, run_all, smoke
 from jaxinit.schemes.mup import mup
 from jaxinit.study import Study
 
@@ -54,9 +55,7 @@ class Size:
 
 
 SIZES = {
-    "smoke": Size(
-        replace(STUDY, lrs=(2.0**-9, 2.0**-7, 2.0**-5), tune_seeds=2, epochs=1), (64, 128), 2
-    ),
+    "smoke": Size(smoke(STUDY, lrs=STUDY.lrs[::4], tune_seeds=2), (64, 128), 2),
     "quick": Size(STUDY, (64, 256, 1024), 5),
     "paper": Size(
         replace(STUDY, tune_seeds=10, epochs=20), (64, 128, 256, 512, 1024, 2048, 4096), 10
@@ -65,61 +64,63 @@ SIZES = {
 
 
 def measure(size: Size, out: Path) -> int:
-    from jaxinit.analysis.figure import save, style
-    from jaxinit.analysis.signal_figures import coordinates
-    from jaxinit.engine import coordcheck
-
     studies = {f"{width} units": replace(size.study, hidden=width) for width in size.widths}
     results = run_all(studies, out, schemes=OWN)
-    found = coordcheck.coordinate_check(
-        replace(size.study, seeds=size.seeds), size.widths, schemes=OWN, out=out / "coordinates"
-    )
-    rows = coordcheck.slopes(found)
-    claims = []
-    for scheme in size.study.schemes:
-        steepest = max(
-            (row for row in rows if row.scheme == scheme), key=lambda row: abs(row.slope)
-        )
-        what = (
-            f"{scheme}: steepest slope of all signals against the width ({steepest.kind} of "
-            f"{steepest.parameter})"
-        )
-        band = (0.0, coordcheck.STEEP) if scheme == "mup" else (0.5, np.inf)
-        note = (
-            f"10 Adam steps, {size.seeds} seeds; the check "
-            f"{'passes' if coordcheck.passes(rows, scheme) else 'fails'}"
-        )
-        published = "flat" if scheme == "mup" else "above 0.5"
-        claims.append(make_claim("U1", what, abs(steepest.slope), published, band, note))
-    optima = {
-        scheme: [optimum(results[name], scheme) for name in studies]
-        for scheme in size.study.schemes
-    }
-    for scheme, of in optima.items():
-        shift = of[-1] - of[0]
-        what = (
-            f"{scheme}: octaves that the best rate moves from {size.widths[0]} to "
-            f"{size.widths[-1]} units"
-        )
-        band = (-1.0, 1.0) if scheme == "mup" else (-np.inf, -2.0)
-        published = "carries over" if scheme == "mup" else "moves down"
-        claims.append(
-            make_claim(
-                "B5", what, shift, published, band, "training loss after a fixed number of epochs"
-            )
-        )
     study = size.study
     title = (
         f"MLP of {study.layers} layers on digits, {study.epochs} epochs, n = {study.tune_seeds}; "
         f"base {BASE} units"
     )
     draw_transfer(results, title, out / "figures")
+    claims = coordinates(size, out) + transfer(size, list(results.values()))
+    return finish(out, studies, results, claims, rows=[])
+
+
+def coordinates(size: Size, out: Path) -> list[Claim]:
+    """U1: the coordinate check, by its steepest slope."""
+    from jaxinit.analysis import signal_figures
+    from jaxinit.engine import coordcheck
+
+    study = replace(size.study, seeds=size.seeds)
+    check = coordcheck.coordinate_check(study, size.widths, schemes=OWN, out=out / "coordinates")
     with style():
-        save(coordinates(found), out / "figures", "coordinates")
-    return finish(out, [], claims, studies)
+        save(signal_figures.coordinates(check), out / "figures", "coordinates")
+    slopes = coordcheck.slopes(check)
+    claims = []
+    for scheme, published, band in (
+        ("mup", "flat", (0.0, coordcheck.STEEP)),
+        ("xavier_rnn", "above 0.5", at_least(0.5)),
+    ):
+        own = [slope for slope in slopes if slope.scheme == scheme]
+        steepest = max(own, key=lambda slope: abs(slope.slope))
+        what = (
+            f"{scheme}: steepest slope of all signals against the width ({steepest.kind} of "
+            f"{steepest.parameter})"
+        )
+        verdict = "passes" if coordcheck.passes(slopes, scheme) else "fails"
+        note = f"10 Adam steps, {size.seeds} seeds; the check {verdict}"
+        claims.append(make_claim("U1", what, abs(steepest.slope), published, band, note))
+    return claims
 
 
-main = main_of("mup_transfer", __doc__, SIZES, measure)
+def transfer(size: Size, results: Sequence[Result]) -> list[Claim]:
+    """B5: by how many octaves the best rate moves from the narrowest to the widest network."""
+    claims = []
+    for scheme, published, band in (
+        ("mup", "carries over", near(0.0, 1.0)),
+        ("xavier_rnn", "moves down", at_most(-2.0)),
+    ):
+        what = (
+            f"{scheme}: octaves that the best rate moves from {size.widths[0]} to "
+            f"{size.widths[-1]} units"
+        )
+        shift = optimum(results[-1], scheme) - optimum(results[0], scheme)
+        note = "training loss after a fixed number of epochs"
+        claims.append(make_claim("B5", what, shift, published, band, note))
+    return claims
+
+
+main = make_main("mup_transfer", __doc__, SIZES, measure)
 
 if __name__ == "__main__":
     sys.exit(main())

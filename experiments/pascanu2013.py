@@ -1,9 +1,9 @@
 """Pascanu, Mikolov & Bengio (2013), "On the difficulty of training recurrent neural networks":
-clipping and starts.
+clipping and initialization.
 
 The question: how does the share of runs that solve the temporal order task fall with its length,
-and do clipping of the gradient's norm and the `smart_tanh` start (15 non-zeros a unit, spectral
-radius 0.95) keep it up (P1)?
+and do clipping of the gradient's norm and the `smart_tanh` initialization (15 non-zeros a unit,
+spectral radius 0.95) keep it up (P1)?
 
     python experiments/pascanu2013.py                 quick: 50 units, lengths 20, 40, 60, 5 seeds; minutes on 2 cores
     python experiments/pascanu2013.py --size smoke    seconds: checks that all of it works
@@ -12,21 +12,21 @@ radius 0.95) keep it up (P1)?
 The gradient regularizer of the paper (SGD-CR) is not here: it is another method of training, and
 only at full length did the paper need it.
 
-Expect at quick: without clipping an orthogonal start solves length 20 in 1.4 epochs and 40 in most
-seeds, basic_tanh only 20, smart_tanh 20 at times; clipped at norm 1 all of them solve 40 (8, 71 and
-30 epochs) and nearly none 60 within 100 epochs.
+Expect at quick: without clipping an orthogonal initialization solves length 20 in 1.4 epochs and 40
+in most seeds, basic_tanh only 20, smart_tanh 20 at times; clipped at norm 1 all of them solve 40
+(8, 71 and 30 epochs) and nearly none 60 within 100 epochs.
 """
 
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from jaxinit.analysis.claims import make_claim
+from jaxinit.analysis.figure import lines, saved_figure
 from jaxinit.initializers import normal, vector
-from jaxinit.reproduce import Results, finish, main_of, rows_of, run_all, times
+from jaxinit.reproduce import Results, finish, make_main, run_all, smoke, times
 from jaxinit.spec import Initializer, Leaf
 from jaxinit.study import Study
 
@@ -53,7 +53,7 @@ BASE = Study(
     batch=20,
 )
 SIZES: dict[str, tuple[Study, tuple[int, ...]]] = {
-    "smoke": (replace(BASE, hidden=16, lrs=(0.1,), seeds=2, epochs=1), (10,)),
+    "smoke": (smoke(BASE), (10,)),
     "quick": (BASE, (20, 40, 60)),
     "paper": (
         replace(BASE, lrs=(0.001, 0.003, 0.01, 0.03, 0.1), epochs=78_000),
@@ -64,64 +64,52 @@ SIZES: dict[str, tuple[Study, tuple[int, ...]]] = {
 
 def reproduce(size: tuple[Study, tuple[int, ...]], out: Path) -> int:
     base, lengths = size
-    studies = {
-        f"{how}, T={length}": replace(base, length=length, clip=clip)
-        for length in lengths
-        for how, clip in CLIPPED.items()
-    }
+    studies = {}
+    for length in lengths:
+        for how, clip in CLIPPED.items():
+            studies[f"{how}, T={length}"] = replace(base, length=length, clip=clip)
     results = run_all(studies, out, schemes={"basic_tanh": basic_tanh})
     claims = []
-    gap = lambda first, second: solved(results, *first) - solved(results, *second)
     for length in lengths:
+        clipped, plain = f"clipped at 1, T={length}", f"SGD, T={length}"
         for scheme in base.schemes:
             what = f"T={length}, {scheme}: solved with clipping less solved without, a seed"
-            value = gap((f"clipped at 1, T={length}", scheme), (f"SGD, T={length}", scheme))
-            claims.append(make_claim("P1", what, value, "no lower with clipping", (0.0, 1.0), ""))
+            gap = solved(results, clipped, scheme) - solved(results, plain, scheme)
+            claims.append(make_claim("P1", what, gap, "no lower with clipping", (0.0, 1.0)))
         what = f"T={length}, clipped: solved by smart_tanh less by basic_tanh, a seed"
-        cell = f"clipped at 1, T={length}"
-        value = gap((cell, "smart_tanh"), (cell, "basic_tanh"))
-        claims.append(make_claim("P1", what, value, "no lower with smart_tanh", (0.0, 1.0), ""))
+        gap = solved(results, clipped, "smart_tanh") - solved(results, clipped, "basic_tanh")
+        claims.append(make_claim("P1", what, gap, "no lower with smart_tanh", (0.0, 1.0)))
     draw(base, lengths, results, out / "figures")
-    return finish(out, rows_of(results), claims, studies, "Temporal order: epochs to 95 % accuracy")
+    return finish(out, studies, results, claims, "Temporal order: epochs to 95 % accuracy")
 
 
 def solved(results: Results, cell: str, scheme: str) -> np.ndarray:
-    """1 for every reporting seed that arrived, 0 for the others, in the order of the seeds."""
+    """1 for every reporting seed that reached the target, 0 for the others, in the order of the
+    seeds."""
     return times(results[cell], scheme).event.astype(float)
 
 
 def draw(base: Study, lengths: tuple[int, ...], results: Results, folder: Path) -> None:
     """Share of seeds that solve the task against its length (figure 7 of the paper)."""
-    import matplotlib.pyplot as plt
-
-    from jaxinit.analysis.figure import save, style
-    from jaxinit.analysis.signal_figures import MARKS
-
-    with style():
-        figure, panels = plt.subplots(
-            1, len(CLIPPED), figsize=(7, 3), layout="constrained", sharey=True
-        )
+    title = (
+        f"Temporal order, {base.hidden} tanh units, {base.epochs} epochs, each start at its own "
+        "best rate"
+    )
+    with saved_figure(
+        folder, "figure_7_success", title, size=(7, 3), columns=len(CLIPPED), sharey=True
+    ) as panels:
         for axes, how in zip(panels, CLIPPED, strict=True):
-            for k, scheme in enumerate(base.schemes):
-                share: Any = [
-                    solved(results, f"{how}, T={length}", scheme).mean() for length in lengths
-                ]
-                grey = str(0.6 * k / max(len(base.schemes) - 1, 1))
-                axes.plot(lengths, share, color=grey, marker=MARKS[k], markersize=5, label=scheme)
+            shares = {}
+            for scheme in base.schemes:
+                by_length = [solved(results, f"{how}, T={length}", scheme) for length in lengths]
+                shares[scheme] = np.mean(by_length, axis=1)
+            lines(axes, lengths, shares, markersize=5)
             axes.set(title=how, xlabel="length of the sequence", ylim=(-0.05, 1.05), xticks=lengths)
         panels[0].set_ylabel(f"share of {base.seeds} seeds that solve it")
         panels[0].legend(frameon=False, fontsize=7)
-        figure.suptitle(
-            f"Temporal order, {base.hidden} tanh units, {base.epochs} epochs, each start at its "
-            "own best rate",
-            fontsize=9,
-            x=0.01,
-            ha="left",
-        )
-        save(figure, folder, "figure_7_success")
 
 
-main = main_of("pascanu2013", __doc__, SIZES, reproduce)
+main = make_main("pascanu2013", __doc__, SIZES, reproduce)
 
 if __name__ == "__main__":
     sys.exit(main())

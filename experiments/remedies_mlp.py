@@ -1,41 +1,52 @@
 """Which remedy helps against vanishing gradients, and which against exploding ones? Every remedy x
-start x depth.
+initialization x depth.
 
 The claims: gradients vanish layer by layer (C1) or explode, and then the loss does not converge
 (C2); vanishing shows in the early layers, exploding in the deep ones (C3); ReLU, normalization and
-Xavier or He starts cure the first (C4); clipping, L2 and a lower rate the second (C5). MLPs on
-handwritten digits, SGD, each at its own best rate of a grid.
+Xavier or He initialization cures the first (C4); clipping, L2 and a lower rate the second (C5).
+MLPs on handwritten digits, SGD, each at its own best rate of a grid.
 
     python experiments/remedies_mlp.py                 quick: 4 and 16 layers of 64 units, 4 seeds; minutes on 2 cores
     python experiments/remedies_mlp.py --size smoke    seconds: checks that all of it works
     python experiments/remedies_mlp.py --size paper    4 to 64 layers of 256 units, 10 seeds: for an accelerator
 
-Three starts: `vanishing`, N(0, 1/(3 n)), the variance of Glorot & Bengio's standard start;
-`healthy`, N(0, 1/n), as Xavier is often written; `exploding`, N(0, 9/n). The remedies are settings
-of `jaxinit run`; each is compared, seed by seed, with the plain tanh net of the same start. A lower
-rate is a comparison of its own: the best rate of the grid against one ten times as high.
+Three initializations: `vanishing`, N(0, 1/(3 n)), the variance of Glorot & Bengio's standard
+initialization; `healthy`, N(0, 1/n), as Xavier is often written; `exploding`, N(0, 9/n). The
+remedies are settings of `jaxinit run`; each is compared, seed by seed, with the plain tanh net of
+the same initialization. A lower rate is a comparison of its own: the best rate of the grid against
+one ten times as high.
 
-Expect at quick (a minute and a half): at 16 layers the healthy start needs 2.8 epochs and neither
-other arrives within 10; batch and layer normalization and residual connections rescue both (0.7 to
-5.9 epochs), ReLU at the same variance, clipping, L2, decay and dropout neither; the gradient is
-largest at the input in exploding nets too, since it grows going back, so C3 is half wrong; ten
-times the best rate costs exploding nets 0.4 to 0.8 of accuracy.
+Expect at quick (a minute and a half): at 16 layers the healthy initialization needs 2.8 epochs and
+neither other converges within 10; batch and layer normalization and residual connections rescue
+both (0.7 to 5.9 epochs), ReLU at the same variance, clipping, L2, decay and dropout neither; the
+gradient is largest at the input in exploding nets too, since it grows going back, so C3 is half
+wrong; ten times the best rate costs exploding nets 0.4 to 0.8 of accuracy.
 """
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxinit.analysis.claims import Claim, make_claim, ratio_claim
-from jaxinit.analysis.survival import Times
-from jaxinit.analysis.table import best_rate, times_of
-from jaxinit.reproduce import lower_rate, main_of, run_all, write_summary
+from jaxinit.analysis.claims import Claim, at_least, at_most, make_claim
+from jaxinit.analysis.figure import saved_figure
+from jaxinit.analysis.store import Result
+from jaxinit.initializers import variance_scaling, vector
+from jaxinit.reproduce import conclude, faster, lower_rate, make_main, run_all, smoke
+from jaxinit.spec import Scheme
 from jaxinit.study import Study
 
-STARTS = {"vanishing": 1 / 3, "healthy": 1.0, "exploding": 9.0}  # n Var[W]
+
+def gaussian(variance: float) -> Scheme:
+    """N(0, variance/n), zero biases."""
+    return lambda leaf: vector(leaf) or variance_scaling(variance, "fan_in", "normal")
+
+
+SCHEMES = {"vanishing": gaussian(1 / 3), "healthy": gaussian(1.0), "exploding": gaussian(9.0)}
 REMEDIES: dict[str, dict[str, Any]] = {
     "none": {},
     "sigmoid": {"activation": "sigmoid"},
@@ -58,7 +69,7 @@ BASE = Study(
     hidden=64,
     activation="tanh",
     task="digits_rows",
-    schemes=tuple(STARTS),
+    schemes=tuple(SCHEMES),
     baseline="vanishing",
     lrs=(0.01, 0.03, 0.1, 0.3, 1.0),
     seeds=4,
@@ -94,7 +105,7 @@ class Size:
 
 SIZES = {
     "smoke": Size(
-        replace(BASE, hidden=8, lrs=(0.03, 0.3), seeds=2, epochs=1, target=0.3),
+        smoke(BASE, lrs=(0.03, 0.3), target=0.3),
         (3,),
         ("none", "relu", "batch norm", "clip by norm 1"),
     ),
@@ -104,203 +115,139 @@ SIZES = {
 
 
 def compare(size: Size, out: Path) -> int:
-    """Every remedy at every depth as a study of its own, the claims, a figure, and summary.json."""
-    from jaxinit.analysis.report import print_claims
-
-    cells = {
-        f"{depth} layers, {remedy}": (depth, remedy)
-        for depth in size.depths
-        for remedy in size.remedies
-    }
-    studies = {
-        name: replace(size.study, layers=depth, **REMEDIES[remedy])
-        for name, (depth, remedy) in cells.items()
-    }
-    found = run_all(studies, out, schemes={name: start(name) for name in STARTS})
-    results = {cells[name]: result for name, result in found.items()}
+    """Every remedy at every depth as a study of its own."""
+    cells = list(product(size.depths, size.remedies))
+    studies = {}
+    for depth, remedy in cells:
+        study = replace(size.study, layers=depth, **REMEDIES[remedy])
+        studies[f"{depth} layers, {remedy}"] = study
+    found = run_all(studies, out, schemes=SCHEMES)
+    results = dict(zip(cells, found.values(), strict=True))
     rows = table(results)
-    claims = [*gradients(size), *helped(size, results)]
-    write_summary(out, {"table": rows, "claims": claims, "study": size.study.plain()})
     draw(size, rows, out / "figures")
-    for row in rows:
-        print(
-            f"{row['layers']:2d} x {row['start']:9} {row['remedy']:18} rate {row['lr']:<5g} "
-            f"{shown(row):>6} epochs; {row['converged']} converged, {row['censored']} censored, "
-            f"{row['diverged']} diverged"
-        )
-    print_claims(claims)
-    print(f"summary and figures: {out}")
-    return 0
+    claims = gradients(size) + helped(size, results)
+    return conclude(out, rows, claims, map(line, rows), study=size.study.plain())
 
 
-def start(name: str) -> Any:
-    """The scheme N(0, v/n), zero biases, with v of `STARTS`."""
-    from jaxinit.initializers import variance_scaling, vector
-
-    return lambda leaf: vector(leaf) or variance_scaling(STARTS[name], "fan_in", "normal")
-
-
-def table(results: dict[tuple[int, str], Any]) -> list[dict[str, Any]]:
-    """A row for every depth, remedy and start."""
+def table(results: Mapping[tuple[int, str], Result]) -> list[dict[str, Any]]:
+    """A row for every depth, remedy and initialization."""
     rows = []
     for (depth, remedy), result in results.items():
-        for row in sorted(
-            result.summary["table"], key=lambda row: list(STARTS).index(row["scheme"])
-        ):
-            rows.append(
-                {"layers": depth, "remedy": remedy, "start": row["scheme"]}
-                | {key: row[key] for key in KEPT}
-            )
+        by_scheme = {row["scheme"]: row for row in result.summary["table"]}
+        for name in SCHEMES:
+            row = by_scheme[name]
+            cell = {"layers": depth, "remedy": remedy, "start": name}
+            rows.append(cell | {key: row[key] for key in KEPT})
     return rows
 
 
-def gradients(size: Size) -> list[Claim]:
-    """C1 to C3: what gradients do at the start, going back through the deepest plain nets."""
-    from jaxinit.engine.survey import survey
-
-    depth = size.depths[-1]
-    slopes, smallest, largest = {}, {}, {}
-    for activation in ("tanh", "sigmoid"):
-        study = replace(size.study, layers=depth, activation=activation, lrs=(1.0,))
-        signals = survey(study, schemes={name: start(name) for name in STARTS})
-        for name in STARTS:
-            of = (
-                signals.sel(scheme=name).gradient_mean_square.mean(("step", "copy"), skipna=True)
-                ** 0.5
-            )
-            logs = np.log10(of.transpose("seed", "parameter").values[:, ::-1])  # going back
-            slopes[name, activation] = [
-                np.polyfit(np.arange(depth + 1), seed, 1)[0] for seed in logs
-            ]
-            smallest[name, activation] = (
-                1 - logs.argmin(1) / depth
-            )  # 0: at the input, 1: at the output
-            largest[name, activation] = 1 - logs.argmax(1) / depth
-    note = f"{depth} layers of {size.study.hidden} units, {size.study.seeds} seeds, before training"
-    row = lambda key, what, which, band, published: make_claim(
-        key, what, slopes[which], published, band, note
+def line(row: dict[str, Any]) -> str:
+    """A row in print."""
+    return (
+        f"{row['layers']:2d} x {row['start']:9} {row['remedy']:18} rate {row['lr']:<5g} "
+        f"{shown(row):>6} epochs; {row['converged']} converged, {row['censored']} censored, "
+        f"{row['diverged']} diverged"
     )
-    decades = "decades that the gradient changes by per layer going back"
-    return [
-        row(
-            "C1",
-            f"{decades}, tanh, N(0, 1/(3 n))",
-            ("vanishing", "tanh"),
-            (-np.inf, -0.1),
-            "shrinks",
-        ),
-        row(
-            "C1",
-            f"{decades}, sigmoid, N(0, 1/n)",
-            ("healthy", "sigmoid"),
-            (-np.inf, -0.1),
-            "shrinks",
-        ),
-        row("C2", f"{decades}, tanh, N(0, 9/n)", ("exploding", "tanh"), (0.03, np.inf), "grows"),
-        make_claim(
-            "C3",
-            "where the gradient is smallest under N(0, 1/(3 n)), tanh: 0 the input, 1 the output",
-            smallest["vanishing", "tanh"],
-            "the early layers",
-            (0.0, 0.25),
-            note,
-        ),
-        make_claim(
-            "C3",
-            "where the gradient is largest under N(0, 9/n), tanh: 0 the input, 1 the output",
-            largest["exploding", "tanh"],
-            "the deep layers",
-            (0.75, 1.0),
-            note,
-        ),
-    ]
-
-
-def helped(size: Size, results: dict[tuple[int, str], Any]) -> list[Claim]:
-    """C2, C4 and C5: how many times fewer epochs a remedy needs than the plain net of the same
-    start."""
-    horizon, claims = float(size.study.epochs), []
-
-    def times(depth: int, remedy: str, name: str) -> Times:
-        records = results[depth, remedy].records
-        return times_of(records, name, best_rate(records, name), "report")
-
-    def claim(key: str, depth: int, what: str, before: Times, after: Times) -> None:
-        what = f"{depth} layers: times fewer epochs, {what}"
-        claims.append(ratio_claim(key, what, before, after, horizon, "helps", (1.05, np.inf)))
-
-    for depth in size.depths:
-        plain = {name: times(depth, "none", name) for name in STARTS}
-        claim("C2", depth, "N(0, 1/n) against N(0, 9/n)", plain["exploding"], plain["healthy"])
-        claim(
-            "C4",
-            depth,
-            "N(0, 1/n) (Xavier) against N(0, 1/(3 n))",
-            plain["vanishing"],
-            plain["healthy"],
-        )
-        for key, (name, remedies) in AGAINST.items():
-            for remedy in remedies:
-                if remedy in size.remedies:
-                    claim(
-                        key,
-                        depth,
-                        f"{remedy} on the {name} start",
-                        plain[name],
-                        times(depth, remedy, name),
-                    )
-        claims.append(lower_rate(results[depth, "none"], "exploding", f"{depth} layers"))
-    return claims
 
 
 def shown(row: dict[str, Any]) -> str:
+    """The epochs of a row, as a lower bound where a seed did not reach the target."""
     return f"{'' if row['converged'] == row['seeds'] else '>'}{row['epochs']:.1f}"
+
+
+def gradients(size: Size) -> list[Claim]:
+    """C1 to C3: what gradients do before training, going back through the deepest plain nets."""
+    depth = size.depths[-1]
+    logs = {phi: gradient_sizes(size.study, depth, phi) for phi in ("tanh", "sigmoid")}
+    note = f"{depth} layers of {size.study.hidden} units, {size.study.seeds} seeds, before training"
+    claims = []
+    for name, law, scheme, phi, published, band in (
+        ("C1", "N(0, 1/(3 n))", "vanishing", "tanh", "shrinks", at_most(-0.1)),
+        ("C1", "N(0, 1/n)", "healthy", "sigmoid", "shrinks", at_most(-0.1)),
+        ("C2", "N(0, 9/n)", "exploding", "tanh", "grows", at_least(0.03)),
+    ):
+        what = f"decades that the gradient changes by per layer going back, {phi}, {law}"
+        courses = logs[phi][scheme]
+        slopes = [np.polyfit(np.arange(depth + 1), course, 1)[0] for course in courses]
+        claims.append(make_claim(name, what, slopes, published, band, note))
+    smallest = 1 - logs["tanh"]["vanishing"].argmin(1) / depth
+    largest = 1 - logs["tanh"]["exploding"].argmax(1) / depth
+    what = "where the gradient is smallest under N(0, 1/(3 n)), tanh: 0 the input, 1 the output"
+    claims.append(make_claim("C3", what, smallest, "the early layers", (0.0, 0.25), note))
+    what = "where the gradient is largest under N(0, 9/n), tanh: 0 the input, 1 the output"
+    claims.append(make_claim("C3", what, largest, "the deep layers", (0.75, 1.0), note))
+    return claims
+
+
+def gradient_sizes(study: Study, depth: int, activation: str) -> dict[str, np.ndarray]:
+    """log10 of the size of the back-propagated gradient, going back, by initialization: `[seed,
+    layer]`."""
+    from jaxinit.engine.survey import survey
+
+    plain = replace(study, layers=depth, activation=activation, lrs=(1.0,))
+    signals = survey(plain, schemes=SCHEMES)
+    squares = signals.gradient_mean_square.mean(("step", "copy"), skipna=True)
+    logs = np.log10(squares.transpose("scheme", "seed", "parameter").values[..., ::-1] ** 0.5)
+    return dict(zip(signals.scheme.values.tolist(), logs, strict=True))
+
+
+def helped(size: Size, results: Mapping[tuple[int, str], Result]) -> list[Claim]:
+    """C2, C4 and C5: how many times fewer epochs a remedy needs than the plain net of the same
+    initialization."""
+    claims = []
+    for depth in size.depths:
+        plain = results[depth, "none"]
+        comparisons = [
+            ("C2", "N(0, 1/n) against N(0, 9/n)", (plain, "healthy"), (plain, "exploding")),
+            (
+                "C4",
+                "N(0, 1/n) (Xavier) against N(0, 1/(3 n))",
+                (plain, "healthy"),
+                (plain, "vanishing"),
+            ),
+        ]
+        for name, (case, remedies) in AGAINST.items():
+            for remedy in remedies:
+                if remedy in size.remedies:
+                    pair = (results[depth, remedy], case), (plain, case)
+                    comparisons.append((name, f"{remedy} on the {case} start", *pair))
+        for name, what, side, against in comparisons:
+            what = f"{depth} layers: times fewer epochs, {what}"
+            claims.append(faster(name, what, side, against, "helps", at_least(1.05)))
+        claims.append(lower_rate(plain, "exploding", f"{depth} layers"))
+    return claims
 
 
 def draw(size: Size, rows: list[dict[str, Any]], folder: Path) -> None:
     """Epochs to the target as a table in grey: a row for each remedy, a column for each depth and
-    start."""
-    import matplotlib.pyplot as plt
-
-    from jaxinit.analysis.figure import save, style
-
-    columns = [(depth, name) for depth in size.depths for name in STARTS]
-    of = {(row["layers"], row["start"], row["remedy"]): row for row in rows}
-    values = np.asarray(
-        [[of[*column, remedy]["epochs"] for column in columns] for remedy in size.remedies]
+    initialization."""
+    study = size.study
+    columns = list(product(size.depths, SCHEMES))
+    by_place = {(row["layers"], row["start"], row["remedy"]): row for row in rows}
+    epochs = np.empty((len(size.remedies), len(columns)))
+    title = (
+        f"Epochs to {study.target:.0%} accuracy (mean up to {study.epochs}) at the best rate; "
+        f"n = {study.seeds} seeds\nMLP, {study.hidden} tanh units a layer, digits, SGD; cens: "
+        "censored, div: diverged"
     )
-    with style():
-        figure, axes = plt.subplots(
-            figsize=(2.6 + 0.85 * len(columns), 1.7 + 0.3 * len(size.remedies)),
-            layout="constrained",
-        )
-        axes.imshow(values, cmap="Greys", vmin=0, vmax=2 * size.study.epochs, aspect="auto")
+    area = 2.6 + 0.85 * len(columns), 1.7 + 0.3 * len(size.remedies)
+    with saved_figure(folder, "remedies", title, size=area) as (axes,):
         for y, remedy in enumerate(size.remedies):
-            for x, column in enumerate(columns):
-                row = of[*column, remedy]
+            for x, (depth, name) in enumerate(columns):
+                row = by_place[depth, name, remedy]
+                epochs[y, x] = row["epochs"]
                 lost = " ".join(f"{row[what]} {short}" for what, short in LOST.items() if row[what])
-                axes.text(
-                    x, y, f"{shown(row)}\n{lost}".strip(), ha="center", va="center", fontsize=6
-                )
-        axes.set_xticks(
-            range(len(columns)), [f"{depth} layers\n{name}" for depth, name in columns], fontsize=7
-        )
+                text = f"{shown(row)}\n{lost}".strip()
+                axes.text(x, y, text, ha="center", va="center", fontsize=6)
+        axes.imshow(epochs, cmap="Greys", vmin=0, vmax=2 * study.epochs, aspect="auto")
+        labels = [f"{depth} layers\n{name}" for depth, name in columns]
+        axes.set_xticks(range(len(columns)), labels, fontsize=7)
         axes.set_yticks(range(len(size.remedies)), size.remedies)
         axes.tick_params(length=0)
         axes.xaxis.tick_top()
-        study = size.study
-        figure.suptitle(
-            f"Epochs to {study.target:.0%} accuracy (mean up to {study.epochs}) at the best rate; "
-            f"n = {study.seeds} seeds\nMLP, {study.hidden} tanh units a layer, digits, SGD; cens: "
-            "censored, div: diverged",
-            fontsize=8,
-            x=0.01,
-            ha="left",
-        )
-        save(figure, folder, "remedies")
 
 
-main = main_of("remedies_mlp", __doc__, SIZES, compare)
+main = make_main("remedies_mlp", __doc__, SIZES, compare)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -2,36 +2,38 @@
 linear networks".
 
 The questions: does a mode of a linear net learn along the exact curve (S1), does an orthogonal
-start make learning time independent of depth where a Gaussian one does not (S2), and is the delay
-of a deep net finite (S3)?
+initialization make learning time independent of depth where a Gaussian one does not (S2), and is
+the delay of a deep net finite (S3)?
 
     python experiments/saxe2013.py                  quick: 3 to 41 matrices of 32 units, 5 seeds; minutes on 2 cores
     python experiments/saxe2013.py --size smoke     seconds: checks that all of it works
     python experiments/saxe2013.py --size paper     up to 99 matrices of 256 units, 10 seeds: for an accelerator
 
 The condition of S2: the map to learn has few modes (rank 10 of 32), all of strength 1, and the
-inputs are white; the rate of each depth and start is the best of a grid. Learning time: steps until
-the loss is a twentieth of its start.
+inputs are white; the rate of each depth and initialization is the best of a grid. Learning time:
+steps until the loss is a twentieth of what it was.
 
 Expect at quick: S1 within 0.005 of the exact curve. Orthogonal times grow from 3 to 9 matrices and
 are flat from there on (1.6 times from 3 to 41 matrices, where a flat curve was published); Gaussian
 times are over a hundred times longer than orthogonal ones at 41 matrices, and most Gaussian nets
-never arrive.
+never learn it.
 """
 
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxinit.analysis.claims import Claim, make_claim
-from jaxinit.reproduce import main_of, write_summary
+from jaxinit.analysis.claims import Claim, at_least, make_claim
+from jaxinit.analysis.figure import lines, saved_figure, tick_at
+from jaxinit.reproduce import conclude, make_main
 
-RANK, STARTS = 10, ("orthogonal", "gaussian")
+RANK, KINDS = 10, ("orthogonal", "gaussian")
 DEEP = 9  # matrices from which on a net counts as deep
-LEARNT = 0.05  # the share of its start that the loss must fall to
+LEARNT = 0.05  # the share of its first value that the loss must fall to
 
 
 @dataclass(frozen=True)
@@ -56,51 +58,49 @@ SIZES = {
 
 
 def reproduce(size: Size, out: Path) -> int:
-    """The three claims, two figures, and summary.json."""
-    from jaxinit.analysis.report import print_claims
-    from jaxinit.engine import sweep
-
-    sweep.one_device_per_core()
-    sweep.keep_compilations()
-    curves, s1 = exact_curves()
-    times = {start: learning_times(start, size) for start in STARTS}
-    table = [
-        {
-            "start": start,
-            "matrices": depth,
-            "lr": rate,
-            "steps": float(np.mean(of)),
-            "arrived": int((of < size.steps).sum()),
-            "seeds": size.seeds,
-        }
-        for start in STARTS
-        for depth, (rate, of) in zip(size.depths, times[start], strict=True)
-    ]
-    claims = [s1, *depth_claims(size, times), *delay_claims()]
-    write_summary(out, {"table": table, "claims": claims})
+    curves = exact_curves()
+    times = {kind: learning_times(kind, size) for kind in KINDS}
     draw(size, curves, times, out / "figures")
-    for row in table:
-        bound = (
-            ""
-            if row["arrived"] == row["seeds"]
-            else f" or more ({row['arrived']} of {row['seeds']} arrived)"
-        )
-        print(
-            f"{row['start']:10} {row['matrices']:3d} matrices, rate {row['lr']:g}: "
-            f"{row['steps']:.0f} steps{bound}"
-        )
-    print_claims(claims)
-    print(f"summary and figures: {out}")
-    return 0
+    rows = []
+    for kind in KINDS:
+        for depth, (rate, steps) in zip(size.depths, times[kind], strict=True):
+            rows.append(
+                {
+                    "start": kind,
+                    "matrices": depth,
+                    "lr": rate,
+                    "steps": float(np.mean(steps)),
+                    "arrived": int((steps < size.steps).sum()),
+                    "seeds": size.seeds,
+                }
+            )
+    claims = [on_curves(curves), *depth_claims(size, times), *delay_claims()]
+    return conclude(out, rows, claims, map(line, rows))
 
 
-def exact_curves() -> tuple[dict[float, tuple[np.ndarray, np.ndarray, np.ndarray]], Claim]:
-    """Gradient descent on a decoupled two-matrix net beside eq. 12, for several strengths; claim
-    S1."""
+def line(row: dict[str, Any]) -> str:
+    """A row in print."""
+    bound = ""
+    if row["arrived"] < row["seeds"]:
+        bound = f" or more ({row['arrived']} of {row['seeds']} arrived)"
+    return (
+        f"{row['start']:10} {row['matrices']:3d} matrices, rate {row['lr']:g}: "
+        f"{row['steps']:.0f} steps{bound}"
+    )
+
+
+# By strength of the mode: gradient descent, and eq. 12, both by step.
+Curves = dict[float, tuple[np.ndarray, np.ndarray]]
+# By depth: the best rate, and the steps of every seed.
+Times = list[tuple[float, np.ndarray]]
+
+
+def exact_curves() -> Curves:
+    """Gradient descent on a decoupled two-matrix net beside eq. 12, for several strengths."""
     from jaxinit import theory
 
     rate, start, steps = 1e-3, 1e-3, 12_000
-    curves, worst = {}, 0.0
+    curves = {}
     for s in (0.5, 0.75, 1.0, 1.5):
         a = b = start**0.5
         course = np.empty(steps)
@@ -108,33 +108,39 @@ def exact_curves() -> tuple[dict[float, tuple[np.ndarray, np.ndarray, np.ndarray
             course[t] = a * b
             a, b = a + rate * b * (s - a * b), b + rate * a * (s - a * b)
         exact = theory.mode_strength(np.arange(steps, dtype=float), s, start, 1 / rate)
-        curves[s] = np.arange(steps), course, exact
-        worst = max(worst, float(np.abs(course - exact).max()))
-    return curves, make_claim(
-        "S1",
-        "largest error of eq. 12 against gradient descent, strengths 0.5 to 1.5",
-        worst,
-        "exact",
-        (0.0, 0.005),
-        "decoupled, balanced start at 0.001, rate 0.001",
-    )
+        curves[s] = course, exact
+    return curves
 
 
-def learning_times(start: str, size: Size) -> list[tuple[float, np.ndarray]]:
+def on_curves(curves: Curves) -> Claim:
+    """S1: a mode is learnt along the exact curve."""
+    worst = max(float(np.abs(course - exact).max()) for course, exact in curves.values())
+    what = "largest error of eq. 12 against gradient descent, strengths 0.5 to 1.5"
+    note = "decoupled, balanced start at 0.001, rate 0.001"
+    return make_claim("S1", what, worst, "exact", (0.0, 0.005), note)
+
+
+def learning_times(kind: str, size: Size) -> Times:
     """For each depth, the best rate and the steps of every seed until the loss is a twentieth of
-    its start."""
+    what it was.
+
+    A loop of its own, not the engine's: the inputs are white, so that the loss is a function of the
+    product of the matrices and there are no examples; and a net is looked at after every step.
+    """
     import jax
     import jax.numpy as jnp
 
     from jaxinit.initializers import normal, orthogonal
 
     n = size.units
+    law = orthogonal() if kind == "orthogonal" else normal(n**-0.5)
 
-    def one(depth: int, rate: Any, seed: Any) -> Any:
+    def trial(depth: int, rate: Any, seed: Any) -> Any:
         key = jax.random.key(seed)
-        law = orthogonal() if start == "orthogonal" else normal(n**-0.5)
-        w = jax.vmap(lambda k: law(k, (n, n)))(jax.random.split(jax.random.fold_in(key, 1), depth))
-        left, right = (orthogonal()(jax.random.fold_in(key, k), (n, n)) for k in (2, 3))
+        keys = jax.random.split(jax.random.fold_in(key, 1), depth)
+        w = jax.vmap(lambda k: law(k, (n, n)))(keys)
+        left = orthogonal()(jax.random.fold_in(key, 2), (n, n))
+        right = orthogonal()(jax.random.fold_in(key, 3), (n, n))
         target = left[:, :RANK] @ right[:RANK]
 
         def loss(w: Any) -> Any:
@@ -144,144 +150,94 @@ def learning_times(start: str, size: Size) -> list[tuple[float, np.ndarray]]:
         first = loss(w)
 
         def step(state: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
-            w, taken, now = state
-            now, slope = jax.value_and_grad(loss)(w)
-            return w - rate / depth * slope, taken + 1, now
+            w, taken, _ = state
+            value, slope = jax.value_and_grad(loss)(w)
+            return w - rate / depth * slope, taken + 1, value
 
-        going_on = lambda state: (
-            (state[1] < size.steps) & (state[2] > LEARNT * first) & jnp.isfinite(state[2])
-        )
-        _, taken, last = jax.lax.while_loop(going_on, step, (w, 0, first))
-        return jnp.where(last <= LEARNT * first, taken, size.steps)
+        def learning(state: tuple[Any, Any, Any]) -> Any:
+            _, taken, value = state
+            return (taken < size.steps) & (value > LEARNT * first) & jnp.isfinite(value)
 
-    found = []
+        _, taken, value = jax.lax.while_loop(learning, step, (w, 0, first))
+        return jnp.where(value <= LEARNT * first, taken, size.steps)
+
+    @partial(jax.jit, static_argnums=2)
+    def over_grid(rates: Any, seeds: Any, depth: int) -> Any:
+        def over_seeds(rate: Any) -> Any:
+            return jax.lax.map(lambda seed: trial(depth, rate, seed), seeds)
+
+        return jax.lax.map(over_seeds, rates)
+
+    times = []
     for depth in size.depths:
-        run = jax.jit(
-            lambda rates, seeds, depth=depth: jax.lax.map(
-                lambda rate: jax.lax.map(lambda seed: one(depth, rate, seed), seeds), rates
-            )
-        )
-        taken = np.asarray(run(jnp.asarray(size.rates), jnp.arange(size.seeds)))
+        taken = np.asarray(over_grid(jnp.asarray(size.rates), jnp.arange(size.seeds), depth))
         best = int(taken.mean(1).argmin())
-        found.append((size.rates[best], taken[best].astype(float)))
-    return found
+        times.append((size.rates[best], taken[best].astype(float)))
+    return times
 
 
-def depth_claims(size: Size, times: dict[str, list[tuple[float, np.ndarray]]]) -> list[Claim]:
-    """S2: how learning time grows with depth under each start."""
-
-    mean = {start: np.asarray([of.mean() for _, of in times[start]]) for start in STARTS}
-    deepest = size.depths[-1]
-    spread = lambda times: float(times.max() / times.min())
-    deep = np.asarray(size.depths) >= DEEP
-    ratio = float(mean["gaussian"][-1] / mean["orthogonal"][-1])
+def depth_claims(size: Size, times: dict[str, Times]) -> list[Claim]:
+    """S2: how learning time grows with depth under each initialization."""
+    means = {kind: np.asarray([steps.mean() for _, steps in times[kind]]) for kind in KINDS}
     note = (
         f"rank {RANK} of {size.units}, white inputs, strengths 1, best of {len(size.rates)} rates, "
         f"{size.seeds} seeds"
     )
-    bound = (
-        "; a lower bound: not all Gaussian nets arrived"
-        if times["gaussian"][-1][1].max() >= size.steps
-        else ""
-    )
-    what = "longest over shortest learning time, orthogonal start"
-    of = {f"{what}, over all depths": mean["orthogonal"]}
+    deep = np.asarray(size.depths) >= DEEP
+    parts = {"over all depths": means["orthogonal"]}
     if deep.any():
-        of[f"{what}, {DEEP} matrices or more"] = mean["orthogonal"][deep]
-    return [
-        *[
-            make_claim("S2", name, spread(times), "flat", (1.0, 1.5), note)
-            for name, times in of.items()
-        ],
-        make_claim(
-            "S2",
-            f"learning time of a Gaussian over an orthogonal start, {deepest} matrices",
-            ratio,
-            "grows with depth",
-            (10.0, np.inf),
-            note + bound,
-        ),
-    ]
+        parts[f"{DEEP} matrices or more"] = means["orthogonal"][deep]
+    claims = []
+    for part, steps in parts.items():
+        what = f"longest over shortest learning time, orthogonal start, {part}"
+        spread = float(steps.max() / steps.min())
+        claims.append(make_claim("S2", what, spread, "flat", (1.0, 1.5), note))
+    what = f"learning time of a Gaussian over an orthogonal start, {size.depths[-1]} matrices"
+    ratio = float(means["gaussian"][-1] / means["orthogonal"][-1])
+    if times["gaussian"][-1][1].max() >= size.steps:
+        note += "; a lower bound: not all Gaussian nets arrived"
+    return [*claims, make_claim("S2", what, ratio, "grows with depth", at_least(10.0), note)]
 
 
 def delay_claims() -> list[Claim]:
     """S3: at a rate of 1 / (N - 1) the steps to learn tend to a finite number as depth grows."""
-    from jaxinit import theory
+    from jaxinit.theory import learning_time
 
-    steps = {n: theory.learning_time(1.0, 0.9, 0.95, n - 1.0, n) for n in (3, 1000)}
-    late = {n: theory.learning_time(1.0, 1e-3, 0.95, n - 1.0, n) for n in (3, 1000)}
-    return [
-        make_claim(
-            "S3",
-            "steps of 1000 layers over those of 3 from a start at 0.9",
-            steps[1000] / steps[3],
-            "about 1",
-            (0.9, 1.2),
-            "eq. 16 by quadrature",
-        ),
-        make_claim(
-            "S3",
-            "the same from a start at 0.001: finite, but far from depth-free",
-            late[1000] / late[3],
-            "finite",
-            (50.0, 200.0),
-            "eq. 16 by quadrature; the band is from an independent computation",
-        ),
-    ]
+    def delay(start: float) -> float:
+        """The steps of 1000 layers over those of 3."""
+        deep, shallow = (learning_time(1.0, start, 0.95, n - 1.0, n) for n in (1000, 3))
+        return deep / shallow
+
+    what, note = "steps of 1000 layers over those of 3 from a start at 0.9", "eq. 16 by quadrature"
+    late = make_claim("S3", what, delay(0.9), "about 1", (0.9, 1.2), note)
+    what = "the same from a start at 0.001: finite, but far from depth-free"
+    note = "eq. 16 by quadrature; the band is from an independent computation"
+    return [late, make_claim("S3", what, delay(1e-3), "finite", (50.0, 200.0), note)]
 
 
-def draw(
-    size: Size, curves: dict, times: dict[str, list[tuple[float, np.ndarray]]], folder: Path
-) -> None:
+def draw(size: Size, curves: Curves, times: dict[str, Times], folder: Path) -> None:
     """Exact curves beside gradient descent, and learning time against depth."""
-    import matplotlib.pyplot as plt
-
-    from jaxinit.analysis.figure import save, style
-
-    with style():
-        figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
-        for k, (s, (steps, course, exact)) in enumerate(curves.items()):
-            left.plot(
-                steps,
-                course,
-                color=str(0.2 * k),
-                linewidth=2.2,
-                alpha=0.6,
-                label=f"gradient descent, s = {s:g}",
-            )
-            left.plot(steps, exact, color="black", linewidth=0.8, linestyle=":")
-        left.set(
-            xlabel="steps",
-            ylabel="strength of the mode",
-            title="Two matrices: eq. 12 (dotted) and gradient descent",
-        )
+    title = f"Deep linear nets; learning time at the best of {len(size.rates)} rates"
+    with saved_figure(folder, "learning", title, size=(9, 3.8), columns=2) as (left, right):
+        for k, (s, (course, exact)) in enumerate(curves.items()):
+            label = f"gradient descent, s = {s:g}"
+            left.plot(course, color=str(0.2 * k), linewidth=2.2, alpha=0.6, label=label)
+            left.plot(exact, color="black", linewidth=0.8, linestyle=":")
+        left.set(xlabel="steps", ylabel="strength of the mode")
+        left.set_title("Two matrices: eq. 12 (dotted) and gradient descent")
         left.legend(frameon=False, fontsize=7)
-        for start, marker, grey in zip(STARTS, ("o", "s"), ("0", "0.5"), strict=True):
-            mean = [of.mean() for _, of in times[start]]
-            low, high = ([end(of) for _, of in times[start]] for end in (np.min, np.max))
-            right.plot(size.depths, mean, color=grey, marker=marker, label=f"{start} start")
-            right.fill_between(size.depths, low, high, color=grey, alpha=0.15, linewidth=0)
+        by_depth = {kind: np.stack([steps for _, steps in times[kind]]) for kind in KINDS}
+        lines(right, size.depths, by_depth)
         right.axhline(size.steps, color="0.35", linewidth=0.8, linestyle=":")
-        right.set(
-            xscale="log",
-            yscale="log",
-            xlabel="matrices",
-            ylabel="steps until the loss is 1/20 of its start",
-            title=f"Learning time, best of {len(size.rates)} rates, n = {size.seeds} seeds",
-        )
-        right.set_xticks(size.depths, [str(depth) for depth in size.depths])
-        right.minorticks_off()
-        right.legend(
-            frameon=False,
-            fontsize=7,
-            loc="center left",
-            title="band: range over seeds; dotted: budget",
-            title_fontsize=7,
-        )
-        save(figure, folder, "learning")
+        right.set(xscale="log", yscale="log", xlabel="matrices")
+        right.set_ylabel("steps until the loss is 1/20 of its start")
+        right.set_title(f"Learning time, n = {size.seeds} seeds")
+        tick_at(right, size.depths)
+        title = "band: range over seeds; dotted: budget"
+        right.legend(frameon=False, fontsize=7, loc="center left", title=title, title_fontsize=7)
 
 
-main = main_of("saxe2013", __doc__, SIZES, reproduce)
+main = make_main("saxe2013", __doc__, SIZES, reproduce)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,35 +1,46 @@
-"""What the experiments share: their command line, studies run one after another, rows, claims,
-summary and figure.
+"""What the experiments share: their command line, sizes, studies run one after another, claims,
+summary and figures.
 
 sizes -> studies -> results -> rows and claims -> summary.json, figures
+
+An experiment's claims are made by `claims.make_claim` (a number) and by `faster` (a ratio of epochs
+to the target).
 """
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import tyro
+import xarray as xr
 
-from jaxinit.analysis import store, survival, table
+from jaxinit.analysis import store
 from jaxinit.analysis.claims import Claim, make_claim, no_verdicts, ratio_claim
-from jaxinit.analysis.figure import as_text, save, style
+from jaxinit.analysis.figure import as_text, lines, save, saved_figure, style
 from jaxinit.analysis.folder import Folder, to_json
 from jaxinit.analysis.report import print_claims, print_rows
 from jaxinit.analysis.store import Result
 from jaxinit.analysis.study_figures import forest
-from jaxinit.analysis.table import SettingRow
+from jaxinit.analysis.survival import Times, compare, mean_interval
+from jaxinit.analysis.table import SettingRow, best_rate, by_speed, reported, times_of
 from jaxinit.console import exit_code
-from jaxinit.study import Interrupted, Study
+from jaxinit.study import SYNTHETIC, Interrupted, Study
 
 if TYPE_CHECKING:
+    from jaxinit.finetune.trained import Trained
+    from jaxinit.introspect import Functional
     from jaxinit.spec import Scheme
     from jaxinit.tasks import Task
 
 Results = dict[str, Result]
+Side = tuple[Result, str]  # of a comparison: the result of a study, and one of its schemes
+
+
+# The command line and its sizes.
 
 
 @dataclass(frozen=True)
@@ -43,7 +54,7 @@ class Settings:
     """Folder of the results. Default: results/<name>-<size>."""
 
 
-def main_of(
+def make_main(
     name: str, about: str | None, sizes: Mapping[str, Any], carry_out: Callable[[Any, Path], int]
 ) -> Any:
     """The `main(argv)` of an experiment: `carry_out(sizes[size], folder)` with an exit code.
@@ -60,12 +71,47 @@ def main_of(
             folder = Folder(out)
             with folder.locked():
                 folder.write("experiment", {"experiment": name, "size": settings.size}, {})
+                use_all_cores()
                 return carry_out(sizes[settings.size], out)
 
         with no_verdicts() if settings.size == "smoke" else nullcontext():
             return exit_code(alone)
 
     return main
+
+
+def use_all_cores() -> None:
+    """What an experiment needs before its first use of JAX: a device per core, and kept
+    compilations."""
+    from jaxinit.engine import sweep
+
+    sweep.one_device_per_core()
+    sweep.keep_compilations()
+
+
+def smoke(study: Study, **changes: Any) -> Study:
+    """A study at smoke size: everything in it runs, and its numbers mean nothing.
+
+    8 units, at most two layers, the middle rate of the grid, two seeds, one epoch of large batches,
+    short sequences where their length is free; `changes` go before these.
+    """
+    middle = len(study.lrs) // 2
+    small: dict[str, Any] = {
+        "hidden": min(study.hidden, 8),
+        "layers": min(study.layers, 2),
+        "lrs": study.lrs[middle : middle + 1],
+        "seeds": 2,
+        "tune_seeds": 1,
+        "epochs": 1,
+        "evaluations": 1,
+        "batch": max(study.batch, 64),
+    }
+    if study.task in SYNTHETIC:  # on text shorter windows would be more of them
+        small["length"] = 10
+    return replace(study, **small | changes)
+
+
+# Studies and models.
 
 
 def run_all(
@@ -81,10 +127,8 @@ def run_all(
 
     What is complete already is read. Raises: Interrupted when one was stopped.
     """
-    from jaxinit.engine import campaign, sweep
+    from jaxinit.engine import campaign
 
-    sweep.one_device_per_core()
-    sweep.keep_compilations()
     results = {}
     for k, (name, study) in enumerate(studies.items()):
         print(f"{k + 1}/{len(studies)} {name}", file=sys.stderr)
@@ -101,9 +145,101 @@ def run_all(
     return results
 
 
-def write_summary(out: Path, content: Mapping[str, Any]) -> None:
-    """Write an experiment's summary.json into its folder, which `main_of` has locked."""
-    Folder(out).write("experiment", {}, {store.SUMMARY: to_json(content)})
+def train_first(
+    study: Study, out: Path, tasks: "Mapping[str, Callable[..., Task]] | None" = None
+) -> "Trained":
+    """The model that an experiment on trained models begins with: `finetune.pretrain`, kept in
+    `out`."""
+    from jaxinit import finetune
+    from jaxinit.finetune import checkpoint
+
+    trained = finetune.pretrain(study, tasks=tasks)
+    checkpoint.save_checkpoint(out / "trained.safetensors", trained.values)
+    print(f"trained to a {trained.resolved.task.metric_name} of {trained.metric:.3g}")
+    return trained
+
+
+def before_training(
+    model: "Functional", scheme: "Scheme", seeds: int, measure: Callable[[Any], Any]
+) -> np.ndarray:
+    """`measure(module)`, one or several numbers, of a model as a scheme draws and multiplies it:
+    `[seed, ...]`."""
+    import jax
+
+    from jaxinit.spec import draw, rules
+
+    multipliers = {name: rule.multiplier for name, rule in rules(scheme, model.leaves).items()}
+    measured = jax.jit(lambda params: measure(model.filled(params)))
+    values = []
+    for seed in range(seeds):
+        drawn = draw(scheme, jax.random.key(seed), model.leaves)
+        params = {name: w * multipliers[name] for name, w in drawn.items()}
+        values.append(jax.tree.map(float, measured(params)))
+    return np.asarray(values)
+
+
+# What is read off results.
+
+
+def in_phase(records: xr.Dataset, phase: Literal["tune", "report"]) -> xr.Dataset:
+    """The records of the seeds that choose the rate, or of those that report it."""
+    return records.isel(seed=np.flatnonzero(records.phase.values == phase))
+
+
+def times(result: Result, scheme: str) -> Times:
+    """The times to target of the reporting seeds of a scheme at its best rate."""
+    return times_of(result.records, scheme, reported(result.records)[scheme], "report")
+
+
+def times_to(target: float, courses: np.ndarray, epochs: np.ndarray) -> Times:
+    """The times at which courses `[seed, epoch]` of what falls in training first are at a target or
+    below."""
+    below = courses <= target
+    reached = np.any(below, axis=1)
+    return Times(np.where(reached, epochs[below.argmax(1)], epochs[-1]), reached)
+
+
+def interval(values: np.ndarray) -> tuple[float, float]:
+    """The interval of a mean over seeds, by the bootstrap of the times to a target."""
+    reached = np.ones(len(values), bool)
+    return mean_interval(Times(values, reached), np.inf, np.random.default_rng(0))
+
+
+def best(result: Result, scheme: str) -> np.ndarray:
+    """The best metric that each reporting seed of a scheme reached, at its best rate: `[seed]`.
+
+    A trial that diverged keeps what it had reached; one that never had a finite metric counts as
+    the chance level.
+    """
+    records = result.records
+    at_best_rate = records.sel(scheme=scheme, lr=reported(records)[scheme])
+    values = in_phase(at_best_rate, "report").metric.transpose("seed", "epoch").values
+    higher = records.attrs["higher_is_better"]
+    finite = np.where(np.isfinite(values), values, -np.inf if higher else np.inf)
+    reached = finite.max(1) if higher else finite.min(1)
+    return np.where(np.isfinite(reached), reached, records.attrs["chance"])
+
+
+def losses(result: Result, scheme: str) -> np.ndarray:
+    """The last training loss by rate and tuning seed; where a trial diverged, the worst of all:
+    `[lr, seed]`."""
+    tuning = in_phase(result.records.sel(scheme=scheme), "tune")
+    values = tuning.train_loss.isel(epoch=-1).transpose("lr", "seed").values
+    return np.where(np.isfinite(values), values, np.nanmax(values))
+
+
+def optimum(result: Result, scheme: str) -> np.ndarray:
+    """log2 of the best rate of every tuning seed, by a parabola through the best rate and its
+    neighbours: `[seed]`."""
+    rates = np.log2(result.records.lr.values)
+    optima = []
+    for course in np.log(losses(result, scheme)).T:
+        k = int(np.clip(course.argmin(), 1, len(rates) - 2))
+        a, b, _ = np.polyfit(rates[k - 1 : k + 2], course[k - 1 : k + 2], 2)
+        # Where the three points open downwards there is no vertex to take.
+        vertex = -b / (2 * a) if a > 0 else rates[course.argmin()]
+        optima.append(float(np.clip(vertex, rates[0], rates[-1])))
+    return np.asarray(optima)
 
 
 def rows_of(results: Results) -> list[SettingRow]:
@@ -121,15 +257,15 @@ def as_one(results: Results, cell: str, baseline: str) -> list[SettingRow]:
 
     Ratios are against the study `baseline`, as in `table.make_table` but for the log-rank test.
     """
-    scheme = lambda name: results[name].study.schemes[0]
-    against = times(results[baseline], scheme(baseline))
+    schemes = {name: result.study.schemes[0] for name, result in results.items()}
+    against = times(results[baseline], schemes[baseline])
     horizon = float(results[baseline].study.epochs)
     rows = []
     for row, name in zip(rows_of(results), results, strict=True):
-        ratio = survival.compare(against, times(results[name], scheme(name)), horizon)
+        ratio = compare(against, times(results[name], schemes[name]), horizon)
         row["cell"] = cell
         row["scheme"] = name
-        row["drawn_by"] = scheme(name)
+        row["drawn_by"] = schemes[name]
         row["baseline"] = baseline
         row["ratio"] = ratio.value
         row["ratio_low"] = ratio.low
@@ -137,149 +273,109 @@ def as_one(results: Results, cell: str, baseline: str) -> list[SettingRow]:
         row["ratio_is"] = ratio.bound if name != baseline else "="
         row["p_holm"] = None
         rows.append(row)
-    return sorted(rows, key=table.by_speed)
+    return sorted(rows, key=by_speed)
 
 
-def times(result: Result, scheme: str) -> survival.Times:
-    """The times to target of the reporting seeds of a scheme at its best rate."""
-    return table.times_of(result.records, scheme, table.reported(result.records)[scheme], "report")
-
-
-def best(result: Result, scheme: str) -> np.ndarray:
-    """The best metric that each reporting seed of a scheme reached, at its best rate: `[seed]`.
-
-    A trial that diverged keeps what it had reached; one that never had a finite metric counts as
-    the chance level.
-    """
-    records = result.records
-    of = records.metric.sel(scheme=scheme, lr=table.reported(records)[scheme])
-    values = (
-        of.isel(seed=np.flatnonzero(records.phase.values == "report"))
-        .transpose("seed", "epoch")
-        .values
-    )
-    higher = records.attrs["higher_is_better"]
-    finite = np.where(np.isfinite(values), values, -np.inf if higher else np.inf)
-    found = finite.max(1) if higher else finite.min(1)
-    return np.where(np.isfinite(found), found, records.attrs["chance"])
+# Claims.
 
 
 def faster(
     name: str,
-    what: str,
-    results: tuple[Result, str],
-    against: tuple[Result, str],
+    statement: str,
+    scheme: Side,
+    against: Side,
     published: str,
     band: tuple[float, float],
-    note: str = "",
 ) -> Claim:
-    """The claim that one (result, scheme) needs so many times fewer epochs than another, each at
-    its best rate."""
-    pair = times(*against), times(*results)
-    horizon = float(min(results[0].study.epochs, against[0].study.epochs))
-    return ratio_claim(name, what, *pair, horizon, published, band, note)
+    """The claim that one scheme needs so many times fewer epochs than another, each at its best
+    rate."""
+    horizon = float(min(scheme[0].study.epochs, against[0].study.epochs))
+    return ratio_claim(name, statement, times(*against), times(*scheme), horizon, published, band)
 
 
-def lower_rate(result: Result, scheme: str, what: str) -> Claim:
+def lower_rate(result: Result, scheme: str, where: str) -> Claim:
     """C5: the best metric of a scheme at its best rate less that at ten times it (or the nearest),
     on tuning seeds."""
     records = result.records
-    rates, rate = records.lr.values, table.best_rate(records, scheme)
+    rates, rate = records.lr.values, best_rate(records, scheme)
     high = float(rates[np.abs(np.log(rates / (10 * rate))).argmin()])
-    tuning = (
-        records.sel(scheme=scheme)
-        .isel(seed=np.flatnonzero(records.phase.values == "tune"))
-        .metric.max("epoch")
-    )
-    gap = tuning.sel(lr=rate).values - tuning.sel(lr=high).values
+    metric = in_phase(records.sel(scheme=scheme), "tune").metric.max("epoch")
+    gap = metric.sel(lr=rate).values - metric.sel(lr=high).values
     note = f"{len(gap)} tuning seed(s)" + ("; no higher rate in the grid" if high <= rate else "")
     statement = (
-        f"{what}: best accuracy of the {scheme} start at its best rate, {rate:g}, less that at "
+        f"{where}: best accuracy of the {scheme} start at its best rate, {rate:g}, less that at "
         f"{high:g}"
     )
     value = gap if len(gap) > 1 else float(gap[0])
     return make_claim("C5", statement, value, "a lower rate helps", (0.01, 1.0), note)
 
 
-def losses(result: Result, scheme: str) -> np.ndarray:
-    """The last training loss by rate and tuning seed; where a trial diverged, the worst of all:
-    `[lr, seed]`."""
-    records = result.records.sel(scheme=scheme)
-    of = records.train_loss.isel(seed=np.flatnonzero(records.phase.values == "tune"), epoch=-1)
-    values = of.transpose("lr", "seed").values
-    return np.where(np.isfinite(values), values, np.nanmax(values))
-
-
-def optimum(result: Result, scheme: str) -> np.ndarray:
-    """log2 of the best rate of every tuning seed, by a parabola through the best rate and its
-    neighbours: `[seed]`."""
-    rates = np.log2(result.records.lr.values)
-    found = []
-    for course in np.log(losses(result, scheme)).T:
-        k = int(np.clip(course.argmin(), 1, len(rates) - 2))
-        a, b, _ = np.polyfit(rates[k - 1 : k + 2], course[k - 1 : k + 2], 2)
-        top = -b / (2 * a) if a > 0 else rates[course.argmin()]
-        found.append(float(np.clip(top, rates[0], rates[-1])))
-    return np.asarray(found)
+# Figures, and the end.
 
 
 def draw_transfer(results: Results, title: str, folder: Path) -> None:
     """The training loss against the rate, a panel for each scheme, a line for each study (a width,
     or a depth)."""
-    import matplotlib.pyplot as plt
-
-    from jaxinit.analysis.signal_figures import MARKS
-
     first = next(iter(results.values()))
     schemes, rates = first.study.schemes, first.records.lr.values
-    with style():
-        figure, panels = plt.subplots(
-            1,
-            len(schemes),
-            figsize=(1.5 + 3.2 * len(schemes), 3.4),
-            layout="constrained",
-            sharey=True,
-            squeeze=False,
-        )
-        for axes, scheme in zip(panels[0], schemes, strict=True):
-            for k, (name, result) in enumerate(results.items()):
-                of, grey = losses(result, scheme), str(0.6 * k / max(len(results) - 1, 1))
-                axes.plot(
-                    rates,
-                    of.mean(1),
-                    color=grey,
-                    marker=MARKS[k],
-                    markersize=4,
-                    linewidth=1,
-                    label=name,
-                )
-                axes.fill_between(rates, of.min(1), of.max(1), color=grey, alpha=0.2, linewidth=0)
+    size = (1.5 + 3.2 * len(schemes), 3.4)
+    with saved_figure(
+        folder, "transfer", title, size=size, columns=len(schemes), sharey=True
+    ) as panels:
+        for axes, scheme in zip(panels, schemes, strict=True):
+            lines(axes, rates, {name: losses(result, scheme) for name, result in results.items()})
             axes.set(xscale="log", yscale="log", xlabel=f"learning rate ({first.study.optimizer})")
             axes.set_title(as_text(scheme))
-        panels[0][0].set_ylabel("training loss")
-        panels[0][0].legend(frameon=False, fontsize=7)
-        figure.suptitle(title, fontsize=9, x=0.01, ha="left")
-        save(figure, folder, "transfer")
+        panels[0].set_ylabel("training loss")
+        panels[0].legend(frameon=False, fontsize=7)
 
 
 def finish(
     out: Path,
-    rows: list[SettingRow],
-    claims: list[Claim],
     studies: Mapping[str, Study],
+    results: Results,
+    claims: list[Claim],
     title: str = "",
+    *,
+    rows: list[SettingRow] | None = None,
     **more: Any,
 ) -> int:
     """Write summary.json, draw the rows, print both, and say where they are; the exit code.
 
-    `rows` is empty where epochs to a target are not the question.
+    `rows` are those of all results, or others in their place; none where epochs to a target are not
+    the question.
     """
-    shown = {name: study.plain() for name, study in studies.items()}
-    write_summary(out, {"table": rows, "claims": claims, "studies": shown, **more})
+    if rows is None:
+        rows = rows_of(results)
+    settings = {name: study.plain() for name, study in studies.items()}
+    write_summary(out, {"table": rows, "claims": claims, "studies": settings, **more})
     if rows:
         with style():
             save(forest(rows, title), out / "figures", "epochs")
         print_rows(rows)
+    return _say(claims, out)
+
+
+def conclude(
+    out: Path,
+    rows: list[dict[str, Any]],
+    claims: list[Claim],
+    shown: Iterable[str],
+    **more: Any,
+) -> int:
+    """`finish` for rows of another kind, which are printed as the lines `shown`."""
+    write_summary(out, {"table": rows, "claims": claims, **more})
+    for line in shown:
+        print(line)
+    return _say(claims, out)
+
+
+def write_summary(out: Path, content: Mapping[str, Any]) -> None:
+    """Write an experiment's summary.json into its folder, which `make_main` has locked."""
+    Folder(out).write("experiment", {}, {store.SUMMARY: to_json(content)})
+
+
+def _say(claims: list[Claim], out: Path) -> int:
     print_claims(claims)
     print(f"summary, records and figures: {out}")
     return 0

@@ -3,13 +3,16 @@
 import ast
 import json
 import runpy
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from jaxinit import cli
 from jaxinit.engine.resolve import resolve
-from jaxinit.study import Study
+from jaxinit.study import Study, check_settings
 
 EXPERIMENTS = sorted((Path(__file__).parent.parent / "experiments").glob("*.py"))
 NO_EPOCHS = {"mup_transfer", "depth_transfer"}  # where epochs to a target are not the question
@@ -42,6 +45,26 @@ def test_the_docstring_has_the_command_the_time_and_the_numbers_to_expect(path: 
     assert f"python experiments/{path.name}" in text
     assert "Expect" in text
     assert "--size smoke" in text
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_every_size_asks_what_a_study_can_be_asked(path: Path) -> None:
+    """Also the one for an accelerator, which nobody runs by chance."""
+    for size in runpy.run_path(str(path))["SIZES"].values():
+        for study in studies_in(size):
+            check_settings(study, tasks_taking={})  # tasks of their own are not known by name
+
+
+def studies_in(size: Any) -> Iterator[Study]:
+    """The studies of a size, a container or a dataclass of some."""
+    if isinstance(size, Study):
+        yield size
+    elif is_dataclass(size):
+        for field in fields(size):
+            yield from studies_in(getattr(size, field.name))
+    elif isinstance(size, dict | tuple):
+        for part in size.values() if isinstance(size, dict) else size:
+            yield from studies_in(part)
 
 
 def test_quick_is_the_main_job() -> None:

@@ -9,10 +9,11 @@ import pytest
 import xarray as xr
 
 from jaxinit import reproduce
-from jaxinit.analysis.claims import make_claim, ratio_claim
+from jaxinit.analysis import stats
 from jaxinit.analysis.store import Result
-from jaxinit.analysis.survival import Times
 from jaxinit.engine import campaign
+from jaxinit.engine.resolve import resolve
+from jaxinit.spec import Rule
 from jaxinit.study import BadStudy, Interrupted, Study
 
 STUDY = Study(
@@ -24,7 +25,7 @@ STUDY = Study(
     epochs=1,
     target=0.2,
 )
-TIMES = Times(np.asarray([1.0, 2.0, 3.0]), np.ones(3, bool))
+TIMES = stats.Times(np.asarray([1.0, 2.0, 3.0]), np.ones(3, bool))
 STUDIES = {"T=8": STUDY, "a ReLU": replace(STUDY, activation="relu")}
 
 
@@ -39,16 +40,14 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> tuple[reproduce.Results
 def test_rows_claims_and_the_figure_of_several_studies(
     results: tuple[reproduce.Results, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found, _ = results
-    rows = reproduce.rows_of(found)
-    assert [row["cell"] for row in rows] == ["T=8"] * 2 + ["a ReLU"] * 2
-    claim = reproduce.faster(
-        "X", "what", (found["T=8"], "orthogonal"), (found["a ReLU"], "orthogonal"), "?", (1.0, 2.0)
-    )
-    pair = [reproduce.times(found[name], "orthogonal").time.mean() for name in ("a ReLU", "T=8")]
-    assert claim["measured"] == pytest.approx(pair[0] / pair[1])
-    assert reproduce.finish(tmp_path, rows, [claim], STUDIES, "A title", more=1) == 0
+    by_study, _ = results
+    tanh, relu = (by_study["T=8"], "orthogonal"), (by_study["a ReLU"], "orthogonal")
+    claim = reproduce.faster("X", "what", tanh, relu, "?", (1.0, 2.0))
+    ratio = reproduce.times(*relu).time.mean() / reproduce.times(*tanh).time.mean()
+    assert claim["measured"] == pytest.approx(ratio)
+    assert reproduce.finish(tmp_path, STUDIES, by_study, [claim], "A title", more=1) == 0
     summary = json.loads((tmp_path / "summary.json").read_text())
+    assert [row["cell"] for row in summary["table"]] == ["T=8"] * 2 + ["a ReLU"] * 2
     assert summary["studies"]["a ReLU"]["activation"] == "relu"
     assert summary["claims"][0]["id"] == "X"
     assert summary["more"] == 1
@@ -65,14 +64,11 @@ def test_the_best_metric_of_a_seed(results: tuple[reproduce.Results, Path]) -> N
     np.testing.assert_array_equal(reproduce.best(lost, "orthogonal"), 0.1)
 
 
+@pytest.mark.usefixtures("as_users_run")
 def test_an_interrupted_study_ends_the_experiment(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Exit code 130, and no claim from half of the studies."""
-    from jaxinit.engine import sweep
-
-    monkeypatch.setattr(sweep, "one_device_per_core", lambda: None)
-    monkeypatch.setattr(sweep, "keep_compilations", lambda: None)
     whole = campaign.run
 
     def half(*args, **kwargs):
@@ -81,12 +77,13 @@ def test_an_interrupted_study_ends_the_experiment(
     monkeypatch.setattr(campaign, "run", half)
     with pytest.raises(Interrupted):
         reproduce.run_all({"T=8": STUDY}, tmp_path)
-    main = reproduce.main_of(
+    main = reproduce.make_main(
         "x", "About x.", {"quick": STUDIES}, lambda of, out: len(reproduce.run_all(of, out))
     )
     assert main(["--out", str(tmp_path / "x")]) == 130
 
 
+@pytest.mark.usefixtures("as_users_run")
 @pytest.mark.parametrize(("size", "verdict"), [("smoke", None), ("quick", "supported")])
 def test_a_smoke_size_judges_nothing(
     size: str, verdict: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -95,26 +92,26 @@ def test_a_smoke_size_judges_nothing(
 
     def claims(_: int, out: Path) -> int:
         rows = [
-            make_claim("X", "one is one", [1.0, 1.0, 1.0], "1", (0.9, 1.1), ""),
-            ratio_claim("Y", "faster", TIMES, TIMES, 4.0, "1", (0.9, 1.1)),
+            reproduce.claim("X", "one is one", [1.0, 1.0, 1.0], "1", reproduce.near(1.0, 0.1)),
+            reproduce.sooner("Y", "faster", TIMES, TIMES, 4.0, "1", reproduce.near(1.0, 0.1)),
         ]
-        return reproduce.finish(out, [], rows, {})
+        return reproduce.conclude(out, [], rows, [])
 
-    main = reproduce.main_of("x", "About x.", {"smoke": 0, "quick": 1}, claims)
+    main = reproduce.make_main("x", "About x.", {"smoke": 0, "quick": 1}, claims)
     assert main(["--size", size, "--out", str(tmp_path)]) == 0
     stored = json.loads((tmp_path / "summary.json").read_text())["claims"]
     assert [claim["verdict"] for claim in stored] == [verdict, verdict]
     assert [claim["measured"] for claim in stored] == [1.0, 1.0]
     assert capsys.readouterr().out.count(verdict or "not judged at smoke size") == 2
-    again = make_claim("X", "one is one", 1.0, "1", (0.9, 1.1), "")
-    assert again["verdict"] == "supported"
+    assert stats.verdict(1.0, 1.0, (0.9, 1.1)) == "supported"
 
 
+@pytest.mark.usefixtures("as_users_run")
 def test_bad_input_is_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
     def bad(size: int, out: Path) -> int:
         raise BadStudy(f"size {size} is bad")
 
-    assert reproduce.main_of("x", "About x.", {"quick": 3}, bad)([]) == 2
+    assert reproduce.make_main("x", "About x.", {"quick": 3}, bad)([]) == 2
     assert "size 3 is bad" in capsys.readouterr().err
 
 
@@ -131,6 +128,44 @@ def test_the_optimum_of_a_rate_is_read_off_a_parabola() -> None:
     result = Result(STUDY, records, {}, Path(), True)
     assert reproduce.losses(result, "s")[-1, 0] == np.nanmax(course)
     np.testing.assert_allclose(reproduce.optimum(result, "s"), [-6.3, -4.8, -10.0], atol=1e-6)
+
+
+def test_a_smoke_size_is_small_whatever_the_study() -> None:
+    """Its length too where a task leaves that free; what is changed goes before."""
+    large = replace(
+        STUDY, hidden=512, layers=6, lrs=(0.01, 0.1, 1.0), seeds=30, epochs=100, batch=8
+    )
+    small = reproduce.smoke(large)
+    assert (small.hidden, small.layers, small.lrs, small.seeds) == (8, 2, (0.1,), 2)
+    assert (small.epochs, small.evaluations, small.batch, small.length) == (1, 1, 64, None)
+    assert small.schemes == large.schemes
+    assert reproduce.smoke(replace(large, task="adding", length=400)).length == 10
+    assert reproduce.smoke(large, epochs=3, hidden=2).hidden == 2
+
+
+def test_bands_are_pairs_of_ends() -> None:
+    assert reproduce.at_least(1.05) == (1.05, np.inf)
+    assert reproduce.at_most(-2.0) == (-np.inf, -2.0)
+    assert reproduce.near(1.0, 0.05) == (0.95, 1.05)
+
+
+def test_courses_reach_a_target_at_their_first_epoch_below_it() -> None:
+    courses = np.asarray([[0.9, 0.5, 0.7], [0.9, 0.8, 0.7]])
+    times = reproduce.times_to(0.6, courses, np.asarray([1.0, 2.0, 3.0]))
+    np.testing.assert_array_equal(times.time, [2.0, 3.0])
+    np.testing.assert_array_equal(times.event, [True, False])
+
+
+def test_a_model_before_training_is_measured_with_its_multipliers() -> None:
+    """For every seed, whatever the measure returns."""
+    resolved = resolve(replace(STUDY, schemes=("orthogonal",), baseline="orthogonal"))
+    scheme = resolved.schemes["orthogonal"]
+    doubled = lambda leaf: Rule(scheme(leaf), multiplier=2.0)
+    norms = lambda module: (abs(module.readout.kernel[...]).sum(), 1.0)
+    plain = reproduce.before_training(resolved.model, scheme, 3, norms)
+    assert plain.shape == (3, 2)
+    twice = reproduce.before_training(resolved.model, doubled, 3, norms)
+    np.testing.assert_allclose(twice[:, 0], 2 * plain[:, 0], rtol=1e-6)
 
 
 def test_studies_of_one_scheme_are_rows_of_one_cell(tmp_path: Path) -> None:

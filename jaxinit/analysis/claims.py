@@ -90,7 +90,7 @@ def make_claim(
     values: ArrayLike,
     published: str,
     band: tuple[float, float],
-    note: str,
+    note: str = "",
 ) -> Claim:
     """A measured number against a band: its mean over seeds, its interval, and the verdict.
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 if TYPE_CHECKING:
@@ -146,3 +147,50 @@ def style() -> Iterator[None]:
             yield
     finally:
         matplotlib.use(before)
+
+
+@contextmanager
+def saved_figure(
+    folder: Path,
+    name: str,
+    title: str,
+    *,
+    size: Size,
+    columns: int = 1,
+    rows: int = 1,
+    **options: Any,
+) -> Iterator[Sequence["Axes"]]:
+    """The panels of a figure in this style, row by row, to be drawn on; at the end it gets its
+    title and is saved."""
+    import matplotlib.pyplot as plt
+
+    with style():
+        figure, panels = plt.subplots(
+            rows, columns, figsize=size, layout="constrained", squeeze=False, **options
+        )
+        yield panels.ravel().tolist()
+        heading(figure, as_text(title))
+        save(figure, folder, name)
+
+
+def lines(axes: "Axes", x: ArrayLike, curves: Mapping[str, Any], **line: Any) -> None:
+    """A line with marks for each curve, from black to grey, by its name in the legend.
+
+    Shapes: x `[x]`; a curve `[x]`, or `[x, seed]`, which is drawn as its mean over seeds with their
+    range as a band. `line` are matplotlib's settings for all lines.
+    """
+    shared: dict[str, Any] = {"markersize": 4, "linewidth": 1} | line
+    for k, (name, curve) in enumerate(curves.items()):
+        values = np.asarray(curve)
+        color = grey(k, len(curves), lightest=0.6)
+        marker = MARKS[k % len(MARKS)]
+        mean = values.mean(1) if values.ndim == 2 else values
+        axes.plot(x, mean, color=color, marker=marker, label=as_text(name), **shared)
+        if values.ndim == 2:
+            band(axes, x, values.min(1), values.max(1), color)
+
+
+def tick_at(axes: "Axes", values: Sequence[float]) -> None:
+    """Ticks at these values of x alone, as a logarithmic axis would not have them."""
+    axes.set_xticks(values, [f"{value:g}" for value in values])
+    axes.minorticks_off()

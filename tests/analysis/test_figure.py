@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from jaxinit.analysis.figure import (
@@ -10,9 +11,12 @@ from jaxinit.analysis.figure import (
     heading,
     label_edges,
     legend,
+    lines,
     save,
+    saved_figure,
     small_multiples,
     style,
+    tick_at,
 )
 
 
@@ -82,3 +86,20 @@ def test_lines_go_from_black_to_light_grey() -> None:
     assert [grey(k, 3) for k in range(3)] == ["0.0", "0.375", "0.75"]
     assert grey(0, 1) == "0.0"
     assert grey(1, 2, lightest=0.6) == "0.6"
+
+
+def test_a_saved_figure_has_its_panels_its_title_and_a_line_for_each_curve(tmp_path: Path) -> None:
+    x = (1, 10, 100)
+    curves = {"one seed": [1.0, 2.0, 3.0], "two seeds": np.asarray([[0, 2], [1, 3], [2, 4]])}
+    with saved_figure(tmp_path, "two", "A title", size=(4, 2), columns=2) as (left, right):
+        left.set_xscale("log")
+        lines(left, x, curves)
+        tick_at(left, x)
+        labels = [tick.get_text() for tick in left.get_xticklabels()]
+    assert (tmp_path / "two.png").exists()
+    assert left.figure is right.figure
+    assert left.figure.get_suptitle() == "A title"
+    assert [line.get_label() for line in left.lines] == list(curves)
+    np.testing.assert_array_equal(left.lines[1].get_ydata(), [1, 2, 3])
+    assert len(left.collections) == 1  # the band of the curve with seeds
+    assert labels == ["1", "10", "100"]
