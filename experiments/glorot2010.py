@@ -151,7 +151,7 @@ def line(row: dict[str, Any]) -> str:
     )
 
 
-def before_training(study: Study, out: Path) -> list[dict[str, Any]]:
+def before_training(study: Study, out: Path) -> list[Claim]:
     """Figures 1 and 6 to 8, and claims G1 and G2."""
     from jaxinit.analysis.signal_figures import draw_all
     from jaxinit.engine.resolve import resolve

@@ -29,6 +29,7 @@ from pathlib import Path
 
 from jaxinit.analysis.claims import Claim
 from jaxinit.analysis.report import NOT_JUDGED
+from jaxinit.analysis.table import profile_scores
 from jaxinit.reproduce import finish, make_main, rows_of, run_all, smoke
 from jaxinit.study import Study
 
@@ -142,7 +143,7 @@ def answer(claims: list[Claim], baseline: str) -> str:
     own = [claim for claim in claims if claim["statement"].endswith(f"against {baseline})")]
     counts = Counter(claim["verdict"] or NOT_JUDGED for claim in own)
     verdicts = ", ".join(f"{verdict} in {n}" for verdict, n in counts.most_common())
-    exact = [claim["measured"] for claim in own if claim["measured_is"] == "="]
+    exact = [claim["measured"] for claim in own if claim.get("measured_is") == "="]
     spread = f"{min(exact):.2g} to {max(exact):.2g} times" if exact else "no ratio"
     return (
         f"A10 against {baseline}, {len(own)} cells: {verdicts}; {spread} in the {len(exact)} "

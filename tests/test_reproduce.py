@@ -9,8 +9,9 @@ import pytest
 import xarray as xr
 
 from jaxinit import reproduce
-from jaxinit.analysis import stats
+from jaxinit.analysis.claims import make_claim, near, ratio_claim
 from jaxinit.analysis.store import Result
+from jaxinit.analysis.survival import Times
 from jaxinit.engine import campaign
 from jaxinit.engine.resolve import resolve
 from jaxinit.spec import Rule
@@ -25,7 +26,7 @@ STUDY = Study(
     epochs=1,
     target=0.2,
 )
-TIMES = stats.Times(np.asarray([1.0, 2.0, 3.0]), np.ones(3, bool))
+TIMES = Times(np.asarray([1.0, 2.0, 3.0]), np.ones(3, bool))
 STUDIES = {"T=8": STUDY, "a ReLU": replace(STUDY, activation="relu")}
 
 
@@ -92,8 +93,8 @@ def test_a_smoke_size_judges_nothing(
 
     def claims(_: int, out: Path) -> int:
         rows = [
-            reproduce.claim("X", "one is one", [1.0, 1.0, 1.0], "1", reproduce.near(1.0, 0.1)),
-            reproduce.sooner("Y", "faster", TIMES, TIMES, 4.0, "1", reproduce.near(1.0, 0.1)),
+            make_claim("X", "one is one", [1.0, 1.0, 1.0], "1", near(1.0, 0.1)),
+            ratio_claim("Y", "faster", TIMES, TIMES, 4.0, "1", near(1.0, 0.1)),
         ]
         return reproduce.conclude(out, [], rows, [])
 
@@ -103,7 +104,8 @@ def test_a_smoke_size_judges_nothing(
     assert [claim["verdict"] for claim in stored] == [verdict, verdict]
     assert [claim["measured"] for claim in stored] == [1.0, 1.0]
     assert capsys.readouterr().out.count(verdict or "not judged at smoke size") == 2
-    assert stats.verdict(1.0, 1.0, (0.9, 1.1)) == "supported"
+    again = make_claim("X", "one is one", 1.0, "1", near(1.0, 0.1))
+    assert again["verdict"] == "supported"
 
 
 @pytest.mark.usefixtures("as_users_run")
@@ -141,12 +143,6 @@ def test_a_smoke_size_is_small_whatever_the_study() -> None:
     assert small.schemes == large.schemes
     assert reproduce.smoke(replace(large, task="adding", length=400)).length == 10
     assert reproduce.smoke(large, epochs=3, hidden=2).hidden == 2
-
-
-def test_bands_are_pairs_of_ends() -> None:
-    assert reproduce.at_least(1.05) == (1.05, np.inf)
-    assert reproduce.at_most(-2.0) == (-np.inf, -2.0)
-    assert reproduce.near(1.0, 0.05) == (0.95, 1.05)
 
 
 def test_courses_reach_a_target_at_their_first_epoch_below_it() -> None:
