@@ -173,12 +173,13 @@ def saved_figure(
         save(figure, folder, name)
 
 
-def lines(axes: "Axes", x: ArrayLike, curves: Mapping[str, Any], **line: Any) -> None:
+def lines(axes: "Axes", x: Any, curves: Mapping[str, Any], **line: Any) -> None:
     """A line with marks for each curve, from black to grey, by its name in the legend.
 
     Shapes: x `[x]`; a curve `[x]`, or `[x, seed]`, which is drawn as its mean over seeds with their
     range as a band. `line` are matplotlib's settings for all lines.
     """
+    x = np.asarray(x)
     shared: dict[str, Any] = {"markersize": 4, "linewidth": 1} | line
     for k, (name, curve) in enumerate(curves.items()):
         values = np.asarray(curve)
