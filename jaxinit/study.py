@@ -239,9 +239,8 @@ class Study:
         """results/<model>-<task>-<six digits of the study's hash>: the same question always has the
         same folder."""
         digest = hashlib.sha256(json.dumps(self.plain(), sort_keys=True).encode()).hexdigest()
-        name = re.sub(
-            r"[^\w.+-]", "_", f"{self.model}-{self.task}"
-        )  # a caller's own may hold what a path cannot
+        # a caller's own may hold what a path cannot
+        name = re.sub(r"[^\w.+-]", "_", f"{self.model}-{self.task}")
         return Path("results") / f"{name}-{digest[:6]}"
 
 

@@ -540,9 +540,8 @@ def test_parameters_that_cannot_be_calibrated_are_refused_by_name(
 ) -> None:
     problem, params, data = dead("layers.1.kernel", value)
     options = {} if calibration is lsuv else {"steps": 1}
-    done = jax.jit(lambda p: calibration(problem, p, data, **options))(
-        params
-    )  # as a study calls it
+    # as a study calls it
+    done = jax.jit(lambda p: calibration(problem, p, data, **options))(params)
     with pytest.raises(ValueError, match=message):
         calibrate.checked(done)
     named = [reason for reason, holds in done.failures.items() if np.any(holds)]

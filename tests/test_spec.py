@@ -224,9 +224,8 @@ def test_low_precision_draws_are_unbiased_because_they_are_cast_last(dtype: jnp.
     )["w"]
     assert ours.dtype == dtype
     if dtype == jnp.bfloat16:
-        assert abs(float(faulty.mean())) > 5 / np.sqrt(
-            n
-        )  # the fault in jax.random that this guards against
+        # the fault in jax.random that this guards against
+        assert abs(float(faulty.mean())) > 5 / np.sqrt(n)
     assert abs(float(ours.astype(jnp.float32).mean())) < 4 / np.sqrt(n)
 
 
@@ -276,9 +275,8 @@ def test_schemes_are_no_initializers() -> None:
         max,
     ):
         assert not spec.is_initializer(scheme)
-    with pytest.raises(
-        Exception, match="'he_normal'"
-    ):  # ours, or the suite's type checker before it
+    # ours, or the suite's type checker before it
+    with pytest.raises(Exception, match="'he_normal'"):
         spec.as_scheme("he_normal")  # pyright: ignore[reportArgumentType]
 
 

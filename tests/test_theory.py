@@ -219,14 +219,12 @@ def test_fixed_points_with_a_closed_form() -> None:
 
 
 def test_the_critical_line() -> None:
-    assert critical_sigma_w2("tanh", 0.05) == pytest.approx(
-        1.7610, abs=1e-3
-    )  # by 200-node Gauss-Hermite, independently
+    # by 200-node Gauss-Hermite, independently
+    assert critical_sigma_w2("tanh", 0.05) == pytest.approx(1.7610, abs=1e-3)
     assert critical_sigma_w2("relu") == pytest.approx(2.0)
     assert critical_sigma_w2("linear") == pytest.approx(1.0)
-    assert critical_sigma_w2("tanh") == pytest.approx(
-        1.0, abs=0.02
-    )  # phi'(0) = 1 at no bias, where q* goes to 0
+    # phi'(0) = 1 at no bias, where q* goes to 0
+    assert critical_sigma_w2("tanh") == pytest.approx(1.0, abs=0.02)
     assert critical_sigma_w2("erf") == pytest.approx(math.pi / 4, rel=0.02)
     line = [critical_sigma_w2("tanh", b) for b in (0.01, 0.05, 0.1, 0.3, 1.0)]
     assert (np.diff(line) > 0).all()

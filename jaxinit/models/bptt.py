@@ -51,9 +51,8 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "hard_tanh": jax.nn.hard_tanh,
     "erf": jax.lax.erf,
     "elu": jax.nn.elu,
-    "gelu": lambda x: (
-        x * (1 + jax.lax.erf(x / math.sqrt(2))) / 2
-    ),  # exact; JAX's own takes erfc, slower on CPU
+    # exact; JAX's own takes erfc, slower on CPU
+    "gelu": lambda x: x * (1 + jax.lax.erf(x / math.sqrt(2))) / 2,
     "silu": jax.nn.silu,
 }
 

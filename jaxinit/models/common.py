@@ -16,9 +16,8 @@ from jaxinit.introspect import Place, Training, fill, name_of, param
 from jaxinit.options import positive_integer
 from jaxinit.spec import Initializer, Override, Rule, Scheme
 
-Inputs = Shaped[
-    Array | np.ndarray, "b t ..."
-]  # features `[b, t, i]`, or whole numbers `[b, t]`; see `sequences`
+# features `[b, t, i]`, or whole numbers `[b, t]`; see `sequences`
+Inputs = Shaped[Array | np.ndarray, "b t ..."]
 
 EPSILON = 1e-5  # under the square root of a normalization
 NORMS: dict[str, Callable[..., nnx.Module]] = {
@@ -137,9 +136,8 @@ def normalize(norm: nnx.Module, x: Array, training: Training | None) -> Array:
     Running statistics keep their dtype.
     """
     apply: Any = norm
-    with jax.numpy_dtype_promotion(
-        "standard"
-    ):  # Flax takes the statistics in float32, whatever x is
+    # Flax takes the statistics in float32, whatever x is
+    with jax.numpy_dtype_promotion("standard"):
         if not isinstance(norm, nnx.BatchNorm):
             return apply(x).astype(x.dtype)
         if training is None:

@@ -71,9 +71,8 @@ def _digits(
     from sklearn.datasets import load_digits  # imported where used: it costs a second
 
     pixels, labels = load_digits(return_X_y=True)
-    mixed = np.random.RandomState(0).permutation(
-        len(labels)
-    )  # the legacy generator's stream is frozen
+    # the legacy generator's stream is frozen
+    mixed = np.random.RandomState(0).permutation(len(labels))
     pixels, labels = pixels[mixed], labels[mixed]
     if order is not None:
         pixels = pixels[:, order]

@@ -27,9 +27,8 @@ PAIRS = np.asarray([[6, 3, 5], [3, 7, 4], [5, 4, 8]])
 PRIORS = (1 / 6,) * 3 + (1 / 9,) * 3 + (1 / 18,) * 3
 CANDIDATES, MOST_OVERLAP = 12, 0.5
 EXAMPLES, BATCH, VALID = 1000, 10, 2000  # an epoch of 100 of the paper's batches
-AREAS = np.asarray(
-    [n * math.sin(2 * math.pi / n) / (2 * math.pi) for n in VERTICES]
-)  # over that of the circle around
+# over that of the circle around
+AREAS = np.asarray([n * math.sin(2 * math.pi / n) / (2 * math.pi) for n in VERTICES])
 
 
 class Shape(NamedTuple):

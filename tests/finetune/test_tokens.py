@@ -166,9 +166,8 @@ def test_heads_of_flax_grow_with_the_table() -> None:
         "lm_head.bias": (2, 14),
     }
     assert extended(Tokens(11, 8)) == table  # tied
-    assert (
-        extended(Tokens(11, 8, inner=linear(8, 8), classes=linear(8, 4))) == table
-    )  # four classes stay four
+    # four classes stay four
+    assert extended(Tokens(11, 8, inner=linear(8, 8), classes=linear(8, 4))) == table
     tied = Tokens(11, 8, logit_bias=lambda options: introspect.param((11,), "o", "bias"))
     assert extended(tied) == table | {"logit_bias": (14,)}
 
@@ -210,9 +209,8 @@ def test_what_is_no_vocabulary_is_refused_with_the_line_that_settles_it() -> Non
     ):
         extended(hidden)
     assert extended(hidden, parts=("tokens.embedding", "lm_head.kernel")) == grown
-    first = Tokens(
-        11, 8, inner=linear(8, 11), classes=linear(11, 4)
-    )  # its outputs are inputs: no head
+    # its outputs are inputs: no head
+    first = Tokens(11, 8, inner=linear(8, 11), classes=linear(11, 4))
     with pytest.raises(ValueError, match=r"classes.kernel \(11, 4\).* have an axis of 11 too"):
         extended(first)
     assert extended(first, parts=("tokens.embedding",)) == {"tokens.embedding": (14, 8)}

@@ -39,9 +39,8 @@ def test_a_start_from_trained_values_is_a_scheme() -> None:
         draw(finetune.pretrained(values, xavier_rnn), jax.random.key(1), new.leaves)
     with pytest.raises(ValueError, match="match no parameter"):
         draw(finetune.pretrained({"x": jnp.zeros(1)}, xavier_rnn), jax.random.key(1), new.leaves)
-    with pytest.raises(
-        ValueError, match=r"\['head'\] match no parameter"
-    ):  # of the scheme for what is new
+    # of the scheme for what is new
+    with pytest.raises(ValueError, match=r"\['head'\] match no parameter"):
         draw(
             finetune.pretrained(body, Override(xavier_rnn, {"head": zeros})),
             jax.random.key(1),

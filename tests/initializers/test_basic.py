@@ -56,9 +56,8 @@ def test_distribution_and_support(name: str) -> None:
     room = 1e-6 * law.std()
     assert low - room <= w.min()
     assert w.max() <= high + room
-    if math.isfinite(
-        high
-    ):  # the ends are reached: the largest of N draws is within a few (high - low) / N of them
+    # the ends are reached: the largest of N draws is within a few (high - low) / N of them
+    if math.isfinite(high):
         assert w.max() > law.ppf(1 - 12 / N)
         assert w.min() < law.ppf(12 / N)
 
@@ -69,9 +68,8 @@ def test_low_precision_is_float32_cast_last(name: str, dtype: jnp.dtype) -> None
     init, law = LAWS[name]
     wide = init(KEY, (64, 32), jnp.float32)
     drawn, cast = init(KEY, (64, 32), dtype), wide.astype(dtype)
-    if math.isfinite(
-        law.support()[1]
-    ):  # what the cast rounds over a bound is the next number inside
+    # what the cast rounds over a bound is the next number inside
+    if math.isfinite(law.support()[1]):
         inside = (cast != cast.max()) & (cast != cast.min())
         np.testing.assert_array_equal(drawn[inside], cast[inside])
         np.testing.assert_allclose(
@@ -88,9 +86,8 @@ def test_distribution_in_other_dtypes(name: str, dtype: jnp.dtype) -> None:
     draws = law.rvs(N, random_state=np.random.default_rng(1))
     with jax.enable_x64(True):
         w = init(KEY, SHAPE, dtype)
-        rounded = jnp.asarray(draws).astype(
-            dtype
-        )  # the law as that dtype can hold it, so that ties fall alike
+        # the law as that dtype can hold it, so that ties fall alike
+        rounded = jnp.asarray(draws).astype(dtype)
         assert w.dtype == dtype
         pair = np.ravel(w.astype(jnp.float64)), np.ravel(rounded.astype(jnp.float64))
     assert stats.ks_2samp(*pair).pvalue > 1e-3
@@ -136,9 +133,8 @@ def test_complex_numbers_have_the_variance_of_their_modulus(init) -> None:
 def test_classic_names_follow_jax(ours, jaxs) -> None:
     for shape in (SHAPE, (3, 3, 16, 32)):
         one, other = ours(KEY, shape, jnp.float32), jaxs(KEY, shape, jnp.float32)
-        rounding = float(
-            jnp.finfo(jnp.float32).eps * jnp.abs(other).max()
-        )  # of an entry near 0, which is a difference
+        # of an entry near 0, which is a difference
+        rounding = float(jnp.finfo(jnp.float32).eps * jnp.abs(other).max())
         np.testing.assert_allclose(one, other, rtol=2e-6, atol=rounding)
 
 
@@ -227,7 +223,6 @@ def test_errors_say_got_expected_remedy(make, message: str) -> None:
 
 def test_unknown_modes_and_laws_are_refused() -> None:
     for mode, law in (("fan_sum", "normal"), ("fan_in", "cauchy")):
-        with pytest.raises(
-            Exception, match=r"fan_sum|cauchy"
-        ):  # ours, or the suite's type checker before it
+        # ours, or the suite's type checker before it
+        with pytest.raises(Exception, match=r"fan_sum|cauchy"):
             I.variance_scaling(1.0, mode, law)

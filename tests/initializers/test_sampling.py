@@ -83,9 +83,8 @@ run = jax.jit(jax.vmap(of))
 for seed in range(20):
     jax.block_until_ready(run(jax.random.split(jax.random.key(seed), 11)))
 """
-    subprocess.run(
-        [sys.executable, "-c", program], check=True, timeout=120
-    )  # batched, it never ends on two cores
+    # batched, it never ends on two cores
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
 
 
 @pytest.mark.parametrize(

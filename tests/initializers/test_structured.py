@@ -35,9 +35,8 @@ def convolved(x: jax.Array, w: jax.Array) -> jax.Array:
 def test_same_padding_loses_no_pixel(size: int, axes: int) -> None:
     x = jax.random.normal(KEY, (2, *(7,) * axes, 4))
     y = convolved(x, S.delta_orthogonal()(KEY, (*(size,) * axes, 4, 6), jnp.float32))
-    assert float(jnp.linalg.norm(y)) == pytest.approx(
-        float(jnp.linalg.norm(x)), rel=1e-5
-    )  # 0.797 with the later tap
+    # 0.797 with the later tap
+    assert float(jnp.linalg.norm(y)) == pytest.approx(float(jnp.linalg.norm(x)), rel=1e-5)
     np.testing.assert_array_equal(
         convolved(x, S.dirac()(KEY, (*(size,) * axes, 4, 4), jnp.float32)), x
     )
@@ -196,9 +195,8 @@ def test_zero_hadamard() -> None:
     init = S.zero_hadamard()
     np.testing.assert_array_equal(init(KEY, (5, 3), jnp.float32), np.eye(5, 3))
     w = np.asarray(init(KEY, (3, 8), jnp.float32))
-    np.testing.assert_allclose(
-        w @ w.T, 2 * np.eye(3), atol=1e-6
-    )  # c^2 2^m with m = 3: rows of norm sqrt(2)
+    # c^2 2^m with m = 3: rows of norm sqrt(2)
+    np.testing.assert_allclose(w @ w.T, 2 * np.eye(3), atol=1e-6)
     assert len(np.unique(np.abs(w))) == 1
 
 

@@ -120,9 +120,8 @@ def test_complex_gaussians_are_cut_at_a_modulus(cut: float, traced: bool) -> Non
 
 def test_truncation_is_in_units_of_std_and_corrected() -> None:
     w = np.asarray(I.truncated_normal(0.02)(KEY, (1000, 1000), jnp.float32))
-    assert np.abs(w).max() == pytest.approx(
-        0.02 * CUT * 2, rel=1e-3
-    )  # 2.27 std, not the 5 of an absolute bound
+    # 2.27 std, not the 5 of an absolute bound
+    assert np.abs(w).max() == pytest.approx(0.02 * CUT * 2, rel=1e-3)
     uncorrected = jax.nn.initializers.truncated_normal(0.02)(KEY, (1000, 1000), jnp.float32)
     assert float(uncorrected.std()) == pytest.approx(0.02 * I.truncated_std(-2, 2), rel=3e-3)
     assert w.std() == pytest.approx(0.02, rel=3e-3)

@@ -195,11 +195,8 @@ def test_a_bias_belongs_to_the_kernel_of_its_layer_alone() -> None:
     alone = declare(nnx.Linear(4, 4, rngs=nnx.Rngs(0)), roles={"kernel": "readout"}, n_layers=2)
     by_name = {leaf.name: leaf for leaf in introspect.leaves(alone)}
     assert (by_name["bias"].partner, by_name["bias"].layer) == ("readout", 2)
-    roles = {
-        "wq": "query",
-        "wk": "readout",
-        "bq": "bias",
-    }  # a readout and a bias side by side are no pair
+    # a readout and a bias side by side are no pair
+    roles = {"wq": "query", "wk": "readout", "bq": "bias"}
     bare = declare(Bare(8), dims={"w*": "io", "bq": "o"}, roles=roles, n_layers=2)
     by_name = {leaf.name: leaf for leaf in introspect.leaves(bare)}
     assert (by_name["wk"].layer, by_name["bq"].layer, by_name["bq"].partner) == (2, 0, "")

@@ -58,10 +58,8 @@ def test_a_module_that_is_switched_by_an_argument_trains(kind: Any) -> None:
     y, running = pure.learn(params, pure.running, x, Training(KEY))
     assert 0.3 < float(jnp.mean(y == 0)) < 0.7
     np.testing.assert_allclose(running["norm.mean"], 0.01 * x.mean(0), rtol=1e-3)
-    quiet, own = (
-        pure.as_trained(params, x),
-        np.asarray(x),
-    )  # normalized by the batch, and no unit dropped
+    # normalized by the batch, and no unit dropped
+    quiet, own = (pure.as_trained(params, x), np.asarray(x))
     np.testing.assert_allclose(quiet, (own - own.mean(0)) / own.std(0), atol=1e-3)
 
 

@@ -68,9 +68,8 @@ def test_a_module_is_evaluated_in_evaluation_and_trained_in_training() -> None:
     np.testing.assert_array_equal(pure.as_trained(params, x), pure.as_trained(params, x))
     net.eval()
     np.testing.assert_allclose(among, net(x), atol=1e-6)
-    assert (
-        float(jnp.abs(apply(params | running, x) - among).max()) > 1e-4
-    )  # evaluation uses what training gathered
+    # evaluation uses what training gathered
+    assert float(jnp.abs(apply(params | running, x) - among).max()) > 1e-4
 
 
 @pytest.mark.parametrize("cell", [nnx.SimpleCell, nnx.LSTMCell, nnx.OptimizedLSTMCell, nnx.GRUCell])
@@ -148,6 +147,5 @@ def test_state_of_the_callers_own_type_is_carried_and_its_dtype_kept() -> None:
     assert int(after["steps"]) == 1
     assert list(pure.running) == ["steps"]
     slopes = jax.grad(lambda p: pure.apply(p, jnp.ones((4, 3))).sum())(params)
-    assert (
-        slopes["layer.kernel"].dtype == params["layer.kernel"].dtype
-    )  # a float32 master copy stays one
+    # a float32 master copy stays one
+    assert slopes["layer.kernel"].dtype == params["layer.kernel"].dtype

@@ -33,10 +33,8 @@ def test_state_that_is_no_parameter_is_refused_by_name() -> None:
 KEPT: dict[str, tuple[Callable[[jax.Array], Any], Callable[[Any], Any]]] = {
     "attribute": (lambda a: a, lambda kept: kept),
     "marked": (nnx.data, lambda kept: kept),
-    "NumPy": (
-        lambda a: a,
-        lambda kept: kept[: int(kept[1])].sum() * kept,
-    ),  # a size that a trace must know
+    # a size that a trace must know
+    "NumPy": (lambda a: a, lambda kept: kept[: int(kept[1])].sum() * kept),
     "dict": (lambda a: nnx.data({"table": a}), lambda kept: kept["table"]),
     "list": (lambda a: nnx.data([a]), lambda kept: kept[0]),
     "nnx.Dict": (lambda a: nnx.Dict(table=a), lambda kept: kept["table"]),

@@ -165,17 +165,15 @@ def test_unrolling_changes_nothing_but_the_program(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_causality_by_gradient(kind: str) -> None:
     model = KINDS[kind](readout="all", layers=2)
-    jacobian = jax.jit(jax.jacrev(lambda x: jnp.sum(model(x), axis=(0, 2))))(
-        X
-    )  # [output time, batch, input time, i]
+    # [output time, batch, input time, i]
+    jacobian = jax.jit(jax.jacrev(lambda x: jnp.sum(model(x), axis=(0, 2))))(X)
     for t in range(T):
         assert not jacobian[t, :, t + 1 :].any()
         assert jacobian[t, :, t].any()
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in MODELS if name not in ATTENTION]
-)  # test_transformer has its own
+# test_transformer has its own
+@pytest.mark.parametrize("name", [name for name in MODELS if name not in ATTENTION])
 def test_overrides_reach_their_role_only(name: str) -> None:
     arguments = {
         "kernel_init": ("input", "hidden"),
@@ -281,9 +279,8 @@ def test_names_with_fixed_choices_are_checked() -> None:
         lambda: GRU(D, H, K, reset="never", rngs=nnx.Rngs(0)),
         lambda: RNN(D, H, K, readout="first", rngs=nnx.Rngs(0)),
     ):
-        with pytest.raises(
-            Exception, match=r"never|first"
-        ):  # ours, or the suite's type checker before it
+        # ours, or the suite's type checker before it
+        with pytest.raises(Exception, match=r"never|first"):
             make()
 
 
@@ -300,10 +297,8 @@ def test_dropout_of_recurrent_nets_is_on_what_goes_up_and_never_on_what_goes_on_
     x = jnp.zeros((500, 6, 3)).at[:, 0, 0].set(1.0)
     noisy = lambda key: model.learn(params, {}, x, Training(key, 0.5))[0][:, 0]
     y = np.asarray(noisy(jax.random.key(0)))
-    assert set(np.unique(y).tolist()) == {
-        0.0,
-        8.0,
-    }  # dropped three times on the way up, each time kept as 2 or lost
+    # dropped three times on the way up, each time kept as 2 or lost
+    assert set(np.unique(y).tolist()) == {0.0, 8.0}
     assert y.mean() == pytest.approx(1, abs=4 * np.sqrt(7 / 500))
     assert (y != np.asarray(noisy(jax.random.key(1)))).any()
     np.testing.assert_array_equal(model.learn(params, {}, x, Training())[0][:, 0], 1)
@@ -375,11 +370,8 @@ def test_layer_normalization_inside_the_cell() -> None:
     for t in range(T):
         h = np.tanh(scale * normalized(x[:, t] @ w + h @ u) + b)
     np.testing.assert_allclose(model(X), states_of(h, p), rtol=2e-4, atol=2e-5)
-    for kind in (
-        "lstm",
-        "gru",
-        "mgu",
-    ):  # whatever the size of the inputs, the pre-activations are the same
+    # whatever the size of the inputs, the pre-activations are the same
+    for kind in ("lstm", "gru", "mgu"):
         big = MODELS[kind](D, H, K, norm="layer", recurrent_init=constant(0.0), rngs=nnx.Rngs(0))
         np.testing.assert_allclose(big(100 * X), big(X), rtol=0.02, atol=1e-3)
 
@@ -516,9 +508,8 @@ def test_states_carried_from_batch_to_batch() -> None:
         )
     )
     assert not into(X).any(), "no gradient passes from batch to batch"
-    np.testing.assert_allclose(
-        model.apply(params | running, X), make()(X), rtol=1e-6
-    )  # evaluation starts afresh
+    # evaluation starts afresh
+    np.testing.assert_allclose(model.apply(params | running, X), make()(X), rtol=1e-6)
 
 
 def test_whole_numbers_stand_for_one_hot_vectors() -> None:
@@ -767,9 +758,8 @@ def test_inputs_are_cast_and_parameters_of_two_dtypes_are_refused() -> None:
     assert apply(cast(params, BF16), X).dtype == BF16
     assert apply(params, X.astype(BF16)).dtype == jnp.float32
     counts = jnp.round(3 * X)
-    np.testing.assert_array_equal(
-        apply(params, counts.astype(jnp.int8)), apply(params, counts)
-    )  # numbers, not tokens
+    # numbers, not tokens
+    np.testing.assert_array_equal(apply(params, counts.astype(jnp.int8)), apply(params, counts))
     with pytest.raises(
         ValueError,
         match=r"LSTM computes in the dtype of its parameters, got several: .*readout.bias",

@@ -68,9 +68,8 @@ def test_the_backward_pass_keeps_the_products_of_each_block_alone() -> None:
         return jax.jit(jax.grad(loss)).lower(params).compile().memory_analysis().temp_size_in_bytes
 
     kept = (temporary(12) - temporary(4)) / 8
-    assert kept == pytest.approx(
-        10 * width * batch * length * 4, rel=0.3
-    )  # 3.8 times that where all is kept
+    # 3.8 times that where all is kept
+    assert kept == pytest.approx(10 * width * batch * length * 4, rel=0.3)
 
 
 @pytest.mark.parametrize("name", OPTIONS)
@@ -398,9 +397,8 @@ def test_gradients_in_bfloat16_are_those_of_float32_to_its_rounding() -> None:
     got, expected = gradients(narrow), gradients(exact)
     for name, value in expected.items():
         error = jnp.linalg.norm(got[name].astype(jnp.float32) - value) / jnp.linalg.norm(value)
-        assert error < 40 * 2**-9, (
-            name
-        )  # some 40 roundings on the way through two blocks, 2^-9 each at most
+        # some 40 roundings on the way through two blocks, 2^-9 each at most
+        assert error < 40 * 2**-9, name
 
 
 def test_two_stacks_in_bfloat16_and_their_shapes() -> None:

@@ -51,10 +51,8 @@ def test_mup_by_its_table() -> None:
     assert adam["readout"] == sgd["readout"] == (1, 1 / 4, 1)
     assert sgd["bias of readout.bias"] == (1, 1, 1)
     gated = leaves(4 * D, gate=True, scalar_bias=True)
-    for scheme in (
-        mups.mup(D, "sgd"),
-        mups.spectral_mup(D, "sgd"),
-    ):  # a number's gradient sums over the width
+    # a number's gradient sums over the width
+    for scheme in (mups.mup(D, "sgd"), mups.spectral_mup(D, "sgd")):
         single = scales(scheme, gated)
         assert single["residual_gate"] == single["bias of blocks.0.attention.before"] == (1, 1, 1)
     scheme = mups.mup(D)

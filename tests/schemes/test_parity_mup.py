@@ -249,9 +249,8 @@ def differences(
     found = {}
     for name, value in their_parameters(optimizer, start, tied, qk_norm).items():
         mine, first = (as_theirs(name, of[our_name(name)], value.shape) for of in (ours, before))
-        without_effect = (
-            name.endswith("key.bias") and not qk_norm
-        )  # the softmax takes out what all scores share
+        # the softmax takes out what all scores share
+        without_effect = name.endswith("key.bias") and not qk_norm
         assert without_effect or np.abs(value - first).max() > 1e-4, f"{name} was not trained"
         found[our_name(name)] = float(np.abs(mine - value).max() / np.abs(value).max())
     assert set(found) == {leaf.name for leaf in model.leaves}

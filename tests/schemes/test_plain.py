@@ -67,14 +67,8 @@ RESIDUAL = {  # tested in test_transformer and test_mup
 }
 
 
-FRAMEWORKS = {
-    "pytorch",
-    "keras",
-    "flax_nnx",
-    "flax_linen",
-    "haiku",
-    "equinox",
-}  # tested in test_frameworks
+# tested in test_frameworks
+FRAMEWORKS = {"pytorch", "keras", "flax_nnx", "flax_linen", "haiku", "equinox"}
 
 
 BIASES = {"zaremba", "chrono", "forget_bias"}  # not zero, tested below

@@ -151,9 +151,8 @@ def test_mimetic_attention_mimics_the_identity() -> None:
     query, key = (by_name[f"{at}.{name}"][:, 2] for name in ("query", "key"))
     product = query @ key.T
     assert np.linalg.matrix_rank(product, tol=1e-4) == 16
-    assert (
-        np.trace(product) / D > 0.3
-    )  # 0.7 at full rank; the largest quarter of the singular directions leans to I
+    # 0.7 at full rank; the largest quarter of the singular directions leans to I
+    assert np.trace(product) / D > 0.3
     other = by_name[f"{at}.query"][:, 0]
     assert abs(np.trace(other @ key.T)) / D < 0.3  # another head has another Z
     np.testing.assert_allclose(
