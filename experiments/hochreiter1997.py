@@ -82,7 +82,7 @@ def reproduce(studies: dict[str, Study], out: Path) -> int:
             sequences = solved.time * result.records.attrs["examples"]
             what = f"{task} over {result.study.length}: sequences until solved, {scheme}"
             note = (
-                f"{int(solved.event.sum())} of {len(solved.event)} arrived; the clock of others "
+                f"{int(solved.event.sum())} of {len(solved.event)} converged; the clock of others "
                 "stops at the budget"
             )
             band = printed / 3, 3 * printed

@@ -143,7 +143,7 @@ def draw(size: Size, results: Results, folder: Path) -> None:
     study = size.study
     title = (
         f"{study.hidden} units, {study.task}, SGD, each at its best rate, n = {study.seeds} "
-        f"seeds; mean up to {study.epochs} epochs\nopen: some seeds did not arrive"
+        f"seeds; mean up to {study.epochs} epochs\nopen: some seeds did not converge"
     )
     with saved_figure(folder, "interaction", title, size=(7, 4)) as (axes,):
         for k, (remedy, result) in enumerate(results.items()):

@@ -147,7 +147,7 @@ def answer(claims: list[Claim], baseline: str) -> str:
     spread = f"{min(exact):.2g} to {max(exact):.2g} times" if exact else "no ratio"
     return (
         f"A10 against {baseline}, {len(own)} cells: {verdicts}; {spread} in the {len(exact)} "
-        "where all seeds arrived"
+        "where all seeds converged"
     )
 
 

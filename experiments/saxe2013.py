@@ -70,7 +70,7 @@ def reproduce(size: Size, out: Path) -> int:
                     "matrices": depth,
                     "lr": rate,
                     "steps": float(np.mean(steps)),
-                    "arrived": int((steps < size.steps).sum()),
+                    "converged": int((steps < size.steps).sum()),
                     "seeds": size.seeds,
                 }
             )
@@ -81,8 +81,8 @@ def reproduce(size: Size, out: Path) -> int:
 def line(row: dict[str, Any]) -> str:
     """A row in print."""
     bound = ""
-    if row["arrived"] < row["seeds"]:
-        bound = f" or more ({row['arrived']} of {row['seeds']} arrived)"
+    if row["converged"] < row["seeds"]:
+        bound = f" or more ({row['converged']} of {row['seeds']} converged)"
     return (
         f"{row['start']:10} {row['matrices']:3d} matrices, rate {row['lr']:g}: "
         f"{row['steps']:.0f} steps{bound}"
@@ -195,7 +195,7 @@ def depth_claims(size: Size, times: dict[str, Times]) -> list[Claim]:
     what = f"learning time of a Gaussian over an orthogonal start, {size.depths[-1]} matrices"
     ratio = float(means["gaussian"][-1] / means["orthogonal"][-1])
     if times["gaussian"][-1][1].max() >= size.steps:
-        note += "; a lower bound: not all Gaussian nets arrived"
+        note += "; a lower bound: not all Gaussian nets converged"
     return [*claims, make_claim("S2", what, ratio, "grows with depth", at_least(10.0), note)]
 
 

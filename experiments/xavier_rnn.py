@@ -108,7 +108,7 @@ def answer(size: Size, out: Path) -> int:
 
 def on_training(phi: str, result: Result) -> list[Claim]:
     """A13: does Xavier always reach the target, and how near is it to the fastest?"""
-    what = f"{phi}: share of seeds that arrive under Xavier, N(0, 1/fan_in)"
+    what = f"{phi}: share of seeds that converge under Xavier, N(0, 1/fan_in)"
     reached = times(result, "xavier_rnn").event.astype(float)
     safe = make_claim("A13", what, reached, "safe", (0.999, 1.0), "each at its best rate")
     epochs = {row["scheme"]: row["epochs"] for row in result.summary["table"]}

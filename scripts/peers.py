@@ -159,7 +159,7 @@ def nnx_trial(
 def until_converged(
     step: Callable, accuracy: Callable, orders: list[np.ndarray], study: dict
 ) -> int:
-    """Evaluations until the target, or the whole budget for a trial that does not arrive."""
+    """Evaluations until the target, or the whole budget for a trial that does not converge."""
     every, first = len(orders[0]) // study["evaluations"], None
     evaluations = 0
     for order in orders:

@@ -138,7 +138,7 @@ def ratio_claim(
     `survival.ratio_interval`."""
     ratio = compare(baseline, scheme, horizon)
     remarks = [
-        f"{int(scheme.event.sum())} of {len(scheme.event)} arrived, "
+        f"{int(scheme.event.sum())} of {len(scheme.event)} converged, "
         f"{int(baseline.event.sum())} of the baseline"
     ]
     if ratio.bound != "=":
@@ -196,11 +196,11 @@ def _conditions(
     for name in reversed(times):  # the baseline first: it is what a claim expects to be slow
         count = int((~times[name].event).sum())
         if count:
-            missed.append(f"{count} of {n} {name} trials did not arrive")
+            missed.append(f"{count} of {n} {name} trials did not converge")
     note = (
         f"{records.attrs['model']} on {records.attrs['task']}, {n} seeds, each scheme at its own "
         f"best rate ({at}), budget {records.attrs['budget']:g} epochs; "
-        f"{' and '.join(missed) or 'all arrived'}"
+        f"{' and '.join(missed) or 'all converged'}"
     )
     if bound == "=":
         return note

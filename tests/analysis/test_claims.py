@@ -43,7 +43,7 @@ def test_claims_are_judged_with_their_conditions() -> None:
     (row,) = judge(records(), [claim, Comparison("Y", "unknown", "other", "slow", (1, 2))])
     assert row["measured"] == pytest.approx(26 / 9)
     assert row["measured_is"] == ">="
-    assert "2 of 3 slow trials did not arrive" in row["note"]
+    assert "2 of 3 slow trials did not converge" in row["note"]
     assert "lower bound" in row["note"]
     assert row["published"] is None
 
@@ -68,7 +68,7 @@ def test_a_ratio_as_a_claim_says_when_it_is_a_bound() -> None:
     assert row["measured"] == pytest.approx(37 / 10)
     assert row["measured_is"] == ">="
     assert row["verdict"] == "supported with a condition"
-    assert "4 of 4 arrived, 3 of the baseline; the ratio is >= this" in row["note"]
+    assert "4 of 4 converged, 3 of the baseline; the ratio is >= this" in row["note"]
     assert row["band"] == [1.05, None]
 
 
