@@ -10,7 +10,7 @@ import runpy
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr
-from dataclasses import fields, make_dataclass, replace
+from dataclasses import Field, fields, make_dataclass, replace
 from functools import partial, wraps
 from importlib.metadata import version
 from itertools import pairwise
@@ -31,7 +31,16 @@ from jaxinit.console import (
     exit_code,
     make_printable,
 )
-from jaxinit.study import MODELS, RECURRENT, BadStudy, Study, check_name, descriptions
+from jaxinit.study import (
+    MODELS,
+    RECURRENT,
+    BadStudy,
+    Name,
+    Names,
+    Study,
+    check_name,
+    descriptions,
+)
 
 if TYPE_CHECKING:
     from jaxinit.analysis.store import Result
@@ -436,11 +445,33 @@ def parsed(words: Sequence[str]) -> Callable[[], int]:
 
 
 def _later(command: Callable[..., int]) -> Callable[..., Callable[[], int]]:
+    """The command with its arguments, not called yet; its study is read as words."""
+
     @wraps(command)
-    def bound(*args: object, **options: object) -> Callable[[], int]:
+    def bound(*args: object, **options: Any) -> Callable[[], int]:
+        if "study" in options:
+            options["study"] = Study(**vars(options["study"]))
         return partial(command, *args, **options)
 
-    return bound
+    words = make_dataclass("Study", [(f.name, _type_of_words(f)) for f in fields(Study)])
+    words.__doc__ = Study.__doc__
+    arguments = []
+    for argument in inspect.signature(command).parameters.values():
+        if argument.name == "study":
+            argument = argument.replace(
+                annotation=tyro.conf.OmitArgPrefixes[words], default=words(**vars(argument.default))
+            )
+        arguments.append(argument)
+    read: Any = bound
+    del read.__wrapped__  # of which the parser would read the types
+    read.__signature__ = inspect.Signature(arguments)
+    read.__annotations__ = {argument.name: argument.annotation for argument in arguments}
+    return read
+
+
+def _type_of_words(field: Field) -> Any:
+    """The type of a study's setting on the command line, where an object is the name of one."""
+    return {Name: str, Names: tuple[str, ...]}.get(field.type, field.type)
 
 
 def _with_help(name: str, command: Callable[..., int], words: Sequence[str]) -> type:
@@ -462,10 +493,11 @@ def _with_help(name: str, command: Callable[..., int], words: Sequence[str]) -> 
     )
     settings = []
     for field in fields(Study):
+        kind = _type_of_words(field)
         if field.name in texts:
-            kind = Annotated[field.type, tyro.conf.arg(help=texts[field.name])]
+            kind = Annotated[kind, tyro.conf.arg(help=texts[field.name])]
         else:
-            kind = tyro.conf.Suppress[field.type]
+            kind = tyro.conf.Suppress[kind]
         settings.append((field.name, kind))
     study = make_dataclass("Study", settings, frozen=True)
 

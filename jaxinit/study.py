@@ -17,8 +17,9 @@ import struct
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path, PurePath
-from typing import Any, get_args
+from typing import Any, TypeAlias, get_args
 
+from jaxinit.names import Named, name_of
 from jaxinit.options import (
     LEAST,
     OPTIONS,
@@ -63,6 +64,7 @@ MOST = 2**31 - 1  # arrays are addressed by 31 bits
 # Ranges of whole numbers that have others than 1 to `MOST`: what a study can be about.
 RANGES = {"layers": (1, 1000), "seeds": (2, 100_000), "tune_seeds": (0, 100_000)}
 MOST_EVALUATIONS = 2**24  # of one trial
+OWN = ("model", "task", "schemes", "baseline")  # may be objects of the caller's
 MOST_NAMED = 100  # characters in the name of a scheme, a model or a task
 LARGEST = (2 - 2.0**-23) * 2.0**127  # the largest float32
 
@@ -75,10 +77,20 @@ class Interrupted(Exception):
     """A study was stopped before its end; what was computed is kept."""
 
 
+# A name, or in Python an object: a model's constructor, a task or what makes one, a scheme or an
+# initializer. The command line reads a string, as the defaults are.
+Name: TypeAlias = Any
+Names: TypeAlias = tuple[Any, ...]
+
+
 @dataclass(frozen=True)
 class Study:
     """What is asked: a model, a task and an optimizer, and the schemes, rates and seeds to compare
     on them.
+
+    Model, task and schemes are names, or in Python objects of your own, which are kept under the
+    names by which they can be found, `module:NAME` or `FILE.py:NAME`; an object that has none is
+    kept under a digest, and only the program that makes it can go on with its study.
 
     Units: `epochs` is the budget of a trial in passes over the training set; `evaluations` is how
     often an epoch is evaluated, and so the resolution of the answer. Seeds 0 to tune_seeds - 1
@@ -86,7 +98,7 @@ class Study:
     model or the optimizer.
     """
 
-    model: str = "rnn"
+    model: Name = "rnn"
     """rnn, lstm, gru, mgu, lru, mlp, transformer or vit (see `jaxinit list models`)."""
     hidden: int = 128
     """Units in every hidden layer."""
@@ -110,14 +122,14 @@ class Study:
     learned_start: bool = False
     embedding: int | None = None
 
-    task: str = "digits_rows"
+    task: Name = "digits_rows"
     """digits_rows, adding, copy, text, ... (see `jaxinit list tasks`)."""
     length: int | None = None
     """Length of a sequence, for tasks that have no fixed one (not digits_*). Default: the
     task's."""
     text: str | None = None
     """A text file of yours, for text and words. Default: the embedded text."""
-    schemes: tuple[str, ...] = (
+    schemes: Names = (
         "uniform01",
         "small_normal",
         "xavier_rnn",
@@ -166,7 +178,7 @@ class Study:
     stateful: bool = False
     """Start each training batch from the states the last one ended with, on text, words and
     penn_treebank."""
-    baseline: str = "small_normal"
+    baseline: Name = "small_normal"
     """The scheme that the ratios compare with."""
 
     def __post_init__(self) -> None:
@@ -439,7 +451,7 @@ def _plain(name: str, kind: Any, value: Any) -> Any:
     kinds = get_args(kind) or (kind,)
     if value is None and type(None) in kinds:
         return None
-    if kind in (tuple[str, ...], tuple[float, ...]):
+    if kind in (Names, tuple[float, ...]):
         if (
             isinstance(value, str)
             or not isinstance(value, Iterable)
@@ -448,6 +460,8 @@ def _plain(name: str, kind: Any, value: Any) -> Any:
             example = "('orthogonal',)" if name == "schemes" else "(0.1,)"
             raise BadStudy(f"{name} wants several values, such as {example}; got {value!r}")
         return tuple(_plain(name, kinds[0], item) for item in value)
+    if name in OWN:
+        return _named(name, value)
     if str in kinds:
         if not isinstance(value, str | PurePath):
             raise BadStudy(f"{name} wants a name, got {value!r}")
@@ -457,6 +471,17 @@ def _plain(name: str, kind: Any, value: Any) -> Any:
             raise BadStudy(f"{name} wants True or False, got {value!r}")
         return bool(value)
     return _whole(name, value) if int in kinds else _real(name, value)
+
+
+def _named(name: str, value: Any) -> str:
+    """The name of a model, a task or a scheme; of an object one that knows it."""
+    if isinstance(value, Named):
+        return value
+    if isinstance(value, str | PurePath):
+        return str(value)
+    if callable(value) or hasattr(value, "tickets"):  # as a task has, which is not called
+        return name_of(value)
+    raise BadStudy(f"{name} wants a name or an object of yours, got {value!r}")
 
 
 def _whole(name: str, value: Any) -> int:

@@ -12,7 +12,7 @@ PACKAGE = TESTS.parent / "jaxinit"
 # From the ground up. A folder, or a file beside the folders, imports from the floors below and from
 # itself.
 FLOORS = [
-    {"options"},
+    {"options", "names"},
     {"spec", "theory", "study"},
     {"initializers", "introspect", "tasks", "analysis"},
     {"models", "schemes", "console"},
@@ -24,8 +24,9 @@ FLOORS = [
     {"reproduce"},
 ]
 FLOOR = {place: floor for floor, places in enumerate(FLOORS) for place in places}
-WITHOUT_JAX = {"analysis", "theory", "study", "options"}
+WITHOUT_JAX = {"analysis", "theory", "study", "options", "names"}
 STDLIB_ONLY = {
+    Path("names.py"),
     Path("options.py"),
     Path("study.py"),
     Path("analysis/folder.py"),

@@ -109,7 +109,7 @@ def test_numbers_are_pythons_own_whatever_they_were() -> None:
             "orthogonal",
             "schemes wants several values, such as ('orthogonal',); got 'orthogonal'",
         ),
-        ("schemes", (1,), "schemes wants a name, got 1"),
+        ("schemes", (1,), "schemes wants a name or an object of yours, got 1"),
         ("hidden", None, "hidden wants a whole number, got None"),
         ("hidden", 64.0, "hidden wants a whole number, got 64.0"),
         ("hidden", True, "hidden wants a whole number, got True"),
@@ -119,7 +119,7 @@ def test_numbers_are_pythons_own_whatever_they_were() -> None:
         ("l2", 10**400, "l2 must be at most 3.4e+38, got a number beyond float64"),
         ("residual", 2, "residual wants True or False, got 2"),
         ("residual", np.array([1, 0]), "residual wants True or False"),
-        ("model", None, "model wants a name, got None"),
+        ("model", None, "model wants a name or an object of yours, got None"),
     ],
 )
 def test_values_of_another_type_are_refused(name: str, value: Any, message: str) -> None:

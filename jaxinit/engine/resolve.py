@@ -21,6 +21,7 @@ from jaxinit import calibrate, introspect
 from jaxinit.engine import memory, sweep, training
 from jaxinit.introspect import Functional, Params, functional
 from jaxinit.models import ACTIVATIONS, MODELS
+from jaxinit.names import Named, find
 from jaxinit.schemes import SCHEMES, scheme_named
 from jaxinit.spec import Leaf, Rule, Scheme, rules, under
 from jaxinit.study import (
@@ -132,8 +133,13 @@ def resolve(
 ) -> Resolved:
     """Resolve the names of a study and check everything that can be checked before any work.
 
+    Objects that the study holds, and names such as `FILE.py:NAME`, join `schemes`, `tasks` and
+    `models`, which add to the names that it may use.
     Raises: BadStudy, one line that names what was got, what was expected and the nearest name.
     """
+    study, schemes, tasks, models = _with_objects(
+        study, dict(schemes or {}), dict(tasks or {}), dict(models or {})
+    )
     known_schemes = SCHEMES | dict(schemes or {})
     known_models: dict[str, Callable[..., nnx.Module]] = {**MODELS, **(models or {})}
     known_tasks = TASKS | dict(tasks or {})
@@ -157,8 +163,55 @@ def resolve(
         raise
     except ValueError as error:
         raise BadStudy(str(error)) from error
+    except Exception as error:
+        if not (models or tasks or schemes):
+            raise  # ours: a fault of this package
+        raise BadStudy(
+            f"what the study brings with it could not be built: {type(error).__name__}: {error}"
+        ) from error
     whole = _whole(study, task, model, make)
     return Resolved(study, task, model, whole, by_name, rules_of, calibrations)
+
+
+def _with_objects(
+    study: Study,
+    schemes: dict[str, Scheme],
+    tasks: dict[str, Callable[..., Task]],
+    models: dict[str, Callable[..., nnx.Module]],
+) -> tuple[Study, dict[str, Scheme], dict[str, Callable[..., Task]], dict[str, Any]]:
+    """The study, and the names that it may use beside ours with the objects that it brings."""
+    for name in (*study.schemes, study.baseline):
+        scheme, _ = parts(name, SCHEMES | schemes)
+        own = _object_of(name if isinstance(name, Named) else scheme, SCHEMES | schemes)
+        if own is not None:
+            schemes[str(scheme)] = own
+    task = _object_of(study.task, TASKS | tasks)
+    if task is not None:
+        tasks[str(study.task)] = (lambda: task) if isinstance(task, Task) else task
+    model = _object_of(study.model, MODELS | models)
+    name = next((name for name, ours in MODELS.items() if ours is model), str(study.model))
+    if model is not None and name not in MODELS:  # ours take all their options under our names
+        models[name] = model
+    names = {
+        "model": name,
+        "task": str(study.task),
+        "schemes": tuple(map(str, study.schemes)),
+        "baseline": str(study.baseline),
+    }
+    return replace(study, **names), schemes, tasks, models
+
+
+def _object_of(name: str, known: Mapping[str, Any]) -> Any:
+    """The object that a name brings with it or says where to find; None for a name that is known,
+    or that is none of these. Raises: BadStudy for a place without it."""
+    if isinstance(name, Named):
+        return name.object
+    if name in known or ":" not in name or "(" in name:
+        return None
+    try:
+        return find(name)
+    except LookupError as error:
+        raise BadStudy(str(error.args[0])) from error
 
 
 def _whole(

@@ -1,8 +1,10 @@
 """A study resolved: names, options that must fit together, and paired starts."""
 
 import inspect
+import json
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,10 +13,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxinit.engine import initial, resolve
-from jaxinit.initializers import zeros
+from jaxinit.engine import campaign, initial, resolve
+from jaxinit.initializers import normal, zeros
 from jaxinit.introspect import Training
-from jaxinit.models import MLP, MODELS
+from jaxinit.models import LSTM, MLP, MODELS
 from jaxinit.schemes.mup import mup
 from jaxinit.spec import Initializer, Leaf, Rule, rules
 from jaxinit.study import ATTENTION, MODELS_TAKING, RECURRENT, TASKS_TAKING, BadStudy, Study
@@ -299,3 +301,71 @@ def test_a_factor_that_is_not_finite_is_refused() -> None:
         BadStudy, match=r"scheme 'own' gives parameter 'layers.0.bias' a rate times inf; change its"
     ):
         resolve.resolve(replace(STUDY, schemes=("own",), baseline="own"), own)
+
+
+def tiny(leaf: Leaf) -> Any:
+    return zeros if leaf.role == "bias" else normal(0.001)
+
+
+def own(inputs: int, units: int, outputs: int, *, layers: int, rngs: nnx.Rngs, **unused) -> MLP:
+    del unused
+    return MLP(inputs * 8, units, outputs, layers=layers, rngs=rngs)
+
+
+def test_a_study_takes_objects(tmp_path: Path) -> None:
+    task = replace(TASKS["digits_rows"](), name="half")
+    study = replace(
+        STUDY,
+        model=own,
+        task=task,
+        schemes=(tiny, jax.nn.initializers.normal(0.1), "xavier_rnn", "orthogonal+lsuv"),
+        baseline=tiny,
+        epochs=1,
+        seeds=2,
+    )
+    assert study.baseline == study.schemes[0]
+    assert study.model.object is own
+    assert study.schemes[1].startswith("init@")
+    assert study.task.startswith("half@")
+    got = campaign.run(study, out=tmp_path / "s", progress=False)
+    stored = json.loads((tmp_path / "s" / "study.json").read_text())["study"]
+    assert stored["schemes"] == list(study.schemes)
+    assert stored["model"] == study.model
+    assert "own" in study.model
+    assert campaign.run(study, out=tmp_path / "s", progress=False).read_back
+    assert sorted(got.records.scheme.values) == sorted(study.schemes)
+    same = (tiny, jax.nn.initializers.normal(0.1), "xavier_rnn", "orthogonal+lsuv")
+    assert campaign.run(replace(study, schemes=same), out=tmp_path / "s", progress=False).read_back
+    other = (tiny, jax.nn.initializers.normal(0.2), "xavier_rnn", "orthogonal+lsuv")
+    with pytest.raises(BadStudy, match="holds another study"):
+        campaign.run(replace(study, schemes=other), out=tmp_path / "s", progress=False)
+
+
+def test_our_own_objects_have_our_names() -> None:
+    resolved = resolve.resolve(replace(STUDY, model=LSTM, peepholes=True))
+    assert resolved.study.model == "lstm"
+
+
+def test_objects_are_found_by_the_names_that_studies_keep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own.py").write_text(
+        "from jaxinit.initializers import normal, zeros\n"
+        "from jaxinit.models import MLP\n"
+        "def small(leaf):\n"
+        "    return zeros if leaf.role == 'bias' else normal(0.01)\n"
+        "def broken(*sizes, **options):\n"
+        "    raise TypeError('of the caller')\n"
+        "def net(inputs, units, outputs, *, layers, rngs, **unused):\n"
+        "    return MLP(inputs * 8, units, outputs, layers=layers, rngs=rngs)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    named = replace(STUDY, model="own.py:net", schemes=("own.py:small", "own.py:small+lsuv"))
+    resolved = resolve.resolve(replace(named, baseline="own.py:small"))
+    assert set(resolved.schemes) == {"own.py:small", "own.py:small+lsuv"}
+    with pytest.raises(BadStudy, match=r"'own.py:ned': own.py has no 'ned'; it has .*net"):
+        resolve.resolve(replace(STUDY, model="own.py:ned"))
+    with pytest.raises(BadStudy, match="could not be built: TypeError: of the caller"):
+        resolve.resolve(replace(STUDY, model="own.py:broken"))
+    with pytest.raises(BadStudy, match="model wants a name or an object of yours, got 3"):
+        replace(STUDY, model=3)

@@ -1,0 +1,169 @@
+"""Names of a caller's own objects, under which a study keeps them.
+
+    object -> Named: `module:NAME` or `FILE.py:NAME` where it has one, else its kind and a digest
+    `module:NAME`, `FILE.py:NAME` -> object
+
+A name is for people, and for the folder of a study. Whether an object of that name still computes
+the same is a question that `engine.identity` answers, from what it computes.
+"""
+
+import functools
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+ADDRESS = re.compile(r"( at )?0x[0-9a-f]{4,}")
+
+
+class Named(str):
+    """The name of an object, which knows the object: a string wherever one is wanted."""
+
+    object: Any
+
+    def __new__(cls, name: str, thing: Any) -> "Named":
+        named = super().__new__(cls, name)
+        named.object = thing
+        return named
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Named":
+        return self  # `dataclasses.asdict` copies what it finds, and an object is not ours to copy
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Named, (str(self), self.object)
+
+
+def name_of(thing: Any) -> Named:
+    """An object under the name by which another program can find it, or else under a digest.
+
+    `module:NAME` for what can be imported, `FILE.py:NAME` for what a script defines at its top
+    level. What has neither, as a closure or what is typed into a notebook, has its kind and eight
+    digits of a digest of its code and of the values that it holds.
+    """
+    for module, name in _places(thing):
+        if _attribute(module, name) is thing:
+            if module.__name__ != "__main__":
+                return Named(f"{module.__name__}:{name}", thing)
+            script = getattr(module, "__file__", None)
+            if script:
+                return Named(f"{Path(script).name}:{name}", thing)
+    kind = getattr(thing, "__name__", None) or getattr(thing, "name", None)
+    if not isinstance(kind, str):
+        kind = type(thing).__name__
+    digest = hashlib.sha256()
+    _write(digest, thing, [])
+    return Named(f"{kind.strip('<>')}@{digest.hexdigest()[:8]}", thing)
+
+
+def find(name: str) -> Any:
+    """The object of a name such as `module:NAME` or `FILE.py:NAME`, whose module is imported.
+
+    A file is looked for in the working folder. Raises: LookupError, one line that says what is
+    wrong, for a module or file that cannot be imported, and for one without that name.
+    """
+    place, _, attribute = name.rpartition(":")
+    module = _imported(place, name)
+    thing = _attribute(module, attribute)
+    if thing is None:
+        public = [entry for entry in vars(module) if not entry.startswith("_")]
+        raise LookupError(f"{name!r}: {place} has no {attribute!r}; it has {', '.join(public)}")
+    return thing
+
+
+def _imported(place: str, name: str) -> ModuleType:
+    main = sys.modules["__main__"]
+    script = getattr(main, "__file__", None)
+    path = Path(place)
+    if path.suffix == ".py" and script and path.name == Path(script).name:
+        return main  # importing it again would run it again
+    try:
+        if path.suffix != ".py":
+            return importlib.import_module(place)
+        if not path.is_file():
+            raise LookupError(f"{name!r}: there is no file {place}; give its path")
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules.setdefault(path.stem, module)  # where its classes say that they are defined
+        spec.loader.exec_module(module)
+        return module
+    except LookupError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise LookupError(
+            f"{name!r}: importing {place} failed with {type(error).__name__}: {error}"
+        ) from error
+
+
+def _places(thing: Any) -> list[tuple[ModuleType, str]]:
+    """Where an object may be found: where it says it was defined, or as a variable of the
+    script."""
+    places = []
+    module = sys.modules.get(getattr(thing, "__module__", None) or "")
+    qualified = getattr(thing, "__qualname__", None)
+    if module is not None and isinstance(qualified, str):
+        places.append((module, qualified))
+    main = sys.modules["__main__"]
+    for name, value in vars(main).items():
+        if value is thing and not name.startswith("_"):
+            places.append((main, name))
+    return places
+
+
+def _attribute(module: ModuleType, name: str) -> Any:
+    """What a dotted name stands for in a module; None for nothing."""
+    thing: Any = module
+    for part in name.split("."):
+        thing = getattr(thing, part, None)
+    return thing
+
+
+def _array(thing: Any) -> tuple[Any, ...]:
+    try:
+        array = thing.__array__()
+    except TypeError:  # random keys are no numbers
+        return (repr(thing),)
+    return str(array.dtype), array.shape, array.tobytes()
+
+
+def _write(digest: Any, thing: Any, seen: list[int]) -> None:
+    """Write what an object is into a digest: its code, and what it holds."""
+    if id(thing) in seen:
+        return
+    seen = [*seen, id(thing)]
+    parts: tuple[Any, ...]
+    if hasattr(thing, "__array__") and not isinstance(thing, type):
+        parts = _array(thing)
+    elif isinstance(thing, functools.partial):
+        parts = (thing.func, thing.args, thing.keywords)
+    elif inspect.ismethod(thing):
+        parts = (thing.__func__, thing.__self__)
+    elif inspect.isfunction(thing):
+        cells = [cell.cell_contents for cell in thing.__closure__ or ()]
+        parts = (thing.__code__, thing.__defaults__, thing.__kwdefaults__, cells)
+    elif inspect.iscode(thing):
+        parts = (thing.co_code, thing.co_names, thing.co_consts)
+    elif isinstance(thing, dict):
+        parts = tuple(item for pair in thing.items() for item in pair)
+    elif isinstance(thing, tuple | list):
+        parts = tuple(thing)
+    elif isinstance(thing, set | frozenset):  # whose order differs from process to process
+        parts = tuple(sorted(ADDRESS.sub("", repr(entry)) for entry in thing))
+    elif isinstance(thing, type):
+        own = {key: value for key, value in vars(thing).items() if not key.startswith("__")}
+        init = vars(thing).get("__init__"), vars(thing).get("__call__")
+        parts = (thing.__qualname__, own, *init)
+    elif hasattr(thing, "__dict__") and not isinstance(thing, ModuleType):
+        parts = (type(thing).__qualname__, vars(thing))
+    else:
+        digest.update(ADDRESS.sub("", repr(thing)).encode())
+        return
+    digest.update(f"{type(thing).__name__} {len(parts)}\n".encode())
+    for part in parts:
+        _write(digest, part, seen)
