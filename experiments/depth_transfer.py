@@ -35,9 +35,9 @@ from jaxinit.reproduce import (
     draw_transfer,
     finish,
     make_main,
-    optimum,
     run_all,
     smoke,
+    transfer_claims,
 )
 from jaxinit.schemes import xavier_rnn
 from jaxinit.schemes.mup import depth_mup
@@ -194,20 +194,13 @@ def sums(size: Size, depth: int, scheme: Scheme) -> np.ndarray:
 
 def transfer(size: Size, results: Sequence[Result]) -> list[Claim]:
     """U2: by how many octaves the best rate moves from the shallowest to the deepest network."""
-    claims = []
-    for scheme, published, band in (
-        ("plain", "moves down", at_most(-1.0)),
-        ("depth_mup", "carries over", near(0.0, 1.0)),
-        ("complete_p", "carries over", near(0.0, 1.0)),
-    ):
-        what = (
-            f"{scheme}: octaves that the best rate moves from {size.trained[0]} to "
-            f"{size.trained[-1]} blocks"
-        )
-        shift = optimum(results[-1], scheme) - optimum(results[0], scheme)
-        note = "training loss after a fixed number of epochs"
-        claims.append(make_claim("U2", what, shift, published, band, note))
-    return claims
+    expected = {
+        "plain": ("moves down", at_most(-1.0)),
+        "depth_mup": ("carries over", near(0.0, 1.0)),
+        "complete_p": ("carries over", near(0.0, 1.0)),
+    }
+    between = f"from {size.trained[0]} to {size.trained[-1]} blocks"
+    return transfer_claims("U2", results, between, expected)
 
 
 main = make_main("depth_transfer", __doc__, SIZES, measure)

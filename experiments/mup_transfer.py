@@ -23,7 +23,7 @@ from pathlib import Path
 from jaxinit.analysis.claims import Claim, at_least, at_most, make_claim, near
 from jaxinit.analysis.figure import save, style
 from jaxinit.analysis.store import Result
-from jaxinit.reproduce import draw_transfer, finish, make_main, optimum, run_all, smoke
+from jaxinit.reproduce import draw_transfer, finish, make_main, run_all, smoke, transfer_claims
 from jaxinit.schemes.mup import mup
 from jaxinit.study import Study
 
@@ -105,19 +105,12 @@ def coordinates(size: Size, out: Path) -> list[Claim]:
 
 def transfer(size: Size, results: Sequence[Result]) -> list[Claim]:
     """B5: by how many octaves the best rate moves from the narrowest to the widest network."""
-    claims = []
-    for scheme, published, band in (
-        ("mup", "carries over", near(0.0, 1.0)),
-        ("xavier_rnn", "moves down", at_most(-2.0)),
-    ):
-        what = (
-            f"{scheme}: octaves that the best rate moves from {size.widths[0]} to "
-            f"{size.widths[-1]} units"
-        )
-        shift = optimum(results[-1], scheme) - optimum(results[0], scheme)
-        note = "training loss after a fixed number of epochs"
-        claims.append(make_claim("B5", what, shift, published, band, note))
-    return claims
+    expected = {
+        "mup": ("carries over", near(0.0, 1.0)),
+        "xavier_rnn": ("moves down", at_most(-2.0)),
+    }
+    between = f"from {size.widths[0]} to {size.widths[-1]} units"
+    return transfer_claims("B5", results, between, expected)
 
 
 main = make_main("mup_transfer", __doc__, SIZES, measure)

@@ -10,7 +10,7 @@ import runpy
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr
-from dataclasses import Field, fields, make_dataclass, replace
+from dataclasses import fields, make_dataclass, replace
 from functools import partial, wraps
 from importlib.metadata import version
 from itertools import pairwise
@@ -453,11 +453,10 @@ def _later(command: Callable[..., int]) -> Callable[..., Callable[[], int]]:
             options["study"] = Study(**vars(options["study"]))
         return partial(command, *args, **options)
 
-    words = make_dataclass("Study", [(f.name, _type_of_words(f)) for f in fields(Study)])
-    words.__doc__ = Study.__doc__
     arguments = []
     for argument in inspect.signature(command).parameters.values():
         if argument.name == "study":
+            words = _study_in_words()
             argument = argument.replace(
                 annotation=tyro.conf.OmitArgPrefixes[words], default=words(**vars(argument.default))
             )
@@ -469,9 +468,19 @@ def _later(command: Callable[..., int]) -> Callable[..., Callable[[], int]]:
     return read
 
 
-def _type_of_words(field: Field) -> Any:
-    """The type of a study's setting on the command line, where an object is the name of one."""
-    return {Name: str, Names: tuple[str, ...]}.get(field.type, field.type)
+def _study_in_words(texts: Mapping[str, str] | None = None) -> type:
+    """A study as the parser reads it, where an object is the name of one; with the help `texts` of
+    the settings that are to be shown, which hide the others."""
+    in_words = {Name: str, Names: tuple[str, ...]}
+    settings = []
+    for field in fields(Study):
+        kind: Any = in_words.get(field.type, field.type)
+        if texts is not None and field.name in texts:
+            kind = Annotated[kind, tyro.conf.arg(help=texts[field.name])]
+        elif texts is not None:
+            kind = tyro.conf.Suppress[kind]
+        settings.append((field.name, kind))
+    return make_dataclass("Study", settings, frozen=True)
 
 
 def _with_help(name: str, command: Callable[..., int], words: Sequence[str]) -> type:
@@ -491,16 +500,7 @@ def _with_help(name: str, command: Callable[..., int], words: Sequence[str]) -> 
         f" The options of {model} are listed here; for those of another: jaxinit {name} --model "
         "NAME --help."
     )
-    settings = []
-    for field in fields(Study):
-        kind = _type_of_words(field)
-        if field.name in texts:
-            kind = Annotated[kind, tyro.conf.arg(help=texts[field.name])]
-        else:
-            kind = tyro.conf.Suppress[kind]
-        settings.append((field.name, kind))
-    study = make_dataclass("Study", settings, frozen=True)
-
+    study = _study_in_words(texts)
     arguments = []
     for argument in inspect.signature(command).parameters.values():
         kind, default = argument.annotation, argument.default

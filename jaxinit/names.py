@@ -75,6 +75,11 @@ def find(name: str) -> Any:
     return thing
 
 
+def without_address(thing: Any) -> str:
+    """What an object prints, free of where in memory it is: the same in every process."""
+    return ADDRESS.sub("", repr(thing))
+
+
 def _imported(place: str, name: str) -> ModuleType:
     main = sys.modules["__main__"]
     script = getattr(main, "__file__", None)
@@ -154,7 +159,7 @@ def _write(digest: Any, thing: Any, seen: list[int]) -> None:
     elif isinstance(thing, tuple | list):
         parts = tuple(thing)
     elif isinstance(thing, set | frozenset):  # whose order differs from process to process
-        parts = tuple(sorted(ADDRESS.sub("", repr(entry)) for entry in thing))
+        parts = tuple(sorted(map(without_address, thing)))
     elif isinstance(thing, type):
         own = {key: value for key, value in vars(thing).items() if not key.startswith("__")}
         init = vars(thing).get("__init__"), vars(thing).get("__call__")
@@ -162,7 +167,7 @@ def _write(digest: Any, thing: Any, seen: list[int]) -> None:
     elif hasattr(thing, "__dict__") and not isinstance(thing, ModuleType):
         parts = (type(thing).__qualname__, vars(thing))
     else:
-        digest.update(ADDRESS.sub("", repr(thing)).encode())
+        digest.update(without_address(thing).encode())
         return
     digest.update(f"{type(thing).__name__} {len(parts)}\n".encode())
     for part in parts:

@@ -19,7 +19,7 @@ import tyro
 import xarray as xr
 
 from jaxinit.analysis import store
-from jaxinit.analysis.claims import Claim, make_claim, no_verdicts, ratio_claim
+from jaxinit.analysis.claims import Band, Claim, make_claim, no_verdicts, ratio_claim
 from jaxinit.analysis.figure import as_text, lines, save, saved_figure, style
 from jaxinit.analysis.folder import Folder, to_json
 from jaxinit.analysis.report import print_claims, print_rows
@@ -240,6 +240,20 @@ def optimum(result: Result, scheme: str) -> np.ndarray:
         vertex = -b / (2 * a) if a > 0 else rates[course.argmin()]
         optima.append(float(np.clip(vertex, rates[0], rates[-1])))
     return np.asarray(optima)
+
+
+def transfer_claims(
+    name: str, ends: Sequence[Result], between: str, expected: Mapping[str, tuple[str, Band]]
+) -> list[Claim]:
+    """By how many octaves the best rate of each scheme moves from the first of `ends` to the last;
+    `expected` has what was published, and its band."""
+    claims = []
+    for scheme, (published, band) in expected.items():
+        statement = f"{scheme}: octaves that the best rate moves {between}"
+        shift = optimum(ends[-1], scheme) - optimum(ends[0], scheme)
+        note = "training loss after a fixed number of epochs"
+        claims.append(make_claim(name, statement, shift, published, band, note))
+    return claims
 
 
 def rows_of(results: Results) -> list[SettingRow]:

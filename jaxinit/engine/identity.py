@@ -10,7 +10,6 @@ import functools
 import hashlib
 import inspect
 import json
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -22,11 +21,11 @@ import numpy as np
 from jaxinit.analysis.folder import Folder, another
 from jaxinit.engine.resolve import Resolved
 from jaxinit.introspect import Training
+from jaxinit.names import without_address
 from jaxinit.spec import draw
 from jaxinit.study import Study
 from jaxinit.tasks import Task
 
-ADDRESS = re.compile(r"( at )?0x[0-9a-f]{4,}")
 PRECISION = (
     "jax_default_matmul_precision",
     "jax_enable_x64",
@@ -319,4 +318,4 @@ class _Canonical:
 def _text(value: Any) -> str:
     if callable(value):
         return getattr(value, "__qualname__", type(value).__qualname__)
-    return ADDRESS.sub("", repr(value))
+    return without_address(value)
