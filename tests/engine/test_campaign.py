@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray as xr
+from short_study import SHORT, STUDY
 
 import jaxinit
 from jaxinit import spec
@@ -25,18 +26,6 @@ from jaxinit.engine import campaign, initial, resolve, sweep
 from jaxinit.initializers import glorot_scheme, normal, zeros
 from jaxinit.study import BadStudy, Study
 from jaxinit.tasks import TASKS, Task
-
-STUDY = Study(
-    hidden=16,
-    schemes=("small_normal", "xavier_rnn", "orthogonal"),
-    lrs=(0.1, 0.3),
-    seeds=2,
-    tune_seeds=1,
-    epochs=3,
-    evaluations=4,
-    target=0.5,
-    batch=64,
-)
 
 
 @pytest.fixture(scope="module")
@@ -202,9 +191,6 @@ def test_every_model_runs_on_tasks_of_both_kinds(model: str, task: str, tmp_path
     got = campaign.run(study, out=tmp_path / "s", progress=False)
     assert got.summary["trials"] == 4
     assert np.isfinite(got.records.train_loss.values).all()
-
-
-SHORT = replace(STUDY, lrs=(0.1,), epochs=1, batch=320, evaluations=2, target=0.99)
 
 
 def test_new_data_under_an_old_name_never_gives_the_old_answer(tmp_path: Path) -> None:

@@ -6,23 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
+from short_study import SHORT, STUDY
 
 from jaxinit.engine import campaign
-from jaxinit.study import Study
 from jaxinit.tasks import TASKS
-
-STUDY = Study(
-    hidden=16,
-    schemes=("small_normal", "xavier_rnn", "orthogonal"),
-    lrs=(0.1, 0.3),
-    seeds=2,
-    tune_seeds=1,
-    epochs=3,
-    evaluations=4,
-    target=0.5,
-    batch=64,
-)
-SHORT = replace(STUDY, lrs=(0.1,), epochs=1, batch=320, evaluations=2, target=0.99)
 
 
 def test_signals_are_recorded_between_chunks_and_own_tasks_run(tmp_path: Path) -> None:
