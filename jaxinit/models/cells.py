@@ -58,7 +58,8 @@ class RNN(Recurrent):
 
     def step(self, layer: Layer, carry: Carry, z: tuple[Array, ...], keep: Array | None) -> Carry:
         (h,) = carry
-        z_bn = self.recur(layer, 0, z[0], h if keep is None else h * keep)
+        seen = h if keep is None else h * keep
+        z_bn = self.recur(layer, 0, z[0], seen)
         new = ACTIVATIONS[self.options.activation](z_bn)
         if self.options.leak is None:
             return (new,)
@@ -67,11 +68,18 @@ class RNN(Recurrent):
     def loop(
         self, layer: Layer, z: tuple[States, ...], before: Carry
     ) -> tuple[States, Carry] | None:
-        if self.options.leak is not None:
+        options = self.options
+        # Slopes by hand are functions of phi(x), and with a leak the state is no longer that.
+        if options.leak is not None:
             return None
-        o = self.options
-        u_nn = layer.recurrent[...]
-        h_tbn = rnn_states(z[0], u_nn, before[0], o.activation, o.unroll, o.backward)
+        h_tbn = rnn_states(
+            z[0],
+            layer.recurrent[...],
+            before[0],
+            options.activation,
+            options.unroll,
+            options.backward,
+        )
         return h_tbn, (h_tbn[-1],)
 
 
@@ -100,17 +108,18 @@ class LSTM(Recurrent):
     def make_layer(self, n_in: int, n: int, **place: Unpack[Place]) -> Layer:
         layer = super().make_layer(n_in, n, **place)
         if self.options.peepholes:
-            layer.peephole = param(
-                (3, n), ".o", "peephole", **(place | {"gate": ("input", "forget", "output")})
-            )
+            peeping: Place = {**place, "gate": ("input", "forget", "output")}
+            layer.peephole = param((3, n), ".o", "peephole", **peeping)
         return layer
 
     def step(self, layer: Layer, carry: Carry, z: tuple[Array, ...], keep: Array | None) -> Carry:
         h, c = carry
-        h = h if keep is None else h * keep
+        if keep is not None:
+            h = h * keep
         i = jax.nn.sigmoid(self.recur(layer, 0, z[0], h, self._peep(layer, 0, c)))
         f = jax.nn.sigmoid(self.recur(layer, 1, z[1], h, self._peep(layer, 1, c)))
         c = f * c + i * jnp.tanh(self.recur(layer, 2, z[2], h))
+        # The output gate sees the new cell, the other two saw the old one.
         o = jax.nn.sigmoid(self.recur(layer, 3, z[3], h, self._peep(layer, 2, c)))
         return o * jnp.tanh(c), c
 
@@ -126,9 +135,8 @@ class LSTM(Recurrent):
         if self.options.peepholes:
             return None
         h_0, c_0 = before
-        h_tbn, c = lstm_states(
-            z, tuple(layer.recurrent[...]), h_0, c_0, self.options.unroll, self.options.backward
-        )
+        u = tuple(layer.recurrent[...])
+        h_tbn, c = lstm_states(z, u, h_0, c_0, self.options.unroll, self.options.backward)
         return h_tbn, (h_tbn[-1], c)
 
 
@@ -153,35 +161,31 @@ class GRU(Recurrent):
 
     def make_layer(self, n_in: int, n: int, **place: Unpack[Place]) -> Layer:
         layer = super().make_layer(n_in, n, **place)
-        if self.options.reset == "after":  # the bias inside the reset product
-            layer.reset_bias = param(
-                (n,), "o", "bias", **(place | {"gate": (), "partner": "recurrent"})
-            )
+        if self.options.reset == "after":
+            # The gate multiplies this bias too, so it does not add up with the one outside.
+            one_vector: Place = {**place, "gate": (), "partner": "recurrent"}
+            layer.reset_bias = param((n,), "o", "bias", **one_vector)
         return layer
 
     def step(self, layer: Layer, carry: Carry, z: tuple[Array, ...], keep: Array | None) -> Carry:
         (h,) = carry
-        given = h if keep is None else h * keep
-        reset, update = (jax.nn.sigmoid(self.recur(layer, k, z[k], given)) for k in (0, 1))
+        seen = h if keep is None else h * keep
+        reset = jax.nn.sigmoid(self.recur(layer, 0, z[0], seen))
+        update = jax.nn.sigmoid(self.recur(layer, 1, z[1], seen))
         if self.options.reset == "after":
-            inner = given @ layer.recurrent[...][2] + jnp.broadcast_to(
-                layer.reset_bias[...], h.shape
-            )
+            product = seen @ layer.recurrent[...][2]
+            inner = product + jnp.broadcast_to(layer.reset_bias[...], h.shape)
             new = jnp.tanh(self.normalized(layer, 2, z[2] + reset * inner))
         else:
-            new = jnp.tanh(self.recur(layer, 2, z[2], reset * given))
+            new = jnp.tanh(self.recur(layer, 2, z[2], reset * seen))
+        # (1 - z) n + z h with one product instead of two.
         return (new + update * (h - new),)
 
     def loop(self, layer: Layer, z: tuple[States, ...], before: Carry) -> tuple[States, Carry]:
+        (h_0,) = before
         bias = layer.reset_bias[...] if self.options.reset == "after" else None
-        h_tbn = gru_states(
-            z,
-            tuple(layer.recurrent[...]),
-            bias,
-            before[0],
-            self.options.unroll,
-            self.options.backward,
-        )
+        u = tuple(layer.recurrent[...])
+        h_tbn = gru_states(z, u, bias, h_0, self.options.unroll, self.options.backward)
         return h_tbn, (h_tbn[-1],)
 
 
@@ -203,9 +207,9 @@ class MGU(Recurrent):
 
     def step(self, layer: Layer, carry: Carry, z: tuple[Array, ...], keep: Array | None) -> Carry:
         (h,) = carry
-        given = h if keep is None else h * keep
-        update = jax.nn.sigmoid(self.recur(layer, 0, z[0], given))
-        new = jnp.tanh(self.recur(layer, 1, z[1], (1 - update) * given))
+        seen = h if keep is None else h * keep
+        update = jax.nn.sigmoid(self.recur(layer, 0, z[0], seen))
+        new = jnp.tanh(self.recur(layer, 1, z[1], (1 - update) * seen))
         return (new + update * (h - new),)
 
 
@@ -257,30 +261,40 @@ class LRU(Recurrent):
 
     def project(self, layer: Layer, x_tbi: Array) -> tuple[States, ...]:
         assert isinstance(layer, RingLayer)
-        size = jnp.sqrt((1 - jnp.exp(-2 * jnp.exp(wide(layer.log_decay[...])))) / 2)
-        bias = jnp.zeros_like(layer.log_decay[...])
-        into = (projected(x_tbi, w_in, bias, self.options.backward) for w_in in layer.input[...])
-        past = projected(x_tbi, layer.skip.kernel[...], layer.skip.bias[...], self.options.backward)
-        return (*(jnp.broadcast_to(size, z.shape) * wide(z) for z in into), past)
+        backward = self.options.backward
+        squared_pole = jnp.exp(-2 * jnp.exp(wide(layer.log_decay[...])))
+        # The variance of a complex matrix is shared by its real and its imaginary part.
+        size = jnp.sqrt((1 - squared_pole) / 2)
+        no_bias = jnp.zeros_like(layer.log_decay[...])
+        past = projected(x_tbi, layer.skip.kernel[...], layer.skip.bias[...], backward)
+        parts = []
+        for w_in in layer.input[...]:
+            z_tbn = projected(x_tbi, w_in, no_bias, backward)
+            parts.append(jnp.broadcast_to(size, z_tbn.shape) * wide(z_tbn))
+        return (*parts, past)
 
     def step(self, layer: Layer, carry: Carry, z: tuple[Array, ...], keep: Array | None) -> Carry:
         del keep
         assert isinstance(layer, RingLayer)
-        (re, im), (a, b) = carry, (jnp.broadcast_to(of, carry[0].shape) for of in poles(layer))
+        re, im = carry
+        pole_re, pole_im = poles(layer)
+        a = jnp.broadcast_to(pole_re, re.shape)
+        b = jnp.broadcast_to(pole_im, re.shape)
         return a * re - b * im + z[0], a * im + b * re + z[1]
 
     def out(self, layer: Layer, carry: Carry, z: tuple[Array, ...]) -> Array:
         assert isinstance(layer, RingLayer)
         real, imaginary = layer.mix[...]
         re, im = (part.astype(real.dtype) for part in carry)
-        return jax.nn.gelu((re @ real - im @ imaginary) / jnp.sqrt(2.0).astype(z[2].dtype) + z[2])
+        past = z[2]
+        mixed = (re @ real - im @ imaginary) / jnp.sqrt(2.0).astype(past.dtype)
+        return jax.nn.gelu(mixed + past)
 
     def out_before(self, layer: Layer, carry: Carry) -> State:
         """That of a step whose input is 0."""
         assert isinstance(layer, RingLayer)
-        return self.out(
-            layer, carry, (*carry, jnp.broadcast_to(layer.skip.bias[...], carry[0].shape))
-        )
+        past = jnp.broadcast_to(layer.skip.bias[...], carry[0].shape)
+        return self.out(layer, carry, (*carry, past))
 
     def state_dtype(self) -> np.dtype:
         return at_least_float32(dtype_of(self))
@@ -288,19 +302,27 @@ class LRU(Recurrent):
     def loop(self, layer: Layer, z: tuple[States, ...], before: Carry) -> tuple[States, Carry]:
         assert isinstance(layer, RingLayer)
         pole = jax.lax.complex(*poles(layer))
-        first = jax.lax.complex(z[0], z[1]).at[0].add(pole[None] * jax.lax.complex(*before))
+        inputs = jax.lax.complex(z[0], z[1])
+        # The states before the first step enter as a part of its input: a scan starts from nothing.
+        inputs = inputs.at[0].add(pole[None] * jax.lax.complex(*before))
 
         def after(left: tuple[Array, Array], right: tuple[Array, Array]) -> tuple[Array, Array]:
-            return left[0] * right[0], right[0] * left[1] + right[1]
+            """Two stretches s -> factor s + term, one after the other, as one such stretch."""
+            left_factor, left_term = left
+            factor, term = right
+            return left_factor * factor, factor * left_term + term
 
-        states = jax.lax.associative_scan(after, (jnp.broadcast_to(pole, first.shape), first))[1]
+        factors = jnp.broadcast_to(pole, inputs.shape)
+        _, states = jax.lax.associative_scan(after, (factors, inputs))
         re, im = states.real, states.imag
         return self.out(layer, (re, im), z), (re[-1], im[-1])
 
 
 def poles(layer: RingLayer) -> tuple[Array, Array]:
     """The real and the imaginary part of the diagonal of a linear recurrence, float32 or wider."""
-    size, phase = jnp.exp(-jnp.exp(wide(layer.log_decay[...]))), jnp.exp(wide(layer.log_phase[...]))
+    # Two exponentials keep the size below 1 whatever an optimizer makes of the parameter.
+    size = jnp.exp(-jnp.exp(wide(layer.log_decay[...])))
+    phase = jnp.exp(wide(layer.log_phase[...]))
     return size * jnp.cos(phase), size * jnp.sin(phase)
 
 
