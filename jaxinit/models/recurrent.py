@@ -51,10 +51,15 @@ class Layer(nnx.Module):
 
     def __init__(self, n_in: int, n: int, **place: Unpack[Place]):
         gates = place.get("gate", ())
-        copies, dot = ((len(gates),), ".") if gates else ((), "")
+        copies = ()
+        dot = ""  # the axis that fans do not count
+        if gates:
+            copies = (len(gates),)
+            dot = "."
         self.input = param((*copies, n_in, n), dot + "io", "input", **place)
         self.recurrent = param((*copies, n, n), dot + "io", "recurrent", **place)
-        self.bias = param((*copies, n), dot + "o", "bias", **(place | {"partner": "recurrent"}))
+        beside: Place = {**place, "partner": "recurrent"}
+        self.bias = param((*copies, n), dot + "o", "bias", **beside)
 
 
 class Recurrent(nnx.Module):
@@ -131,12 +136,16 @@ class Recurrent(nnx.Module):
     def project(self, layer: Layer, x_tbi: Array) -> tuple[States, ...]:
         """What the inputs of all steps contribute to each gate: outside the time loop."""
         bias = layer.bias[...]
-        if self.options.norm is not None:  # the bias follows the norm
+        backward = self.options.backward
+        if self.options.norm is not None:
+            # Where there is a norm it is `normalized` that adds the bias, after it.
             bias = jnp.zeros_like(bias)
-        if self.gates:
-            pairs = zip(layer.input[...], bias, strict=True)
-            return tuple(projected(x_tbi, w_in, b, self.options.backward) for w_in, b in pairs)
-        return (projected(x_tbi, layer.input[...], bias, self.options.backward),)
+        if not self.gates:
+            return (projected(x_tbi, layer.input[...], bias, backward),)
+        by_gate = []
+        for w_in, bias_n in zip(layer.input[...], bias, strict=True):
+            by_gate.append(projected(x_tbi, w_in, bias_n, backward))
+        return tuple(by_gate)
 
     def step(self, layer: Layer, carry: Carry, z: tuple[Array, ...], keep: Array | None) -> Carry:
         """The states of one layer after one step; `keep` multiplies the state before its recurrent
@@ -194,9 +203,10 @@ class Recurrent(nnx.Module):
             steps = getattr(self.options, name)
             if steps is not None and steps > t:
                 raise ValueError(f"{name}={steps} is more than the {t} time steps; give 1 to that")
-        passes_on = (
-            bool(self.carried) and training is not None and b == self.carried[0][...].shape[0]
-        )
+        # Evaluation starts afresh, and so does a batch of another size, such as a last one.
+        passes_on = False
+        if self.carried and training is not None:
+            passes_on = b == self.carried[0][...].shape[0]
         if passes_on and lengths is not None:
             raise ValueError(
                 "a stateful network passes on its states after the last step, which is padding "
@@ -208,7 +218,8 @@ class Recurrent(nnx.Module):
         if passes_on:
             states = chain.from_iterable(after)
             for variable, state in zip(self.carried, states, strict=True):
-                variable.set_value(jax.lax.stop_gradient(state).astype(variable[...].dtype))
+                cut = jax.lax.stop_gradient(state)
+                variable.set_value(cut.astype(variable[...].dtype))
         return y
 
     def advance(
@@ -236,7 +247,10 @@ class Recurrent(nnx.Module):
                     "one tuple a layer"
                 )
             dtype = self.state_dtype()
-            states = jax.tree.map(lambda a: jnp.asarray(a, dtype), tuple(map(tuple, before)))
+            carries = []
+            for carry in before:
+                carries.append(tuple(jnp.asarray(state, dtype) for state in carry))
+            states = tuple(carries)
         return self._outputs(x, states, None, None)
 
     def start(self, b: int) -> tuple[Carry, ...]:
@@ -268,8 +282,10 @@ class Recurrent(nnx.Module):
                 "the states of a bidirectional network are of two directions; probe one that has "
                 "one"
             )
-        h_tbn, states, projections = self._embedded(x), [], []
-        for k, (layer, before) in enumerate(zip(self.layers, self.start(x.shape[0]), strict=True)):
+        h_tbn = self._embedded(x)
+        before = self.start(x.shape[0])
+        states, projections = [], []
+        for k, layer in enumerate(self.layers):
             z = self.project(layer, h_tbn)
 
             def turn(
@@ -281,11 +297,14 @@ class Recurrent(nnx.Module):
                     carry = tuple(jnp.add(a, b) for a, b in zip(carry, tap, strict=True))
                 return carry, (self.out(layer, carry, z), carry)
 
-            h_tbn, kept = jax.lax.scan(turn, before, (z, None if taps is None else taps[k]))[1]
+            taps_of_layer = None if taps is None else taps[k]
+            _, (h_tbn, kept) = jax.lax.scan(turn, before[k], (z, taps_of_layer))
             states.append(kept)
             projections.append(z)
-        y_tbo = self.readout(h_tbn if self.read_every_step else h_tbn[-1])
-        return y_tbo.swapaxes(0, 1) if self.read_every_step else y_tbo, states, projections
+        if not self.read_every_step:
+            return self.readout(h_tbn[-1]), states, projections
+        y_tbo = self.readout(h_tbn)
+        return y_tbo.swapaxes(0, 1), states, projections
 
     def _outputs(
         self, x: Array, before: tuple[Carry, ...], training: Training | None, lengths: Array | None
@@ -299,12 +318,15 @@ class Recurrent(nnx.Module):
         b, t = x.shape[:2]
         truncate = self.options.truncate
         key = None if training is None else training.key
+        # The last states alone do not answer where a sequence ends before the last step, nor where
+        # the backward direction ends at the first.
         every_step = self.read_every_step or lengths is not None or self.layers_back is not None
         size = truncate or min(self.options.segment or self._segment(t, b), t)
-        if self.layers_back is not None:  # which has to see the end before the start
-            size = t
+        if self.layers_back is not None:
+            size = t  # a direction that starts at the end cannot run segment by segment
         first = t % size or size
-        noise = None if key is None else jax.random.split(key, -(-t // size))
+        n_segments = math.ceil(t / size)
+        noise = None if key is None else jax.random.split(key, n_segments)
 
         def run(
             before: tuple[Carry, ...], at: tuple[Array, Any]
@@ -316,11 +338,15 @@ class Recurrent(nnx.Module):
             after, h_tbn = self._run(before, x_tbi, noisy, training, lengths)
             return after, h_tbn if every_step else h_tbn[-1:]
 
-        after, h_tbn = run(before, (x_tbi[:first], None if noise is None else noise[0]))
+        first_segment = (x_tbi[:first], None if noise is None else noise[0])
+        after, h_tbn = run(before, first_segment)
         if first < t:
             rest = x_tbi[first:].reshape(-1, size, *x_tbi.shape[1:])
-            segments = (rest, None if noise is None else noise[1:])
-            after, more = jax.lax.scan(jax.checkpoint(run, prevent_cse=False), after, segments)
+            rest_noise = None if noise is None else noise[1:]
+            # Inside a scan nothing is computed twice in one pass, which is all that `prevent_cse`
+            # is for.
+            again = jax.checkpoint(run, prevent_cse=False)
+            after, more = jax.lax.scan(again, after, (rest, rest_noise))
             more = more.reshape(-1, *more.shape[2:])
             h_tbn = jnp.concatenate([h_tbn, more]) if every_step else more[-1:]
 
@@ -340,10 +366,12 @@ class Recurrent(nnx.Module):
         b = h_tbn.shape[1]
         last = h_tbn[-1]
         if lengths is not None:
+            # A traced length may be 0: any row will do there, it is replaced below.
             last = h_tbn[jnp.maximum(lengths, 1) - 1, jnp.arange(b)]
         h_bn = last
         if self.layers_back is not None:
-            n = self.hidden_features  # the backward direction ends at the first step
+            # The backward direction, the second half of the units, ends at the first step.
+            n = self.hidden_features
             h_bn = jnp.concatenate([last[:, :n], h_tbn[0][:, n:]], axis=1)
         if lengths is not None:
             h_bn = jnp.where(lengths[:, None] > 0, h_bn, self._handed_on_before(before))
@@ -362,15 +390,17 @@ class Recurrent(nnx.Module):
 
         `training` has the noise of these steps, `whole` that of the sequence.
         """
-        h_tbn, after = x_tbi, []
+        b = x_tbi.shape[1]
+        h_tbn = x_tbi
+        after = []
         for k, (layer, carry) in enumerate(zip(self.layers, before, strict=True)):
             given = self._dropped(h_tbn, training, whole, k)
-            keep = self._keep(whole, k, (x_tbi.shape[1], self.hidden_features))
+            keep = self._keep(whole, k, (b, self.hidden_features))
             h_tbn, carry = self.run_layer(layer, given, carry, keep)
             after.append(carry)
             if self.layers_back is not None:
                 layer_back = self.layers_back[k]
-                fresh = self._start_of(layer_back, x_tbi.shape[1])
+                fresh = self._start_of(layer_back, b)
                 back, _ = self.run_layer(layer_back, reverse(given, lengths), fresh, keep)
                 h_tbn = jnp.concatenate([h_tbn, reverse(back, lengths)], axis=-1)
         return tuple(after), h_tbn
@@ -380,6 +410,7 @@ class Recurrent(nnx.Module):
     ) -> tuple[States, Carry]:
         """One layer over some steps, by its own loop where it has one."""
         z = self.project(layer, x_tbi)
+        # A mask and a norm stand inside the step, which the loops by hand do not know.
         if keep is None and self.options.norm is None:
             states = self.loop(layer, z, before)
             if states is not None:
@@ -397,9 +428,13 @@ class Recurrent(nnx.Module):
     ) -> Array:
         """The pre-activation of one gate: z + h U (+ `plus`), normalized over the units where the
         layers are."""
-        u_nn: Matrix = layer.recurrent[...][gate] if self.gates else layer.recurrent[...]
+        u_nn: Matrix = layer.recurrent[...]
+        if self.gates:
+            u_nn = u_nn[gate]
         z = z + h @ u_nn
-        return self.normalized(layer, gate, z if plus is None else z + plus)
+        if plus is not None:
+            z = z + plus
+        return self.normalized(layer, gate, z)
 
     def normalized(self, layer: Layer, gate: int, z: Array) -> Array:
         """gamma (z - mean) / std + b over the units, where the layers are normalized; z itself
@@ -422,9 +457,8 @@ class Recurrent(nnx.Module):
         if self.layers_back is None:
             return h_bn
         back = self.layers_back[-1]
-        return jnp.concatenate(
-            [h_bn, self.out_before(back, self._start_of(back, len(h_bn)))], axis=1
-        )
+        back_bn = self.out_before(back, self._start_of(back, len(h_bn)))
+        return jnp.concatenate([h_bn, back_bn], axis=1)
 
     def _stack(self, widths: Sequence[int]) -> nnx.List:
         """The layers of one direction, of as many inputs as `widths` says."""
@@ -444,16 +478,18 @@ class Recurrent(nnx.Module):
 
     def _layer(self, n_in: int, **place: Unpack[Place]) -> Layer:
         """The parameters of one layer, with those that options add."""
-        n, gates = self.hidden_features, self.gates
+        n = self.hidden_features
         layer = self.make_layer(n_in, n, **place)
         if self.options.norm is not None:
-            shape, dims = ((len(gates), n), ".o") if gates else ((n,), "o")
-            layer.scale = param(shape, dims, "scale", **(place | {"kind": "norm"}))
+            of_norm: Place = {**place, "kind": "norm"}
+            if self.gates:
+                layer.scale = param((len(self.gates), n), ".o", "scale", **of_norm)
+            else:
+                layer.scale = param((n,), "o", "scale", **of_norm)
         if self.options.learned_start:
             ungated: Place = {**place, "gate": ()}
-            layer.start = nnx.List(
-                [param((n,), "o", "start", **ungated) for _ in range(self.carries)]
-            )
+            starts = [param((n,), "o", "start", **ungated) for _ in range(self.carries)]
+            layer.start = nnx.List(starts)
         return layer
 
     def _given(self, x: Inputs) -> Array:
@@ -468,14 +504,18 @@ class Recurrent(nnx.Module):
         if self.table is None:
             return x_t
         rows = self.table[...]
-        return rows[x_t] if jnp.issubdtype(x_t.dtype, jnp.integer) else x_t @ rows
+        if jnp.issubdtype(x_t.dtype, jnp.integer):
+            return rows[x_t]
+        return x_t @ rows
 
     def _carried(self) -> tuple[Carry, ...]:
         """The states that the last training batch ended with."""
         dtype = self.state_dtype()
         values = [variable[...].astype(dtype) for variable in self.carried]
-        n = self.carries
-        return tuple(tuple(values[k * n : (k + 1) * n]) for k in range(len(self.layers)))
+        by_layer = []
+        for first in range(0, len(values), self.carries):
+            by_layer.append(tuple(values[first : first + self.carries]))
+        return tuple(by_layer)
 
     def _dropped(
         self, h: Array, training: Training | None, whole: Training | None, place: int
@@ -486,6 +526,7 @@ class Recurrent(nnx.Module):
             return h  # whole numbers stand for rows, which are dropped further on
         if not self.options.variational:
             return dropped(h, training, place)
+        # One mask for all steps, by the noise of the whole sequence: segments have the same.
         return h * dropped(jnp.ones_like(h[:1]), whole, place)
 
     def _keep(self, whole: Training | None, place: int, shape: tuple[int, int]) -> Array | None:
@@ -493,7 +534,9 @@ class Recurrent(nnx.Module):
         variational."""
         if not self.options.variational or whole is None or whole.key is None:
             return None
-        return dropped(jnp.ones(shape, dtype_of(self)), whole, len(self.layers) + 1 + place)
+        # After the places of the layers' inputs and of the readout's.
+        place = len(self.layers) + 1 + place
+        return dropped(jnp.ones(shape, dtype_of(self)), whole, place)
 
     def _segment(self, t: int, b: int) -> int:
         """The whole length where its residuals are few, else the square root: memory grows as
@@ -501,6 +544,7 @@ class Recurrent(nnx.Module):
         kept = self.kept * len(self.layers) * t * b * self.hidden_features
         if kept * dtype_of(self).itemsize <= KEPT_WHOLE:
             return t
+        # The root rounded up, in whole numbers: a float would lose digits of a long sequence.
         return math.isqrt(t - 1) + 1
 
 
@@ -518,7 +562,8 @@ def reverse(h_tbn: Array, lengths: Array | None) -> Array:
     if lengths is None:
         return h_tbn[::-1]
     t = jnp.arange(h_tbn.shape[0])[:, None]
-    back = jnp.where(t < lengths[None], lengths[None] - 1 - t, t)
+    within = t < lengths[None]
+    back = jnp.where(within, lengths[None] - 1 - t, t)
     return h_tbn[back, jnp.arange(h_tbn.shape[1])[None]]
 
 
@@ -557,16 +602,19 @@ def resolve_lengths(
     for end in known:
         outside = np.flatnonzero((end < 1) | (end > t))
         if len(outside):
+            wrong = outside[0]
             raise ValueError(
-                f"lengths must be 1 to {t}, the steps there are; sequence {outside[0]} has "
-                f"{end[outside[0]]}"
+                f"lengths must be 1 to {t}, the steps there are; sequence {wrong} has {end[wrong]}"
             )
-    if len(known) == 2 and (known[0] != known[1]).any():
-        wrong = np.flatnonzero(known[0] != known[1])[0]
-        raise ValueError(
-            f"lengths and mask disagree: sequence {wrong} has length {known[0][wrong]}, and its "
-            f"mask is true for {known[1][wrong]} steps; give one of them"
-        )
+    if len(known) == 2:
+        by_length, by_mask = known
+        apart = np.flatnonzero(by_length != by_mask)
+        if len(apart):
+            wrong = apart[0]
+            raise ValueError(
+                f"lengths and mask disagree: sequence {wrong} has length {by_length[wrong]}, and "
+                f"its mask is true for {by_mask[wrong]} steps; give one of them"
+            )
     shortest = jnp.asarray(ends[0], jnp.int32)
     for end in ends[1:]:
         shortest = jnp.minimum(shortest, jnp.asarray(end, jnp.int32))
@@ -578,8 +626,10 @@ def ends_of(mask: Array | np.ndarray) -> Array | np.ndarray:
 
     Raises: ValueError for a mask that is true again after that, where it is not traced.
     """
+    # The running product is 1 up to the first false, and 0 from there on.
     if isinstance(mask, Tracer):
-        return jnp.cumprod(mask.astype(jnp.int32), axis=1).sum(1, dtype=jnp.int32)
+        unbroken = jnp.cumprod(mask.astype(jnp.int32), axis=1)
+        return unbroken.sum(1, dtype=jnp.int32)
     steps = np.asarray(mask, bool)
     ends = np.cumprod(steps, axis=1).sum(1)
     if (steps.sum(1) != ends).any():
