@@ -56,13 +56,18 @@ def start(model: nnx.Module, rngs: nnx.Rngs, roles: set[str], inits: Mapping[str
             continue
         decided = [role for role in ROLES.get(argument, ()) if role in roles]
         if not decided:
-            known = ["init", *(name for name, its in ROLES.items() if roles.intersection(its))]
+            known = ["init"]
+            for name, its_roles in ROLES.items():
+                if roles.intersection(its_roles):
+                    known.append(name)
             raise TypeError(
                 f"{type(model).__name__} takes no {argument}; it takes {', '.join(known)}"
             )
         for role in decided:
             overrides[role] = initializer
-    fill(model, Override(scheme, overrides) if overrides else scheme, rngs.params())
+    if overrides:
+        scheme = Override(scheme, overrides)
+    fill(model, scheme, rngs.params())
 
 
 def sizes(**given: Any) -> tuple[int, ...]:
@@ -91,7 +96,9 @@ def dtype_of(model: nnx.Module) -> np.dtype:
 
 
 def at_least_float32(dtype: np.dtype) -> np.dtype:
-    return np.dtype(np.float32) if jnp.finfo(dtype).bits < 32 else dtype
+    if jnp.finfo(dtype).bits < 32:
+        return np.dtype(np.float32)
+    return dtype
 
 
 def sequences(x: Inputs, in_features: int, dtype: np.dtype) -> Array:
@@ -123,10 +130,14 @@ def norm_named(
     if name not in NORMS:
         raise ValueError(f"norm is {' or '.join(map(repr, NORMS))} or None, got {name!r}")
     meta = place | {"kind": "norm", "activation": "linear", "inputs": features}
-    metadata = {
-        f"{role}_metadata": {"dims": "o", "role": role, **meta} for role in ("scale", "bias")
-    }
-    return NORMS[name](features, epsilon=EPSILON, rngs=rngs, **metadata)
+    # Flax makes these parameters itself, so their roles go along as its keywords.
+    return NORMS[name](
+        features,
+        epsilon=EPSILON,
+        rngs=rngs,
+        scale_metadata={"dims": "o", "role": "scale", **meta},
+        bias_metadata={"dims": "o", "role": "bias", **meta},
+    )
 
 
 def normalize(norm: nnx.Module, x: Array, training: Training | None) -> Array:
@@ -136,17 +147,20 @@ def normalize(norm: nnx.Module, x: Array, training: Training | None) -> Array:
     Running statistics keep their dtype.
     """
     apply: Any = norm
-    # Flax takes the statistics in float32, whatever x is
+    # Flax takes the statistics in float32, whatever x is, so here dtypes have to mix.
     with jax.numpy_dtype_promotion("standard"):
         if not isinstance(norm, nnx.BatchNorm):
             return apply(x).astype(x.dtype)
         if training is None:
             return apply(x, use_running_average=True).astype(x.dtype)
-        running = [(variable, variable[...].dtype) for variable in (norm.mean, norm.var)]
-        for variable, _ in running:
+        # A step moves a running mean by a tenth of the difference, which a narrow dtype would
+        # round: they are widened for the step, and narrowed again after it.
+        running = (norm.mean, norm.var)
+        dtypes = [variable[...].dtype for variable in running]
+        for variable in running:
             variable.set_value(variable[...].astype(at_least_float32(x.dtype)))
         y = apply(x, use_running_average=False)
-        for variable, dtype in running:
+        for variable, dtype in zip(running, dtypes, strict=True):
             variable.set_value(variable[...].astype(dtype))
         return y.astype(x.dtype)
 
@@ -160,10 +174,11 @@ def dropped(x: Float[Array, "..."], training: Training | None, place: int) -> Fl
     """
     if training is None or training.key is None:
         return x
-    kept = jax.random.bernoulli(
-        jax.random.fold_in(training.key, place), 1 - training.dropout, x.shape
-    )
-    return jnp.where(kept, x / jnp.asarray(1 - training.dropout, x.dtype), 0)
+    share = 1 - training.dropout
+    kept = jax.random.bernoulli(jax.random.fold_in(training.key, place), share, x.shape)
+    # The share in the dtype of x: a traced float32 one would widen the result.
+    scaled = x / jnp.asarray(share, x.dtype)
+    return jnp.where(kept, scaled, 0)
 
 
 class Dense(nnx.Module):
@@ -171,9 +186,8 @@ class Dense(nnx.Module):
 
     def __init__(self, in_features: int, out_features: int, role: str, **place: Unpack[Place]):
         self.kernel = param((in_features, out_features), "io", role, **place)
-        self.bias = param(
-            (out_features,), "o", "bias", **(place | {"inputs": in_features, "partner": role})
-        )
+        beside: Place = {**place, "inputs": in_features, "partner": role}
+        self.bias = param((out_features,), "o", "bias", **beside)
 
     def __call__(self, x: Float[Array, "*batch i"]) -> Float[Array, "*batch o"]:
         y = x @ self.kernel[...]

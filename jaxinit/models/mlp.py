@@ -60,7 +60,8 @@ class MLP(nnx.Module):
         self.options = options
         layers, norms = [], []
         roles = {"input", "readout", "bias"}
-        for k, (n_in, n) in enumerate(pairwise([in_features] + [width] * options.layers)):
+        widths = [in_features] + [width] * options.layers
+        for k, (n_in, n) in enumerate(pairwise(widths)):
             role = "hidden" if k else "input"
             place: Place = {"layer": k, "n_layers": options.layers, "width": width}
             active: Place = {**place, "activation": options.activation}
@@ -68,7 +69,8 @@ class MLP(nnx.Module):
             if options.norm is not None:
                 norms.append(norm_named(options.norm, n, rngs, **place))
             roles.add(role)
-        self.layers, self.norms = nnx.List(layers), nnx.List(norms)
+        self.layers = nnx.List(layers)
+        self.norms = nnx.List(norms)
         last: Place = {
             "layer": options.layers,
             "n_layers": options.layers,
@@ -81,17 +83,20 @@ class MLP(nnx.Module):
     def __call__(
         self, x: Shaped[Array | np.ndarray, "batch ..."], training: Training | None = None
     ) -> Float[Array, "batch out"]:
-        given, expected = math.prod(x.shape[1:]), self.layers[0].kernel.shape[0]
+        given = math.prod(x.shape[1:])
+        expected = self.layers[0].kernel.shape[0]
         if given != expected:
             raise ValueError(
                 f"x has the shape {x.shape}, {given} features an example; expected {expected}"
             )
+        # Not -1 for the features: a batch of no examples would leave their number open.
         h_bn = jnp.asarray(x, dtype_of(self)).reshape(x.shape[0], given)
         phi = ACTIVATIONS[self.options.activation]
         for k, layer in enumerate(self.layers):
             z_bn = layer(h_bn)
             if self.norms:
                 z_bn = normalize(self.norms[k], z_bn, training)
+            # The first layer changes the width, so it has no skip connection.
             skip = h_bn if self.options.residual and k else 0.0
             h_bn = dropped(phi(z_bn), training, k) + skip
         return self.readout(h_bn)

@@ -103,20 +103,24 @@ class Attention(nnx.Module):
 
         The scores before the softmax are named `name`.scores, which the coordinate check looks for.
         """
-        x, seen = plus(x, self.before), plus(seen, self.before)
+        x = plus(x, self.before)
+        seen = plus(seen, self.before)
         q = plus(times(x, self.query[...]), self.query_bias)
         k = plus(times(seen, self.key[...]), self.key_bias)
         v = plus(times(seen, self.value[...]), self.value_bias)
         if self.query_norm is not None and self.key_norm is not None:
             q = self.query_norm(q)
             k = self.key_norm(k)
+        # After the norms, whose scales would pull apart the two entries that turn as a pair.
         if o.positions == "rotary":
             q = rotated(q)
             k = rotated(k)
         if o.key_value_heads < o.heads:
+            # Neighbouring heads share their keys and values.
             shared_by = o.heads // o.key_value_heads
             k = jnp.repeat(k, shared_by, axis=2)
             v = jnp.repeat(v, shared_by, axis=2)
+        # Scaling the queries is less work than scaling the scores, of which there are t by t.
         q = (q / math.sqrt(q.shape[-1])).swapaxes(1, 2)
         k = k.swapaxes(1, 2)
         v = v.swapaxes(1, 2)
@@ -125,11 +129,13 @@ class Attention(nnx.Module):
             scores = scores + future(x.shape[1], scores.dtype)
         # The largest score cancels in the quotient, so no gradient has to pass through it. The
         # quotient comes last: one division a head and step, not one for each step that is seen.
-        weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
+        largest = jax.lax.stop_gradient(scores.max(-1, keepdims=True))
+        weights = jnp.exp(scores - largest)
         mixed = weights @ v / weights.sum(-1, keepdims=True)
         side_by_side = mixed.swapaxes(1, 2).reshape(x.shape)
-        out = self.out[...].reshape(-1, x.shape[-1])
-        return plus(times(plus(side_by_side, self.before_out), out), self.out_bias)
+        kernel = self.out[...].reshape(-1, x.shape[-1])
+        y = times(plus(side_by_side, self.before_out), kernel)
+        return plus(y, self.out_bias)
 
 
 class Branch(nnx.Module):
@@ -171,8 +177,11 @@ class Block(nnx.Module):
         outer: Place = {**place, "inputs": wide, "activation": "linear"}
         self.attention = Attention(d, o, **place)
         self.attended = Branch(d, o, **place)
-        self.cross = Attention(d, o, **place) if o.cross else None
-        self.crossed = Branch(d, o, **place) if o.cross else None
+        cross = crossed = None
+        if o.cross:
+            cross = Attention(d, o, **place)
+            crossed = Branch(d, o, **place)
+        self.cross, self.crossed = cross, crossed
         self.ffn_in = param((d, wide), "io", "ffn_in", **inner)
         gate = None
         if o.activation == "swiglu":
@@ -194,6 +203,7 @@ class Block(nnx.Module):
     ) -> Stream:
         name = f"blocks.{place}"
 
+        # Each branch of a block has a place of its own, so that no two drop the same entries.
         def attend(x: Stream) -> Stream:
             y = self.attention(x, x, o, o.causal, f"{name}.attention")
             return dropped(y, training, 3 * place)
@@ -215,12 +225,14 @@ class Block(nnx.Module):
     def feed(self, x: Stream, o: TransformerOptions) -> Stream:
         """phi(x W + b) V + c, or (silu(x W + b) * x G) V + c with swiglu."""
         x = plus(x, self.before)
-        z = plus(plus(times(x, self.ffn_in[...]), self.ffn_in_bias), self.before_activation)
+        z = plus(times(x, self.ffn_in[...]), self.ffn_in_bias)
+        z = plus(z, self.before_activation)
         if self.ffn_gate is not None:
             h = jax.nn.silu(z) * times(x, self.ffn_gate[...])
         else:
             h = ACTIVATIONS[o.activation](z)
-        return plus(times(plus(h, self.before_out), self.ffn_out[...]), self.ffn_out_bias)
+        y = times(plus(h, self.before_out), self.ffn_out[...])
+        return plus(y, self.ffn_out_bias)
 
 
 class Transformer(nnx.Module):
@@ -285,7 +297,9 @@ class Transformer(nnx.Module):
             roles.remove("position")
         self.positions = positions
 
-        blocks = [Block(d, options, layer=k, n_layers=layers, width=d) for k in range(layers)]
+        blocks = []
+        for k in range(layers):
+            blocks.append(Block(d, options, layer=k, n_layers=layers, width=d))
         self.blocks = nnx.List(blocks)
 
         last: Place = {"layer": layers, "n_layers": layers, "width": d}
@@ -345,12 +359,14 @@ class Transformer(nnx.Module):
                 f"the sequence has {t} steps, and the network positions for "
                 f"{self.options.length}; raise length"
             )
-        s = rows[x] if jnp.issubdtype(x.dtype, jnp.integer) else x @ rows
+        whole_numbers = jnp.issubdtype(x.dtype, jnp.integer)
+        s = rows[x] if whole_numbers else x @ rows
         if self.positions is not None:
             s = s + self.positions[...][None, :t]
         if self.options.positions == "sinusoidal":
             s = s + jnp.asarray(waves(t, s.shape[-1]), s.dtype)[None]
 
+        # A scan over one block would only cost its own overhead.
         courses = [s]
         if self.options.scan and len(self.blocks) > 1:
             courses.append(self._scanned(s, training, memory))
@@ -359,13 +375,17 @@ class Transformer(nnx.Module):
                 s = block(s, self.options, training, k, memory)
                 courses.append(s)
         last = courses[-1]
-        return [*courses, last if self.norm is None else self.norm(last)]
+        if self.norm is not None:
+            last = self.norm(last)
+        return [*courses, last]
 
     def _scanned(
         self, s: Stream, training: Training | None, memory: Float[Array, "b s d"] | None
     ) -> Stream:
         """The stream after all blocks, as one scan over their stacked parameters."""
+        # All blocks are built alike, so the first one's graph stands for each of them.
         graph, first = nnx.split(self.blocks[0])
+        paths_and_variables = nnx.to_flat_state(first)
         by_block = []
         for block in self.blocks:
             variables = nnx.to_flat_state(nnx.state(block))
@@ -377,7 +397,7 @@ class Transformer(nnx.Module):
         def step(s: Array, at: tuple[list[Array], Any]) -> tuple[Array, None]:
             values, key = at
             state = []
-            for (path, variable), value in zip(nnx.to_flat_state(first), values, strict=True):
+            for (path, variable), value in zip(paths_and_variables, values, strict=True):
                 state.append((path, variable.replace(value)))
             block: Any = nnx.merge(graph, nnx.from_flat_state(state))
             noise = training and training._replace(key=key)
@@ -388,7 +408,8 @@ class Transformer(nnx.Module):
         # `prevent_cse` is for.
         kept = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
         checkpointed = jax.checkpoint(step, prevent_cse=False, policy=kept)
-        return jax.lax.scan(checkpointed, s, (stacked, keys))[0]
+        last, _ = jax.lax.scan(checkpointed, s, (stacked, keys))
+        return last
 
 
 class ViT(Transformer):
@@ -443,13 +464,15 @@ class EncoderDecoder(nnx.Module):
     ):
         options, inits = {}, {}
         for name, value in keywords.items():
-            is_init = name == "init" or name.endswith("_init")
-            (inits if is_init else options)[name] = value
-        of_decoder = {**options, "cross": True}
+            if name == "init" or name.endswith("_init"):
+                inits[name] = value
+            else:
+                options[name] = value
+        decoder_options = {**options, "cross": True}
         if decoder_layers is not None:
-            of_decoder["layers"] = decoder_layers
+            decoder_options["layers"] = decoder_layers
         if decoder_skip_scale is not None:
-            of_decoder["skip_scale"] = decoder_skip_scale
+            decoder_options["skip_scale"] = decoder_skip_scale
         self.encoder = Transformer(
             in_features,
             hidden_features,
@@ -460,9 +483,10 @@ class EncoderDecoder(nnx.Module):
             **options,
         )
         self.decoder = Transformer(
-            out_features, hidden_features, out_features, rngs=rngs, **of_decoder
+            out_features, hidden_features, out_features, rngs=rngs, **decoder_options
         )
-        # Both stacks draw again, under the names that they have here.
+        # Both stacks draw again, under the names that they have here: a draw is by name, and each
+        # stack has just drawn as if it were alone.
         start(self, rngs, ROLES, inits)
 
     def __call__(
@@ -492,9 +516,12 @@ def times(x: Float[Array, "b t i"], kernel: Float[Array, "i *o"]) -> Float[Array
     transposed, and so does its gradient then: the barrier keeps XLA from turning the product round
     again.
     """
-    rows, w = x.reshape(-1, x.shape[-1]), kernel.reshape(x.shape[-1], -1)
+    rows = x.reshape(-1, x.shape[-1])
+    w = kernel.reshape(x.shape[-1], -1)
     if w.shape[0] > w.shape[1]:
-        y = jax.lax.dot_general(rows, jax.lax.optimization_barrier(w.T), (((1,), (1,)), ((), ())))
+        transposed = jax.lax.optimization_barrier(w.T)
+        contract_last_axes = (((1,), (1,)), ((), ()))
+        y = jax.lax.dot_general(rows, transposed, contract_last_axes)
     else:
         y = rows @ w
     return y.reshape(*x.shape[:-1], *kernel.shape[1:])
@@ -504,20 +531,27 @@ def bias_of(
     role: str, shape: tuple[int, ...], dims: str, o: TransformerOptions, **place: Unpack[Place]
 ) -> nnx.Param | None:
     """The bias of a kernel, named by that kernel's role, where the model has biases."""
-    return param(shape, dims, "bias", **{**place, "partner": role}) if o.bias else None
+    if not o.bias:
+        return None
+    return param(shape, dims, "bias", **{**place, "partner": role})
 
 
 def scalars(count: int, o: TransformerOptions, **place: Unpack[Place]) -> list[nnx.Param | None]:
     """Biases of one number each, where the option asks for them."""
-    return [param((), "", "bias", **place) if o.scalar_bias else None for _ in range(count)]
+    if not o.scalar_bias:
+        return [None] * count
+    return [param((), "", "bias", **place) for _ in range(count)]
 
 
 def plus(y: Array, bias: nnx.Param | None) -> Array:
-    return y if bias is None else y + jnp.broadcast_to(bias[...], y.shape)
+    if bias is None:
+        return y
+    return y + jnp.broadcast_to(bias[...], y.shape)
 
 
 def future(t: int, dtype: np.dtype) -> Float[Array, "1 1 t t"]:
-    """What is added to scores so that no step attends to those after it."""
+    """The attention bias that is added to scores, so that no step attends to those after it."""
+    # Not infinity: half of the least number leaves room for the score it is added to.
     never = max(NEVER, float(jnp.finfo(dtype).min) / 2)
     later = np.triu(np.full((t, t), never), 1)
     return jnp.asarray(later, dtype)[None, None]
@@ -526,17 +560,22 @@ def future(t: int, dtype: np.dtype) -> Float[Array, "1 1 t t"]:
 def waves(t: int, d: int) -> np.ndarray:
     """sin and cos of t / 10000^(2 k / d), side by side: `[t, d]`. Source: Vaswani et al. (2017),
     section 3.5."""
-    angle = np.arange(t)[:, None] / WAVELENGTH ** (2 * (np.arange(d) // 2) / d)
-    return np.where(np.arange(d) % 2 == 0, np.sin(angle), np.cos(angle))
+    column = np.arange(d)
+    wavelengths = WAVELENGTH ** (2 * (column // 2) / d)
+    angle = np.arange(t)[:, None] / wavelengths
+    return np.where(column % 2 == 0, np.sin(angle), np.cos(angle))
 
 
 def rotated(q: Float[Array, "b t h k"]) -> Float[Array, "b t h k"]:
     """Pairs (k, k + half) turned by t / 10000^(2 k / d): the score of two steps then depends on
     their distance."""
     half = q.shape[-1] // 2
-    angle = np.arange(q.shape[1])[:, None] / WAVELENGTH ** (np.arange(half) / half)
+    wavelengths = WAVELENGTH ** (np.arange(half) / half)
+    # In NumPy, so in float64: a bfloat16 has no digits for the angle of a late step.
+    angle = np.arange(q.shape[1])[:, None] / wavelengths
     cos = jnp.asarray(np.cos(angle), q.dtype)[None, :, None]
     sin = jnp.asarray(np.sin(angle), q.dtype)[None, :, None]
     first = q[..., :half]
     second = q[..., half:]
-    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    turned = [first * cos - second * sin, second * cos + first * sin]
+    return jnp.concatenate(turned, axis=-1)
