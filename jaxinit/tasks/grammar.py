@@ -105,7 +105,12 @@ def lexicon() -> dict[str, list[str]]:
     for kind, count in STEMS.items():
         while len(stems[kind]) < count:
             share = len(stems[kind]) / count
-            syllables = 1 if share < 0.1 else 2 if share < 0.6 else 3
+            if share < 0.1:
+                syllables = 1
+            elif share < 0.6:
+                syllables = 2
+            else:
+                syllables = 3
             stem = "".join(sound(0) + sound(1) for _ in range(syllables)) + sound(2)
             forms = {stem + ending for ending in ENDINGS}
             if not forms & used:
@@ -121,52 +126,92 @@ def rules() -> Rules:
     Symbols carry what must be remembered: the class of a noun (m, f, n; p for plurals) and a tense
     (`now`, `then`, `free` for either at each verb, `base` after an auxiliary).
     """
+    # The order of the symbols is that in which `expected` sweeps them.
     grammar: Rules = {}
+    _add_words(grammar)
+    _add_sentences(grammar)
+    _add_owners(grammar)
+    for tense in ("free", "then", "now", "base"):
+        _add_clauses(grammar, tense)
+        for noun_class in NUMBER:
+            _add_verbs(grammar, noun_class, tense)
+            # After an auxiliary the clauses inside are free, so these have no `base`.
+            if tense != "base":
+                _add_objects(grammar, noun_class, tense)
+        if tense != "base":
+            _add_statements(grammar, tense)
+            _add_goals(grammar, tense)
+    return grammar
 
-    def rule(symbol: str, *alternatives: tuple[int, str]) -> None:
-        grammar[symbol] = [(weight, tuple(becomes.split())) for weight, becomes in alternatives]
 
-    def words(symbol: str, forms: Sequence[str], weights: Sequence[int]) -> None:
-        grammar[symbol] = [(weight, (form,)) for weight, form in zip(weights, forms, strict=True)]
+def _rule(grammar: Rules, symbol: str, *alternatives: tuple[int, str]) -> None:
+    grammar[symbol] = [(weight, tuple(becomes.split())) for weight, becomes in alternatives]
 
+
+def _ranked(grammar: Rules, symbol: str, forms: Sequence[str]) -> None:
+    """A choice of words, the frequent ones first."""
+    weights = zipf(len(forms))
+    grammar[symbol] = [(weight, (form,)) for weight, form in zip(weights, forms, strict=True)]
+
+
+def _add_words(grammar: Rules) -> None:
     stems = lexicon()
     nouns = ("noun.m", "noun.f", "noun.n")
     for kind in (*nouns, "adjective"):
-        words(kind, stems[kind], zipf(len(stems[kind])))
+        _ranked(grammar, kind, stems[kind])
     for kind in ("name.m", "name.f"):
-        words(kind, [stem.capitalize() for stem in stems[kind]], zipf(len(stems[kind])))
-    words("manner", [f"{stem}ly" for stem in stems["manner"]], zipf(len(stems["manner"])))
-    plurals = [stem + "s" for kind in nouns for stem in stems[kind]]
-    words("noun.p", plurals, [weight for kind in nouns for weight in zipf(len(stems[kind]))])
+        _ranked(grammar, kind, [stem.capitalize() for stem in stems[kind]])
+    _ranked(grammar, "manner", [stem + "ly" for stem in stems["manner"]])
+    grammar["noun.p"] = []
+    for kind in nouns:
+        for weight, (stem,) in grammar[kind]:
+            grammar["noun.p"].append((weight, (stem + "s",)))
     for kind in ("act", "rest", "say"):
         for form, ending in (("s", "s"), ("p", ""), ("past", "ed")):
-            words(f"{kind}.{form}", [stem + ending for stem in stems[kind]], zipf(len(stems[kind])))
-    words("count", [str(n) for n in range(2, 100)], zipf(98))
-    words("year", [str(n) for n in range(1700, 2000)], [1] * 300)
+            _ranked(grammar, f"{kind}.{form}", [stem + ending for stem in stems[kind]])
+    _ranked(grammar, "count", [str(number) for number in range(2, 100)])
+    grammar["year"] = [(1, (str(year),)) for year in range(1700, 2000)]
 
-    rule(
+
+def _add_sentences(grammar: Rules) -> None:
+    """How a sentence begins and ends, and the small words."""
+    _rule(
+        grammar,
         "sentence",
         (9, "statement.free"),
         (3, "past , statement.then"),
         (3, "present , statement.now"),
         (2, "asked"),
     )
-    rule("past", (3, "yesterday"), (3, "once"), (2, "in year"))
-    rule("present", (3, "today"), (3, "now"), (2, "often"))
-    rule(
+    _rule(grammar, "past", (3, "yesterday"), (3, "once"), (2, "in year"))
+    _rule(grammar, "present", (3, "today"), (3, "now"), (2, "often"))
+    _rule(
+        grammar,
         "asked",
         (2, "did clause.base ? gap"),
         (1, "does one.base ? gap"),
         (1, "do several.base ? gap"),
     )
-    rule("stop", (9, ". gap"), (1, "! gap"))
-    rule("gap", (5, "<space>"), (1, "<line>"))
-    rule("link", (3, "and"), (1, "but"))
-    rule("article.s", (6, "a"), (1, "every"), (3, "this"))
-    rule("article.p", (3, "some"), (2, "many"), (2, "these"), (1, "few"), (3, "count"))
-    rule("state", (4, "adjective"), (1, "not adjective"))
-    # The owner of something, of any class; it may have an owner itself.
-    rule(
+    _rule(grammar, "stop", (9, ". gap"), (1, "! gap"))
+    _rule(grammar, "gap", (5, "<space>"), (1, "<line>"))
+    _rule(grammar, "link", (3, "and"), (1, "but"))
+    _rule(grammar, "article.s", (6, "a"), (1, "every"), (3, "this"))
+    _rule(
+        grammar,
+        "article.p",
+        (3, "some"),
+        (2, "many"),
+        (2, "these"),
+        (1, "few"),
+        (3, "count"),
+    )
+    _rule(grammar, "state", (4, "adjective"), (1, "not adjective"))
+
+
+def _add_owners(grammar: Rules) -> None:
+    """The owner of something, of any class; it may have an owner itself."""
+    _rule(
+        grammar,
         "owner",
         (5, "the owned"),
         (2, "article.s owned.s"),
@@ -174,92 +219,124 @@ def rules() -> Rules:
         (1, "name.m"),
         (1, "name.f"),
     )
-    rule("owned", *((3, f"noun.{c} chain") for c in "mfnp"), (3, "adjective owned"))
-    rule("owned.s", *((3, f"noun.{c} chain") for c in "mfn"), (2, "adjective owned.s"))
-    rule("owned.p", (4, "noun.p chain"), (1, "adjective owned.p"))
-    rule("chain", (7, ""), (1, "of owner"))
-    rule("possessed", *((3, f"noun.{c}") for c in "mfnp"), (3, "adjective possessed"))
+    owned = [(3, f"noun.{c} chain") for c in "mfnp"]
+    _rule(grammar, "owned", *owned, (3, "adjective owned"))
+    _rule(grammar, "owned.s", *owned[:3], (2, "adjective owned.s"))
+    _rule(grammar, "owned.p", (4, "noun.p chain"), (1, "adjective owned.p"))
+    _rule(grammar, "chain", (7, ""), (1, "of owner"))
+    possessed = [(3, f"noun.{c}") for c in "mfnp"]
+    _rule(grammar, "possessed", *possessed, (3, "adjective possessed"))
 
-    for t in ("free", "then", "now", "base"):
-        inner = "free" if t == "base" else t  # the tense inside of clauses that hang on
-        persons = [(3, f"name.{c} post.{c}.{t}") for c in "mf"]
-        persons += [(1, f"{PRONOUN[c]} verb.{c}.{t}") for c in "mfn"]
-        they = (1, f"they verb.p.{t}")
-        rule(
-            f"clause.{t}",
-            (12, f"the head.{t}"),
-            (6, f"article.s head.s.{t}"),
-            (4, f"article.p head.p.{t}"),
-            *persons,
-            they,
-        )
-        rule(f"one.{t}", (6, f"the head.s.{t}"), (3, f"article.s head.s.{t}"), *persons)
-        rule(f"several.{t}", (6, f"the head.p.{t}"), (3, f"article.p head.p.{t}"), they)
-        heads = [(3, f"noun.{c} owning.{c}.{t}") for c in "mfnp"]
-        rule(f"head.{t}", *heads, (3, f"adjective head.{t}"))
-        rule(f"head.s.{t}", *heads[:3], (2, f"adjective head.s.{t}"))
-        rule(f"head.p.{t}", (4, f"noun.p owning.p.{t}"), (1, f"adjective head.p.{t}"))
-        for c in "mfnp":
-            number, verb = NUMBER[c], f"verb.{c}.{t}"
-            rule(f"owning.{c}.{t}", (5, f"post.{c}.{t}"), (1, f"of owner post.{c}.{t}"))
-            rule(
-                f"post.{c}.{t}",
-                (14, verb),
-                (2, f"{WHO[c]} verb.{c}.{inner} {verb}"),
-                (2, f"that gapped.{inner} {verb}"),
-                (1, f"( clause.free ) {verb}"),
-                (1, f"[ clause.free ] {verb}"),
-            )
-            rule(verb, (5, f"predicate.{c}.{t}"), (1, f"manner predicate.{c}.{t}"))
-            forms = {"now": (number,), "then": ("past",), "free": (number, "past"), "base": ("p",)}
-            copula = {"s": "is", "p": "are", "past": "was" if number == "s" else "were"}
-            predicates = []
-            for form in forms[t]:
-                predicates += [(6, f"act.{form} object.{c}.{inner}"), (4, f"rest.{form}")]
-                predicates += [(1, f"say.{form} that clause.{inner}")]
-                predicates += [(3, f"{copula[form]} state")] if t != "base" else []
-            rule(f"predicate.{c}.{t}", *predicates)
-            if t != "base":
-                rule(f"lone.{c}.{t}", *((1, f"act.{form}") for form in forms[t]))
-                rule(f"nested.{c}.{t}", (8, f"lone.{c}.{t}"), (1, f"that gapped.{t} lone.{c}.{t}"))
-                rule(f"with.{c}.{t}", (8, ""), (1, "of owner"), (1, f"{WHO[c]} verb.{c}.{t}"))
-                rule(
-                    f"object.{c}.{t}",
-                    (8, f"the goal.{t}"),
-                    (5, f"article.s goal.s.{t}"),
-                    (3, f"article.p goal.p.{t}"),
-                    (1, "name.m"),
-                    (1, "name.f"),
-                    (2, SELF[c]),
-                    (3, f"{OWN[c]} possessed"),
-                )
+
+def _add_clauses(grammar: Rules, t: str) -> None:
+    """A subject and its verb in a tense; for questions, of one or of several."""
+    persons = [(3, f"name.{c} post.{c}.{t}") for c in "mf"]
+    persons += [(1, f"{PRONOUN[c]} verb.{c}.{t}") for c in "mfn"]
+    they = (1, f"they verb.p.{t}")
+    _rule(
+        grammar,
+        f"clause.{t}",
+        (12, f"the head.{t}"),
+        (6, f"article.s head.s.{t}"),
+        (4, f"article.p head.p.{t}"),
+        *persons,
+        they,
+    )
+    _rule(grammar, f"one.{t}", (6, f"the head.s.{t}"), (3, f"article.s head.s.{t}"), *persons)
+    _rule(grammar, f"several.{t}", (6, f"the head.p.{t}"), (3, f"article.p head.p.{t}"), they)
+    heads = [(3, f"noun.{c} owning.{c}.{t}") for c in "mfnp"]
+    _rule(grammar, f"head.{t}", *heads, (3, f"adjective head.{t}"))
+    _rule(grammar, f"head.s.{t}", *heads[:3], (2, f"adjective head.s.{t}"))
+    _rule(grammar, f"head.p.{t}", (4, f"noun.p owning.p.{t}"), (1, f"adjective head.p.{t}"))
+
+
+def _add_verbs(grammar: Rules, c: str, t: str) -> None:
+    """What may stand between a subject and its verb, and the verb with what hangs on it."""
+    inner = _inner(t)
+    number, verb = NUMBER[c], f"verb.{c}.{t}"
+    _rule(grammar, f"owning.{c}.{t}", (5, f"post.{c}.{t}"), (1, f"of owner post.{c}.{t}"))
+    _rule(
+        grammar,
+        f"post.{c}.{t}",
+        (14, verb),
+        (2, f"{WHO[c]} verb.{c}.{inner} {verb}"),
+        (2, f"that gapped.{inner} {verb}"),
+        (1, f"( clause.free ) {verb}"),
+        (1, f"[ clause.free ] {verb}"),
+    )
+    _rule(grammar, verb, (5, f"predicate.{c}.{t}"), (1, f"manner predicate.{c}.{t}"))
+    copula = {"s": "is", "p": "are", "past": "was" if number == "s" else "were"}
+    predicates = []
+    for form in _forms(c, t):
+        predicates.append((6, f"act.{form} object.{c}.{inner}"))
+        predicates.append((4, f"rest.{form}"))
+        predicates.append((1, f"say.{form} that clause.{inner}"))
         if t != "base":
-            rule(f"statement.{t}", (1, f"clause.{t} more.{t}"))
-            rule(
-                f"more.{t}",
-                (6, "stop"),
-                (2, f", link clause.{t} more.{t}"),
-                (1, f"; clause.{t} more.{t}"),
-            )
-            # A relative clause whose object is what it hangs on: "that the queen sees".
-            rule(
-                f"gapped.{t}",
-                (4, f"the hole.{t}"),
-                *((1, f"name.{c} lone.{c}.{t}") for c in "mf"),
-                *((1, f"{PRONOUN[c]} lone.{c}.{t}") for c in "mfnp"),
-            )
-            holes = [(3, f"noun.{c} nested.{c}.{t}") for c in "mfnp"]
-            rule(f"hole.{t}", *holes, (2, f"adjective hole.{t}"))
-            goals = [(3, f"noun.{c} with.{c}.{t}") for c in "mfnp"]
-            rule(f"goal.{t}", *goals, (3, f"adjective goal.{t}"))
-            rule(f"goal.s.{t}", *goals[:3], (2, f"adjective goal.s.{t}"))
-            rule(f"goal.p.{t}", (4, f"noun.p with.p.{t}"), (1, f"adjective goal.p.{t}"))
-    return grammar
+            predicates.append((3, f"{copula[form]} state"))
+    _rule(grammar, f"predicate.{c}.{t}", *predicates)
+
+
+def _add_objects(grammar: Rules, c: str, t: str) -> None:
+    """The verb of a relative clause, and the object of a verb whose subject is of class c."""
+    lone = [(1, f"act.{form}") for form in _forms(c, t)]
+    _rule(grammar, f"lone.{c}.{t}", *lone)
+    _rule(grammar, f"nested.{c}.{t}", (8, f"lone.{c}.{t}"), (1, f"that gapped.{t} lone.{c}.{t}"))
+    _rule(grammar, f"with.{c}.{t}", (8, ""), (1, "of owner"), (1, f"{WHO[c]} verb.{c}.{t}"))
+    _rule(
+        grammar,
+        f"object.{c}.{t}",
+        (8, f"the goal.{t}"),
+        (5, f"article.s goal.s.{t}"),
+        (3, f"article.p goal.p.{t}"),
+        (1, "name.m"),
+        (1, "name.f"),
+        (2, SELF[c]),
+        (3, f"{OWN[c]} possessed"),
+    )
+
+
+def _add_statements(grammar: Rules, t: str) -> None:
+    """Clauses in a row, and relative clauses whose object is what they hang on: "that the queen
+    sees"."""
+    _rule(grammar, f"statement.{t}", (1, f"clause.{t} more.{t}"))
+    _rule(
+        grammar,
+        f"more.{t}",
+        (6, "stop"),
+        (2, f", link clause.{t} more.{t}"),
+        (1, f"; clause.{t} more.{t}"),
+    )
+    names = [(1, f"name.{c} lone.{c}.{t}") for c in "mf"]
+    pronouns = [(1, f"{PRONOUN[c]} lone.{c}.{t}") for c in "mfnp"]
+    _rule(grammar, f"gapped.{t}", (4, f"the hole.{t}"), *names, *pronouns)
+    holes = [(3, f"noun.{c} nested.{c}.{t}") for c in "mfnp"]
+    _rule(grammar, f"hole.{t}", *holes, (2, f"adjective hole.{t}"))
+
+
+def _add_goals(grammar: Rules, t: str) -> None:
+    goals = [(3, f"noun.{c} with.{c}.{t}") for c in "mfnp"]
+    _rule(grammar, f"goal.{t}", *goals, (3, f"adjective goal.{t}"))
+    _rule(grammar, f"goal.s.{t}", *goals[:3], (2, f"adjective goal.s.{t}"))
+    _rule(grammar, f"goal.p.{t}", (4, f"noun.p with.p.{t}"), (1, f"adjective goal.p.{t}"))
+
+
+def _inner(tense: str) -> str:
+    """The tense inside of clauses that hang on one: an auxiliary decides its own verb alone."""
+    return "free" if tense == "base" else tense
+
+
+def _forms(noun_class: str, tense: str) -> tuple[str, ...]:
+    """The forms of a verb that agree with a subject in a tense."""
+    number = NUMBER[noun_class]
+    forms = {"now": (number,), "then": ("past",), "free": (number, "past"), "base": ("p",)}
+    return forms[tense]
 
 
 def spell(tokens: Iterable[str]) -> str:
     """The characters of sentences: a capital at the start, spaces before words and brackets."""
-    pieces, start, glued = [], True, True
+    pieces = []
+    start = True  # of a sentence
+    glued = True  # to what stands before
     for token in tokens:
         if token in GAPS:
             pieces.append(GAPS[token])
@@ -267,8 +344,10 @@ def spell(tokens: Iterable[str]) -> str:
             continue
         if not (start or glued or token in CLOSING):
             pieces.append(" ")
-        pieces.append(token[0].upper() + token[1:] if start else token)
-        start, glued = False, token in OPENING
+        capital = token[0].upper() + token[1:]
+        pieces.append(capital if start else token)
+        start = False
+        glued = token in OPENING
     return "".join(pieces)
 
 
@@ -278,8 +357,10 @@ def drawn(seed: int, characters: int) -> str:
     tables = {}
     for symbol, alternatives in rules().items():
         heights = list(accumulate(weight for weight, _ in alternatives))
+        # Backwards, as a stack gives its last symbol first.
         tables[symbol] = heights, [becomes[::-1] for _, becomes in alternatives]
-    sentences, length = [], 0
+    sentences = []
+    length = 0
     while length < characters:
         tokens, waiting = [], ["sentence"]
         while waiting:
@@ -288,7 +369,9 @@ def drawn(seed: int, characters: int) -> str:
                 tokens.append(symbol)
                 continue
             heights, alternatives = tables[symbol]
-            chosen = bisect_right(heights, below(heights[-1])) if len(heights) > 1 else 0
+            chosen = 0
+            if len(heights) > 1:  # where there is no choice, nothing is drawn
+                chosen = bisect_right(heights, below(heights[-1]))
             waiting.extend(alternatives[chosen])
         sentences.append(spell(tokens))
         length += len(sentences[-1])
@@ -323,7 +406,8 @@ def expected(choice: Callable[[Alternatives], float], token: Callable[[str], flo
     children: dict[str, list[tuple[float, str]]] = {}
     for symbol, alternatives in rules().items():
         total = sum(weight for weight, _ in alternatives)
-        own[symbol], children[symbol] = choice(alternatives), []
+        own[symbol] = choice(alternatives)
+        children[symbol] = []
         for weight, becomes in alternatives:
             for part in becomes:
                 if part in rules():
@@ -335,7 +419,8 @@ def expected(choice: Callable[[Alternatives], float], token: Callable[[str], flo
     while changed > 1e-14:
         before = means["sentence"]
         for symbol, parts in children.items():
-            means[symbol] = own[symbol] + sum(share * means[part] for share, part in parts)
+            from_parts = sum(share * means[part] for share, part in parts)
+            means[symbol] = own[symbol] + from_parts
         changed = abs(means["sentence"] - before) / means["sentence"]
     return means["sentence"]
 
@@ -343,7 +428,8 @@ def expected(choice: Callable[[Alternatives], float], token: Callable[[str], flo
 def uncertainty(alternatives: Alternatives) -> float:
     """The entropy of a choice by weights, in bits."""
     total = sum(weight for weight, _ in alternatives)
-    return -math.fsum(weight / total * math.log2(weight / total) for weight, _ in alternatives)
+    shares = [weight / total for weight, _ in alternatives]
+    return -math.fsum(share * math.log2(share) for share in shares)
 
 
 def width(token: str) -> int:
