@@ -55,10 +55,10 @@ class Task:
                 there = ", ".join(self.data) or "nothing"
                 raise ValueError(f"task {self.name!r}: the data must have {name}, got {there}")
         x, y = self.data["valid_x"], self.data["valid_y"]
-        whole = jnp.issubdtype(x.dtype, jnp.integer)
-        expected = (self.length,) if whole and x.ndim == 2 else (self.length, self.in_features)
+        whole_numbers = jnp.issubdtype(x.dtype, jnp.integer) and x.ndim == 2
+        expected = (self.length,) if whole_numbers else (self.length, self.in_features)
         steps = (self.length,) if self.readout == "all" else ()
-        if not (jnp.issubdtype(x.dtype, jnp.floating) or (whole and x.ndim == 2)):
+        if not (jnp.issubdtype(x.dtype, jnp.floating) or whole_numbers):
             raise ValueError(
                 f"task {self.name!r}: inputs of shape [n, length, in_features] are real numbers, "
                 f"got {x.dtype} {list(x.shape)}; convert them to float32 (whole numbers [n, "
@@ -77,6 +77,7 @@ class Task:
         digest = hashlib.sha256()
         for name in sorted(self.data):
             array = np.asarray(self.data[name])
+            # The header keeps apart arrays whose bytes are the same in another shape or dtype.
             digest.update(f"{name} {array.dtype} {array.shape}".encode())
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
@@ -84,16 +85,16 @@ class Task:
     def check_target(self, target: float) -> None:
         """Raises: ValueError for a target that the metric cannot reach or that guessing reaches."""
         if self.higher_is_better:
-            low, high, what = self.chance, 1.0, f"above chance ({self.chance:.4g}) and at most 1"
-            good = low < target <= high
+            within = f"above chance ({self.chance:.4g}) and at most 1"
+            good = self.chance < target <= 1.0
         else:
             bound = f"the entropy of the text ({self.entropy:.4g})" if self.entropy else "0"
-            what = f"above {bound} and below chance ({self.chance:.4g})"
+            within = f"above {bound} and below chance ({self.chance:.4g})"
             good = self.entropy < target < self.chance
         if not good:
             raise ValueError(
                 f"target {target:g} is out of reach or says nothing: on task {self.name!r} the "
-                f"metric is {self.metric_name}, whose target must be {what}; the default is "
+                f"metric is {self.metric_name}, whose target must be {within}; the default is "
                 f"{self.target:g}"
             )
 
@@ -101,6 +102,7 @@ class Task:
 def check_length(name: str, length: int, least: int, because: str = "") -> None:
     """Raises: ValueError for a length that is no whole number or too short for the task, `because`
     of what it does."""
+    # To Python True is a whole number too.
     whole = isinstance(length, int | np.integer) and not isinstance(length, bool)
     if not whole or length < least:
         raise ValueError(
@@ -113,7 +115,9 @@ def patches(side: int, size: int, colours: int = 1) -> np.ndarray:
     size lie together."""
     if size < 1 or side % size:
         raise ValueError(f"the side of a patch must divide the picture's {side}, got {size}")
-    grid = np.arange(side**2 * colours).reshape(side // size, size, side // size, size, colours)
+    along = side // size
+    # [row of patches, row in a patch, column of patches, column in a patch, colour]
+    grid = np.arange(side**2 * colours).reshape(along, size, along, size, colours)
     return grid.transpose(0, 2, 1, 3, 4).ravel()
 
 

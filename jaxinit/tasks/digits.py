@@ -71,15 +71,16 @@ def _digits(
     from sklearn.datasets import load_digits  # imported where used: it costs a second
 
     pixels, labels = load_digits(return_X_y=True)
-    # the legacy generator's stream is frozen
+    # The files hold one writer after another, so they are mixed before they are split; by the
+    # legacy generator, whose stream is frozen.
     mixed = np.random.RandomState(0).permutation(len(labels))
-    pixels, labels = pixels[mixed], labels[mixed]
+    pixels = pixels[mixed]
+    labels = labels[mixed]
     if order is not None:
         pixels = pixels[:, order]
     train = pixels[:TRAIN]
-    x_nti = (
-        ((pixels - train.mean()) / train.std()).astype(np.float32).reshape(len(labels), length, -1)
-    )
+    standardized = (pixels - train.mean()) / train.std()
+    x_nti = standardized.astype(np.float32).reshape(len(labels), length, -1)
     y_n = labels.astype(np.int32)
     return Task(
         name=name,

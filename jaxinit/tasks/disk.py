@@ -161,16 +161,16 @@ def verified(name: str, file: str) -> bytes:
             try:
                 raw = path.read_bytes()
             except (FileNotFoundError, NotADirectoryError):
-                continue
+                continue  # another form or another folder may have it
             except OSError as error:
                 raise ValueError(
                     f"task {name!r} cannot read {path}: {error.strerror}; make it a file that you "
                     f"may read, or use the embedded task {pinned.embedded!r} instead"
                 ) from error
             return check(pinned, file, raw, unpack, str(path))
-    fetch = (
-        "it is licensed, so" if pinned.licensed else f"fetch it with scripts/fetch-data {name}, or"
-    )
+    fetch = f"fetch it with scripts/fetch-data {name}, or"
+    if pinned.licensed:
+        fetch = "it is licensed, so"
     raise ValueError(
         f"task {name!r} needs the file {file}, which is in none of: {', '.join(map(str, places))}; "
         f"{fetch} put it into {places[0]}, or use the embedded task {pinned.embedded!r} instead"
@@ -218,10 +218,11 @@ def folders(name: str) -> list[Path]:
 def idx(name: str) -> tuple[np.ndarray, np.ndarray]:
     """The training pictures `[n, pixels]` and labels `[n]` of a data set in MNIST's format,
     uint8."""
-    pictures, labels = (verified(name, file) for file in IDX[:2])
-    return np.frombuffer(pictures, np.uint8, offset=16).reshape(-1, 784), np.frombuffer(
-        labels, np.uint8, offset=8
-    )
+    train_pictures, train_labels, _, _ = IDX
+    # The first bytes say the sizes, which the digest has verified already.
+    pictures = np.frombuffer(verified(name, train_pictures), np.uint8, offset=16)
+    labels = np.frombuffer(verified(name, train_labels), np.uint8, offset=8)
+    return pictures.reshape(-1, 784), labels
 
 
 class _Arrays(pickle.Unpickler):
@@ -232,6 +233,7 @@ class _Arrays(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in self.KNOWN:
             return super().find_class(module, name)
+        # The module that NumPy rebuilds arrays by has changed its name since 2009.
         if name == "_reconstruct" and module.startswith("numpy"):
             return super().find_class("numpy._core.multiarray", name)
         raise pickle.UnpicklingError(
@@ -247,9 +249,9 @@ def _cifar(archive: bytes) -> tuple[np.ndarray, np.ndarray]:
             member = tar.extractfile(f"cifar-10-batches-py/data_batch_{k}")
             assert member is not None
             batch = _Arrays(member, encoding="bytes").load()
-            pictures.append(
-                batch[b"data"].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1).reshape(-1, 3072)
-            )
+            by_colour = batch[b"data"].reshape(-1, 3, 32, 32)
+            by_pixel = by_colour.transpose(0, 2, 3, 1)
+            pictures.append(by_pixel.reshape(-1, 3072))
             labels.append(np.asarray(batch[b"labels"], np.uint8))
     return np.concatenate(pictures), np.concatenate(labels)
 
@@ -272,12 +274,17 @@ def _pictures(
         )
     if permuted:
         pictures = pictures[:, np.random.RandomState(0).permutation(count)]
-    train, valid = pictures[:-VALID], pictures[-VALID:]
-    mean, std = float(train.mean()), float(train.std())
-    standard = lambda x: ((x.astype(jnp.float32) - mean) / std).reshape(-1, length, count // length)
+    train = pictures[:-VALID]
+    valid = pictures[-VALID:]
+    mean = float(train.mean())
+    std = float(train.std())
+
+    def standardized(x: Array) -> Array:
+        y = (x.astype(jnp.float32) - mean) / std
+        return y.reshape(-1, length, count // length)
 
     def batch(data: Data, ticket: Array) -> tuple[Array, Array]:
-        return standard(data["train_x"][ticket]), data["train_y"][ticket]
+        return standardized(data["train_x"][ticket]), data["train_y"][ticket]
 
     return Task(
         name=name,
@@ -289,7 +296,7 @@ def _pictures(
         data={
             "train_x": jnp.asarray(train),
             "train_y": jnp.asarray(labels[:-VALID].astype(np.int32)),
-            "valid_x": standard(jnp.asarray(valid)),
+            "valid_x": standardized(jnp.asarray(valid)),
             "valid_y": jnp.asarray(labels[-VALID:].astype(np.int32)),
         },
         tickets=shuffled,

@@ -19,15 +19,20 @@ from jaxtyping import Array, Float, Int, Key
 from jaxinit.spec import named_key
 from jaxinit.tasks.base import Data, Task, accuracy, cross_entropy
 
-SIDE, VERTICES, CORNERS = 32, (3, 4, 20), 20
+SIDE = 32
+VERTICES = (3, 4, 20)  # of each kind; an ellipse is a polygon of many
+CORNERS = max(VERTICES)
 KINDS = ("triangle", "parallelogram", "ellipse")
 # The class of the kinds of one shape, or of two in either order; what is shown, not how.
 CLASSES = ("T", "P", "E", "TP", "PE", "TE", "TT", "PP", "EE")
 PAIRS = np.asarray([[6, 3, 5], [3, 7, 4], [5, 4, 8]])
 PRIORS = (1 / 6,) * 3 + (1 / 9,) * 3 + (1 / 18,) * 3
-CANDIDATES, MOST_OVERLAP = 12, 0.5
-EXAMPLES, BATCH, VALID = 1000, 10, 2000  # an epoch of 100 of the paper's batches
-# over that of the circle around
+CANDIDATES = 12
+MOST_OVERLAP = 0.5
+EXAMPLES = 1000  # an epoch of 100 of the paper's batches, of 10 each
+VALID = 2000
+BLOCK = 20_000  # pictures that a pool draws at once: more would need the memory of all of them
+# Of each kind's polygon, over the area of the circle around it.
 AREAS = np.asarray([n * math.sin(2 * math.pi / n) / (2 * math.pi) for n in VERTICES])
 
 
@@ -48,9 +53,8 @@ def shapeset() -> Task:
     Pixels in [-1, 1], 1024 inputs at one step. An epoch is 1000 fresh images; validation is on a
     fixed set of 2000. Source: Glorot & Bengio (2010), section 2.1.
     """
-    valid_x, valid_y = jax.jit(jax.vmap(picture))(
-        jax.random.split(named_key(jax.random.key(0), "shapeset valid"), VALID)
-    )
+    valid_keys = jax.random.split(named_key(jax.random.key(0), "shapeset valid"), VALID)
+    valid_x, valid_y = jax.jit(jax.vmap(picture))(valid_keys)
 
     def tickets(data: Data, key: Key[Array, ""], steps: int, batch: int) -> Array:
         del data
@@ -94,15 +98,20 @@ def from_pool(images: int, examples: int = EXAMPLES) -> Task:
     endless = shapeset()
     keys = jax.random.split(named_key(jax.random.key(0), "shapeset pool"), images)
     draw = jax.jit(jax.vmap(picture))
-    blocks = [draw(keys[start : start + 20_000]) for start in range(0, images, 20_000)]
-    grey = jnp.concatenate([jnp.round((x + 1) * 127.5).astype(jnp.uint8) for x, _ in blocks])
-    data = endless.data | {"train_x": grey, "train_y": jnp.concatenate([y for _, y in blocks])}
+    greys, classes = [], []
+    for start in range(0, images, BLOCK):
+        x, y = draw(keys[start : start + BLOCK])
+        greys.append(jnp.round((x + 1) * 127.5).astype(jnp.uint8))
+        classes.append(y)
+    pool = {"train_x": jnp.concatenate(greys), "train_y": jnp.concatenate(classes)}
+    data = endless.data | pool
 
     def tickets(data: Data, key: Key[Array, ""], steps: int, batch: int) -> Array:
         return jax.random.randint(key, (steps, batch), 0, data["train_y"].shape[0])
 
     def batch(data: Data, ticket: Array) -> tuple[Array, Array]:
-        return data["train_x"][ticket].astype(jnp.float32) / 127.5 - 1, data["train_y"][ticket]
+        grey = data["train_x"][ticket].astype(jnp.float32)
+        return grey / 127.5 - 1, data["train_y"][ticket]
 
     return replace(
         endless, name="shapeset_pool", examples=examples, data=data, tickets=tickets, batch=batch
@@ -115,22 +124,35 @@ def picture(key: Key[Array, ""]) -> tuple[Float[Array, "1 1024"], Int[Array, ""]
     two = jax.random.bernoulli(keys["count"])
     kinds = jax.random.randint(keys["kinds"], (2,), 0, 3)
     first = _shape(keys["first"], kinds[0])
-    tried = jax.vmap(lambda k: _shape(k, kinds[1]))(jax.random.split(keys["second"], CANDIDATES))
-    fits = jax.vmap(lambda shape: _overlap(first, shape) <= MOST_OVERLAP)(tried)
-    chosen = jnp.where(fits.any(), jnp.argmax(fits), CANDIDATES - 1)
-    second = jax.tree.map(lambda a: a[chosen], tried)
+    second = _second_shape(keys["second"], kinds[1], first)
 
-    of_light, of_dark, swapped = jax.random.split(keys["greys"], 3)
-    grey = lambda k, shape, low, high: (
-        jnp.round(255 * jax.random.uniform(k, shape, jnp.float32, low, high)) / 255
-    )
-    light, dark = grey(of_light, (2,), 0.55, 1.0), grey(of_dark, (), 0.0, 0.45)
+    light_key, dark_key, swap_key = jax.random.split(keys["greys"], 3)
+    light = _grey(light_key, (2,), 0.55, 1.0)
+    dark = _grey(dark_key, (), 0.0, 0.45)
     image = jnp.where(_inside(first), light[0], dark)
     image = jnp.where(_inside(second) & two, light[1], image)
-    image = jnp.where(jax.random.bernoulli(swapped), 1 - image, image)
-    return (2 * image - 1).reshape(1, -1), jnp.where(
-        two, jnp.asarray(PAIRS)[kinds[0], kinds[1]], kinds[0]
-    )
+    image = jnp.where(jax.random.bernoulli(swap_key), 1 - image, image)
+    pixels = (2 * image - 1).reshape(1, -1)
+    class_of_pair = jnp.asarray(PAIRS)[kinds[0], kinds[1]]
+    return pixels, jnp.where(two, class_of_pair, kinds[0])
+
+
+def _second_shape(key: Key[Array, ""], kind: Int[Array, ""], first: Shape) -> Shape:
+    """The first of some candidates that leaves enough of the other shape to be seen, or the last.
+
+    All candidates are drawn: a program that maps over pictures has no loop that ends early.
+    """
+    candidate_keys = jax.random.split(key, CANDIDATES)
+    candidates = jax.vmap(lambda candidate_key: _shape(candidate_key, kind))(candidate_keys)
+    fits = jax.vmap(lambda shape: _overlap(first, shape) <= MOST_OVERLAP)(candidates)
+    chosen = jnp.where(fits.any(), jnp.argmax(fits), CANDIDATES - 1)
+    return jax.tree.map(lambda leaf: leaf[chosen], candidates)
+
+
+def _grey(key: Key[Array, ""], shape: tuple[int, ...], low: float, high: float) -> Array:
+    """Greys between two, of the 256 that a byte holds."""
+    drawn = jax.random.uniform(key, shape, jnp.float32, low, high)
+    return jnp.round(255 * drawn) / 255
 
 
 def _shape(key: Key[Array, ""], kind: Int[Array, ""]) -> Shape:
@@ -138,41 +160,54 @@ def _shape(key: Key[Array, ""], kind: Int[Array, ""]) -> Shape:
     inside."""
     a_little, scale, at_will, place = jax.random.split(key, 4)
     n = jnp.asarray(VERTICES, jnp.float32)[kind]
+    # Kinds of fewer corners repeat their last one, so that all are arrays of one shape.
     number = jnp.minimum(jnp.arange(CORNERS, dtype=jnp.float32), n - 1)
     lean = jax.random.uniform(a_little, (), jnp.float32, -1.0, 1.0) * math.pi / n
     angle = -math.pi / 2 + math.pi / n + 2 * math.pi * number / n + lean
     size = SIDE * jnp.sort(jax.random.uniform(scale, (2,), jnp.float32, 0.2, 0.8))[::-1]
-    x, y = 0.5 * size[0] * jnp.cos(angle), 0.5 * size[1] * jnp.sin(angle)
+    x = 0.5 * size[0] * jnp.cos(angle)
+    y = 0.5 * size[1] * jnp.sin(angle)
     turn = jax.random.uniform(at_will, (), jnp.float32, 0.0, 2 * math.pi)
-    around = jnp.stack(
-        [x * jnp.cos(turn) - y * jnp.sin(turn), x * jnp.sin(turn) + y * jnp.cos(turn)], 1
-    )
-    low, high = 1 - around.min(0), SIDE - 1 - around.max(0)
+    turned_x = x * jnp.cos(turn) - y * jnp.sin(turn)
+    turned_y = x * jnp.sin(turn) + y * jnp.cos(turn)
+    around = jnp.stack([turned_x, turned_y], 1)
+    # A pixel of background stays at every edge.
+    low = 1 - around.min(0)
+    high = SIDE - 1 - around.max(0)
     centre = low + jax.random.uniform(place, (2,)) * (high - low)
     return Shape(around + centre[None], centre, size, kind)
 
 
 def _inside(shape: Shape) -> Array:
     """Which pixel centres are on the inner side of every edge: `[1024]`."""
-    here, there = shape.corners, jnp.roll(shape.corners, -1, axis=0)
+    here = shape.corners
+    there = jnp.roll(here, -1, axis=0)
     edge = there - here
-    a, b = -edge[:, 1], edge[:, 0]  # corners run against the clock: inside is to the left
+    # a x + b y + c is positive to the left of an edge, which is inside: corners run against the
+    # clock.
+    a = -edge[:, 1]
+    b = edge[:, 0]
     c = -(a * here[:, 0] + b * here[:, 1])
     centres = jnp.arange(SIDE, dtype=jnp.float32) + 0.5
     along_x = a[:, None] * centres[None] + c[:, None]
     along_y = b[:, None] * centres[None]
-    return jnp.min(along_x[:, None, :] + along_y[:, :, None], axis=0).reshape(-1) >= 0
+    by_edge = along_x[:, None, :] + along_y[:, :, None]
+    return jnp.min(by_edge, axis=0).reshape(-1) >= 0
 
 
 def _overlap(first: Shape, second: Shape) -> Array:
     """An estimate of the share of the first shape that the second covers, from their extents along
     the line between."""
     between = second.centre - first.centre
-    distance = jnp.maximum(jnp.linalg.norm(between), 1e-3)
+    distance = jnp.maximum(jnp.linalg.norm(between), 1e-3)  # centres may coincide
     line = between / distance
-    reach = jnp.max((first.corners - first.centre[None]) @ line) + jnp.max(
-        (second.centre[None] - second.corners) @ line
-    )
+    reach_of_first = jnp.max((first.corners - first.centre[None]) @ line)
+    reach_of_second = jnp.max((second.centre[None] - second.corners) @ line)
+    reach = reach_of_first + reach_of_second
     factor = jnp.where(reach >= distance, 1 - 2.0 ** (-(reach - distance) / distance), 0.0)
-    area = lambda shape: shape.size[0] * shape.size[1] * jnp.asarray(AREAS, jnp.float32)[shape.kind]
-    return area(second) * factor / area(first)
+    return _area(second) * factor / _area(first)
+
+
+def _area(shape: Shape) -> Array:
+    """The area, but for a factor that all shapes have in common."""
+    return shape.size[0] * shape.size[1] * jnp.asarray(AREAS, jnp.float32)[shape.kind]

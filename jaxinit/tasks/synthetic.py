@@ -185,6 +185,7 @@ def _adding_example(
 ) -> tuple[Float[Array, "t 2"], Float[Array, ""]]:
     u_t = jax.random.uniform(named_key(key, "numbers"), (length,))
     half = length // 2
+    # The marks lie in different halves, so they never meet at one step.
     mark_1 = jax.random.randint(named_key(key, "first mark"), (), 0, half)
     mark_2 = jax.random.randint(named_key(key, "second mark"), (), half, length)
     m_t = jax.nn.one_hot(mark_1, length) + jax.nn.one_hot(mark_2, length)
@@ -235,38 +236,39 @@ def _temporal_example(
     high = jnp.asarray([length * last // 10 for _, last in tenths])
     places = jax.random.randint(named_key(key, "places"), low.shape, low, high)
     x_t = x_t.at[places].set(kinds)
+    # The kinds, 0 or 1 each, are the digits of the class as a binary number.
     order = jnp.sum(kinds * 2 ** jnp.arange(len(tenths)))
     return jax.nn.one_hot(x_t, 2 + DISTRACTORS), order
 
 
 def _parity_example(key: Key[Array, ""], length: int) -> tuple[Float[Array, "t 1"], Int[Array, ""]]:
     ones = jax.random.bernoulli(key, shape=(length,)).astype(jnp.int32)
-    return (2 * ones - 1).astype(jnp.float32)[:, None], jnp.sum(ones) % 2
+    signs = (2 * ones - 1).astype(jnp.float32)
+    return signs[:, None], jnp.sum(ones) % 2
 
 
 def _generated(name: str, example: Example, *, delay: int, **rest: Any) -> Task:
     """A task whose examples are drawn one by one: a fixed validation set, fresh training examples
     at every step."""
-    settings = {"metric": rest["loss"], "higher_is_better": False, "examples": EXAMPLES}
-    return Task(name=name, **settings | rest, **_drawn(name, example, delay))
+    defaults = {"metric": rest["loss"], "higher_is_better": False, "examples": EXAMPLES}
+    return Task(name=name, **defaults | rest, **_drawn(name, example, delay))
 
 
 def _drawn(name: str, example: Example, delay: int) -> dict[str, Any]:
     """The part of such a task that draws: its data and batches."""
 
+    def examples(keys: Array) -> tuple[Array, Array]:
+        return jax.vmap(lambda key: example(key, delay))(keys)
+
+    # A ticket is the bits of a key for each example: keys themselves cannot be indexed as numbers.
     def tickets(data: Data, key: Key[Array, ""], steps: int, batch: int) -> Array:
         del data
         return jax.random.key_data(jax.random.split(key, (steps, batch)))
 
     def batch(data: Data, ticket: Array) -> tuple[Array, Array]:
         del data
-        keys = jax.random.wrap_key_data(ticket)
-        return jax.vmap(lambda key: example(key, delay))(keys)
-
-    @jax.jit
-    def draw(keys: Array) -> tuple[Array, Array]:
-        return jax.vmap(lambda key: example(key, delay))(keys)
+        return examples(jax.random.wrap_key_data(ticket))
 
     valid_keys = jax.random.split(named_key(jax.random.key(0), f"{name} valid"), VALID)
-    valid_x, valid_y = draw(valid_keys)
+    valid_x, valid_y = jax.jit(examples)(valid_keys)
     return {"data": {"valid_x": valid_x, "valid_y": valid_y}, "tickets": tickets, "batch": batch}

@@ -137,7 +137,11 @@ def decode(raw: bytes, file: str | Path) -> str:
     decomposed accents stay what they are. Raises: ValueError for bytes of no such encoding, or with
     zeros among them.
     """
-    encoding = next((name for mark, name in MARKS if raw.startswith(mark)), "utf-8")
+    encoding = "utf-8"
+    for mark, marked_encoding in MARKS:
+        if raw.startswith(mark):
+            encoding = marked_encoding
+            break
     try:
         content = raw.decode(encoding)
     except UnicodeDecodeError as error:
@@ -161,14 +165,14 @@ def encode(content: Sequence[str], vocabulary: Sequence[str]) -> np.ndarray:
 
     Raises: ValueError for those outside the vocabulary, naming the first few and where they are.
     """
-    place = {character: number for number, character in enumerate(vocabulary)}
-    numbers = np.asarray([place.get(character, -1) for character in content], np.int32)
+    number_of = {character: number for number, character in enumerate(vocabulary)}
+    numbers = np.asarray([number_of.get(character, -1) for character in content], np.int32)
     outside = np.flatnonzero(numbers < 0)
     if len(outside):
         named = ", ".join(f"{content[k]!r} at {k}" for k in outside[:3])
         raise ValueError(
-            f"{len(outside)} characters are outside the vocabulary of {len(place)}: {named}; add "
-            "or replace them"
+            f"{len(outside)} characters are outside the vocabulary of {len(number_of)}: {named}; "
+            "add or replace them"
         )
     return numbers
 
@@ -185,7 +189,8 @@ def perplexity(logits: Float[Array, "*batch n"], y: Int[Array, "*batch"]) -> Flo
 
 def _of_words(name: str, train: list[str], valid: list[str], most: int | None, length: int) -> Task:
     count = Counter(train)
-    kept = [word for word, _ in count.most_common(None if most is None else most - 1)]
+    named = None if most is None else most - 1  # one place is for all other words
+    kept = [word for word, _ in count.most_common(named)]
     vocabulary = sorted({*kept, UNKNOWN})
     known = set(vocabulary)
     tokens = [word if word in known else UNKNOWN for word in (*train, *valid)]
@@ -225,13 +230,9 @@ def next_token(
         )
     refuse_another_text(name, train, rest, size)
     starts = np.unique(np.linspace(0, len(rest) - length - 1, VALID).astype(int))
-    windows = lambda first: np.stack([rest[k + first : k + first + length] for k in starts])
-    labels = windows(1)
-    share = np.bincount(train, minlength=size) + 1.0
-    # In float64, and the target in four digits, so that no version of JAX gives another.
-    frequencies, alike = (-np.log(p / p.sum())[labels].mean() for p in (share, np.ones(size)))
-    nats = float(min(frequencies, alike))
-    chance = nats / math.log(2) if metric is bits else math.exp(nats)
+    inputs = np.stack([rest[k : k + length] for k in starts])
+    labels = np.stack([rest[k + 1 : k + 1 + length] for k in starts])
+    chance = _chance(train, labels, size, metric)
     if entropy:
         target = entropy + TO_LEARN * (chance - entropy)
         why = (
@@ -241,11 +242,11 @@ def next_token(
     else:
         target = (0.6 if metric is bits else 0.35) * chance
         why = "a share of what the frequencies alone give (0.6 of the bits, 0.35 of the perplexity)"
-    examples = min(EPOCH, len(train) - 1) // length
 
     def tickets(data: Data, key: Key[Array, ""], steps: int, batch: int) -> Array:
         total = data["train"].shape[0] - 1
         offset = jax.random.randint(key, (), 0, total)
+        # Every row of a batch reads a stretch of its own.
         apart = total // batch
         stream = apart * jnp.arange(batch)[None]
         window = length * jnp.arange(steps)[:, None]
@@ -255,8 +256,8 @@ def next_token(
         whole = data["train"]
         total = whole.shape[0] - 1
         # The last window goes on at the beginning of the text.
-        at = (ticket[:, None] + jnp.arange(length)[None]) % total
-        return whole[at], whole[at + 1]
+        places = (ticket[:, None] + jnp.arange(length)[None]) % total
+        return whole[places], whole[places + 1]
 
     return Task(
         name=name,
@@ -264,10 +265,10 @@ def next_token(
         length=length,
         out_features=size,
         readout="all",
-        examples=examples,
+        examples=min(EPOCH, len(train) - 1) // length,
         data={
             "train": jnp.asarray(train),
-            "valid_x": jnp.asarray(windows(0)),
+            "valid_x": jnp.asarray(inputs),
             "valid_y": jnp.asarray(labels),
         },
         tickets=tickets,
@@ -283,6 +284,24 @@ def next_token(
     )
 
 
+def _chance(train: np.ndarray, labels: np.ndarray, size: int, metric: Callable[..., Any]) -> float:
+    """The metric of what knows the frequencies of the training part, or calls all numbers alike.
+
+    In float64, and targets are rounded to four digits, so that no version of JAX gives another.
+    """
+    # One more of each, so that a number that was never seen costs no infinity.
+    counts = np.bincount(train, minlength=size) + 1.0
+    by_frequencies = _cost(counts, labels)
+    by_an_even_guess = _cost(np.ones(size), labels)
+    nats = float(min(by_frequencies, by_an_even_guess))
+    return nats / math.log(2) if metric is bits else math.exp(nats)
+
+
+def _cost(weights: np.ndarray, labels: np.ndarray) -> np.floating:
+    """The mean cross-entropy in nats of one guess for all steps, whose odds are the weights."""
+    return -np.log(weights / weights.sum())[labels].mean()
+
+
 def refuse_another_text(name: str, train: np.ndarray, rest: np.ndarray, size: int) -> None:
     """Raises: ValueError when the part that validates is unlike the part that trains, in one line.
 
@@ -291,16 +310,17 @@ def refuse_another_text(name: str, train: np.ndarray, rest: np.ndarray, size: in
     of |p - q| (expected: by chance about half the sum of sqrt(2 p (1/n + 1/m) / pi)). Small texts
     and large vocabularies are apart by chance alone.
     """
+    n, m = len(train), len(rest)
     count = np.bincount(train, minlength=size)
     held = np.bincount(rest, minlength=size)
-    unseen = held[count == 0].sum() / len(rest)
-    once = (count == 1).sum() / len(train)
-    pooled = (count + held) / (len(train) + len(rest))
-    apart = np.abs(count / len(train) - held / len(rest)).sum() / 2
-    by_chance = np.sqrt(2 * pooled * (1 / len(train) + 1 / len(rest)) / np.pi).sum() / 2
+    unseen = held[count == 0].sum() / m
+    once = (count == 1).sum() / n
+    pooled = (count + held) / (n + m)
+    apart = np.abs(count / n - held / m).sum() / 2
+    by_chance = np.sqrt(2 * pooled * (1 / n + 1 / m) / np.pi).sum() / 2
     if unseen > UNSEEN + 2 * once or apart > APART + by_chance:
         raise ValueError(
-            f"task {name!r}: the last {len(rest):,} characters or words, which validate, are "
+            f"task {name!r}: the last {m:,} characters or words, which validate, are "
             f"another text than those before: {unseen:.0%} of them never occur there, and "
             f"{apart:.0%} would have to change for the frequencies to agree; give a text of one "
             "kind, or mix its parts"
