@@ -50,36 +50,94 @@ def _density(x: Numbers) -> Numbers:
     return np.exp(-x * x / 2) / math.sqrt(2 * math.pi)
 
 
+def _identity(x: Numbers) -> Numbers:
+    return x
+
+
 def _tanh_slope(x: Numbers) -> Numbers:
     """1 / cosh(x)^2, where 1 - tanh(x)^2 would cancel."""
     decayed = np.exp(-2 * np.abs(x))
     return 4 * decayed / (1 + decayed) ** 2
 
 
+def _sigmoid_slope(x: Numbers) -> Numbers:
+    """s(x) s(-x), where s(x) (1 - s(x)) would cancel."""
+    return special.expit(x) * special.expit(-x)
+
+
+def _softsign(x: Numbers) -> Numbers:
+    return x / (1 + np.abs(x))
+
+
+def _softsign_slope(x: Numbers) -> Numbers:
+    return 1 / (1 + np.abs(x)) ** 2
+
+
+def _erf_slope(x: Numbers) -> Numbers:
+    return 2 / math.sqrt(math.pi) * np.exp(-x * x)
+
+
+def _hard_tanh(x: Numbers) -> Numbers:
+    return np.clip(x, -1, 1)
+
+
+def _hard_tanh_slope(x: Numbers) -> Numbers:
+    return (np.abs(x) < 1) * 1.0
+
+
+def _relu(x: Numbers) -> Numbers:
+    return np.maximum(x, 0)
+
+
+def _relu_slope(x: Numbers) -> Numbers:
+    return (x > 0) * 1.0
+
+
+def _leaky_relu(x: Numbers) -> Numbers:
+    return np.where(x > 0, x, 0.01 * x)
+
+
+def _leaky_relu_slope(x: Numbers) -> Numbers:
+    return np.where(x > 0, 1, 0.01)
+
+
+def _elu(x: Numbers) -> Numbers:
+    # `where` computes both branches: without the minimum the exponential overflows at large x.
+    return np.where(x > 0, x, np.expm1(np.minimum(x, 0)))
+
+
+def _elu_slope(x: Numbers) -> Numbers:
+    return np.exp(np.minimum(x, 0))
+
+
+def _gelu(x: Numbers) -> Numbers:
+    return x * special.ndtr(x)
+
+
+def _gelu_slope(x: Numbers) -> Numbers:
+    return special.ndtr(x) + x * _density(x)
+
+
+def _silu(x: Numbers) -> Numbers:
+    return x * special.expit(x)
+
+
+def _silu_slope(x: Numbers) -> Numbers:
+    return special.expit(x) * (1 + x * special.expit(-x))
+
+
 ACTIVATIONS: dict[str, Activation] = {
-    "linear": Activation(lambda x: x, np.ones_like),
+    "linear": Activation(_identity, np.ones_like),
     "tanh": Activation(np.tanh, _tanh_slope),
-    "sigmoid": Activation(special.expit, lambda x: special.expit(x) * special.expit(-x)),
-    "softsign": Activation(
-        lambda x: x / (1 + np.abs(x)), lambda x: 1 / (1 + np.abs(x)) ** 2, (0.0,)
-    ),
-    "erf": Activation(special.erf, lambda x: 2 / math.sqrt(math.pi) * np.exp(-x * x)),
-    "hard_tanh": Activation(
-        lambda x: np.clip(x, -1, 1), lambda x: (np.abs(x) < 1) * 1.0, (-1.0, 1.0)
-    ),
-    "relu": Activation(lambda x: np.maximum(x, 0), lambda x: (x > 0) * 1.0, (0.0,)),
-    "leaky_relu": Activation(
-        lambda x: np.where(x > 0, x, 0.01 * x), lambda x: np.where(x > 0, 1, 0.01), (0.0,)
-    ),
-    "elu": Activation(
-        lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))),
-        lambda x: np.exp(np.minimum(x, 0)),
-        (0.0,),
-    ),
-    "gelu": Activation(lambda x: x * special.ndtr(x), lambda x: special.ndtr(x) + x * _density(x)),
-    "silu": Activation(
-        lambda x: x * special.expit(x), lambda x: special.expit(x) * (1 + x * special.expit(-x))
-    ),
+    "sigmoid": Activation(special.expit, _sigmoid_slope),
+    "softsign": Activation(_softsign, _softsign_slope, (0.0,)),
+    "erf": Activation(special.erf, _erf_slope),
+    "hard_tanh": Activation(_hard_tanh, _hard_tanh_slope, (-1.0, 1.0)),
+    "relu": Activation(_relu, _relu_slope, (0.0,)),
+    "leaky_relu": Activation(_leaky_relu, _leaky_relu_slope, (0.0,)),
+    "elu": Activation(_elu, _elu_slope, (0.0,)),
+    "gelu": Activation(_gelu, _gelu_slope),
+    "silu": Activation(_silu, _silu_slope),
 }
 
 
@@ -120,7 +178,8 @@ def _panels(points: Numbers) -> tuple[Numbers, Numbers]:
     middle = (ends[1:] + ends[:-1]) / 2
     half = (ends[1:] - ends[:-1]) / 2
     z = (middle[:, None] + half[:, None] * NODES).ravel()
-    return z, (half[:, None] * WEIGHTS).ravel() * _density(z)
+    weights = (half[:, None] * WEIGHTS).ravel() * _density(z)
+    return z, weights
 
 
 def _towards(scale: float, widest: float) -> Numbers:
@@ -152,13 +211,19 @@ def _squared_slope(nonlinearity: Activation, u: Numbers) -> Numbers:
     return nonlinearity.slope(u) ** 2
 
 
+def _fourth_power_of_slope(nonlinearity: Activation, u: Numbers) -> Numbers:
+    return nonlinearity.slope(u) ** 4
+
+
 def _std(nonlinearity: Activation, q: float) -> float:
     """sqrt(q), or what stands for the limit from above where the slope jumps at 0.
 
     There a pre-activation of 0 has one of two slopes, each half of the time, and never the one that
     the derivative is said to have at 0: chi of ReLU is sigma_w^2 / 2 at every variance.
     """
-    return TINY if q == 0 and 0 in nonlinearity.kinks else math.sqrt(q)
+    if q == 0 and 0 in nonlinearity.kinks:
+        return TINY
+    return math.sqrt(q)
 
 
 def mean_at(name: str, q: float, function: OfActivation) -> float:
@@ -166,12 +231,15 @@ def mean_at(name: str, q: float, function: OfActivation) -> float:
     q; at 0 its limit from above."""
     nonlinearity = activation(name)
     root = _std(nonlinearity, q)
+
+    def of_standard(z: Numbers) -> Numbers:
+        return function(nonlinearity, root * z)
+
     if root == 0:
-        kinks, scale = (), math.inf
-    else:
-        kinks = tuple(kink / root for kink in nonlinearity.kinks)
-        scale = 1 / root
-    return gaussian_mean(lambda z: function(nonlinearity, root * z), kinks, scale)
+        # A constant: nothing bends.
+        return gaussian_mean(of_standard)
+    kinks = tuple(kink / root for kink in nonlinearity.kinks)
+    return gaussian_mean(of_standard, kinks, scale=1 / root)
 
 
 def pair_mean_at(name: str, q: float, c: float, function: OfActivation) -> float:
@@ -187,20 +255,22 @@ def pair_mean_at(name: str, q: float, c: float, function: OfActivation) -> float
     if rest == 0 or root == 0:
         # There is one variable: u2 is u1 or its negative.
         sign = 1.0 if c > 0 else -1.0
-        return mean_at(name, q, lambda phi, u: function(phi, u) * function(phi, sign * u))
+
+        def product(nonlinearity: Activation, u: Numbers) -> Numbers:
+            return function(nonlinearity, u) * function(nonlinearity, sign * u)
+
+        return mean_at(name, q, product)
     kinks = np.asarray([kink / root for kink in nonlinearity.kinks])
     around_kinks = (kinks[:, None] + _towards(rest, WIDTH)).ravel()
     # With every point its negative: a negative correlation mirrors what z2 sees of a kink.
     points = [PANELS, kinks, -kinks, _towards(1 / root, WIDTH), around_kinks, -around_kinks]
     z1, w1 = _panels(np.concatenate(points))
     z2, half = _nodes_given(z1, c, root, rest, kinks)
-    values = (
-        function(nonlinearity, root * (c * z1[:, None, None] + rest * z2))
-        * _density(z2)
-        * half[..., None]
-        * WEIGHTS
-    )
-    return float((function(nonlinearity, root * z1) * values.sum((1, 2))) @ w1)
+    u2 = root * (c * z1[:, None, None] + rest * z2)
+    weighted = function(nonlinearity, u2) * _density(z2) * half[..., None] * WEIGHTS
+    means_of_second = weighted.sum((1, 2))
+    means_of_pair = function(nonlinearity, root * z1) * means_of_second
+    return float(means_of_pair @ w1)
 
 
 def _nodes_given(
@@ -290,6 +360,7 @@ def fixed_point_q(activation: str, sigma_w2: float, sigma_b2: float = 0.0) -> fl
 
     at_one = growth(0.0)
     if abs(at_one) < 1e-9:
+        # The variance stays at 1, as it does where all of them stay.
         return 1.0
     # The variance moves from 1 in one direction, and stops where its growth first changes sign.
     steps = np.arange(0.0, 60.0, 0.25) * math.copysign(1, at_one)
@@ -349,14 +420,18 @@ def gradient_scale(activation: str, sigma_w2: float, sigma_b2: float = 0.0) -> f
     """-1 / ln chi: layers over which the squared gradient falls by 1/e; negative where it grows,
     inf at criticality."""
     q = fixed_point_q(activation, sigma_w2, sigma_b2)
-    return math.nan if q == math.inf else _depth_scale(chi(activation, sigma_w2, q))
+    if q == math.inf:
+        return math.nan
+    return _depth_scale(chi(activation, sigma_w2, q))
 
 
 def _depth_scale(slope: float) -> float:
     """Layers over which a difference that a layer multiplies by `slope` falls by 1/e."""
     if slope <= 0:
         return 0.0
-    return math.inf if abs(slope - 1) < 1e-9 else -1 / math.log(slope)
+    if abs(slope - 1) < 1e-9:
+        return math.inf
+    return -1 / math.log(slope)
 
 
 @cache
@@ -373,18 +448,21 @@ def critical_sigma_w2(activation: str, sigma_b2: float = 0.0) -> float:
     _check(sigma_b2=sigma_b2)
     homogeneous = activation in ("linear", "relu", "leaky_relu")
     if homogeneous:
+        # The slope does not depend on the size of a pre-activation, so chi not on q.
         return 1 / chi(activation, 1.0, 1.0)
 
     def excess(log_w2: float) -> float:
         """chi(q*) - 1; below 0 where signals die, also where chi itself is 1 to rounding."""
         w2 = math.exp(log_w2)
         q = fixed_point_q(activation, w2, sigma_b2)
-        return chi(activation, w2, min(q, HUGE)) - 1 - (1e-12 if q == 0 else 0)
+        below = 1e-12 if q == 0 else 0
+        return chi(activation, w2, min(q, HUGE)) - 1 - below
 
     # chi(q*) need not grow with the variance: the first crossing upwards is the critical one.
     grid = np.linspace(math.log(1e-3), math.log(1e3), 57).tolist()
     values = [excess(log_w2) for log_w2 in grid]
-    for (low, before), (high, after) in pairwise(zip(grid, values, strict=True)):
+    points = zip(grid, values, strict=True)
+    for (low, before), (high, after) in pairwise(points):
         if before < 0 <= after:
             return math.exp(_root(excess, low, high))
     raise ValueError(
@@ -427,10 +505,11 @@ def jacobian_moments(
             f"{activation} at sigma_w2 = {sigma_w2}, sigma_b2 = {sigma_b2} has no finite variance"
         )
     mu1 = mean_at(activation, q, _squared_slope)
-    mu2 = mean_at(activation, q, lambda phi, u: phi.slope(u) ** 4)
+    mu2 = mean_at(activation, q, _fourth_power_of_slope)
     s1 = -1 if weights == "gaussian" else 0
     m1 = (sigma_w2 * mu1) ** depth
-    return m1, m1**2 * depth * (mu2 / mu1**2 - 1 - s1)
+    variance = m1**2 * depth * (mu2 / mu1**2 - 1 - s1)
+    return m1, variance
 
 
 def mean_singular_value(n_times_variance: float) -> float:
@@ -452,8 +531,9 @@ def mode_strength(t: Numbers, s: float, u0: float, tau: float) -> Numbers:
     Assumes white inputs and decoupled, balanced initial weights.
     Source: Saxe et al. (2014), eq. 12.
     """
-    grown = np.exp(-2 * s * np.asarray(t) / tau)
-    return s / (1 + (s / u0 - 1) * grown)
+    # Divided by the growing exponential, which would overflow at a late t.
+    decayed = np.exp(-2 * s * np.asarray(t) / tau)
+    return s / (1 + (s / u0 - 1) * decayed)
 
 
 def deep_mode_strength(t: Numbers, s: float, u0: float, tau: float, n_layers: int) -> Numbers:
@@ -497,7 +577,8 @@ def learning_time(s: float, u0: float, u_final: float, tau: float, n_layers: int
         u = math.exp(log_u)
         return u / (m * math.exp(log_u * (2 - 2 / m)) * (s - u))
 
-    return tau * integrate.quad(time_per_log, math.log(u0), math.log(u_final), limit=200)[0]
+    steps, _ = integrate.quad(time_per_log, math.log(u0), math.log(u_final), limit=200)
+    return tau * steps
 
 
 def _root(function: Callable[[float], float], low: float, high: float) -> float:
