@@ -110,6 +110,7 @@ class Recurrent(nnx.Module):
         place: Place = {"layer": options.layers, "n_layers": options.layers, "width": width}
         self.readout = Dense(handed_on, out_features, "readout", **place)
 
+        # Running statistics to Flax: part of a model, but no parameters, so nothing trains them.
         carried = []
         if options.stateful is not None:
             for _ in range(options.layers * self.carries):
@@ -256,6 +257,7 @@ class Recurrent(nnx.Module):
     def start(self, b: int) -> tuple[Carry, ...]:
         """The states before the first step of `b` sequences: zero, or learned."""
         if not self.options.learned_start:
+            # Zeros are the same for every layer, and one array in the program.
             return (self._start_of(self.layers[0], b),) * len(self.layers)
         return tuple(self._start_of(layer, b) for layer in self.layers)
 
@@ -293,6 +295,7 @@ class Recurrent(nnx.Module):
             ) -> tuple[Carry, tuple[Array, Carry]]:
                 z, tap = at
                 carry = self.step(layer, carry, z, None)
+                # Zeros that are added change nothing but have a gradient, that of the state.
                 if tap is not None:
                     carry = tuple(jnp.add(a, b) for a, b in zip(carry, tap, strict=True))
                 return carry, (self.out(layer, carry, z), carry)
@@ -332,6 +335,7 @@ class Recurrent(nnx.Module):
             before: tuple[Carry, ...], at: tuple[Array, Any]
         ) -> tuple[tuple[Carry, ...], Array]:
             x_tbi, key = at
+            # Before the first segment too: those may be the last states of another batch.
             if truncate is not None:
                 before = jax.lax.stop_gradient(before)
             noisy = training and training._replace(key=key)
@@ -400,6 +404,7 @@ class Recurrent(nnx.Module):
             after.append(carry)
             if self.layers_back is not None:
                 layer_back = self.layers_back[k]
+                # Of both directions only the forward one goes on from the states before.
                 fresh = self._start_of(layer_back, b)
                 back, _ = self.run_layer(layer_back, reverse(given, lengths), fresh, keep)
                 h_tbn = jnp.concatenate([h_tbn, reverse(back, lengths)], axis=-1)

@@ -75,6 +75,7 @@ class Attention(nnx.Module):
     def __init__(self, d: int, o: TransformerOptions, **place: Unpack[Place]):
         head = d // o.heads
         here: Place = {**place, "inputs": d, "activation": "linear", "kind": "attention"}
+        # Schemes need to know: a norm takes away the size that queries and keys are drawn at.
         sized: Place = {**here, "normalized": o.qk_norm}
         self.query = param((d, o.heads, head), "i.o", "query", **sized)
         self.key = param((d, o.key_value_heads, head), "i.o", "key", **sized)
@@ -155,6 +156,7 @@ class Branch(nnx.Module):
         if self.norm is not None and o.placed == "pre":
             seen = self.norm(x)
         y = branch(seen)
+        # The gate is a part of the branch, so it comes before the name that measurements go by.
         if self.gate is not None:
             y = y * jnp.broadcast_to(self.gate[...], y.shape)
         y = checkpoint_name(y, f"{name}.branch")
@@ -184,6 +186,7 @@ class Block(nnx.Module):
         self.cross, self.crossed = cross, crossed
         self.ffn_in = param((d, wide), "io", "ffn_in", **inner)
         gate = None
+        # Two kernels and not one of twice the width: each is drawn as a matrix of its own.
         if o.activation == "swiglu":
             gate = param((d, wide), "io", "ffn_in", **inner)
         self.ffn_gate = gate
@@ -400,6 +403,7 @@ class Transformer(nnx.Module):
             for (path, variable), value in zip(paths_and_variables, values, strict=True):
                 state.append((path, variable.replace(value)))
             block: Any = nnx.merge(graph, nnx.from_flat_state(state))
+            # The number of a block is not known inside a scan: each has a key of its own.
             noise = training and training._replace(key=key)
             return block(s, self.options, noise, 0, memory), None
 

@@ -80,6 +80,7 @@ def generator(seed: int) -> Below:
     uniform = random.Random(seed).random
 
     def below(limit: int) -> int:
+        # The 53 bits of a float are a whole number, which is scaled without rounding.
         return int(uniform() * 2**53) * limit >> 53
 
     return below

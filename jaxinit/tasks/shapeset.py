@@ -81,7 +81,7 @@ def shapeset() -> Task:
         chance=1 / 6,
         target=0.35,
         why="65 % error: five hidden layers of 200 tanh units reach it within 30,000 updates "
-        "under either 2010 start",
+        "under either 2010 initialization",
     )
 
 
@@ -106,6 +106,7 @@ def from_pool(images: int, examples: int = EXAMPLES) -> Task:
     pool = {"train_x": jnp.concatenate(greys), "train_y": jnp.concatenate(classes)}
     data = endless.data | pool
 
+    # With replacement, as the endless task draws: an epoch need not visit every picture.
     def tickets(data: Data, key: Key[Array, ""], steps: int, batch: int) -> Array:
         return jax.random.randint(key, (steps, batch), 0, data["train_y"].shape[0])
 

@@ -57,6 +57,7 @@ def text(length: int = 50, file: str | Path | None = None) -> Task:
     the rest, or a length below 1.
     """
     content = read(file)
+    # In order of code points: that of a set differs from one process to the next.
     vocabulary = sorted(set(content))
     entropy = 0.0 if file is not None else grammar.entropy()
     return next_token(
