@@ -1,7 +1,7 @@
 """Theory against closed forms, against its own derivatives, and against wide networks."""
 
 import math
-from functools import cache
+from functools import cache, partial
 from itertools import pairwise
 
 import numpy as np
@@ -42,19 +42,20 @@ def test_gains_with_a_closed_form(activation: str, direction: str, square: float
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_quadrature_against_an_adaptive_one_and_slopes_against_differences(activation: str) -> None:
-    of = ACTIVATIONS[activation]
-    density = lambda x: math.exp(-x * x / 2) / math.sqrt(2 * math.pi)
-    for direction, function in (("forward", of.phi), ("backward", of.slope)):
-        weighted = lambda x, function=function: (
-            float(function(np.asarray([x]))[0]) ** 2 * density(x)
-        )
-        parts = [
-            integrate.quad(weighted, a, b, epsabs=1e-12)[0]
-            for a, b in ((-9, -1), (-1, 0), (0, 1), (1, 9))
-        ]
-        assert gain(activation, direction) ** -2 == pytest.approx(sum(parts), rel=1e-8)
+    phi, slope, _ = ACTIVATIONS[activation]
+    for direction, function in (("forward", phi), ("backward", slope)):
+
+        def weighted(x: float, function=function) -> float:
+            density = math.exp(-x * x / 2) / math.sqrt(2 * math.pi)
+            return float(function(np.asarray([x]))[0]) ** 2 * density
+
+        mean_square = 0.0
+        for low, high in ((-9, -1), (-1, 0), (0, 1), (1, 9)):
+            mean_square += integrate.quad(weighted, low, high, epsabs=1e-12)[0]
+        assert gain(activation, direction) ** -2 == pytest.approx(mean_square, rel=1e-8)
     x = np.asarray([-2.3, -0.4, 0.3, 1.7])
-    np.testing.assert_allclose(of.slope(x), (of.phi(x + 1e-6) - of.phi(x - 1e-6)) / 2e-6, atol=1e-6)
+    difference = phi(x + 1e-6) - phi(x - 1e-6)
+    np.testing.assert_allclose(slope(x), difference / 2e-6, atol=1e-6)
 
 
 def test_the_tables_five_thirds_is_not_the_gain_of_tanh() -> None:
@@ -73,18 +74,16 @@ def test_correlation_maps_with_a_closed_form(c: float, q: float) -> None:
     assert got == pytest.approx(2 * arc_cosine(c), abs=1e-8)
     # Williams (1997): E[erf(u1) erf(u2)] = (2/pi) asin(2 q c / (1 + 2 q)).
     got = theory.correlation_map("erf", c, q, 1.5, 0.2) * q
-    assert got == pytest.approx(
-        1.5 * 2 / math.pi * math.asin(2 * q * c / (1 + 2 * q)) + 0.2, abs=1e-8
-    )
+    mean = 2 / math.pi * math.asin(2 * q * c / (1 + 2 * q))
+    assert got == pytest.approx(1.5 * mean + 0.2, abs=1e-8)
     assert theory.correlation_map("linear", c, q, 1.0, 0.1 * q) == pytest.approx(c + 0.1)
 
 
 @pytest.mark.parametrize("q", [0.01, 0.5, 3.0, 40.0])
 def test_variance_maps_and_slopes_with_a_closed_form(q: float) -> None:
     assert theory.variance_map("relu", q, 2.0, 0.3) == pytest.approx(q + 0.3, rel=1e-9)
-    assert theory.variance_map("erf", q, 1.0) == pytest.approx(
-        2 / math.pi * math.asin(2 * q / (1 + 2 * q)), rel=1e-8
-    )
+    mean_square = 2 / math.pi * math.asin(2 * q / (1 + 2 * q))
+    assert theory.variance_map("erf", q, 1.0) == pytest.approx(mean_square, rel=1e-8)
     assert chi("erf", 1.0, q) == pytest.approx(4 / math.pi / math.sqrt(1 + 4 * q), rel=1e-8)
     assert chi("hard_tanh", 1.3, q) == pytest.approx(1.3 * math.erf(1 / math.sqrt(2 * q)), rel=1e-8)
     assert chi("relu", 1.3, q) == pytest.approx(0.65)
@@ -104,23 +103,38 @@ def adaptive_mean(function, q: float) -> float:
         return float(function(np.asarray([u]))[0]) * density * math.cosh(x)
 
     far, kink = math.asinh(9.5 * root), math.asinh(1.0)
-    ends = sorted({-far, *(end for end in (-kink, 0.0, kink) if abs(end) < far), far})
-    parts = [
-        integrate.quad(weighted, a, b, epsabs=0, epsrel=1e-11, limit=400)[0]
-        for a, b in pairwise(ends)
-    ]
+    ends = {-far, far}
+    for end in (-kink, 0.0, kink):
+        if abs(end) < far:
+            ends.add(end)
+    parts = []
+    for low, high in pairwise(sorted(ends)):
+        part, _ = integrate.quad(weighted, low, high, epsabs=0, epsrel=1e-11, limit=400)
+        parts.append(part)
     return math.fsum(parts)
+
+
+def value(nonlinearity, u):
+    return nonlinearity.phi(u)
+
+
+def slope(nonlinearity, u):
+    return nonlinearity.slope(u)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("q", VARIANCES)
 def test_quadrature_is_right_to_1e9_at_every_variance(activation: str, q: float) -> None:
-    phi = ACTIVATIONS[activation]
-    expected = adaptive_mean(lambda u: phi.phi(u) ** 2, q)
+    nonlinearity = ACTIVATIONS[activation]
+    expected = adaptive_mean(lambda u: value(nonlinearity, u) ** 2, q)
     assert theory.variance_map(activation, q, 1.0) == pytest.approx(expected, rel=1e-9)
     for power in (2, 4):
-        expected = adaptive_mean(lambda u, power=power: phi.slope(u) ** power, q)
-        measured = theory.mean_at(activation, q, lambda of, u, power=power: of.slope(u) ** power)
+
+        def power_of_slope(nonlinearity, u, power=power):
+            return slope(nonlinearity, u) ** power
+
+        expected = adaptive_mean(partial(power_of_slope, nonlinearity), q)
+        measured = theory.mean_at(activation, q, power_of_slope)
         assert measured == pytest.approx(expected, rel=1e-9)
 
 
@@ -139,10 +153,9 @@ def test_slopes_at_large_variances_follow_their_asymptotes() -> None:
     # E[f(sqrt(q) z)] -> (integral of f) / sqrt(2 pi q): of sech^4 that is 4/3, of the squared slope
     # of sigmoid 1/6.
     for q in (1e8, 1e10, 1e12):
-        assert chi("tanh", 1.0, q) == pytest.approx(4 / 3 / math.sqrt(2 * math.pi * q), rel=2 / q)
-        assert chi("sigmoid", 1.0, q) == pytest.approx(
-            1 / 6 / math.sqrt(2 * math.pi * q), rel=10 / q
-        )
+        density_at_0 = 1 / math.sqrt(2 * math.pi * q)
+        assert chi("tanh", 1.0, q) == pytest.approx(4 / 3 * density_at_0, rel=2 / q)
+        assert chi("sigmoid", 1.0, q) == pytest.approx(1 / 6 * density_at_0, rel=10 / q)
         assert chi("erf", 1.0, q) == pytest.approx(4 / math.pi / math.sqrt(1 + 4 * q), rel=1e-9)
     assert chi("tanh", 1.0, 1e4) == pytest.approx(0.005319, abs=5e-7)
 
@@ -150,19 +163,17 @@ def test_slopes_at_large_variances_follow_their_asymptotes() -> None:
 @pytest.mark.parametrize("c", [-1.0, -0.999999, -0.7, 0.0, 0.3, 0.99, 1 - 1e-6, 1 - 1e-12, 1.0])
 @pytest.mark.parametrize("q", VARIANCES)
 def test_pairs_are_right_at_every_variance_and_correlation(q: float, c: float) -> None:
-    pair = lambda name, power: theory.pair_mean_at(
-        name, q, c, lambda of, u: of.phi(u) if power == 0 else of.slope(u)
-    )
     erf = 2 / math.pi * math.asin(2 * q * c / (1 + 2 * q))
-    assert pair("erf", 0) == pytest.approx(erf, rel=1e-9, abs=1e-16)
+    assert theory.pair_mean_at("erf", q, c, value) == pytest.approx(erf, rel=1e-9, abs=1e-16)
     # E[erf'(u1) erf'(u2)] = (4/pi) / sqrt((1 + 2 q)^2 - (2 q c)^2), without the cancellation.
-    slopes = 4 / math.pi / math.sqrt(1 + 4 * q + 4 * q**2 * (1 - c) * (1 + c))
-    assert pair("erf", 1) == pytest.approx(slopes, rel=1e-9)
+    erf_slopes = 4 / math.pi / math.sqrt(1 + 4 * q + 4 * q**2 * (1 - c) * (1 + c))
+    assert theory.pair_mean_at("erf", q, c, slope) == pytest.approx(erf_slopes, rel=1e-9)
     relu = (math.sqrt((1 - c) * (1 + c)) + c * (math.pi - math.acos(c))) / (2 * math.pi)
-    assert pair("relu", 0) == pytest.approx(q * relu, rel=1e-9, abs=1e-12 * q)
-    assert pair("relu", 1) == pytest.approx(
-        (math.pi - math.acos(c)) / (2 * math.pi), rel=1e-9, abs=1e-9
-    )
+    got = theory.pair_mean_at("relu", q, c, value)
+    assert got == pytest.approx(q * relu, rel=1e-9, abs=1e-12 * q)
+    relu_slopes = (math.pi - math.acos(c)) / (2 * math.pi)
+    got = theory.pair_mean_at("relu", q, c, slope)
+    assert got == pytest.approx(relu_slopes, rel=1e-9, abs=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -172,22 +183,23 @@ def test_pairs_are_right_at_every_variance_and_correlation(q: float, c: float) -
 def test_pairs_of_slopes_are_the_derivative_of_pairs_of_values(activation: str, q: float) -> None:
     # d E[phi(u1) phi(u2)] / dc = q E[phi'(u1) phi'(u2)] (Price 1958), so the integral over c is
     # what the first grows by.
-    value = lambda c: theory.pair_mean_at(activation, q, c, lambda of, u: of.phi(u))
-    slope = lambda c: q * theory.pair_mean_at(activation, q, c, lambda of, u: of.slope(u))
     nodes, weights = np.polynomial.legendre.leggauss(14)
     for low, high in ((-0.8, 0.0), (0.0, 0.8)):
-        grown = sum(
-            w * slope((low + high + (high - low) * x) / 2)
-            for x, w in zip(nodes, weights, strict=True)
-        )
-        assert value(high) - value(low) == pytest.approx(grown * (high - low) / 2, rel=1e-9)
+        integral = 0.0
+        for node, weight in zip(nodes, weights, strict=True):
+            c = (low + high + (high - low) * node) / 2
+            integral += weight * theory.pair_mean_at(activation, q, c, slope)
+        at_low = theory.pair_mean_at(activation, q, low, value)
+        at_high = theory.pair_mean_at(activation, q, high, value)
+        assert at_high - at_low == pytest.approx(q * integral * (high - low) / 2, rel=1e-9)
 
 
 def test_deep_nets_of_large_variance() -> None:
     # N(0, 1) kernels of 512 units: sigma_w^2 = 512. q solves q = 512 E[tanh^2], by another
     # quadrature.
     q = fixed_point_q("tanh", 512.0)
-    assert q == pytest.approx(512 * adaptive_mean(lambda u: np.tanh(u) ** 2, q), rel=1e-9)
+    mean_square = adaptive_mean(lambda u: np.tanh(u) ** 2, q)
+    assert q == pytest.approx(512 * mean_square, rel=1e-9)
     by_q = 512 * adaptive_mean(lambda u: np.tanh(u) / np.cosh(u) ** 2 * u, q) / q
     assert depth_scales("tanh", 512.0)[0] == pytest.approx(-1 / math.log(by_q), rel=1e-8)
     fourth = adaptive_mean(lambda u: np.cosh(u) ** -8.0, q)
@@ -196,9 +208,12 @@ def test_deep_nets_of_large_variance() -> None:
     assert m1 == pytest.approx((512 * second) ** 2, rel=1e-8)
     assert variance == pytest.approx(m1**2 * 2 * fourth / second**2, rel=1e-8)
     # erf has closed forms for all of it, with a bias so large that c* is within 1e-7 of 1.
-    q, c = fixed_point_q("erf", 3e4, 1e8), fixed_point_c("erf", 3e4, 1e8)
-    assert q == pytest.approx(3e4 * 2 / math.pi * math.asin(2 * q / (1 + 2 * q)) + 1e8, rel=1e-12)
-    mapped = (3e4 * 2 / math.pi * math.asin(2 * q * c / (1 + 2 * q)) + 1e8) / q
+    q = fixed_point_q("erf", 3e4, 1e8)
+    c = fixed_point_c("erf", 3e4, 1e8)
+    variance = 3e4 * 2 / math.pi * math.asin(2 * q / (1 + 2 * q)) + 1e8
+    assert q == pytest.approx(variance, rel=1e-12)
+    covariance = 3e4 * 2 / math.pi * math.asin(2 * q * c / (1 + 2 * q)) + 1e8
+    mapped = covariance / q
     assert 1e-9 < 1 - c < 1e-6
     assert mapped - c == pytest.approx(0, abs=1e-13)
 
@@ -226,9 +241,10 @@ def test_the_critical_line() -> None:
     # phi'(0) = 1 at no bias, where q* goes to 0
     assert critical_sigma_w2("tanh") == pytest.approx(1.0, abs=0.02)
     assert critical_sigma_w2("erf") == pytest.approx(math.pi / 4, rel=0.02)
-    line = [critical_sigma_w2("tanh", b) for b in (0.01, 0.05, 0.1, 0.3, 1.0)]
+    bias_variances = (0.01, 0.05, 0.1, 0.3, 1.0)
+    line = [critical_sigma_w2("tanh", sigma_b2) for sigma_b2 in bias_variances]
     assert (np.diff(line) > 0).all()
-    for sigma_b2, w2 in zip((0.01, 0.05, 0.1, 0.3, 1.0), line, strict=True):
+    for sigma_b2, w2 in zip(bias_variances, line, strict=True):
         assert chi("tanh", w2, fixed_point_q("tanh", w2, sigma_b2)) == pytest.approx(1, abs=1e-6)
         assert theory.phase("tanh", w2, sigma_b2) == "critical"
         assert theory.phase("tanh", 0.9 * w2, sigma_b2) == "ordered"
@@ -244,12 +260,11 @@ def test_depth_scales_are_the_slopes_of_the_maps(sigma_w2: float) -> None:
     near = c - 1e-5
     by_c = (c - theory.correlation_map("tanh", near, q, sigma_w2, 0.05)) / (c - near)
     assert xi_c == pytest.approx(-1 / math.log(by_c), rel=1e-2)
+    xi_gradient = theory.gradient_scale("tanh", sigma_w2, 0.05)
     if c == 1.0:
-        assert xi_c == pytest.approx(theory.gradient_scale("tanh", sigma_w2, 0.05), rel=1e-6)
+        assert xi_c == pytest.approx(xi_gradient, rel=1e-6)
     else:
-        assert theory.gradient_scale("tanh", sigma_w2, 0.05) < 0, (
-            "gradients grow in the chaotic phase"
-        )
+        assert xi_gradient < 0, "gradients grow in the chaotic phase"
 
 
 def deep_net(
@@ -257,27 +272,27 @@ def deep_net(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Variances and correlations of the pre-activations of two inputs, and variances of
     back-propagated gradients."""
-    draws, of = np.random.default_rng(seed), ACTIVATIONS[activation]
+    draws = np.random.default_rng(seed)
+    nonlinearity = ACTIVATIONS[activation]
     x = draws.normal(size=(2, WIDTH))
     x[1] = 0.6 * x[0] + 0.8 * x[1]
     q = fixed_point_q(activation, sigma_w2, sigma_b2)
-    z, found, slopes, matrices = math.sqrt(q) * x, [], [], []
+    z = math.sqrt(q) * x
+    moments, slopes, matrices = [], [], []
     for _ in range(depth):
-        found.append(
-            (
-                np.mean(z[0] ** 2),
-                np.mean(z[0] * z[1]) / math.sqrt(np.mean(z[0] ** 2) * np.mean(z[1] ** 2)),
-            )
-        )
-        slopes.append(of.slope(z[0]))
+        variances = np.mean(z**2, axis=1)
+        correlation = np.mean(z[0] * z[1]) / math.sqrt(variances[0] * variances[1])
+        moments.append((variances[0], correlation))
+        slopes.append(nonlinearity.slope(z[0]))
         w = draws.normal(size=(WIDTH, WIDTH)) * math.sqrt(sigma_w2 / WIDTH)
         matrices.append(w)
-        z = of.phi(z) @ w + math.sqrt(sigma_b2) * draws.normal(size=WIDTH)
-    back, sizes = draws.normal(size=WIDTH), []
-    for w, slope in zip(reversed(matrices), reversed(slopes), strict=True):
-        back = (w @ back) * slope
+        z = nonlinearity.phi(z) @ w + math.sqrt(sigma_b2) * draws.normal(size=WIDTH)
+    back = draws.normal(size=WIDTH)
+    sizes = []
+    for w, slope_here in zip(reversed(matrices), reversed(slopes), strict=True):
+        back = (w @ back) * slope_here
         sizes.append(np.mean(back**2))
-    return np.asarray(found), np.asarray(sizes)
+    return np.asarray(moments), np.asarray(sizes)
 
 
 @pytest.mark.parametrize(
@@ -291,14 +306,17 @@ def deep_net(
     ],
 )
 def test_maps_against_wide_nets(activation: str, sigma_w2: float, sigma_b2: float) -> None:
-    depth, nets = 6, [deep_net(activation, sigma_w2, sigma_b2, 6, seed) for seed in range(6)]
-    found = np.mean([of for of, _ in nets], 0)
-    q, c, expected = fixed_point_q(activation, sigma_w2, sigma_b2), 0.6, []
+    depth = 6
+    nets = [deep_net(activation, sigma_w2, sigma_b2, depth, seed) for seed in range(6)]
+    variances, correlations = np.mean([moments for moments, _ in nets], 0).T
+    q = fixed_point_q(activation, sigma_w2, sigma_b2)
+    c = 0.6
+    expected = []
     for _ in range(depth):
-        expected.append((q, c))
+        expected.append(c)
         c = theory.correlation_map(activation, c, q, sigma_w2, sigma_b2)
-    np.testing.assert_allclose(found[:, 0], [q for q, _ in expected], rtol=0.05)
-    np.testing.assert_allclose(found[:, 1], [c for _, c in expected], atol=0.04)
+    np.testing.assert_allclose(variances, [q] * depth, rtol=0.05)
+    np.testing.assert_allclose(correlations, expected, atol=0.04)
     grown = np.mean([np.log(sizes[-1] / sizes[0]) / (depth - 1) for _, sizes in nets])
     assert grown == pytest.approx(math.log(chi(activation, sigma_w2, q)), abs=0.05)
 
@@ -314,9 +332,13 @@ def relu_jacobians(weights: str) -> dict[int, np.ndarray]:
         z = draws.normal(size=n)
         for depth in range(1, 7):
             w = draws.normal(size=(n, n))
-            w = math.sqrt(2) * (np.linalg.qr(w)[0] if weights == "orthogonal" else w / math.sqrt(n))
-            slope = (z > 0) * 1.0
-            jacobian = (jacobian * slope) @ w  # rows: inputs
+            if weights == "orthogonal":
+                w, _ = np.linalg.qr(w)
+            else:
+                w = w / math.sqrt(n)
+            w = math.sqrt(2) * w
+            active = (z > 0) * 1.0
+            jacobian = (jacobian * active) @ w  # rows: inputs
             z = np.maximum(z, 0) @ w
             if depth in by_depth:
                 fourth = ((jacobian @ jacobian.T) ** 2).sum() / n
@@ -344,9 +366,8 @@ def test_the_quarter_circle() -> None:
     assert theory.mean_singular_value(1.0) == pytest.approx(0.8488, abs=1e-4)
     assert theory.mean_singular_value(1 / 3) == pytest.approx(0.4901, abs=1e-4)
     w = np.random.default_rng(0).normal(size=(600, 600)) / math.sqrt(600)
-    assert np.linalg.svd(w, compute_uv=False).mean() == pytest.approx(
-        theory.mean_singular_value(1.0), rel=3e-3
-    )
+    drawn = np.linalg.svd(w, compute_uv=False).mean()
+    assert drawn == pytest.approx(theory.mean_singular_value(1.0), rel=3e-3)
 
 
 @pytest.mark.parametrize("s", [0.5, 1.0, 1.5])
@@ -361,10 +382,11 @@ def test_a_linear_mode_learns_as_saxe_says(s: float) -> None:
     assert np.abs(np.asarray(course) - expected).max() < 0.005
     deep = theory.deep_mode_strength(np.arange(steps, dtype=float), s, u0, 1 / rate, 3)
     assert np.abs(deep - expected).max() < 1e-5
-    arrives = int(np.argmax(expected > 0.95 * s))
-    assert theory.learning_time(s, u0, 0.95 * s, 1 / rate) == pytest.approx(arrives, rel=2e-3)
+    time = theory.learning_time(s, u0, 0.95 * s, 1 / rate)
+    first_step_above = int(np.argmax(expected > 0.95 * s))
+    assert time == pytest.approx(first_step_above, rel=2e-3)
     closed = 1 / (2 * s * rate) * math.log(0.95 * s * (s - u0) / (u0 * (s - 0.95 * s)))
-    assert theory.learning_time(s, u0, 0.95 * s, 1 / rate) == pytest.approx(closed, rel=1e-6)
+    assert time == pytest.approx(closed, rel=1e-6)
 
 
 def test_depth_delays_learning_by_a_finite_time() -> None:
