@@ -35,35 +35,39 @@ EMBEDDED = [
 
 
 def epoch(task, key=KEY, steps: int = 4):
-    """The batches of `steps` steps."""
-    batches = [
-        task.batch(task.data, ticket) for ticket in task.tickets(task.data, key, steps, BATCH)
-    ]
-    return tuple(np.concatenate([np.asarray(b[k]) for b in batches]) for k in (0, 1))
+    """The examples of `steps` steps, one batch after another."""
+    inputs, labels = [], []
+    for ticket in task.tickets(task.data, key, steps, BATCH):
+        x, y = task.batch(task.data, ticket)
+        inputs.append(np.asarray(x))
+        labels.append(np.asarray(y))
+    return np.concatenate(inputs), np.concatenate(labels)
+
+
+def standard_error(values: np.ndarray) -> float:
+    return float(values.std()) / math.sqrt(len(values))
 
 
 @pytest.mark.parametrize("name", EMBEDDED)
 def test_every_task_holds_its_shapes(name: str) -> None:
     task = TASKS[name]()
     x, y = epoch(task)
+    valid_x, valid_y = np.asarray(task.data["valid_x"]), np.asarray(task.data["valid_y"])
     whole_numbers = np.issubdtype(x.dtype, np.integer)
-    assert x.shape == (4 * BATCH, task.length, *(() if whole_numbers else (task.in_features,)))
+    of_example = (task.length,) if whole_numbers else (task.length, task.in_features)
+    assert x.shape == (4 * BATCH, *of_example)
     assert len(y) == len(x)
-    assert task.data["valid_x"].shape[1:] == x.shape[1:]
+    assert valid_x.shape[1:] == x.shape[1:]
     width = (task.length, task.out_features) if task.readout == "all" else (task.out_features,)
     loss = task.loss(jnp.zeros((len(y), *width)), jnp.asarray(y))
     assert math.isfinite(float(loss))
     task.check_target(task.target)
     assert task.name == name
-    assert (
-        np.asarray(task.data["valid_x"]).dtype
-        == x.dtype
-        == (np.int32 if whole_numbers else np.float32)
-    )
+    assert valid_x.dtype == x.dtype == (np.int32 if whole_numbers else np.float32)
     labels = task.loss is not squared_error
-    assert np.asarray(task.data["valid_y"]).dtype == y.dtype == (np.int32 if labels else np.float32)
+    assert valid_y.dtype == y.dtype == (np.int32 if labels else np.float32)
     if labels:
-        seen = np.concatenate([y.ravel(), np.ravel(task.data["valid_y"])])
+        seen = np.concatenate([y.ravel(), valid_y.ravel()])
         assert 0 <= seen.min() <= seen.max() < task.out_features
     assert TASKS[name]().fingerprint() == task.fingerprint()
 
@@ -108,14 +112,11 @@ def test_adding_marks_one_number_in_each_half(length: int) -> None:
 def test_adding_chance_is_a_sixth() -> None:
     task = TASKS["adding"](10)
     y = np.concatenate([epoch(task, jax.random.key(k), 40)[1] for k in range(4)])
-    error = np.asarray((y - 1) ** 2, np.float64)
+    errors = np.asarray((y - 1) ** 2, np.float64)
     assert task.chance == pytest.approx(1 / 6)
-    assert error.mean() == pytest.approx(
-        task.chance, abs=4 * float(error.std()) / math.sqrt(len(y))
-    )
-    assert float(squared_error(jnp.ones((len(y), 1)), jnp.asarray(y))) == pytest.approx(
-        error.mean(), rel=1e-5
-    )
+    assert errors.mean() == pytest.approx(task.chance, abs=4 * standard_error(errors))
+    of_ones = squared_error(jnp.ones((len(y), 1)), jnp.asarray(y))
+    assert float(of_ones) == pytest.approx(errors.mean(), rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -147,7 +148,10 @@ def test_copy_repeats_ten_symbols_after_the_delimiter() -> None:
 
 def test_generated_examples_are_fresh_in_every_epoch() -> None:
     task = TASKS["adding"](20)
-    seen = {example.tobytes() for k in range(3) for example in epoch(task, jax.random.key(k))[0]}
+    seen = set()
+    for k in range(3):
+        x, _ = epoch(task, jax.random.key(k))
+        seen.update(example.tobytes() for example in x)
     assert len(seen) == 3 * 4 * BATCH
     assert not any(np.asarray(example).tobytes() in seen for example in task.data["valid_x"])
 
@@ -166,14 +170,16 @@ def test_targets_out_of_reach_are_refused(name: str, target: float) -> None:
 @pytest.mark.parametrize(
     ("name", "length"),
     [
-        *(
-            ("adding", 1),
-            ("copy", 0),
-            ("copy_variable", 0),
-            ("multiplication", 1),
-            ("temporal_order", 9),
-        ),
-        *(("temporal_order_3", 0), ("parity", 0), ("text", 0), ("words", -3), ("parity", True)),
+        ("adding", 1),
+        ("copy", 0),
+        ("copy_variable", 0),
+        ("multiplication", 1),
+        ("temporal_order", 9),
+        ("temporal_order_3", 0),
+        ("parity", 0),
+        ("text", 0),
+        ("words", -3),
+        ("parity", True),
     ],
 )
 def test_lengths_that_make_no_sense_are_refused(name: str, length: int) -> None:
@@ -193,9 +199,8 @@ def test_shapeset_has_its_class_priors_and_its_greys() -> None:
     share = np.bincount(np.asarray(y), minlength=9) / len(keys)
     priors = np.asarray(shapeset.PRIORS)
     assert priors.sum() == pytest.approx(1)
-    np.testing.assert_allclose(
-        share, priors, atol=4.5 * np.sqrt(priors * (1 - priors) / len(keys)).max()
-    )
+    largest_error = np.sqrt(priors * (1 - priors) / len(keys)).max()
+    np.testing.assert_allclose(share, priors, atol=4.5 * largest_error)
     greys = np.asarray(x).reshape(6000, 32, 32)
     assert np.abs(greys).max() <= 1 + 1e-6
     assert abs(greys.mean()) < 0.03
@@ -224,11 +229,13 @@ def test_a_pool_of_shapes_holds_the_same_pictures() -> None:
 
 def test_permuted_digits_are_the_same_digits_in_an_order_of_their_own() -> None:
     plain, permuted = TASKS["digits_pixels"](), TASKS["digits_permuted"]()
-    a, b = (np.asarray(task.data["valid_x"])[:, :, 0] for task in (plain, permuted))
+    a = np.asarray(plain.data["valid_x"])[:, :, 0]
+    b = np.asarray(permuted.data["valid_x"])[:, :, 0]
     assert (a != b).any()
     np.testing.assert_array_equal(np.sort(a, 1), np.sort(b, 1))
-    # which pixel of a each one of b is
-    order = np.argsort(np.abs(a[:, :, None] - b[:, None, :]).sum(0), 0)[0]
+    # Which pixel of a each one of b is: the one that differs from it in no picture.
+    differences = np.abs(a[:, :, None] - b[:, None, :]).sum(0)
+    order = np.argsort(differences, 0)[0]
     np.testing.assert_array_equal(a[:, order], b)
 
 
@@ -255,20 +262,15 @@ def small_mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_pictures_are_read_from_verified_files_in_steps_of_any_length(small_mnist: Path) -> None:
     whole, rows, pixels = (TASKS["mnist"](length) for length in (1, 28, 784))
-    assert (rows.length, rows.in_features, rows.examples, len(rows.data["valid_y"])) == (
-        28,
-        28,
-        200,
-        100,
-    )
+    assert (rows.length, rows.in_features) == (28, 28)
+    assert (rows.examples, len(rows.data["valid_y"])) == (200, 100)
     x, y = epoch(rows, steps=3)
     assert x.mean() == pytest.approx(0, abs=0.02)
     assert x.std() == pytest.approx(1, abs=0.02)
     assert sorted(set(y.tolist())) == list(range(10))
+    values = np.ravel(rows.data["valid_x"])
     for task in (whole, pixels):
-        np.testing.assert_array_equal(
-            np.asarray(task.data["valid_x"]).ravel(), np.asarray(rows.data["valid_x"]).ravel()
-        )
+        np.testing.assert_array_equal(np.ravel(task.data["valid_x"]), values)
     with pytest.raises(ValueError, match=r"length must divide its 784 values a picture, got 30"):
         TASKS["mnist"](30)
 
@@ -340,8 +342,10 @@ def test_no_pickle_is_read_unverified_and_none_runs_code(
 def test_a_variable_copy_answers_right_after_its_delimiter() -> None:
     length = 7
     x, y = epoch(TASKS["copy_variable"](length))
-    symbols, delimiter = x.argmax(-1), (x.argmax(-1) == 9).argmax(1)
-    assert (x.argmax(-1) == 9).sum() == len(x)
+    symbols = x.argmax(-1)
+    delimits = symbols == 9
+    delimiter = delimits.argmax(1)
+    assert delimits.sum() == len(x)
     assert set(delimiter) == set(range(10, 10 + length))
     for k in range(20):
         answer = slice(delimiter[k] + 1, delimiter[k] + 11)
@@ -355,10 +359,8 @@ def test_multiplication_multiplies_and_its_chance_is_known() -> None:
     x, y = epoch(task, steps=160)
     marked = np.where(x[..., 1] > 0, x[..., 0], 1)
     np.testing.assert_allclose(marked.prod(1), y, rtol=1e-6)
-    error = np.asarray((y - 0.25) ** 2, np.float64)
-    assert error.mean() == pytest.approx(
-        task.chance, abs=4 * float(error.std()) / math.sqrt(len(y))
-    )
+    errors = np.asarray((y - 0.25) ** 2, np.float64)
+    assert errors.mean() == pytest.approx(task.chance, abs=4 * standard_error(errors))
 
 
 @pytest.mark.parametrize(
@@ -484,13 +486,12 @@ def test_the_same_book_is_the_same_task_whatever_system_wrote_it(
     other.write_bytes(raw)
     assert decode(raw, other) == BOOK
     for name in ("text", "words"):
-        here, there = (TASKS[name](length=5, file=path) for path in (plain, other))
+        here = TASKS[name](length=5, file=plain)
+        there = TASKS[name](length=5, file=other)
         assert there.fingerprint() == here.fingerprint()
-        assert (there.in_features, there.chance, there.target) == (
-            here.in_features,
-            here.chance,
-            here.target,
-        )
+        assert there.in_features == here.in_features
+        assert there.chance == here.chance
+        assert there.target == here.target
 
 
 def test_the_penn_treebank_is_read_as_texts_are(
@@ -582,24 +583,25 @@ def starters() -> dict[str, list[set[str]]]:
     """By symbol and alternative: the tokens that it can begin with, "" where it can be empty."""
     first: dict[str, set[str]] = {symbol: set() for symbol in grammar.rules()}
 
-    def of_all(parts: tuple[str, ...]) -> set[str]:
+    def first_of(parts: tuple[str, ...]) -> set[str]:
         begins = {""}
         for part in parts:
             if "" in begins:
                 begins = begins - {""} | first.get(part, {part})
         return begins
 
+    # Symbols are defined by one another, so the sets grow until a sweep adds nothing.
     changed = True
     while changed:
         before = sum(map(len, first.values()))
         for symbol, alternatives in grammar.rules().items():
             for _, parts in alternatives:
-                first[symbol] |= of_all(parts)
+                first[symbol] |= first_of(parts)
         changed = sum(map(len, first.values())) > before
-    return {
-        symbol: [of_all(parts) for _, parts in choices]
-        for symbol, choices in grammar.rules().items()
-    }
+    by_alternative = {}
+    for symbol, alternatives in grammar.rules().items():
+        by_alternative[symbol] = [first_of(parts) for _, parts in alternatives]
+    return by_alternative
 
 
 def followers(begins: dict[str, set[str]]) -> dict[str, set[str]]:
@@ -627,17 +629,19 @@ def test_the_grammar_gives_every_text_one_derivation() -> None:
     after = followers({symbol: set().union(*begins) for symbol, begins in choices.items()})
     for symbol, begins in choices.items():
         assert sum("" in tokens for tokens in begins) <= 1
-        taken: Counter[str] = Counter()
+        alternatives_of: Counter[str] = Counter()
         for tokens in begins:
-            taken.update(tokens - {""} | (after[symbol] if "" in tokens else set()))
-        assert max(taken.values()) == 1, f"{symbol}: {taken.most_common(1)}"
-    tokens = {
-        part for choices in grammar.rules().values() for _, parts in choices for part in parts
-    }
-    words = tokens - set(grammar.rules()) - set(grammar.GAPS)
-    assert len({word.lower() for word in words}) == len(words), (
-        "a capital at the start of a sentence hides nothing"
-    )
+            if "" in tokens:
+                tokens = tokens - {""} | after[symbol]
+            alternatives_of.update(tokens)
+        assert max(alternatives_of.values()) == 1, f"{symbol}: {alternatives_of.most_common(1)}"
+    parts_of_all = set()
+    for alternatives in grammar.rules().values():
+        for _, parts in alternatives:
+            parts_of_all.update(parts)
+    words = parts_of_all - set(grammar.rules()) - set(grammar.GAPS)
+    in_small_letters = {word.lower() for word in words}
+    assert len(in_small_letters) == len(words), "a capital at the start of a sentence hides nothing"
     assert {word for word in words if word in grammar.FUNCTION_WORDS} == grammar.FUNCTION_WORDS
     assert all(re.fullmatch(r"[A-Za-z]+|\d+|[.!?,;()\[\]]", word) for word in words)
 
@@ -678,19 +682,18 @@ def test_the_entropy_of_the_text_is_that_of_its_sentences() -> None:
     errors."""
     sentences = list(read_sentences())
     assert "".join(sentence for sentence, _ in sentences) == grammar.text()
-    count = len(sentences)
-    assert count > 8000
+    assert len(sentences) > 8000
     lengths = np.asarray([len(sentence) for sentence, _ in sentences], float)
     costs = np.asarray([bits for _, bits in sentences])
     exact_cost = grammar.expected(grammar.uncertainty, lambda token: 0.0)
     exact_length = grammar.expected(lambda choices: 0.0, grammar.width)
     assert grammar.entropy() == pytest.approx(exact_cost / exact_length)
-    assert costs.mean() == pytest.approx(exact_cost, abs=4 * costs.std() / math.sqrt(count))
-    assert lengths.mean() == pytest.approx(exact_length, abs=4 * lengths.std() / math.sqrt(count))
-    apart = costs - grammar.entropy() * lengths  # of the ratio
-    assert costs.sum() / lengths.sum() == pytest.approx(
-        grammar.entropy(), abs=4 * apart.std() / math.sqrt(count) / lengths.mean()
-    )
+    assert costs.mean() == pytest.approx(exact_cost, abs=4 * standard_error(costs))
+    assert lengths.mean() == pytest.approx(exact_length, abs=4 * standard_error(lengths))
+    # The error of a ratio is that of what is left of the costs, over the mean length.
+    left = costs - grammar.entropy() * lengths
+    room = 4 * standard_error(left) / lengths.mean()
+    assert costs.sum() / lengths.sum() == pytest.approx(grammar.entropy(), abs=room)
 
 
 def test_no_count_of_characters_beats_the_entropy() -> None:
