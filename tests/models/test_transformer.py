@@ -1,5 +1,7 @@
 """The Transformer against other libraries with copied weights, and its options one by one."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +17,6 @@ from jaxinit.models.transformer import rotated, waves
 
 V, D, K, T, B = 11, 16, 11, 6, 3
 TOKENS = jax.random.randint(jax.random.key(0), (B, T), 0, V)
-RANDOM = lambda leaf: vector(leaf) if leaf.role == "scale" else normal(0.3)
 OPTIONS = {
     "plain": {},
     "post-norm": {"placed": "post", "skip_scale": 1.5},
@@ -36,18 +37,36 @@ OPTIONS = {
 
 
 def make(**options) -> Transformer:
-    return Transformer(
-        V, D, K, rngs=nnx.Rngs(0), **{"layers": 2, "heads": 4, "length": T} | options
-    )
+    settings = {"layers": 2, "heads": 4, "length": T} | options
+    return Transformer(V, D, K, rngs=nnx.Rngs(0), **settings)
+
+
+def everything_normal(leaf):
+    """Gates and scales too, so that all of a block is seen."""
+    return normal(0.3)
+
+
+def normal_beside_scales(leaf):
+    return vector(leaf) if leaf.role == "scale" else normal(0.3)
+
+
+def drawn(model):
+    return introspect.initialize(model, everything_normal, jax.random.key(1))
+
+
+def outputs_by_time(model):
+    """A function of x whose Jacobian says which step of the inputs reaches which of the outputs."""
+
+    def summed(*inputs):
+        return jnp.sum(model(*inputs), axis=(0, 2))
+
+    return summed
 
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_scanned_blocks_equal_blocks_one_by_one(name: str) -> None:
-    scheme = lambda leaf: normal(0.3)  # gates and scales too, so that all of it is seen
-    scanned, unrolled = (
-        introspect.initialize(make(scan=scan, **OPTIONS[name]), scheme, jax.random.key(1))
-        for scan in (True, False)
-    )
+    scanned = drawn(make(scan=True, **OPTIONS[name]))
+    unrolled = drawn(make(scan=False, **OPTIONS[name]))
     y = scanned(TOKENS)
     assert y.shape == (B, T, K)
     np.testing.assert_allclose(y, unrolled(TOKENS), rtol=1e-5, atol=1e-5)
@@ -64,8 +83,12 @@ def test_the_backward_pass_keeps_the_products_of_each_block_alone() -> None:
             lambda: Transformer(V, width, V, layers=layers, length=length, rngs=nnx.Rngs(0))
         )
         params = {leaf.name: jax.ShapeDtypeStruct(leaf.shape, jnp.float32) for leaf in model.leaves}
-        loss = lambda p: jnp.mean(model.apply(p, jnp.zeros((batch, length), int)) ** 2)
-        return jax.jit(jax.grad(loss)).lower(params).compile().memory_analysis().temp_size_in_bytes
+
+        def loss(p):
+            return jnp.mean(model.apply(p, jnp.zeros((batch, length), int)) ** 2)
+
+        program = jax.jit(jax.grad(loss)).lower(params).compile()
+        return program.memory_analysis().temp_size_in_bytes
 
     kept = (temporary(12) - temporary(4)) / 8
     # 3.8 times that where all is kept
@@ -76,10 +99,8 @@ def test_the_backward_pass_keeps_the_products_of_each_block_alone() -> None:
 def test_causality_by_gradient(name: str) -> None:
     x = jax.nn.one_hot(TOKENS, V)
     for causal in (True, False):
-        model = introspect.initialize(
-            make(causal=causal, **OPTIONS[name]), lambda leaf: normal(0.3), jax.random.key(1)
-        )
-        jacobian = jax.jit(jax.jacrev(lambda x, model=model: jnp.sum(model(x), axis=(0, 2))))(x)
+        model = drawn(make(causal=causal, **OPTIONS[name]))
+        jacobian = jax.jit(jax.jacrev(outputs_by_time(model)))(x)
         future = [bool(jacobian[t, :, t + 1 :].any()) for t in range(T - 1)]
         assert not any(future) if causal else all(future)
 
@@ -92,14 +113,24 @@ def test_attention_equals_flaxs_with_copied_weights() -> None:
     attention = model.blocks[0].attention
     for name in ("query", "key", "value", "out"):
         getattr(attention, name).set_value(getattr(theirs, name).kernel[...])
-    attend = lambda x: attention(x, x, model.options, True)
     x = jax.random.normal(jax.random.key(5), (B, T, D))
     mask = nnx.make_causal_mask(jnp.ones((B, T)))
-    np.testing.assert_allclose(attend(x), theirs(x, mask=mask), atol=1e-5)
-    ours = jax.grad(lambda x: jnp.sum(attend(x) ** 2))(x)
     graph, state = nnx.split(theirs)
-    other = jax.grad(lambda x: jnp.sum(nnx.merge(graph, state)(x, mask=mask) ** 2))(x)
-    np.testing.assert_allclose(ours, other, atol=1e-5)
+
+    def attend(x):
+        return attention(x, x, model.options, True)
+
+    def attend_as_flax(x):
+        return nnx.merge(graph, state)(x, mask=mask)
+
+    np.testing.assert_allclose(attend(x), theirs(x, mask=mask), atol=1e-5)
+    our_slopes = jax.grad(lambda x: jnp.sum(attend(x) ** 2))(x)
+    their_slopes = jax.grad(lambda x: jnp.sum(attend_as_flax(x) ** 2))(x)
+    np.testing.assert_allclose(our_slopes, their_slopes, atol=1e-5)
+
+
+def array_of(tensor):
+    return jnp.asarray(tensor.detach().numpy())
 
 
 def copy_attention(ours, theirs, bias) -> None:
@@ -107,22 +138,21 @@ def copy_attention(ours, theirs, bias) -> None:
     ours."""
     import torch
 
-    of = lambda tensor: jnp.asarray(tensor.detach().numpy())
     with torch.no_grad():
         theirs.in_proj_bias.copy_(torch.tensor(np.asarray(bias)))
+    packed = array_of(theirs.in_proj_weight)
     for k, name in enumerate(("query", "key", "value")):
         rows = slice(k * D, (k + 1) * D)
-        getattr(ours, name).set_value(of(theirs.in_proj_weight)[rows].T.reshape(D, 4, D // 4))
+        getattr(ours, name).set_value(packed[rows].T.reshape(D, 4, D // 4))
         getattr(ours, f"{name}_bias").set_value(bias[rows].reshape(4, D // 4))
-    ours.out.set_value(of(theirs.out_proj.weight).T.reshape(4, D // 4, D))
+    ours.out.set_value(array_of(theirs.out_proj.weight).T.reshape(4, D // 4, D))
 
 
 def copy_feed(block, layer) -> None:
-    of = lambda tensor: jnp.asarray(tensor.detach().numpy())
-    block.ffn_in.set_value(of(layer.linear1.weight).T)
-    block.ffn_out.set_value(of(layer.linear2.weight).T)
-    block.ffn_in_bias.set_value(of(layer.linear1.bias))
-    block.ffn_out_bias.set_value(of(layer.linear2.bias))
+    block.ffn_in.set_value(array_of(layer.linear1.weight).T)
+    block.ffn_out.set_value(array_of(layer.linear2.weight).T)
+    block.ffn_in_bias.set_value(array_of(layer.linear1.bias))
+    block.ffn_out_bias.set_value(array_of(layer.linear2.bias))
 
 
 @pytest.mark.parity
@@ -140,7 +170,10 @@ def test_a_block_equals_pytorchs_with_copied_weights(placed: str) -> None:
     theirs = torch.tensor(np.asarray(x), requires_grad=True)
     weight = np.cos(np.arange(x.size)).reshape(x.shape).astype(np.float32)
     (layer(theirs) * torch.tensor(weight)).sum().backward()
-    ours = lambda x: block(x, model.options, None, 0, None)
+
+    def ours(x):
+        return block(x, model.options, None, 0, None)
+
     np.testing.assert_allclose(ours(x), layer(theirs).detach().numpy(), atol=1e-5)
     gradient = jax.grad(lambda x: jnp.sum(ours(x) * weight))(x)
     expected = theirs.grad.numpy()
@@ -159,17 +192,22 @@ def test_a_decoder_block_equals_pytorchs_with_copied_weights(placed: str) -> Non
     copy_attention(block.attention, layer.self_attn, 0.1 * jnp.arange(3.0 * D))
     copy_attention(block.cross, layer.multihead_attn, 0.05 * jnp.arange(3.0 * D))
     copy_feed(block, layer)
-    x, memory = (jax.random.normal(jax.random.key(k), (B, t, D)) for k, t in ((5, T), (6, T + 3)))
+    x = jax.random.normal(jax.random.key(5), (B, T, D))
+    memory = jax.random.normal(jax.random.key(6), (B, T + 3, D))
     mask = torch.nn.Transformer.generate_square_subsequent_mask(T)
-    tensors = [torch.tensor(np.asarray(of), requires_grad=True) for of in (x, memory)]
+    tensors = [torch.tensor(np.asarray(stream), requires_grad=True) for stream in (x, memory)]
     theirs = layer(*tensors, tgt_mask=mask)
     weight = np.cos(np.arange(x.size)).reshape(x.shape).astype(np.float32)
     (theirs * torch.tensor(weight)).sum().backward()
-    ours = lambda x, memory: block(x, model.options, None, 0, memory)
+
+    def ours(x, memory):
+        return block(x, model.options, None, 0, memory)
+
+    def cost(x, memory):
+        return jnp.sum(ours(x, memory) * weight)
+
     np.testing.assert_allclose(ours(x, memory), theirs.detach().numpy(), atol=1e-5)
-    gradients = jax.grad(lambda x, memory: jnp.sum(ours(x, memory) * weight), argnums=(0, 1))(
-        x, memory
-    )
+    gradients = jax.grad(cost, argnums=(0, 1))(x, memory)
     for gradient, tensor in zip(gradients, tensors, strict=True):
         assert tensor.grad is not None
         expected = tensor.grad.numpy()
@@ -180,16 +218,17 @@ def test_an_encoder_decoder() -> None:
     """The target sees all of the source and its own past; both stacks are drawn, and know which
     they are."""
     options = {"layers": 2, "decoder_layers": 3, "heads": 2, "length": 16}
-    model = EncoderDecoder(V, D, K, **options, init=lambda leaf: normal(0.3), rngs=nnx.Rngs(0))
+    model = EncoderDecoder(V, D, K, **options, init=everything_normal, rngs=nnx.Rngs(0))
     x, z = jax.nn.one_hot(TOKENS, V), jax.random.normal(jax.random.key(1), (B, 5, K))
     assert model(x, z).shape == (B, 5, K)
-    by_source, by_target = jax.jacrev(
-        lambda x, z: jnp.sum(model(x, z), axis=(0, 2)), argnums=(0, 1)
-    )(x, z)
-    assert all(bool(by_source[t, :, s].any()) for t in range(5) for s in range(T))
-    assert not any(bool(by_target[t, :, t + 1 :].any()) for t in range(4))
+    by_source, by_target = jax.jacrev(outputs_by_time(model), argnums=(0, 1))(x, z)
+    reached = jnp.any(by_source != 0, axis=(1, 3))  # [target step, source step]
+    assert reached.shape == (5, T)
+    assert reached.all()
+    for t in range(4):
+        assert not by_target[t, :, t + 1 :].any()
     leaves = introspect.leaves(model)
-    stacks = {name.split(".")[0]: [] for name in ("encoder", "decoder")}
+    stacks = {"encoder": [], "decoder": []}
     for leaf in leaves:
         stacks[leaf.name.split(".")[0]].append(leaf)
     assert {leaf.n_layers for leaf in stacks["encoder"]} == {2}
@@ -202,42 +241,43 @@ def test_a_vision_transformer_sees_all_patches_alike() -> None:
     """Without positions the order of the patches does not matter, and with them it does."""
     x = jax.random.normal(jax.random.key(0), (B, T, V))
     for positions in (None, "learned"):
-        model = ViT(
-            V, D, K, layers=1, positions=positions, init=lambda leaf: normal(0.3), rngs=nnx.Rngs(0)
-        )
-        y, shuffled = model(x), model(x[:, ::-1])
+        settings = {"layers": 1, "positions": positions, "init": everything_normal}
+        model = ViT(V, D, K, rngs=nnx.Rngs(0), **settings)
+        y = model(x)
+        turned_round = model(x[:, ::-1])
         assert y.shape == (B, K)
-        assert np.allclose(y, shuffled, atol=1e-5) == (positions is None)
+        assert np.allclose(y, turned_round, atol=1e-5) == (positions is None)
     with pytest.raises(TypeError, match="ViT decides causal itself"):
         ViT(V, D, K, causal=True, rngs=nnx.Rngs(0))
 
 
 def test_rotary_scores_depend_on_distance_alone() -> None:
-    q, k = (
-        jnp.broadcast_to(jax.random.normal(jax.random.key(s), (1, 1, 2, 8)), (1, 9, 2, 8))
-        for s in (1, 2)
-    )
+    # The same query and key at each of nine steps.
+    one_query = jax.random.normal(jax.random.key(1), (1, 1, 2, 8))
+    one_key = jax.random.normal(jax.random.key(2), (1, 1, 2, 8))
+    q = jnp.broadcast_to(one_query, (1, 9, 2, 8))
+    k = jnp.broadcast_to(one_key, (1, 9, 2, 8))
     scores = jnp.einsum("bqhk,bshk->hqs", rotated(q), rotated(k))[0]
     for distance in range(-4, 5):
         diagonal = jnp.diagonal(scores, offset=distance)
         np.testing.assert_allclose(diagonal, diagonal[0], rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(
-        jnp.linalg.norm(rotated(q), axis=-1), jnp.linalg.norm(q, axis=-1), rtol=1e-5
-    )
+    sizes = jnp.linalg.norm(q, axis=-1)
+    np.testing.assert_allclose(jnp.linalg.norm(rotated(q), axis=-1), sizes, rtol=1e-5)
 
 
 def test_positions_by_their_formula() -> None:
-    of = waves(7, 6)
-    np.testing.assert_allclose(of[3, 4], np.sin(3 / 10_000 ** (4 / 6)), rtol=1e-6)
-    np.testing.assert_allclose(of[3, 5], np.cos(3 / 10_000 ** (4 / 6)), rtol=1e-6)
-    np.testing.assert_array_equal(of[0], [0, 1] * 3)
+    positions = waves(7, 6)
+    np.testing.assert_allclose(positions[3, 4], np.sin(3 / 10_000 ** (4 / 6)), rtol=1e-6)
+    np.testing.assert_allclose(positions[3, 5], np.cos(3 / 10_000 ** (4 / 6)), rtol=1e-6)
+    np.testing.assert_array_equal(positions[0], [0, 1] * 3)
 
 
 def test_scalar_biases_stand_before_every_kernel_and_activation() -> None:
     model = make(layers=1, positions=None, causal=False, **OPTIONS["fixup"])
     model = introspect.initialize(model, lambda leaf: normal(0.5), jax.random.key(1))
-    block, s = model.blocks[0], model.embedding[...][TOKENS]
-    attention, heads = block.attention, []
+    block = model.blocks[0]
+    attention = block.attention
+    s = model.embedding[...][TOKENS]
     scalars = (
         attention.before,
         attention.before_out,
@@ -245,15 +285,14 @@ def test_scalar_biases_stand_before_every_kernel_and_activation() -> None:
         block.before_activation,
         block.before_out,
     )
-    before, before_out, before_ffn, before_activation, before_ffn_out = numbers = [
-        float(of[...]) for of in scalars
-    ]
+    numbers = [float(scalar[...]) for scalar in scalars]
+    before, before_out, before_ffn, before_activation, before_ffn_out = numbers
     assert len({*numbers, float(model.before[...]), 0.0}) == 7  # all different, none 0
+    heads = []
     for h in range(4):
-        q, k, v = (
-            (s + before) @ kernel[...][:, h]
-            for kernel in (attention.query, attention.key, attention.value)
-        )
+        q = (s + before) @ attention.query[...][:, h]
+        k = (s + before) @ attention.key[...][:, h]
+        v = (s + before) @ attention.value[...][:, h]
         heads.append(jax.nn.softmax(q @ k.swapaxes(1, 2) / 2, axis=-1) @ v)
     mixed = jnp.concatenate(heads, axis=-1) + before_out
     s = s + block.attended.gate[...] * (mixed @ attention.out[...].reshape(D, D))
@@ -274,16 +313,11 @@ def test_a_gate_at_zero_leaves_the_stream_alone() -> None:
 
 def test_fans_count_no_copy_and_layers_are_known() -> None:
     leaves = {leaf.name: leaf for leaf in introspect.leaves(make(kv_heads=2, layers=3))}
-    query, key, out = (
-        leaves[f"blocks.2.{name}"] for name in ("attention.query", "attention.key", "attention.out")
-    )
-    assert (query.fan_in, query.fan_out, query.copies, query.layer, query.n_layers) == (
-        D,
-        4,
-        4,
-        2,
-        3,
-    )
+    query = leaves["blocks.2.attention.query"]
+    key = leaves["blocks.2.attention.key"]
+    out = leaves["blocks.2.attention.out"]
+    assert (query.fan_in, query.fan_out, query.copies) == (D, 4, 4)
+    assert (query.layer, query.n_layers) == (2, 3)
     assert (key.shape, key.copies) == ((D, 2, 4), 2)
     assert (out.fan_in, out.fan_out) == (D, D)
     assert leaves["blocks.0.ffn_out"].fan_in == 4 * D
@@ -297,8 +331,8 @@ def test_dropout_and_readouts() -> None:
     noisy = model(TOKENS, Training(jax.random.key(1), 0.5))
     assert not np.allclose(noisy, model(TOKENS))
     np.testing.assert_allclose(model(TOKENS, Training()), model(TOKENS), rtol=1e-6)
-    whole = functional(lambda: make(tied=True))
-    assert not any("readout" in leaf.name for leaf in whole.leaves)
+    tied = functional(partial(make, tied=True))
+    assert not any("readout" in leaf.name for leaf in tied.leaves)
 
 
 @pytest.mark.parametrize(
@@ -359,27 +393,26 @@ def test_an_initializer_for_every_role(role: str) -> None:
 def test_everything_is_computed_in_the_dtype_of_the_parameters(name: str, dtype: str) -> None:
     """Outputs, gradients, a scan of SGD steps, and the two sides of every product."""
     with jax.enable_x64(dtype == "float64"):
-        model = functional(lambda: make(**OPTIONS[name]))
-        params = {
-            n: v.astype(dtype)
-            for n, v in spec.draw(RANDOM, jax.random.key(0), model.leaves).items()
-        }
+        model = functional(partial(make, **OPTIONS[name]))
+        values = spec.draw(normal_beside_scales, jax.random.key(0), model.leaves)
+        params = {n: value.astype(dtype) for n, value in values.items()}
         noise = Training(jax.random.key(1), 0.25)
 
-        def step(p, _):
-            cost = lambda p: jnp.sum(jnp.sin(model.learn(p, {}, TOKENS, noise)[0]))
-            return {n: p[n] - 0.1 * slope for n, slope in jax.grad(cost)(p).items()}, model.apply(
-                p, TOKENS
-            )
+        def cost(p):
+            y, _ = model.learn(p, {}, TOKENS, noise)
+            return jnp.sum(jnp.sin(y))
 
-        steps = jax.make_jaxpr(lambda p: jax.lax.scan(step, p, length=2))(params)
-        assert {str(of.dtype) for of in steps.out_avals} == {dtype}
-        products = [
-            equation
-            for equation in equations(steps.jaxpr)
-            if equation.primitive.name == "dot_general"
-        ]
-        assert {str(var.aval.dtype) for equation in products for var in equation.invars} == {dtype}
+        def step(p, _):
+            after = {n: p[n] - 0.1 * slope for n, slope in jax.grad(cost)(p).items()}
+            return after, model.apply(p, TOKENS)
+
+        program = jax.make_jaxpr(lambda p: jax.lax.scan(step, p, length=2))(params)
+        assert {str(aval.dtype) for aval in program.out_avals} == {dtype}
+        of_factors = set()
+        for equation in equations(program.jaxpr):
+            if equation.primitive.name == "dot_general":
+                of_factors.update(str(var.aval.dtype) for var in equation.invars)
+        assert of_factors == {dtype}
         # half of the least float16 is far enough below every score: the future has no weight
         x = jax.nn.one_hot(TOKENS, V, dtype=dtype)
         into = jax.jit(jax.grad(lambda x: jnp.sum(model.apply(params, x)[:, 2])))(x)
@@ -389,8 +422,8 @@ def test_everything_is_computed_in_the_dtype_of_the_parameters(name: str, dtype:
 
 
 def test_gradients_in_bfloat16_are_those_of_float32_to_its_rounding() -> None:
-    model = functional(lambda: make(norm="rms", positions="rotary"))
-    params = spec.draw(RANDOM, jax.random.key(0), model.leaves)
+    model = functional(partial(make, norm="rms", positions="rotary"))
+    params = spec.draw(normal_beside_scales, jax.random.key(0), model.leaves)
     narrow = {name: value.astype(jnp.bfloat16) for name, value in params.items()}
     exact = {name: value.astype(jnp.float32) for name, value in narrow.items()}
     gradients = jax.jit(jax.grad(lambda p: jnp.sum(jnp.sin(model.apply(p, TOKENS)))))
@@ -421,9 +454,8 @@ def test_two_stacks_in_bfloat16_and_their_shapes() -> None:
 
 def test_sizes_of_any_integral_type() -> None:
     size = np.int64
-    model = Transformer(
-        size(V), size(D), size(K), heads=size(4), kv_heads=size(2), length=size(T), rngs=nnx.Rngs(0)
-    )
+    options = {"heads": size(4), "kv_heads": size(2), "length": size(T)}
+    model = Transformer(size(V), size(D), size(K), rngs=nnx.Rngs(0), **options)
     assert jax.eval_shape(model, TOKENS).shape == (B, T, K)
     for name in ("kv_heads", "heads", "ffn", "length"):
         with pytest.raises(ValueError, match=f"{name} must be a positive integer, got 0"):
