@@ -58,7 +58,7 @@ class RNN(Recurrent):
 
     def step(self, layer: Layer, carry: Carry, z: tuple[Array, ...], keep: Array | None) -> Carry:
         (h,) = carry
-        seen = h if keep is None else h * keep
+        seen = masked(h, keep)
         z_bn = self.recur(layer, 0, z[0], seen)
         new = ACTIVATIONS[self.options.activation](z_bn)
         if self.options.leak is None:
@@ -114,8 +114,7 @@ class LSTM(Recurrent):
 
     def step(self, layer: Layer, carry: Carry, z: tuple[Array, ...], keep: Array | None) -> Carry:
         h, c = carry
-        if keep is not None:
-            h = h * keep
+        h = masked(h, keep)
         i = jax.nn.sigmoid(self.recur(layer, 0, z[0], h, self._peep(layer, 0, c)))
         f = jax.nn.sigmoid(self.recur(layer, 1, z[1], h, self._peep(layer, 1, c)))
         c = f * c + i * jnp.tanh(self.recur(layer, 2, z[2], h))
@@ -169,7 +168,7 @@ class GRU(Recurrent):
 
     def step(self, layer: Layer, carry: Carry, z: tuple[Array, ...], keep: Array | None) -> Carry:
         (h,) = carry
-        seen = h if keep is None else h * keep
+        seen = masked(h, keep)
         reset = jax.nn.sigmoid(self.recur(layer, 0, z[0], seen))
         update = jax.nn.sigmoid(self.recur(layer, 1, z[1], seen))
         if self.options.reset == "after":
@@ -207,7 +206,7 @@ class MGU(Recurrent):
 
     def step(self, layer: Layer, carry: Carry, z: tuple[Array, ...], keep: Array | None) -> Carry:
         (h,) = carry
-        seen = h if keep is None else h * keep
+        seen = masked(h, keep)
         update = jax.nn.sigmoid(self.recur(layer, 0, z[0], seen))
         new = jnp.tanh(self.recur(layer, 1, z[1], (1 - update) * seen))
         return (new + update * (h - new),)
@@ -316,6 +315,13 @@ class LRU(Recurrent):
         _, states = jax.lax.associative_scan(after, (factors, inputs))
         re, im = states.real, states.imag
         return self.out(layer, (re, im), z), (re[-1], im[-1])
+
+
+def masked(h: State, keep: Array | None) -> State:
+    """The state as its recurrent product sees it."""
+    if keep is None:
+        return h
+    return h * keep
 
 
 def poles(layer: RingLayer) -> tuple[Array, Array]:
