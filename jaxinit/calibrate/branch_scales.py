@@ -37,6 +37,7 @@ def admin(problem: Problem, params: Params, batches: Batch) -> Calibrated:
 
     stream_variance = jnp.ones(())
     scaled = dict(at_one)
+    # Branches add up as if they were independent: the variance of a sum is the sum of variances.
     for skip, branch_variance in zip(skips, variances, strict=True):
         omega = jnp.sqrt(stream_variance)
         scaled[skip.name] = jnp.broadcast_to(omega, params[skip.name].shape)

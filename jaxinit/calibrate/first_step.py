@@ -58,6 +58,7 @@ def gradinit(
     """
     check_count("gradinit", "steps", steps)
     adam = problem.optimizer == "adam"
+    # Adam's step moves every entry by eta, and its l1 norm grows with the number of entries.
     if eta is None:
         eta = 0.001 if adam else 0.1
     if bound is None:
@@ -169,9 +170,11 @@ class _GradInitSearch:
             changes, moments = self.changes(slopes, factors, state.norm_moments)
             return changes, state.loss_moments, moments
 
+        # Each slope keeps moments of its own: the two differ by orders of magnitude.
         out_of_bound = self.first_step.norm(factors, before) > self.bound
         changes, loss_moments, norm_moments = jax.lax.cond(out_of_bound, lower_norm, lower_loss)
 
+        # A step of the logarithm, so that factors of any order of magnitude are near.
         def moved(factor: Array, change: Array) -> Array:
             return jnp.maximum(factor * jnp.exp(change), SMALLEST_FACTOR)
 
@@ -181,6 +184,7 @@ class _GradInitSearch:
     def changes(self, slopes: Factors, factors: Factors, moments: Any) -> tuple[Any, Any]:
         """Adam's changes of the logarithms of the factors, and its moments afterwards."""
 
+        # dL / d log f = f dL / df
         def by_logarithm(slope: Array, factor: Array) -> Array:
             # A NaN would stay in the moments.
             return jnp.nan_to_num(slope * factor)

@@ -1,7 +1,8 @@
 """MetaInit: norms of kernels at which the gradient changes little along itself."""
 
 from collections.abc import Callable
-from typing import TypeAlias
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,8 +24,6 @@ from jaxinit.calibrate.problem import (
     sum_of,
     unscalable,
 )
-
-State: TypeAlias = tuple[Factors, Factors]  # the factors, and the velocities of the norms
 
 
 def gradient_quotient(
@@ -86,37 +85,64 @@ def metainit(
     """
     check_count("metainit", "steps", steps)
     failures, norms = unscalable("metainit", problem.kernels, params)
-
-    def quotient(factors: Factors, batch: Batch) -> Array:
-        def loss(params: Params) -> Array:
-            return problem.loss_of(params, batch)
-
-        return gradient_quotient(loss, problem.rescaled(params, factors))
-
-    def accelerated(velocity: Array, slope: Array) -> Array:
-        # The sign of NaN is NaN, which would stay in the velocity.
-        return momentum * velocity - rate * jnp.sign(jnp.nan_to_num(slope))
-
-    def step(state: State, batch: Batch) -> tuple[State, None]:
-        factors, velocity = state
-        # By factor and not by norm, since a norm is its factor times a positive constant: the sign
-        # is the same.
-        slopes = jax.grad(quotient)(factors, batch)
-        velocity = jax.tree.map(accelerated, velocity, slopes)
-        moved = {}
-        for name, factor in factors.items():
-            # The velocity is that of a norm.
-            moved[name] = jnp.maximum(factor + velocity[name] / norms[name], SMALLEST_FACTOR)
-        return (moved, velocity), None
-
+    search = _MetaInitSearch(problem, params, norms, rate, momentum)
     ones = factors_of_one(problem.kernels, params)
-    at_rest = jax.tree.map(jnp.zeros_like, ones)
-    (factors, _), _ = jax.lax.scan(step, (ones, at_rest), in_turn(batches, steps))
+    factors = search.run(ones, batches, steps)
 
     report = {
-        "quotient_before": mean_over(batches, quotient, ones),
-        "quotient_after": mean_over(batches, quotient, factors),
+        "quotient_before": mean_over(batches, search.quotient, ones),
+        "quotient_after": mean_over(batches, search.quotient, factors),
     }
     failures |= not_finite("metainit", report)
     rescaled = problem.rescaled(params, factors)
     return checked(Calibrated(rescaled, factors, report, failures))
+
+
+class _MetaInitState(NamedTuple):
+    """Between two steps of MetaInit: the factors of the kernels and the velocities of their
+    norms."""
+
+    factors: Factors
+    velocities: Factors
+
+
+@dataclass(frozen=True)
+class _MetaInitSearch:
+    """MetaInit's descent: every norm moves against the sign of its slope, with momentum."""
+
+    problem: Problem
+    params: Params
+    norms: Factors
+    rate: float
+    momentum: float
+
+    def quotient(self, factors: Factors, batch: Batch) -> Array:
+        """The gradient quotient as a function of the factors."""
+
+        def loss(params: Params) -> Array:
+            return self.problem.loss_of(params, batch)
+
+        rescaled = self.problem.rescaled(self.params, factors)
+        return gradient_quotient(loss, rescaled)
+
+    def run(self, factors: Factors, batches: Batch, steps: int) -> Factors:
+        at_rest = jax.tree.map(jnp.zeros_like, factors)
+        state = _MetaInitState(factors, at_rest)
+        state, _ = jax.lax.scan(self.step, state, in_turn(batches, steps))
+        return state.factors
+
+    def step(self, state: _MetaInitState, batch: Batch) -> tuple[_MetaInitState, None]:
+        # By factor and not by norm, since a norm is its factor times a positive constant: the sign
+        # is the same.
+        slopes = jax.grad(self.quotient)(state.factors, batch)
+
+        def accelerated(velocity: Array, slope: Array) -> Array:
+            # The sign of NaN is NaN, which would stay in the velocity.
+            return self.momentum * velocity - self.rate * jnp.sign(jnp.nan_to_num(slope))
+
+        velocities = jax.tree.map(accelerated, state.velocities, slopes)
+        moved = {}
+        for name, factor in state.factors.items():
+            change = velocities[name] / self.norms[name]  # of the factor, from that of the norm
+            moved[name] = jnp.maximum(factor + change, SMALLEST_FACTOR)
+        return _MetaInitState(moved, velocities), None

@@ -62,7 +62,7 @@ def lsuv(
     for name in problem.kernels:
         if name not in moments:
             report[f"skipped {name}"] = jnp.ones(())
-    if x.shape[0] > 1:
+    if x.shape[0] > 1:  # one batch says nothing of how much another would differ
         report["spread"] = _spread(problem, params, x, tolerance, passes)
 
     rescaled = problem.rescaled(params, factors)
