@@ -16,7 +16,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from jaxinit.analysis.folder import sync_folder, write_synced
-from jaxinit.spec import Leaf, axis_size
+from jaxinit.spec import Leaf, axis_size, sizes_of
 
 # The dtypes of the format that arrays have here, by the format's names.
 DTYPES = {
@@ -59,22 +59,10 @@ def save_checkpoint(path: str | Path, values: Mapping[str, Any]) -> None:
     arrays: dict[str, np.ndarray] = {}
     problems: list[str] = []
     for name, value in values.items():
-        if not isinstance(name, str) or name == "__metadata__":
-            problems.append(f"{name!r} is no name of a parameter")
-            continue
-        if isinstance(value, np.ma.MaskedArray):
-            problems.append(f"{name!r} is masked, and the format keeps no mask; fill it first")
-            continue
         try:
-            array = np.asarray(value)
-        except (TypeError, ValueError) as error:
-            problems.append(f"{name!r} is no array: {error}")
-            continue
-        if array.dtype.name not in DTYPES.values():
-            problems.append(f"{name!r} has dtype {array.dtype}")
-            continue
-        # The format is little-endian and row-major, and so must the memory be that is handed to it.
-        arrays[name] = np.require(array, array.dtype.newbyteorder("<"), "C")
+            arrays[name] = _storable(name, value)
+        except ValueError as error:
+            problems.append(str(error))
     if problems:
         raise ValueError(
             f"the checkpoint {path} cannot be written: {'; '.join(problems)}; safetensors holds "
@@ -91,6 +79,7 @@ def save_checkpoint(path: str | Path, values: Mapping[str, Any]) -> None:
         ) from error
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    # Under another name until it is complete: what stops in between leaves no half of a file.
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         write_synced(partial, written)
@@ -98,6 +87,22 @@ def save_checkpoint(path: str | Path, values: Mapping[str, Any]) -> None:
         sync_folder(path.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _storable(name: Any, value: Any) -> np.ndarray:
+    """A value as the format stores it. Raises: ValueError for what it cannot store."""
+    if not isinstance(name, str) or name == "__metadata__":
+        raise ValueError(f"{name!r} is no name of a parameter")
+    if isinstance(value, np.ma.MaskedArray):
+        raise ValueError(f"{name!r} is masked, and the format keeps no mask; fill it first")
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name!r} is no array: {error}") from error
+    if array.dtype.name not in DTYPES.values():
+        raise ValueError(f"{name!r} has dtype {array.dtype}")
+    # The format is little-endian and row-major, and so must the memory be that is handed to it.
+    return np.require(array, array.dtype.newbyteorder("<"), "C")
 
 
 def load_checkpoint(
@@ -135,33 +140,42 @@ def load_checkpoint(
         problems.append(f"names for parameters that the model has not: {', '.join(unknown)}")
     for leaf in leaves:
         name = names.get(leaf.name, leaf.name)
-        may_differ = any(fnmatchcase(leaf.name, pattern) for pattern in new)
+        may_differ = _matches_any(leaf.name, new)
         if name not in stored:
             if not may_differ:
                 problems.append(f"missing: {name} {leaf.shape}")
             continue
         used.add(name)
         value = stored[name]
-        in_order = _from_pytorch(leaf, value)
-        is_transposed = any(fnmatchcase(leaf.name, pattern) for pattern in transposed)
-        fitting = in_order if is_transposed else value
+        is_transposed = _matches_any(leaf.name, transposed)
+        fitting = _from_pytorch(leaf, value) if is_transposed else value
         if fitting is not None and fitting.shape == leaf.shape:
             loaded[leaf.name] = jnp.asarray(fitting, dtype)
         elif not may_differ:
-            hint = ""
-            if is_transposed and value.shape == leaf.shape:
-                hint = ", which fits as it is: see `transposed`"
-            elif not is_transposed and in_order is not None:
-                hint = ", whose transpose fits: see `transposed`"
+            hint = _hint(leaf, value, is_transposed)
             problems.append(
                 f"of another shape: {name} {value.shape}{hint}, the model has {leaf.shape}"
             )
+    # What nobody asks for is a problem too: a misspelt name would be initialized and not loaded.
     for name, value in stored.items():
         if name not in used:
             problems.append(f"not in the model: {name} {value.shape}")
     if problems:
         raise ValueError(f"the checkpoint {path} does not fit the model: {'; '.join(problems)}")
     return loaded
+
+
+def _matches_any(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _hint(leaf: Leaf, value: np.ndarray, is_transposed: bool) -> str:
+    """What to do about a value that does not fit, where its axes in the other order do."""
+    if is_transposed and value.shape == leaf.shape:
+        return ", which fits as it is: see `transposed`"
+    if not is_transposed and _from_pytorch(leaf, value) is not None:
+        return ", whose transpose fits: see `transposed`"
+    return ""
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
@@ -173,8 +187,11 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     try:
         raw = path.read_bytes()
         entries = deserialize(raw)
+        # The library gives no metadata of what it reads from memory. The file starts with the
+        # length of its header, in 8 bytes, and the header.
         length = int.from_bytes(raw[:8], "little")
-        digest = json.loads(raw[8 : 8 + length]).get("__metadata__", {}).get(DIGEST)
+        header = json.loads(raw[8 : 8 + length])
+        digest = header.get("__metadata__", {}).get(DIGEST)
     except (OSError, SafetensorError, ValueError) as error:
         raise ValueError(f"the checkpoint {path} cannot be read as safetensors: {error}") from error
     strange = sorted({entry["dtype"] for _, entry in entries} - set(DTYPES))
@@ -184,7 +201,9 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         )
     contents: Contents = {}
     for name, entry in entries:
-        contents[name] = (DTYPES[entry["dtype"]], tuple(entry["shape"]), bytes(entry["data"]))
+        dtype = DTYPES[entry["dtype"]]
+        shape = tuple(entry["shape"])
+        contents[name] = (dtype, shape, bytes(entry["data"]))
     if digest is not None and digest != _digest(contents):
         raise ValueError(
             f"the checkpoint {path} is damaged: its contents are not what was saved; fetch it again"
@@ -195,9 +214,10 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _digest(contents: "Contents") -> str:
+def _digest(contents: Contents) -> str:
     """The SHA-256 of names, dtypes, shapes and bytes, whatever their order in the file."""
     digest = hashlib.sha256()
+    # Lengths go before what they are of, so that no two contents write the same bytes.
     for name, (dtype, shape, data) in sorted(contents.items()):
         digest.update(f"{len(name)} {name} {dtype} {shape} {len(data)} ".encode())
         digest.update(data)
@@ -211,14 +231,19 @@ def _from_pytorch(leaf: Leaf, value: np.ndarray) -> np.ndarray | None:
     order = ("i", "o", "w") if is_backwards else (".o", "i", "w")
     axes: list[int] = []  # the leaf's, in PyTorch's order
     for letters in order:
-        axes += [axis for axis, letter in enumerate(leaf.dims) if letter in letters]
+        for axis, letter in enumerate(leaf.dims):
+            if letter in letters:
+                axes.append(axis)
     apart = tuple(leaf.shape[axis] for axis in axes)
-    window = tuple(leaf.shape[axis] for axis in axes if leaf.dims[axis] == "w")
-    first, second = (axis_size(leaf.shape, leaf.dims, letters) for letters in order[:2])
+    window = sizes_of(leaf.shape, leaf.dims, "w")
+    first = axis_size(leaf.shape, leaf.dims, order[0])
+    second = axis_size(leaf.shape, leaf.dims, order[1])
     is_flat = value.shape == (first, second, *window)
-    if value.shape != apart and not (is_flat and leaf.is_kernel and not leaf.gate):
+    may_be_flat = leaf.is_kernel and not leaf.gate  # libraries order gates each in its own way
+    if value.shape != apart and not (is_flat and may_be_flat):
         return None
     if is_backwards and leaf.dims.endswith("io"):
         # Flax slides the window over the spread input as it stands, PyTorch reversed.
-        value = np.flip(value, tuple(range(value.ndim - len(window), value.ndim)))
+        window_axes = range(value.ndim - len(window), value.ndim)
+        value = np.flip(value, tuple(window_axes))
     return value.reshape(apart).transpose(np.argsort(axes))

@@ -5,20 +5,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array
 
 from jaxinit import introspect
 from jaxinit.initializers.basic import normal, variance_scaling, zeros
 from jaxinit.introspect import Frozen, name_of, param
-from jaxinit.spec import (
-    Initializer,
-    Leaf,
-    Scheme,
-    axis_size,
-    matches,
-    sampling_dtype,
-)
+from jaxinit.spec import Initializer, Leaf, Scheme, axis_size, matches, sampling_dtype
 
 LORA_ROLES = ("lora_a", "lora_b")
 
@@ -34,6 +28,7 @@ def lora_kaiming(leaf: Leaf) -> Initializer | None:
     if leaf.role in LORA_ROLES and leaf.kind == "embedding":
         return zeros if leaf.role == "lora_a" else normal(1.0)
     if leaf.role == "lora_a":
+        # The bound of U(-c, c) is sqrt(3) standard deviations.
         return variance_scaling(1 / 3, "fan_in", "uniform")
     return zeros if leaf.role == "lora_b" else None
 
@@ -45,7 +40,7 @@ def lora_gaussian(leaf: Leaf) -> Initializer | None:
     Of a table as `lora_kaiming`.
     """
     if leaf.role == "lora_a" and leaf.kind != "embedding":
-        return normal(1 / leaf.fan_out)
+        return normal(1 / leaf.fan_out)  # of A [inputs, rank], the rank
     return lora_kaiming(leaf)
 
 
@@ -92,12 +87,16 @@ class LoRA(nnx.Module):
     ):
         if not isinstance(rank, int) or rank < 1:
             raise ValueError(f"the rank of an adapter must be a positive integer, got {rank!r}")
-        base = nnx.clone(base)
+        base = nnx.clone(base)  # whose mode is set below, and the caller's must not be
         introspect.declare(base).eval()  # its statistics and noise stand still
         adapted = _matching_kernels(introspect.leaves(base), adapt)
         _check_adaptable(adapted, introspect.values(base), rank)
-        alpha = rank if alpha is None else alpha
-        self.scale = alpha / (math.sqrt(rank) if rank_stabilized else rank)
+        if alpha is None:
+            alpha = rank
+        if rank_stabilized:
+            self.scale = alpha / math.sqrt(rank)
+        else:
+            self.scale = alpha / rank
         # Pairs and no dictionary, so that the graph of this module has a hash.
         self.dims = tuple((leaf.name, leaf.dims) for leaf in adapted)
         lora_a: dict[str, nnx.Param] = {}
@@ -114,6 +113,8 @@ class LoRA(nnx.Module):
 
     def _freeze(self, base: nnx.Module) -> None:
         """Keep all that the base holds, by name, under a type that no training step changes."""
+        # The base is kept in parts and not as a module: a module inside this one would show its
+        # parameters to whatever filters for `nnx.Param`.
         self.graph, state = nnx.split(base)
         values: dict[str, Frozen] = {}
         kinds: list[tuple[Any, ...]] = []
@@ -129,13 +130,21 @@ class LoRA(nnx.Module):
 
     def merged(self) -> Any:
         """The base with W + s A B as its kernels: an ordinary module, as fast as the base."""
-        return self._with(lambda leaf, w: self._moved(leaf, w, 1))
+
+        def plus_delta(name: str, w: Array) -> Array:
+            return self._moved(name, w, 1)
+
+        return self._with(plus_delta)
 
     def unmerged(self, merged: nnx.Module) -> Any:
         """The base again from a merged module, which may have been trained on: its kernels less s A
         B."""
         values = introspect.values(merged)
-        return self._with(lambda leaf, w: self._moved(leaf, values[leaf], -1))
+
+        def less_delta(name: str, w: Array) -> Array:
+            return self._moved(name, values[name], -1)
+
+        return self._with(less_delta)
 
     def _moved(self, name: str, w: Array, sign: int) -> Array:
         """An adapted kernel plus or minus s A B, in its own dtype."""
@@ -158,9 +167,9 @@ class LoRA(nnx.Module):
             if isinstance(variable, nnx.Param):
                 # What is stored as one array may fuse kernels that are adapted with others.
                 pieces = introspect.cut(name, variable, value)
-                for leaf, w in pieces.items():
-                    if leaf in adapted:
-                        pieces[leaf] = adapt(leaf, w)
+                for piece_name, w in pieces.items():
+                    if piece_name in adapted:
+                        pieces[piece_name] = adapt(piece_name, w)
                 variable = variable.replace(introspect.joined(name, variable, pieces))
             flat.append((path, variable))
         return nnx.merge(self.graph, nnx.from_flat_state(flat))
@@ -168,26 +177,36 @@ class LoRA(nnx.Module):
     def _delta(self, name: str, shape: tuple[int, ...]) -> Array:
         """s A B, in the layout of the kernel."""
         dims = dict(self.dims)[name]
-        rows = [axis for axis, letter in enumerate(dims) if letter in "iw"]
-        columns = [axis for axis, letter in enumerate(dims) if letter in "o."]
-        order = [*rows, *columns]  # of a matrix [inputs, outputs]: A B, which is turned back
+        rows: list[int] = []
+        columns: list[int] = []
+        for axis, letter in enumerate(dims):
+            side = rows if letter in "iw" else columns
+            side.append(axis)
+        # A B is a matrix [inputs, outputs]: its axes are those of the kernel in this order.
+        order = [*rows, *columns]
         product = self.scale * (self.lora_a[name][...] @ self.lora_b[name][...])
-        back = sorted(range(len(order)), key=order.__getitem__)
-        return product.reshape([shape[axis] for axis in order]).transpose(back)
+        unflattened = product.reshape([shape[axis] for axis in order])
+        back = np.argsort(order).tolist()
+        return unflattened.transpose(back)
 
 
 def _matching_kernels(leaves: Sequence[Leaf], adapt: Sequence[str]) -> list[Leaf]:
     """The kernels that a pattern matches. Raises: ValueError for a pattern that matches none."""
     kernels = [leaf for leaf in leaves if leaf.is_kernel]
-    adapted = [leaf for leaf in kernels if any(matches(pattern, leaf) for pattern in adapt)]
-    idle = [pattern for pattern in adapt if not any(matches(pattern, leaf) for leaf in kernels)]
+    adapted: set[str] = set()
+    idle: list[str] = []
+    for pattern in adapt:
+        matching = [leaf.name for leaf in kernels if matches(pattern, leaf)]
+        adapted.update(matching)
+        if not matching:
+            idle.append(pattern)
     if idle or not adapted:
         names = ", ".join(f"{leaf.name} ({leaf.role})" for leaf in kernels)
         raise ValueError(
             f"LoRA: {idle or 'nothing'} matches no kernel to adapt; the kernels are "
             f"{names or 'none'}"
         )
-    return adapted
+    return [leaf for leaf in kernels if leaf.name in adapted]
 
 
 def _check_adaptable(adapted: Sequence[Leaf], values: Mapping[str, Array], rank: int) -> None:
@@ -211,16 +230,20 @@ def _check_adaptable(adapted: Sequence[Leaf], values: Mapping[str, Array], rank:
 
 def _place(leaf: Leaf) -> introspect.Place:
     """Where the matrices of an adapted kernel stand: where the kernel does."""
+    is_table = leaf.role in ("embedding", "position")
     return introspect.Place(
         layer=leaf.layer,
         n_layers=leaf.n_layers,
         width=leaf.width,
-        kind="embedding" if leaf.role in ("embedding", "position") else "",
+        kind="embedding" if is_table else "",
     )
 
 
 def _value(variable: Any) -> Any:
-    return variable.get_value() if isinstance(variable, nnx.Variable) else variable
+    """What a variable holds; a plain array as it is."""
+    if isinstance(variable, nnx.Variable):
+        return variable.get_value()
+    return variable
 
 
 def _kind(variable: Any) -> tuple[type | None, tuple[tuple[str, Any], ...]]:
@@ -232,4 +255,6 @@ def _kind(variable: Any) -> tuple[type | None, tuple[tuple[str, Any], ...]]:
 
 def _sides(leaf: Leaf) -> tuple[int, int]:
     """Inputs and outputs of a kernel as one matrix: copies count as outputs."""
-    return axis_size(leaf.shape, leaf.dims, "iw"), axis_size(leaf.shape, leaf.dims, "o.")
+    inputs = axis_size(leaf.shape, leaf.dims, "iw")
+    outputs = axis_size(leaf.shape, leaf.dims, "o.")
+    return inputs, outputs

@@ -6,19 +6,13 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Key
 
 from jaxinit.finetune.lora import LORA_ROLES
-from jaxinit.spec import (
-    Leaf,
-    axis_size,
-    matches,
-    named_key,
-    sampling_dtype,
-)
+from jaxinit.spec import Leaf, axis_size, matches, named_key, sampling_dtype
 
 NewRows = Literal["zero", "normal", "mean", "mean_cov"]
-
 
 # Roles of kernels inside a model, whatever their sizes: none of their axes is one of tokens.
 INNER = {
@@ -56,7 +50,8 @@ def extend_rows(
     Raises: ValueError for n below 1, an unknown `how`, or more used rows than there are.
     Source: Hewitt (2021) for the mean and for `share`, which his code sets to 1e-5.
     """
-    used = rows.shape[0] if used is None else used
+    if used is None:
+        used = rows.shape[0]
     if n < 1:
         raise ValueError(f"a vocabulary is extended by 1 row or more, got {n}")
     if not 1 <= used <= rows.shape[0]:
@@ -64,17 +59,20 @@ def extend_rows(
             f"used rows must be 1 to {rows.shape[0]}, the rows of the table; got {used}"
         )
     old = rows[:used].astype(sampling_dtype(rows.dtype))
-    mean = jnp.broadcast_to(old.mean(0, keepdims=True), (n, rows.shape[1]))
+    mean = old.mean(0, keepdims=True)
+    means = jnp.broadcast_to(mean, (n, rows.shape[1]))
     if how == "zero":
-        fresh = jnp.zeros_like(mean)
+        fresh = jnp.zeros_like(means)
     elif how == "normal":
-        fresh = std * jax.random.normal(key, mean.shape, mean.dtype)
+        fresh = std * jax.random.normal(key, means.shape, means.dtype)
     elif how == "mean":
-        fresh = mean
+        fresh = means
     elif how == "mean_cov":
-        # mixtures of the rows have the rows' covariance
-        mixed = jax.random.normal(key, (n, used), mean.dtype) @ (old - old.mean(0, keepdims=True))
-        fresh = mean + mixed * math.sqrt(share / used)
+        # Normal mixtures of the centered rows have the rows' covariance, which need not be formed
+        # nor have a root taken.
+        weights = jax.random.normal(key, (n, used), means.dtype)
+        mixed = weights @ (old - mean)
+        fresh = means + mixed * math.sqrt(share / used)
     else:
         raise ValueError(f"new rows are zero, normal, mean or mean_cov, got {how!r}")
     return jnp.concatenate([rows[:used], fresh.astype(rows.dtype), rows[used + n :]])
@@ -122,23 +120,21 @@ def extend_vocabulary(
         over_tokens = _fitting(named, size)
     extended = dict(values)
     for group in _with_biases(over_tokens, values, size):
-        axes = [_token_axes(leaf, size)[0] for leaf in group]
         by_token: list[Array] = []
-        for leaf, axis in zip(group, axes, strict=True):
-            by_token.append(jnp.moveaxis(jnp.asarray(values[leaf.name]), axis, 0))
+        for leaf in group:
+            token_axis = _token_axes(leaf, size)[0]
+            by_token.append(jnp.moveaxis(jnp.asarray(values[leaf.name]), token_axis, 0))
         # A row is all that a token has in the group, so that a head and its bias share one draw.
         rows = _side_by_side(by_token)
         group_key = named_key(key, group[0].name)
         rows = extend_rows(rows, n, how, group_key, std=std, share=share, used=used)
-        first = 0
-        for leaf, axis, old in zip(group, axes, by_token, strict=True):
-            width = math.prod(old.shape[1:])
-            new = rows[:, first : first + width].astype(old.dtype).reshape(-1, *old.shape[1:])
-            first += width
+        for leaf, new in zip(group, _apart(rows, by_token), strict=True):
             if leaf.role == "bias" and how == "normal":
+                # N(0, std^2) is the law of a row; a bias is initialized to 0.
                 tokens = size if used is None else used
                 new = new.at[tokens : tokens + n].set(0)
-            extended[leaf.name] = jnp.moveaxis(new, 0, axis)
+            token_axis = _token_axes(leaf, size)[0]
+            extended[leaf.name] = jnp.moveaxis(new, 0, token_axis)
     return extended
 
 
@@ -159,16 +155,37 @@ def _check_values(values: Mapping[str, Array], leaves: Sequence[Leaf]) -> None:
 
 def _side_by_side(arrays: Sequence[Array]) -> Array:
     """Arrays whose first axis is the tokens as one matrix, in the widest of their dtypes."""
-    dtypes = [sampling_dtype(array.dtype) for array in arrays]
-    wide = max(dtypes, key=lambda dtype: jnp.dtype(dtype).itemsize)
-    return jnp.concatenate([array.astype(wide).reshape(len(array), -1) for array in arrays], 1)
+    dtypes = [jnp.dtype(sampling_dtype(array.dtype)) for array in arrays]
+    widest = max(dtypes, key=_item_size)
+    matrices: list[Array] = []
+    for array in arrays:
+        matrices.append(array.astype(widest).reshape(len(array), -1))
+    return jnp.concatenate(matrices, 1)
+
+
+def _apart(rows: Array, olds: Sequence[Array]) -> list[Array]:
+    """The parts of a matrix of `_side_by_side`, in the shapes and dtypes of the old ones but for
+    the number of tokens."""
+    news: list[Array] = []
+    first = 0
+    for old in olds:
+        row_shape = old.shape[1:]
+        last = first + math.prod(row_shape)
+        part = rows[:, first:last].astype(old.dtype)
+        news.append(part.reshape(-1, *row_shape))
+        first = last
+    return news
+
+
+def _item_size(dtype: np.dtype) -> int:
+    return dtype.itemsize
 
 
 def _vocabulary_size(leaves: Sequence[Leaf], vocabulary: int | None) -> int:
     """How many tokens there are: as told, or the rows of the tables."""
     if vocabulary is not None:
         return vocabulary
-    tables = [leaf for leaf in leaves if leaf.role == "embedding"]
+    tables = _of_role(leaves, "embedding")
     rows = {axis_size(leaf.shape, leaf.dims, "i") for leaf in tables}
     if not rows:
         raise ValueError(
@@ -187,17 +204,21 @@ def _vocabulary_size(leaves: Sequence[Leaf], vocabulary: int | None) -> int:
 def _recognized(leaves: Sequence[Leaf], size: int, told: bool) -> list[Leaf]:
     """What has an axis of tokens, by role and by size. `told`: the size was given, so that other
     sizes are no doubt."""
-    all_tables = [leaf for leaf in leaves if leaf.role == "embedding"]
-    tables = [leaf for leaf in all_tables if len(_token_axes(leaf, size)) == 1]
+    all_tables = _of_role(leaves, "embedding")
+    tables = [leaf for leaf in all_tables if _has_one_token_axis(leaf, size)]
     if len(tables) != 1:
         raise ValueError(
             f"extend_vocabulary: {len(tables)} tables have {size} rows, of "
             f"{_sized(all_tables) or 'none'}; name all that has an axis of tokens, "
             f"parts=({', '.join(repr(leaf.name) for leaf in tables or all_tables)}, ...)"
         )
-    readouts = [leaf for leaf in leaves if leaf.role == "readout"]
-    heads = [leaf for leaf in readouts if len(_token_axes(leaf, size)) == 1]
-    others = [leaf for leaf in readouts if leaf not in heads]
+    heads: list[Leaf] = []
+    others: list[Leaf] = []
+    for readout in _of_role(leaves, "readout"):
+        if _has_one_token_axis(readout, size):
+            heads.append(readout)
+        else:
+            others.append(readout)
     if others and not told:
         raise ValueError(
             f"extend_vocabulary: {_sized(others)} has not the {size} outputs of a head over the "
@@ -225,29 +246,39 @@ def _recognized(leaves: Sequence[Leaf], size: int, told: bool) -> list[Leaf]:
 
 def _is_one_head(leaves: Sequence[Leaf], size: int) -> bool:
     """Whether these can only be one head, with its bias or without, or the bias of a tied table."""
+    biases = _of_role(leaves, "bias")
     kernels = [leaf for leaf in leaves if leaf.role != "bias"]
-    biases = [leaf for leaf in leaves if leaf.role == "bias"]
     if not kernels:
-        return len(biases) == 1
+        return len(biases) == 1  # of a tied table
     kernel = kernels[0]
-    if len(kernels) > 1 or not _is_head(kernel, size) or kernel.shape.count(size) > 1:
+    is_only_kernel = len(kernels) == 1
+    # A square kernel has the size twice, and may as well stand between two hidden layers.
+    has_size_once = kernel.shape.count(size) == 1
+    if not (is_only_kernel and has_size_once and _is_head(kernel, size)):
         return False
     return all(bias.name == _bias_of(kernel) for bias in biases)
 
 
 def _named(leaves: Sequence[Leaf], parts: Sequence[str]) -> list[Leaf]:
     """What the caller says has an axis of tokens."""
-    idle = [pattern for pattern in parts if not any(matches(pattern, leaf) for leaf in leaves)]
+    idle: list[str] = []
+    for pattern in parts:
+        if not any(matches(pattern, leaf) for leaf in leaves):
+            idle.append(pattern)
     if idle or not parts:
         raise ValueError(
             f"extend_vocabulary: parts {idle} match no parameter; there are {_sized(leaves)}"
         )
-    return [leaf for leaf in leaves if any(matches(pattern, leaf) for pattern in parts)]
+    named: list[Leaf] = []
+    for leaf in leaves:
+        if any(matches(pattern, leaf) for pattern in parts):
+            named.append(leaf)
+    return named
 
 
 def _fitting(named: list[Leaf], size: int) -> list[Leaf]:
     """The parameters that the caller named, each of which must have one axis of the size."""
-    unfit = [leaf for leaf in named if len(_token_axes(leaf, size)) != 1]
+    unfit = [leaf for leaf in named if not _has_one_token_axis(leaf, size)]
     if unfit:
         raise ValueError(
             f"extend_vocabulary: {_sized(unfit)} has not one axis of {size} tokens; give "
@@ -260,40 +291,68 @@ def _with_biases(
     over_tokens: Sequence[Leaf], values: Mapping[str, Array], size: int
 ) -> list[list[Leaf]]:
     """Each table and head, with its bias: what is extended together, since their sum is a logit."""
-    weights = [leaf for leaf in over_tokens if leaf.role != "bias"]
-    heads = [leaf for leaf in weights if _is_head(leaf, size)]
+    groups: dict[str, list[Leaf]] = {}
+    biases: dict[str, Leaf] = {}
+    heads: list[Leaf] = []
+    for leaf in over_tokens:
+        if leaf.role == "bias":
+            biases[leaf.name] = leaf
+            continue
+        groups[leaf.name] = [leaf]
+        if _is_head(leaf, size):
+            heads.append(leaf)
     if not heads:  # a tied table is the head
-        heads = weights
-    biases = {leaf.name: leaf for leaf in over_tokens if leaf.role == "bias"}
-    groups = {leaf.name: [leaf] for leaf in weights}
+        heads = [group[0] for group in groups.values()]
+
     for head in heads:
         name = _bias_of(head)
         if name in values and size in values[name].shape:
+            # Nobody need have said that the bias has an axis of tokens: its head has.
             shape = tuple(values[name].shape)
-            groups[head.name].append(biases.pop(name, Leaf(name, shape, "o" * len(shape), "bias")))
+            bias = Leaf(name, shape, "o" * len(shape), "bias")
+            groups[head.name].append(biases.pop(name, bias))
+
+    # A bias of another name can only be that of the only head, if that has none yet.
     if len(heads) == len(biases) == 1 and len(groups[heads[0].name]) == 1:
         groups[heads[0].name] += biases.values()
         biases = {}
-    return [*groups.values(), *([leaf] for leaf in biases.values())]
+    alone = [[bias] for bias in biases.values()]
+    return [*groups.values(), *alone]
+
+
+def _of_role(leaves: Sequence[Leaf], role: str) -> list[Leaf]:
+    return [leaf for leaf in leaves if leaf.role == role]
 
 
 def _token_axes(leaf: Leaf, size: int) -> list[int]:
     """The axes that can be one of `size` tokens: inputs of a table, else outputs where there are
     any, else inputs."""
-    fitting = [axis for axis, length in enumerate(leaf.shape) if length == size]
-    outputs = [axis for axis in fitting if leaf.dims[axis] == "o"]
-    inputs = [axis for axis in fitting if leaf.dims[axis] == "i"]
-    return inputs if leaf.role in ("embedding", "input") else outputs or inputs
+    inputs: list[int] = []
+    outputs: list[int] = []
+    for axis, (length, letter) in enumerate(zip(leaf.shape, leaf.dims, strict=True)):
+        if length == size and letter == "i":
+            inputs.append(axis)
+        elif length == size and letter == "o":
+            outputs.append(axis)
+    if leaf.role in ("embedding", "input"):
+        return inputs
+    return outputs or inputs
+
+
+def _has_one_token_axis(leaf: Leaf, size: int) -> bool:
+    return len(_token_axes(leaf, size)) == 1
 
 
 def _is_head(leaf: Leaf, size: int) -> bool:
     """Whether it is a kernel whose outputs are the tokens."""
-    return leaf.is_kernel and [leaf.dims[axis] for axis in _token_axes(leaf, size)] == ["o"]
+    axes = _token_axes(leaf, size)
+    return leaf.is_kernel and len(axes) == 1 and leaf.dims[axes[0]] == "o"
 
 
 def _bias_of(head: Leaf) -> str:
     """The name of a kernel's bias, as Flax and the models here have it: beside the kernel."""
-    return f"{head.name[: head.name.rfind('.') + 1]}bias"
+    parent, dot, _ = head.name.rpartition(".")
+    return f"{parent}{dot}bias"
 
 
 def _sized(leaves: Iterable[Leaf]) -> str:

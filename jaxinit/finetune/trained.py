@@ -53,7 +53,8 @@ def pretrained(
 
     def answer(leaf: Leaf) -> Rule | Initializer | None:
         if leaf.name not in values:
-            return as_scheme(new)(leaf)
+            by_new = as_scheme(new)
+            return by_new(leaf)
         value = jnp.asarray(values[leaf.name])
         if value.shape != leaf.shape:
             raise ValueError(
@@ -65,15 +66,19 @@ def pretrained(
         def stored(
             key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike = jnp.float32, /
         ) -> Array:
+            # Asked for in the layout that `spec.along` turns into the parameter's.
             return value.transpose(order).reshape(shape).astype(dtype)
 
         draw = Joint(stored)  # the copies are not alike: the whole array is asked for at once
-        return Rule(draw, lr_scale=0.0, wd_scale=0.0) if frozen else Rule(draw)
+        if frozen:
+            return Rule(draw, lr_scale=0.0, wd_scale=0.0)
+        return Rule(draw)
 
     def idle(leaves: Sequence[Leaf]) -> list[str]:
-        strangers = set(values) - {leaf.name for leaf in leaves}
-        return [*sorted(strangers), *unmatched(new, leaves)]
+        strangers = sorted(set(values) - {leaf.name for leaf in leaves})
+        return [*strangers, *unmatched(new, leaves)]
 
+    # What `spec` asks of a scheme beside its answers.
     scheme: Any = answer
     scheme.__name__ = "pretrained"
     scheme.__doc__ = pretrained.__doc__
@@ -121,25 +126,38 @@ def step_zero(
     Raises: ValueError for a pattern that matches no parameter.
     """
     x, y = batch
-    leaves = [Leaf(name, w.shape, "o" * w.ndim, "") for name, w in params.items()]
-    for pattern in new:
-        if not any(matches(pattern, leaf) for leaf in leaves):
-            raise ValueError(
-                f"step_zero: {pattern!r} matches no parameter; they are {', '.join(params)}"
-            )
+    new_names = _matching_names(params, new)
     outputs, slopes = _outputs_and_slopes(after, loss, params, x, y)
+    before = _wide(before)
+    outputs = _wide(outputs)
     shared = min(before.shape[-1], outputs.shape[-1])
-    before, outputs = _wide(before), _wide(outputs)
     moved = jnp.max(jnp.abs(outputs[..., :shared] - before[..., :shared]))
     spread = jnp.std(before)
     shift = jnp.where(moved == 0, 0, moved / spread)  # 0 also where the outputs have no spread
     kl = divergence(before, outputs)
     norms: dict[str, float] = {}
-    for leaf in leaves:
-        if any(matches(pattern, leaf) for pattern in new):
-            slope = slopes[leaf.name] if rows is None else slopes[leaf.name][rows]
-            norms[leaf.name] = float(jnp.linalg.norm(_wide(slope)))
+    for name in new_names:
+        slope = slopes[name]
+        if rows is not None:
+            slope = slope[rows]
+        norms[name] = float(jnp.linalg.norm(_wide(slope)))
     return StepZero(float(shift), float(kl), norms)
+
+
+def _matching_names(params: Params, patterns: Sequence[str]) -> list[str]:
+    """The parameters whose names match a pattern, in their order. Raises: ValueError for a pattern
+    that matches none."""
+    # Leaves without a role, so that patterns match names alone.
+    leaves = [Leaf(name, w.shape, "o" * w.ndim, "") for name, w in params.items()]
+    matching: set[str] = set()
+    for pattern in patterns:
+        names = [leaf.name for leaf in leaves if matches(pattern, leaf)]
+        if not names:
+            raise ValueError(
+                f"step_zero: {pattern!r} matches no parameter; they are {', '.join(params)}"
+            )
+        matching.update(names)
+    return [name for name in params if name in matching]
 
 
 def _wide(x: Array) -> Array:
@@ -152,7 +170,11 @@ def _outputs_and_slopes(
     after: Any, loss: Any, params: Params, x: Array, y: Array
 ) -> tuple[Array, Params]:
     """The outputs of a model and the gradient of its loss; compiled once for all its values."""
-    return after(params, x), jax.grad(lambda p: loss(after(p, x), y))(params)
+
+    def loss_of(params: Params) -> Array:
+        return loss(after(params, x), y)
+
+    return after(params, x), jax.grad(loss_of)(params)
 
 
 def divergence(
@@ -164,9 +186,11 @@ def divergence(
     that `before` has no others.
     """
     shared = min(before.shape[-1], after.shape[-1])
-    p = jax.nn.log_softmax(_wide(before))[..., :shared]
-    q = jax.nn.log_softmax(_wide(after))[..., :shared]
-    return jnp.mean(jnp.sum(jnp.exp(p) * (p - q), -1))
+    # Over all classes first, since new classes take probability from the old.
+    log_p = jax.nn.log_softmax(_wide(before))[..., :shared]
+    log_q = jax.nn.log_softmax(_wide(after))[..., :shared]
+    kl = jnp.sum(jnp.exp(log_p) * (log_p - log_q), -1)
+    return jnp.mean(kl)
 
 
 class Trained(NamedTuple):
@@ -193,7 +217,12 @@ def pretrain(
     Raises: BadStudy as `resolve.resolve`, for a scheme with forward multipliers (values alone
     cannot carry them), and for a run that diverges.
     """
-    study = replace(study, lrs=study.lrs[:1], schemes=study.schemes[:1], baseline=study.schemes[0])
+    study = replace(
+        study,
+        lrs=study.lrs[:1],
+        schemes=study.schemes[:1],
+        baseline=study.schemes[0],
+    )
     resolved = resolve(study, schemes, tasks, models)
     scheme = resolved.study.schemes[0]
     if any(rule.multiplier != 1 for rule in resolved.rules[scheme].values()):
@@ -201,6 +230,12 @@ def pretrain(
             f"{scheme} multiplies parameters in the forward pass, which values alone cannot carry "
             "on"
         )
+    return _train_alone(resolved, progress)
+
+
+def _train_alone(resolved: Resolved, progress: bool) -> Trained:
+    """The only scheme of a study trained at its only rate. Raises: BadStudy if it diverges."""
+    study = resolved.study
     program = training.Program(
         resolved.model,
         resolved.task,
@@ -209,21 +244,22 @@ def pretrain(
         evaluations=study.evaluations,
         epochs=1,
     )
-    point = Point(scheme, resolved.study.lrs[0], resolved.study.reporting[0])
+    lr = study.lrs[0]
+    point = Point(study.schemes[0], lr, study.reporting[0])
     (params,) = of_points(draw_parameters(resolved), [point])
     trials = resolved.trials([point], program.evaluations_per_epoch)
+    trial = jax.tree.map(lambda array: array[0], trials)
     # No metric reaches an infinite target, so that the trial trains for all its epochs.
     out_of_reach = jnp.inf if resolved.task.higher_is_better else -jnp.inf
-    trial = jax.tree.map(lambda array: array[0], trials)._replace(target=out_of_reach)
+    trial = trial._replace(target=out_of_reach)
     state = program.initial_state(jax.tree.map(jnp.asarray, params))
-    advance = jax.jit(program.advance)
+    advance = jax.jit(program.advance)  # an epoch, so that progress can be shown after each
     metric = math.nan
     console = Console(file=sys.stderr)
-    for _ in track(range(study.epochs), "pre-training", console=console, disable=not progress):
+    epochs = range(study.epochs)
+    for _ in track(epochs, "pre-training", console=console, disable=not progress):
         state, records = advance(resolved.task.data, state, trial)
         metric = float(records.metric[-1])
     if not math.isfinite(metric):
-        raise BadStudy(
-            f"pre-training diverged at a rate of {resolved.study.lrs[0]:g}; choose a lower one"
-        )
+        raise BadStudy(f"pre-training diverged at a rate of {lr:g}; choose a lower one")
     return Trained(resolved, state.params, metric)

@@ -25,10 +25,10 @@ def model():
 def test_what_was_saved_comes_back(model, tmp_path: Path) -> None:
     values = draw(xavier_rnn, jax.random.key(0), model.leaves)
     save_checkpoint(tmp_path / "a" / "m.safetensors", values)
-    found = load_checkpoint(tmp_path / "a" / "m.safetensors", model.leaves)
-    assert found.keys() == values.keys()
+    loaded = load_checkpoint(tmp_path / "a" / "m.safetensors", model.leaves)
+    assert loaded.keys() == values.keys()
     for name, value in values.items():
-        np.testing.assert_array_equal(found[name], value)
+        np.testing.assert_array_equal(loaded[name], value)
 
 
 def test_pytorchs_layout_and_names(model, tmp_path: Path) -> None:
@@ -44,15 +44,15 @@ def test_pytorchs_layout_and_names(model, tmp_path: Path) -> None:
         "layers.0.bias": "fc.bias",
         "readout.kernel": "head.weight",
     }
-    found = load_checkpoint(
+    loaded = load_checkpoint(
         tmp_path / "m.safetensors",
         model.leaves,
         names=names,
         transposed=("*.kernel",),
         new=("readout.*",),
     )
-    assert sorted(found) == ["layers.0.bias", "layers.0.kernel"]
-    assert found["layers.0.kernel"].dtype == jnp.bfloat16  # what the file has
+    assert sorted(loaded) == ["layers.0.bias", "layers.0.kernel"]
+    assert loaded["layers.0.kernel"].dtype == jnp.bfloat16  # what the file has
     wide = load_checkpoint(
         tmp_path / "m.safetensors",
         model.leaves,
@@ -108,11 +108,13 @@ def test_any_layout_in_memory_is_saved_as_the_array_it_is(tmp_path: Path) -> Non
         ),
     }
     save_checkpoint(tmp_path / "m.safetensors", arrays)
-    leaves = [Leaf(name, np.shape(of), "o" * np.ndim(of), "any") for name, of in arrays.items()]
-    found = load_checkpoint(tmp_path / "m.safetensors", leaves)
-    assert found.keys() == arrays.keys()
+    leaves = []
     for name, array in arrays.items():
-        np.testing.assert_array_equal(found[name], np.asarray(array, np.float32), err_msg=name)
+        leaves.append(Leaf(name, np.shape(array), "o" * np.ndim(array), "any"))
+    loaded = load_checkpoint(tmp_path / "m.safetensors", leaves)
+    assert loaded.keys() == arrays.keys()
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(loaded[name], np.asarray(array, np.float32), err_msg=name)
 
 
 @pytest.mark.parametrize(
@@ -133,10 +135,10 @@ def test_dtypes_come_back(dtype: str, tmp_path: Path) -> None:
     value = np.asarray([[0, 1, 1], [1, 0, 1]]).astype(jnp.dtype(dtype)).T
     save_checkpoint(tmp_path / "m.safetensors", {"w": value, "one": value[0, 0]})
     leaves = [Leaf("w", (3, 2), "io", "hidden"), Leaf("one", (), "", "scale")]
-    found = load_checkpoint(tmp_path / "m.safetensors", leaves)
+    loaded = load_checkpoint(tmp_path / "m.safetensors", leaves)
     for name, expected in (("w", value), ("one", value[0, 0])):
-        assert found[name].dtype == jnp.dtype(dtype)
-        np.testing.assert_array_equal(np.asarray(found[name]), expected)
+        assert loaded[name].dtype == jnp.dtype(dtype)
+        np.testing.assert_array_equal(np.asarray(loaded[name]), expected)
 
 
 @pytest.mark.parametrize(
@@ -154,21 +156,20 @@ def test_dtypes_come_back(dtype: str, tmp_path: Path) -> None:
 def test_pytorchs_order_of_axes(
     shape: tuple[int, ...], dims: str, order: tuple[int, ...], tmp_path: Path
 ) -> None:
-    theirs = np.arange(math.prod(shape), dtype=np.float32).reshape(
-        [shape[order.index(k)] for k in range(len(shape))]
-    )
+    their_shape = [shape[order.index(k)] for k in range(len(shape))]
+    theirs = np.arange(math.prod(shape), dtype=np.float32).reshape(their_shape)
     save_checkpoint(tmp_path / "m.safetensors", {"w": theirs})
     leaf = Leaf("w", shape, dims, "hidden")
-    found = load_checkpoint(tmp_path / "m.safetensors", [leaf], transposed=("w",))["w"]
-    np.testing.assert_array_equal(found, theirs.transpose(order))
+    loaded = load_checkpoint(tmp_path / "m.safetensors", [leaf], transposed=("w",))["w"]
+    np.testing.assert_array_equal(loaded, theirs.transpose(order))
 
 
 def test_heads_may_be_one_axis_and_gates_may_not(tmp_path: Path) -> None:
     theirs = np.arange(24, dtype=np.float32).reshape(6, 4)
     save_checkpoint(tmp_path / "m.safetensors", {"w": theirs})
     query = Leaf("w", (4, 2, 3), "i.o", "query")
-    found = load_checkpoint(tmp_path / "m.safetensors", [query], transposed=("w",))["w"]
-    np.testing.assert_array_equal(found, theirs.T.reshape(4, 2, 3))
+    loaded = load_checkpoint(tmp_path / "m.safetensors", [query], transposed=("w",))["w"]
+    np.testing.assert_array_equal(loaded, theirs.T.reshape(4, 2, 3))
     gated = Leaf("w", (4, 2, 3), "i.o", "input", gate=("update", "reset"))
     with pytest.raises(
         ValueError, match=r"of another shape: w \(6, 4\), the model has \(4, 2, 3\)"
@@ -184,11 +185,11 @@ def test_two_names_of_one_stored_array(tmp_path: Path) -> None:
         Leaf("readout.kernel", (3, 4), "io", "readout"),
     ]
     names = {leaf.name: "wte" for leaf in leaves}
-    found = load_checkpoint(
+    loaded = load_checkpoint(
         tmp_path / "m.safetensors", leaves, names=names, transposed=("readout.kernel",)
     )
-    np.testing.assert_array_equal(found["embedding"], table)
-    np.testing.assert_array_equal(found["readout.kernel"], table.T)
+    np.testing.assert_array_equal(loaded["embedding"], table)
+    np.testing.assert_array_equal(loaded["readout.kernel"], table.T)
 
 
 def test_what_cannot_be_saved_is_named(tmp_path: Path) -> None:
@@ -226,11 +227,11 @@ def test_damage_is_one_clear_error(tmp_path: Path) -> None:
         for bit in range(8):
             path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << bit]) + whole[place + 1 :])
             try:
-                found = load_checkpoint(path, [leaf])
+                loaded = load_checkpoint(path, [leaf])
             except ValueError as error:
                 assert str(error).startswith("the checkpoint")  # noqa: PT017
             else:
-                np.testing.assert_array_equal(found["w"], np.arange(3.0))
+                np.testing.assert_array_equal(loaded["w"], np.arange(3.0))
     with pytest.raises(ValueError, match="cannot be read"):
         load_checkpoint(tmp_path, [leaf])
 

@@ -20,8 +20,6 @@ from jaxinit.models import LSTM, Transformer
 from jaxinit.spec import Leaf, draw
 
 X = jax.random.normal(jax.random.key(0), (5, 3))
-
-
 TOKENS = jax.random.randint(jax.random.key(1), (2, 6), 0, 7)
 
 
@@ -182,13 +180,11 @@ def test_a_kernel_of_whole_numbers_is_refused() -> None:
 
 
 def test_tables_are_adapted_as_the_cited_code_does() -> None:
-    """A = 0 on the side of the vocabulary, B ~ N(0, 1), for both starts."""
+    """A = 0 on the side of the vocabulary, B ~ N(0, 1), for both schemes."""
     for init in (lora_kaiming, lora_gaussian):
         adapted = LoRA(nnx.Embed(512, 256, rngs=nnx.Rngs(0)), 16, init=init, rngs=nnx.Rngs(1))
-        a, b = (
-            np.asarray(adapted.lora_a["embedding"][...]),
-            np.asarray(adapted.lora_b["embedding"][...]),
-        )
+        a = np.asarray(adapted.lora_a["embedding"][...])
+        b = np.asarray(adapted.lora_b["embedding"][...])
         assert a.shape == (512, 16)
         np.testing.assert_array_equal(a, 0)
         assert b.shape == (16, 256)

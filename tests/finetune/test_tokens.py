@@ -12,7 +12,7 @@ from flax import nnx
 
 from jaxinit import finetune, introspect
 from jaxinit.finetune import extend_rows, extend_vocabulary
-from jaxinit.introspect import functional
+from jaxinit.introspect import Functional, functional
 from jaxinit.models import Transformer
 from jaxinit.schemes import xavier_rnn
 from jaxinit.spec import Leaf, draw
@@ -24,16 +24,20 @@ def test_new_tokens_by_the_mean_are_bounded(tied: bool) -> None:
     """B2, B8, pitfall 25: log(1 + n/V) for any context, however far the logits are shifted; old
     logits stay."""
     v, n, d = 11, 4, 8
-    make = lambda v: functional(
-        lambda: Transformer(v, d, v, layers=1, length=8, tied=tied, rngs=nnx.Rngs(0))
-    )
+
+    def make(v: int) -> Functional:
+        return functional(
+            lambda: Transformer(v, d, v, layers=1, length=8, tied=tied, rngs=nnx.Rngs(0))
+        )
+
     old, new = make(v), make(v + n)
-    values = {name: 3.0 * w for name, w in draw(xavier_rnn, jax.random.key(0), old.leaves).items()}
+    drawn = draw(xavier_rnn, jax.random.key(0), old.leaves)
+    values = {name: 3.0 * w for name, w in drawn.items()}
     if not tied:
         values["readout.bias"] = values["readout.bias"] - 20.0  # the same function
     x = jax.random.randint(jax.random.key(1), (4, 8), 0, v)
     before = old.apply(values, x)
-    found = {}
+    divergences = {}
     for how in ("zero", "normal", "mean", "mean_cov"):
         wider = extend_vocabulary(values, old.leaves, n, how, jax.random.key(2))
         assert {name: w.shape for name, w in wider.items()} == {
@@ -43,15 +47,15 @@ def test_new_tokens_by_the_mean_are_bounded(tied: bool) -> None:
             before, new.apply, wider, (x, x), cross_entropy, ("embedding",), slice(v, None)
         )
         assert report.shift < 1e-5
-        found[how] = report.kl
+        divergences[how] = report.kl
         z = jax.nn.logsumexp(new.apply(wider, x), -1) - jax.nn.logsumexp(before, -1)
         assert report.kl == pytest.approx(float(z.mean()), rel=1e-4, abs=1e-6)
     bound = math.log(1 + n / v)
-    assert 0 < found["mean"] <= bound
-    assert found["mean_cov"] == pytest.approx(found["mean"], abs=0.01)
+    assert 0 < divergences["mean"] <= bound
+    assert divergences["mean_cov"] == pytest.approx(divergences["mean"], abs=0.01)
     if not tied:  # what the bias hides from the mean
-        assert found["zero"] > 10 * bound
-        assert found["normal"] > 10 * bound
+        assert divergences["zero"] > 10 * bound
+        assert divergences["normal"] > 10 * bound
 
 
 def test_new_tokens_take_rows_of_padding_in_every_table() -> None:
@@ -141,9 +145,8 @@ def extended(
 
 
 def linear(inputs: Any, outputs: Any, **more: Any) -> Callable[[dict[str, Any]], nnx.Module]:
-    layer = (
-        nnx.LinearGeneral if isinstance(inputs, tuple) or isinstance(outputs, tuple) else nnx.Linear
-    )
+    has_several_axes = isinstance(inputs, tuple) or isinstance(outputs, tuple)
+    layer = nnx.LinearGeneral if has_several_axes else nnx.Linear
     if isinstance(inputs, tuple):
         more["axis"] = tuple(range(-len(inputs), 0))
     return lambda options: layer(inputs, outputs, **(options | more))
@@ -179,10 +182,14 @@ def test_the_logits_of_new_tokens_are_the_mean_of_the_old() -> None:
     values["lm_head.bias"] = jax.random.normal(jax.random.key(1), (3, 11))
     wider = extend_vocabulary(values, introspect.leaves(model), 2, "mean", jax.random.key(0))
     x = jax.random.normal(jax.random.key(2), (5, 2, 4))
-    of = lambda w: jnp.einsum("bij,ijkv->bkv", x, w["lm_head.kernel"]) + w["lm_head.bias"][None]
-    np.testing.assert_array_equal(of(wider)[..., :11], of(values))
+
+    def logits(values: dict[str, jax.Array]) -> jax.Array:
+        products = jnp.einsum("bij,ijkv->bkv", x, values["lm_head.kernel"])
+        return products + values["lm_head.bias"][None]
+
+    np.testing.assert_array_equal(logits(wider)[..., :11], logits(values))
     for new in (11, 12):
-        np.testing.assert_allclose(of(wider)[..., new], of(values).mean(-1), atol=1e-5)
+        np.testing.assert_allclose(logits(wider)[..., new], logits(values).mean(-1), atol=1e-5)
 
 
 def test_what_is_no_vocabulary_is_refused_with_the_line_that_settles_it() -> None:

@@ -1,4 +1,4 @@
-"""A start from a trained model, and the report on it."""
+"""Initialization from a trained model, and the report on it."""
 
 import math
 from dataclasses import replace
@@ -11,7 +11,7 @@ from flax import nnx
 
 from jaxinit import finetune
 from jaxinit.initializers import lecun, zeros
-from jaxinit.introspect import functional
+from jaxinit.introspect import Functional, functional
 from jaxinit.models import LSTM
 from jaxinit.schemes import by_role, xavier_rnn
 from jaxinit.spec import Override, draw, rules
@@ -20,14 +20,16 @@ from jaxinit.study import BadStudy, Study
 X = jax.random.normal(jax.random.key(0), (5, 3))
 
 
-def test_a_start_from_trained_values_is_a_scheme() -> None:
-    make = lambda out: functional(lambda: LSTM(3, 8, out, rngs=nnx.Rngs(0)))
+def test_an_initialization_by_trained_values_is_a_scheme() -> None:
+
+    def make(outputs: int) -> Functional:
+        return functional(lambda: LSTM(3, 8, outputs, rngs=nnx.Rngs(0)))
+
     old, new = make(2), make(5)
     values = draw(xavier_rnn, jax.random.key(0), old.leaves)
     body = {name: value for name, value in values.items() if not name.startswith("readout")}
-    scheme = finetune.pretrained(
-        body, by_role({"readout": lecun("normal"), "bias": zeros}), frozen=True
-    )
+    for_new = by_role({"readout": lecun("normal"), "bias": zeros})
+    scheme = finetune.pretrained(body, for_new, frozen=True)
     drawn = draw(scheme, jax.random.key(1), new.leaves)
     for name, value in body.items():  # gates are copies: the layout must survive
         np.testing.assert_array_equal(drawn[name], value)
@@ -40,12 +42,9 @@ def test_a_start_from_trained_values_is_a_scheme() -> None:
     with pytest.raises(ValueError, match="match no parameter"):
         draw(finetune.pretrained({"x": jnp.zeros(1)}, xavier_rnn), jax.random.key(1), new.leaves)
     # of the scheme for what is new
+    misnamed = finetune.pretrained(body, Override(xavier_rnn, {"head": zeros}))
     with pytest.raises(ValueError, match=r"\['head'\] match no parameter"):
-        draw(
-            finetune.pretrained(body, Override(xavier_rnn, {"head": zeros})),
-            jax.random.key(1),
-            new.leaves,
-        )
+        draw(misnamed, jax.random.key(1), new.leaves)
 
 
 def test_pretraining_and_the_report() -> None:
@@ -60,16 +59,18 @@ def test_pretraining_and_the_report() -> None:
     )
     trained = finetune.pretrain(study, progress=False)
     assert trained.metric > 0.6
-    x, y = trained.resolved.task.data["valid_x"][:50], trained.resolved.task.data["valid_y"][:50]
-    before = trained.resolved.model.apply(trained.values, x)
-    report = finetune.step_zero(
-        before,
-        trained.resolved.model.apply,
-        trained.values,
-        (x, y),
-        trained.resolved.task.loss,
-        ("readout.*",),
-    )
+    model = trained.resolved.model
+    task = trained.resolved.task
+    x = task.data["valid_x"][:50]
+    y = task.data["valid_y"][:50]
+    before = model.apply(trained.values, x)
+
+    def report_on(pattern: str) -> finetune.StepZero:
+        return finetune.step_zero(
+            before, model.apply, trained.values, (x, y), task.loss, (pattern,)
+        )
+
+    report = report_on("readout.*")
     assert report.shift < 1e-6  # rounding, between a program that is compiled and one that is not
     assert abs(report.kl) < 1e-7
     assert set(report.gradient) == {"readout.kernel", "readout.bias"}
@@ -79,17 +80,10 @@ def test_pretraining_and_the_report() -> None:
             replace(study, model="transformer", hidden=128, schemes=("mup",)), progress=False
         )
     with pytest.raises(ValueError, match="matches no parameter"):
-        finetune.step_zero(
-            before,
-            trained.resolved.model.apply,
-            trained.values,
-            (x, y),
-            trained.resolved.task.loss,
-            ("z",),
-        )
+        report_on("z")
 
 
-def test_the_report_on_a_start_in_bfloat16() -> None:
+def test_the_report_on_a_model_in_bfloat16() -> None:
     before = jax.random.normal(jax.random.key(0), (4, 300)).astype(jnp.bfloat16)
     report = finetune.step_zero(
         before, lambda p, x: before + p["new"], {"new": jnp.zeros((4, 300), jnp.bfloat16)},
