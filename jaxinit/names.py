@@ -46,18 +46,21 @@ def name_of(thing: Any) -> Named:
     digits of a digest of its code and of the values that it holds.
     """
     for module, name in _places(thing):
-        if _attribute(module, name) is thing:
-            if module.__name__ != "__main__":
-                return Named(f"{module.__name__}:{name}", thing)
-            script = getattr(module, "__file__", None)
-            if script:
-                return Named(f"{Path(script).name}:{name}", thing)
+        # A decorated function says that it was defined where its wrapper now is.
+        if _attribute(module, name) is not thing:
+            continue
+        if module.__name__ != "__main__":
+            return Named(f"{module.__name__}:{name}", thing)
+        script = getattr(module, "__file__", None)  # a notebook has none
+        if script:
+            return Named(f"{Path(script).name}:{name}", thing)
     kind = getattr(thing, "__name__", None) or getattr(thing, "name", None)
     if not isinstance(kind, str):
         kind = type(thing).__name__
     digest = hashlib.sha256()
     _write(digest, thing, [])
-    return Named(f"{kind.strip('<>')}@{digest.hexdigest()[:8]}", thing)
+    readable = kind.strip("<>")  # of <lambda>
+    return Named(f"{readable}@{digest.hexdigest()[:8]}", thing)
 
 
 def find(name: str) -> Any:
@@ -141,34 +144,45 @@ def _write(digest: Any, thing: Any, seen: list[int]) -> None:
     """Write what an object is into a digest: its code, and what it holds."""
     if id(thing) in seen:
         return
+    # The way here and no common list, so that what two parts share is written in both.
     seen = [*seen, id(thing)]
-    parts: tuple[Any, ...]
-    if hasattr(thing, "__array__") and not isinstance(thing, type):
-        parts = _array(thing)
-    elif isinstance(thing, functools.partial):
-        parts = (thing.func, thing.args, thing.keywords)
-    elif inspect.ismethod(thing):
-        parts = (thing.__func__, thing.__self__)
-    elif inspect.isfunction(thing):
-        cells = [cell.cell_contents for cell in thing.__closure__ or ()]
-        parts = (thing.__code__, thing.__defaults__, thing.__kwdefaults__, cells)
-    elif inspect.iscode(thing):
-        parts = (thing.co_code, thing.co_names, thing.co_consts)
-    elif isinstance(thing, dict):
-        parts = tuple(item for pair in thing.items() for item in pair)
-    elif isinstance(thing, tuple | list):
-        parts = tuple(thing)
-    elif isinstance(thing, set | frozenset):  # whose order differs from process to process
-        parts = tuple(sorted(map(without_address, thing)))
-    elif isinstance(thing, type):
-        own = {key: value for key, value in vars(thing).items() if not key.startswith("__")}
-        init = vars(thing).get("__init__"), vars(thing).get("__call__")
-        parts = (thing.__qualname__, own, *init)
-    elif hasattr(thing, "__dict__") and not isinstance(thing, ModuleType):
-        parts = (type(thing).__qualname__, vars(thing))
-    else:
+    parts = _parts(thing)
+    if parts is None:
         digest.update(without_address(thing).encode())
         return
+    # Their number, so that the end of one object cannot be read as the start of the next.
     digest.update(f"{type(thing).__name__} {len(parts)}\n".encode())
     for part in parts:
         _write(digest, part, seen)
+
+
+def _parts(thing: Any) -> tuple[Any, ...] | None:
+    """What an object is made of: its code, and what it holds; None for what its text says."""
+    if hasattr(thing, "__array__") and not isinstance(thing, type):
+        return _array(thing)
+    if isinstance(thing, functools.partial):
+        return thing.func, thing.args, thing.keywords
+    if inspect.ismethod(thing):
+        return thing.__func__, thing.__self__
+    if inspect.isfunction(thing):
+        cells = [cell.cell_contents for cell in thing.__closure__ or ()]
+        return thing.__code__, thing.__defaults__, thing.__kwdefaults__, cells
+    if inspect.iscode(thing):
+        # No file and no line, which change without a change of what is computed.
+        return thing.co_code, thing.co_names, thing.co_consts
+    if isinstance(thing, dict):
+        items: list[Any] = []
+        for key, value in thing.items():
+            items += [key, value]
+        return tuple(items)
+    if isinstance(thing, tuple | list):
+        return tuple(thing)
+    if isinstance(thing, set | frozenset):  # whose order differs from process to process
+        return tuple(sorted(map(without_address, thing)))
+    if isinstance(thing, type):
+        defined = vars(thing)
+        own = {key: value for key, value in defined.items() if not key.startswith("__")}
+        return thing.__qualname__, own, defined.get("__init__"), defined.get("__call__")
+    if hasattr(thing, "__dict__") and not isinstance(thing, ModuleType):
+        return type(thing).__qualname__, vars(thing)
+    return None

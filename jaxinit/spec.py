@@ -62,6 +62,7 @@ class Sampler:
     def __init__(self, sample: Sample, default: type[float] | type[complex] = float):
         self.sample = sample
         self.default = default
+        # Errors and tables show what samples, and `help` its documentation.
         self.__name__ = getattr(sample, "__name__", type(self).__name__)
         self.__qualname__ = getattr(sample, "__qualname__", self.__name__)
         self.__doc__ = getattr(sample, "__doc__", None)
@@ -75,7 +76,8 @@ class Sampler:
     ) -> Array:
         if dtype is None:
             dtype = jnp.result_type(self.default)
-        return placed(self.sample(key, tuple(shape), dtype), out_sharding)
+        drawn = self.sample(key, tuple(shape), dtype)
+        return placed(drawn, out_sharding)
 
 
 def placed(x: Array, out_sharding: OutSharding) -> Array:
@@ -140,6 +142,7 @@ class Leaf:
     normalized: bool = False
 
     def __post_init__(self):
+        # Here and not in `draw`, since schemes read fans before anything is drawn.
         check_dims(self.dims, self.shape, f"parameter {self.name!r}")
 
     @property
@@ -157,7 +160,10 @@ class Leaf:
         """The shape in which a number for each copy broadcasts to the parameter."""
         shape = []
         for size, letter in zip(self.shape, self.dims, strict=True):
-            shape.append(size if letter == "." else 1)
+            if letter == ".":
+                shape.append(size)
+            else:
+                shape.append(1)
         return tuple(shape)
 
     @property
@@ -198,7 +204,11 @@ def is_kernel(dims: str) -> bool:
 
 def axis_size(shape: tuple[int, ...], dims: str, letters: str) -> int:
     """The product of the sizes of the axes whose letter is in `letters` (1 if there are none)."""
-    return math.prod(size for size, letter in zip(shape, dims, strict=True) if letter in letters)
+    product = 1
+    for size, letter in zip(shape, dims, strict=True):
+        if letter in letters:
+            product *= size
+    return product
 
 
 @dataclass(frozen=True)
@@ -223,7 +233,9 @@ class Rule:
 
 def as_rule(answer: Rule | Initializer) -> Rule:
     """A rule as it is; an initializer as the rule without multiplier and scales."""
-    return answer if isinstance(answer, Rule) else Rule(answer)
+    if isinstance(answer, Rule):
+        return answer
+    return Rule(answer)
 
 
 # A scheme answers every leaf: a Rule, or a plain initializer, or None for "no rule of mine covers
@@ -239,7 +251,9 @@ class Everywhere:
 
     @property
     def __name__(self) -> str:
-        return getattr(self.init, "__qualname__", type(self.init).__name__).split(".")[0]
+        # JAX's `normal(0.1)` is a closure, `normal.<locals>.init`: it goes by what made it.
+        qualified = getattr(self.init, "__qualname__", type(self.init).__name__)
+        return qualified.split(".")[0]
 
     def __call__(self, leaf: Leaf) -> Initializer:
         return self.init
@@ -280,7 +294,9 @@ def as_scheme(scheme: "Scheme | Initializer") -> Scheme:
             f"{scheme!r}; a scheme's name is looked up in jaxinit.SCHEMES"
         )
     plain: Any = scheme
-    return Everywhere(plain) if is_initializer(scheme) else plain
+    if is_initializer(scheme):
+        return Everywhere(plain)
+    return plain
 
 
 @dataclass(frozen=True)
@@ -302,6 +318,7 @@ class Override:
         return f"{scheme_name(self.base)}+override"
 
     def __call__(self, leaf: Leaf) -> Rule | Initializer | None:
+        # Two are an error, and the first does not win: the order of a dictionary is easily missed.
         matching = [pattern for pattern in self.rules if matches(pattern, leaf)]
         if len(matching) > 1:
             raise ValueError(
@@ -319,7 +336,7 @@ class Override:
 
     def unmatched(self, leaves: Iterable[Leaf]) -> list[str]:
         """The patterns that match no leaf, of the base too."""
-        leaves = tuple(leaves)
+        leaves = tuple(leaves)  # an iterator could be read once only
         idle = list(unmatched(self.base, leaves))
         for pattern in self.rules:
             if not any(matches(pattern, leaf) for leaf in leaves):
@@ -331,7 +348,9 @@ def unmatched(scheme: Scheme | Initializer, leaves: Iterable[Leaf]) -> list[str]
     """The rules of a scheme that match none of the leaves; a scheme that is a plain function cannot
     have any."""
     ask = getattr(scheme, "unmatched", None)
-    return [] if ask is None else ask(tuple(leaves))
+    if ask is None:
+        return []
+    return ask(tuple(leaves))
 
 
 def under(scheme: Scheme | Initializer, optimizer: str) -> Scheme:
@@ -339,7 +358,9 @@ def under(scheme: Scheme | Initializer, optimizer: str) -> Scheme:
     all of them."""
     named = as_scheme(scheme)
     adapt = getattr(named, "under", None)
-    return named if adapt is None else adapt(optimizer)
+    if adapt is None:
+        return named
+    return adapt(optimizer)
 
 
 def matches(pattern: str, leaf: Leaf) -> bool:
@@ -376,7 +397,12 @@ class Joint(Sampler):
 
 def canonical_order(dims: str) -> list[int]:
     """The axes in the layout that an initializer is asked for: copies, windows, inputs, outputs."""
-    return [axis for letter in ".wio" for axis, d in enumerate(dims) if d == letter]
+    order = []
+    for letter in ".wio":
+        for axis, axis_letter in enumerate(dims):
+            if axis_letter == letter:
+                order.append(axis)
+    return order
 
 
 def along(dims: str, init: Initializer) -> Sampler:
@@ -395,8 +421,10 @@ def along(dims: str, init: Initializer) -> Sampler:
 
     def init_along(key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike) -> Array:
         check_dims(dims, shape, "along")
-        wide = sampling_dtype(dtype)
-        sampled = dtype if isinstance(init, Sampler) else wide
+        wide = sampling_dtype(dtype)  # refuses integers, whoever samples
+        sampled = wide
+        if isinstance(init, Sampler):
+            sampled = dtype
         order = canonical_order(dims)
         copies = sizes_of(shape, dims, ".")
         core = tuple(shape[axis] for axis in order[len(copies) :])
@@ -405,15 +433,21 @@ def along(dims: str, init: Initializer) -> Sampler:
             # Several axes of inputs, or of outputs, are one to an initializer.
             window = sizes_of(shape, dims, "w")
             asked = (*window, axis_size(shape, dims, "i"), axis_size(shape, dims, "o"))
+
+        def draw_copy(copy_key: Key[Array, ""]) -> Array:
+            return init(copy_key, asked, sampled)
+
         if isinstance(init, Joint):
             drawn = init(key, copies + asked, sampled)
         elif copies:
             keys = jax.random.split(key, math.prod(copies))
-            drawn = jax.vmap(lambda copy_key: init(copy_key, asked, sampled))(keys)
+            drawn = jax.vmap(draw_copy)(keys)
         else:
-            drawn = init(key, asked, sampled)
+            # The key itself, so that one matrix is what the initializer draws from it elsewhere.
+            drawn = draw_copy(key)
+        in_order = drawn.reshape(copies + core)
         back = tuple(np.argsort(order).tolist())
-        return drawn.reshape(copies + core).transpose(back).astype(dtype)
+        return in_order.transpose(back).astype(dtype)
 
     return Sampler(init_along)
 
@@ -433,7 +467,10 @@ def sampling_dtype(dtype: DTypeLike) -> DTypeLike:
         raise ValueError(
             f"parameters are real or complex numbers, got dtype {jnp.dtype(dtype)}; ask for float32"
         )
-    return jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype
+    # `finfo` of a complex dtype is that of its parts.
+    if jnp.finfo(dtype).bits < 32:
+        return jnp.float32
+    return dtype
 
 
 def rules(scheme: Scheme | Initializer, leaves: Iterable[Leaf]) -> dict[str, Rule]:
@@ -452,9 +489,10 @@ def rules(scheme: Scheme | Initializer, leaves: Iterable[Leaf]) -> dict[str, Rul
         raise ValueError(f"leaves share a name: {twice}; every parameter needs a name of its own")
     idle = unmatched(scheme, leaves)
     if idle:
+        parameters = [f"{leaf.name} ({leaf.role})" for leaf in leaves]
         raise ValueError(
             f"scheme {scheme_name(scheme)!r}: the rules for {idle} match no parameter; "
-            f"the parameters are {[f'{leaf.name} ({leaf.role})' for leaf in leaves]}"
+            f"the parameters are {parameters}"
         )
     by_name: dict[str, Rule] = {}
     for leaf in leaves:
@@ -495,6 +533,7 @@ def draw(
         try:
             own_key = named_key(key, rule.key or leaf.name)
             drawn[leaf.name] = init(own_key, leaf.shape, dtype)
+        # What initializers raise knows no names: they are added here, the one place that has them.
         except (ValueError, TypeError) as error:
             remedy = ""
             if isinstance(scheme, Everywhere):

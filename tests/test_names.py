@@ -57,14 +57,15 @@ def test_what_a_script_defines_has_the_name_of_its_file_and_the_rest_digests(
 ) -> None:
     (tmp_path / "mine.py").write_text(SCRIPT)
     command = [sys.executable, "mine.py"]
-    names = [
-        subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-        .stdout.strip()
-        .split()
-        for _ in range(2)  # hashes of sets and addresses differ from process to process
-    ]
-    assert names[0] == names[1]
-    build, variable, three, four, partial = names[0]
+
+    def names_in_a_process() -> list[str]:
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+        return done.stdout.split()
+
+    names = names_in_a_process()
+    # hashes of sets and addresses differ from process to process
+    assert names == names_in_a_process()
+    build, variable, three, four, partial = names
     assert (build, variable) == ("mine.py:build", "mine.py:variable")
     assert three.startswith("lambda@")
     assert four.startswith("lambda@")
@@ -78,8 +79,8 @@ def test_a_digest_tells_what_a_closure_holds() -> None:
     assert name_of(scaled(2.0)) == name_of(scaled(2.0))
     assert name_of(scaled(2.0)) != name_of(scaled(3.0))
     arrays = [np.zeros(3), np.zeros(3), np.ones(3)]
-    one, same, other = (name_of(scaled(array)) for array in arrays)  # type: ignore[arg-type]
-    assert one == same != other
+    first, same, other = (name_of(scaled(array)) for array in arrays)  # type: ignore[arg-type]
+    assert first == same != other
 
 
 @pytest.mark.parametrize(

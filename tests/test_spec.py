@@ -16,7 +16,7 @@ from jaxinit.initializers import glorot_scheme, orthogonal, zeros
 from jaxinit.spec import Joint, Leaf, Override, Rule, along, draw, named_key
 
 KEY = jax.random.key(0)
-FANS = {  # what it is: (shape, dims, fan_in, fan_out)
+FANS = {  # layer: (shape, dims, fan_in, fan_out)
     "dense": ((30, 50), "io", 30, 50),
     "dense, output first": ((50, 30), "oi", 30, 50),
     "convolution": ((3, 3, 16, 32), "wwio", 144, 288),
@@ -31,21 +31,23 @@ FANS = {  # what it is: (shape, dims, fan_in, fan_out)
 }
 
 
-@pytest.mark.parametrize("what", FANS)
-def test_fans_come_from_dims_and_never_count_a_copy(what: str) -> None:
-    shape, dims, fan_in, fan_out = FANS[what]
+@pytest.mark.parametrize("layer", FANS)
+def test_fans_come_from_dims_and_never_count_a_copy(layer: str) -> None:
+    shape, dims, fan_in, fan_out = FANS[layer]
     leaf = Leaf("w", shape, dims, "hidden")
     assert (leaf.fan_in, leaf.fan_out) == (fan_in, fan_out)
 
 
-@pytest.mark.parametrize("what", FANS)
-def test_any_initializer_has_the_variance_of_its_fan_in_any_layout(what: str) -> None:
-    shape, dims, fan_in, _ = FANS[what]
+@pytest.mark.parametrize("layer", FANS)
+def test_any_initializer_has_the_variance_of_its_fan_in_any_layout(layer: str) -> None:
+    shape, dims, fan_in, _ = FANS[layer]
     leaf = Leaf("w", shape, dims, "hidden")
     reps = -(-40_000 // np.prod(shape))
-    drawn = jax.vmap(lambda k: draw(lambda _: jax.nn.initializers.lecun_normal(), k, [leaf])["w"])(
-        jax.random.split(KEY, reps)
-    )
+
+    def draw_one(key: jax.Array) -> jax.Array:
+        return draw(lambda _: jax.nn.initializers.lecun_normal(), key, [leaf])["w"]
+
+    drawn = jax.vmap(draw_one)(jax.random.split(KEY, reps))
     assert drawn.shape == (reps, *shape)
     # The variance of a variance of n draws with kurtosis <= 3 is at most 2 sigma^4 / n.
     assert float(jnp.var(drawn)) == pytest.approx(1 / fan_in, rel=4 * np.sqrt(2 / drawn.size))
@@ -165,8 +167,10 @@ AXIS = st.tuples(st.sampled_from("iow."), st.integers(1, 3))
 def test_any_layout_asks_for_one_canonical_matrix_a_copy(
     axes: list[tuple[str, int]], dtype: jnp.dtype
 ) -> None:
-    dims, shape = "".join(letter for letter, _ in axes), tuple(size for _, size in axes)
-    leaf, asked = Leaf("w", shape, dims, "hidden"), []
+    dims = "".join(letter for letter, _ in axes)
+    shape = tuple(size for _, size in axes)
+    leaf = Leaf("w", shape, dims, "hidden")
+    asked = []
 
     def numbered(key, shape, dtype=jnp.float32, /):
         asked.append((shape, dtype))
@@ -175,19 +179,18 @@ def test_any_layout_asks_for_one_canonical_matrix_a_copy(
     drawn = draw(lambda _: numbered, KEY, [leaf], dtype)["w"]
     assert (drawn.shape, drawn.dtype) == (shape, dtype)
     window = tuple(size for letter, size in axes if letter == "w")
-    both = "i" in dims and "o" in dims
-    core = (*window, leaf.fan_in // math.prod(window), leaf.fan_out // math.prod(window))
-    expected = (
-        core if both else tuple(size for kind in "wio" for letter, size in axes if letter == kind)
-    )
+    if "i" in dims and "o" in dims:
+        entries = math.prod(window)
+        expected = (*window, leaf.fan_in // entries, leaf.fan_out // entries)
+    else:
+        expected = tuple(size for kind in "wio" for letter, size in axes if letter == kind)
     assert asked == [(expected, jnp.float32)], "one draw, mapped over copies, sampled wide"
     wide = np.asarray(draw(lambda _: numbered, KEY, [leaf])["w"])
     np.testing.assert_array_equal(drawn, wide.astype(drawn.dtype))
     order = [axis for kind in ".wio" for axis, letter in enumerate(dims) if letter == kind]
     copies = wide.transpose(order).reshape(-1, math.prod(expected))
-    np.testing.assert_allclose(
-        copies - copies[:, :1], np.tile(np.arange(copies.shape[1]), (len(copies), 1)), atol=1e-4
-    )
+    counted = np.tile(np.arange(copies.shape[1]), (len(copies), 1))
+    np.testing.assert_allclose(copies - copies[:, :1], counted, atol=1e-4)
     assert len(np.unique(copies[:, 0])) == len(copies), "each copy has a key of its own"
 
 
@@ -231,9 +234,9 @@ def test_low_precision_draws_are_unbiased_because_they_are_cast_last(dtype: jnp.
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_orthogonal_works_in_low_precision(dtype: jnp.dtype) -> None:
-    w = draw(lambda _: orthogonal(), KEY, [Leaf("w", (64, 64), "io", "hidden")], dtype)["w"].astype(
-        jnp.float32
-    )
+    leaf = Leaf("w", (64, 64), "io", "hidden")
+    drawn = draw(lambda _: orthogonal(), KEY, [leaf], dtype)["w"]
+    w = drawn.astype(jnp.float32)
     rounding = float(jnp.finfo(dtype).eps)
     assert float(jnp.abs(w.T @ w - jnp.eye(64)).max()) < rounding
 
@@ -251,15 +254,15 @@ BARE = {
 }
 
 
-@pytest.mark.parametrize("name", BARE)
-def test_an_initializer_is_a_scheme_that_draws_every_leaf(name: str) -> None:
-    init = BARE[name]
+@pytest.mark.parametrize("kind", BARE)
+def test_an_initializer_is_a_scheme_that_draws_every_leaf(kind: str) -> None:
+    init = BARE[kind]
     assert spec.is_initializer(init)
     leaf, bias = Leaf("w", (4, 4), ".o", "hidden"), Leaf("b", (3, 5), ".o", "bias")
     drawn = draw(init, KEY, [leaf, bias])
     expected = draw(lambda _: init, KEY, [leaf, bias])
-    for each in drawn:
-        np.testing.assert_array_equal(drawn[each], expected[each])
+    for name in drawn:
+        np.testing.assert_array_equal(drawn[name], expected[name])
     assert all(rule.draw is init for rule in spec.rules(init, [leaf, bias]).values())
     with_zeros = draw(Override(init, {"bias": zeros}), KEY, [leaf, bias])
     assert not with_zeros["b"].any()
@@ -325,7 +328,7 @@ def test_shardings_of_wrapped_initializers_and_of_nnx_parameters() -> None:
         theirs_old = nnx.Linear(
             16, 16, kernel_init=nnx.with_partitioning(normal, ("x", None)), rngs=nnx.Rngs(0)
         )
-    placed = [split, *(one.kernel.get_value().sharding for one in (theirs, theirs_old))]
+    placed = [split, theirs.kernel.get_value().sharding, theirs_old.kernel.get_value().sharding]
     for kernel, sharding in zip((parameter, layer.kernel, old_way.kernel), placed, strict=True):
         value = kernel.get_value()
         assert value.sharding.is_equivalent_to(sharding, 2)
@@ -342,10 +345,10 @@ def test_a_dtype_of_none_is_jaxs_default() -> None:
 def test_a_joint_initializer_is_given_all_copies_at_once() -> None:
     seen = []
 
-    def of_all(key, shape, dtype=jnp.float32, /):
+    def numbered(key, shape, dtype=jnp.float32, /):
         seen.append(shape)
         return jnp.arange(math.prod(shape), dtype=dtype).reshape(shape)
 
-    drawn = along("o.i", Joint(of_all))(jax.random.key(0), (5, 3, 4), jnp.float32)
+    drawn = along("o.i", Joint(numbered))(jax.random.key(0), (5, 3, 4), jnp.float32)
     assert seen == [(3, 4, 5)]  # copies, inputs, outputs
     np.testing.assert_array_equal(drawn, np.arange(60).reshape(3, 4, 5).transpose(2, 0, 1))
