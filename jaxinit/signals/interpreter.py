@@ -8,6 +8,7 @@ choices are built anew, with the measurements among their results. Everything el
 JAX would.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -151,6 +152,7 @@ class Interpreter(NamedTuple):
 
     def with_taps(self, taps: Sequence[Any] | None) -> "Interpreter":
         """The same with other taps, for an inner program."""
+        # An iterator of its own: the inner program must use up its taps and none of the outer's.
         if taps is None:
             return self._replace(taps=None)
         return self._replace(taps=iter(taps))
@@ -207,15 +209,16 @@ class Interpreter(NamedTuple):
     def multiply(self, step: Step) -> Evaluated:
         """A product with a number is still the parameter: models multiply weights by constants."""
         results = step.evaluate()
-        numbers = [np.ndim(value) == 0 for value in step.inputs]
         # A parameter that is a number itself, as a gate is, is no kernel: what it multiplies may be
         # data, whose next product must not be taken for one of two parameters.
-        multiplied = [
-            origin for origin, number in zip(step.origins, numbers, strict=True) if not number
-        ]
-        if not any(numbers) or multiplied.count(None) == len(multiplied):
+        array_origins: Origins = []
+        for value, origin in zip(step.inputs, step.origins, strict=True):
+            if np.ndim(value) > 0:
+                array_origins.append(origin)
+        has_number = len(array_origins) < len(step.inputs)
+        if not has_number or not any(array_origins):
             return step.without_origins(results)
-        return Evaluated(results, [multiplied[0]], [])
+        return Evaluated(results, [array_origins[0]], [])
 
     def product(self, step: Step) -> Evaluated:
         """A matrix product, a convolution or picked rows: a site for each parameter in it."""
@@ -229,6 +232,7 @@ class Interpreter(NamedTuple):
         if not jnp.issubdtype(other.dtype, jnp.floating):
             other = y  # rows were picked by whole numbers, which have no statistics
         sites = []
+        # A product of joined parameters has a site for each; `y` goes through all of their taps.
         for name, copies in self.copies.by_parameter(outputs.numbers).items():
             y, site = self.site(y, other, name, copies, outputs.axes)
             sites.append(site)
@@ -281,14 +285,7 @@ class Interpreter(NamedTuple):
             program = jaxprs.opened(closed)
             seen = self.look(program, operands, operand_origins)
             branches.append(_Branch(program, seen, _keys(seen)))
-        # All branches of a switch have to return the same: what each site of any of them measures.
-        sites: dict[Key, Site] = {}
-        shapes: dict[Key, Any] = {}
-        for branch in branches:
-            seen = branch.seen
-            for key, site, shape in zip(branch.keys, seen.sites, seen.shapes, strict=True):
-                sites.setdefault(key, site)
-                shapes.setdefault(key, shape)
+        sites, shapes = _sites_of_any(branches)
         taps = None
         if self.taps is not None:
             taps = [next(self.taps) for _ in sites]
@@ -301,6 +298,8 @@ class Interpreter(NamedTuple):
                 taps = [tap_of[key] for key in branch.keys]
             interpreter = self.with_taps(taps)
             evaluated = interpreter.run(branch.program, operands, operand_origins)
+            # All branches of a switch have to return the same: a place for each site of any of
+            # them, in the order of `sites`.
             measured = {key: _not_made(shape) for key, shape in shapes.items()}
             measured.update(zip(branch.keys, evaluated.measured, strict=True))
             return evaluated.results, list(measured.values())
@@ -311,7 +310,9 @@ class Interpreter(NamedTuple):
         for site, (product, given) in zip(sites.values(), measured, strict=True):
             measured_sites.append(site._replace(product=product, given=given))
         by_branch = [branch.seen.origins for branch in branches]
-        result_origins = [origins.agreed(result) for result in zip(*by_branch, strict=True)]
+        result_origins: Origins = []
+        for in_every_branch in zip(*by_branch, strict=True):
+            result_origins.append(origins.agreed(in_every_branch))
         return Evaluated(results, result_origins, measured_sites)
 
     def scan(self, step: Step) -> Evaluated:
@@ -347,10 +348,10 @@ class Interpreter(NamedTuple):
             settings["reverse"],
             settings["unroll"],
         )
-        numbers = self.numbers_by_turn(loop, step.origins)
+        numbers_of = self.numbers_by_turn(loop, step.origins)
         sites = []
         for site, (product, given) in zip(turn_sites, measured, strict=True):
-            copies = _copies_by_turn(site.copies, settings["length"], numbers.get(site.name))
+            copies = _copies_by_turn(site.copies, settings["length"], numbers_of.get(site.name))
             sites.append(Site(site.name, copies, product, given))
         result_origins = loop.kept(step.origins) + [None] * len(ys)
         return Evaluated([*after, *ys], result_origins, sites)
@@ -371,11 +372,13 @@ class Interpreter(NamedTuple):
         """The copies of every parameter that is stacked and sliced by a loop, turn after turn:
         `[turns, entries]`."""
         copies = {}
-        for origin in loop.parted(outside)[2]:
-            if origin is not None and self.copies.same_in_every_turn(origin):
-                by_turn = origin.numbers.reshape(len(origin.numbers), -1)
-                for name in self.copies.parameters(origin):
-                    copies[name] = by_turn - self.copies.first(name)
+        _, _, stacked = loop.parted(outside)
+        for origin in stacked:
+            if origin is None or not self.copies.same_in_every_turn(origin):
+                continue
+            by_turn = origin.numbers.reshape(len(origin.numbers), -1)
+            for name in self.copies.parameters(origin):
+                copies[name] = by_turn - self.copies.first(name)
         return copies
 
 
@@ -414,7 +417,8 @@ def _opened_loop(equation: Any) -> _Loop:
     constants = _count_unstacked(equation.invars, inputs) - carries
     # Flax carries a cell's parameters through its loop, and hands them on as they are: they are
     # constants too.
-    keeps = [results[k] is inputs[constants + k] for k in range(carries)]
+    carried = inputs[constants : constants + carries]
+    keeps = [after is before for after, before in zip(results, carried, strict=False)]
     return _Loop(body, constants, carries, keeps)
 
 
@@ -423,7 +427,8 @@ def _count_unstacked(outer: Sequence[Any], inner: Sequence[Any]) -> int:
     there."""
     count = 0
     for outside, inside in zip(outer, inner, strict=True):
-        count += outside.aval.ndim == inside.aval.ndim
+        if outside.aval.ndim == inside.aval.ndim:
+            count += 1
     return count
 
 
@@ -436,7 +441,10 @@ def _copies_by_turn(copies: np.ndarray, turns: int, numbers: np.ndarray | None) 
     if numbers is None:
         return np.broadcast_to(copies, (turns, *copies.shape))
     # Where a copy's first entry stands in the first turn, its counterpart stands in each.
-    places = [int(np.argmax(numbers[0] == copy)) for copy in copies.reshape(-1)]
+    first_turn = numbers[0]
+    places = []
+    for copy in copies.reshape(-1):
+        places.append(int(np.argmax(first_turn == copy)))
     return numbers[:, places].reshape(turns, *copies.shape)
 
 
@@ -456,11 +464,24 @@ class _Branch(NamedTuple):
 
 def _keys(branch: Seen) -> list[Key]:
     keys: list[Key] = []
+    before: Counter[tuple[str, bytes, str]] = Counter()
     for site, shape in zip(branch.sites, branch.shapes, strict=True):
-        alike = (site.name, site.copies.tobytes(), str(shape))
-        number = sum(key[:-1] == alike for key in keys)
-        keys.append((*alike, number))
+        kind = (site.name, site.copies.tobytes(), str(shape))
+        keys.append((*kind, before[kind]))
+        before[kind] += 1
     return keys
+
+
+def _sites_of_any(branches: Sequence[_Branch]) -> tuple[dict[Key, Site], dict[Key, Any]]:
+    """The sites of all branches and the shapes of their measurements, those that are alike once."""
+    sites: dict[Key, Site] = {}
+    shapes: dict[Key, Any] = {}
+    for branch in branches:
+        seen = branch.seen
+        for key, site, shape in zip(branch.keys, seen.sites, seen.shapes, strict=True):
+            sites.setdefault(key, site)
+            shapes.setdefault(key, shape)
+    return sites, shapes
 
 
 def _not_made(shapes: Any) -> Any:
@@ -491,8 +512,10 @@ class _ByCopy:
         if (copies == copies[0]).all():
             return self.measure(y.reshape(1, -1))
         others = tuple(axis for axis in range(y.ndim) if axis not in self.axes)
-        # Columns by copy; those of the copy -1 come first, and are left out.
-        order = np.argsort(copies, kind="stable")[np.count_nonzero(copies < 0) :]
+        # Columns by copy; those of the copy -1 come first, and are left out. Stable, so that the
+        # entries of a copy stay in the order of the product.
+        first_own = np.count_nonzero(copies < 0)
+        order = np.argsort(copies, kind="stable")[first_own:]
         groups = len(np.unique(copies[order]))
         if groups == 1:
             # One copy among other parameters: the entries in the order of a product of its own, so

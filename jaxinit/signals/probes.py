@@ -62,36 +62,37 @@ def signals(
         raise ValueError(f"a probe needs one example or more, got a batch of shape {x.shape}")
     kernels = _selected(leaves, only)
     weight_gradients, uses = _forward_and_back(apply, loss, kernels, params, batch)
-    by_kernel = _by_kernel(uses)
-    _check_seen(kernels, by_kernel)
-    of_weights = {"weight_gradient": weight_gradients, "weight": params}
+    use_of = _by_kernel(uses)
+    _check_seen(kernels, use_of)
+    weight_signals = {"weight_gradient": weight_gradients, "weight": params}
     if update is not None:
-        of_weights["update"] = update(weight_gradients)
+        weight_signals["update"] = update(weight_gradients)
     leaf_of = {leaf.name: leaf for leaf in kernels}
-    kernel_signals: dict[str, dict[str, Any]] = {}
-    for place, (name, use) in enumerate(by_kernel.items()):
-        of_kernel: dict[str, Any] = {
+    by_kernel: dict[str, dict[str, Any]] = {}
+    for place, (name, use) in enumerate(use_of.items()):
+        kernel_signals: dict[str, Any] = {
             "product": use.product,
             "gradient": use.gradient,
             "activation": use.activation,
         }
-        for signal, values in of_weights.items():
-            of_kernel[signal] = trace.by_copy(stats, leaf_of[name], values[name])
+        for signal, arrays in weight_signals.items():
+            kernel_signals[signal] = trace.by_copy(stats, leaf_of[name], arrays[name])
         # A compiled function returns its dictionaries sorted by name, so the order has to be said.
-        of_kernel["place"] = jnp.int32(place)
-        kernel_signals[name] = of_kernel
-    return kernel_signals
+        kernel_signals["place"] = jnp.int32(place)
+        by_kernel[name] = kernel_signals
+    return by_kernel
 
 
 def _selected(leaves: Sequence[Leaf], only: str) -> tuple[Leaf, ...]:
     """The kernels whose names match a pattern. Raises: ValueError where none does."""
-    kernels = tuple(leaf for leaf in leaves if leaf.is_kernel and fnmatchcase(leaf.name, only))
+    kernels = []
+    for leaf in leaves:
+        if leaf.is_kernel and fnmatchcase(leaf.name, only):
+            kernels.append(leaf)
     if not kernels:
-        raise ValueError(
-            f"the filter {only!r} matches no kernel; there are "
-            f"{', '.join(leaf.name for leaf in leaves)}"
-        )
-    return kernels
+        names = [leaf.name for leaf in leaves]
+        raise ValueError(f"the filter {only!r} matches no kernel; there are {', '.join(names)}")
+    return tuple(kernels)
 
 
 class _Use(NamedTuple):
@@ -115,7 +116,8 @@ class _Use(NamedTuple):
         order = np.argsort(copies)
 
         def join(one: Array, another: Array) -> Array:
-            return jnp.concatenate([one, another], other.loops).take(order, other.loops)
+            side_by_side = jnp.concatenate([one, another], other.loops)
+            return side_by_side.take(order, other.loops)
 
         return self._replace(
             copies=sorted(copies),
@@ -140,16 +142,17 @@ def _forward_and_back(
 
     # Names and copies, which are known while the function is traced. They leave by this list, since
     # what JAX transforms returns arrays only.
-    known: list[tuple[str, np.ndarray]] = []
+    names_and_copies: list[tuple[str, np.ndarray]] = []
 
     def product_stats(params: Params) -> list[Stats]:
         _, sites = watched(params, None)
-        known[:] = [(site.name, site.copies) for site in sites]
+        names_and_copies[:] = [(site.name, site.copies) for site in sites]
         return [site.product for site in sites]
 
     def zeros(shape: jax.ShapeDtypeStruct) -> Array:
         return jnp.zeros(shape.shape, shape.dtype)
 
+    # A look by shapes alone, since how many products there are has to be known to tap them.
     taps = jax.tree.map(zeros, jax.eval_shape(product_stats, params))
 
     def cost(params: Params, taps: Sequence[Any]) -> tuple[Array, list[tuple[Stats, Stats]]]:
@@ -159,15 +162,26 @@ def _forward_and_back(
     differentiated = jax.grad(cost, argnums=(0, 1), has_aux=True)(params, taps)
     (weight_gradients, gradients), measured = differentiated
     uses = []
-    for (name, copies), (product, given), gradient in zip(known, measured, gradients, strict=True):
-        loops = copies.ndim - 1
-        first_turn = copies.reshape(-1, copies.shape[-1])[0].tolist()
+    for (name, copies), (product, given), gradient in zip(
+        names_and_copies, measured, gradients, strict=True
+    ):
         # The loss is a mean over examples: its gradient times their number is that of an example.
-        gradient = gradient.scaled(float(x.shape[0]))
-        made = ~jnp.isnan(product.mean)  # not so in a branch that was not taken
-        activation = jax.tree.map(lambda statistic, axis=loops: statistic.squeeze(axis), given)
-        uses.append(_Use(name, first_turn, loops, product, gradient.where(made), activation))
+        example_gradient = gradient.scaled(float(x.shape[0]))
+        uses.append(_use(name, copies, product, example_gradient, given))
     return weight_gradients, uses
+
+
+def _use(name: str, copies: np.ndarray, product: Stats, gradient: Stats, given: Stats) -> _Use:
+    """A site as the use of a kernel. `copies` `[*loops, copies]` are the copies that are used."""
+    loops = copies.ndim - 1
+    first_turn = copies.reshape(-1, copies.shape[-1])[0].tolist()
+    made = ~jnp.isnan(product.mean)  # not so in a branch that was not taken
+
+    def without_copies(statistic: Array) -> Array:
+        return statistic.squeeze(loops)  # what goes in is one for all copies
+
+    activation = jax.tree.map(without_copies, given)
+    return _Use(name, first_turn, loops, product, gradient.where(made), activation)
 
 
 def _by_kernel(uses: Iterable[_Use]) -> dict[str, _Use]:
@@ -239,10 +253,11 @@ def to_dataset(kernel_signals: dict[str, dict[str, Any]], leaves: Sequence[Leaf]
     for signal in SIGNALS:
         if signal in kernels[0]:  # updates are there where an optimizer was given
             variables |= _variables(signal, kernels)
-    mean_square = variables["weight_gradient_mean_square"][1][:, 0]
-    sizes = np.asarray([np.prod(leaf.shape) / leaf.copies for leaf in ordered])
-    norm = np.sqrt(np.nansum(mean_square * sizes[:, None], 1))
-    variables["gradient_norm"] = (("parameter",), norm)
+    _, by_step = variables["weight_gradient_mean_square"]
+    mean_square = by_step[:, 0]  # weights have no steps: theirs stands at the first
+    entries_per_copy = np.asarray([np.prod(leaf.shape) / leaf.copies for leaf in ordered])
+    sum_of_squares = np.nansum(mean_square * entries_per_copy[:, None], 1)
+    variables["gradient_norm"] = (("parameter",), np.sqrt(sum_of_squares))
 
     def attribute(name: str) -> tuple[str, list[Any]]:
         return "parameter", [getattr(leaf, name) for leaf in ordered]
@@ -261,25 +276,31 @@ def to_dataset(kernel_signals: dict[str, dict[str, Any]], leaves: Sequence[Leaf]
 def _variables(signal: str, kernels: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The variables of one signal over (parameter, step, copy), and bins for histograms; NaN where
     a kernel has fewer steps or copies than another."""
-    steps = copies = 1
+    most_steps = most_copies = 1
     for kernel in kernels:
-        product_means, weight_means = kernel["product"].mean, kernel["weight"].mean
+        product_means = kernel["product"].mean
+        weight_means = kernel["weight"].mean
         if product_means.ndim > 1:
-            steps = max(steps, product_means.shape[0])
-        copies = max(copies, weight_means.shape[0])
+            most_steps = max(most_steps, product_means.shape[0])
+        most_copies = max(most_copies, weight_means.shape[0])
     variables = {}
     for statistic in Stats._fields:
-        axes, shape = ("parameter", "step", "copy"), (len(kernels), steps, copies)
+        axes = ("parameter", "step", "copy")
+        shape = (len(kernels), most_steps, most_copies)
+        bins = 0  # trailing axes of a kernel's values
         if statistic == "histogram":
-            axes, shape = (*axes, "bin"), (*shape, len(EDGES) - 1)
+            axes = (*axes, "bin")
+            shape = (*shape, len(EDGES) - 1)
+            bins = 1
         block = np.full(shape, np.nan, np.float32)
         for row, kernel in enumerate(kernels):
             values = getattr(kernel[signal], statistic)
             if signal == "activation":  # one for all copies, which stands at the first
-                values = np.expand_dims(values, values.ndim - (statistic == "histogram"))
-            if values.ndim == block.ndim - 2:  # no loop, or the parameter's own: at the first step
+                values = np.expand_dims(values, values.ndim - bins)
+            if values.ndim == 1 + bins:  # no loop, or the parameter's own: at the first step
                 values = values[None]
-            block[row, : values.shape[0], : values.shape[1]] = values
+            steps, copies = values.shape[:2]
+            block[row, :steps, :copies] = values
         variables[f"{signal}_{statistic}"] = (axes, block)
     return variables
 
@@ -299,12 +320,14 @@ def spectra(
     norm = np.full_like(radius, np.nan)
     for row, name in enumerate(parameters):
         leaf = by_name[name]
-        if leaf.role == "recurrent":
-            kernels = np.asarray(params[name], np.float64).reshape(-1, *leaf.shape[-2:])
-            finite = np.isfinite(kernels).all((1, 2))  # of others LAPACK has no eigenvalues
-            eigenvalues = np.linalg.eigvals(kernels[finite])
-            radius[row, : len(kernels)][finite] = np.abs(eigenvalues).max(1)
-            norm[row, : len(kernels)][finite] = np.linalg.norm(kernels[finite], 2, axis=(1, 2))
+        if leaf.role != "recurrent":
+            continue
+        kernels = np.asarray(params[name], np.float64).reshape(-1, *leaf.shape[-2:])
+        is_finite = np.isfinite(kernels).all((1, 2))  # of others LAPACK has no eigenvalues
+        finite = kernels[is_finite]
+        eigenvalues = np.linalg.eigvals(finite)
+        radius[row, : len(kernels)][is_finite] = np.abs(eigenvalues).max(1)
+        norm[row, : len(kernels)][is_finite] = np.linalg.norm(finite, 2, axis=(1, 2))
     axes = ("parameter", "copy")
     return {"recurrent_radius": (axes, radius), "recurrent_norm": (axes, norm)}
 

@@ -63,12 +63,16 @@ def states_and_gradients(
             "or lru"
         )
 
+    def states_of_module() -> Any:
+        _, states, _ = module.unrolled(x)
+        return states
+
     def zeros(state: jax.ShapeDtypeStruct) -> Array:
         return jnp.zeros(state.shape, state.dtype)
 
     # Taps are added to the states: the gradient with respect to them is that with respect to the
     # states, through everything that depends on them.
-    taps = jax.tree.map(zeros, jax.eval_shape(lambda: module.unrolled(x)[1]))
+    taps = jax.tree.map(zeros, jax.eval_shape(states_of_module))
 
     def cost(taps: Any) -> tuple[Array, Any]:
         outputs, states, _ = module.unrolled(x, taps)
@@ -91,7 +95,8 @@ def states_and_gradients(
 def _stacked(layers: Sequence[tuple[Array, ...]]) -> Float[Array, "layers carries t b n"]:
     """The states of all layers, or their gradients, as one array, in float32 or wider: sums over
     units would lose bfloat16's few digits."""
-    stacked = jnp.stack([jnp.stack(carries) for carries in layers])
+    by_layer = [jnp.stack(carries) for carries in layers]
+    stacked = jnp.stack(by_layer)
     return stacked.astype(at_least_float32(stacked.dtype))
 
 
@@ -103,19 +108,20 @@ def step_jacobians(model: Functional, params: Params, x: Array) -> Float[Array, 
     """
     module: Any = model.filled(params)
     _, states, projections = module.unrolled(x)
-    layer, initial = module.layers[-1], module.start(1)[-1]
-    before = []
-    for first, after in zip(initial, states[-1], strict=True):
+    layer = module.layers[-1]
+    initial_state = module.start(1)[-1]
+    before = []  # each carry at the step before: the initial one, then all but the last
+    for first, after in zip(initial_state, states[-1], strict=True):
         before.append(jnp.concatenate([first[None], after[:-1]]))
 
     def jacobian(step: tuple[tuple[Array, ...], Any]) -> Array:
         carry, projection = step
 
-        def after(flat: Array) -> Array:
+        def state_after(flat: Array) -> Array:
             parts = [part[None] for part in jnp.split(flat, len(carry))]
             return _flat(module.step(layer, tuple(parts), projection, None))
 
-        return jax.jacfwd(after)(_flat(carry))
+        return jax.jacfwd(state_after)(_flat(carry))
 
     # One step after another: vmap would hold the tangents of all steps at once.
     return jax.lax.map(jacobian, (tuple(before), projections[-1]))
@@ -134,7 +140,8 @@ def singular_values(by_step: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     `[k, s]`.
     """
     steps = len(by_step)
-    lags = np.unique(np.geomspace(1, max(steps - 1, 1), LAGS).astype(int))
+    log_spaced = np.geomspace(1, max(steps - 1, 1), LAGS)
+    lags = np.unique(log_spaced.astype(int))  # the shortest lags round to the same ones
     largest = np.finfo(float).max
     product = np.eye(by_step.shape[1])
     values = []
@@ -155,8 +162,9 @@ def memory_length(gradient: np.ndarray) -> np.ndarray:
     last state has come straight from the readout. Shapes: `[..., steps]` -> `[...]`, in steps.
     """
     back = gradient[..., -2::-1]
-    below = back <= REMAINDER * back[..., :1]
-    return np.where(below.any(-1), below.argmax(-1), np.inf)
+    is_below = back <= REMAINDER * back[..., :1]
+    first_below = is_below.argmax(-1)  # 0 where there is none too
+    return np.where(is_below.any(-1), first_below, np.inf)
 
 
 def expected_mean_square(
@@ -170,23 +178,23 @@ def expected_mean_square(
     Assumes wide layers and a recurrent matrix of mean 0. Source: Chen, Pennington & Schoenholz
     (2018), eq. 6.
     """
-    kernels = [leaf for leaf in leaves if leaf.role == "recurrent"]
-    vanilla = [leaf.kind for leaf in kernels] == ["rnn"]
-    if not vanilla or activation not in theory.ACTIVATIONS or x.ndim != 3:
+    recurrent_kinds = [leaf.kind for leaf in leaves if leaf.role == "recurrent"]
+    if recurrent_kinds != ["rnn"] or activation not in theory.ACTIVATIONS or x.ndim != 3:
         return None
+    # A normalization sets the sizes of what it puts out, and of rows that are picked x tells none.
     if any(leaf.role in ("scale", "embedding") for leaf in leaves):
         return None
     phi = theory.activation(activation).phi
     recurrent = params["layers.0.recurrent"]
     projections = x @ params["layers.0.input"] + params["layers.0.bias"]
-    projected = (projections**2).mean(2)  # of each example, whose sizes differ
+    from_input = (projections**2).mean(2)  # of each example, whose sizes differ
     gain = recurrent.shape[0] * float(recurrent.var())
-    square = np.zeros(len(x))
+    mean_square = np.zeros(len(x))
     by_step = []
-    for given in projected.T:
-        std = np.sqrt(gain * square + given)
+    for from_input_at_step in from_input.T:
+        std = np.sqrt(gain * mean_square + from_input_at_step)
         # Fine enough for the example whose states are the largest.
         nodes, weights = theory.nodes_of(scale=1 / max(float(std.max()), 1e-9))
-        square = phi(std[:, None] * nodes) ** 2 @ weights
-        by_step.append(float(square.mean()))
+        mean_square = phi(std[:, None] * nodes) ** 2 @ weights
+        by_step.append(float(mean_square.mean()))
     return np.asarray(by_step)

@@ -66,9 +66,14 @@ def moments(entries: Float[Array, "groups entries"]) -> Moments:
 
 def by_copy(measure: Measure, leaf: Leaf, values: Array) -> Any:
     """Measure an array of a parameter's shape, each of its copies apart: `[copies, ...]`."""
-    axes = [axis for axis, letter in enumerate(leaf.dims) if letter == "."]
-    others = [axis for axis in range(values.ndim) if axis not in axes]
-    return measure(values.transpose(*axes, *others).reshape(leaf.copies, -1))
+    copy_axes, others = [], []
+    for axis, letter in enumerate(leaf.dims):
+        if letter == ".":
+            copy_axes.append(axis)
+        else:
+            others.append(axis)
+    copies_first = values.transpose(*copy_axes, *others)
+    return measure(copies_first.reshape(leaf.copies, -1))
 
 
 def products(
@@ -104,7 +109,8 @@ def _over_loops(site: Site, copies: int) -> Moments:
     numbers = site.copies.reshape(-1)
 
     def summed(by_turn: Array) -> Array:
-        return jax.ops.segment_sum(jnp.where(made, by_turn, 0).reshape(-1), numbers, copies)
+        of_made = jnp.where(made, by_turn, 0)
+        return jax.ops.segment_sum(of_made.reshape(-1), numbers, copies)
 
     return jax.tree.map(summed, site.product)
 
@@ -133,7 +139,7 @@ def watched(
     argument_origins: Origins = [whole.get(name) for name in sorted(params)]
     argument_origins += [None] * (len(traced.arguments) - len(params))
     rows = frozenset(name for name, leaf in by_name.items() if leaf.role in PICKED)
-    interpreter = Interpreter(measure, copies, rows, None if taps is None else iter(taps))
+    interpreter = Interpreter(measure, copies, rows).with_taps(taps)
     evaluated = interpreter.run(traced.program, traced.arguments, argument_origins)
     return traced.result(evaluated.results), evaluated.sites
 
