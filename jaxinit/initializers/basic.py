@@ -43,12 +43,22 @@ from jaxinit.spec import Initializer, Joint, Leaf, Sampler, sampling_dtype
 
 Law = Literal["uniform", "truncated_normal", "normal"]
 Mode = Literal["fan_in", "fan_out", "fan_avg", "fan_geo_avg"]
-QR = one_by_one(lambda matrix: tuple(jnp.linalg.qr(matrix)))
+
+
+@one_by_one
+def _qr(matrix: Array) -> tuple[Array, Array]:
+    q, r = jnp.linalg.qr(matrix)
+    return q, r
 
 
 def constant(value: Number) -> Sampler:
     """Every entry is `value`."""
-    return Sampler(lambda key, shape, dtype: jnp.full(shape, value, dtype))
+
+    def init(key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+        del key
+        return jnp.full(shape, value, dtype)
+
+    return Sampler(init)
 
 
 @Sampler
@@ -135,28 +145,38 @@ def variance_scaling(scale: Number, mode: Mode, law: Law) -> Sampler:
                 "variance scaling needs inputs and outputs, the last two axes of a kernel, got "
                 f"shape {shape}; for a bias use zeros, constant or uniform"
             )
-        window = math.prod(shape[:-2])
-        fan_in, fan_out = shape[-2] * window, shape[-1] * window
-        fans = {
-            "fan_in": fan_in,
-            "fan_out": fan_out,
-            "fan_avg": (fan_in + fan_out) / 2,
-            "fan_geo_avg": math.sqrt(fan_in * fan_out),
-        }
-        std = root(scale / max(fans[mode], 1))
+        fan = max(_fan(shape, mode), 1)  # of an empty matrix 0, which no scale can be divided by
         is_complex = jnp.issubdtype(dtype, jnp.complexfloating)
-        if law == "normal":
-            draw = normal(std)
-        elif law == "truncated_normal":
-            draw = truncated_normal(std)
-        elif is_complex:
-            draw = disc(std * math.sqrt(2))
-        else:
-            bound = std * math.sqrt(3)
-            draw = uniform(-bound, bound)
+        draw = _of_std(root(scale / fan), law, is_complex)
         return draw(key, shape, dtype)
 
     return Sampler(init)
+
+
+def _fan(shape: tuple[int, ...], mode: Mode) -> int | float:
+    """The fan of a kernel `(*window, inputs, outputs)`, or a mean of its two."""
+    window = math.prod(shape[:-2])
+    fan_in = shape[-2] * window
+    fan_out = shape[-1] * window
+    if mode == "fan_in":
+        return fan_in
+    if mode == "fan_out":
+        return fan_out
+    if mode == "fan_avg":
+        return (fan_in + fan_out) / 2
+    return math.sqrt(fan_in * fan_out)
+
+
+def _of_std(std: Number, law: Law, is_complex: bool) -> Sampler:
+    """A law of mean 0 and this standard deviation."""
+    if law == "normal":
+        return normal(std)
+    if law == "truncated_normal":
+        return truncated_normal(std)
+    if is_complex:
+        return disc(std * math.sqrt(2))
+    bound = std * math.sqrt(3)
+    return uniform(-bound, bound)
 
 
 def disc(radius: Number) -> Sampler:
@@ -165,7 +185,8 @@ def disc(radius: Number) -> Sampler:
     def init(key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike) -> Array:
         modulus_key, angle_key = jax.random.split(key)
         real = jnp.finfo(dtype).dtype
-        share = jax.random.uniform(modulus_key, shape, real)  # of the disc within the modulus
+        # The share of the disc's area within the modulus is uniform, hence the root.
+        share = jax.random.uniform(modulus_key, shape, real)
         modulus = jnp.asarray(radius, real) * jnp.sqrt(share)
         angle = 2 * math.pi * jax.random.uniform(angle_key, shape, real)
         return polar(modulus, angle).astype(dtype)
@@ -188,7 +209,7 @@ def he(law: Law = "truncated_normal", negative_slope: Number = 0.0) -> Sampler:
 
     Source: He et al. (2015) eq. 10 and 15.
     """
-    if not known(negative_slope):
+    if not known(negative_slope):  # a traced number is no key of a cache
         return variance_scaling(2 / (1 + negative_slope**2), "fan_in", law)
     return _he(law, float(negative_slope))
 
@@ -216,7 +237,8 @@ def by_gain(
     Raises: ValueError for an unknown activation. Source: `theory.gain`, by quadrature; no table.
     """
     mode = "fan_in" if direction == "forward" else "fan_out"
-    return variance_scaling(theory.gain(activation, direction) ** 2, mode, law)
+    gain = theory.gain(activation, direction)
+    return variance_scaling(gain**2, mode, law)
 
 
 def small_init() -> Sampler:
@@ -262,16 +284,23 @@ def orthogonal(gain: Number = 1.0) -> Sampler:
         rows, columns = math.prod(shape[:-1]), shape[-1]
         if rows * columns == 0:
             return jnp.zeros(shape, dtype)
-        tall = jax.random.normal(key, (max(rows, columns), min(rows, columns)), dtype)
-        q, r = QR(tall)
-        diagonal = jnp.diagonal(r)
-        size = jnp.abs(diagonal)
-        # Where a matrix is singular the phase is 1; the inner where keeps 0 / 0 out of gradients.
-        phase = jnp.where(size > 0, diagonal / jnp.where(size > 0, size, 1).astype(q.dtype), 1)
-        q = q * phase.astype(q.dtype)[None]
-        return jnp.asarray(gain, dtype) * (q if rows >= columns else q.T).reshape(shape)
+        is_tall = rows >= columns
+        longer, shorter = max(rows, columns), min(rows, columns)
+        tall = jax.random.normal(key, (longer, shorter), dtype)
+        q, r = _qr(tall)
+        q = q * _phases(jnp.diagonal(r)).astype(q.dtype)[None]
+        w = q if is_tall else q.T
+        return jnp.asarray(gain, dtype) * w.reshape(shape)
 
     return sampled_wide(init)
+
+
+def _phases(diagonal: Array) -> Array:
+    """The signs of numbers, in complex dtypes their phases; 1 for zeros."""
+    size = jnp.abs(diagonal)
+    # The inner where keeps 0 / 0 out of gradients.
+    divisor = jnp.where(size > 0, size, 1).astype(diagonal.dtype)
+    return jnp.where(size > 0, diagonal / divisor, 1)
 
 
 def identity(gain: Number = 1.0) -> Sampler:
@@ -297,7 +326,9 @@ def scaled(init: Initializer, factor: Number) -> Sampler:
         return init(key, shape, dtype) * jnp.asarray(factor, dtype)
 
     wide = sampled_wide(draw)
-    return Joint(wide) if isinstance(init, Joint) else wide
+    if isinstance(init, Joint):
+        return Joint(wide)
+    return wide
 
 
 def glorot_scheme(leaf: Leaf) -> Sampler:
@@ -334,12 +365,14 @@ def log_decay(low: Number, high: Number) -> Sampler:
         least = jnp.asarray(low**2, wide)
         span = jnp.asarray(high**2 - low**2, wide)
         square = jax.random.uniform(key, shape, wide) * span + least
-        drawn = jnp.log(-0.5 * jnp.log(jnp.maximum(square, 1e-12)))
+        # Radii below 1e-6, whose logarithm may be infinite, become 1e-6.
+        log_radius = 0.5 * jnp.log(jnp.maximum(square, 1e-12))
+        drawn = jnp.log(-log_radius).astype(dtype)
         if not known(low, high):
-            return drawn.astype(dtype)
+            return drawn
         slowest = math.log(-math.log(high))
         fastest = math.log(-math.log(max(low, 1e-6)))
-        return within(drawn.astype(dtype), slowest, fastest)
+        return within(drawn, slowest, fastest)
 
     return Sampler(init)
 
@@ -357,7 +390,9 @@ def log_phase(most: Number = 2 * math.pi) -> Sampler:
         wide = real_dtype(dtype, "log_phase")
         share = 1 - jax.random.uniform(key, shape, wide)  # in (0, 1], whose logarithm is finite
         drawn = jnp.log(jnp.asarray(most, wide) * share).astype(dtype)
-        return within(drawn, -math.inf, math.log(most)) if known(most) else drawn
+        if not known(most):
+            return drawn
+        return within(drawn, -math.inf, math.log(most))
 
     return Sampler(init)
 

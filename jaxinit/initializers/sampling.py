@@ -40,7 +40,9 @@ def within(x: Array, low: Number, high: Number, includes_high: bool = True) -> A
     if not known(low, high):
         least = jnp.asarray(low, x.dtype)
         most = jnp.asarray(high, x.dtype)
-        return jnp.clip(x, least, most if includes_high else jnp.nextafter(most, least))
+        if not includes_high:
+            most = jnp.nextafter(most, least)
+        return jnp.clip(x, least, most)
     dtype = np.dtype(x.dtype)
     limits = jnp.finfo(x.dtype)
     # Infinite bounds become the largest numbers; a rounded one may lie beyond the bound itself.
@@ -91,4 +93,8 @@ def one_by_one(decompose: Callable[[Array], Any]) -> Callable[[Array], Any]:
     of them stops for ever on two cores (JAX 0.10). One by one costs about the same.
     """
     alone = jax.custom_batching.sequential_vmap(decompose)
-    return lambda matrix: jax.lax.platform_dependent(matrix, cpu=alone, default=decompose)
+
+    def decomposed(matrix: Array) -> Any:
+        return jax.lax.platform_dependent(matrix, cpu=alone, default=decompose)
+
+    return decomposed

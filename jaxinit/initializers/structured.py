@@ -26,10 +26,23 @@ from jaxinit.initializers.sampling import (
 )
 from jaxinit.spec import Joint, Sampler
 
-EIGENVALUES = one_by_one(lambda matrix: jnp.linalg.eigvalsh(matrix, symmetrize_input=False))
-SINGULAR_VALUES = one_by_one(lambda matrix: jnp.linalg.svd(matrix, compute_uv=False))
-SVD = one_by_one(lambda matrix: tuple(jnp.linalg.svd(matrix)))
 SQUARINGS = 14  # the spectral radius is read off the 2^14th power
+
+
+@one_by_one
+def _eigenvalues(symmetric: Array) -> Array:
+    return jnp.linalg.eigvalsh(symmetric, symmetrize_input=False)
+
+
+@one_by_one
+def _singular_values(matrix: Array) -> Array:
+    return jnp.linalg.svd(matrix, compute_uv=False)
+
+
+@one_by_one
+def _svd(matrix: Array) -> tuple[Array, Array, Array]:
+    u, s, vt = jnp.linalg.svd(matrix)
+    return u, s, vt
 
 
 def delta_orthogonal(gain: Number = 1.0) -> Sampler:
@@ -51,7 +64,8 @@ def delta_orthogonal(gain: Number = 1.0) -> Sampler:
                 f"delta_orthogonal needs inputs <= outputs, got {shape[-2]} inputs and {shape[-1]} "
                 "outputs; use orthogonal, or give the layer more outputs"
             )
-        return _central(orthogonal(gain)(key, shape[-2:], dtype), shape)
+        tap = orthogonal(gain)(key, shape[-2:], dtype)
+        return _central(tap, shape)
 
     return sampled_wide(init)
 
@@ -69,7 +83,8 @@ def dirac(gain: Number = 1.0) -> Sampler:
     def init(key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike) -> Array:
         del key
         _check_window(shape, "dirac")
-        return _central(jnp.asarray(gain, dtype) * jnp.eye(*shape[-2:], dtype=dtype), shape)
+        tap = jnp.asarray(gain, dtype) * jnp.eye(*shape[-2:], dtype=dtype)
+        return _central(tap, shape)
 
     return sampled_wide(init)
 
@@ -104,7 +119,9 @@ def sparse(k: int = 15, std: Number = 1.0, spectral_radius: Number | None = None
         kept = rank < k
         weights = jnp.asarray(std, dtype) * jax.random.normal(weight_key, shape, dtype)
         w = jnp.where(kept, weights, 0)
-        return w if spectral_radius is None else _at_radius(w, spectral_radius, "sparse")
+        if spectral_radius is None:
+            return w
+        return _at_radius(w, spectral_radius, "sparse")
 
     return sampled_wide(init)
 
@@ -137,7 +154,8 @@ def positive_definite_identity() -> Sampler:
         r = jax.random.normal(key, shape, dtype)
         a = r.conj().T @ r / shape[0] + jnp.eye(shape[0], dtype=dtype)
         a = (a + a.conj().T) / 2  # exactly symmetric, which a product is but to rounding
-        return a / EIGENVALUES(a)[-1].astype(dtype)
+        largest = _eigenvalues(a)[-1]  # they come in ascending order, and real
+        return a / largest.astype(dtype)
 
     return sampled_wide(init)
 
@@ -173,6 +191,7 @@ def mimetic_whole(side: Literal["left", "right"], alpha: Number, beta: Number) -
     """
 
     def draw(key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+        # Values `[heads, d, width]`, outputs `[heads, width, d]` or `[heads * width, d]`.
         d = shape[-1] if side == "right" else shape[-2]
         if math.prod(shape) != d * d:
             raise ValueError(
@@ -182,6 +201,7 @@ def mimetic_whole(side: Literal["left", "right"], alpha: Number, beta: Number) -
         half = _half(key, d, side, alpha, beta, dtype)
         if side == "right":
             return half.T.reshape(shape)
+        # The columns of a head lie side by side; what is stored has the heads in front.
         heads, _, width = shape
         return half.reshape(d, heads, width).transpose(1, 0, 2)
 
@@ -193,8 +213,10 @@ def _half(
 ) -> Array:
     """U S^(1/2) or V S^(1/2) of alpha Z + beta I: `[d, d]`."""
     noise = jnp.asarray(alpha, dtype) * jax.random.normal(key, (d, d), dtype) / math.sqrt(d)
-    u, s, vt = SVD(noise + jnp.asarray(beta, dtype) * jnp.eye(d, dtype=dtype))
-    return (u if side == "left" else vt.T) * jnp.broadcast_to(jnp.sqrt(s), (d, d))
+    identity = jnp.asarray(beta, dtype) * jnp.eye(d, dtype=dtype)
+    u, s, vt = _svd(noise + identity)
+    singular_vectors = u if side == "left" else vt.T
+    return singular_vectors * jnp.broadcast_to(jnp.sqrt(s), (d, d))
 
 
 def ring(low: Number = 0.0, high: Number = 1.0, phase: Number = 2 * math.pi) -> Sampler:
@@ -218,7 +240,8 @@ def ring(low: Number = 0.0, high: Number = 1.0, phase: Number = 2 * math.pi) -> 
         real = jnp.finfo(dtype).dtype
         least = jnp.asarray(low**2, real)
         span = jnp.asarray(high**2 - low**2, real)
-        radius = jnp.sqrt(jax.random.uniform(radius_key, shape, real) * span + least)
+        square = jax.random.uniform(radius_key, shape, real) * span + least
+        radius = jnp.sqrt(square)
         angle = jnp.asarray(phase, real) * jax.random.uniform(angle_key, shape, real)
         return polar(radius, angle)
 
@@ -240,7 +263,8 @@ def hippo_legs(gain: Number = 1.0) -> Sampler:
         # In NumPy's float64: the entries grow with n, and nothing here is random or traced.
         n = np.arange(shape[0], dtype=np.float64)
         root = np.sqrt(2 * n + 1)
-        a = -np.tril(np.outer(root, root), -1) - np.diag(n + 1)
+        below_diagonal = np.tril(np.outer(root, root), -1)
+        a = -below_diagonal - np.diag(n + 1)
         return jnp.asarray(gain, dtype) * jnp.asarray(a.T, dtype)
 
     return sampled_wide(init)
@@ -261,7 +285,10 @@ def zero_hadamard() -> Sampler:
         if outputs <= inputs:
             return jnp.eye(inputs, outputs, dtype=dtype)
         m = math.ceil(math.log2(outputs))
-        return jnp.asarray(2 ** (-(m - 1) / 2) * hadamard(2**m)[:inputs, :outputs], dtype)
+        c = 2 ** (-(m - 1) / 2)
+        # Between two partial identities: the first inputs and outputs of the Hadamard matrix.
+        between = hadamard(2**m)[:inputs, :outputs]
+        return jnp.asarray(c * between, dtype)
 
     return sampled_wide(init)
 
@@ -279,8 +306,11 @@ def spectral(norm: Number | None = None) -> Sampler:
     def init(key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike) -> Array:
         _check_matrix(shape, "spectral")
         w = jax.random.normal(key, shape, dtype)
-        target = math.sqrt(shape[1] / shape[0]) if norm is None else norm
-        return w * (jnp.asarray(target, w.real.dtype) / SINGULAR_VALUES(w)[0]).astype(dtype)
+        inputs, outputs = shape
+        target = math.sqrt(outputs / inputs) if norm is None else norm
+        drawn_norm = _singular_values(w)[0]
+        factor = jnp.asarray(target, w.real.dtype) / drawn_norm
+        return w * factor.astype(dtype)
 
     return sampled_wide(init)
 
@@ -301,8 +331,10 @@ def gate_biases(gates: tuple[str, ...], **values: Number) -> Joint:
 
     def init(key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike) -> Array:
         del key
-        column = jnp.stack([jnp.asarray(values.get(gate, 0.0), dtype) for gate in gates])
-        return jnp.broadcast_to(column.reshape(-1, *[1] * (len(shape) - 1)), shape)
+        by_gate = [jnp.asarray(values.get(gate, 0.0), dtype) for gate in gates]
+        other_axes = [1] * (len(shape) - 1)
+        column = jnp.stack(by_gate).reshape(-1, *other_axes)
+        return jnp.broadcast_to(column, shape)
 
     return Joint(init)
 
@@ -335,6 +367,7 @@ def chrono(gates: tuple[str, ...], longest: int | Number) -> Joint:
         bias = jnp.log(time).astype(dtype)
         if known(longest):
             bias = within(bias, 0.0, math.log(longest - 1))
+        # One time for all gates of a unit, so that it takes in what it makes room for.
         sign = {keep: 1.0}
         if keep == "forget":
             sign["input"] = -1.0
@@ -360,7 +393,8 @@ def spectral_radius(w: Inexact[Array, "n n"]) -> Float[Array, ""]:
     (m, log_size), _ = jax.lax.scan(
         square, (w, jnp.zeros((), w.real.dtype)), None, length=SQUARINGS
     )
-    return jnp.exp((log_size + jnp.log(jnp.linalg.norm(m))) / 2**SQUARINGS)
+    log_size = log_size + jnp.log(jnp.linalg.norm(m))
+    return jnp.exp(log_size / 2**SQUARINGS)
 
 
 def _at_radius(w: Array, target: Number, what: str) -> Array:
@@ -372,7 +406,8 @@ def _at_radius(w: Array, target: Number, what: str) -> Array:
             f"{what}: the matrix drawn is nilpotent (all eigenvalues 0), so no scale gives it a "
             f"spectral radius of {target}; draw with another key or a larger k"
         )
-    return w * (jnp.asarray(target, radius.dtype) / radius).astype(w.dtype)
+    factor = jnp.asarray(target, radius.dtype) / radius
+    return w * factor.astype(w.dtype)
 
 
 def _central(tap: Array, shape: tuple[int, ...]) -> Array:

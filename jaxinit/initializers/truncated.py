@@ -4,7 +4,6 @@ bounds -> method (the usual one, a tail, a narrow interval) -> z -> scaled by it
 """
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -51,11 +50,11 @@ def truncated_normal(std: Number, lower: Number = -2.0, upper: Number = 2.0) -> 
         if jnp.issubdtype(dtype, jnp.complexfloating):
             return _truncated_complex(key, std, lower, upper, shape, dtype)
         scale = std / truncated_std(lower, upper)
-        drawn = jnp.asarray(scale, wide) * _truncated(key, lower, upper, shape, wide)
-        narrow = drawn.astype(dtype)
-        if known(std, lower, upper) and std > 0:
-            return within(narrow, scale * lower, scale * upper)
-        return narrow
+        z = _truncated(key, lower, upper, shape, wide)
+        x = (jnp.asarray(scale, wide) * z).astype(dtype)
+        if known(std, lower, upper) and std > 0:  # 0 times an infinite bound is no number
+            return within(x, scale * lower, scale * upper)
+        return x
 
     return Sampler(init)
 
@@ -79,13 +78,15 @@ def _truncated_complex(
         )
     most = upper**2
     real = jnp.finfo(dtype).dtype
-    share = -(math if known(upper) else jnp).expm1(-most)  # of the exponential below the cut
+    xp = math if known(upper) else jnp  # the same functions of a number, known or traced
+    share = -xp.expm1(-most)  # of the exponential below the cut
     modulus_key, angle_key = jax.random.split(key)
     u = jax.random.uniform(modulus_key, shape, real)
     square = -jnp.log1p(-jnp.asarray(share, real) * u)
     scale = std / root(_mean_of_cut_exponential(most))
     modulus = jnp.asarray(scale, real) * jnp.sqrt(square)
-    return polar(modulus, 2 * math.pi * jax.random.uniform(angle_key, shape, real))
+    angle = 2 * math.pi * jax.random.uniform(angle_key, shape, real)
+    return polar(modulus, angle)
 
 
 def _as_float(number: Number) -> Any:
@@ -103,7 +104,8 @@ def _mean_of_cut_exponential(most: Number) -> Number:
         large = jnp.clip(most, 0.1, 80.0)
         return jnp.where(most < 0.1, series, 1 - large / jnp.expm1(large))
     if most < 0.1:
-        return most / 2 - most**2 / 12 + most**4 / 720 - most**6 / 30240  # without the cancellation
+        # The series: the closed form would subtract two numbers near 1.
+        return most / 2 - most**2 / 12 + most**4 / 720 - most**6 / 30240
     most = min(most, 700.0)  # e^-700 is no part of 1, and infinity times 0 is no number
     return 1 - most * math.exp(-most) / -math.expm1(-most)
 
@@ -127,9 +129,11 @@ def truncated_std(lower: Number, upper: Number) -> Any:
     nodes = middles + theory.NODES[None]
     weights = np.broadcast_to(theory.WEIGHTS, (PANELS, len(theory.WEIGHTS)))
     t = first + half * xp.asarray(nodes, half.dtype)
-    weight = xp.exp(-(nearest * t + t**2 / 2)) * xp.asarray(weights, half.dtype)
+    density = xp.exp(-(nearest * t + t**2 / 2))
+    weight = density * xp.asarray(weights, half.dtype)
     mean = (weight * t).sum() / weight.sum()
-    std = xp.sqrt((weight * (t - mean) ** 2).sum() / weight.sum())
+    variance = (weight * (t - mean) ** 2).sum() / weight.sum()
+    std = xp.sqrt(variance)
     return float(std) if xp is np else std
 
 
@@ -137,17 +141,27 @@ def _truncated(
     key: Key[Array, ""], lower: Number, upper: Number, shape: tuple[int, ...], dtype: DTypeLike
 ) -> Array:
     """z ~ N(0, 1) given lower <= z <= upper, by the method that is exact for the bounds."""
+
+    def usual(key: Key[Array, ""]) -> Array:
+        return jax.random.truncated_normal(key, lower, upper, shape, dtype)
+
+    def tail(key: Key[Array, ""]) -> Array:
+        return _tail(key, lower, upper, shape, dtype)
+
+    def narrow(key: Key[Array, ""]) -> Array:
+        return _narrow(key, lower, upper, shape, dtype)
+
+    draws = [usual, tail, narrow]
     xp = np if known(lower, upper) else jnp
     nearest = xp.clip(0.0, lower, upper)
     width = upper - lower
     change = xp.maximum(abs(lower), abs(upper)) * width  # bounds that of the log density
-    method = xp.where(change < NARROW, 2, xp.where(abs(nearest) >= TAIL, 1, 0))
-    draws: list[Callable[[Key[Array, ""]], Array]] = [
-        lambda key: jax.random.truncated_normal(key, lower, upper, shape, dtype),
-        lambda key: _tail(key, lower, upper, shape, dtype),
-        lambda key: _narrow(key, lower, upper, shape, dtype),
-    ]
-    return draws[int(method)](key) if known(lower, upper) else jax.lax.switch(method, draws, key)
+    is_tail = abs(nearest) >= TAIL
+    is_narrow = change < NARROW
+    method = xp.where(is_narrow, 2, xp.where(is_tail, 1, 0))
+    if known(lower, upper):
+        return draws[int(method)](key)
+    return jax.lax.switch(method, draws, key)
 
 
 def _tail(
@@ -173,6 +187,7 @@ def _tail(
 
     share = -jnp.expm1(-fallen(width))  # of the tail, up to the other bound
     goal = -jnp.log1p(-jax.random.uniform(key, shape, dtype) * share)
+    # The root of m t + t^2 / 2 = goal, in the form that subtracts nothing.
     t = 2 * goal / (near + jnp.sqrt(near**2 + 2 * goal))
     for _ in range(5):  # quadratic convergence: to the rounding of t
         t = t - (fallen(t) - goal) * _mills(near + t)
@@ -183,10 +198,10 @@ def _tail(
 def _mills(x: Array) -> Array:
     """P(z > x) / density(x) for x >= TAIL: Laplace's continued fraction, 1 / (x + 1 / (x + 2 / (x +
     ...)))."""
-    below = x
-    for k in range(60, 0, -1):
-        below = x + k / below
-    return 1 / below
+    denominator = x
+    for k in range(60, 0, -1):  # from the innermost fraction out
+        denominator = x + k / denominator
+    return 1 / denominator
 
 
 def _narrow(
@@ -205,12 +220,13 @@ def _narrow(
         """The integral of the density from 0 to t."""
         total = jnp.zeros_like(t)
         for node, weight in zip(nodes.tolist(), weights.tolist(), strict=True):
-            total = total + weight / 2 * t * density(t * ((node + 1) / 2))
+            share = (node + 1) / 2  # of the way to t, where nodes go from -1 to 1
+            total = total + weight / 2 * t * density(t * share)
         return total
 
     u = jax.random.uniform(key, shape, dtype)
     goal = u * probability(width)
-    t = u * width
+    t = u * width  # right where the density is the same everywhere
     for _ in range(3):
         t = t - (probability(t) - goal) / density(t)
     return low + jnp.clip(t, 0, width)
