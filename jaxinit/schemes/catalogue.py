@@ -175,27 +175,31 @@ def _setting(node: ast.expr, text: str, known: Mapping[str, Scheme]) -> Any:
 def _check_setting(text: str, setting: str, value: Any, annotation: Any) -> None:
     """Raises: BadStudy for a value of another type than the setting's; whole numbers are numbers
     too."""
-    choices = (annotation, *getattr(annotation, "__args__", ()))
-    takes_scheme = Scheme in choices
-    wanted = [kind for kind in KINDS if kind in choices]
-    if takes_scheme:
-        fits = callable(value)
-    elif bool in wanted or isinstance(value, bool):  # a bool is an int to Python
-        fits = bool in wanted and isinstance(value, bool)
-    elif value is None:
-        fits = type(None) in choices
-    elif float in wanted:
-        fits = isinstance(value, int | float)
-    else:
-        fits = isinstance(value, tuple(kind for kind in wanted if isinstance(kind, type)))
-    if not fits:
-        expected = KINDS[Scheme if takes_scheme else wanted[0]]
+    choices = (annotation, *getattr(annotation, "__args__", ()))  # itself, and those of a union
+    if not _fits(value, choices):
+        wanted = [kind for kind in KINDS if kind in choices]
+        expected = KINDS[Scheme if Scheme in choices else wanted[0]]
         raise BadStudy(f"{text!r}: {setting} must be {expected}, got {value!r}")
+    # A bool passes: as a number it is 0 or 1.
     if isinstance(value, int | float) and value and not TINIEST <= abs(value) <= LARGEST:
         raise BadStudy(
             f"{text!r}: {setting} must be 0 or a number of a size from {TINIEST:.2g} to "
             f"{LARGEST:.2g}, which float32 holds; got {value!r}"
         )
+
+
+def _fits(value: Any, choices: tuple[Any, ...]) -> bool:
+    """Whether a setting's value is of one of the types that it may have."""
+    if Scheme in choices:
+        return callable(value)
+    if bool in choices or isinstance(value, bool):  # a bool is an int to Python
+        return bool in choices and isinstance(value, bool)
+    if value is None:
+        return type(None) in choices
+    if float in choices:
+        return isinstance(value, int | float)
+    types = tuple(kind for kind in (int, str) if kind in choices)
+    return isinstance(value, types)
 
 
 def signature_of(factory: Callable[..., Scheme]) -> str:

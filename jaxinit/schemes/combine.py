@@ -44,7 +44,8 @@ def scale(base: Scheme | Initializer, gain: float | Float[Array, ""]) -> Scheme:
         if rule is None or not leaf.is_kernel:
             return rule
         rule = as_rule(rule)
-        return replace(rule, draw=initializers.scaled(rule.draw, gain))
+        scaled = initializers.scaled(rule.draw, gain)
+        return replace(rule, draw=scaled)
 
     def adapted(optimizer: str) -> Scheme:
         return scale(under(base, optimizer), gain)
@@ -62,12 +63,14 @@ def with_bias(base: Scheme | Initializer, **values: float) -> Scheme:
 
     def scheme(leaf: Leaf) -> Rule | Initializer | None:
         rule = spec.as_scheme(base)(leaf)
+        # A cell may hold each gate's bias in a parameter of its own, so not all names are in one.
         own = {gate: value for gate, value in values.items() if gate in leaf.gate}
         if leaf.role != "bias" or not own:
             return rule
-        # A cell may hold each gate's bias in a parameter of its own, so not all names are in one.
         constants = structured.gate_biases(leaf.gate, **own)
-        return replace(rule, draw=constants) if isinstance(rule, Rule) else constants
+        if isinstance(rule, Rule):  # the multiplier and the rates of `base` stay
+            return replace(rule, draw=constants)
+        return constants
 
     def unmatched(leaves: Sequence[Leaf]) -> list[str]:
         gates: set[str] = set()

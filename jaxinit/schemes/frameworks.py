@@ -51,11 +51,13 @@ def pytorch(leaf: Leaf) -> Initializer | None:
     if leaf.role == "bias" and leaf.kind in ("attention", "norm"):
         return zeros
     if leaf.kind not in RECURRENT:
-        return _plus_minus(leaf.inputs if leaf.role == "bias" else leaf.fan_in)
+        return _plus_minus(_inputs_of_layer(leaf))
     by_units = _plus_minus(leaf.shape[-1])
+    # The reset bias of a GRU is the second bias of the new gate.
     if leaf.role != "bias" or leaf.name.endswith("reset_bias"):
         return by_units
-    return _two_biases(by_units, alone="new" if leaf.kind == "gru" else None, gates=leaf.gate)
+    alone = "new" if leaf.kind == "gru" else None
+    return _two_biases(by_units, alone, leaf.gate)
 
 
 def equinox(leaf: Leaf) -> Initializer | None:
@@ -74,7 +76,7 @@ def equinox(leaf: Leaf) -> Initializer | None:
         return zeros
     if leaf.kind in RECURRENT:
         return _plus_minus(leaf.shape[-1])
-    return _plus_minus(leaf.inputs if leaf.role == "bias" else leaf.fan_in)
+    return _plus_minus(_inputs_of_layer(leaf))
 
 
 def keras(leaf: Leaf) -> Initializer | None:
@@ -92,11 +94,13 @@ def keras(leaf: Leaf) -> Initializer | None:
     if leaf.role == "embedding":
         return uniform(-0.05, 0.05)
     if leaf.role == "recurrent":
-        return _fused(initializers.orthogonal()) if leaf.gate else initializers.orthogonal()
+        orthogonal = initializers.orthogonal()
+        return _fused(orthogonal) if leaf.gate else orthogonal
     if leaf.gate:
         return _fused(initializers.glorot("uniform"))
     # Heads and groups are among the last axes of the library's array, so its fan out has them.
-    return _glorot(leaf.fan_in, math.prod(leaf.shape) // axis_size(leaf.shape, leaf.dims, "i"))
+    inputs = axis_size(leaf.shape, leaf.dims, "i")
+    return _glorot(leaf.fan_in, math.prod(leaf.shape) // inputs)
 
 
 def flax_nnx(leaf: Leaf) -> Initializer | None:
@@ -156,6 +160,13 @@ def haiku(leaf: Leaf) -> Initializer | None:
     return truncated_normal(truncated_std(-2, 2) / math.sqrt(fan))
 
 
+def _inputs_of_layer(leaf: Leaf) -> int:
+    """The fan in of a layer, from its kernel or from its bias, which has none of its own."""
+    if leaf.role == "bias":
+        return leaf.inputs
+    return leaf.fan_in
+
+
 def _glorot(fan_in: int, fan_out: int) -> Initializer:
     bound = math.sqrt(6 / (fan_in + fan_out))
     return uniform(-bound, bound)
@@ -169,7 +180,9 @@ def _plus_minus(fan: int) -> Initializer:
 def _forget_one(gates: tuple[str, ...]) -> Initializer:
     """1 for the forget gate, 0 for the others; a cell may hold each gate in a parameter of its
     own."""
-    return gate_biases(gates, forget=1.0) if "forget" in gates else zeros
+    if "forget" not in gates:
+        return zeros
+    return gate_biases(gates, forget=1.0)
 
 
 def _fused(init: Initializer) -> Joint:
@@ -187,7 +200,9 @@ def _two_biases(init: Initializer, alone: str | None, gates: tuple[str, ...]) ->
     """The sum of two draws of a bias; of the gate called `alone`, one."""
 
     def draw(key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike) -> Array:
-        first, second = [init(bias_key, shape, dtype) for bias_key in jax.random.split(key)]
+        first_key, second_key = jax.random.split(key)
+        first = init(first_key, shape, dtype)
+        second = init(second_key, shape, dtype)
         if alone is None:
             return first + second
         has_second = jnp.asarray([gate != alone for gate in gates], dtype)

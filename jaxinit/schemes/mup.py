@@ -48,7 +48,7 @@ def mup(base_width: int = 64, optimizer: str | None = None, zero_readout: bool =
 
     def made_for(optimizer: str) -> Scheme:
         alike = _optimizers("mup", optimizer)
-        adam = optimizer == "adam"
+        is_adam = optimizer == "adam"
 
         def scheme(leaf: Leaf) -> Rule:
             m = _width_ratio(leaf, base_width)
@@ -57,9 +57,9 @@ def mup(base_width: int = 64, optimizer: str | None = None, zero_readout: bool =
                 return Rule(draw, lr_scale=1 / m, wd_scale=m, optimizers=alike)
             is_hidden = leaf.is_kernel and leaf.role not in EDGES
             rate = 1.0
-            if is_hidden and adam:
+            if is_hidden and is_adam:
                 rate = 1 / m
-            elif not is_hidden and not adam and _grows_out(leaf):
+            elif not is_hidden and not is_adam and _grows_out(leaf):
                 rate = m
             draw = vector(leaf) or lecun("normal")
             # Decoupled decay is multiplied by the rate, so its scale takes that of the rate out.
@@ -116,14 +116,16 @@ def spectral_mup(base_width: int = 64, optimizer: str | None = None) -> Scheme:
 
     def made_for(optimizer: str) -> Scheme:
         alike = _optimizers("spectral_mup", optimizer)
-        adam = optimizer == "adam"
+        is_adam = optimizer == "adam"
 
         def scheme(leaf: Leaf) -> Rule:
             m = _width_ratio(leaf, base_width)
-            grows_in = leaf.role not in EDGES and leaf.is_kernel
             # What the two fans have grown by since the base width; Adam's steps do not see outputs.
-            fan_out_ratio = m if _grows_out(leaf) and not adam else 1.0
-            fan_in_ratio = m if grows_in else 1.0
+            fan_out_ratio = fan_in_ratio = 1.0
+            if _grows_out(leaf) and not is_adam:
+                fan_out_ratio = m
+            if leaf.is_kernel and leaf.role not in EDGES:
+                fan_in_ratio = m
             rate = fan_out_ratio / fan_in_ratio
             one_hot = leaf.role in TABLES or not leaf.is_kernel
             fan_in = 1 if one_hot else leaf.fan_in
@@ -161,7 +163,7 @@ def depth_mup(
 
     def made_for(optimizer: str) -> Scheme:
         alike = _optimizers("depth_mup", optimizer)
-        power = alpha - 1 if optimizer == "adam" else 2 * alpha - 1
+        rate_power = alpha - 1 if optimizer == "adam" else 2 * alpha - 1
         base_under = under(as_scheme(base), optimizer)
 
         def scheme(leaf: Leaf) -> Rule | None:
@@ -172,12 +174,15 @@ def depth_mup(
             if not _in_block(leaf):
                 return rule
             ratio = blocks(leaf, "depth_mup") / base_depth
+            # A bias that is added to the branch's last product is scaled with it.
             into_stream = leaf.role in INTO_STREAM or partner(leaf, "depth_mup") in INTO_STREAM
+            branch_factor = ratio**-alpha if into_stream else 1.0
+            rate = ratio**rate_power
             return replace(
                 rule,
-                multiplier=rule.multiplier * (ratio**-alpha if into_stream else 1.0),
-                lr_scale=rule.lr_scale * ratio**power,
-                wd_scale=rule.wd_scale / ratio**power,
+                multiplier=rule.multiplier * branch_factor,
+                lr_scale=rule.lr_scale * rate,
+                wd_scale=rule.wd_scale / rate,
                 optimizers=rule.optimizers or alike,
             )
 
@@ -203,8 +208,11 @@ def _in_block(leaf: Leaf) -> bool:
     """Whether a leaf is part of a residual branch, once in every block."""
     if leaf.is_kernel:  # by the roles that only branches have
         return leaf.role in (*INTO_STREAM, *SCALED_BRANCH, "query", "key")
-    at_an_end = 0 < leaf.n_layers <= leaf.layer or leaf.partner in (*EDGES, "readout")
-    return leaf.role in ("bias", "scale", "residual_gate") and not at_an_end
+    # Vectors are in blocks and outside: the layer of those after the blocks is the number of these.
+    after_the_blocks = 0 < leaf.n_layers <= leaf.layer
+    of_an_end = leaf.partner in (*EDGES, "readout")
+    in_some_blocks = leaf.role in ("bias", "scale", "residual_gate")
+    return in_some_blocks and not after_the_blocks and not of_an_end
 
 
 def _query_scale(leaf: Leaf, m: float) -> float:
@@ -223,16 +231,19 @@ def _check_base(base_width: int) -> None:
 
 def _optimizers(scheme: str, optimizer: str) -> tuple[str, ...]:
     """The optimizers that share the rates of `optimizer`: those of gradient descent, or Adam."""
-    for alike in (("adam",), ("sgd", "momentum")):
-        if optimizer in alike:
-            return alike
+    if optimizer == "adam":
+        return ("adam",)
+    if optimizer in ("sgd", "momentum"):
+        return ("sgd", "momentum")
     raise ValueError(f"{scheme} knows adam, sgd and momentum, got {optimizer!r}")
 
 
 def _grows_out(leaf: Leaf) -> bool:
     """Whether a leaf has an entry for every unit of the stream or of a layer: not the readout, nor
     a single number."""
-    return "readout" not in (leaf.role, partner(leaf, "mup")) and bool(leaf.dims)
+    is_single_number = not leaf.dims
+    of_readout = "readout" in (leaf.role, partner(leaf, "mup"))
+    return not of_readout and not is_single_number
 
 
 def _width_ratio(leaf: Leaf, base_width: int) -> float:

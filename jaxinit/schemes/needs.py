@@ -49,11 +49,12 @@ def without_stream(leaves: Sequence[Leaf], also: Sequence[str] = ()) -> list[str
     `also`: roles that it rules on besides those of the kernels into the stream.
     """
     roles = {leaf.role for leaf in leaves}
-    if roles & set(INTO_STREAM):
-        required = [(role,) for role in (*INTO_STREAM, *also)]
-        return unsaid(leaves, *required)
-    hint = unsaid(leaves, INTO_STREAM)
-    return hint or [f"the roles {' and '.join(INTO_STREAM)}"]
+    if roles.isdisjoint(INTO_STREAM):
+        hint = unsaid(leaves, INTO_STREAM)
+        return hint or [f"the roles {' and '.join(INTO_STREAM)}"]
+    # A model with one of these roles is a residual one, and then should have the others too.
+    required = [(role,) for role in (*INTO_STREAM, *also)]
+    return unsaid(leaves, *required)
 
 
 def without_branches(leaves: Sequence[Leaf]) -> list[str]:
@@ -72,10 +73,11 @@ def unsaid(leaves: Sequence[Leaf], *groups: Sequence[str]) -> list[str]:
     Where every role has been said, a role that is absent is no mistake: the model has none."""
     guessed = [leaf.name for leaf in leaves if leaf.role_assumed]
     roles = {leaf.role for leaf in leaves}
-    absent = [group for group in groups if not roles & set(group)]
+    absent = [group for group in groups if roles.isdisjoint(group)]
     if not guessed or not absent:
         return []
-    missing = ", ".join(" or ".join(group) for group in absent)
+    alternatives = [" or ".join(group) for group in absent]
+    missing = ", ".join(alternatives)
     first = guessed[0]
     remedy = (
         f"say declare(model, roles={{{first!r}: {absent[0][0]!r}, ...}}), or 'hidden' of kernels "
@@ -86,5 +88,6 @@ def unsaid(leaves: Sequence[Leaf], *groups: Sequence[str]) -> list[str]:
 
 def without_gate(leaves: Sequence[Leaf]) -> list[str]:
     """What a rule for gated branches misses in a model that has none."""
-    has_gate = any(leaf.role == "residual_gate" for leaf in leaves)
-    return [] if has_gate else ["the role residual_gate (option gate)"]
+    if any(leaf.role == "residual_gate" for leaf in leaves):
+        return []
+    return ["the role residual_gate (option gate)"]

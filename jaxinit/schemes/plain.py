@@ -91,7 +91,8 @@ def smart_tanh(leaf: Leaf) -> Initializer:
     (2013)."""
     if leaf.role != "recurrent":
         return vector(leaf) or normal(0.01)
-    return structured.sparse(min(15, leaf.fan_in), 0.01, spectral_radius=0.95)
+    incoming = min(15, leaf.fan_in)  # a narrow layer has fewer than the paper's 15
+    return structured.sparse(incoming, 0.01, spectral_radius=0.95)
 
 
 def saxe_orthogonal(leaf: Leaf) -> Initializer:
@@ -112,8 +113,11 @@ def zaremba(limit: float = 0.1) -> Scheme:
         raise ValueError(f"zaremba: limit must be positive and finite, got {limit}")
 
     def scheme(leaf: Leaf) -> Initializer:
-        default = None if leaf.role in LEARNED else vector(leaf)
-        return default or initializers.uniform(-limit, limit)
+        if leaf.role not in LEARNED:
+            default = vector(leaf)
+            if default is not None:
+                return default
+        return initializers.uniform(-limit, limit)
 
     return named("zaremba", scheme, zaremba.__doc__)
 
@@ -130,8 +134,9 @@ def chrono(longest: int = 100) -> Scheme:
         return glorot_scheme(leaf)
 
     def unmatched(leaves: Sequence[Leaf]) -> list[str]:
-        has_gates = any(leaf.gate for leaf in leaves)
-        return [] if has_gates else ["the biases of gates"]
+        if any(leaf.gate for leaf in leaves):
+            return []
+        return ["the biases of gates"]
 
     return named("chrono", scheme, chrono.__doc__, unmatched)
 
@@ -142,4 +147,5 @@ def forget_bias(value: float = 1.0) -> Scheme:
     if not math.isfinite(value):
         raise ValueError(f"forget_bias: value must be finite, got {value}")
     scheme: Any = with_bias(glorot_scheme, forget=value)
+    # The same rule under a name of its own, and still refused by a model without a forget gate.
     return named("forget_bias", scheme, forget_bias.__doc__, scheme.unmatched)

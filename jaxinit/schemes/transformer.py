@@ -121,7 +121,8 @@ def t_fixup(leaf: Leaf) -> Initializer:
     # Only what the factor multiplies needs the depth: the readout of a model need not know it.
     if leaf.role not in T_FIXUP:
         return glorot_scheme(leaf)
-    return _t_fixup(leaf, (9 * blocks(leaf, "t_fixup")) ** -0.25)
+    n_layers = blocks(leaf, "t_fixup")
+    return _t_fixup(leaf, (9 * n_layers) ** -0.25)
 
 
 def fixup(leaf: Leaf) -> Initializer:
@@ -139,7 +140,8 @@ def fixup(leaf: Leaf) -> Initializer:
         return ones
     he = initializers.he("normal")
     if leaf.role in SCALED_BRANCH:
-        return scaled(he, (2 * blocks(leaf, "fixup")) ** -0.5)
+        n_branches = 2 * blocks(leaf, "fixup")
+        return scaled(he, n_branches**-0.5)  # L^(-1 / (2 m - 2)), m = 2
     return vector(leaf) or he
 
 
@@ -149,14 +151,17 @@ def deepnorm(leaf: Leaf) -> Initializer:
 
     Meant for post-norm with `skip_scale` (2 n_layers)^(1/4). Source: Wang et al. (2022), figure 2.
     """
-    needs_depth = leaf.role in SCALED_BRANCH
-    return _deepnorm(leaf, (8 * blocks(leaf, "deepnorm")) ** -0.25 if needs_depth else 1.0)
+    # Only what the factor multiplies needs the depth: the readout of a model need not know it.
+    factor = 1.0
+    if leaf.role in SCALED_BRANCH:
+        factor = (8 * blocks(leaf, "deepnorm")) ** -0.25
+    return _deepnorm(leaf, factor)
 
 
 def _deepnorm(leaf: Leaf, factor: float) -> Initializer:
     """Glorot normal, the kernels of branches but queries and keys times the factor."""
-    own = factor if leaf.role in SCALED_BRANCH else 1.0
-    return vector(leaf) or scaled(glorot("normal"), own)
+    own_factor = factor if leaf.role in SCALED_BRANCH else 1.0
+    return vector(leaf) or scaled(glorot("normal"), own_factor)
 
 
 def mimetic(leaf: Leaf) -> Rule | Initializer:
@@ -168,6 +173,7 @@ def mimetic(leaf: Leaf) -> Rule | Initializer:
     as query heads.
     Source: Trockman & Kolter (2023), section 3 and table 1.
     """
+    # Two kernels are drawn from one key, so that their product is the matrix that it draws.
     attention = _attention(leaf)
     if leaf.role in ("query", "key"):
         side = "left" if leaf.role == "query" else "right"
@@ -215,7 +221,8 @@ def t_fixup_encoder(leaf: Leaf) -> Initializer:
     """
     if leaf.role not in T_FIXUP:
         return glorot_scheme(leaf)
-    return _t_fixup(leaf, 0.67 * blocks(leaf, "t_fixup_encoder") ** -0.25)
+    n_layers = blocks(leaf, "t_fixup_encoder")
+    return _t_fixup(leaf, 0.67 * n_layers**-0.25)
 
 
 def _t_fixup(leaf: Leaf, factor: float) -> Initializer:
@@ -232,7 +239,9 @@ def encoder_decoder(encoder: Scheme, decoder: Scheme) -> Scheme:
     """
 
     def scheme(leaf: Leaf) -> Rule | Initializer | None:
-        return encoder(leaf) if leaf.name.startswith("encoder.") else decoder(leaf)
+        if leaf.name.startswith("encoder."):
+            return encoder(leaf)
+        return decoder(leaf)
 
     def adapted(optimizer: str) -> Scheme:
         return encoder_decoder(under(encoder, optimizer), under(decoder, optimizer))
