@@ -69,31 +69,35 @@ def declare(
     """
     variables = variables_of(model)
     known_to_flax = flax_parameters(model)
-    known = {name: known_to_flax.get(id(variable)) for name, variable in variables.items()}
     own_names = {name: name for name in variables}
     chosen_dims = _choose("dims", dims or {}, own_names)
-    kernels = {
-        name
-        for name, variable in variables.items()
-        if _is_kernel(variable, known[name], chosen_dims.get(name))
-    }
+    kernels: set[str] = set()
+    for name, variable in variables.items():
+        known = known_to_flax.get(id(variable))
+        if _is_kernel(variable, known, chosen_dims.get(name)):
+            kernels.add(name)
     chosen_split = _choose("split", split or {}, own_names, kernels)
     _split_biases_as_kernels(chosen_split, kernels, variables)
     declared: dict[str, Metadata] = {}
     for name, variable in variables.items():
+        known = known_to_flax.get(id(variable))
         declared[name] = _metadata(
-            name, variable, known[name], chosen_dims.get(name), chosen_split.get(name)
+            name, variable, known, chosen_dims.get(name), chosen_split.get(name)
         )
 
     # Only now are the leaves known, which the other arguments speak of.
     stored_in = _stored_in(declared)
     kernel_leaves = {leaf for leaf, name in stored_in.items() if name in kernels}
-    for leaf, role in _choose("roles", roles or {}, stored_in, kernel_leaves).items():
+    chosen_roles = _choose("roles", roles or {}, stored_in, kernel_leaves)
+    for leaf, role in chosen_roles.items():
         name = stored_in[leaf]
-        _set_role(declared[name], leaf.removeprefix(f"{name}."), role)
-    for leaf, role in _choose("partners", partners or {}, stored_in).items():
+        part = leaf.removeprefix(f"{name}.")
+        _set_role(declared[name], part, role)
+    chosen_partners = _choose("partners", partners or {}, stored_in)
+    for leaf, role in chosen_partners.items():
         name = stored_in[leaf]
-        _set_partner(declared, name, leaf.removeprefix(f"{name}."), role)
+        part = leaf.removeprefix(f"{name}.")
+        _set_partner(declared, name, part, role)
     # The layer of a readout is the number of layers, so those come before the places.
     _set_numbers(declared, "n_layers", n_layers, stored_in)
     _set_numbers(declared, "width", width, stored_in)
@@ -141,13 +145,16 @@ def _choose(
 
 def _matches(pattern: str, name: str, path: str) -> bool:
     layer = path.rpartition(".")[0]
-    return any(fnmatchcase(text, pattern) for text in (name, path, layer) if text)
+    for text in (name, path, layer):
+        if text and fnmatchcase(text, pattern):  # the layer of the outermost module has no name
+            return True
+    return False
 
 
 def _is_kernel(variable: nnx.Variable, known: LayerParameter | None, dims: str | None) -> bool:
-    own = variable.get_metadata().get("dims")
-    of_layer = known.dims if known else ""
-    return spec.is_kernel(dims or own or of_layer)
+    own_dims = variable.get_metadata().get("dims")
+    layer_dims = known.dims if known else ""
+    return spec.is_kernel(dims or own_dims or layer_dims)
 
 
 def _split_biases_as_kernels(
@@ -162,7 +169,8 @@ def _split_biases_as_kernels(
 
 def _beside(name: str, attribute: str) -> str:
     """The name of another parameter of the same layer."""
-    return ".".join([*name.split(".")[:-1], attribute])
+    *layer, _ = name.split(".")
+    return ".".join([*layer, attribute])
 
 
 def _stored_in(declared: Mapping[str, Metadata]) -> dict[str, str]:
@@ -207,7 +215,9 @@ def _metadata(
     if axes is None:
         return own
     spec.check_dims(axes, shape, f"declare: parameter {name!r}")
-    metadata |= {key: value for key, value in own.items() if key not in ("dims", "split")}
+    for key, value in own.items():  # what the variable says of itself goes before its layer
+        if key not in ("dims", "split"):
+            metadata[key] = value
     metadata["dims"] = axes
     if "role" not in metadata:
         attribute = name.rpartition(".")[2]
@@ -222,7 +232,9 @@ def _metadata(
             f"declare: parameter {name!r} is of a convolution of {known.groups} groups, which are "
             "copies already; split= cannot cut it further"
         )
-    return metadata if into is None else _split(name, shape, metadata, into)
+    if into is None:
+        return metadata
+    return _split(name, shape, metadata, into)
 
 
 def _own_split(known: LayerParameter | None) -> SplitInto | None:
@@ -231,7 +243,9 @@ def _own_split(known: LayerParameter | None) -> SplitInto | None:
         return None
     if known.gate:
         return known.gate
-    return known.groups if known.groups > 1 else None
+    if known.groups > 1:
+        return known.groups
+    return None
 
 
 def _stacked_dims(name: str, shape: tuple[int, ...], known: LayerParameter) -> str:
@@ -269,7 +283,7 @@ def _split(name: str, shape: tuple[int, ...], metadata: Metadata, into: SplitInt
     role, role_assumed = metadata.get("role", ""), metadata.get("role_assumed", False)
     declared: list[Part] = []
     for part, size in zip(parts, sizes, strict=True):
-        if is_kernel and part in ROLES:
+        if is_kernel and part in ROLES:  # a part that is called as a role has said it
             declared.append(Part(part, part, size))
         else:
             declared.append(Part(part, role, size, role_assumed))
@@ -326,11 +340,12 @@ def _set_partner(declared: dict[str, Metadata], name: str, part: str, role: str)
     else:
         metadata["partner"] = role
     if metadata["role"] == "scale":
-        parent = name.rpartition(".")[0].rpartition(".")[0]  # the module that the norm stands in
+        norm = name.rpartition(".")[0]
+        parent = norm.rpartition(".")[0]  # the module that the norm stands in
         prefix = f"{parent}." if parent else ""
-        for other, kernel in declared.items():
-            if kernel.get("role") == role and other.startswith(prefix):
-                kernel["normalized"] = True
+        for other_name, other in declared.items():
+            if other.get("role") == role and other_name.startswith(prefix):
+                other["normalized"] = True
 
 
 def _has_parts(metadata: Metadata) -> bool:
@@ -343,7 +358,9 @@ def _replace_part(metadata: Metadata, name: str, **fields: Any) -> None:
     split: Split = metadata["split"]
     parts: list[Part] = []
     for part in split.parts:
-        parts.append(part._replace(**fields) if part.name == name else part)
+        if part.name == name:
+            part = part._replace(**fields)
+        parts.append(part)
     metadata["split"] = split._replace(parts=tuple(parts))
 
 
@@ -373,13 +390,15 @@ def _place_layers(declared: dict[str, Metadata]) -> None:
         role = metadata.get("role")
         if role == "bias" and "role" in kernel:
             metadata.setdefault("partner", kernel["role"])
-        of_readout = role == "bias" and metadata.get("partner") == "readout"
+        is_readouts_bias = role == "bias" and metadata.get("partner") == "readout"
         numbers = _numbers(name)
-        if role == "readout" or of_readout:
+        if role == "readout" or is_readouts_bias:
+            # Layers count from 0, so that their number is one that none of the blocks has.
             metadata["layer"] = metadata.get("n_layers", 0)
-            if of_readout:
+            if is_readouts_bias:
                 metadata["kind"] = metadata.get("kind") or "readout"
         elif numbers:
+            # The first, of lists in lists: it is the outer one whose places are blocks.
             metadata.setdefault("layer", numbers[0])
         elif has_lists and role in ("scale", "bias") and not _is_stacked(metadata):
             # Of no block: before the first or after the last.

@@ -53,25 +53,35 @@ def flax_parameters(model: nnx.Module) -> dict[int, LayerParameter]:
             inner[id(part.layer)] = part
     parameters: dict[int, LayerParameter] = {}
     for _, module in nnx.iter_modules(model):
-        part = inner.get(id(module), _Inner(module, "hidden", Place()))
-        for attribute, parameter in _own_parameters(module, part.role).items():
-            variable = getattr(module, attribute, None)
-            if not isinstance(variable, nnx.Param):  # a layer without a bias, or a frozen one
-                continue
-            # A cell says how many inputs it has; the dense layers in it know but their own.
-            inputs = part.place.get("inputs") or parameter.place.get("inputs", 0)
-            place: Place = {**parameter.place, **part.place, "inputs": inputs}
-            assumed = parameter.role == "hidden" and id(module) not in inner
+        for variable, parameter in _parameters_in_place(module, inner.get(id(module))):
             # The first layer that holds a tied variable says what it is.
-            parameters.setdefault(
-                id(variable),
-                parameter._replace(place=place, gate=part.gate, role_assumed=assumed),
-            )
+            parameters.setdefault(id(variable), parameter)
         if isinstance(module, nnx.WeightNorm):
             # Its scales, where it has any, are parameters since Flax 0.12.10.
             for variable in (module.scales or {}).values():
                 if isinstance(variable, nnx.Param):
                     parameters[id(variable)] = _weight_scale(variable)
+    return parameters
+
+
+def _parameters_in_place(
+    module: nnx.Module, part: _Inner | None
+) -> list[tuple[nnx.Param, LayerParameter]]:
+    """The parameters of a layer, with what it is in a larger one where it is `part` of that."""
+    role, outer_place, gate = "hidden", Place(), ()
+    if part is not None:
+        role, outer_place, gate = part.role, part.place, part.gate
+    parameters = []
+    for attribute, parameter in _own_parameters(module, role).items():
+        variable = getattr(module, attribute, None)
+        if not isinstance(variable, nnx.Param):  # a layer without a bias, or a frozen one
+            continue
+        # A cell says how many inputs it has; the dense layers in it know but their own.
+        inputs = outer_place.get("inputs") or parameter.place.get("inputs", 0)
+        place: Place = {**parameter.place, **outer_place, "inputs": inputs}
+        assumed = parameter.role == "hidden" and part is None
+        in_place = parameter._replace(place=place, gate=gate, role_assumed=assumed)
+        parameters.append((variable, in_place))
     return parameters
 
 
@@ -134,11 +144,12 @@ def _own_parameters(module: nnx.Module, role: str) -> dict[str, LayerParameter]:
     if isinstance(module, nnx.PReLU):
         return {"negative_slope": LayerParameter("", (), "slope", Place())}
     if isinstance(module, nnx.LoRA):
-        rank = module.lora_a.get_value().shape[-1]
-        a, b = (module.in_features, rank), (rank, module.out_features)
+        rank = module.lora_a.get_value().shape[-1]  # the layer does not keep it otherwise
+        into_rank = (module.in_features, rank)
+        out_of_rank = (rank, module.out_features)
         return {
-            "lora_a": LayerParameter("io", a, "lora_a", Place()),
-            "lora_b": LayerParameter("io", b, "lora_b", Place()),
+            "lora_a": LayerParameter("io", into_rank, "lora_a", Place()),
+            "lora_b": LayerParameter("io", out_of_rank, "lora_b", Place()),
         }
     if isinstance(module, NORMALIZATIONS):
         return _normalization(module)
@@ -211,7 +222,7 @@ def _einsum(
         else:
             letters[letter] = "o"
     dims = "".join(letters[letter] for letter in kernel)
-    outputs = "".join(letters[letter] for letter in result if letter in letters)
+    outputs = "".join(letters.get(letter, "") for letter in result)  # without the data's own axes
     inputs = spec.axis_size(shape, dims, "i")
     layer = _kernel_and_bias(dims, shape, outputs, bias or (), role, inputs)
     # A bias of another rank than the kernel's outputs is broadcast: its axes are taken as outputs.
@@ -225,13 +236,15 @@ def _normalization(module: Any) -> dict[str, LayerParameter]:
     parameters: dict[str, LayerParameter] = {}
     for name in ("scale", "bias"):
         variable = getattr(module, name, None)
-        if isinstance(variable, nnx.Param):
-            shape = variable.get_value().shape
-            features = getattr(module, "num_features", shape[-1])
-            # A vector of features; more axes in front of it are those of stacked layers.
-            own = 1 if shape[-1:] == (features,) else len(shape)
-            place = Place(kind="norm", inputs=features)
-            parameters[name] = LayerParameter("o" * own, shape[len(shape) - own :], name, place)
+        if not isinstance(variable, nnx.Param):
+            continue
+        shape = variable.get_value().shape
+        features = getattr(module, "num_features", shape[-1])
+        # A vector of features; more axes in front of it are those of stacked layers.
+        own_axes = 1 if shape[-1:] == (features,) else len(shape)
+        own_shape = shape[len(shape) - own_axes :]
+        place = Place(kind="norm", inputs=features)
+        parameters[name] = LayerParameter("o" * own_axes, own_shape, name, place)
     return parameters
 
 

@@ -92,7 +92,7 @@ def _held_in_evaluation(model: nnx.Module) -> Iterator[None]:
             layers.append((name_of(path), layer))
     for place, layer in layers:
         layer.__class__ = EVALUATED[type(layer)]
-        layer.place = place
+        layer.place = place  # for the error, which is raised where no path is known
     yield
     for _, layer in layers:
         layer.__class__ = type(layer).__base__

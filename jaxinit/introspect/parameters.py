@@ -151,9 +151,13 @@ def cut(name: str, variable: nnx.Variable, stored: Array) -> dict[str, Array]:
         before, after = stored.shape[:axis], stored.shape[axis + 1 :]
         apart = stored.reshape(*before, split.copies, -1, *after)
         return {name: jnp.moveaxis(apart, axis, 0)}
-    ends = np.cumsum([part.size for part in split.parts])[:-1].tolist()
+    sizes = [part.size for part in split.parts]
+    ends = np.cumsum(sizes)[:-1].tolist()
     pieces = jnp.split(stored, ends, axis)
-    return {f"{name}.{part.name}": piece for part, piece in zip(split.parts, pieces, strict=True)}
+    by_name: dict[str, Array] = {}
+    for part, piece in zip(split.parts, pieces, strict=True):
+        by_name[f"{name}.{part.name}"] = piece
+    return by_name
 
 
 def joined(name: str, variable: nnx.Variable, values: Mapping[str, Array]) -> Array:
@@ -162,7 +166,8 @@ def joined(name: str, variable: nnx.Variable, values: Mapping[str, Array]) -> Ar
     if split is None:
         return values[name]
     if split.copies:
-        return jnp.moveaxis(values[name], 0, split.axis).reshape(variable.get_value().shape)
+        apart = jnp.moveaxis(values[name], 0, split.axis)
+        return apart.reshape(variable.get_value().shape)
     pieces = [values[f"{name}.{part.name}"] for part in split.parts]
     return jnp.concatenate(pieces, split.axis)
 
@@ -197,7 +202,8 @@ def _leaves_of(name: str, variable: nnx.Variable) -> list[Leaf]:
     before, size, after = shape[: split.axis], shape[split.axis], shape[split.axis + 1 :]
     if split.copies:
         # The axes that are declared are those of the leaf, whose first is the one of copies.
-        return [Leaf(name, (split.copies, *before, size // split.copies, *after), **declared)]
+        copy_shape = (*before, size // split.copies, *after)
+        return [Leaf(name, (split.copies, *copy_shape), **declared)]
     parts: list[Leaf] = []
     for part in split.parts:
         part_name = f"{name}.{part.name}"

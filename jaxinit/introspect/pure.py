@@ -101,7 +101,8 @@ def functional(make: Callable[[], nnx.Module]) -> Functional:
         module = nnx.merge(*nnx.split(make()))
         check_values(module)
         built = nnx.state(module)
-        state = nnx.to_flat_state(jax.eval_shape(lambda: built))
+        shapes = jax.eval_shape(lambda: built)  # the values of parameters are not kept
+        state = nnx.to_flat_state(shapes)
         held = held_by(nnx.to_flat_state(built))
     check_dropout(module, seeded=bool(held.streams))
     call = inspect.signature(type(module).__call__).parameters
@@ -129,7 +130,9 @@ class _Pure:
     takes_training: bool
 
     def filled(self, params: Params) -> Any:
-        return self._module(self.modes.evaluating, self.held.constants | self.held.running | params)
+        # `params` may have running statistics too: what comes later goes first.
+        values = self.held.constants | self.held.running | params
+        return self._module(self.modes.evaluating, values)
 
     def apply(self, params: Params, x: Array) -> Array:
         evaluating = {name: not trains for name, trains in self.flags.items()}
@@ -177,13 +180,19 @@ class _Pure:
 def _as_kept(value: Array, variable: nnx.Variable) -> Array:
     """A parameter's value in the type that its module keeps it in; float32 is what any may be
     computed in."""
-    own = variable.get_value().dtype
-    return value if own == jnp.float32 else value.astype(own)
+    own_dtype = variable.get_value().dtype
+    if own_dtype == jnp.float32:
+        return value
+    return value.astype(own_dtype)
 
 
 def _reseeded(initial: Array, key: Key[Array, ""], name: str) -> Array:
     """The key, or the keys of stacked layers, that a random stream starts a training step from."""
-    own = spec.named_key(key, name)
-    if jax.random.key_impl(initial) != jax.random.key_impl(key):
-        own = jax.random.key(jax.random.bits(own), impl=jax.random.key_impl(initial))
-    return jax.random.split(own, initial.shape) if initial.shape else own
+    own_key = spec.named_key(key, name)
+    impl = jax.random.key_impl(initial)
+    if impl != jax.random.key_impl(key):
+        # The module's own kind of generator: keys of two kinds differ in shape.
+        own_key = jax.random.key(jax.random.bits(own_key), impl=impl)
+    if not initial.shape:
+        return own_key
+    return jax.random.split(own_key, initial.shape)
