@@ -2,6 +2,7 @@
 moments."""
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -72,8 +73,9 @@ def test_low_precision_is_float32_cast_last(name: str, dtype: jnp.dtype) -> None
     if math.isfinite(law.support()[1]):
         inside = (cast != cast.max()) & (cast != cast.min())
         np.testing.assert_array_equal(drawn[inside], cast[inside])
+        rounding = float(jnp.finfo(dtype).eps)
         np.testing.assert_allclose(
-            drawn.astype(jnp.float32), cast.astype(jnp.float32), rtol=float(jnp.finfo(dtype).eps)
+            drawn.astype(jnp.float32), cast.astype(jnp.float32), rtol=rounding
         )
     else:
         np.testing.assert_array_equal(drawn, cast)
@@ -156,15 +158,17 @@ def test_empty_matrices_are_drawn_as_jax_draws_them() -> None:
 @pytest.mark.parametrize("shape", [(64, 64), (96, 32), (32, 96), (3, 3, 8, 16)])
 @pytest.mark.parametrize("gain", [1.0, 0.5])
 def test_orthogonal_and_semi_orthogonal(shape: tuple[int, ...], gain: float) -> None:
-    w = np.asarray(I.orthogonal(gain)(KEY, shape, jnp.float32), np.float64).reshape(-1, shape[-1])
+    kernel = np.asarray(I.orthogonal(gain)(KEY, shape, jnp.float32), np.float64)
+    w = kernel.reshape(-1, shape[-1])
     gram = w.T @ w if w.shape[0] >= w.shape[1] else w @ w.T
     np.testing.assert_allclose(gram, gain**2 * np.eye(len(gram)), atol=5e-6)
 
 
 def haar_traces(draw, n: int = 8, count: int = 20_000) -> np.ndarray:
-    return np.asarray(
-        jax.vmap(lambda k: jnp.trace(draw(k, (n, n), jnp.float32)))(jax.random.split(KEY, count))
-    )
+    def trace(key: jax.Array) -> jax.Array:
+        return jnp.trace(draw(key, (n, n), jnp.float32))
+
+    return np.asarray(jax.vmap(trace)(jax.random.split(KEY, count)))
 
 
 def test_orthogonal_is_haar_by_its_trace_moments() -> None:
@@ -178,7 +182,10 @@ def test_orthogonal_is_haar_by_its_trace_moments() -> None:
 
 
 def test_the_trace_test_catches_qr_without_the_sign_fix() -> None:
-    faulty = lambda key, shape, dtype: jnp.linalg.qr(jax.random.normal(key, shape, dtype))[0]
+    def faulty(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
+        q, _ = jnp.linalg.qr(jax.random.normal(key, shape, dtype))
+        return q
+
     assert abs(haar_traces(faulty).mean()) > 1  # about -1.56 at n = 8
 
 
@@ -186,11 +193,13 @@ def test_rectangular_orthogonal_is_uniform_on_the_sphere() -> None:
     # Each entry of a Haar frame has mean 0 and variance 1/n, n the longer side; x^2 ~ Beta(1/2,
     # (n-1)/2).
     keys = jax.random.split(KEY, 4000)
+    draw = partial(I.orthogonal(), dtype=jnp.float32)
     for shape in ((12, 5), (5, 12)):
-        w = np.asarray(jax.vmap(lambda k, s=shape: I.orthogonal()(k, s, jnp.float32))(keys))
+        w = np.asarray(jax.vmap(partial(draw, shape=shape))(keys))
         for entry in ((0, 0), (4, 2), (2, 4)):
-            assert stats.kstest(w[:, *entry] ** 2, stats.beta(0.5, 5.5).cdf).pvalue > 1e-3
-            assert abs(w[:, *entry].mean()) < 4 / math.sqrt(12 * 4000)
+            x = w[:, *entry]
+            assert stats.kstest(x**2, stats.beta(0.5, 5.5).cdf).pvalue > 1e-3
+            assert abs(x.mean()) < 4 / math.sqrt(12 * 4000)
 
 
 def test_identity_zeros_constant() -> None:
@@ -200,25 +209,32 @@ def test_identity_zeros_constant() -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "message"),
+    ("law", "settings", "message"),
     [
-        (lambda: I.uniform(1.0, 1.0), "low < high, got low=1.0, high=1.0"),
-        (lambda: I.normal(-1.0), "must not be negative, got -1.0"),
-        (lambda: I.truncated_normal(1.0, 2, -2), "lower < upper"),
-        (lambda: I.variance_scaling(0.0, "fan_in", "normal"), "scale must be positive"),
-        (
-            lambda: I.variance_scaling(1.0, "fan_in", "normal")(KEY, (3,), jnp.float32),
-            "for a bias use zeros",
-        ),
-        (lambda: I.orthogonal()(KEY, (3,), jnp.float32), "needs a matrix"),
-        (lambda: I.identity()(KEY, (3, 3, 3), jnp.float32), "needs a matrix"),
-        (lambda: I.wang(0), "1 or more, got 0"),
-        (lambda: I.by_gain("swish"), "no activation is called 'swish'"),
+        (I.uniform, (1.0, 1.0), "low < high, got low=1.0, high=1.0"),
+        (I.normal, (-1.0,), "must not be negative, got -1.0"),
+        (I.truncated_normal, (1.0, 2, -2), "lower < upper"),
+        (I.variance_scaling, (0.0, "fan_in", "normal"), "scale must be positive"),
+        (I.wang, (0,), "1 or more, got 0"),
+        (I.by_gain, ("swish",), "no activation is called 'swish'"),
     ],
 )
-def test_errors_say_got_expected_remedy(make, message: str) -> None:
+def test_settings_that_are_refused(law, settings: tuple, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        make()
+        law(*settings)
+
+
+@pytest.mark.parametrize(
+    ("init", "shape", "message"),
+    [
+        (I.variance_scaling(1.0, "fan_in", "normal"), (3,), "for a bias use zeros"),
+        (I.orthogonal(), (3,), "needs a matrix"),
+        (I.identity(), (3, 3, 3), "needs a matrix"),
+    ],
+)
+def test_shapes_that_are_refused(init, shape: tuple[int, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        init(KEY, shape, jnp.float32)
 
 
 def test_unknown_modes_and_laws_are_refused() -> None:

@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -49,18 +50,26 @@ BOUNDED = {
 @pytest.mark.parametrize("through", ["init", "along"])
 def test_bounds_hold_after_the_cast(name: str, dtype: jnp.dtype, through: str) -> None:
     init, shape, low, high = BOUNDED[name]
-    init = init if through == "init" else along(".io" if len(shape) == 2 else ".o", init)
     copies = 40_000
     with jax.enable_x64(dtype == jnp.float64):
         if through == "init":
-            keys = jax.random.split(KEY, copies)
-            w = jax.jit(jax.vmap(lambda key: init(key, shape, dtype)))(keys)
+
+            @jax.jit
+            @jax.vmap
+            def draw(key: jax.Array) -> jax.Array:
+                return init(key, shape, dtype)
+
+            w = draw(jax.random.split(KEY, copies))
         else:
-            w = init(KEY, (copies, *shape), dtype)
+            dims = ".io" if len(shape) == 2 else ".o"
+            w = along(dims, init)(KEY, (copies, *shape), dtype)
         assert w.dtype == dtype
         w = np.asarray(w).astype(np.float64)
     assert low <= w.min()
-    assert w.max() <= high if name.startswith(("log", "trunc")) else w.max() < high
+    if name.startswith(("log", "trunc")):
+        assert w.max() <= high
+    else:
+        assert w.max() < high
     if name == "U[0, 1)" and dtype != jnp.float8_e4m3fn:
         assert w.mean() == pytest.approx(0.5, abs=4 / math.sqrt(12 * w.size))
 
@@ -78,8 +87,9 @@ import jax, jax.numpy as jnp
 from jaxinit.initializers import orthogonal
 from jaxinit.initializers.structured import positive_definite_identity, spectral
 draws = [orthogonal()] * 12 + [positive_definite_identity()] * 4 + [spectral()] * 4
-of = lambda key: [init(jax.random.fold_in(key, i), (64, 64)) for i, init in enumerate(draws)]
-run = jax.jit(jax.vmap(of))
+def draw_all(key):
+    return [init(jax.random.fold_in(key, i), (64, 64)) for i, init in enumerate(draws)]
+run = jax.jit(jax.vmap(draw_all))
 for seed in range(20):
     jax.block_until_ready(run(jax.random.split(jax.random.key(seed), 11)))
 """
@@ -90,27 +100,30 @@ for seed in range(20):
 @pytest.mark.parametrize(
     "make",
     [
-        lambda s: I.constant(s),
+        I.constant,
         lambda s: I.uniform(-s, s),
         lambda s: I.uniform(0.0, s),
         lambda s: I.normal(s, mean=s),
-        lambda s: I.truncated_normal(s),
+        I.truncated_normal,
         lambda s: I.truncated_normal(0.3, -s, 2 * s),
         lambda s: I.variance_scaling(s, "fan_avg", "uniform"),
         lambda s: I.variance_scaling(s, "fan_avg", "truncated_normal"),
         lambda s: I.he("normal", negative_slope=s),
-        lambda s: I.orthogonal(s),
-        lambda s: I.identity(s),
-        lambda s: I.scaled(I.normal(1.0), s),
+        I.orthogonal,
+        I.identity,
+        partial(I.scaled, I.normal(1.0)),
         lambda s: I.log_decay(s, 2 * s),
-        lambda s: I.log_phase(s),
+        I.log_phase,
     ],
 )
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_numbers_may_be_traced(make, dtype: jnp.dtype) -> None:
-    known = make(0.3)(KEY, (6, 6), dtype)
-    traced = jax.jit(lambda s: make(s)(KEY, (6, 6), dtype))(0.3)
-    strong = jax.jit(lambda s: make(s)(KEY, (6, 6), dtype))(jnp.float32(0.3))
+    def draw(number: float | jax.Array) -> jax.Array:
+        return make(number)(KEY, (6, 6), dtype)
+
+    known = draw(0.3)
+    traced = jax.jit(draw)(0.3)
+    strong = jax.jit(draw)(jnp.float32(0.3))
     assert traced.dtype == strong.dtype == dtype
     rounding = 4 * float(jnp.finfo(dtype).eps)
     for other in (traced, strong):
