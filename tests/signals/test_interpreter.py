@@ -23,21 +23,54 @@ def entries(values: Array) -> Array:
 def evaluated(function, *others: Array) -> Evaluated:
     """A function of the gates and of other arrays, run with measures that keep all entries."""
     traced = jaxprs.traced(function, W, *others)
-    of_arguments = [WHOLE["gates"], *[None for _ in others]]
+    argument_origins = [WHOLE["gates"], *[None] * len(others)]
     looking = Interpreter(entries, COPIES, frozenset())
-    return looking.run(traced.program, traced.arguments, of_arguments)
+    return looking.run(traced.program, traced.arguments, argument_origins)
+
+
+def swapped(array):
+    return array.swapaxes(0, 2)
+
+
+def flattened(array):
+    return array.reshape(6, 4)
+
+
+def sliced(array):
+    return array[1]
+
+
+def concatenated(array):
+    both = jnp.concatenate if isinstance(array, jax.Array) else np.concatenate
+    return both([array[1], array[0]], 1)
+
+
+def first(array):
+    return array[0]
+
+
+def unmoved(array):
+    return array
+
+
+def cast(w: Array) -> Array:
+    return w.astype(jnp.bfloat16)
+
+
+def multiplied(w: Array) -> Array:
+    return 3.0 * w / 2.0
 
 
 @pytest.mark.parametrize(
     ("function", "moved"),
     [
-        (lambda w: w.swapaxes(0, 2), lambda n: n.swapaxes(0, 2)),
-        (lambda w: w.reshape(6, 4), lambda n: n.reshape(6, 4)),
-        (lambda w: w[1], lambda n: n[1]),
-        (lambda w: jnp.concatenate([w[1], w[0]], 1), lambda n: np.concatenate([n[1], n[0]], 1)),
-        (lambda w: w.astype(jnp.bfloat16), lambda n: n),
-        (lambda w: 3.0 * w / 2.0, lambda n: n),
-        (lambda w: jax.jit(lambda w: w[0])(w), lambda n: n[0]),
+        (swapped, swapped),
+        (flattened, flattened),
+        (sliced, sliced),
+        (concatenated, concatenated),
+        (cast, unmoved),
+        (multiplied, unmoved),
+        (jax.jit(first), first),
     ],
     ids=["transpose", "reshape", "slice", "concatenate", "cast", "multiplier", "jit"],
 )
@@ -57,12 +90,12 @@ def test_what_is_computed_has_no_origin(function) -> None:
 
 
 def test_a_loop_returns_parameters_that_it_hands_on() -> None:
+    def turn(carry: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], None]:
+        h, w = carry
+        return (jnp.tanh(h @ w[0, :, :3]), w), None
+
     def looped(w: Array, x: Array) -> tuple[Array, Array]:
-        (h, w), _ = jax.lax.scan(
-            lambda carry, _: ((jnp.tanh(carry[0] @ carry[1][0, :, :3]), carry[1]), None),
-            (x, w),
-            length=4,
-        )
+        (h, w), _ = jax.lax.scan(turn, (x, w), length=4)
         return h, w
 
     done = evaluated(looped, X)
@@ -73,8 +106,11 @@ def test_a_loop_returns_parameters_that_it_hands_on() -> None:
 
 
 def test_slices_of_a_stack_are_their_own_copies_turn_by_turn() -> None:
-    reverse = lambda w, x: jax.lax.scan(lambda h, w: (h, x @ w), 0.0, w[::-1])[1]
-    (site,) = evaluated(reverse, X).sites
+    def backwards(w: Array, x: Array) -> Array:
+        _, products = jax.lax.scan(lambda h, w: (h, x @ w), 0.0, w[::-1])
+        return products
+
+    (site,) = evaluated(backwards, X).sites
     assert site.copies.tolist() == [[1], [0]]
     np.testing.assert_allclose(site.product[0, 0], (X @ W[1]).ravel(), rtol=1e-5)
 
@@ -83,21 +119,31 @@ def test_a_look_has_shapes_and_no_values() -> None:
     traced = jaxprs.traced(lambda w, x: (w[0], x @ w[1]), W, X)
     looking = Interpreter(entries, COPIES, frozenset())
     seen = looking.look(traced.program, traced.arguments, [WHOLE["gates"], None])
-    assert [site.copies.tolist() for site in seen.sites] == [[1]]
-    assert [tuple(shape.shape for shape in one) for one in seen.shapes] == [((1, 20), (1, 15))]
+    (site,) = seen.sites
+    assert site.copies.tolist() == [1]
+    ((product, given),) = seen.shapes
+    assert (product.shape, given.shape) == ((1, 20), (1, 15))
     assert seen.origins[1] is None
 
 
 def test_branches_share_the_sites_that_are_alike() -> None:
-    one = lambda w, x: x @ w[0]
-    two = lambda w, x: 2 * (x @ w[0]) + x @ w[1]
-    chosen = lambda w, x: jax.lax.cond(x.sum() > 1e9, one, two, w, x)
-    sites = evaluated(chosen, X).sites
+    def one(w: Array, x: Array) -> Array:
+        return x @ w[0]
+
+    def two(w: Array, x: Array) -> Array:
+        return 2 * (x @ w[0]) + x @ w[1]
+
+    def takes_two(w: Array, x: Array) -> Array:
+        return jax.lax.cond(x.sum() > 1e9, one, two, w, x)
+
+    def takes_one(w: Array, x: Array) -> Array:
+        return jax.lax.cond(x.sum() < 1e9, one, two, w, x)
+
+    sites = evaluated(takes_two, X).sites
     assert sorted(site.copies.tolist() for site in sites) == [[0], [1]]
     np.testing.assert_allclose(sites[0].product[0], (X @ W[0]).ravel(), rtol=1e-5)
-    taken = lambda w, x: jax.lax.cond(x.sum() < 1e9, one, two, w, x)
-    missing = [site for site in evaluated(taken, X).sites if np.isnan(site.product).all()]
-    assert [site.copies.tolist() for site in missing] == [[1]]
+    (missing,) = [site for site in evaluated(takes_one, X).sites if np.isnan(site.product).all()]
+    assert missing.copies.tolist() == [1]
 
 
 def measured(copies: list[int], axes: tuple[int, ...], y: Array) -> Array:

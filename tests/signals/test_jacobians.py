@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jaxtyping import Array
 
 from jaxinit import spec
 from jaxinit.introspect import functional, values
@@ -20,7 +21,11 @@ def test_jacobians_are_exact_where_they_are_small() -> None:
     leaves, apply, *_ = functional(lambda: RNN(3, 16, 4, rngs=nnx.Rngs(0)))
     params = spec.draw(SCHEMES["xavier_rnn"], jax.random.key(0), leaves)
     got = jacobians.jacobian_singular_values(apply, params, X[:3])
-    whole = jax.vmap(jax.jacrev(lambda x: apply(params, x[None])[0]))(X[:3])
+
+    def answer(x: Array) -> Array:
+        return apply(params, x[None])[0]
+
+    whole = jax.vmap(jax.jacrev(answer))(X[:3])
     exact = np.linalg.svd(np.asarray(whole).reshape(3, 4, 18), compute_uv=False)
     np.testing.assert_allclose(got, exact, rtol=1e-4)
 
@@ -46,11 +51,14 @@ def test_jacobians_of_layers_are_those_of_one_step(activation: str) -> None:
     params = spec.draw(SCHEMES["he_normal"], jax.random.key(0), leaves)
     got = jacobians.layer_jacobian_singular_values(apply, leaves, params, X, SLOPES[activation])
     phi = ACTIVATIONS[activation]
+
+    def next_layer(z: Array) -> Array:
+        return phi(z) @ params["layers.1.kernel"]
+
     z = X.reshape(5, -1) @ params["layers.0.kernel"]
-    exact = np.asarray(jax.vmap(jax.jacrev(lambda z: phi(z) @ params["layers.1.kernel"]))(z))
-    np.testing.assert_allclose(
-        got["layers.1.kernel"], np.linalg.svd(exact, compute_uv=False), rtol=1e-3, atol=1e-5
-    )
+    jacobians_by_example = np.asarray(jax.vmap(jax.jacrev(next_layer))(z))
+    exact = np.linalg.svd(jacobians_by_example, compute_uv=False)
+    np.testing.assert_allclose(got["layers.1.kernel"], exact, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("activation", SLOPES)

@@ -16,12 +16,19 @@ def doubled(x: Array) -> Array:
     return 2 * x
 
 
-doubled.defjvp(lambda primals, tangents: (2 * primals[0], 2 * tangents[0]))
+@doubled.defjvp
+def doubled_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    (x,), (dx,) = primals, tangents
+    return 2 * x, 2 * dx
+
+
+def added(total: Array, row: Array) -> tuple[Array, None]:
+    return total + row, None
 
 
 def function(x: Array, options: dict[str, Array]) -> dict[str, Array]:
     y = jax.jit(jnp.tanh)(x + options["shift"])
-    turns, _ = jax.lax.scan(lambda carry, row: (carry + row, None), jnp.zeros(3), y)
+    turns, _ = jax.lax.scan(added, jnp.zeros(3), y)
     return {"turns": doubled(turns), "last": jnp.maximum(y, 0.25)[-1]}
 
 
@@ -39,7 +46,8 @@ def test_equations_one_by_one_give_the_functions_result() -> None:
     result = traced.result(run(traced.program, traced.arguments))
     expected = function(X, options)
     assert result.keys() == expected.keys()
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), result, expected)
+    for name, values in expected.items():
+        np.testing.assert_allclose(result[name], values, rtol=1e-6)
 
 
 def test_a_program_may_return_a_literal() -> None:
@@ -49,19 +57,28 @@ def test_a_program_may_return_a_literal() -> None:
 
 @pytest.mark.parametrize("call", [jax.jit, jax.checkpoint, jax.custom_jvp])
 def test_what_only_calls_is_opened(call) -> None:
-    wrapped = call(lambda x: jnp.sin(x))
+    def sine(x: Array) -> Array:
+        return jnp.sin(x)
+
+    wrapped = call(sine)
     if call is jax.custom_jvp:
         wrapped.defjvp(lambda primals, tangents: (primals[0], tangents[0]))
     (equation,) = jaxprs.traced(wrapped, X).program.jaxpr.eqns
     inner = jaxprs.called(equation)
     assert inner is not None
-    (sine,) = inner.jaxpr.eqns
-    assert sine.primitive.name == "sin"
-    assert jaxprs.called(sine) is None
+    (inner_equation,) = inner.jaxpr.eqns
+    assert inner_equation.primitive.name == "sin"
+    assert jaxprs.called(inner_equation) is None
 
 
 def test_primitives_are_found_in_inner_programs() -> None:
-    looped = lambda x: jax.lax.scan(lambda h, _: (jax.jit(jnp.sin)(h), None), x, length=2)[0]
+    def turn(h: Array, _: None) -> tuple[Array, None]:
+        return jax.jit(jnp.sin)(h), None
+
+    def looped(x: Array) -> Array:
+        h, _ = jax.lax.scan(turn, x, length=2)
+        return h
+
     jaxpr = jaxprs.traced(looped, X).program.jaxpr
     assert jaxprs.contains(jaxpr, {"sin", "dot_general"})
     assert not jaxprs.contains(jaxpr, {"dot_general"})
