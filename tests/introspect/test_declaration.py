@@ -15,22 +15,24 @@ from jaxinit.schemes import SCHEMES
 KEY = jax.random.key(0)
 
 
+def by_name(model: nnx.Module) -> dict[str, spec.Leaf]:
+    return {leaf.name: leaf for leaf in introspect.leaves(model)}
+
+
 class Fused(nnx.Module):
     """Blocks as many a user writes them: one kernel for queries, keys and values, plain layers
     elsewhere."""
 
     def __init__(self, d: int, blocks: int, rngs: nnx.Rngs):
-        self.blocks = nnx.List(
-            [
-                nnx.Dict(
-                    qkv=nnx.Linear(d, 3 * d, rngs=rngs),
-                    out=nnx.Linear(d, d, rngs=rngs),
-                    up=nnx.Linear(d, 2 * d, rngs=rngs),
-                    down=nnx.Linear(2 * d, d, rngs=rngs),
-                )
-                for _ in range(blocks)
-            ]
-        )
+        self.blocks = nnx.List()
+        for _ in range(blocks):
+            block = nnx.Dict(
+                qkv=nnx.Linear(d, 3 * d, rngs=rngs),
+                out=nnx.Linear(d, d, rngs=rngs),
+                up=nnx.Linear(d, 2 * d, rngs=rngs),
+                down=nnx.Linear(2 * d, d, rngs=rngs),
+            )
+            self.blocks.append(block)
         self.head = nnx.Linear(d, 5, rngs=rngs)
         self.w_extra = nnx.Param(jnp.zeros((2, 3)))
 
@@ -52,32 +54,27 @@ SAID: dict[str, Any] = {
 
 def test_a_fused_projection_is_three_parameters_and_its_bias_too() -> None:
     net = declare(Fused(16, 2, nnx.Rngs(0)), n_layers=2, width=16, **SAID)
-    found = {leaf.name: leaf for leaf in introspect.leaves(net)}
+    leaves = by_name(net)
     for part in ("query", "key", "value"):
-        kernel, bias = found[f"blocks.1.qkv.kernel.{part}"], found[f"blocks.1.qkv.bias.{part}"]
-        assert (kernel.shape, kernel.role, kernel.layer, kernel.n_layers, kernel.width) == (
-            (16, 16),
-            part,
-            1,
-            2,
-            16,
-        )
+        kernel = leaves[f"blocks.1.qkv.kernel.{part}"]
+        bias = leaves[f"blocks.1.qkv.bias.{part}"]
+        assert (kernel.shape, kernel.role) == ((16, 16), part)
+        assert (kernel.layer, kernel.n_layers, kernel.width) == (1, 2, 16)
         assert (bias.shape, bias.role) == ((16,), "bias")
-    assert (found["head.kernel"].role, found["head.kernel"].layer, found["head.bias"].kind) == (
-        "readout",
-        2,
-        "readout",
-    )
-    assert (found["w_extra"].dims, found["w_extra"].role_assumed) == ("io", True)
+    assert (leaves["head.kernel"].role, leaves["head.kernel"].layer) == ("readout", 2)
+    assert leaves["head.bias"].kind == "readout"
+    assert (leaves["w_extra"].dims, leaves["w_extra"].role_assumed) == ("io", True)
     drawn = introspect.initialize(net, SCHEMES["saxe_orthogonal"], KEY)
     for part in np.split(np.asarray(drawn.blocks[0].qkv.kernel[...]), 3, axis=1):
         np.testing.assert_allclose(np.linalg.svd(part, compute_uv=False), 1, atol=1e-5)
     pure, x = functional(lambda: drawn), jax.random.normal(KEY, (3, 4, 16))
     values = introspect.values(drawn)
     np.testing.assert_allclose(jax.jit(pure.apply)(values, x), drawn(x), rtol=1e-5, atol=1e-5)
-    again = introspect.initialize(
-        net, lambda leaf: spec.Joint(lambda key, shape, dtype: values[leaf.name]), KEY
-    )
+
+    def as_drawn(leaf: spec.Leaf) -> spec.Joint:
+        return spec.Joint(lambda key, shape, dtype: values[leaf.name])
+
+    again = introspect.initialize(net, as_drawn, KEY)
     np.testing.assert_array_equal(again.blocks[1].qkv.kernel[...], drawn.blocks[1].qkv.kernel[...])
 
 
@@ -123,16 +120,11 @@ def test_what_is_declared_already_stays_and_what_is_said_goes_first() -> None:
     net = declare(Fused(4, 2, nnx.Rngs(0)), n_layers=2, **SAID)
     declare(net)
     declare(net, width=4, roles={"blocks.1.out": "hidden"})
-    found = {leaf.name: leaf for leaf in introspect.leaves(net)}
-    assert (found["blocks.0.out.kernel"].role, found["blocks.0.out.kernel"].n_layers) == (
-        "attention_out",
-        2,
-    )
-    assert (found["blocks.1.out.kernel"].role, found["blocks.1.out.kernel"].role_assumed) == (
-        "hidden",
-        False,
-    )
-    assert found["blocks.0.qkv.kernel.key"].width == 4
+    leaves = by_name(net)
+    first, second = leaves["blocks.0.out.kernel"], leaves["blocks.1.out.kernel"]
+    assert (first.role, first.n_layers) == ("attention_out", 2)
+    assert (second.role, second.role_assumed) == ("hidden", False)
+    assert leaves["blocks.0.qkv.kernel.key"].width == 4
 
 
 class Parted(nnx.Module):
@@ -151,17 +143,17 @@ def test_biases_of_parts_have_their_own_partners(order: tuple[str, ...]) -> None
     kinds = {"q": "query", "k": "key", "v": "value"}
     roles = {f"qkv.kernel.{part}": kinds[part] for part in order}
     model = declare(Parted(8), split={"qkv": ("q", "k", "v")}, roles=roles, n_layers=1)
-    by_name = {leaf.name: leaf for leaf in introspect.leaves(model)}
+    leaves = by_name(model)
     for part, role in kinds.items():
-        assert by_name[f"qkv.kernel.{part}"].role == role
-        assert by_name[f"qkv.bias.{part}"].role == "bias"
-        assert by_name[f"qkv.bias.{part}"].partner == role
+        assert leaves[f"qkv.kernel.{part}"].role == role
+        assert leaves[f"qkv.bias.{part}"].role == "bias"
+        assert leaves[f"qkv.bias.{part}"].partner == role
 
 
 def test_a_norm_beside_the_blocks_is_in_none_of_them() -> None:
-    by_name = {leaf.name: leaf for leaf in introspect.leaves(declare(Parted(8), n_layers=1))}
-    assert by_name["blocks.0.scale"].layer == 0
-    assert by_name["norm.scale"].layer == by_name["norm.bias"].layer == 1
+    leaves = by_name(declare(Parted(8), n_layers=1))
+    assert leaves["blocks.0.scale"].layer == 0
+    assert leaves["norm.scale"].layer == leaves["norm.bias"].layer == 1
 
 
 class Bare(nnx.Module):
@@ -175,31 +167,26 @@ class Bare(nnx.Module):
 
 def test_partners_of_bare_parameters_are_said() -> None:
     said = {"dims": {"w*": "io", "bq": "o"}, "roles": {"wq": "query", "wk": "key", "bq": "bias"}}
-    model = declare(
-        Bare(8), **said, partners={"bq": "query", "q_norm": "query"}, width=8, n_layers=1
-    )
-    by_name = {leaf.name: leaf for leaf in introspect.leaves(model)}
-    assert {name: leaf.partner for name, leaf in by_name.items() if leaf.partner} == {
-        "bq": "query",
-        "q_norm.scale": "query",
-    }
-    assert [name for name, leaf in by_name.items() if leaf.normalized] == ["wq"]
-    with pytest.raises(
-        ValueError,
-        match=r"takes a bias or a scale and the role of a kernel.*'wk' has the role 'key'",
-    ):
+    partners = {"bq": "query", "q_norm": "query"}
+    model = declare(Bare(8), **said, partners=partners, width=8, n_layers=1)
+    leaves = introspect.leaves(model)
+    partner_of = {leaf.name: leaf.partner for leaf in leaves if leaf.partner}
+    assert partner_of == {"bq": "query", "q_norm.scale": "query"}
+    assert [leaf.name for leaf in leaves if leaf.normalized] == ["wq"]
+    message = r"takes a bias or a scale and the role of a kernel.*'wk' has the role 'key'"
+    with pytest.raises(ValueError, match=message):
         declare(Bare(8), **said, partners={"wk": "query"})
 
 
 def test_a_bias_belongs_to_the_kernel_of_its_layer_alone() -> None:
     alone = declare(nnx.Linear(4, 4, rngs=nnx.Rngs(0)), roles={"kernel": "readout"}, n_layers=2)
-    by_name = {leaf.name: leaf for leaf in introspect.leaves(alone)}
-    assert (by_name["bias"].partner, by_name["bias"].layer) == ("readout", 2)
+    bias = by_name(alone)["bias"]
+    assert (bias.partner, bias.layer) == ("readout", 2)
     # a readout and a bias side by side are no pair
     roles = {"wq": "query", "wk": "readout", "bq": "bias"}
     bare = declare(Bare(8), dims={"w*": "io", "bq": "o"}, roles=roles, n_layers=2)
-    by_name = {leaf.name: leaf for leaf in introspect.leaves(bare)}
-    assert (by_name["wk"].layer, by_name["bq"].layer, by_name["bq"].partner) == (2, 0, "")
+    leaves = by_name(bare)
+    assert (leaves["wk"].layer, leaves["bq"].layer, leaves["bq"].partner) == (2, 0, "")
 
 
 def test_what_cannot_be_cut_or_has_no_role_is_said() -> None:
@@ -215,16 +202,14 @@ def test_what_cannot_be_cut_or_has_no_role_is_said() -> None:
         "dims": {"experts": ".io", "eb": ".o"},
         "split": {"experts": ("gate", "up"), "eb": ("gate", "up")},
     }
-    assert {
-        leaf.role for leaf in introspect.leaves(declare(Experts(), **said, roles={"eb.*": "bias"}))
-    } >= {"bias"}
+    leaves = introspect.leaves(declare(Experts(), **said, roles={"eb.*": "bias"}))
+    assert "bias" in {leaf.role for leaf in leaves}
     with pytest.raises(ValueError, match=r"parameter 'eb\.gate' has no role"):
         introspect.leaves(declare(Experts(), **said))
 
 
 def test_a_role_that_is_nearly_one_is_a_slip() -> None:
-    with pytest.raises(
-        ValueError, match="no role is called 'readuot', and 'readout' is near; the roles are"
-    ):
+    message = "no role is called 'readuot', and 'readout' is near; the roles are"
+    with pytest.raises(ValueError, match=message):
         declare(Parted(8), roles={"qkv": "readuot"})
     assert introspect.leaves(declare(Parted(8), roles={"qkv": "mine"}, n_layers=1))

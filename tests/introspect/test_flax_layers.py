@@ -34,25 +34,30 @@ def test_flaxs_own_layers_are_declared_by_what_they_are() -> None:
 
     net = Net(nnx.Rngs(0))
     introspect.declare(net)
-    found = {leaf.name: (leaf.dims, leaf.role) for leaf in introspect.leaves(net)}
-    assert found["table.embedding"] == ("io", "embedding")
-    assert found["conv.kernel"] == ("wwio", "hidden")
-    assert found["attention.query.kernel"] == ("i.o", "query")
-    assert found["attention.out.kernel"] == ("iio", "attention_out")
-    assert found["attention.out.bias"] == ("o", "bias")
-    assert found["norm.scale"] == ("o", "scale")
-    assert found["layers.0.kernel"] == ("io", "hidden")
-    assert found["mine"] == (".io", "recurrent")  # what is declared already stays
+    declared = {leaf.name: (leaf.dims, leaf.role) for leaf in introspect.leaves(net)}
+    assert declared["table.embedding"] == ("io", "embedding")
+    assert declared["conv.kernel"] == ("wwio", "hidden")
+    assert declared["attention.query.kernel"] == ("i.o", "query")
+    assert declared["attention.out.kernel"] == ("iio", "attention_out")
+    assert declared["attention.out.bias"] == ("o", "bias")
+    assert declared["norm.scale"] == ("o", "scale")
+    assert declared["layers.0.kernel"] == ("io", "hidden")
+    assert declared["mine"] == (".io", "recurrent")  # what is declared already stays
     drawn = introspect.initialize(net, SCHEMES["he_normal"], jax.random.key(0))
-    assert float(jnp.std(drawn.attention.query.kernel[...])) == pytest.approx(
-        (2 / 8) ** 0.5, rel=0.3
-    )
+    std = float(jnp.std(drawn.attention.query.kernel[...]))
+    assert std == pytest.approx((2 / 8) ** 0.5, rel=0.3)
 
 
 RNGS = nnx.Rngs(0)
-
-
 H = 48
+
+
+def stacked_cells() -> nnx.Module:
+    @nnx.vmap
+    def cell(key: jax.Array) -> nnx.GRUCell:
+        return nnx.GRUCell(5, H, rngs=nnx.Rngs(key))
+
+    return cell(jax.random.split(KEY, 2))
 
 
 # A layer of Flax and, of each of its kernels, the dims, the fans, the copies and the role.
@@ -128,8 +133,16 @@ LAYERS: dict[str, tuple[Callable[[], nnx.Module], dict[str, tuple[str, int, int,
     ),
     "LSTMCell": (
         lambda: nnx.LSTMCell(5, H, rngs=RNGS),
-        {f"i{x}.kernel".replace("if.", "if_."): (".io", 5, H, 1, "input") for x in "ifgo"}
-        | {f"h{x}.kernel": (".io", H, H, 1, "recurrent") for x in "ifgo"},
+        {
+            "ii.kernel": (".io", 5, H, 1, "input"),
+            "if_.kernel": (".io", 5, H, 1, "input"),
+            "ig.kernel": (".io", 5, H, 1, "input"),
+            "io.kernel": (".io", 5, H, 1, "input"),
+            "hi.kernel": (".io", H, H, 1, "recurrent"),
+            "hf.kernel": (".io", H, H, 1, "recurrent"),
+            "hg.kernel": (".io", H, H, 1, "recurrent"),
+            "ho.kernel": (".io", H, H, 1, "recurrent"),
+        },
     ),
     "SpectralNorm": (
         lambda: nnx.SpectralNorm(nnx.Linear(6, 4, rngs=RNGS), rngs=RNGS),
@@ -140,9 +153,7 @@ LAYERS: dict[str, tuple[Callable[[], nnx.Module], dict[str, tuple[str, int, int,
         {"layer_instance.kernel": ("io", 6, 4, 1, "hidden")},
     ),
     "stacked by vmap": (
-        lambda: nnx.vmap(lambda key: nnx.GRUCell(5, H, rngs=nnx.Rngs(key)))(
-            jax.random.split(KEY, 2)
-        ),
+        stacked_cells,
         {
             "dense_i.kernel": ("..io", 5, H, 6, "input"),
             "dense_h.kernel": ("..io", H, H, 6, "recurrent"),
@@ -154,26 +165,25 @@ LAYERS: dict[str, tuple[Callable[[], nnx.Module], dict[str, tuple[str, int, int,
 @pytest.mark.parametrize("name", LAYERS)
 def test_every_layer_of_flax_has_its_fans_and_its_copies(name: str) -> None:
     make, expected = LAYERS[name]
-    found = {leaf.name: leaf for leaf in introspect.leaves(declare(make())) if leaf.is_kernel}
-    told = {
-        name: (leaf.dims, leaf.fan_in, leaf.fan_out, leaf.copies, leaf.role)
-        for name, leaf in found.items()
-    }
-    assert told == expected
+    declared = {}
+    for leaf in introspect.leaves(declare(make())):
+        if leaf.is_kernel:
+            axes = (leaf.dims, leaf.fan_in, leaf.fan_out, leaf.copies)
+            declared[leaf.name] = (*axes, leaf.role)
+    assert declared == expected
 
 
 def test_every_vector_of_flax_has_its_role() -> None:
     class Net(nnx.Module):
         def __init__(self, rngs: nnx.Rngs):
-            self.norms = nnx.List(
-                [
-                    nnx.LayerNorm(6, rngs=rngs),
-                    nnx.RMSNorm(6, rngs=rngs),
-                    nnx.BatchNorm(6, rngs=rngs),
-                    nnx.GroupNorm(6, 2, rngs=rngs),
-                    nnx.InstanceNorm(6, rngs=rngs),
-                ]
-            )
+            norms = [
+                nnx.LayerNorm(6, rngs=rngs),
+                nnx.RMSNorm(6, rngs=rngs),
+                nnx.BatchNorm(6, rngs=rngs),
+                nnx.GroupNorm(6, 2, rngs=rngs),
+                nnx.InstanceNorm(6, rngs=rngs),
+            ]
+            self.norms = nnx.List(norms)
             self.prelu = nnx.PReLU()
             self.cell = nnx.GRUCell(5, 6, rngs=rngs)
             self.attention = nnx.MultiHeadAttention(
@@ -181,27 +191,20 @@ def test_every_vector_of_flax_has_its_role() -> None:
             )
 
     net = declare(Net(nnx.Rngs(0)))
-    found = {leaf.name: leaf for leaf in introspect.leaves(net)}
+    leaves = {leaf.name: leaf for leaf in introspect.leaves(net)}
     for k in range(5):
-        scale = found[f"norms.{k}.scale"]
-        assert (scale.dims, scale.role, scale.kind, scale.inputs, scale.layer) == (
-            "o",
-            "scale",
-            "norm",
-            6,
-            k,
-        )
-    assert found["norms.3.bias"].role == "bias"
-    assert (found["prelu.negative_slope"].dims, found["prelu.negative_slope"].role) == ("", "slope")
-    assert found["attention.query_ln.scale"].role == "scale"
-    assert (found["attention.query.bias"].dims, found["attention.query.bias"].inputs) == (".o", 6)
-    bias = found["cell.dense_i.bias"]
-    assert (bias.shape, bias.dims, bias.gate, bias.kind) == (
-        (3, 6),
-        ".o",
-        ("reset", "update", "new"),
-        "gru",
-    )
+        scale = leaves[f"norms.{k}.scale"]
+        assert (scale.dims, scale.role, scale.kind) == ("o", "scale", "norm")
+        assert (scale.inputs, scale.layer) == (6, k)
+    assert leaves["norms.3.bias"].role == "bias"
+    slope = leaves["prelu.negative_slope"]
+    assert (slope.dims, slope.role) == ("", "slope")
+    assert leaves["attention.query_ln.scale"].role == "scale"
+    query_bias = leaves["attention.query.bias"]
+    assert (query_bias.dims, query_bias.inputs) == (".o", 6)
+    bias = leaves["cell.dense_i.bias"]
+    assert (bias.shape, bias.dims, bias.kind) == ((3, 6), ".o", "gru")
+    assert bias.gate == ("reset", "update", "new")
     drawn = introspect.initialize(net, SCHEMES["he_normal"], KEY)
     assert float(drawn.prelu.negative_slope[...]) == pytest.approx(0.01)
     assert drawn.cell.dense_i.bias.get_value().shape == (18,)
@@ -209,9 +212,8 @@ def test_every_vector_of_flax_has_its_role() -> None:
 
 @pytest.mark.parametrize(("cell", "gates"), [(nnx.GRUCell, 3), (nnx.OptimizedLSTMCell, 4)])
 def test_fused_gates_are_drawn_one_by_one(cell: Any, gates: int) -> None:
-    net = introspect.initialize(
-        declare(cell(5, H, rngs=nnx.Rngs(0))), SCHEMES["saxe_orthogonal"], KEY
-    )
+    declared = declare(cell(5, H, rngs=nnx.Rngs(0)))
+    net = introspect.initialize(declared, SCHEMES["saxe_orthogonal"], KEY)
     for gate in np.split(np.asarray(net.dense_h.kernel[...]), gates, axis=1):
         np.testing.assert_allclose(np.linalg.svd(gate, compute_uv=False), 1, atol=1e-5)
     he = introspect.initialize(net, SCHEMES["he_normal"], KEY)
@@ -236,10 +238,10 @@ def test_groups_and_heads_are_drawn_one_by_one() -> None:
 def test_a_forget_bias_reaches_either_lstm(cell: Any) -> None:
     drawn = introspect.initialize(declare(cell(2, 3, rngs=nnx.Rngs(0))), forget_bias(1.0), KEY)
     if cell is nnx.LSTMCell:
-        found = [getattr(drawn, f"h{letter}").bias[...] for letter in "ifgo"]
+        biases = [drawn.hi.bias[...], drawn.hf.bias[...], drawn.hg.bias[...], drawn.ho.bias[...]]
     else:
-        found = jnp.split(drawn.dense_h.bias[...], 4)
-    np.testing.assert_array_equal(np.stack([np.asarray(of) for of in found]).mean(1), [0, 1, 0, 0])
+        biases = jnp.split(drawn.dense_h.bias[...], 4)
+    np.testing.assert_array_equal(np.asarray(jnp.stack(biases)).mean(1), [0, 1, 0, 0])
 
 
 @pytest.mark.slow
@@ -252,8 +254,9 @@ def test_a_study_calibrations_and_the_coordinate_check_take_a_module_of_flax(
     ) -> nnx.Module:
         class Net(nnx.Module):
             def __init__(self):
-                two = (nnx.RNN(cell(inputs, units, rngs=rngs), rngs=rngs) for _ in range(2))
-                self.rnn = nnx.Bidirectional(*two, rngs=rngs)
+                forward = nnx.RNN(cell(inputs, units, rngs=rngs), rngs=rngs)
+                backward = nnx.RNN(cell(inputs, units, rngs=rngs), rngs=rngs)
+                self.rnn = nnx.Bidirectional(forward, backward, rngs=rngs)
                 self.norm = nnx.BatchNorm(2 * units, rngs=rngs)
                 self.dropout = nnx.Dropout(0.2, rngs=rngs)
                 self.head = nnx.Linear(2 * units, outputs, rngs=rngs)
@@ -277,11 +280,7 @@ def test_a_study_calibrations_and_the_coordinate_check_take_a_module_of_flax(
     )
     result = run(study, models={"net": make}, out=tmp_path)
     assert np.isfinite(result.records.valid_loss.values[..., 0]).all()
-    sizes = coordinate_check(
-        replace(study, schemes=("mup(base_width=16)", "orthogonal")),
-        (16, 64),
-        steps=2,
-        models={"net": make},
-    )
+    two_schemes = replace(study, schemes=("mup(base_width=16)", "orthogonal"))
+    sizes = coordinate_check(two_schemes, (16, 64), steps=2, models={"net": make})
     assert "rnn.forward_rnn.cell" in str(sizes.parameter.values)
     assert (sizes.forward.values > 0).all()

@@ -54,23 +54,31 @@ class UsesRunningAverage(ByHand):
 def test_a_module_that_is_switched_by_an_argument_trains(kind: Any) -> None:
     pure, x = functional(lambda: declare(kind())), jax.random.normal(KEY, (64, 3)) + 1
     params = {"norm.scale": jnp.ones(3), "norm.bias": jnp.zeros(3)}
-    np.testing.assert_allclose(pure.apply(params, x), x, rtol=1e-3)  # the statistics of the start
+    np.testing.assert_allclose(pure.apply(params, x), x, rtol=1e-3)  # the initial statistics
     y, running = pure.learn(params, pure.running, x, Training(KEY))
     assert 0.3 < float(jnp.mean(y == 0)) < 0.7
     np.testing.assert_allclose(running["norm.mean"], 0.01 * x.mean(0), rtol=1e-3)
     # normalized by the batch, and no unit dropped
-    quiet, own = (pure.as_trained(params, x), np.asarray(x))
+    quiet, own = pure.as_trained(params, x), np.asarray(x)
     np.testing.assert_allclose(quiet, (own - own.mean(0)) / own.std(0), atol=1e-3)
+
+
+def not_lifted(function: Any) -> Any:
+    return function
 
 
 class Passes(nnx.Module):
     """Its own call takes no argument that says whether it trains, and its block's call does."""
 
-    def __init__(self, block: nnx.Module, lifted: Any = lambda f: f, **given: bool):
-        self.block, self.lifted, self.given = block, lifted, given
+    def __init__(self, block: nnx.Module, lifted: Any = not_lifted, **flags: bool):
+        self.block, self.lifted, self.flags = block, lifted, flags
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.lifted(lambda block, x: block(x, **self.given))(self.block, x)
+        @self.lifted
+        def call(block: Any, x: jax.Array) -> jax.Array:
+            return block(x, **self.flags)
+
+        return call(self.block, x)
 
 
 class TrainsUnlessTold(ByHand):
@@ -80,13 +88,11 @@ class TrainsUnlessTold(ByHand):
 
 @pytest.mark.parametrize("kind", [TrainsUnlessTold, Deterministic])
 def test_a_layer_that_trains_while_the_module_is_evaluated_is_refused(kind: Any) -> None:
-    given = {"deterministic": False} if kind is Deterministic else {}
-    pure = functional(lambda: declare(Passes(kind(), **given)))
+    flags = {"deterministic": False} if kind is Deterministic else {}
+    pure = functional(lambda: declare(Passes(kind(), **flags)))
     params = {"block.norm.scale": jnp.ones(3), "block.norm.bias": jnp.zeros(3)}
-    with pytest.raises(
-        ValueError,
-        match=r"'block.norm' is told to train while the module is evaluated, .*pass it on",
-    ):
+    message = r"'block.norm' is told to train while the module is evaluated, .*pass it on"
+    with pytest.raises(ValueError, match=message):
         pure.apply(params, jnp.ones((4, 3)))
 
 
@@ -95,7 +101,7 @@ class Switched(ByHand):
         return self.dropout(self.norm(x))
 
 
-@pytest.mark.parametrize("lifted", [lambda f: f, nnx.remat, nnx.jit])
+@pytest.mark.parametrize("lifted", [not_lifted, nnx.remat, nnx.jit])
 def test_a_layer_that_is_evaluated_inside_a_transform_is_not_refused(lifted: Any) -> None:
     pure = functional(lambda: declare(Passes(Switched(), lifted)))
     params, x = {"block.norm.scale": jnp.ones(3), "block.norm.bias": jnp.zeros(3)}, jnp.ones((4, 3))
@@ -105,9 +111,10 @@ def test_a_layer_that_is_evaluated_inside_a_transform_is_not_refused(lifted: Any
 
 
 def test_dropout_without_random_state_is_refused() -> None:
-    with pytest.raises(
-        ValueError, match=r"'layers.1' drops units at a rate of 0.5 and has no random state"
-    ):
-        functional(
-            lambda: declare(nnx.Sequential(nnx.Linear(2, 2, rngs=nnx.Rngs(0)), nnx.Dropout(0.5)))
-        )
+    def make() -> nnx.Module:
+        layers = nnx.Linear(2, 2, rngs=nnx.Rngs(0)), nnx.Dropout(0.5)
+        return declare(nnx.Sequential(*layers))
+
+    message = r"'layers.1' drops units at a rate of 0.5 and has no random state"
+    with pytest.raises(ValueError, match=message):
+        functional(make)

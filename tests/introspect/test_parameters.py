@@ -19,11 +19,15 @@ KEY = jax.random.key(0)
 
 
 def test_leaves_say_everything_a_scheme_may_know() -> None:
-    leaves = {
-        leaf.name: leaf for leaf in introspect.leaves(LSTM(3, 5, 2, layers=2, rngs=nnx.Rngs(0)))
-    }
+    model = LSTM(3, 5, 2, layers=2, rngs=nnx.Rngs(0))
+    leaves = {leaf.name: leaf for leaf in introspect.leaves(model)}
     assert set(leaves) == {
-        *(f"layers.{k}.{name}" for k in (0, 1) for name in ("input", "recurrent", "bias")),
+        "layers.0.input",
+        "layers.0.recurrent",
+        "layers.0.bias",
+        "layers.1.input",
+        "layers.1.recurrent",
+        "layers.1.bias",
         "readout.kernel",
         "readout.bias",
     }
@@ -45,7 +49,9 @@ def test_initialize_returns_a_copy_and_leaves_the_model_alone() -> None:
 
 
 def test_initialize_refuses_what_an_array_cannot_carry() -> None:
-    doubled = lambda leaf: spec.Rule(glorot_scheme(leaf), multiplier=2.0)
+    def doubled(leaf: spec.Leaf) -> spec.Rule:
+        return spec.Rule(glorot_scheme(leaf), multiplier=2.0)
+
     with pytest.raises(ValueError, match=r"multiplies .*readout.kernel.* in the forward pass"):
         introspect.initialize(MLP(4, 8, 2, rngs=nnx.Rngs(0)), doubled, KEY)
 
@@ -55,9 +61,8 @@ def test_a_parameter_without_dims_is_an_error_with_its_name() -> None:
         def __init__(self):
             self.w = nnx.Param(jnp.zeros((2, 3)))
 
-    with pytest.raises(
-        ValueError, match=r"parameter 'w' \(shape \(2, 3\)\) declares no dims and role"
-    ):
+    message = r"parameter 'w' \(shape \(2, 3\)\) declares no dims and role"
+    with pytest.raises(ValueError, match=message):
         introspect.leaves(Foreign())
 
 
@@ -68,8 +73,10 @@ def test_our_modules_live_inside_any_flax_module() -> None:
 
     names = [leaf.name for leaf in introspect.leaves(Net(nnx.Rngs(0)))]
     assert names == [
-        f"inner.{name}"
-        for name in ("layers.0.bias", "layers.0.kernel", "readout.bias", "readout.kernel")
+        "inner.layers.0.bias",
+        "inner.layers.0.kernel",
+        "inner.readout.bias",
+        "inner.readout.kernel",
     ]
 
 

@@ -20,7 +20,9 @@ KEY = jax.random.key(0)
 
 
 def test_functional_is_the_module() -> None:
-    make = lambda: LSTM(3, 5, 2, rngs=nnx.Rngs(0))
+    def make() -> LSTM:
+        return LSTM(3, 5, 2, rngs=nnx.Rngs(0))
+
     leaves, apply, *_ = introspect.functional(make)
     params = spec.draw(SCHEMES["he_normal"], KEY, leaves)
     x = jax.random.normal(KEY, (2, 7, 3))
@@ -76,16 +78,20 @@ def test_a_module_is_evaluated_in_evaluation_and_trained_in_training() -> None:
 def test_products_in_the_loops_of_flax_are_found(cell: Any) -> None:
     net = noisy(cell)
     pure, x = functional(lambda: net), jax.random.normal(KEY, (4, 5, 8))
-    found = trace.products(pure.as_trained, pure.leaves, introspect.values(net), x)[1]
-    assert set(found) == {leaf.name for leaf in pure.leaves if leaf.is_kernel}
+    _, products = trace.products(pure.as_trained, pure.leaves, introspect.values(net), x)
+    assert set(products) == {leaf.name for leaf in pure.leaves if leaf.is_kernel}
+
+
+def mean_square_error(outputs: jax.Array, targets: jax.Array) -> jax.Array:
+    return jnp.mean((outputs - targets) ** 2)
 
 
 def test_a_module_with_noise_and_statistics_is_probed_as_in_training() -> None:
     net: Any = noisy()
     x, y = jax.random.normal(KEY, (16, 5, 8)), jnp.zeros((16, 10))
-    found = probes.probe(net, (x, y), lambda out, y: jnp.mean((out - y) ** 2))
-    assert found.product_mean.sel(parameter="rnn.cell.dense_h.kernel").values.shape == (5, 3)
-    at_head = found.activation_mean_square.sel(parameter="head.kernel").values[0, 0]
+    data = probes.probe(net, (x, y), mean_square_error)
+    assert data.product_mean.sel(parameter="rnn.cell.dense_h.kernel").values.shape == (5, 3)
+    at_head = data.activation_mean_square.sel(parameter="head.kernel").values[0, 0]
     net.train()
     normalized = net.norm(net.rnn(x))[:, -1]  # by the batch, and no unit dropped
     assert at_head == pytest.approx(float(jnp.mean(normalized**2)), rel=1e-4)
@@ -98,15 +104,16 @@ def test_a_trial_of_a_module_with_noise_and_statistics() -> None:
     model = functional(noisy)
     params = spec.draw(SCHEMES["glorot_uniform"], KEY, model.leaves)
     trial = training.Trial(
-        jnp.int32(0),
-        jnp.float32(0.1),
-        jnp.float32(jnp.inf),
-        jnp.float32(jnp.inf),
-        jnp.float32(0),
-        jnp.float32(0),
-        jnp.float32(2),
-        jnp.int32(9),
+        seed=jnp.int32(0),
+        lr=jnp.float32(0.1),
+        clip=jnp.float32(jnp.inf),
+        clip_value=jnp.float32(jnp.inf),
+        l2=jnp.float32(0),
+        weight_decay=jnp.float32(0),
+        target=jnp.float32(2),
+        budget=jnp.int32(9),
     )
+    another_seed = trial._replace(seed=jnp.int32(1))
     records = []
     for at_once in (None, 64):
         program = training.Program(
@@ -116,9 +123,7 @@ def test_a_trial_of_a_module_with_noise_and_statistics() -> None:
         state, first = advance(task.data, program.initial_state(params), trial)
         _, again = advance(task.data, program.initial_state(params), trial)
         np.testing.assert_array_equal(first.train_loss, again.train_loss)
-        _, other = advance(
-            task.data, program.initial_state(params), trial._replace(seed=jnp.int32(1))
-        )
+        _, other = advance(task.data, program.initial_state(params), another_seed)
         assert float(first.train_loss[0]) != float(other.train_loss[0])
         records.append(first)
         assert float(jnp.abs(state.running["norm.mean"]).max()) > 1e-3
@@ -131,21 +136,24 @@ def test_state_of_the_callers_own_type_is_carried_and_its_dtype_kept() -> None:
 
     class Net(nnx.Module):
         def __init__(self):
-            self.layer = nnx.Linear(
-                3, 2, param_dtype=jnp.bfloat16, dtype=jnp.bfloat16, rngs=nnx.Rngs(0)
-            )
+            dtypes = {"param_dtype": jnp.bfloat16, "dtype": jnp.bfloat16}
+            self.layer = nnx.Linear(3, 2, **dtypes, rngs=nnx.Rngs(0))
             self.steps = Seen(jnp.zeros((), jnp.int32))
 
         def __call__(self, x: jax.Array) -> jax.Array:
             self.steps[...] = self.steps[...] + 1
             return self.layer(x)
 
-    pure = functional(lambda: declare(Net()))
+    pure, x = functional(lambda: declare(Net())), jnp.ones((4, 3))
+
+    def total(params: dict[str, jax.Array]) -> jax.Array:
+        return pure.apply(params, x).sum()
+
     params = spec.draw(SCHEMES["he_normal"], KEY, pure.leaves)
-    y, after = pure.learn(params, pure.running, jnp.ones((4, 3)), Training())
+    y, after = pure.learn(params, pure.running, x, Training())
     assert y.dtype == jnp.bfloat16
     assert int(after["steps"]) == 1
     assert list(pure.running) == ["steps"]
-    slopes = jax.grad(lambda p: pure.apply(p, jnp.ones((4, 3))).sum())(params)
+    slopes = jax.grad(total)(params)
     # a float32 master copy stays one
     assert slopes["layer.kernel"].dtype == params["layer.kernel"].dtype

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +31,24 @@ def test_state_that_is_no_parameter_is_refused_by_name() -> None:
         introspect.functional(Counting)
 
 
+def as_it_is(array: Any) -> Any:
+    return array
+
+
+def times_a_sum(array: np.ndarray) -> np.ndarray:
+    """Uses an entry as a size, which a trace must know."""
+    return array[: int(array[1])].sum() * array
+
+
+# Ways to keep an array, and to get it back.
 KEPT: dict[str, tuple[Callable[[jax.Array], Any], Callable[[Any], Any]]] = {
-    "attribute": (lambda a: a, lambda kept: kept),
-    "marked": (nnx.data, lambda kept: kept),
-    # a size that a trace must know
-    "NumPy": (lambda a: a, lambda kept: kept[: int(kept[1])].sum() * kept),
-    "dict": (lambda a: nnx.data({"table": a}), lambda kept: kept["table"]),
-    "list": (lambda a: nnx.data([a]), lambda kept: kept[0]),
-    "nnx.Dict": (lambda a: nnx.Dict(table=a), lambda kept: kept["table"]),
-    "nnx.List": (lambda a: nnx.List([a]), lambda kept: kept[0]),
+    "attribute": (as_it_is, as_it_is),
+    "marked": (nnx.data, as_it_is),
+    "NumPy": (as_it_is, times_a_sum),
+    "dict": (lambda a: nnx.data({"table": a}), itemgetter("table")),
+    "list": (lambda a: nnx.data([a]), itemgetter(0)),
+    "nnx.Dict": (lambda a: nnx.Dict(table=a), itemgetter("table")),
+    "nnx.List": (lambda a: nnx.List([a]), itemgetter(0)),
     "closure": (lambda a: lambda: a, lambda kept: kept()),
 }
 
@@ -48,17 +58,23 @@ class Tabled(nnx.Module):
 
     def __init__(self, inputs: int, outputs: int, way: str):
         self.layer = nnx.Linear(inputs, outputs, rngs=nnx.Rngs(0))
-        given = (np if way == "NumPy" else jnp).arange(1, outputs + 1, dtype=np.float32)
-        self.table, self.way = KEPT[way][0](given), way
+        numbers = np.arange(1, outputs + 1, dtype=np.float32)
+        keep, _ = KEPT[way]
+        self.table = keep(numbers if way == "NumPy" else jnp.asarray(numbers))
+        self.way = way
 
     def __call__(self, x: jax.Array) -> jax.Array:
         y = self.layer(x)
-        return y * jnp.broadcast_to(KEPT[self.way][1](self.table), y.shape)
+        _, get = KEPT[self.way]
+        return y * jnp.broadcast_to(get(self.table), y.shape)
 
 
 @pytest.mark.parametrize("way", KEPT)
 def test_a_plain_array_of_a_module_is_a_constant(way: str) -> None:
-    make, x = lambda: declare(Tabled(3, 2, way)), jnp.ones((4, 3))
+    def make() -> nnx.Module:
+        return declare(Tabled(3, 2, way))
+
+    x = jnp.ones((4, 3))
     pure, params, own = functional(make), introspect.values(make()), Tabled(3, 2, way)(x)
     np.testing.assert_allclose(jax.jit(pure.apply)(params, x), own, rtol=1e-6)
     np.testing.assert_allclose(jax.jit(pure.as_trained)(params, x), own, rtol=1e-6)
@@ -66,7 +82,10 @@ def test_a_plain_array_of_a_module_is_a_constant(way: str) -> None:
 
 
 def test_what_weight_normalization_keeps_is_a_constant() -> None:
-    make = lambda: declare(nnx.WeightNorm(nnx.Linear(3, 2, rngs=nnx.Rngs(0)), rngs=nnx.Rngs(0)))
+    def make() -> Any:
+        rngs = nnx.Rngs(0)
+        return declare(nnx.WeightNorm(nnx.Linear(3, 2, rngs=rngs), rngs=rngs))
+
     net, x = make(), jnp.ones((4, 3))
     np.testing.assert_allclose(functional(make).apply(introspect.values(net), x), net(x), rtol=1e-6)
 
@@ -98,19 +117,24 @@ def test_a_study_and_a_probe_take_a_module_with_plain_arrays(tmp_path: Path) -> 
     result = run(study, models={"own": make}, out=tmp_path, progress=False)
     assert np.isfinite(result.records.valid_loss.values).all()
     net, x = make(3, 4, 2, rngs=nnx.Rngs(0), way="dict"), jnp.ones((4, 5, 3))
-    found = probes.probe(net, (x, jnp.zeros((4, 2))), lambda out, y: jnp.mean((out - y) ** 2))
-    assert found.gradient_norm.values > 0
+
+    def mean_square_error(outputs: jax.Array, targets: jax.Array) -> jax.Array:
+        return jnp.mean((outputs - targets) ** 2)
+
+    data = probes.probe(net, (x, jnp.zeros((4, 2))), mean_square_error)
+    assert data.gradient_norm.values > 0
 
 
 def test_an_array_that_was_cached_in_a_trace_is_refused() -> None:
-    table = functools.cache(lambda: jnp.ones(2))
+    @functools.cache
+    def table() -> jax.Array:
+        return jnp.ones(2)
 
     class Cached(nnx.Module):
         def __init__(self):
             self.layer = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
             self.table = table()
 
-    with pytest.raises(
-        ValueError, match=r"keeps \['table'\], of arrays without a value: .* functools.cache"
-    ):
+    message = r"keeps \['table'\], of arrays without a value: .* functools.cache"
+    with pytest.raises(ValueError, match=message):
         functional(lambda: declare(Cached()))
