@@ -60,20 +60,20 @@ def within(x: Array, low: Number, high: Number, includes_high: bool = True) -> A
     return jnp.clip(x, jnp.asarray(least), jnp.asarray(most))
 
 
-def real_dtype(dtype: DTypeLike, what: str) -> DTypeLike:
+def real_dtype(dtype: DTypeLike, name: str) -> DTypeLike:
     """The dtype to sample a real law in. Raises: ValueError for a complex dtype, and as
     `sampling_dtype`."""
     if jnp.issubdtype(dtype, jnp.complexfloating):
         raise ValueError(
-            f"{what} draws real numbers, got dtype {jnp.dtype(dtype)}; ask for "
+            f"{name} draws real numbers, got dtype {jnp.dtype(dtype)}; ask for "
             f"{jnp.finfo(dtype).dtype}"
         )
     return sampling_dtype(dtype)
 
 
-def check_std(std: Number, what: str) -> None:
+def check_std(std: Number, name: str) -> None:
     if known(std) and not std >= 0:
-        raise ValueError(f"{what}: the standard deviation must not be negative, got {std}")
+        raise ValueError(f"{name}: the standard deviation must not be negative, got {std}")
 
 
 def sampled_wide(sample: Sample) -> Sampler:

@@ -397,13 +397,13 @@ def spectral_radius(w: Inexact[Array, "n n"]) -> Float[Array, ""]:
     return jnp.exp(log_size / 2**SQUARINGS)
 
 
-def _at_radius(w: Array, target: Number, what: str) -> Array:
+def _at_radius(w: Array, target: Number, name: str) -> Array:
     """A matrix scaled to a spectral radius."""
-    _check_square(w.shape, what)
+    _check_square(w.shape, name)
     radius = spectral_radius(w)
     if known(radius) and not radius > 0:
         raise ValueError(
-            f"{what}: the matrix drawn is nilpotent (all eigenvalues 0), so no scale gives it a "
+            f"{name}: the matrix drawn is nilpotent (all eigenvalues 0), so no scale gives it a "
             f"spectral radius of {target}; draw with another key or a larger k"
         )
     factor = jnp.asarray(target, radius.dtype) / radius
@@ -416,22 +416,22 @@ def _central(tap: Array, shape: tuple[int, ...]) -> Array:
     return jnp.zeros(shape, tap.dtype).at[centre].set(tap)
 
 
-def _check_window(shape: tuple[int, ...], what: str) -> None:
+def _check_window(shape: tuple[int, ...], name: str) -> None:
     if len(shape) < 3:
         raise ValueError(
-            f"{what} needs a convolution (*window, inputs, outputs), got shape {shape}; use "
+            f"{name} needs a convolution (*window, inputs, outputs), got shape {shape}; use "
             "orthogonal"
         )
 
 
-def _check_matrix(shape: tuple[int, ...], what: str) -> None:
+def _check_matrix(shape: tuple[int, ...], name: str) -> None:
     if len(shape) != 2:
-        raise ValueError(f"{what} needs a matrix (inputs, outputs), got shape {shape}")
+        raise ValueError(f"{name} needs a matrix (inputs, outputs), got shape {shape}")
 
 
-def _check_square(shape: tuple[int, ...], what: str) -> None:
+def _check_square(shape: tuple[int, ...], name: str) -> None:
     if len(shape) != 2 or shape[0] != shape[1]:
         raise ValueError(
-            f"{what} needs a square matrix, got shape {shape}; use it for recurrent or hidden "
+            f"{name} needs a square matrix, got shape {shape}; use it for recurrent or hidden "
             "kernels"
         )
