@@ -7,24 +7,27 @@ from small_nets import leaves_of
 
 from jaxinit.schemes import SCHEMES, chrono, forget_bias, scale, scheme_named, with_bias, zaremba
 from jaxinit.schemes import mup as mups
-from jaxinit.spec import Scheme, draw, rules
+from jaxinit.spec import Rule, Scheme, draw, rules
 from jaxinit.study import BadStudy
 
 KEY = jax.random.key(0)
 
 
+def scales_of(rule: Rule) -> tuple[float, float, float]:
+    return rule.multiplier, rule.lr_scale, rule.wd_scale
+
+
 def same(one: Scheme, other: Scheme, model: str = "lstm") -> bool:
     """Whether two schemes draw and scale alike."""
     leaves = leaves_of(model)
-    drawn, expected = (draw(scheme, KEY, leaves) for scheme in (one, other))
-    scales, others = (
-        {
-            name: (rule.multiplier, rule.lr_scale, rule.wd_scale)
-            for name, rule in rules(scheme, leaves).items()
-        }
-        for scheme in (one, other)
-    )
-    return scales == others and all(np.array_equal(drawn[name], expected[name]) for name in drawn)
+    rule, expected_rule = rules(one, leaves), rules(other, leaves)
+    drawn, expected = draw(one, KEY, leaves), draw(other, KEY, leaves)
+    for name in drawn:
+        if not np.array_equal(drawn[name], expected[name]):
+            return False
+        if scales_of(rule[name]) != scales_of(expected_rule[name]):
+            return False
+    return rule.keys() == expected_rule.keys()
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,10 @@ def test_by_role_names_what_it_lacks_and_what_matches_nothing() -> None:
 def test_scale_multiplies_kernels_only_and_its_gain_can_be_traced() -> None:
     leaves = leaves_of("lstm")
     base = draw(SCHEMES["forget_bias"], KEY, leaves)
-    scaled = lambda gain: draw(scale(SCHEMES["forget_bias"], gain), KEY, leaves)
+
+    def scaled(gain: jax.Array) -> dict[str, jax.Array]:
+        return draw(scale(SCHEMES["forget_bias"], gain), KEY, leaves)
+
     swept = jax.jit(jax.vmap(scaled))(jnp.asarray([0.5, 3.0]))
     for leaf in leaves:
         for k, gain in enumerate((0.5, 3.0)):

@@ -33,11 +33,11 @@ def ours(scheme: Scheme, model: str) -> dict[str, np.ndarray]:
     return pooled
 
 
-def same_law(one: np.ndarray, other: np.ndarray, what: str) -> None:
+def same_law(one: np.ndarray, other: np.ndarray, label: str) -> None:
     if not other.any() or len(np.unique(other)) == 1:
-        assert np.unique(one) == np.unique(other), what
+        assert np.unique(one) == np.unique(other), label
     else:
-        assert stats.ks_2samp(one.ravel(), other.ravel()).pvalue > 1e-3, what
+        assert stats.ks_2samp(one.ravel(), other.ravel()).pvalue > 1e-3, label
 
 
 def orthogonality(w_gnn: np.ndarray) -> np.ndarray:
@@ -50,26 +50,28 @@ def orthogonality(w_gnn: np.ndarray) -> np.ndarray:
 def test_pytorch(model: str) -> None:
     torch = pytest.importorskip("torch", reason="the parity extra is not installed")
     kind = {"rnn": torch.nn.RNN, "lstm": torch.nn.LSTM, "gru": torch.nn.GRU}[model]
-    nets = [(kind(IN, H), torch.nn.Linear(H, OUT)) for _ in range(DRAWS)]
-    pooled = lambda pick: np.stack([pick(*net).detach().numpy() for net in nets])
+    nets, readouts = [], []
+    for _ in range(DRAWS):
+        nets.append(kind(IN, H))
+        readouts.append(torch.nn.Linear(H, OUT))
+
+    def pooled(layers: list, name: str) -> np.ndarray:
+        return np.stack([getattr(layer, name).detach().numpy() for layer in layers])
+
     got = ours(frameworks.pytorch, model)
-    same_law(got["layers.0.input"], pooled(lambda net, out: net.weight_ih_l0), "input")
-    same_law(got["layers.0.recurrent"], pooled(lambda net, out: net.weight_hh_l0), "recurrent")
-    same_law(got["readout.kernel"], pooled(lambda net, out: out.weight), "readout")
-    same_law(got["readout.bias"], pooled(lambda net, out: out.bias), "readout bias")
+    same_law(got["layers.0.input"], pooled(nets, "weight_ih_l0"), "input")
+    same_law(got["layers.0.recurrent"], pooled(nets, "weight_hh_l0"), "recurrent")
+    same_law(got["readout.kernel"], pooled(readouts, "weight"), "readout")
+    same_law(got["readout.bias"], pooled(readouts, "bias"), "readout bias")
     bias = got["layers.0.bias"]
+    of_input, of_state = pooled(nets, "bias_ih_l0"), pooled(nets, "bias_hh_l0")
     if model == "gru":  # the new gate keeps its two biases apart
-        same_law(
-            bias[:, :2], pooled(lambda net, out: (net.bias_ih_l0 + net.bias_hh_l0)[: 2 * H]), "bias"
-        )
-        same_law(bias[:, 2], pooled(lambda net, out: net.bias_ih_l0[2 * H :]), "new bias")
-        same_law(
-            got["layers.0.reset_bias"],
-            pooled(lambda net, out: net.bias_hh_l0[2 * H :]),
-            "reset bias",
-        )
+        new = slice(2 * H, None)
+        same_law(bias[:, :2], (of_input + of_state)[:, : 2 * H], "bias")
+        same_law(bias[:, 2], of_input[:, new], "new bias")
+        same_law(got["layers.0.reset_bias"], of_state[:, new], "reset bias")
     else:
-        same_law(bias, pooled(lambda net, out: net.bias_ih_l0 + net.bias_hh_l0), "bias")
+        same_law(bias, of_input + of_state, "bias")
 
 
 @pytest.mark.parametrize("model", ["rnn", "lstm", "gru"])
@@ -77,19 +79,17 @@ def test_flax_nnx(model: str) -> None:
     kind = {"rnn": nnx.SimpleCell, "lstm": nnx.OptimizedLSTMCell, "gru": nnx.GRUCell}[model]
     cells = [kind(IN, H, rngs=nnx.Rngs(seed)) for seed in range(DRAWS)]
     got = ours(frameworks.flax_nnx, model)
-    pooled = lambda name: np.stack([np.asarray(getattr(cell, name).kernel[...]) for cell in cells])
-    same_law(got["layers.0.input"], pooled("dense_i"), "input")
-    theirs = pooled("dense_h")
-    same_law(got["layers.0.recurrent"], theirs, "recurrent")
+    dense_i = np.stack([np.asarray(cell.dense_i.kernel[...]) for cell in cells])
+    dense_h = np.stack([np.asarray(cell.dense_h.kernel[...]) for cell in cells])
+    same_law(got["layers.0.input"], dense_i, "input")
+    same_law(got["layers.0.recurrent"], dense_h, "recurrent")
     if model != "rnn":  # the fault of the default: orthogonal as one matrix, not by gate
-        gates = theirs.reshape(DRAWS, H, -1, H).swapaxes(1, 2)
-        np.testing.assert_allclose(
-            orthogonality(got["layers.0.recurrent"]), orthogonality(gates).mean(), rtol=0.1
-        )
-        assert orthogonality(got["layers.0.recurrent"]).max() < 0.7
-        np.testing.assert_allclose(
-            orthogonality(ours(frameworks.flax_linen, model)["layers.0.recurrent"]), 1, rtol=1e-4
-        )
+        fused = orthogonality(got["layers.0.recurrent"])
+        gates = dense_h.reshape(DRAWS, H, -1, H).swapaxes(1, 2)
+        np.testing.assert_allclose(fused, orthogonality(gates).mean(), rtol=0.1)
+        assert fused.max() < 0.7
+        by_gate = orthogonality(ours(frameworks.flax_linen, model)["layers.0.recurrent"])
+        np.testing.assert_allclose(by_gate, 1, rtol=1e-4)
 
 
 @pytest.mark.parametrize("model", ["lstm", "gru"])
@@ -98,9 +98,11 @@ def test_flax_linen(model: str) -> None:
     x, carry = jnp.zeros((1, IN)), jnp.zeros((1, H))
     carries = (carry, carry) if model == "lstm" else carry
     trees = [cell.init(jax.random.key(seed), carries, x)["params"] for seed in range(DRAWS)]
-    pooled = lambda first: np.stack(
-        [[tree[k]["kernel"] for k in sorted(tree) if k[0] == first] for tree in trees]
-    )
+
+    def pooled(first_letter: str) -> np.ndarray:
+        names = [name for name in sorted(trees[0]) if name[0] == first_letter]
+        return np.stack([[tree[name]["kernel"] for name in names] for tree in trees])
+
     got = ours(frameworks.flax_linen, model)
     same_law(got["layers.0.input"], pooled("i"), "input")
     same_law(got["layers.0.recurrent"], pooled("h"), "recurrent")
@@ -132,13 +134,11 @@ def test_keras(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_keras_by_its_formulas() -> None:
     got = ours(frameworks.keras, "lstm")
-    assert np.abs(got["layers.0.input"]).max() == pytest.approx(
-        math.sqrt(6 / (IN + 4 * H)), rel=1e-2
-    )
+    bound = math.sqrt(6 / (IN + 4 * H))
+    assert np.abs(got["layers.0.input"]).max() == pytest.approx(bound, rel=1e-2)
     whole = got["layers.0.recurrent"].transpose(0, 2, 1, 3).reshape(DRAWS, H, 4 * H)
-    np.testing.assert_allclose(
-        whole @ whole.swapaxes(1, 2), np.broadcast_to(np.eye(H), (DRAWS, H, H)), atol=1e-5
-    )
+    gram = whole @ whole.swapaxes(1, 2)
+    np.testing.assert_allclose(gram, np.broadcast_to(np.eye(H), gram.shape), atol=1e-5)
     np.testing.assert_array_equal(np.unique(got["layers.0.bias"][:, 1]), [1.0])
     assert not got["layers.0.bias"][:, [0, 2, 3]].any()
 
@@ -147,10 +147,8 @@ def test_haiku_by_its_formulas() -> None:
     cut = stats.truncnorm(-2, 2)
     for model, fan, corrected in (("rnn", H, 1.0), ("lstm", IN + H, 1.0), ("gru", H, cut.std())):
         w = ours(frameworks.haiku, model)["layers.0.recurrent"].ravel()
-        assert (
-            stats.kstest(w, stats.truncnorm(-2, 2, scale=1 / math.sqrt(fan) / corrected).cdf).pvalue
-            > 1e-3
-        ), model
+        law = stats.truncnorm(-2, 2, scale=1 / math.sqrt(fan) / corrected)
+        assert stats.kstest(w, law.cdf).pvalue > 1e-3, model
 
 
 def test_equinox_by_its_formulas() -> None:
@@ -185,16 +183,14 @@ OTHERS = (
 def others_are(scheme: Scheme, theirs: Callable[[int], dict[str, np.ndarray]]) -> None:
     """Our draws of OTHERS follow the laws of theirs; a parameter that the library does not have is
     left out."""
-    many = [theirs(seed) for seed in range(4)]
-    mine = [draw(scheme, jax.random.key(seed), OTHERS) for seed in range(4)]
-    for name in many[0]:
-        pool = lambda draws, name=name: np.concatenate(
-            [np.ravel(np.asarray(one[name])) for one in draws]
-        )
-        same_law(pool(mine), pool(many), name)
-    assert {"conv.kernel", "grouped.kernel", "embedding", "query", "out", "norm.scale"} <= set(
-        many[0]
-    )
+    their_draws = [theirs(seed) for seed in range(4)]
+    our_draws = [draw(scheme, jax.random.key(seed), OTHERS) for seed in range(4)]
+    names = set(their_draws[0])
+    for name in sorted(names):
+        one = np.concatenate([np.ravel(np.asarray(drawn[name])) for drawn in our_draws])
+        other = np.concatenate([np.ravel(drawn[name]) for drawn in their_draws])
+        same_law(one, other, name)
+    assert {"conv.kernel", "grouped.kernel", "embedding", "query", "out", "norm.scale"} <= names
 
 
 @pytest.mark.parity
@@ -203,12 +199,11 @@ def test_pytorch_beyond_recurrent_layers() -> None:
 
     def theirs(seed: int) -> dict[str, np.ndarray]:
         torch.manual_seed(seed)
-        conv, grouped = (
-            torch.nn.Conv2d(IN, CHANNELS, 3),
-            torch.nn.Conv2d(IN, CHANNELS, 3, groups=GROUPS),
-        )
-        attention, norm = torch.nn.MultiheadAttention(MODEL, HEADS), torch.nn.LayerNorm(MODEL)
-        found = {
+        conv = torch.nn.Conv2d(IN, CHANNELS, 3)
+        grouped = torch.nn.Conv2d(IN, CHANNELS, 3, groups=GROUPS)
+        attention = torch.nn.MultiheadAttention(MODEL, HEADS)
+        norm = torch.nn.LayerNorm(MODEL)
+        parameters = {
             "conv.kernel": conv.weight,
             "conv.bias": conv.bias,
             "grouped.kernel": grouped.weight,
@@ -219,7 +214,7 @@ def test_pytorch_beyond_recurrent_layers() -> None:
             "norm.scale": norm.weight,
             "norm.bias": norm.bias,
         }
-        return {name: value.detach().numpy() for name, value in found.items()}
+        return {name: value.detach().numpy() for name, value in parameters.items()}
 
     others_are(frameworks.pytorch, theirs)
 
@@ -227,17 +222,14 @@ def test_pytorch_beyond_recurrent_layers() -> None:
 def test_flax_nnx_beyond_recurrent_layers() -> None:
     def theirs(seed: int) -> dict[str, np.ndarray]:
         rngs = nnx.Rngs(seed)
-        attention, norm = (
-            nnx.MultiHeadAttention(HEADS, MODEL, rngs=rngs),
-            nnx.LayerNorm(MODEL, rngs=rngs),
-        )
+        attention = nnx.MultiHeadAttention(HEADS, MODEL, rngs=rngs)
+        norm = nnx.LayerNorm(MODEL, rngs=rngs)
         conv = nnx.Conv(IN, CHANNELS, (3, 3), rngs=rngs)
-        found: dict[str, Any] = {
+        grouped = nnx.Conv(IN, CHANNELS, (3, 3), feature_group_count=GROUPS, rngs=rngs)
+        parameters: dict[str, Any] = {
             "conv.kernel": conv.kernel,
             "conv.bias": conv.bias,
-            "grouped.kernel": nnx.Conv(
-                IN, CHANNELS, (3, 3), feature_group_count=GROUPS, rngs=rngs
-            ).kernel,
+            "grouped.kernel": grouped.kernel,
             "embedding": nnx.Embed(WORDS, MODEL, rngs=rngs).embedding,
             "query": attention.query.kernel,
             "out": attention.out.kernel,
@@ -245,7 +237,7 @@ def test_flax_nnx_beyond_recurrent_layers() -> None:
             "norm.scale": norm.scale,
             "norm.bias": norm.bias,
         }
-        return {name: np.asarray(value[...]) for name, value in found.items()}
+        return {name: np.asarray(value[...]) for name, value in parameters.items()}
 
     others_are(frameworks.flax_nnx, theirs)
 
@@ -254,17 +246,20 @@ def test_flax_linen_beyond_recurrent_layers() -> None:
     def theirs(seed: int) -> dict[str, np.ndarray]:
         image, words = jnp.zeros((1, 8, 8, IN)), jnp.zeros((1, 5), int)
         tokens = jnp.zeros((1, 5, MODEL))
-        start = lambda module, *given: module.init(jax.random.key(seed), *given)["params"]
-        attention = start(linen.MultiHeadDotProductAttention(HEADS), tokens)
-        grouped = start(linen.Conv(CHANNELS, (3, 3), feature_group_count=GROUPS), image)
+
+        def initialized(module: Any, x: jax.Array) -> Any:
+            return module.init(jax.random.key(seed), x)["params"]
+
+        attention = initialized(linen.MultiHeadDotProductAttention(HEADS), tokens)
+        grouped = initialized(linen.Conv(CHANNELS, (3, 3), feature_group_count=GROUPS), image)
         return {
-            "conv.kernel": start(linen.Conv(CHANNELS, (3, 3)), image)["kernel"],
+            "conv.kernel": initialized(linen.Conv(CHANNELS, (3, 3)), image)["kernel"],
             "grouped.kernel": grouped["kernel"],
-            "embedding": start(linen.Embed(WORDS, MODEL), words)["embedding"],
+            "embedding": initialized(linen.Embed(WORDS, MODEL), words)["embedding"],
             "query": attention["query"]["kernel"],
             "out": attention["out"]["kernel"],
             "query.bias": attention["query"]["bias"],
-            "norm.scale": start(linen.LayerNorm(), tokens)["scale"],
+            "norm.scale": initialized(linen.LayerNorm(), tokens)["scale"],
         }
 
     others_are(frameworks.flax_linen, theirs)
@@ -284,14 +279,13 @@ def test_keras_beyond_recurrent_layers(monkeypatch: pytest.MonkeyPatch) -> None:
 
         attention = keras.layers.MultiHeadAttention(HEADS, HEAD)
         attention.build(tokens, tokens)
-        by_path = {weight.path: weight.value.detach().cpu().numpy() for weight in attention.weights}
-        of_attention = lambda end: next(
-            value for path, value in by_path.items() if path.endswith(end)
-        )
-        conv, norm = (
-            built(keras.layers.Conv2D(CHANNELS, 3), image),
-            built(keras.layers.LayerNormalization(), tokens),
-        )
+
+        def of_attention(end: str) -> np.ndarray:
+            (weight,) = [weight for weight in attention.weights if weight.path.endswith(end)]
+            return weight.value.detach().cpu().numpy()
+
+        conv = built(keras.layers.Conv2D(CHANNELS, 3), image)
+        norm = built(keras.layers.LayerNormalization(), tokens)
         return {
             "conv.kernel": conv[0],
             "conv.bias": conv[1],
@@ -313,11 +307,10 @@ def test_haiku_and_equinox_beyond_recurrent_layers_by_their_formulas(name: str) 
     fans = {"conv.kernel": 9 * IN, "grouped.kernel": 9 * IN // GROUPS, "query": MODEL, "out": MODEL}
     for parameter, fan in fans.items():
         size = 1 / math.sqrt(fan)
-        law = (
-            stats.truncnorm(-2, 2, scale=size)
-            if name == "haiku"
-            else stats.uniform(-size, 2 * size)
-        )
+        if name == "haiku":
+            law = stats.truncnorm(-2, 2, scale=size)
+        else:
+            law = stats.uniform(-size, 2 * size)
         assert stats.kstest(np.ravel(drawn[parameter]), law.cdf).pvalue > 1e-3, parameter
     word = stats.truncnorm(-2, 2) if name == "haiku" else stats.norm()
     assert stats.kstest(np.ravel(drawn["embedding"]), word.cdf).pvalue > 1e-3
@@ -333,9 +326,10 @@ def test_every_default_covers_every_model(name: str) -> None:
             assert jnp.isfinite(value).all()
 
 
-def test_a_ported_start_is_the_fused_one_only_where_the_library_fuses() -> None:
+def test_a_ported_initialization_is_the_fused_one_only_where_the_library_fuses() -> None:
     for make in (RNN, LSTM, GRU):
         model = make(IN, H, OUT, init=frameworks.flax_nnx, rngs=nnx.Rngs(0))
         w = np.asarray(model.layers[0].recurrent[...])
-        apart = np.allclose(orthogonality(w[None] if w.ndim == 3 else w[None, None]), 1, atol=1e-4)
+        by_gate = w if w.ndim == 3 else w[None]
+        apart = np.allclose(orthogonality(by_gate[None]), 1, atol=1e-4)
         assert apart == (make is RNN)

@@ -2,6 +2,7 @@
 
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -15,15 +16,13 @@ from jaxinit.models import LSTM, RNN, Transformer
 from jaxinit.schemes import SCHEMES
 from jaxinit.schemes import mup as mups
 from jaxinit.signals import trace
-from jaxinit.spec import Leaf, Override, draw, rules, under
+from jaxinit.spec import Leaf, Override, Rule, draw, rules, under
 
 
 @pytest.mark.parametrize("make", [mups.mup, mups.u_mup, mups.spectral_mup])
 def test_mup_refuses_roles_that_nobody_said(make) -> None:
-    with pytest.raises(
-        ValueError,
-        match=r"the roles readout, input or embedding or position, where nobody has said",
-    ):
+    message = r"the roles readout, input or embedding or position, where nobody has said"
+    with pytest.raises(ValueError, match=message):
         rules(make(16), declared(width=D))
     rules(make(16), declared(width=D, roles={"head": "readout", "blocks.0.up": "input"}))
 
@@ -40,7 +39,8 @@ def test_mup_by_its_table() -> None:
     """Table 3 of Tensor Programs V at four times the base width; decoupled decay keeps its size
     everywhere."""
     wide = leaves(4 * D)
-    adam, sgd = (scales(mups.mup(D, optimizer), wide) for optimizer in ("adam", "sgd"))
+    adam = scales(mups.mup(D, "adam"), wide)
+    sgd = scales(mups.mup(D, "sgd"), wide)
     for role in ("key", "value", "attention_out", "ffn_in", "ffn_out"):
         assert adam[role] == (1, 1 / 4, 1)
         assert sgd[role] == (1, 1, 1)
@@ -69,15 +69,15 @@ def test_what_is_last_to_size_the_queries_has_their_multiplier(make) -> None:
     def factors(**options) -> dict[str, float]:
         """Multipliers at 4 times the base width, over those at the base width with the kernels'
         fans taken out."""
-        wide, base = (rules(make(D), leaves(width, **options)) for width in (4 * D, D))
-        key = wide["blocks.0.attention.key"].multiplier / base["blocks.0.attention.key"].multiplier
-        ratio = {}
-        for name in wide:
-            fan = key if name.endswith(("query", "key", "value")) else 1.0
-            ratio[name.removeprefix("blocks.0.attention.")] = (
-                wide[name].multiplier / base[name].multiplier / fan
-            )
-        return ratio
+        wide = rules(make(D), leaves(4 * D, **options))
+        base = rules(make(D), leaves(D, **options))
+        ratio = {name: wide[name].multiplier / base[name].multiplier for name in wide}
+        of_fans = ratio["blocks.0.attention.key"]
+        by_name = {}
+        for name in ratio:
+            of_fan = of_fans if name.endswith(("query", "key", "value")) else 1.0
+            by_name[name.removeprefix("blocks.0.attention.")] = ratio[name] / of_fan
+        return by_name
 
     plain, normalized = factors(), factors(qk_norm=True)
     assert plain["query"] == plain["query_bias"] == pytest.approx(1 / 2)
@@ -91,41 +91,43 @@ def test_what_is_last_to_size_the_queries_has_their_multiplier(make) -> None:
 def test_the_scores_of_normalized_queries_shrink_with_the_multiplier() -> None:
     """A multiplier before the norm leaves scores as they are; m^(-1/2) on its scale is seen in
     every score."""
-    model = functional(
-        lambda: Transformer(V, 4 * D, V, layers=1, qk_norm=True, scan=False, rngs=nnx.Rngs(0))
-    )
-    params, x = draw(mups.mup(D), KEY, model.leaves), jnp.zeros((2, 5), int)
-    found = rules(mups.mup(D), model.leaves)
-    scores = lambda p: trace.named(model.apply, p, x)[1]["blocks.0.attention.scores"]
-    scaled = scores({name: w * found[name].multiplier for name, w in params.items()})
-    np.testing.assert_allclose(scaled, scores(params) / 2, rtol=1e-5, atol=1e-6)
+
+    def make() -> Transformer:
+        return Transformer(V, 4 * D, V, layers=1, qk_norm=True, scan=False, rngs=nnx.Rngs(0))
+
+    model, x = functional(make), jnp.zeros((2, 5), int)
+    params = draw(mups.mup(D), KEY, model.leaves)
+    rule_of = rules(mups.mup(D), model.leaves)
+    multiplied = {name: w * rule_of[name].multiplier for name, w in params.items()}
+
+    def scores(params: dict[str, jax.Array]) -> jax.Array:
+        _, by_name = trace.named(model.apply, params, x)
+        return by_name["blocks.0.attention.scores"]
+
+    np.testing.assert_allclose(scores(multiplied), scores(params) / 2, rtol=1e-5, atol=1e-6)
 
 
 def test_rates_follow_the_optimizer_of_the_study() -> None:
-    of = leaves(4 * D)
-    for make in (
-        mups.mup,
-        mups.spectral_mup,
-        lambda *given: mups.depth_mup(mups.mup(*given), 2),
-    ):
+    wide = leaves(4 * D)
+    for scheme in (mups.mup(D), mups.spectral_mup(D), mups.depth_mup(mups.mup(D), 2)):
         for optimizer in ("adam", "sgd", "momentum"):
-            adapted = rules(under(make(D), optimizer), of)
+            adapted = rules(under(scheme, optimizer), wide)
             assert {optimizer in rule.optimizers for rule in adapted.values()} == {True}
             expected = "adam" if optimizer == "adam" else "sgd"
-            assert scales(under(make(D), optimizer), of) == scales(under(make(D), expected), of)
-        assert rules(under(make(D), "sgd"), of)["embedding"].lr_scale == 4
-        assert rules(under(make(D), "adam"), of)["embedding"].lr_scale == 1
+            assert scales(under(scheme, optimizer), wide) == scales(under(scheme, expected), wide)
+        assert rules(under(scheme, "sgd"), wide)["embedding"].lr_scale == 4
+        assert rules(under(scheme, "adam"), wide)["embedding"].lr_scale == 1
     stacks = schemes.encoder_decoder(mups.mup(D), mups.mup(D))
     around = Override(stacks, {"embedding": zeros})
-    assert rules(under(around, "sgd"), of)["readout.bias"].optimizers == ("sgd", "momentum")
-    assert rules(mups.u_mup(D), of)["readout.bias"].optimizers == ("adam",)
+    assert rules(under(around, "sgd"), wide)["readout.bias"].optimizers == ("sgd", "momentum")
+    assert rules(mups.u_mup(D), wide)["readout.bias"].optimizers == ("adam",)
     assert under(SCHEMES["gpt2"], "sgd") is SCHEMES["gpt2"]
 
 
 @pytest.mark.parametrize("kind", [RNN, LSTM])
 def test_mup_scales_recurrent_networks_too(kind: type) -> None:
-    of = functional(lambda: kind(5, 128, 3, rngs=nnx.Rngs(0))).leaves
-    adam = scales(mups.mup(32), of)
+    model = functional(lambda: kind(5, 128, 3, rngs=nnx.Rngs(0)))
+    adam = scales(mups.mup(32), model.leaves)
     assert adam["recurrent"] == (1, 1 / 4, 1)
     assert adam["input"] == (1, 1, 1)
     assert adam["readout"] == (1, 1 / 4, 1)
@@ -148,22 +150,17 @@ def test_a_base_width_above_the_models_is_refused() -> None:
 
 @pytest.mark.parametrize(("alpha", "rate"), [(0.5, 0.5), (1.0, 1.0)])
 def test_depth_scaling(alpha: float, rate: float) -> None:
-    of = scales(mups.depth_mup(SCHEMES["xavier_rnn"], 2, alpha), leaves(layers=8))
-    assert of["ffn_out"] == pytest.approx((4**-alpha, rate, 1))
-    assert of["ffn_in"] == pytest.approx((1, rate, 1))
-    assert (
-        of["readout"]
-        == of["embedding"]
-        == of["bias of readout.bias"]
-        == of["bias of norm.bias"]
-        == (1, 1, 1)
-    )
+    adam = scales(mups.depth_mup(SCHEMES["xavier_rnn"], 2, alpha), leaves(layers=8))
+    assert adam["ffn_out"] == pytest.approx((4**-alpha, rate, 1))
+    assert adam["ffn_in"] == pytest.approx((1, rate, 1))
+    for at_an_end in ("readout", "embedding", "bias of readout.bias", "bias of norm.bias"):
+        assert adam[at_an_end] == (1, 1, 1)
     # A bias is added with its kernel's product, so the branch's factor is on both; all of a block
     # has the block's rate.
     for name in ("blocks.0.ffn_out_bias", "blocks.3.attention.out_bias"):
-        assert of[f"bias of {name}"] == pytest.approx((4**-alpha, rate, 1))
+        assert adam[f"bias of {name}"] == pytest.approx((4**-alpha, rate, 1))
     for name in ("blocks.0.ffn_in_bias", "blocks.2.attention.query_bias", "blocks.1.fed.norm.bias"):
-        assert of[f"bias of {name}"] == pytest.approx((1, rate, 1))
+        assert adam[f"bias of {name}"] == pytest.approx((1, rate, 1))
     sgd = scales(mups.depth_mup(SCHEMES["xavier_rnn"], 2, alpha, "sgd"), leaves(layers=8))
     assert sgd["ffn_out"] == pytest.approx((4**-alpha, 4 ** (2 * alpha - 1), 1))
 
@@ -171,18 +168,11 @@ def test_depth_scaling(alpha: float, rate: float) -> None:
 def test_spectral_mup_needs_fans_alone_and_agrees_with_mup() -> None:
     """At four times the base width its sizes and rates are those of muP, whose table it derives."""
     wide = leaves(4 * D)
+    kernels = ("query", "value", "attention_out", "ffn_in", "ffn_out", "embedding", "readout")
     for optimizer in ("adam", "sgd"):
-        spectral, table = (scales(of(D, optimizer), wide) for of in (mups.spectral_mup, mups.mup))
-        for role in (
-            "query",
-            "value",
-            "attention_out",
-            "ffn_in",
-            "ffn_out",
-            "embedding",
-            "readout",
-            "scale",
-        ):
+        spectral = scales(mups.spectral_mup(D, optimizer), wide)
+        table = scales(mups.mup(D, optimizer), wide)
+        for role in (*kernels, "scale"):
             assert spectral[role] == pytest.approx(table[role]), role
     # ||W|| of n x m Gaussians is s (sqrt(n) + sqrt(m)): within 10 % of sqrt(fan_out / fan_in) but
     # for that sum
@@ -193,24 +183,24 @@ def test_spectral_mup_needs_fans_alone_and_agrees_with_mup() -> None:
 
 def test_u_mup_has_mups_sizes_in_its_multipliers() -> None:
     wide = leaves(4 * D)
-    found = rules(mups.u_mup(D), wide)
-    base = rules(mups.u_mup(D), leaves())
-    plain = rules(mups.mup(D), wide)
+
+    def step(rule: Rule) -> float:
+        """What an effective weight moves by under Adam."""
+        return rule.multiplier * rule.lr_scale
+
+    unit_scaled = rules(mups.u_mup(D), wide)
+    at_base = rules(mups.u_mup(D), leaves())
+    mup = rules(mups.mup(D), wide)
     for leaf in wide:
-        rule, was, table = found[leaf.name], base[leaf.name], plain[leaf.name]
         if leaf.is_kernel and leaf.role not in ("embedding", "position"):
-            # Under Adam an effective weight moves by multiplier times rate: its change with the
-            # width is muP's.
-            moves = rule.multiplier * rule.lr_scale / (was.multiplier * was.lr_scale)
-            assert moves == pytest.approx(table.multiplier * table.lr_scale), leaf.name
+            change_with_width = step(unit_scaled[leaf.name]) / step(at_base[leaf.name])
+            assert change_with_width == pytest.approx(step(mup[leaf.name])), leaf.name
     assert std(mups.u_mup(D), "ffn_out", wide) == pytest.approx(1, rel=0.02)
 
 
 def test_depth_scaling_keeps_the_key_that_kernels_share() -> None:
-    of = leaves()
-    base, scaled_ = (
-        rules(scheme, of) for scheme in (SCHEMES["mimetic"], mups.depth_mup(SCHEMES["mimetic"], 2))
-    )
-    assert {name: rule.key for name, rule in scaled_.items()} == {
-        name: rule.key for name, rule in base.items()
-    }
+    base = rules(SCHEMES["mimetic"], leaves())
+    scaled = rules(mups.depth_mup(SCHEMES["mimetic"], 2), leaves())
+    assert scaled.keys() == base.keys()
+    for name, rule in scaled.items():
+        assert rule.key == base[name].key

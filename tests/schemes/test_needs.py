@@ -16,52 +16,37 @@ from jaxinit.schemes import SCHEMES
 from jaxinit.schemes.mup import depth_mup, mup, spectral_mup, u_mup
 from jaxinit.spec import Rule, draw, rules
 
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "gpt2",
-        "gpt2_blocks",
-        "small_init_wang",
-        "spike_no_more",
-        "t_fixup",
-        "fixup",
-        "deepnorm",
-        "t_fixup_encoder",
-    ],
+OF_BRANCHES = (
+    "gpt2",
+    "gpt2_blocks",
+    "small_init_wang",
+    "spike_no_more",
+    "t_fixup",
+    "fixup",
+    "deepnorm",
+    "t_fixup_encoder",
 )
+
+
+@pytest.mark.parametrize("name", OF_BRANCHES)
 def test_a_rule_for_branches_is_refused_by_a_model_without(name: str) -> None:
     plain = functional(lambda: MLP(4, 8, 2, rngs=nnx.Rngs(0))).leaves
-    with pytest.raises(
-        ValueError,
-        match=r"the rules for \['the roles attention_out and ffn_out'\] match no parameter",
-    ):
+    message = r"the rules for \['the roles attention_out and ffn_out'\] match no parameter"
+    with pytest.raises(ValueError, match=message):
         draw(SCHEMES[name], KEY, plain)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "gpt2",
-        "gpt2_blocks",
-        "small_init_wang",
-        "spike_no_more",
-        "t_fixup",
-        "fixup",
-        "deepnorm",
-        "t_fixup_encoder",
-    ],
-)
+@pytest.mark.parametrize("name", OF_BRANCHES)
 def test_unknown_depth_and_unknown_roles_are_refused_with_the_line_that_settles_them(
     name: str,
 ) -> None:
     scheme = SCHEMES[name]
-    with pytest.raises(
-        ValueError,
-        match=r"ffn_out.*nobody has said the role of parameter.*say declare\(model, roles=",
-    ):
+    message = r"ffn_out.*nobody has said the role of parameter.*say declare\(model, roles="
+    with pytest.raises(ValueError, match=message):
         rules(scheme, declared(n_layers=12))
-    said = FEED | ({"head": "readout"} if name == "fixup" else {})
+    said = dict(FEED)
+    if name == "fixup":
+        said["head"] = "readout"
     unknown = (
         rf"'{name}' needs the number of blocks, which parameter 'blocks.0.*' does not know; "
         r"say declare\(model, n"
@@ -73,7 +58,8 @@ def test_unknown_depth_and_unknown_roles_are_refused_with_the_line_that_settles_
 
 def test_gpt2_knows_the_depth_that_was_said() -> None:
     known = declared(roles=FEED, n_layers=12)
-    drawn = draw(SCHEMES["gpt2"], KEY, [leaf for leaf in known if leaf.layer == 3])
+    of_one_block = [leaf for leaf in known if leaf.layer == 3]
+    drawn = draw(SCHEMES["gpt2"], KEY, of_one_block)
     for name in ("blocks.3.attention.out.kernel", "blocks.3.down.kernel"):
         assert float(np.std(drawn[name])) == pytest.approx(0.02 / math.sqrt(24), rel=0.05)
 
@@ -82,10 +68,13 @@ class BareAttention(nnx.Module):
     """Kernels and biases side by side, which no layer puts in pairs."""
 
     def __init__(self, n: int):
-        self.wq, self.wk, self.wv, self.wo, self.wr = (
-            nnx.Param(jnp.ones((n, n))) for _ in range(5)
-        )
-        self.bq, self.bo = (nnx.Param(jnp.ones((n,))) for _ in range(2))
+        self.wq = nnx.Param(jnp.ones((n, n)))
+        self.wk = nnx.Param(jnp.ones((n, n)))
+        self.wv = nnx.Param(jnp.ones((n, n)))
+        self.wo = nnx.Param(jnp.ones((n, n)))
+        self.wr = nnx.Param(jnp.ones((n, n)))
+        self.bq = nnx.Param(jnp.ones((n,)))
+        self.bo = nnx.Param(jnp.ones((n,)))
 
 
 BARE = {
@@ -114,18 +103,17 @@ def test_what_a_bias_is_added_to_is_asked_where_its_size_depends_on_that(name: s
         "width": 16,
     }
 
-    def found(**partners: str) -> dict[str, Rule]:
-        return rules(
-            scheme, introspect.leaves(declare(BareAttention(16), **said, partners=partners))
-        )
+    def rules_with(**partners: str) -> dict[str, Rule]:
+        model = declare(BareAttention(16), **said, partners=partners)
+        return rules(scheme, introspect.leaves(model))
 
     needs = (
         r"mup' needs to know what the bias 'bo' is added to; say declare\(model, partners={'bo': "
         r"'query'}\)"
     )
     with pytest.raises(ValueError, match=needs):
-        found(bq="query")
-    by_name = found(bq="query", bo="attention_out")
+        rules_with(bq="query")
+    by_name = rules_with(bq="query", bo="attention_out")
     (plain,) = {"bq", "bo"} - {scaled}
     assert by_name[plain].multiplier == 1
     assert by_name[scaled].multiplier == pytest.approx(2**-0.5)

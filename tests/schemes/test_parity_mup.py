@@ -56,7 +56,7 @@ def make_model(tied: bool, qk_norm: bool) -> Functional:
 
 
 def trained(
-    model: Functional, scheme: Scheme, optimizer: str, start: dict[str, Array]
+    model: Functional, scheme: Scheme, optimizer: str, initial: dict[str, Array]
 ) -> dict[str, Array]:
     """Our parameters after the steps, by the training program's own rule, in float64."""
     by_name = rules(scheme, model.leaves)
@@ -87,7 +87,7 @@ def trained(
         return params, state
 
     gradient_at = gradient_of(model.apply)
-    params, state = start, training.OPTIMIZERS[rule]().init(start)
+    params, state = initial, training.OPTIMIZERS[rule]().init(initial)
     for batch in tokens():
         gradient = gradient_at(params, scales.multiplier, jnp.asarray(batch))
         params, state = descend(params, gradient, state)
@@ -117,20 +117,25 @@ def their_model(width: int, tied: bool, qk_norm: bool) -> Any:
     class Block(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.before_attention, self.before_feed = nn.LayerNorm(width), nn.LayerNorm(width)
-            self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
-            self.inner, self.outer = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+            self.before_attention = nn.LayerNorm(width)
+            self.before_feed = nn.LayerNorm(width)
+            self.query = nn.Linear(width, width)
+            self.key = nn.Linear(width, width)
+            self.value = nn.Linear(width, width)
+            self.out = nn.Linear(width, width)
+            self.inner = nn.Linear(width, 4 * width)
+            self.outer = nn.Linear(4 * width, width)
             if qk_norm:
-                self.query_norm, self.key_norm = (nn.RMSNorm(head, eps=1e-5) for _ in range(2))
+                self.query_norm = nn.RMSNorm(head, eps=1e-5)
+                self.key_norm = nn.RMSNorm(head, eps=1e-5)
 
         def attend(self, x: Any) -> Any:
-            parts = (
-                part(x).unflatten(-1, (HEADS, head)) for part in (self.query, self.key, self.value)
-            )
-            q, k, v = parts
+            q = self.query(x).unflatten(-1, (HEADS, head))
+            k = self.key(x).unflatten(-1, (HEADS, head))
+            v = self.value(x).unflatten(-1, (HEADS, head))
             if qk_norm:
                 q, k = self.query_norm(q), self.key_norm(k)
-            q, k, v = (part.transpose(1, 2) for part in (q, k, v))
+            q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
             scores = q @ k.transpose(2, 3) * math.sqrt(BASE / HEADS) / head
             future = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool).triu(1)
             weights = scores.masked_fill(future, -torch.inf).softmax(-1)
@@ -167,10 +172,10 @@ def our_name(name: str) -> str:
         return name.removesuffix(".weight")
     head, _, kind = name.rpartition(".")
     if "norm" in head.rpartition(".")[2] or "before" in head:
-        head = head.replace("before_attention", "attended.norm").replace("before_feed", "fed.norm")
-        head = head.replace("query_norm", "attention.query_norm").replace(
-            "key_norm", "attention.key_norm"
-        )
+        head = head.replace("before_attention", "attended.norm")
+        head = head.replace("before_feed", "fed.norm")
+        head = head.replace("query_norm", "attention.query_norm")
+        head = head.replace("key_norm", "attention.key_norm")
         return f"{head}.{'scale' if kind == 'weight' else 'bias'}"
     if head == "readout":
         return "readout.kernel" if kind == "weight" else "readout.bias"
@@ -188,9 +193,9 @@ def as_theirs(name: str, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarra
 
 
 def their_parameters(
-    optimizer: str, start: dict[str, Array], tied: bool, qk_norm: bool
+    optimizer: str, initial: dict[str, Array], tied: bool, qk_norm: bool
 ) -> dict[str, np.ndarray]:
-    """Their parameters after the steps, from our start, by their names."""
+    """Their parameters after the steps, from our initial ones, by their names."""
     import mup as theirs
     import torch
 
@@ -199,28 +204,35 @@ def their_parameters(
     theirs.set_base_shapes(net, bases[0], delta=bases[1], rescale_params=False)
     with torch.no_grad():
         for name, parameter in net.named_parameters():
-            value = np.asarray(start[our_name(name)])
-            parameter.copy_(torch.from_numpy(as_theirs(name, value, tuple(parameter.shape)).copy()))
+            value = np.asarray(initial[our_name(name)])
+            in_their_layout = as_theirs(name, value, tuple(parameter.shape))
+            parameter.copy_(torch.from_numpy(in_their_layout.copy()))
     # Their readout holds m times ours, so its gradient is 1/m of ours, and so must be what Adam
     # adds to its size.
-    readout = [net.readout.weight] if not tied else []
-    others = [p for p in net.parameters() if not any(p is one for one in readout)]
-    groups: list[dict[str, Any]] = [{"params": others}]
+    others, readout = [], []
+    for parameter in net.parameters():
+        if not tied and parameter is net.readout.weight:
+            readout.append(parameter)
+        else:
+            others.append(parameter)
+    lr = RATES[optimizer]
     if optimizer in ("sgd", "momentum"):
-        groups = [{"params": [*others, *readout]}]
-        rule = theirs.MuSGD(
-            groups, lr=RATES[optimizer], momentum=0.9 if optimizer == "momentum" else 0.0
-        )
+        momentum = 0.9 if optimizer == "momentum" else 0.0
+        rule = theirs.MuSGD([{"params": [*others, *readout]}], lr=lr, momentum=momentum)
     else:
-        groups += [{"params": readout, "eps": EPSILON / M}] if readout else []
-        decayed = {"weight_decay": DECAY} if optimizer == "adamw" else {}
-        rule = (theirs.MuAdamW if decayed else theirs.MuAdam)(
-            groups, lr=RATES[optimizer], eps=EPSILON, **decayed
-        )
+        groups: list[dict[str, Any]] = [{"params": others}]
+        if readout:
+            groups.append({"params": readout, "eps": EPSILON / M})
+        if optimizer == "adamw":
+            rule = theirs.MuAdamW(groups, lr=lr, eps=EPSILON, weight_decay=DECAY)
+        else:
+            rule = theirs.MuAdam(groups, lr=lr, eps=EPSILON)
     for batch in torch.from_numpy(tokens()):
         rule.zero_grad()
         logits = net(batch[:, :-1])
-        torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten()).backward()
+        targets = batch[:, 1:].flatten()
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets)
+        loss.backward()
         rule.step()
     return {name: parameter.detach().numpy() for name, parameter in net.named_parameters()}
 
@@ -235,39 +247,39 @@ def differences(
     with jax.enable_x64(True):
         model = make_model(tied, qk_norm)
         scheme = scheme or mup(BASE, "adam" if optimizer == "adamw" else optimizer)
-        start = draw(scheme, jax.random.key(0), model.leaves, jnp.float64)
+        initial = draw(scheme, jax.random.key(0), model.leaves, jnp.float64)
         # Biases that are not zero, so that what scales them is seen from the first step.
         for leaf in model.leaves:
             if leaf.role == "bias":
                 key = named_key(jax.random.key(1), leaf.name)
-                start[leaf.name] = 0.1 * jax.random.normal(key, leaf.shape, jnp.float64)
-        ours = {
-            name: np.asarray(value)
-            for name, value in trained(model, scheme, optimizer, start).items()
-        }
-        before = {name: np.asarray(value) for name, value in start.items()}
-    found = {}
-    for name, value in their_parameters(optimizer, start, tied, qk_norm).items():
-        mine, first = (as_theirs(name, of[our_name(name)], value.shape) for of in (ours, before))
+                initial[leaf.name] = 0.1 * jax.random.normal(key, leaf.shape, jnp.float64)
+        ours = trained(model, scheme, optimizer, initial)
+        after = {name: np.asarray(value) for name, value in ours.items()}
+        before = {name: np.asarray(value) for name, value in initial.items()}
+    by_name = {}
+    for their_name, value in their_parameters(optimizer, initial, tied, qk_norm).items():
+        name = our_name(their_name)
+        first = as_theirs(their_name, before[name], value.shape)
+        last = as_theirs(their_name, after[name], value.shape)
         # the softmax takes out what all scores share
-        without_effect = name.endswith("key.bias") and not qk_norm
+        without_effect = their_name.endswith("key.bias") and not qk_norm
         assert without_effect or np.abs(value - first).max() > 1e-4, f"{name} was not trained"
-        found[our_name(name)] = float(np.abs(mine - value).max() / np.abs(value).max())
-    assert set(found) == {leaf.name for leaf in model.leaves}
-    return found
+        by_name[name] = float(np.abs(last - value).max() / np.abs(value).max())
+    assert set(by_name) == {leaf.name for leaf in model.leaves}
+    return by_name
 
 
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 @pytest.mark.parametrize("optimizer", RATES)
 def test_every_parameter_equals_microsofts(optimizer: str, tied: bool) -> None:
-    found = differences(optimizer, tied)
-    assert max(found.values()) < 1e-9, found  # float64: 20 steps of rounding
+    by_name = differences(optimizer, tied)
+    assert max(by_name.values()) < 1e-9, by_name  # float64: 20 steps of rounding
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_scores_over_d_under_normalized_queries_too(optimizer: str) -> None:
-    found = differences(optimizer, False, qk_norm=True)
-    assert max(found.values()) < 1e-9, found
+    by_name = differences(optimizer, False, qk_norm=True)
+    assert max(by_name.values()) < 1e-9, by_name
 
 
 def test_a_bias_without_its_querys_multiplier_is_seen() -> None:
@@ -275,8 +287,7 @@ def test_a_bias_without_its_querys_multiplier_is_seen() -> None:
 
     def faulty(leaf: Any) -> Rule:
         rule: Any = right(leaf)
-        return Rule(
-            rule.draw, 1.0 if leaf.role == "bias" else rule.multiplier, rule.lr_scale, rule.wd_scale
-        )
+        multiplier = 1.0 if leaf.role == "bias" else rule.multiplier
+        return Rule(rule.draw, multiplier, rule.lr_scale, rule.wd_scale)
 
     assert max(differences("sgd", False, scheme=faulty).values()) > 1e-3

@@ -57,15 +57,17 @@ def test_every_role_has_the_size_of_the_paper(name: str) -> None:
         # The least role has 3,200 entries: three standard errors of a standard deviation are 3.8 %.
         assert std(SCHEMES[name], role) == pytest.approx(expected, rel=0.04), role
     by_name = drawn(SCHEMES[name], leaves())
-    assert not any(by_name[leaf.name].any() for leaf in leaves() if leaf.role == "bias")
+    for leaf in leaves():
+        if leaf.role == "bias":
+            assert not by_name[leaf.name].any()
 
 
 def test_mimetic_attention_in_layers_of_flax_shares_its_keys() -> None:
-    found = rules(SCHEMES["mimetic"], declared(roles=FEED))
-    keys = {
-        name: rule.key for name, rule in found.items() if rule.key and name.startswith("blocks.2.")
-    }
-    assert set(keys.values()) == {"blocks.2.attention.query_key", "blocks.2.attention.value_out"}
+    keys = set()
+    for name, rule in rules(SCHEMES["mimetic"], declared(roles=FEED)).items():
+        if rule.key and name.startswith("blocks.2."):
+            keys.add(rule.key)
+    assert keys == {"blocks.2.attention.query_key", "blocks.2.attention.value_out"}
 
 
 @pytest.mark.parametrize("name", ["rezero", "skipinit"])
@@ -93,18 +95,18 @@ def test_fixups_steps_move_the_stream_alike_at_every_depth() -> None:
     x = jax.random.randint(jax.random.key(1), (8, 12), 0, V)
 
     def moved(scheme: Scheme, layers: int) -> float:
-        options = {
-            "norm": None,
-            "gate": True,
-            "scalar_bias": True,
-            "bias": False,
-            "layers": layers,
-            "length": 12,
-        }
+        meant_for = {"norm": None, "gate": True, "scalar_bias": True, "bias": False}
+        options = {**meant_for, "layers": layers, "length": 12}
         model = functional(lambda: Transformer(V, D, V, rngs=nnx.Rngs(0), **options))
-        gradient = jax.grad(lambda p: cross_entropy(model.apply(p, x), x))
-        step = lambda p: jax.tree.map(lambda w, g: w - 0.1 * g, p, gradient(p))
-        stream = lambda p: model.filled(p).stream(x)[-1]
+
+        def cost(p: dict) -> jax.Array:
+            return cross_entropy(model.apply(p, x), x)
+
+        def step(p: dict) -> dict:
+            return jax.tree.map(lambda w, g: w - 0.1 * g, p, jax.grad(cost)(p))
+
+        def stream(p: dict) -> jax.Array:
+            return model.filled(p).stream(x)[-1]
 
         @jax.jit
         def second(p: dict) -> jax.Array:  # the first moves the readout alone, which starts at 0
@@ -113,30 +115,33 @@ def test_fixups_steps_move_the_stream_alike_at_every_depth() -> None:
 
         return float(second(draw(scheme, KEY, model.leaves)))
 
-    growth = lambda scheme: moved(scheme, 8) / moved(scheme, 2)
+    def growth(scheme: Scheme) -> float:
+        return moved(scheme, 8) / moved(scheme, 2)
+
     assert growth(SCHEMES["fixup"]) == pytest.approx(1, rel=0.2)
     unscaled = Override(SCHEMES["fixup"], dict.fromkeys(("value", "ffn_in"), he("normal")))
     assert growth(unscaled) == pytest.approx(4, rel=0.2)
 
 
 def test_two_stacks_have_factors_of_their_own() -> None:
-    model = functional(
-        lambda: EncoderDecoder(V, D, V, layers=L, decoder_layers=2, length=40, rngs=nnx.Rngs(0))
-    )
+    def make() -> EncoderDecoder:
+        return EncoderDecoder(V, D, V, layers=L, decoder_layers=2, length=40, rngs=nnx.Rngs(0))
+
+    model = functional(make)
     pair = transformer.deepnorm_pair(L, 2)
     beta = {"encoder": 0.87 * (L**4 * 2) ** (-1 / 16), "decoder": 24**-0.25}
-    assert (pair.skip_scale, pair.decoder_skip_scale) == pytest.approx(
-        (0.81 * (L**4 * 2) ** (1 / 16), 6**0.25)
-    )
+    assert pair.skip_scale == pytest.approx(0.81 * (L**4 * 2) ** (1 / 16))
+    assert pair.decoder_skip_scale == pytest.approx(6**0.25)
     fixup = transformer.encoder_decoder(transformer.t_fixup_encoder, transformer.t_fixup)
     tau = {"encoder": 0.67 * L**-0.25, "decoder": 18**-0.25}
     for stack in ("encoder", "decoder"):
-        of = tuple(leaf for leaf in model.leaves if leaf.name.startswith(stack))
-        assert std(pair.scheme, "ffn_in", of) == pytest.approx(
-            beta[stack] * GLOROT["ffn_in"], rel=0.02
-        )
-        assert std(pair.scheme, "query", of) == pytest.approx(GLOROT["query"], rel=0.02)
-        assert std(fixup, "ffn_out", of) == pytest.approx(tau[stack] * GLOROT["ffn_in"], rel=0.02)
+        stack_leaves = tuple(leaf for leaf in model.leaves if leaf.name.startswith(stack))
+        ffn_in = std(pair.scheme, "ffn_in", stack_leaves)
+        assert ffn_in == pytest.approx(beta[stack] * GLOROT["ffn_in"], rel=0.02)
+        query = std(pair.scheme, "query", stack_leaves)
+        assert query == pytest.approx(GLOROT["query"], rel=0.02)
+        ffn_out = std(fixup, "ffn_out", stack_leaves)
+        assert ffn_out == pytest.approx(tau[stack] * GLOROT["ffn_in"], rel=0.02)
 
 
 def test_mimetic_attention_mimics_the_identity() -> None:
