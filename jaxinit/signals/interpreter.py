@@ -157,6 +157,12 @@ class Interpreter(NamedTuple):
             return self._replace(taps=None)
         return self._replace(taps=iter(taps))
 
+    def next_taps(self, count: int) -> list[Any] | None:
+        """The taps of the next so many sites, where there are any taps."""
+        if self.taps is None:
+            return None
+        return [next(self.taps) for _ in range(count)]
+
     def step(self, step: Step) -> Evaluated:
         """Evaluate one equation."""
         if not any(step.origins):
@@ -286,9 +292,7 @@ class Interpreter(NamedTuple):
             seen = self.look(program, operands, operand_origins)
             branches.append(_Branch(program, seen, _keys(seen)))
         sites, shapes = _sites_of_any(branches)
-        taps = None
-        if self.taps is not None:
-            taps = [next(self.taps) for _ in sites]
+        taps = self.next_taps(len(sites))
 
         def run_branch(
             branch: _Branch, operands: list[Any], taps: Any
@@ -325,20 +329,19 @@ class Interpreter(NamedTuple):
         # measurements can leave the loop as values.
         turn_sites: list[Site] = []
 
-        def turn(carry: list[Any], given: tuple[list[Any], Any]) -> tuple[list[Any], Any]:
-            slices, taps = given
+        def turn(carry: list[Any], per_turn: tuple[list[Any], Any]) -> tuple[list[Any], Any]:
+            slices, taps = per_turn
             interpreter = self.with_taps(taps)
             evaluated = interpreter.run(loop.body, [*constants, *carry, *slices], inside)
             turn_sites[:] = evaluated.sites
             after, ys = evaluated.results[: loop.carries], evaluated.results[loop.carries :]
             return after, (ys, evaluated.measured)
 
-        taps = None
         if self.taps is not None:
             # A look without taps, to know how many of them are the loop's.
             slices = [array[0] for array in stacked]
             jax.eval_shape(turn, first, (slices, None))
-            taps = [next(self.taps) for _ in turn_sites]
+        taps = self.next_taps(len(turn_sites))
         settings = step.equation.params
         after, (ys, measured) = jax.lax.scan(
             turn,
