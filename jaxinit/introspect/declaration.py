@@ -145,10 +145,8 @@ def _choose(
 
 def _matches(pattern: str, name: str, path: str) -> bool:
     layer = path.rpartition(".")[0]
-    for text in (name, path, layer):
-        if text and fnmatchcase(text, pattern):  # the layer of the outermost module has no name
-            return True
-    return False
+    names = [text for text in (name, path, layer) if text]  # the outermost module has none
+    return any(fnmatchcase(text, pattern) for text in names)
 
 
 def _is_kernel(variable: nnx.Variable, known: LayerParameter | None, dims: str | None) -> bool:

@@ -176,7 +176,9 @@ def _linear_general(module: nnx.LinearGeneral, role: str) -> dict[str, LayerPara
     batch = tuple(module.batch_axis.values())
     inputs, outputs = module.in_features, module.out_features
     copies = "." * len(batch)
-    output_dims = ".o" if role in ("query", "key", "value") else "o" * len(outputs)
+    output_dims = "o" * len(outputs)
+    if role in ("query", "key", "value"):  # of an attention, whose heads have matrices of their own
+        output_dims = ".o"
     return _kernel_and_bias(
         copies + "i" * len(inputs) + output_dims,
         (*batch, *inputs, *outputs),

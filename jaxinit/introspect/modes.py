@@ -37,6 +37,7 @@ def modes_of(module: Any) -> Modes:
         evaluating = nnx.graphdef(module)
     module.train()
     noisy = nnx.graphdef(module)
+    # Quiet is in training all the same, so that norms go by the batch: only noise is turned off.
     module.set_attributes(deterministic=True, raise_if_not_found=False)
     # A call that says deterministic=False, as a flag in training makes it, goes before the
     # attribute, so the probabilities are 0 too.
