@@ -3,7 +3,7 @@ over the time scales.
 
 The question: is the chrono initialization (forget biases log u, u ~ U[1, T - 1], input biases their
 negatives) faster than a forget bias of 1 on long memory, and does it break the plateau of the copy
-task (C1, C2)?
+task (claims chrono2018.C1, chrono2018.C2)?
 
     python experiments/chrono2018.py                 quick: LSTM of 64 and 100 units; minutes on 2 cores
     python experiments/chrono2018.py --size smoke    seconds: checks that all of it works
@@ -87,15 +87,17 @@ def schemes(study: Study) -> dict[str, Scheme]:
 
 
 def on_adding(name: str, result: Result) -> list[Claim]:
-    """C1: how many times faster chrono is than a forget bias of 1."""
+    """chrono2018.C1: how many times faster chrono is than a forget bias of 1."""
     what = f"{name}: times fewer epochs, chrono against a forget bias of 1"
     published = "7 times at T = 750; at 150 the project's trial runs 1.5 to 3"
     band = (1.5, 3.0) if result.study.length == 150 else at_least(1.0)
-    return [faster("C1", what, (result, "chrono"), (result, "forget_bias"), published, band)]
+    return [
+        faster("chrono2018.C1", what, (result, "chrono"), (result, "forget_bias"), published, band)
+    ]
 
 
 def on_copy(name: str, result: Result) -> list[Claim]:
-    """C2: who leaves the plateau of the predictor without memory."""
+    """chrono2018.C2: who leaves the plateau of the predictor without memory."""
     claims = []
     for scheme, published, band in (
         ("chrono", "breaks the plateau", (0.0, 0.5)),
@@ -105,7 +107,7 @@ def on_copy(name: str, result: Result) -> list[Claim]:
         what = f"{name}: lowest loss over that without memory, {scheme}"
         loss = best(result, scheme) / result.records.attrs["chance"]
         note = "bands from the project's trial runs at T = 20"
-        claims.append(make_claim("C2", what, loss, published, band, note))
+        claims.append(make_claim("chrono2018.C2", what, loss, published, band, note))
     return claims
 
 

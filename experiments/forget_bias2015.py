@@ -71,15 +71,15 @@ SIZES = {
 def reproduce(studies: dict[str, Study], out: Path) -> int:
     results = run_all(studies, out, schemes=BIASES)
     claims = []
-    for cell in ("lstm, adding", "lstm, copy"):
-        result = results[cell]
-        over = f"{cell} over {result.study.length}"
+    for setting in ("lstm, adding", "lstm, copy"):
+        result = results[setting]
+        over = f"{setting} over {result.study.length}"
         for bias in ("bias_1", "bias_2"):
             what = f"{over}: times fewer epochs, forget bias {bias[-1]} against 0"
             pair = (result, bias), (result, "bias_0")
             claims.append(faster("F1", what, *pair, "1 is better than 0", at_least(1.0)))
         gap = best(result, "bias_0") - best(result, "bias_1")
-        what = f"{cell}: lowest cost with bias 0 less that with 1, over the cost without memory"
+        what = f"{setting}: lowest cost with bias 0 less that with 1, over the cost without memory"
         share = gap / result.records.attrs["chance"]
         claims.append(make_claim("F1", what, share, "1 is better", (0.0, 1.0)))
     lstm, gru = results["lstm, adding"], results["gru, adding"]

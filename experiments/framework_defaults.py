@@ -93,12 +93,14 @@ def compare(studies: dict[str, Study], out: Path) -> int:
         published = "open"
         if result.study.task == "adding":
             published = "1.4 (GRU), 0.8 (LSTM) in a trial of 4 seeds over 100 steps"
-        claims.append(faster("fused gates", what, *pair, published, at_least(1.05)))
+        claims.append(
+            faster("framework_defaults.fused_gates", what, *pair, published, at_least(1.05))
+        )
     return finish(out, studies, results, claims, "Framework defaults: epochs to target")
 
 
 def reach(study: Study, out: Path, name: str) -> list[Claim]:
-    """C6: how far back in time the gradient reaches before training, with its figure."""
+    """framework_defaults.C6: how far back in time the gradient reaches before training, with its figure."""
     from jaxinit.analysis.signal_figures import lens, memory
     from jaxinit.engine.survey import through_time
 
@@ -118,7 +120,9 @@ def reach(study: Study, out: Path, name: str) -> list[Claim]:
         )
         per_step = lost / (size.shape[1] - 2)
         note = f"{study.length} steps"
-        claims.append(make_claim("C6", what, per_step, published, at_least(0.0), note))
+        claims.append(
+            make_claim("framework_defaults.C6", what, per_step, published, at_least(0.0), note)
+        )
     return claims
 
 

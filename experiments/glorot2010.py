@@ -157,7 +157,7 @@ def before_training(study: Study, out: Path) -> list[Claim]:
     from jaxinit.engine.resolve import resolve
     from jaxinit.engine.survey import survey
 
-    signals = survey(study, out=out / "start")
+    signals = survey(study, out=out / "before_training")
     draw_all(signals, out / "figures")
     resolved = resolve(replace(study, lrs=(1.0,)))
     data = resolved.task.data
@@ -187,7 +187,7 @@ def on_jacobians(resolved: Resolved) -> list[Claim]:
                 model.apply, model.leaves, params, x, SLOPES["tanh"]
             )
             means.append(np.mean([layer.mean() for layer in values.values()]))
-        what = f"mean singular value of the layer Jacobians at the start, {scheme}"
+        what = f"mean singular value of the layer Jacobians before training, {scheme}"
         claims.append(make_claim("G1", what, means, published, band, BANDS))
     return claims
 
@@ -204,9 +204,7 @@ def on_gradients(signals: xr.Dataset) -> list[Claim]:
         own = layers.sel(scheme=scheme)
         weight = own.weight_gradient_mean_square.isel(parameter=slice(1, None)) ** 0.5
         ratio = weight.max("parameter") / weight.min("parameter")
-        what = (
-            f"largest over smallest weight gradient (std) of hidden layers at the start, {scheme}"
-        )
+        what = f"largest over smallest weight gradient (std) of hidden layers before training, {scheme}"
         claims.append(make_claim("G2", what, ratio, "about 1 (figure 8)", (1.0, 1.15), BANDS))
         back = own.gradient_mean_square**0.5
         ratio = back.isel(parameter=0) / back.isel(parameter=-1)
@@ -305,7 +303,7 @@ def on_shapeset(results: Results) -> list[Claim]:
         gap = final(by_net[standard]) - final(by_net[normalized])
         published = (table[standard] - table[normalized]) / 100
         what = (
-            f"error of {activation} under the standard start minus under the normalized one, at "
+            f"error of {activation} under the standard initialization minus under the normalized one, at "
             "fixed updates"
         )
         published = f"{published:.4f} at 5 million updates"

@@ -145,7 +145,7 @@ def row(key: tuple[int, str, float], course: np.ndarray, entropy: float) -> dict
     steps = leaving(course, entropy)
     return {
         "layers": depth,
-        "start": name,
+        "initialization": name,
         "lr": rate,
         "loss": float(last(course).mean()),
         "steps_to_leave": float(steps.mean()),
@@ -157,7 +157,7 @@ def row(key: tuple[int, str, float], course: np.ndarray, entropy: float) -> dict
 def line(row: dict[str, Any]) -> str:
     """A row in print."""
     return (
-        f"{row['layers']:2d} layers, {row['start']:6} rate {row['lr']:<6g} loss {row['loss']:.3f} "
+        f"{row['layers']:2d} layers, {row['initialization']:6} rate {row['lr']:<6g} loss {row['loss']:.3f} "
         f"left the plateau after {row['steps_to_leave']:.0f} steps ({row['left']} of "
         f"{row['seeds']})"
     )
@@ -228,7 +228,7 @@ def first_gradients(size: Size) -> Claim:
         by_depth.append(np.log2(ratio) / 2)
     slopes = np.polyfit(np.asarray(size.depths, float), np.stack(by_depth), 1)[0]
     what = "slope of log2 of the first layer's gradient, Xavier over He, per layer"
-    note = f"at the start; ReLU, width {size.study.hidden}, Shapeset"
+    note = f"before training; ReLU, width {size.study.hidden}, Shapeset"
     return make_claim("H3", what, slopes, "-1/2", near(-0.5, 0.05), note)
 
 

@@ -120,15 +120,15 @@ def on_adding(results: Results) -> list[Claim]:
     relu = results["relu, adding"]
     length = relu.study.length
     claims = []
-    for cell, scheme, published, band in (
+    for setting, scheme, published, band in (
         ("relu, adding", "irnn", "solved at T = 150", (0.0, 0.3)),
         ("relu, adding", "gauss_001", "stays at the baseline", (0.9, 1.1)),
         ("tanh, adding", "glorot_uniform", "stays at the baseline", (0.9, 1.1)),
         ("tanh, adding", "orthogonal", "stays at the baseline", (0.9, 1.1)),
         ("lstm, adding", "forget_bias", "solved at T = 150", (0.0, 0.3)),
     ):
-        what = f"adding over {length}: lowest error over 1/6, {cell.split(',')[0]}, {scheme}"
-        error = best(results[cell], scheme) / CHANCE
+        what = f"adding over {length}: lowest error over 1/6, {setting.split(',')[0]}, {scheme}"
+        error = best(results[setting], scheme) / CHANCE
         note = "bands of the project's trial runs, 6000 updates"
         claims.append(make_claim("I2", what, error, published, band, note))
     what = (

@@ -1,7 +1,7 @@
 """LoRA's two initializations: A random and B = 0 (Init[A]), or A = 0 and B random (Init[B]) (claims
-B1, B6, B9).
+B1, B6).
 
-The questions: does an adapted model begin as the model itself (B6, B9); does Init[A] allow a larger
+The questions: does an adapted model begin as the model itself (B6); does Init[A] allow a larger
 rate and converge sooner, as Hayou et al. (2024) say on average (B1); and does its largest stable
 rate fall with the width n as n^(-1/2) where Init[B]'s falls as n^(-1)? On a linear layer with a
 teacher of low rank, and on a character model that is trained here and then adapted to the same text

@@ -2,8 +2,8 @@
 identity.
 
 The questions: what does a network that remembers nothing cost on copy and adding, and do tanh
-networks and LSTMs stay there (A1, A2)? Does an orthogonal initialization solve copy and an identity
-adding, and not the other way round?
+networks and LSTMs stay there (claims memory2016.A1, memory2016.A2)? Does an orthogonal
+initialization solve copy and an identity adding, and not the other way round?
 
     python experiments/memory2016.py                 quick: copy over 20 and 50, adding over 50, 64 units; minutes
     python experiments/memory2016.py --size smoke    seconds: checks that all of it works
@@ -81,7 +81,7 @@ SIZES = {
 def reproduce(studies: dict[str, Study], out: Path) -> int:
     results = run_all(studies, out)
     claims = without_memory()
-    for cell, scheme, published, band in (
+    for setting, scheme, published, band in (
         ("tanh, copy", "glorot_uniform", "stays at the baseline", (0.98, 1.05)),
         ("tanh, copy", "orthogonal", "stays at the baseline", (0.98, 1.05)),
         ("lstm, copy", "forget_bias", "stays at the baseline", (0.98, 1.05)),
@@ -92,17 +92,17 @@ def reproduce(studies: dict[str, Study], out: Path) -> int:
         ("relu, adding", "orthogonal", "does not", (0.9, 1.1)),
         ("relu, adding", "identity", "solves it", (0.0, 0.3)),
     ):
-        result = results[cell]
-        what = f"{cell} over {result.study.length}, {scheme}"
+        result = results[setting]
+        what = f"{setting} over {result.study.length}, {scheme}"
         cost = best(result, scheme) / result.records.attrs["chance"]
         note = "lowest validation cost over that without memory"
-        claims.append(make_claim("A2", what, cost, published, band, note))
+        claims.append(make_claim("memory2016.A2", what, cost, published, band, note))
     title = "Pure memory: epochs to 30 % of the cost without memory"
     return finish(out, studies, results, claims, title)
 
 
 def without_memory() -> list[Claim]:
-    """A1: the chance levels of the tasks against the printed formulas, of predictors that remember
+    """memory2016.A1: the chance levels of the tasks against the printed formulas, of predictors that remember
     nothing."""
     import jax
     import jax.numpy as jnp
@@ -120,14 +120,18 @@ def without_memory() -> list[Claim]:
         error = float(task.loss(jnp.asarray(logits), y)) - 10 * math.log(8) / (length + 20)
         what = f"copy over {length}: cost without memory less 10 ln 8 / (T + 20)"
         claims.append(
-            make_claim("A1", what, error, f"{printed}", near(0.0, 1e-5), "a float32 mean")
+            make_claim(
+                "memory2016.A1", what, error, f"{printed}", near(0.0, 1e-5), "a float32 mean"
+            )
         )
     task = TASKS["adding"](50)
     tickets = task.tickets(task.data, jax.random.key(0), 40, 1024)
     answers = [np.asarray(task.batch(task.data, ticket)[1], np.float64) for ticket in tickets]
     error = (np.concatenate(answers) - 1) ** 2
     what, published = "adding: error of always answering 1", "1/6 = 0.1667 (0.1767 is a slip)"
-    claims.append(make_claim("A1", what, error, published, (0.163, 0.17), "40,960 examples"))
+    claims.append(
+        make_claim("memory2016.A1", what, error, published, (0.163, 0.17), "40,960 examples")
+    )
     return claims
 
 

@@ -1,5 +1,5 @@
 """A new head on a trained model: zeros, a small, a scaled and a large Gaussian, a linear probe
-(claims B7, B9).
+(claims B7, new_head.B9).
 
 The question: does it matter how the head is initialized when a Vision Transformer that was trained
 here to tell the digits 0 to 4 learns to tell 5 to 9? Epochs to a target for each initialization of
@@ -148,27 +148,27 @@ def step_zero(trained: "Trained", own: dict[str, Scheme]) -> dict[str, dict[str,
 
 
 def on_step_zero(reports: dict[str, dict[str, float]]) -> list[Claim]:
-    """B9: a head's first gradient disturbs the trained body, or does not."""
+    """new_head.B9: a head's first gradient disturbs the trained body, or does not."""
     body = {name: report["gradient_in_body"] for name, report in reports.items()}
     note = "256 examples, one draw"
     what = "gradient norm in the body at step 0, large head over scaled"
-    published = "a good start does not disturb the body"
+    published = "a good initialization does not disturb the body"
     ratio = body["large"] / body["scaled"]
-    large = make_claim("B9", what, ratio, published, at_least(2.0), note)
+    large = make_claim("new_head.B9", what, ratio, published, at_least(2.0), note)
     what = "gradient norm in the body at step 0, zero head"
-    return [large, make_claim("B9", what, body["zero"], "0", (0.0, 1e-9), note)]
+    return [large, make_claim("new_head.B9", what, body["zero"], "0", (0.0, 1e-9), note)]
 
 
 def on_training(result: Result) -> list[Claim]:
     """B7: epochs to the target under each head."""
     claims = []
     for scheme, against, published in (
-        ("scaled", "large", "a head needs a proper start"),
-        ("zero", "large", "a head needs a proper start"),
+        ("scaled", "large", "a head needs a proper initialization"),
+        ("zero", "large", "a head needs a proper initialization"),
         ("zero", "scaled", "no number"),
         ("small", "scaled", "no number"),
         ("scaled_probe", "scaled", "no number"),
-        ("large_probe", "scaled_probe", "a head needs a proper start"),
+        ("large_probe", "scaled_probe", "a head needs a proper initialization"),
         ("scaled", "anew", "no number"),
     ):
         what = f"times fewer epochs, {scheme} against {against}"

@@ -32,7 +32,7 @@ from jaxinit.study import Study
 
 
 def basic_tanh(leaf: Leaf) -> Initializer:
-    """N(0, 0.1^2) for every matrix, zero biases: the authors' plain start for tanh."""
+    """N(0, 0.1^2) for every matrix, zero biases: the authors' plain initialization for tanh."""
     return vector(leaf) or normal(0.1)
 
 
@@ -83,16 +83,16 @@ def reproduce(size: tuple[Study, tuple[int, ...]], out: Path) -> int:
     return finish(out, studies, results, claims, "Temporal order: epochs to 95 % accuracy")
 
 
-def solved(results: Results, cell: str, scheme: str) -> np.ndarray:
+def solved(results: Results, setting: str, scheme: str) -> np.ndarray:
     """1 for every reporting seed that reached the target, 0 for the others, in the order of the
     seeds."""
-    return times(results[cell], scheme).event.astype(float)
+    return times(results[setting], scheme).event.astype(float)
 
 
 def draw(base: Study, lengths: tuple[int, ...], results: Results, folder: Path) -> None:
     """Share of seeds that solve the task against its length (figure 7 of the paper)."""
     title = (
-        f"Temporal order, {base.hidden} tanh units, {base.epochs} epochs, each start at its own "
+        f"Temporal order, {base.hidden} tanh units, {base.epochs} epochs, each initialization at its own "
         "best rate"
     )
     with saved_figure(

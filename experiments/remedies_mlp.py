@@ -136,7 +136,7 @@ def table(results: Mapping[tuple[int, str], Result]) -> list[dict[str, Any]]:
         by_scheme = {row["scheme"]: row for row in result.summary["table"]}
         for name in SCHEMES:
             row = by_scheme[name]
-            cell = {"layers": depth, "remedy": remedy, "start": name}
+            cell = {"layers": depth, "remedy": remedy, "initialization": name}
             rows.append(cell | {key: row[key] for key in KEPT})
     return rows
 
@@ -144,7 +144,7 @@ def table(results: Mapping[tuple[int, str], Result]) -> list[dict[str, Any]]:
 def line(row: dict[str, Any]) -> str:
     """A row in print."""
     return (
-        f"{row['layers']:2d} x {row['start']:9} {row['remedy']:18} rate {row['lr']:<5g} "
+        f"{row['layers']:2d} x {row['initialization']:9} {row['remedy']:18} rate {row['lr']:<5g} "
         f"{shown(row):>6} epochs; {row['converged']} converged, {row['censored']} censored, "
         f"{row['diverged']} diverged"
     )
@@ -210,11 +210,11 @@ def helped(size: Size, results: Mapping[tuple[int, str], Result]) -> list[Claim]
             for remedy in remedies:
                 if remedy in size.remedies:
                     pair = (results[depth, remedy], case), (plain, case)
-                    comparisons.append((name, f"{remedy} on the {case} start", *pair))
+                    comparisons.append((name, f"{remedy} on the {case} initialization", *pair))
         for name, what, side, against in comparisons:
             what = f"{depth} layers: times fewer epochs, {what}"
             claims.append(faster(name, what, side, against, "helps", at_least(1.05)))
-        claims.append(lower_rate(plain, "exploding", f"{depth} layers"))
+        claims.append(lower_rate("C5", plain, "exploding", f"{depth} layers"))
     return claims
 
 
@@ -223,7 +223,7 @@ def draw(size: Size, rows: list[dict[str, Any]], folder: Path) -> None:
     initialization."""
     study = size.study
     columns = list(product(size.depths, SCHEMES))
-    by_place = {(row["layers"], row["start"], row["remedy"]): row for row in rows}
+    by_place = {(row["layers"], row["initialization"], row["remedy"]): row for row in rows}
     epochs = np.empty((len(size.remedies), len(columns)))
     title = (
         f"Epochs to {study.target:.0%} accuracy (mean up to {study.epochs}) at the best rate; "

@@ -2,8 +2,8 @@
 ones?
 
 Every remedy under every initialization of a vanilla RNN whose recurrent matrix is N(0, g^2/n), by
-the size of g: 0.5 (vanishing), 1 (Xavier), 3 (exploding), and an orthogonal one. Claims A9, C4, C5,
-C6.
+the size of g: 0.5 (vanishing), 1 (Xavier), 3 (exploding), and an orthogonal one. Claims A9,
+remedies_rnn.C4, C5 and C6.
 
     python experiments/remedies_rnn.py                 quick: 32 units, digits by pixels (64 steps); minutes on 2 cores
     python experiments/remedies_rnn.py --size smoke    seconds: checks that all of it works
@@ -45,9 +45,9 @@ REMEDIES: dict[str, dict[str, Any]] = {
     "L2 0.001": {"l2": 0.001},
 }
 AGAINST = {  # what is claimed to help against what
-    "C4": ("vanishing", ("relu", "lstm", "gru", "layer norm")),
-    "C5": ("exploding", ("clip by norm 1", "clip by value 0.01", "L2 0.001")),
-    "C6": ("exploding", ("lstm", "gru", "layer norm")),
+    "remedies_rnn.C4": ("vanishing", ("relu", "lstm", "gru", "layer norm")),
+    "remedies_rnn.C5": ("exploding", ("clip by norm 1", "clip by value 0.01", "L2 0.001")),
+    "remedies_rnn.C6": ("exploding", ("lstm", "gru", "layer norm")),
 }
 
 
@@ -108,17 +108,19 @@ def compare(size: Size, out: Path) -> int:
     results = run_all(studies, out, schemes=SCHEMES)
     draw(size, results, out / "figures")
     claims = initializations(results["none"]) + remedies(results)
-    claims.append(lower_rate(results["none"], "exploding", f"{size.study.hidden} units"))
-    return finish(out, studies, results, claims, "Remedies: epochs to target by start")
+    claims.append(
+        lower_rate("remedies_rnn.C5", results["none"], "exploding", f"{size.study.hidden} units")
+    )
+    return finish(out, studies, results, claims, "Remedies: epochs to target by initialization")
 
 
 def initializations(plain: Result) -> list[Claim]:
-    """A9, C4 and C5: what another initialization does for the plain network."""
+    """A9, remedies_rnn.C4 and C5: what another initialization does for the plain network."""
     claims = []
     for name, what, scheme, against, published in (
         ("A9", "Xavier against vanishing", "xavier", "vanishing", "softens it"),
-        ("C4", "orthogonal against vanishing", "orthogonal", "vanishing", "helps"),
-        ("C5", "Xavier against exploding", "xavier", "exploding", "helps"),
+        ("remedies_rnn.C4", "orthogonal against vanishing", "orthogonal", "vanishing", "helps"),
+        ("remedies_rnn.C5", "Xavier against exploding", "xavier", "exploding", "helps"),
     ):
         pair = (plain, scheme), (plain, against)
         what = f"times fewer epochs, {what}"
@@ -127,12 +129,12 @@ def initializations(plain: Result) -> list[Claim]:
 
 
 def remedies(results: Results) -> list[Claim]:
-    """C4 to C6: what each remedy does for the initialization that it is said to help."""
+    """remedies_rnn.C4 to C6: what each remedy does for the initialization that it is said to help."""
     claims = []
     for name, (case, names) in AGAINST.items():
         for remedy in names:
             if remedy in results:
-                what = f"times fewer epochs, {remedy} on the {case} start"
+                what = f"times fewer epochs, {remedy} on the {case} initialization"
                 pair = (results[remedy], case), (results["none"], case)
                 claims.append(faster(name, what, *pair, "helps", at_least(1.05)))
     return claims

@@ -102,8 +102,8 @@ def measure(size: Size, out: Path) -> int:
     studies = {f"{layers} blocks": replace(size.study, layers=layers) for layers in size.trained}
     results = run_all(studies, out, schemes=LOOKED_AT)
     claims = before(size, growth)
-    for cell, result in results.items():
-        what = f"{cell}: times fewer epochs, scaled by 1/sqrt(2 n_layers) against plain"
+    for setting, result in results.items():
+        what = f"{setting}: times fewer epochs, scaled by 1/sqrt(2 n_layers) against plain"
         pair = (result, "one_over_root"), (result, "plain")
         published = "no number; final losses of shallow models are said to differ within noise"
         claims.append(faster("B4", what, *pair, published, at_least(1.05)))

@@ -79,7 +79,9 @@ VANILLA_LONGER = (
 )
 
 
-def cells(rows: Study, pixels: Study, adding: Study, lengths: tuple[int, int]) -> dict[str, Study]:
+def settings(
+    rows: Study, pixels: Study, adding: Study, lengths: tuple[int, int]
+) -> dict[str, Study]:
     """Every network on every task, short and long."""
     found = {}
     for kind, (sgd, adam) in RATES.items():
@@ -109,16 +111,16 @@ SIZES: dict[str, dict[str, Study]] = {
         "rnn, digits by rows, T=8": SMOKE,
         "gru, digits by rows, T=8": replace(SMOKE, model="gru"),
     },
-    "quick": {MAIN: MAIN_JOB} | cells(ROWS, PIXELS, ADDING, (20, 60)),
+    "quick": {MAIN: MAIN_JOB} | settings(ROWS, PIXELS, ADDING, (20, 60)),
     "paper": {
         name: larger(study)
-        for name, study in ({MAIN: MAIN_JOB} | cells(ROWS, PIXELS, ADDING, (100, 400))).items()
+        for name, study in ({MAIN: MAIN_JOB} | settings(ROWS, PIXELS, ADDING, (100, 400))).items()
     },
 }
 
 
 def measure(studies: dict[str, Study], out: Path) -> int:
-    """Every cell as a study, the claims of each, and how often each scheme is near the best."""
+    """Every setting as a study, the claims of each, and how often each scheme is near the best."""
     results = run_all(studies, out)
     claims = []
     for name, result in results.items():
@@ -131,14 +133,14 @@ def measure(studies: dict[str, Study], out: Path) -> int:
     for scheme, score in scores.items():
         print(
             f"score of {scheme:15} {score:.2f}: area under its performance profile over "
-            f"{len(results)} cells, r_max 4"
+            f"{len(results)} settings, r_max 4"
         )
     title = "Epochs to convergence, every scheme and network"
     return finish(out, studies, results, claims, title, scores=scores)
 
 
 def answer(claims: list[Claim], baseline: str) -> str:
-    """A10 in a line: in how many cells Xavier is how many times faster than a baseline, and how
+    """A10 in a line: in how many settings Xavier is how many times faster than a baseline, and how
     sure that is."""
     own = [claim for claim in claims if claim["statement"].endswith(f"against {baseline})")]
     counts = Counter(claim["verdict"] or NOT_JUDGED for claim in own)
@@ -146,7 +148,7 @@ def answer(claims: list[Claim], baseline: str) -> str:
     exact = [claim["measured"] for claim in own if claim.get("measured_is") == "="]
     spread = f"{min(exact):.2g} to {max(exact):.2g} times" if exact else "no ratio"
     return (
-        f"A10 against {baseline}, {len(own)} cells: {verdicts}; {spread} in the {len(exact)} "
+        f"A10 against {baseline}, {len(own)} settings: {verdicts}; {spread} in the {len(exact)} "
         "where all seeds converged"
     )
 

@@ -66,7 +66,7 @@ def reproduce(size: Size, out: Path) -> int:
         for depth, (rate, steps) in zip(size.depths, times[kind], strict=True):
             rows.append(
                 {
-                    "start": kind,
+                    "initialization": kind,
                     "matrices": depth,
                     "lr": rate,
                     "steps": float(np.mean(steps)),
@@ -84,7 +84,7 @@ def line(row: dict[str, Any]) -> str:
     if row["converged"] < row["seeds"]:
         bound = f" or more ({row['converged']} of {row['seeds']} converged)"
     return (
-        f"{row['start']:10} {row['matrices']:3d} matrices, rate {row['lr']:g}: "
+        f"{row['initialization']:10} {row['matrices']:3d} matrices, rate {row['lr']:g}: "
         f"{row['steps']:.0f} steps{bound}"
     )
 
@@ -116,7 +116,7 @@ def on_curves(curves: Curves) -> Claim:
     """S1: a mode is learnt along the exact curve."""
     worst = max(float(np.abs(course - exact).max()) for course, exact in curves.values())
     what = "largest error of eq. 12 against gradient descent, strengths 0.5 to 1.5"
-    note = "decoupled, balanced start at 0.001, rate 0.001"
+    note = "decoupled, balanced initial strength 0.001, rate 0.001"
     return make_claim("S1", what, worst, "exact", (0.0, 0.005), note)
 
 
@@ -189,10 +189,12 @@ def depth_claims(size: Size, times: dict[str, Times]) -> list[Claim]:
         parts[f"{DEEP} matrices or more"] = means["orthogonal"][deep]
     claims = []
     for part, steps in parts.items():
-        what = f"longest over shortest learning time, orthogonal start, {part}"
+        what = f"longest over shortest learning time, orthogonal initialization, {part}"
         spread = float(steps.max() / steps.min())
         claims.append(make_claim("S2", what, spread, "flat", (1.0, 1.5), note))
-    what = f"learning time of a Gaussian over an orthogonal start, {size.depths[-1]} matrices"
+    what = (
+        f"learning time of a Gaussian over an orthogonal initialization, {size.depths[-1]} matrices"
+    )
     ratio = float(means["gaussian"][-1] / means["orthogonal"][-1])
     if times["gaussian"][-1][1].max() >= size.steps:
         note += "; a lower bound: not all Gaussian nets converged"
@@ -208,9 +210,12 @@ def delay_claims() -> list[Claim]:
         deep, shallow = (learning_time(1.0, start, 0.95, n - 1.0, n) for n in (1000, 3))
         return deep / shallow
 
-    what, note = "steps of 1000 layers over those of 3 from a start at 0.9", "eq. 16 by quadrature"
+    what, note = (
+        "steps of 1000 layers over those of 3 from an initial strength of 0.9",
+        "eq. 16 by quadrature",
+    )
     late = make_claim("S3", what, delay(0.9), "about 1", (0.9, 1.2), note)
-    what = "the same from a start at 0.001: finite, but far from depth-free"
+    what = "the same from an initial strength of 0.001: finite, but far from depth-free"
     note = "eq. 16 by quadrature; the band is from an independent computation"
     return [late, make_claim("S3", what, delay(1e-3), "finite", (50.0, 200.0), note)]
 
@@ -230,7 +235,7 @@ def draw(size: Size, curves: Curves, times: dict[str, Times], folder: Path) -> N
         lines(right, size.depths, by_depth)
         right.axhline(size.steps, color="0.35", linewidth=0.8, linestyle=":")
         right.set(xscale="log", yscale="log", xlabel="matrices")
-        right.set_ylabel("steps until the loss is 1/20 of its start")
+        right.set_ylabel("steps until the loss is 1/20 of its first value")
         right.set_title(f"Learning time, n = {size.seeds} seeds")
         tick_at(right, size.depths)
         title = "band: range over seeds; dotted: budget"

@@ -1,5 +1,5 @@
 """New tokens in a trained model: rows of zeros, Gaussian rows, the mean of the old ones (claims B2,
-B8, B9).
+B8, vocab_extension.B9).
 
 The questions: how far does an initialization of the new rows move the predictions before the first
 step, against the bound log(1 + n/V) that the mean has (B2: Hewitt, 2021); what becomes of it where
@@ -223,12 +223,14 @@ def step_zero(
 
 
 def on_step_zero(size: Size, reports: dict[str, dict[str, Any]]) -> list[Claim]:
-    """B9: no old logit moves before the first step."""
+    """vocab_extension.B9: no old logit moves before the first step."""
     note = f"{size.learned} new tokens"
     claims = []
     for way, report in reports.items():
         what = f"{way}: shift of the old logits at step 0, over their spread"
-        claims.append(make_claim("B9", what, report["shift"], "0", (0.0, 1e-5), note))
+        claims.append(
+            make_claim("vocab_extension.B9", what, report["shift"], "0", (0.0, 1e-5), note)
+        )
     return claims
 
 

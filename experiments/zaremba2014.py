@@ -85,7 +85,7 @@ def reproduce(studies: dict[str, Study], out: Path) -> int:
     claims.append(
         make_claim("A14", what, gap, "helps medium and large networks", at_least(0.0), note)
     )
-    title = f"Range of the start: epochs to {metric} {plain.records.attrs['target']:g}"
+    title = f"Range of the initialization: epochs to {metric} {plain.records.attrs['target']:g}"
     return finish(out, studies, results, claims, title)
 
 

@@ -257,17 +257,17 @@ def transfer_claims(
 
 
 def rows_of(results: Results) -> list[SettingRow]:
-    """The tables of all studies, one below the other, each row with the name of its `cell`."""
+    """The tables of all studies, one below the other, each row with the name of its `setting`."""
     rows = []
     for name, result in results.items():
         for row in result.summary["table"]:
-            rows.append(SettingRow(cell=name, **row))
+            rows.append(SettingRow(setting=name, **row))
     return rows
 
 
-def as_one(results: Results, cell: str, baseline: str) -> list[SettingRow]:
-    """The rows of studies with one scheme each as those of one `cell`: named by their study, the
-    fastest first.
+def as_one(results: Results, setting: str, baseline: str) -> list[SettingRow]:
+    """The rows of studies with one scheme each as those of one `setting`: named by their study,
+    the fastest first.
 
     Ratios are against the study `baseline`, as in `table.make_table` but for the log-rank test.
     """
@@ -277,7 +277,7 @@ def as_one(results: Results, cell: str, baseline: str) -> list[SettingRow]:
     rows = []
     for row, name in zip(rows_of(results), results, strict=True):
         ratio = compare(against, times(results[name], schemes[name]), horizon)
-        row["cell"] = cell
+        row["setting"] = setting
         row["scheme"] = name
         row["drawn_by"] = schemes[name]
         row["baseline"] = baseline
@@ -307,9 +307,9 @@ def faster(
     return ratio_claim(name, statement, times(*against), times(*scheme), horizon, published, band)
 
 
-def lower_rate(result: Result, scheme: str, where: str) -> Claim:
-    """C5: the best metric of a scheme at its best rate less that at ten times it (or the nearest),
-    on tuning seeds."""
+def lower_rate(name: str, result: Result, scheme: str, where: str) -> Claim:
+    """The claim that a lower rate helps: the best metric of a scheme at its best rate less that at
+    ten times it (or the nearest), on tuning seeds."""
     records = result.records
     rates, rate = records.lr.values, best_rate(records, scheme)
     high = float(rates[np.abs(np.log(rates / (10 * rate))).argmin()])
@@ -317,11 +317,11 @@ def lower_rate(result: Result, scheme: str, where: str) -> Claim:
     gap = metric.sel(lr=rate).values - metric.sel(lr=high).values
     note = f"{len(gap)} tuning seed(s)" + ("; no higher rate in the grid" if high <= rate else "")
     statement = (
-        f"{where}: best accuracy of the {scheme} start at its best rate, {rate:g}, less that at "
-        f"{high:g}"
+        f"{where}: best accuracy of the {scheme} initialization at its best rate, {rate:g}, less "
+        f"that at {high:g}"
     )
     value = gap if len(gap) > 1 else float(gap[0])
-    return make_claim("C5", statement, value, "a lower rate helps", (0.01, 1.0), note)
+    return make_claim(name, statement, value, "a lower rate helps", (0.01, 1.0), note)
 
 
 # Figures, and the end.

@@ -1,5 +1,5 @@
-"""Faults of today's libraries that touch a network's start: the library's figure, the law's, and
-ours, side by side.
+"""Faults of today's libraries that touch a network's initialization: the library's figure, the
+law's, and ours, side by side.
 
     .venv/bin/python scripts/pitfalls.py
 

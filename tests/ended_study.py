@@ -42,7 +42,7 @@ def about(status: str, lives: int = 1) -> dict[str, Any]:
 
 
 def ended() -> xr.Dataset:
-    """Records of a study whose trials have all ended: the orthogonal start a little sooner."""
+    """Records of a study whose trials have all ended, the orthogonal ones a little sooner."""
     records = store.empty_records(STUDY, 4, ABOUT, "d")
     records.outcome.values[...] = Outcome.CONVERGED
     records.last_epoch.values[...] = [[[0.75, 1.0, 1.25]] * 2, [[1.5, 1.75, 2.0]] * 2]

@@ -48,7 +48,7 @@ def test_rows_claims_and_the_figure_of_several_studies(
     assert claim["measured"] == pytest.approx(ratio)
     assert reproduce.finish(tmp_path, STUDIES, by_study, [claim], "A title", more=1) == 0
     summary = json.loads((tmp_path / "summary.json").read_text())
-    assert [row["cell"] for row in summary["table"]] == ["T=8"] * 2 + ["a ReLU"] * 2
+    assert [row["setting"] for row in summary["table"]] == ["T=8"] * 2 + ["a ReLU"] * 2
     assert summary["studies"]["a ReLU"]["activation"] == "relu"
     assert summary["claims"][0]["id"] == "X"
     assert summary["more"] == 1
@@ -164,7 +164,7 @@ def test_a_model_before_training_is_measured_with_its_multipliers() -> None:
     np.testing.assert_allclose(twice[:, 0], 2 * plain[:, 0], rtol=1e-6)
 
 
-def test_studies_of_one_scheme_are_rows_of_one_cell(tmp_path: Path) -> None:
+def test_studies_of_one_scheme_are_rows_of_one_setting(tmp_path: Path) -> None:
     one = replace(STUDY, schemes=("orthogonal",), baseline="orthogonal", lrs=(0.1,), seeds=3)
     studies = {"tanh": one, "relu": replace(one, activation="relu")}
     found = {
@@ -172,7 +172,7 @@ def test_studies_of_one_scheme_are_rows_of_one_cell(tmp_path: Path) -> None:
         for name, study in studies.items()
     }
     rows = reproduce.as_one(found, "both", "tanh")
-    assert {row["cell"] for row in rows} == {"both"}
+    assert {row["setting"] for row in rows} == {"both"}
     assert {row["scheme"]: row["drawn_by"] for row in rows} == {
         "tanh": "orthogonal",
         "relu": "orthogonal",

@@ -9,4 +9,4 @@ class Outcome(IntEnum):
     UNFINISHED = 0  # not run, or interrupted
     CONVERGED = 1  # the validation metric reached the target
     CENSORED = 2  # the budget ended first
-    DIVERGED = 3  # the loss was not finite, or exceeded 10 times its start
+    DIVERGED = 3  # the loss was not finite, or exceeded 10 times its first value

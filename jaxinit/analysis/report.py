@@ -107,10 +107,10 @@ def print_rows(rows: Sequence[SettingRow], console: Console | None = None) -> No
     before = None
     for row in rows:
         name, rate, epochs, ratio, _, counts = entries(row)
-        setting = "" if row["cell"] == before else row["cell"]  # named once, at its first row
+        setting = "" if row["setting"] == before else row["setting"]  # named once, at its first row
         shown = (setting, name, rate, epochs, ratio, counts)
         table.add_row(*[_text(console, entry) for entry in shown])
-        before = row["cell"]
+        before = row["setting"]
     console.print(table)
 
 

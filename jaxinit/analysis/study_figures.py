@@ -199,7 +199,7 @@ def forest(rows: Sequence[SettingRow], title: str) -> "Figure":
     """
     settings: dict[str, list[SettingRow]] = {}
     for row in rows:
-        settings.setdefault(row["cell"], []).append(row)
+        settings.setdefault(row["setting"], []).append(row)
     most = max(map(len, settings.values()))
     figure, panels = small_multiples(
         len(settings), panel=(4.0, 0.75 + 0.2 * most), margin=(1.2, 0.7), least_width=8.5

@@ -56,12 +56,12 @@ class Row(TypedDict):
 
 
 class SettingRow(Row):
-    """A row among those of several studies: `cell` names the setting of its study.
+    """A row among those of several studies: `setting` names that of its study.
 
     `drawn_by` is the scheme where rows of one setting are named by something else.
     """
 
-    cell: str
+    setting: str
     drawn_by: NotRequired[str]
 
 
@@ -158,7 +158,7 @@ def profile_scores(rows: Iterable[SettingRow], most: float = 4.0) -> dict[str, f
     settings: dict[str, dict[str, float]] = {}
     for row in rows:
         most_converged = 2 * row["converged"] >= row["seeds"]
-        epochs = settings.setdefault(row["cell"], {})
+        epochs = settings.setdefault(row["setting"], {})
         epochs[row["scheme"]] = row["epochs"] if most_converged else np.inf
     everywhere = set.intersection(*(set(epochs) for epochs in settings.values()))
     scores = {}

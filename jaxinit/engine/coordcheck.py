@@ -67,25 +67,25 @@ class Slope(NamedTuple):
     allows for flat.
 
     `forward`: the size after the last step. `update`: the size of what the steps have changed in
-    it. `gradient`: the size of dC/dW at the start, W with its multiplier, times the width but for
-    the readout, since its entries go as 1/width elsewhere.
+    it. `gradient`: the size of dC/dW at initialization, W with its multiplier, times the width
+    but for the readout, since its entries go as 1/width elsewhere.
     Against width, the signals are the product of every kernel, with the rule's multiplier; the
     scores of every attention before the softmax and what every branch adds to the stream, biases
     included (values that the model names `....scores` and `....branch`, as the Transformer does);
     and the network's output (`logits`). Of scores also what the change of one kind of parameter
     alone does to them (`....scores by query bias`): a part that grows is hidden in the sum for as
     long as it is small.
-    Scores and the answer at the start may shrink with the width, since queries and keys, or the
-    readout's rows, do not point the same way before they are trained; what training adds to scores
-    goes from 1/sqrt(width) to flat as they come to. So scores and their parts, the answer's size,
-    the readout's product, queries and gradients of keys are judged for growth only.
+    Scores and the answer at initialization may shrink with the width, since queries and keys, or
+    the readout's rows, do not point the same way before they are trained; what training adds to
+    scores goes from 1/sqrt(width) to flat as they come to. So scores and their parts, the answer's
+    size, the readout's product, queries and gradients of keys are judged for growth only.
     Against depth: of the sum of all branches ("branches", with the gradient of the embedding) and
-    of the answer ("readout"), as they are; the sum at the start may shrink, as it does under
+    of the answer ("readout"), as they are; the sum at initialization may shrink, as it does under
     CompleteP.
 
     `note` says why a signal fails: not flat, not finite, or nothing to judge (it is zero, or has
-    not moved). A gradient that is zero at the start at every size, as below a zero readout, is left
-    to the signal's update, and noted.
+    not moved). A gradient that is zero at initialization at every size, as below a zero readout, is
+    left to the signal's update, and noted.
     """
 
     scheme: str
@@ -233,7 +233,7 @@ def _judged(signal: xr.Dataset, scheme: str, parameter: str, kind: str, axis: st
         left_to_update = (
             kind == "gradient" and not sizes.any() and bool(signal["update"].values.any())
         )
-        note = "zero at the start: judged by its update" if left_to_update else refused
+        note = "zero at initialization: judged by its update" if left_to_update else refused
         return Slope(scheme, parameter, kind, np.nan, np.nan, np.nan, left_to_update, note)
     if axis == "width" and kind == "gradient" and role != "readout":
         sizes = sizes * signal.width.values[:, None]

@@ -45,7 +45,7 @@ def survey(
     only: str = "*",
     out: str | Path | None = None,
 ) -> xr.Dataset:
-    """Signals at the start of training: a Dataset over (scheme, seed, parameter, step, copy), as
+    """Signals before training: a Dataset over (scheme, seed, parameter, step, copy), as
     `probes.to_dataset`.
 
     The update among them is the first step of the study's optimizer at a rate of 1.

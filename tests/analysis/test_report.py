@@ -77,7 +77,7 @@ def printed(summary: dict, out: io.TextIOBase | None = None) -> str:
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_names_are_printed_as_they_are(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    row = ROW | {"scheme": name, "cell": f"setting {name}"}
+    row = ROW | {"scheme": name, "setting": f"setting {name}"}
     text = printed(
         SUMMARY | {"table": [row], "metric": name, "notes": [f"note on {name}"], "baseline": name}
     )
@@ -146,7 +146,7 @@ def test_a_claim_without_a_verdict_says_so(capsys: pytest.CaptureFixture[str]) -
 def test_the_rows_of_several_studies_are_one_table() -> None:
     out = io.StringIO()
     rows = [
-        row | {"cell": setting}
+        row | {"setting": setting}
         for setting in ("rnn, T=8", "lstm, T=64")
         for row in (ROW, BASELINE, NEVER)
     ]

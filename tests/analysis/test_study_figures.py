@@ -114,7 +114,7 @@ def test_names_are_drawn_as_they_are(tmp_path: Path) -> None:
         assert not is_formula
         assert text.removesuffix(", rate 0.1") in names
     plt.close(drawn)
-    rows = [{"cell": "$c$", "scheme": name} | ROW for name in names]
+    rows = [{"setting": "$c$", "scheme": name} | ROW for name in names]
     plt.close(study_figures.forest(rows, "$title$"))
 
 

@@ -57,7 +57,7 @@ def test_nothing_reported_yet_gives_an_empty_table() -> None:
 
 def setting_row(setting: str, scheme: str, epochs: float, converged: int = 5) -> dict[str, Any]:
     return {
-        "cell": setting,
+        "setting": setting,
         "scheme": scheme,
         "epochs": epochs,
         "converged": converged,

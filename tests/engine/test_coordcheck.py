@@ -167,7 +167,9 @@ def test_zeros_that_theory_asks_for_are_judged_by_their_updates() -> None:
     """A readout of zeros leaves no gradient below it at the start, and learns all the same."""
     rows = rows_of(mup(BASE, zero_readout=True))
     assert passes(rows, "s"), [row for row in rows if not row.passed]
-    noted = {row.parameter for row in rows if row.note == "zero at the start: judged by its update"}
+    noted = {
+        row.parameter for row in rows if row.note == "zero at initialization: judged by its update"
+    }
     assert noted == {"layers.0.kernel", "layers.1.kernel"}
 
 
