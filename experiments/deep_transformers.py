@@ -49,8 +49,6 @@ STUDY = Study(
     evaluations=6,
     target=3.4,
 )
-
-
 SIZES = {
     "smoke": smoke(STUDY, layers=1),
     "quick": STUDY,
@@ -66,6 +64,7 @@ def remedies(study: Study) -> dict[str, Study]:
     def remedy(scheme: str, **changes: Any) -> Study:
         return replace(study, schemes=(scheme,), baseline=scheme, **changes)
 
+    # DeepNorm's alpha for a decoder of N blocks, (2 N)^(1/4); the scheme draws with its beta.
     deep = (2 * study.layers) ** 0.25
     return {
         PLAIN: remedy("xavier_transformer", post_norm=True),
@@ -78,25 +77,30 @@ def remedies(study: Study) -> dict[str, Study]:
 
 def measure(study: Study, out: Path) -> int:
     studies = remedies(study)
+    # Without biases and with narrow branches it trains in less time, and is as deep.
     results = run_all(studies, out, models={"transformer": partial(Transformer, bias=False, ffn=2)})
     sides = {name: (result, result.study.schemes[0]) for name, result in results.items()}
     claims = []
-    for name in studies:
-        if name == PLAIN:
-            continue
-        what = f"{name}: times fewer epochs than plain post-norm, {study.layers} blocks, no warm-up"
+    helped = [name for name in studies if name != PLAIN]
+    for name in helped:
+        statement = (
+            f"{name}: times fewer epochs than plain post-norm, {study.layers} blocks, no warm-up"
+        )
         published = "plain post-norm fails or is the slowest"
-        claims.append(faster("T2", what, sides[name], sides[PLAIN], published, at_least(1.05)))
+        claims.append(faster("T2", statement, sides[name], sides[PLAIN], published, at_least(1.05)))
+    # Here the chance level is the entropy of the characters' frequencies.
     chance = results[PLAIN].records.attrs["chance"]
     for name in studies:
-        what = (
+        statement = (
             f"{name}: bits per character better than knowing the frequencies only, at its best rate"
         )
         gain = chance - best(*sides[name])
-        published, band = ("trains", at_least(0.5))
+        published, band = "trains", at_least(0.5)
         if name == PLAIN:
-            published, band = ("does not train", at_most(0.5))
-        claims.append(make_claim("T2", what, gain, published, band, f"chance is {chance:.3g} bits"))
+            published, band = "does not train", at_most(0.5)
+        claims.append(
+            make_claim("T2", statement, gain, published, band, f"chance is {chance:.3g} bits")
+        )
     title = f"{study.layers} blocks without warm-up: epochs to {study.target:g} bits per character"
     rows = as_one(results, f"{study.layers} blocks", PLAIN)
     return finish(out, studies, results, claims, title, rows=rows)

@@ -56,9 +56,9 @@ STUDY = Study(
     schemes=tuple(SCHEMES),
     baseline="plain",
     optimizer="adam",
-    lrs=tuple(2.0**-k for k in range(13, 4, -1)),
+    lrs=tuple(2.0**-k for k in range(13, 4, -1)),  # an octave apart: shifts are in octaves
     seeds=2,
-    tune_seeds=16,
+    tune_seeds=16,  # the best rate is read off these
     epochs=2,
     evaluations=1,
     target=1.0,
@@ -92,10 +92,11 @@ class ResidualMLP(nnx.Module):
         def kernel(role: str, **at: Any) -> nnx.Param:
             return param((hidden, hidden), "io", role, **at)
 
-        blocks = range(layers)
         self.input = Dense(in_features * length, hidden, "input", **place(0))
-        self.inner = nnx.List([kernel("ffn_in", **place(k, "relu")) for k in blocks])
-        self.outer = nnx.List([kernel("ffn_out", **place(k)) for k in blocks])
+        self.inner, self.outer = nnx.List(), nnx.List()
+        for k in range(layers):
+            self.inner.append(kernel("ffn_in", **place(k, "relu")))
+            self.outer.append(kernel("ffn_out", **place(k)))
         self.readout = Dense(hidden, out_features, "readout", **place(layers))
 
     def __call__(self, x: Any) -> Any:
@@ -108,7 +109,8 @@ class ResidualMLP(nnx.Module):
 
         def block(h: Any, kernels: Any) -> tuple[Any, None]:
             inner, outer = kernels
-            return h + jax.nn.relu(normalized(h) @ inner) @ outer, None
+            hidden = jax.nn.relu(normalized(h) @ inner)
+            return h + hidden @ outer, None
 
         # Stacked, so that a scan compiles one block however deep the network is.
         inner = jnp.stack([kernel[...] for kernel in self.inner])
@@ -122,7 +124,8 @@ def normalized(h: Any) -> Any:
     """h over its root mean square."""
     import jax.numpy as jnp
 
-    return h / jnp.sqrt((h**2).mean(-1, keepdims=True) + 1e-6)
+    mean_square = (h**2).mean(-1, keepdims=True)
+    return h / jnp.sqrt(mean_square + 1e-6)  # 1e-6: a stream of zeros stays one
 
 
 @dataclass(frozen=True)
@@ -161,16 +164,17 @@ def sums_of_branches(size: Size) -> list[Claim]:
     """U2: how the squared sum of all branches goes with depth, before training."""
     claims = []
     for scheme, alpha in (("plain", 0.0), ("depth_mup", 0.5), ("complete_p", 1.0)):
-        squares = np.stack([sums(size, depth, SCHEMES[scheme]) for depth in size.depths]) ** 2
+        by_depth = [sums(size, depth, SCHEMES[scheme]) for depth in size.depths]
+        squares = np.stack(by_depth) ** 2
         slope = np.polyfit(np.log10(size.depths), np.log10(squares), 1)[0]
         expected = 1 - 2 * alpha
-        what = (
+        statement = (
             f"slope of the squared sum of branches against depth before training, {scheme}, "
             f"alpha = {alpha:g}"
         )
         note = f"width {size.study.hidden}, {size.depths[0]} to {size.depths[-1]} blocks"
         band = near(expected, 0.05)
-        claims.append(make_claim("U2", what, slope, f"{expected:g} +- 0.05", band, note))
+        claims.append(make_claim("U2", statement, slope, f"{expected:g} +- 0.05", band, note))
     return claims
 
 

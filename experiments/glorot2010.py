@@ -159,7 +159,7 @@ def before_training(study: Study, out: Path) -> list[Claim]:
 
     signals = survey(study, out=out / "before_training")
     draw_all(signals, out / "figures")
-    resolved = resolve(replace(study, lrs=(1.0,)))
+    resolved = resolve(replace(study, lrs=(1.0,)))  # nothing is trained, so any rate will do
     data = resolved.task.data
     draw_images(np.asarray(data["valid_x"][:40]), np.asarray(data["valid_y"][:40]), out / "figures")
     return on_jacobians(resolved) + on_gradients(signals)
@@ -182,13 +182,14 @@ def on_jacobians(resolved: Resolved) -> list[Claim]:
     ):
         means = []
         for seed in range(resolved.study.seeds):
-            params = {name: jnp.asarray(a[seed]) for name, a in draws[scheme].items()}
-            values = layer_jacobian_singular_values(
+            params = {name: jnp.asarray(drawn[seed]) for name, drawn in draws[scheme].items()}
+            by_layer = layer_jacobian_singular_values(
                 model.apply, model.leaves, params, x, SLOPES["tanh"]
             )
-            means.append(np.mean([layer.mean() for layer in values.values()]))
-        what = f"mean singular value of the layer Jacobians before training, {scheme}"
-        claims.append(make_claim("G1", what, means, published, band, BANDS))
+            means_of_layers = [values.mean() for values in by_layer.values()]
+            means.append(np.mean(means_of_layers))
+        statement = f"mean singular value of the layer Jacobians before training, {scheme}"
+        claims.append(make_claim("G1", statement, means, published, band, BANDS))
     return claims
 
 
@@ -202,14 +203,15 @@ def on_gradients(signals: xr.Dataset) -> list[Claim]:
         (NORMALIZED, "keeps its size", (0.5, 1.0)),
     ):
         own = layers.sel(scheme=scheme)
+        # But for the first kernel, whose inputs are the images.
         weight = own.weight_gradient_mean_square.isel(parameter=slice(1, None)) ** 0.5
         ratio = weight.max("parameter") / weight.min("parameter")
-        what = f"largest over smallest weight gradient (std) of hidden layers before training, {scheme}"
-        claims.append(make_claim("G2", what, ratio, "about 1 (figure 8)", (1.0, 1.15), BANDS))
+        statement = f"largest over smallest weight gradient (std) of hidden layers before training, {scheme}"
+        claims.append(make_claim("G2", statement, ratio, "about 1 (figure 8)", (1.0, 1.15), BANDS))
         back = own.gradient_mean_square**0.5
         ratio = back.isel(parameter=0) / back.isel(parameter=-1)
-        what = f"back-propagated gradient (std), first over last hidden layer, {scheme}"
-        claims.append(make_claim("G2", what, ratio, f"{published} (figure 7)", band, BANDS))
+        statement = f"back-propagated gradient (std), first over last hidden layer, {scheme}"
+        claims.append(make_claim("G2", statement, ratio, f"{published} (figure 7)", band, BANDS))
     return claims
 
 
@@ -238,10 +240,14 @@ def on_disk(name: str, study: Study, out: Path) -> Results:
 
 def every_activation(study: Study, out: Path, task: Task, signals: int) -> Results:
     """The study for every activation under its initializations."""
+    schemes = {
+        "tanh": (STANDARD, NORMALIZED),
+        "softsign": (STANDARD, NORMALIZED),
+        "sigmoid": (STANDARD,),  # the paper has no other
+    }
     studies = {}
-    for activation in ("tanh", "softsign", "sigmoid"):
-        schemes = tuple(scheme for phi, scheme in sorted(ROWS, reverse=True) if phi == activation)
-        studies[activation] = replace(study, activation=activation, schemes=schemes)
+    for activation, own in schemes.items():
+        studies[activation] = replace(study, activation=activation, schemes=own)
 
     def make(length: int | None = None) -> Task:
         del length  # an image is one step
@@ -272,7 +278,8 @@ def table_1(name: str, results: Results) -> list[dict[str, Any]]:
     rows = []
     for (activation, scheme), error in errors(results).items():
         result = results[activation]
-        (row,) = (row for row in result.summary["table"] if row["scheme"] == scheme)
+        by_scheme = {row["scheme"]: row for row in result.summary["table"]}
+        row = by_scheme[scheme]
         low, high = interval(final(error))
         examples = result.records.epoch[-1] * result.records.attrs["examples"]
         rows.append(
@@ -302,15 +309,15 @@ def on_shapeset(results: Results) -> list[Claim]:
         standard, normalized = (activation, STANDARD), (activation, NORMALIZED)
         gap = final(by_net[standard]) - final(by_net[normalized])
         published = (table[standard] - table[normalized]) / 100
-        what = (
+        statement = (
             f"error of {activation} under the standard initialization minus under the normalized one, at "
             "fixed updates"
         )
         published = f"{published:.4f} at 5 million updates"
-        claims.append(make_claim("G3", what, gap, published, (0.0, 0.5), BANDS))
-    what = "error of five sigmoid layers: chance is 0.8333"
+        claims.append(make_claim("G3", statement, gap, published, (0.0, 0.5), BANDS))
+    statement = "error of five sigmoid layers: chance is 0.8333"
     error = final(by_net["sigmoid", STANDARD])
-    claims.append(make_claim("G4", what, error, "0.8261", (0.8283, 0.8383), BANDS))
+    claims.append(make_claim("G4", statement, error, "0.8261", (0.8283, 0.8383), BANDS))
     epochs = results["tanh"].records.epoch.values
     for activation, target, band in (
         ("tanh", 0.75, at_least(4.0)),
@@ -318,14 +325,14 @@ def on_shapeset(results: Results) -> list[Claim]:
         ("softsign", 0.75, (1.0, 3.0)),
         ("softsign", 0.65, (1.0, 3.0)),
     ):
-        what = (
+        statement = (
             f"times fewer updates to {target:.0%} error, {activation}, normalized against standard"
         )
         normalized = times_to(target, by_net[activation, NORMALIZED], epochs)
         standard = times_to(target, by_net[activation, STANDARD], epochs)
         published = "no number; figure 11 shows an order"
         claims.append(
-            ratio_claim("G6", what, standard, normalized, float(epochs[-1]), published, band)
+            ratio_claim("G6", statement, standard, normalized, float(epochs[-1]), published, band)
         )
     return claims
 
@@ -336,21 +343,23 @@ def ranking(name: str, results: Results) -> list[Claim]:
     finals = {net: final(error) for net, error in errors(results).items()}
     sigmoid = finals.pop(("sigmoid", STANDARD))
     others = np.stack(list(finals.values()))
-    published = [PUBLISHED[name][net] for net in finals]
-    highest, lowest = max(published), min(published)
-    worst = PUBLISHED[name]["sigmoid", STANDARD]
+    published = dict(PUBLISHED[name])
+    worst = published.pop(("sigmoid", STANDARD))
+    highest, lowest = max(published.values()), min(published.values())
     note = (
         "errors of the validation set, not the test set; at most 15,000 updates, where the paper "
         "made 5 million"
     )
-    what = f"{name}: error of five sigmoid layers minus that of the worst other net"
+    statement = f"{name}: error of five sigmoid layers minus that of the worst other net"
     gaps = f"{(worst - highest) / 100:.4f}, {(worst - lowest) / 100:.4f} above the best"
-    claims = [make_claim("G5", what, sigmoid - others.max(0), gaps, (0.0, 1.0), note)]
+    claims = [make_claim("G5", statement, sigmoid - others.max(0), gaps, (0.0, 1.0), note)]
     if name == "mnist":
-        what = f"{name}: error of the worst minus that of the best net of tanh or softsign units"
+        statement = (
+            f"{name}: error of the worst minus that of the best net of tanh or softsign units"
+        )
         spread = others.max(0) - others.min(0)
         apart = f"{(highest - lowest) / 100:.4f}"
-        claims.append(make_claim("G5", what, spread, apart, (0.0, NEAR), note))
+        claims.append(make_claim("G5", statement, spread, apart, (0.0, NEAR), note))
     return claims
 
 
@@ -361,11 +370,15 @@ def costs(limit: float) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     examples.
     """
     rng = np.random.default_rng(0)
-    x, target = rng.normal(size=500), rng.integers(0, 2, 500)
+    x = rng.normal(size=500)
+    target = rng.integers(0, 2, 500)
     w = np.linspace(-limit, limit, 81)
-    y = 1 / (1 + np.exp(-w[None, :, None] * np.tanh(w[:, None, None] * x)))
-    right = np.where(target == 1, y, 1 - y)
-    return w, {"cross-entropy": -np.log(right).mean(-1), "quadratic": ((1 - right) ** 2).mean(-1)}
+    hidden = np.tanh(w[:, None, None] * x)
+    y = 1 / (1 + np.exp(-w[None, :, None] * hidden))
+    right = np.where(target == 1, y, 1 - y)  # the probability given to the right class
+    cross_entropy = -np.log(right).mean(-1)
+    quadratic = ((1 - right) ** 2).mean(-1)
+    return w, {"cross-entropy": cross_entropy, "quadratic": quadratic}
 
 
 def plateaus() -> list[Claim]:
@@ -377,13 +390,13 @@ def plateaus() -> list[Claim]:
         for name, cost in surfaces.items():
             slope = np.linalg.norm(np.gradient(cost, w, w), axis=0)
             flat[name] = float((slope < FLAT * slope.mean()).mean())
-        what = (
+        statement = (
             f"share of |W1|, |W2| <= {limit:g} with a slope below {FLAT:g} of its mean: quadratic "
             "/ cross-entropy cost"
         )
         ratio = flat["quadratic"] / flat["cross-entropy"]
         published = "quadratic cost has more plateaus (figure 5)"
-        claims.append(make_claim("F5", what, ratio, published, at_least(1.0), "one draw"))
+        claims.append(make_claim("F5", statement, ratio, published, at_least(1.0), "one draw"))
     return claims
 
 
@@ -397,7 +410,7 @@ def draw_costs(folder: Path) -> None:
     options = {"columns": 2, "subplot_kw": {"projection": "3d"}}
     with saved_figure(folder, "figure_5_costs", title, size=(8.6, 4.2), **options) as panels:
         for axes, (name, cost) in zip(panels, surfaces.items(), strict=True):
-            surface: Any = axes  # of three dimensions
+            surface: Any = axes  # Matplotlib's types do not know axes of three dimensions
             surface.plot_surface(*plane, cost, cmap="Greys", linewidth=0.2, edgecolor="0.3")
             axes.set(xlabel="weight of layer 1", ylabel="weight of layer 2", title=f"{name} cost")
             surface.set_box_aspect(None, zoom=0.85)
@@ -431,18 +444,17 @@ def draw_training(results: Results, folder: Path) -> None:
     with style():
         for activation, result in results.items():
             courses = with_deviations(result.folder / "signals.nc")
-            study = result.study
-            what = (
-                f"{study.layers} layers of {study.hidden} {activation} units, Shapeset, one seed "
-                "at its best rate"
+            net = (
+                f"{result.study.layers} layers of {result.study.hidden} {activation} units, "
+                "Shapeset, one seed at its best rate"
             )
-            figure = through_training(courses, activations, "Activations during training", what)
+            figure = through_training(courses, activations, "Activations during training", net)
             save(figure, folder, f"{numbers[activation]}_{activation}")
-            figure = through_training(courses, gradients, "Weight gradients during training", what)
+            figure = through_training(courses, gradients, "Weight gradients during training", net)
             for axes in figure.axes:
                 axes.set_yscale("log")
             save(figure, folder, f"figure_9_{activation}")
-            draw_histograms(courses, what, folder, f"figure_4_{activation}")
+            draw_histograms(courses, net, folder, f"figure_4_{activation}")
 
 
 def with_deviations(path: Path) -> xr.Dataset:
@@ -450,25 +462,27 @@ def with_deviations(path: Path) -> xr.Dataset:
     with xr.open_dataset(path, engine="h5netcdf") as file:
         courses = file.load()
     for signal in ("activation", "weight_gradient"):
-        square = courses[f"{signal}_mean_square"] - courses[f"{signal}_mean"] ** 2
-        courses[f"{signal}_std"] = square.clip(0) ** 0.5
+        variance = courses[f"{signal}_mean_square"] - courses[f"{signal}_mean"] ** 2
+        # A difference of two float32 numbers may come out below 0.
+        courses[f"{signal}_std"] = variance.clip(0) ** 0.5
     return courses
 
 
-def draw_histograms(courses: xr.Dataset, what: str, folder: Path, file: str) -> None:
+def draw_histograms(courses: xr.Dataset, net: str, folder: Path, file: str) -> None:
     """Figure 4: densities of the activations of every hidden layer at the end of what was
     recorded."""
-    schemes = [str(name) for name in courses.scheme.values]
+    schemes = courses.scheme.values.tolist()
     last = courses.isel(epoch=-1, step=0, copy=0)
     kernels = courses.sizes["parameter"]
     title = (
-        f"Activations at epoch {float(courses.epoch[-1]):g}\n{what}\nblack: the first hidden "
+        f"Activations at epoch {float(courses.epoch[-1]):g}\n{net}\nblack: the first hidden "
         "layer, light grey: the last"
     )
     size = (1 + 3 * len(schemes), 3.4)
     with saved_figure(folder, file, title, size=size, columns=len(schemes)) as panels:
         for axes, scheme in zip(panels, schemes, strict=True):
-            for k in range(1, kernels):  # what a kernel is given; the first, images
+            # A kernel's activations are what it is given: the first is given the images.
+            for k in range(1, kernels):
                 layer = last.sel(scheme=scheme).isel(parameter=k)
                 rms = float(layer.activation_mean_square) ** 0.5
                 density = layer.activation_histogram.values / rms
@@ -490,7 +504,7 @@ def draw_errors(name: str, results: Results, folder: Path, file: str) -> None:
         axes.axhline(CHANCE[name], color="0.35", linestyle=":", linewidth=1)
         axes.set(xlabel="epochs", ylabel="validation error, per cent")
         axes.locator_params(axis="x", integer=True)
-        if name == "mnist":
+        if name == "mnist":  # errors of 2 to 90 %, which a linear axis would not tell apart
             axes.set(yscale="log")
             axes.set_yticks([3, 5, 10, 20, 50, 100], ["3", "5", "10", "20", "50", "100"])
             axes.minorticks_off()

@@ -117,25 +117,25 @@ def losses(depth: int, result: Result) -> Courses:
 
 def last(course: np.ndarray) -> np.ndarray:
     """The loss at the end, a mean over the last 200 steps: `[seed]`."""
-    return course[:, -4:].mean(1)
+    return course[:, -4:].mean(1)  # 4 intervals of EVERY steps
 
 
 def leaving(course: np.ndarray, entropy: float) -> np.ndarray:
     """The step after which each seed's loss is LEARNT below the priors' entropy; the last for one
     that never is."""
     below = course < entropy - LEARNT
-    intervals = np.where(below.any(1), below.argmax(1) + 1, course.shape[1])
+    first_below = below.argmax(1) + 1
+    intervals = np.where(below.any(1), first_below, course.shape[1])
     return intervals * EVERY
 
 
 def at_best_rate(courses: Courses, depth: int, name: str) -> np.ndarray:
     """The losses `[seed, interval]` of an initialization at the rate whose last losses are
     lowest."""
-    own = [
-        course
-        for (layers, scheme, _), course in courses.items()
-        if (layers, scheme) == (depth, name)
-    ]
+    own = []
+    for (layers, scheme, _), course in courses.items():
+        if (layers, scheme) == (depth, name):
+            own.append(course)
     return min(own, key=lambda course: last(course).mean())
 
 
@@ -171,45 +171,26 @@ def plateaus(size: Size, courses: Courses, entropy: float) -> list[Claim]:
         f"ReLU, width {study.hidden}, {study.epochs * EVERY} steps, best of {len(study.lrs)} "
         "rates, Shapeset"
     )
-    best = {
-        (depth, name): at_best_rate(courses, depth, name) for depth in size.depths for name in GAINS
-    }
-    later = leaving(best[middle, "xavier"], entropy) - leaving(best[middle, "he"], entropy)
-    stalled = float(last(best[deep, "xavier"]).mean()) - entropy
-    learns = last(best[deep, "he"]) - entropy
-    gap = last(best[shallow, "xavier"]) - last(best[shallow, "he"])
-    claims = []
-    for name, what, values, published, band in (
-        (
-            "H1",
-            f"{middle} layers: steps on the plateau, Xavier less He",
-            later,
-            "He starts reducing the error earlier",
-            at_least(EVERY),
-        ),
-        (
-            "H2",
-            f"{deep} layers: lowest loss of Xavier over rates, less the entropy of the priors",
-            stalled,
-            "completely stalls",
-            (-0.02, 0.05),
-        ),
-        (
-            "H2",
-            f"{deep} layers: loss of He less the entropy of the priors",
-            learns,
-            "converges",
-            at_most(-0.2),
-        ),
-        (
-            "H3",
-            f"{shallow} layers: loss of Xavier less that of He",
-            gap,
-            "no clear superiority",
-            near(0.0, 0.1),
-        ),
-    ):
-        claims.append(make_claim(name, what, values, published, band, note))
+
+    def best(depth: int, name: str) -> np.ndarray:
+        return at_best_rate(courses, depth, name)
+
+    statement = f"{middle} layers: steps on the plateau, Xavier less He"
+    later = leaving(best(middle, "xavier"), entropy) - leaving(best(middle, "he"), entropy)
+    published = "He starts reducing the error earlier"
+    claims = [make_claim("H1", statement, later, published, at_least(EVERY), note)]
+
+    statement = f"{deep} layers: lowest loss of Xavier over rates, less the entropy of the priors"
+    stalled = float(last(best(deep, "xavier")).mean()) - entropy
+    claims.append(make_claim("H2", statement, stalled, "completely stalls", (-0.02, 0.05), note))
+
+    statement = f"{deep} layers: loss of He less the entropy of the priors"
+    learns = last(best(deep, "he")) - entropy
+    claims.append(make_claim("H2", statement, learns, "converges", at_most(-0.2), note))
+
+    statement = f"{shallow} layers: loss of Xavier less that of He"
+    gap = last(best(shallow, "xavier")) - last(best(shallow, "he"))
+    claims.append(make_claim("H3", statement, gap, "no clear superiority", near(0.0, 0.1), note))
     return claims
 
 
@@ -225,11 +206,11 @@ def first_gradients(size: Size) -> Claim:
         signals = survey(study, schemes=SCHEMES, only="layers.0.kernel")
         squares = signals.weight_gradient_mean_square.mean(("parameter", "step", "copy"))
         ratio = (squares.sel(scheme="xavier") / squares.sel(scheme="he")).values
-        by_depth.append(np.log2(ratio) / 2)
+        by_depth.append(np.log2(ratio) / 2)  # halved: the ratio is one of squares
     slopes = np.polyfit(np.asarray(size.depths, float), np.stack(by_depth), 1)[0]
-    what = "slope of log2 of the first layer's gradient, Xavier over He, per layer"
+    statement = "slope of log2 of the first layer's gradient, Xavier over He, per layer"
     note = f"before training; ReLU, width {size.study.hidden}, Shapeset"
-    return make_claim("H3", what, slopes, "-1/2", near(-0.5, 0.05), note)
+    return make_claim("H3", statement, slopes, "-1/2", near(-0.5, 0.05), note)
 
 
 def draw(size: Size, courses: Courses, entropy: float, folder: Path) -> None:

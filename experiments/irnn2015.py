@@ -27,7 +27,7 @@ from jaxinit.reproduce import Results, best, faster, finish, make_main, run_all,
 from jaxinit.spec import Initializer, Leaf
 from jaxinit.study import Study
 
-CHANCE = 1 / 6
+CHANCE = 1 / 6  # the error of adding for an answer of 1 to everything
 
 
 def gauss_001(leaf: Leaf) -> Initializer:
@@ -78,6 +78,7 @@ PIXELS = replace(
 
 
 def of_pictures(pixels: Study, task: str, permuted: str) -> dict[str, Study]:
+    """ReLU and tanh networks on pixels in order and in a fixed random order."""
     tanh = replace(
         pixels, activation="tanh", schemes=("glorot_uniform", "orthogonal"), baseline="orthogonal"
     )
@@ -90,22 +91,20 @@ def of_pictures(pixels: Study, task: str, permuted: str) -> dict[str, Study]:
 
 
 def grown(study: Study) -> Study:
-    full = replace(
-        study, hidden=100, lrs=(0.0001, 0.0003, 0.001, 0.003), seeds=5, epochs=5 * study.epochs
-    )
-    return replace(full, length=300 if study.task == "adding" else 784)
+    """The same at full scale."""
+    rates = (0.0001, 0.0003, 0.001, 0.003)
+    length = 300 if study.task == "adding" else 784  # 28 x 28 pixels
+    epochs = 5 * study.epochs
+    return replace(study, hidden=100, length=length, lrs=rates, seeds=5, epochs=epochs)
 
 
-QUICK = {"relu, adding": ADDING, "tanh, adding": TANH, "lstm, adding": LSTM} | of_pictures(
-    PIXELS, "digits_pixels", "digits_permuted"
-)
+SUMS = {"relu, adding": ADDING, "tanh, adding": TANH, "lstm, adding": LSTM}
+QUICK = SUMS | of_pictures(PIXELS, "digits_pixels", "digits_permuted")
+ON_MNIST = SUMS | of_pictures(PIXELS, "mnist", "mnist_permuted")
 SIZES = {
     "smoke": {name: smoke(study) for name, study in QUICK.items()},
     "quick": QUICK,
-    "paper": {
-        name: grown(study)
-        for name, study in (QUICK | of_pictures(PIXELS, "mnist", "mnist_permuted")).items()
-    },
+    "paper": {name: grown(study) for name, study in ON_MNIST.items()},
 }
 
 
@@ -127,16 +126,17 @@ def on_adding(results: Results) -> list[Claim]:
         ("tanh, adding", "orthogonal", "stays at the baseline", (0.9, 1.1)),
         ("lstm, adding", "forget_bias", "solved at T = 150", (0.0, 0.3)),
     ):
-        what = f"adding over {length}: lowest error over 1/6, {setting.split(',')[0]}, {scheme}"
+        network, _, _ = setting.partition(",")
+        statement = f"adding over {length}: lowest error over 1/6, {network}, {scheme}"
         error = best(results[setting], scheme) / CHANCE
         note = "bands of the project's trial runs, 6000 updates"
-        claims.append(make_claim("I2", what, error, published, band, note))
-    what = (
+        claims.append(make_claim("I2", statement, error, published, band, note))
+    statement = (
         f"adding over {length}: times fewer epochs, identity against a Gaussian of variance 2/n "
         "(He)"
     )
     pair = (relu, "irnn"), (relu, "he_normal")
-    return [*claims, faster("I2", what, *pair, "faster", at_least(1.0))]
+    return [*claims, faster("I2", statement, *pair, "faster", at_least(1.0))]
 
 
 def on_pictures(results: Results) -> list[Claim]:
@@ -148,12 +148,12 @@ def on_pictures(results: Results) -> list[Claim]:
     ):
         identity = best(results[f"relu, {kind}"], "irnn")
         for other in ("glorot_uniform", "orthogonal"):
-            what = f"{kind}: best accuracy of IRNN less that of tanh, {other}"
+            statement = f"{kind}: best accuracy of IRNN less that of tanh, {other}"
             gap = identity - best(results[f"tanh, {kind}"], other)
-            claims.append(make_claim("I1", what, gap, published, (0.0, 1.0)))
+            claims.append(make_claim("I1", statement, gap, published, (0.0, 1.0)))
     gap = best(results["relu, pixels"], "irnn") - best(results["relu, permuted"], "irnn")
-    what = "IRNN: accuracy by pixels less that with permuted pixels"
-    return [*claims, make_claim("I1", what, gap, "0.15", (0.0, 1.0))]
+    statement = "IRNN: accuracy by pixels less that with permuted pixels"
+    return [*claims, make_claim("I1", statement, gap, "0.15", (0.0, 1.0))]
 
 
 main = make_main("irnn2015", __doc__, SIZES, reproduce)

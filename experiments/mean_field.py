@@ -90,18 +90,25 @@ def on_maps(size: Size, growths: dict[float, np.ndarray]) -> list[Claim]:
 
     note = f"tanh, bias variance {SIGMA_B2}"
     line = theory.critical_sigma_w2("tanh", SIGMA_B2)
-    what = "critical weight variance of tanh"
-    critical = make_claim("M1", what, line, "1.7610", (1.760, 1.762), note)
-    errors = [np.abs(np.expm1(growth.mean() - log_chi(w2))) for w2, growth in growths.items()]
-    what = (
+    statement = "critical weight variance of tanh"
+    critical = make_claim("M1", statement, line, "1.7610", (1.760, 1.762), note)
+    errors = []
+    for w2, growth in growths.items():
+        log_ratio = growth.mean() - log_chi(w2)
+        errors.append(np.abs(np.expm1(log_ratio)))  # of chi itself
+    statement = (
         f"largest relative error of chi over {len(VARIANCES)} weight variances, nets of width "
         f"{size.wide}"
     )
     note += f"; means over {size.nets} nets"
-    return [critical, make_claim("M1", what, max(errors), "exact when wide", (0.0, 0.03), note)]
+    return [
+        critical,
+        make_claim("M1", statement, max(errors), "exact when wide", (0.0, 0.03), note),
+    ]
 
 
 def gradient_growths(size: Size, sigma_w2: float) -> np.ndarray:
+    """The growth of gradients in every net of M1 of one weight variance: `[net]`."""
     return np.asarray([gradient_growth(size.wide, sigma_w2, seed) for seed in range(size.nets)])
 
 
@@ -111,13 +118,15 @@ def gradient_growth(n: int, sigma_w2: float, seed: int, depth: int = 12) -> floa
     from jaxinit import theory
 
     draws = np.random.default_rng(seed)
-    z = math.sqrt(theory.fixed_point_q("tanh", sigma_w2, SIGMA_B2)) * draws.normal(size=n)
+    q = theory.fixed_point_q("tanh", sigma_w2, SIGMA_B2)
+    z = math.sqrt(q) * draws.normal(size=n)
     layers = []
     for _ in range(depth):
         slope = 1 - np.tanh(z) ** 2
         w = draws.normal(size=(n, n)).astype(np.float32) * np.float32(math.sqrt(sigma_w2 / n))
         layers.append((w, slope))
-        z = np.tanh(z) @ w + math.sqrt(SIGMA_B2) * draws.normal(size=n)
+        bias = math.sqrt(SIGMA_B2) * draws.normal(size=n)
+        z = np.tanh(z) @ w + bias
     gradient = draws.normal(size=n)
     sizes = []
     for w, slope in reversed(layers):
@@ -132,11 +141,11 @@ def trained(size: Size) -> np.ndarray:
 
     accuracies = np.empty((len(size.depths), len(size.variances)))
     for row, depth in enumerate(size.depths):
-        grid = list(product(size.variances, size.rates, range(size.seeds)))
-        w2, rate, seed = (np.asarray(column) for column in zip(*grid, strict=True))
+        grid = np.meshgrid(size.variances, size.rates, range(size.seeds), indexing="ij")
+        w2, rate, seed = (column.ravel() for column in grid)
         columns = w2.astype(np.float32), rate.astype(np.float32), seed
-        reached = sweep.over_devices(trial(size, depth), *columns)
-        reached = reached.reshape(len(size.variances), len(size.rates), size.seeds)
+        reached = sweep.over_devices(trial(size, depth), *columns).reshape(grid[0].shape)
+        # `[variance, rate, seed]`: a mean over seeds at each rate, then the best of the rates.
         accuracies[row] = np.nan_to_num(reached).mean(2).max(1)
     return accuracies
 
@@ -158,13 +167,13 @@ def trial(size: Size, depth: int) -> Callable[[Any, Any, Any], Any]:
     data = TASKS["digits_rows"]().data
     x, y = data["train_x"].reshape(-1, 64), data["train_y"]
 
-    def draw(sigma_w2: Any, key: Any) -> dict[str, Any]:
-        of_in, of_w, of_b, of_out = key
+    def draw(sigma_w2: Any, keys: Any) -> dict[str, Any]:
+        key_in, key_w, key_b, key_out = keys
         return {
-            "in": jax.random.normal(of_in, (64, n)) * jnp.sqrt(sigma_w2 / 64),
-            "w": jax.random.normal(of_w, (depth, n, n)) * jnp.sqrt(sigma_w2 / n),
-            "b": jax.random.normal(of_b, (depth, n)) * math.sqrt(SIGMA_B2),
-            "out": jax.random.normal(of_out, (n, 10)) / math.sqrt(n),
+            "in": jax.random.normal(key_in, (64, n)) * jnp.sqrt(sigma_w2 / 64),
+            "w": jax.random.normal(key_w, (depth, n, n)) * jnp.sqrt(sigma_w2 / n),
+            "b": jax.random.normal(key_b, (depth, n)) * math.sqrt(SIGMA_B2),
+            "out": jax.random.normal(key_out, (n, 10)) / math.sqrt(n),
         }
 
     def net(p: dict[str, Any], x: Any) -> Any:
@@ -172,7 +181,8 @@ def trial(size: Size, depth: int) -> Callable[[Any, Any, Any], Any]:
             w, b = wb
             return jnp.tanh(h @ w + b[None]), None
 
-        h, _ = jax.lax.scan(layer, jnp.tanh(x @ p["in"]), (p["w"], p["b"]))
+        first = jnp.tanh(x @ p["in"])
+        h, _ = jax.lax.scan(layer, first, (p["w"], p["b"]))
         return h @ p["out"]
 
     def run(sigma_w2: Any, rate: Any, seed: Any) -> Any:
@@ -180,7 +190,11 @@ def trial(size: Size, depth: int) -> Callable[[Any, Any, Any], Any]:
 
         def step(p: dict[str, Any], key: Any) -> tuple[dict[str, Any], None]:
             rows = jax.random.randint(key, (64,), 0, y.shape[0])
-            slopes = jax.grad(lambda p: cross_entropy(net(p, x[rows]), y[rows]))(p)
+
+            def loss(p: dict[str, Any]) -> Any:
+                return cross_entropy(net(p, x[rows]), y[rows])
+
+            slopes = jax.grad(loss)(p)
             return jax.tree.map(lambda w, g: w - rate * g, p, slopes), None
 
         params = draw(sigma_w2, keys)
@@ -191,6 +205,7 @@ def trial(size: Size, depth: int) -> Callable[[Any, Any, Any], Any]:
 
 
 def table(size: Size, accuracies: np.ndarray) -> list[dict[str, Any]]:
+    """A row for every weight variance and depth of M2's map."""
     rows = []
     for column, w2 in enumerate(size.variances):
         limit = depth_limit(w2)
@@ -222,10 +237,11 @@ def on_trainability(size: Size, rows: list[dict[str, Any]]) -> Claim:
     for row in rows:
         # Nearer the boundary than a factor of two the theory says nothing.
         if not 0.5 < row["depth"] / row["six_xi_c"] < 2:
-            trains, predicted = row["accuracy"] > 0.5, row["depth"] < row["six_xi_c"]
+            trains = row["accuracy"] > 0.5
+            predicted = row["depth"] < row["six_xi_c"]
             as_predicted.append(trains == predicted)
     share = float(np.mean(as_predicted)) if as_predicted else math.nan
-    what = (
+    statement = (
         "share of nets, a factor of two away from depth 6 xi_c, that train just when they are "
         "shallower"
     )
@@ -233,7 +249,7 @@ def on_trainability(size: Size, rows: list[dict[str, Any]]) -> Claim:
         f"accuracy above 0.5 after {size.steps} steps at the best of {len(size.rates)} rates, "
         f"{size.seeds} seeds; {len(as_predicted)} nets"
     )
-    return make_claim("M2", what, share, "trainable depth about 6 xi_c", (0.9, 1.0), note)
+    return make_claim("M2", statement, share, "trainable depth about 6 xi_c", (0.9, 1.0), note)
 
 
 def on_jacobians(size: Size) -> list[Claim]:
@@ -246,10 +262,12 @@ def on_jacobians(size: Size) -> list[Claim]:
     for weights, depth in product(published, (2, 8)):
         spreads = [spectral_spread(size.jacobian, depth, weights, seed) for seed in range(10)]
         expected = theory.jacobian_moments("relu", 2.0, 0.0, depth, weights)[1] / depth
-        what = f"variance of squared singular values over L, {weights} weights, ReLU, L = {depth}"
+        statement = (
+            f"variance of squared singular values over L, {weights} weights, ReLU, L = {depth}"
+        )
         note = f"width {size.jacobian}, sigma_w2 = 2, relative to the mean square"
         band = 0.8 * expected, 1.2 * expected
-        claims.append(make_claim("M3", what, spreads, published[weights], band, note))
+        claims.append(make_claim("M3", statement, spreads, published[weights], band, note))
     return claims
 
 
@@ -260,8 +278,11 @@ def spectral_spread(n: int, depth: int, weights: str, seed: int) -> float:
     jacobian, z = np.eye(n), draws.normal(size=n)
     for _ in range(depth):
         w = draws.normal(size=(n, n))
-        w = np.linalg.qr(w)[0] if weights == "orthogonal" else w / math.sqrt(n)
-        w = math.sqrt(2) * w
+        if weights == "orthogonal":
+            w, _ = np.linalg.qr(w)
+        else:
+            w = w / math.sqrt(n)
+        w = math.sqrt(2) * w  # the critical variance of ReLU
         jacobian = (jacobian * (z > 0)) @ w
         z = np.maximum(z, 0) @ w
     squares = np.linalg.svd(jacobian, compute_uv=False) ** 2
@@ -304,6 +325,8 @@ def draw_trainability(size: Size, accuracies: np.ndarray, folder: Path) -> None:
     across = np.arange(len(size.variances)) + 0.5
     up = np.arange(len(size.depths)) + 0.5
     limits = [depth_limit(w2) for w2 in size.variances]
+    # The map has a row for each depth, so the line goes through rows, on the depths' logarithms;
+    # at the critical point the limit is infinite.
     height = np.interp(np.log(np.clip(limits, 1, 1e6)), np.log(size.depths), up)
     title = f"What trains: tanh, width {size.width}, {size.steps} steps, best of {len(size.rates)} rates"
     with saved_figure(folder, "trainability", title, size=(6, 4)) as (axes,):

@@ -36,9 +36,9 @@ STUDY = Study(
     schemes=("mup", "xavier_rnn"),
     baseline="xavier_rnn",
     optimizer="adam",
-    lrs=tuple(2.0**-k for k in range(13, 4, -1)),
+    lrs=tuple(2.0**-k for k in range(13, 4, -1)),  # an octave apart: shifts are in octaves
     seeds=2,
-    tune_seeds=8,
+    tune_seeds=8,  # the best rate is read off these
     epochs=2,
     evaluations=1,
     target=1.0,
@@ -91,15 +91,16 @@ def coordinates(size: Size, out: Path) -> list[Claim]:
         ("mup", "flat", (0.0, coordcheck.STEEP)),
         ("xavier_rnn", "above 0.5", at_least(0.5)),
     ):
-        own = [slope for slope in slopes if slope.scheme == scheme]
-        steepest = max(own, key=lambda slope: abs(slope.slope))
-        what = (
+        own = [row for row in slopes if row.scheme == scheme]
+        steepest = max(own, key=lambda row: abs(row.slope))
+        statement = (
             f"{scheme}: steepest slope of all signals against the width ({steepest.kind} of "
             f"{steepest.parameter})"
         )
+        # The verdict is not of the steepest slope alone: some signals are judged for growth only.
         verdict = "passes" if coordcheck.passes(slopes, scheme) else "fails"
         note = f"10 Adam steps, {size.seeds} seeds; the check {verdict}"
-        claims.append(make_claim("U1", what, abs(steepest.slope), published, band, note))
+        claims.append(make_claim("U1", statement, abs(steepest.slope), published, band, note))
     return claims
 
 

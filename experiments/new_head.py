@@ -109,10 +109,12 @@ def schemes(trained: "Trained") -> dict[str, Scheme]:
         head = by_role({"readout": init, "bias": zeros})
         own[name] = pretrained(body, head)
         own[f"{name}_probe"] = pretrained(body, head, frozen=True)
-    return own | {"anew": xavier_transformer}
+    own["anew"] = xavier_transformer
+    return own
 
 
 def in_head(name: str) -> bool:
+    """Whether a parameter, by its name, is of the head."""
     return name.startswith("readout")
 
 
@@ -134,16 +136,24 @@ def step_zero(trained: "Trained", own: dict[str, Scheme]) -> dict[str, dict[str,
         params = draw(own[name], jax.random.key(0), model.leaves)
         slopes = jax.grad(loss)(params)
         squares = {leaf: jnp.sum(slope**2) for leaf, slope in slopes.items()}
-        head = sum(square for leaf, square in squares.items() if in_head(leaf))
-        body = sum(square for leaf, square in squares.items() if not in_head(leaf))
+        head = body = jnp.float32(0)
+        for leaf, square in squares.items():
+            if in_head(leaf):
+                head += square
+            else:
+                body += square
         report = {
             "loss": float(loss(params)),
             "gradient_in_head": float(jnp.sqrt(head)),
             "gradient_in_body": float(jnp.sqrt(body)),
         }
         reports[name] = report
-        shown = ", ".join(f"{key.replace('_', ' ')} {number:.3g}" for key, number in report.items())
-        print(f"step 0, {name} head: {shown} (log 5 = {math.log(5):.3g})")
+        # log 5 is the loss of a head that gives all five digits the same probability.
+        print(
+            f"step 0, {name} head: loss {report['loss']:.3g}, gradient in head "
+            f"{report['gradient_in_head']:.3g}, gradient in body {report['gradient_in_body']:.3g} "
+            f"(log 5 = {math.log(5):.3g})"
+        )
     return reports
 
 
@@ -151,12 +161,12 @@ def on_step_zero(reports: dict[str, dict[str, float]]) -> list[Claim]:
     """new_head.B9: a head's first gradient disturbs the trained body, or does not."""
     body = {name: report["gradient_in_body"] for name, report in reports.items()}
     note = "256 examples, one draw"
-    what = "gradient norm in the body at step 0, large head over scaled"
+    statement = "gradient norm in the body at step 0, large head over scaled"
     published = "a good initialization does not disturb the body"
     ratio = body["large"] / body["scaled"]
-    large = make_claim("new_head.B9", what, ratio, published, at_least(2.0), note)
-    what = "gradient norm in the body at step 0, zero head"
-    return [large, make_claim("new_head.B9", what, body["zero"], "0", (0.0, 1e-9), note)]
+    large = make_claim("new_head.B9", statement, ratio, published, at_least(2.0), note)
+    statement = "gradient norm in the body at step 0, zero head"
+    return [large, make_claim("new_head.B9", statement, body["zero"], "0", (0.0, 1e-9), note)]
 
 
 def on_training(result: Result) -> list[Claim]:
@@ -171,9 +181,9 @@ def on_training(result: Result) -> list[Claim]:
         ("large_probe", "scaled_probe", "a head needs a proper initialization"),
         ("scaled", "anew", "no number"),
     ):
-        what = f"times fewer epochs, {scheme} against {against}"
+        statement = f"times fewer epochs, {scheme} against {against}"
         pair = (result, scheme), (result, against)
-        claims.append(faster("B7", what, *pair, published, at_least(1.1)))
+        claims.append(faster("B7", statement, *pair, published, at_least(1.1)))
     return claims
 
 
@@ -188,10 +198,8 @@ def of_digits(first: int) -> Any:
         for part in ("train", "valid"):
             y = np.asarray(whole.data[f"{part}_y"])
             chosen = np.flatnonzero((y >= first) & (y < first + 5))
-            data |= {
-                f"{part}_x": whole.data[f"{part}_x"][chosen],
-                f"{part}_y": whole.data[f"{part}_y"][chosen] - first,
-            }
+            data[f"{part}_x"] = whole.data[f"{part}_x"][chosen]
+            data[f"{part}_y"] = whole.data[f"{part}_y"][chosen] - first
         name = f"digits_{first}_to_{first + 4}"
         examples = len(data["train_y"])
         return replace(whole, name=name, data=data, examples=examples, out_features=5, chance=0.2)

@@ -37,13 +37,18 @@ from jaxinit.analysis.figure import saved_figure
 from jaxinit.analysis.store import Result
 from jaxinit.initializers import variance_scaling, vector
 from jaxinit.reproduce import conclude, faster, lower_rate, make_main, run_all, smoke
-from jaxinit.spec import Scheme
+from jaxinit.spec import Initializer, Leaf, Scheme
 from jaxinit.study import Study
 
 
 def gaussian(variance: float) -> Scheme:
     """N(0, variance/n), zero biases."""
-    return lambda leaf: vector(leaf) or variance_scaling(variance, "fan_in", "normal")
+    kernels = variance_scaling(variance, "fan_in", "normal")
+
+    def scheme(leaf: Leaf) -> Initializer:
+        return vector(leaf) or kernels
+
+    return scheme
 
 
 SCHEMES = {"vanishing": gaussian(1 / 3), "healthy": gaussian(1.0), "exploding": gaussian(9.0)}
@@ -60,7 +65,8 @@ REMEDIES: dict[str, dict[str, Any]] = {
     "decay 0.001": {"weight_decay": 0.001},
     "dropout 0.1": {"dropout": 0.1},
 }
-AGAINST = {  # what is claimed to help against what
+# What is claimed to help against what, by claim.
+AGAINST = {
     "C4": ("vanishing", ("relu", "batch norm", "layer norm", "residual")),
     "C5": ("exploding", ("clip by norm 1", "clip by value 0.01", "L2 0.001")),
 }
@@ -81,6 +87,7 @@ BASE = Study(
 
 
 LOST = {"censored": "cens", "diverged": "div"}
+# Of a study's row: its ratios are against another initialization, where ours are against no remedy.
 KEPT = (
     "lr",
     "lr_at_edge",
@@ -116,13 +123,13 @@ SIZES = {
 
 def compare(size: Size, out: Path) -> int:
     """Every remedy at every depth as a study of its own."""
-    cells = list(product(size.depths, size.remedies))
+    settings = list(product(size.depths, size.remedies))
     studies = {}
-    for depth, remedy in cells:
+    for depth, remedy in settings:
         study = replace(size.study, layers=depth, **REMEDIES[remedy])
         studies[f"{depth} layers, {remedy}"] = study
-    found = run_all(studies, out, schemes=SCHEMES)
-    results = dict(zip(cells, found.values(), strict=True))
+    by_name = run_all(studies, out, schemes=SCHEMES)
+    results = dict(zip(settings, by_name.values(), strict=True))
     rows = table(results)
     draw(size, rows, out / "figures")
     claims = gradients(size) + helped(size, results)
@@ -135,9 +142,9 @@ def table(results: Mapping[tuple[int, str], Result]) -> list[dict[str, Any]]:
     for (depth, remedy), result in results.items():
         by_scheme = {row["scheme"]: row for row in result.summary["table"]}
         for name in SCHEMES:
-            row = by_scheme[name]
-            cell = {"layers": depth, "remedy": remedy, "initialization": name}
-            rows.append(cell | {key: row[key] for key in KEPT})
+            setting = {"layers": depth, "remedy": remedy, "initialization": name}
+            kept = {key: by_scheme[name][key] for key in KEPT}
+            rows.append(setting | kept)
     return rows
 
 
@@ -152,30 +159,42 @@ def line(row: dict[str, Any]) -> str:
 
 def shown(row: dict[str, Any]) -> str:
     """The epochs of a row, as a lower bound where a seed did not reach the target."""
-    return f"{'' if row['converged'] == row['seeds'] else '>'}{row['epochs']:.1f}"
+    bound = "" if row["converged"] == row["seeds"] else ">"
+    return f"{bound}{row['epochs']:.1f}"
+
+
+def in_cell(row: dict[str, Any]) -> str:
+    """A row in a cell of the figure: its epochs and, below them, how many seeds were lost, and
+    how."""
+    lost = [f"{row[outcome]} {short}" for outcome, short in LOST.items() if row[outcome]]
+    return "\n".join([shown(row), " ".join(lost)]).strip()
 
 
 def gradients(size: Size) -> list[Claim]:
     """C1 to C3: what gradients do before training, going back through the deepest plain nets."""
     depth = size.depths[-1]
-    logs = {phi: gradient_sizes(size.study, depth, phi) for phi in ("tanh", "sigmoid")}
+    tanh = gradient_sizes(size.study, depth, "tanh")
+    sigmoid = gradient_sizes(size.study, depth, "sigmoid")
     note = f"{depth} layers of {size.study.hidden} units, {size.study.seeds} seeds, before training"
     claims = []
-    for name, law, scheme, phi, published, band in (
-        ("C1", "N(0, 1/(3 n))", "vanishing", "tanh", "shrinks", at_most(-0.1)),
-        ("C1", "N(0, 1/n)", "healthy", "sigmoid", "shrinks", at_most(-0.1)),
-        ("C2", "N(0, 9/n)", "exploding", "tanh", "grows", at_least(0.03)),
+    for name, net, courses, published, band in (
+        ("C1", "tanh, N(0, 1/(3 n))", tanh["vanishing"], "shrinks", at_most(-0.1)),
+        ("C1", "sigmoid, N(0, 1/n)", sigmoid["healthy"], "shrinks", at_most(-0.1)),
+        ("C2", "tanh, N(0, 9/n)", tanh["exploding"], "grows", at_least(0.03)),
     ):
-        what = f"decades that the gradient changes by per layer going back, {phi}, {law}"
-        courses = logs[phi][scheme]
+        statement = f"decades that the gradient changes by per layer going back, {net}"
+        # The products of all hidden layers and of the readout, the last first.
         slopes = [np.polyfit(np.arange(depth + 1), course, 1)[0] for course in courses]
-        claims.append(make_claim(name, what, slopes, published, band, note))
-    smallest = 1 - logs["tanh"]["vanishing"].argmin(1) / depth
-    largest = 1 - logs["tanh"]["exploding"].argmax(1) / depth
-    what = "where the gradient is smallest under N(0, 1/(3 n)), tanh: 0 the input, 1 the output"
-    claims.append(make_claim("C3", what, smallest, "the early layers", (0.0, 0.25), note))
-    what = "where the gradient is largest under N(0, 9/n), tanh: 0 the input, 1 the output"
-    claims.append(make_claim("C3", what, largest, "the deep layers", (0.75, 1.0), note))
+        claims.append(make_claim(name, statement, slopes, published, band, note))
+    # Courses go back from the output, places from the input on.
+    smallest = 1 - tanh["vanishing"].argmin(1) / depth
+    largest = 1 - tanh["exploding"].argmax(1) / depth
+    statement = (
+        "where the gradient is smallest under N(0, 1/(3 n)), tanh: 0 the input, 1 the output"
+    )
+    claims.append(make_claim("C3", statement, smallest, "the early layers", (0.0, 0.25), note))
+    statement = "where the gradient is largest under N(0, 9/n), tanh: 0 the input, 1 the output"
+    claims.append(make_claim("C3", statement, largest, "the deep layers", (0.75, 1.0), note))
     return claims
 
 
@@ -184,10 +203,12 @@ def gradient_sizes(study: Study, depth: int, activation: str) -> dict[str, np.nd
     layer]`."""
     from jaxinit.engine.survey import survey
 
+    # Nothing is trained, so the rates are not asked for.
     plain = replace(study, layers=depth, activation=activation, lrs=(1.0,))
     signals = survey(plain, schemes=SCHEMES)
     squares = signals.gradient_mean_square.mean(("step", "copy"), skipna=True)
-    logs = np.log10(squares.transpose("scheme", "seed", "parameter").values[..., ::-1] ** 0.5)
+    going_back = squares.transpose("scheme", "seed", "parameter").values[..., ::-1]
+    logs = np.log10(going_back**0.5)
     return dict(zip(signals.scheme.values.tolist(), logs, strict=True))
 
 
@@ -197,23 +218,20 @@ def helped(size: Size, results: Mapping[tuple[int, str], Result]) -> list[Claim]
     claims = []
     for depth in size.depths:
         plain = results[depth, "none"]
+        healthy, vanishing = (plain, "healthy"), (plain, "vanishing")
         comparisons = [
-            ("C2", "N(0, 1/n) against N(0, 9/n)", (plain, "healthy"), (plain, "exploding")),
-            (
-                "C4",
-                "N(0, 1/n) (Xavier) against N(0, 1/(3 n))",
-                (plain, "healthy"),
-                (plain, "vanishing"),
-            ),
+            ("C2", "N(0, 1/n) against N(0, 9/n)", healthy, (plain, "exploding")),
+            ("C4", "N(0, 1/n) (Xavier) against N(0, 1/(3 n))", healthy, vanishing),
         ]
         for name, (case, remedies) in AGAINST.items():
             for remedy in remedies:
-                if remedy in size.remedies:
-                    pair = (results[depth, remedy], case), (plain, case)
-                    comparisons.append((name, f"{remedy} on the {case} initialization", *pair))
-        for name, what, side, against in comparisons:
-            what = f"{depth} layers: times fewer epochs, {what}"
-            claims.append(faster(name, what, side, against, "helps", at_least(1.05)))
+                if remedy not in size.remedies:
+                    continue
+                pair = (results[depth, remedy], case), (plain, case)
+                comparisons.append((name, f"{remedy} on the {case} initialization", *pair))
+        for name, statement, side, against in comparisons:
+            statement = f"{depth} layers: times fewer epochs, {statement}"
+            claims.append(faster(name, statement, side, against, "helps", at_least(1.05)))
         claims.append(lower_rate("C5", plain, "exploding", f"{depth} layers"))
     return claims
 
@@ -236,9 +254,8 @@ def draw(size: Size, rows: list[dict[str, Any]], folder: Path) -> None:
             for x, (depth, name) in enumerate(columns):
                 row = by_place[depth, name, remedy]
                 epochs[y, x] = row["epochs"]
-                lost = " ".join(f"{row[what]} {short}" for what, short in LOST.items() if row[what])
-                text = f"{shown(row)}\n{lost}".strip()
-                axes.text(x, y, text, ha="center", va="center", fontsize=6)
+                axes.text(x, y, in_cell(row), ha="center", va="center", fontsize=6)
+        # Twice the budget is black, so that the numbers stay readable on the darkest cells.
         axes.imshow(epochs, cmap="Greys", vmin=0, vmax=2 * study.epochs, aspect="auto")
         labels = [f"{depth} layers\n{name}" for depth, name in columns]
         axes.set_xticks(range(len(columns)), labels, fontsize=7)

@@ -30,7 +30,7 @@ from jaxinit.analysis.figure import MARKS, saved_figure
 from jaxinit.analysis.store import Result
 from jaxinit.initializers import glorot_scheme, normal, orthogonal
 from jaxinit.reproduce import Results, faster, finish, lower_rate, make_main, run_all, smoke
-from jaxinit.spec import Initializer, Leaf
+from jaxinit.spec import Initializer, Leaf, Scheme
 from jaxinit.study import Study
 
 GAINS = {"vanishing": 0.5, "xavier": 1.0, "exploding": 3.0}
@@ -44,14 +44,15 @@ REMEDIES: dict[str, dict[str, Any]] = {
     "clip by value 0.01": {"clip_value": 0.01},
     "L2 0.001": {"l2": 0.001},
 }
-AGAINST = {  # what is claimed to help against what
+# What is claimed to help against what, by claim.
+AGAINST = {
     "remedies_rnn.C4": ("vanishing", ("relu", "lstm", "gru", "layer norm")),
     "remedies_rnn.C5": ("exploding", ("clip by norm 1", "clip by value 0.01", "L2 0.001")),
     "remedies_rnn.C6": ("exploding", ("lstm", "gru", "layer norm")),
 }
 
 
-def recurrent_gain(gain: float) -> Any:
+def recurrent_gain(gain: float) -> Scheme:
     """N(0, gain^2/n) recurrent, Glorot elsewhere, zero biases."""
 
     def scheme(leaf: Leaf) -> Initializer:
@@ -67,9 +68,8 @@ def orthogonal_recurrent(leaf: Leaf) -> Initializer:
     return orthogonal() if leaf.role == "recurrent" else glorot_scheme(leaf)
 
 
-SCHEMES = {name: recurrent_gain(gain) for name, gain in GAINS.items()} | {
-    "orthogonal": orthogonal_recurrent
-}
+SCHEMES = {name: recurrent_gain(gain) for name, gain in GAINS.items()}
+SCHEMES["orthogonal"] = orthogonal_recurrent
 BASE = Study(
     model="rnn",
     hidden=32,
@@ -108,23 +108,22 @@ def compare(size: Size, out: Path) -> int:
     results = run_all(studies, out, schemes=SCHEMES)
     draw(size, results, out / "figures")
     claims = initializations(results["none"]) + remedies(results)
-    claims.append(
-        lower_rate("remedies_rnn.C5", results["none"], "exploding", f"{size.study.hidden} units")
-    )
+    units = f"{size.study.hidden} units"
+    claims.append(lower_rate("remedies_rnn.C5", results["none"], "exploding", units))
     return finish(out, studies, results, claims, "Remedies: epochs to target by initialization")
 
 
 def initializations(plain: Result) -> list[Claim]:
     """A9, remedies_rnn.C4 and C5: what another initialization does for the plain network."""
     claims = []
-    for name, what, scheme, against, published in (
+    for name, statement, scheme, against, published in (
         ("A9", "Xavier against vanishing", "xavier", "vanishing", "softens it"),
         ("remedies_rnn.C4", "orthogonal against vanishing", "orthogonal", "vanishing", "helps"),
         ("remedies_rnn.C5", "Xavier against exploding", "xavier", "exploding", "helps"),
     ):
         pair = (plain, scheme), (plain, against)
-        what = f"times fewer epochs, {what}"
-        claims.append(faster(name, what, *pair, published, at_least(1.05)))
+        statement = f"times fewer epochs, {statement}"
+        claims.append(faster(name, statement, *pair, published, at_least(1.05)))
     return claims
 
 
@@ -133,10 +132,10 @@ def remedies(results: Results) -> list[Claim]:
     claims = []
     for name, (case, names) in AGAINST.items():
         for remedy in names:
-            if remedy in results:
-                what = f"times fewer epochs, {remedy} on the {case} initialization"
+            if remedy in results:  # size smoke tries a few
+                statement = f"times fewer epochs, {remedy} on the {case} initialization"
                 pair = (results[remedy], case), (results["none"], case)
-                claims.append(faster(name, what, *pair, "helps", at_least(1.05)))
+                claims.append(faster(name, statement, *pair, "helps", at_least(1.05)))
     return claims
 
 
@@ -150,15 +149,19 @@ def draw(size: Size, results: Results, folder: Path) -> None:
     with saved_figure(folder, "interaction", title, size=(7, 4)) as (axes,):
         for k, (remedy, result) in enumerate(results.items()):
             rows = {row["scheme"]: row for row in result.summary["table"]}
-            epochs = np.asarray([rows[name]["epochs"] for name in SCHEMES])
-            some_lost = [rows[name]["converged"] < rows[name]["seeds"] for name in SCHEMES]
+            in_order = [rows[name] for name in SCHEMES]
+            epochs = np.asarray([row["epochs"] for row in in_order])
+            some_lost = np.asarray([row["converged"] < row["seeds"] for row in in_order])
             # Side by side, since many lines pass through the same points.
             place = np.arange(len(SCHEMES)) + 0.04 * (k - len(results) / 2)
             grey = str(0.65 * k / max(len(results) - 1, 1))
             look: Any = {"marker": MARKS[k % len(MARKS)], "markersize": 5, "color": grey}
             axes.plot(place, epochs, linewidth=1, label=remedy, **look)
             axes.plot(place[some_lost], epochs[some_lost], linestyle="", mfc="white", **look)
-        labels = [f"{name}\ng = {GAINS[name]:g}" if name in GAINS else name for name in SCHEMES]
+        labels = []
+        for name in SCHEMES:
+            size_of_kernel = f"\ng = {GAINS[name]:g}" if name in GAINS else ""
+            labels.append(f"{name}{size_of_kernel}")
         axes.set_xticks(range(len(SCHEMES)), labels)
         axes.set(ylabel=f"epochs to {study.target:.0%} accuracy", ylim=(0, 1.05 * study.epochs))
         axes.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))

@@ -43,7 +43,8 @@ def one_over_root(leaf: Leaf) -> Initializer:
     """`plain` with kernels into the stream divided by sqrt(2 n_layers)."""
     if leaf.role not in INTO_STREAM:
         return plain(leaf)
-    return scaled(plain(leaf), (2 * leaf.n_layers) ** -0.5)
+    branches = 2 * leaf.n_layers  # attention and feed-forward of every block
+    return scaled(plain(leaf), branches**-0.5)
 
 
 LOOKED_AT: dict[str, Scheme] = {
@@ -103,10 +104,10 @@ def measure(size: Size, out: Path) -> int:
     results = run_all(studies, out, schemes=LOOKED_AT)
     claims = before(size, growth)
     for setting, result in results.items():
-        what = f"{setting}: times fewer epochs, scaled by 1/sqrt(2 n_layers) against plain"
+        statement = f"{setting}: times fewer epochs, scaled by 1/sqrt(2 n_layers) against plain"
         pair = (result, "one_over_root"), (result, "plain")
         published = "no number; final losses of shallow models are said to differ within noise"
-        claims.append(faster("B4", what, *pair, published, at_least(1.05)))
+        claims.append(faster("B4", statement, *pair, published, at_least(1.05)))
     title = f"Residual scaling: epochs to {size.study.target:g} bits per character"
     return finish(out, studies, results, claims, title)
 
@@ -133,6 +134,7 @@ def streams(size: Size, scheme: Scheme) -> dict[str, np.ndarray]:
 
     by_depth = []
     for depth in size.depths:
+        # Without positions, which would add to the stream before the first block.
         make = partial(Transformer, 64, size.width, 64, layers=depth, length=32, positions=None)
         model = functional(lambda make=make: make(rngs=nnx.Rngs(0)))
         by_depth.append(before_training(model, scheme, size.seeds, growth))
@@ -152,18 +154,18 @@ def before(size: Size, growth: dict[str, dict[str, np.ndarray]]) -> list[Claim]:
         ("one_over_root", "stays of order 1", near(0.0, 0.1)),
     ):
         slope = np.polyfit(logs, np.log10(growth[name]["stream"]), 1)[0]
-        what = f"slope of log size of the stream against log depth, {name}"
-        claims.append(make_claim("T1", what, slope, published, band, note))
+        statement = f"slope of log size of the stream against log depth, {name}"
+        claims.append(make_claim("T1", statement, slope, published, band, note))
     for name in LOOKED_AT:
         published, band = "keeps the stream from growing", (0.5, 1.5)
-        if name in ("plain", "llama"):
+        if name in ("plain", "llama"):  # whose kernels into the stream are as large as any
             published, band = "grows", at_least(1.5)
         stream = growth[name]["stream"]
-        what = (
+        statement = (
             f"{name}: size of the stream after {size.depths[-1]} blocks over that after "
             f"{size.depths[0]}"
         )
-        claims.append(make_claim("B4", what, stream[-1] / stream[0], published, band, note))
+        claims.append(make_claim("B4", statement, stream[-1] / stream[0], published, band, note))
     return claims
 
 
@@ -172,8 +174,10 @@ def draw(size: Size, growth: dict[str, dict[str, np.ndarray]], folder: Path) -> 
     title = f"Pre-norm Transformer of width {size.width} before training, n = {size.seeds} seeds"
     with saved_figure(folder, "streams", title, size=(6, 3.6)) as (axes,):
         lines(axes, size.depths, {name: sizes["stream"] for name, sizes in growth.items()})
-        added = (growth["plain"]["branches"][0].mean() ** 2) / (2 * size.depths[0])
-        theory = np.sqrt(1 + 2 * np.asarray(size.depths) * added)
+        # v: what a branch adds to the stream's mean square, measured on the shallowest model.
+        added = growth["plain"]["branches"][0].mean() ** 2
+        v = added / (2 * size.depths[0])
+        theory = np.sqrt(1 + 2 * np.asarray(size.depths) * v)
         axes.plot(size.depths, theory, color="0.2", ls=":", lw=1, label="sqrt(1 + 2 L v)")
         axes.set(xscale="log", yscale="log", xlabel="blocks")
         axes.set_ylabel("size of the stream over that before the first block")

@@ -49,8 +49,6 @@ STUDY = Study(
     evaluations=8,
     target=2.8,
 )
-
-
 SIZES = {
     "smoke": smoke(STUDY, layers=1),
     "quick": STUDY,
@@ -89,8 +87,8 @@ def measure(study: Study, out: Path) -> int:
         ("pre-norm", "2.02 (17,765 / 8,800 iterations)", (1.2, 3.0)),
         ("post-norm", "1.56 with warm-up; without it diverged", at_least(1.2)),
     ):
-        what = f"ReZero: times fewer epochs than {name}"
-        claims.append(faster("T3", what, sides["ReZero"], sides[name], published, band))
+        statement = f"ReZero: times fewer epochs than {name}"
+        claims.append(faster("T3", statement, sides["ReZero"], sides[name], published, band))
     title = f"ReZero: epochs to {study.target:g} bits per character, {study.layers} blocks"
     rows = as_one(results, f"{study.layers} blocks", "post-norm")
     return finish(out, studies, results, claims, title, rows=rows)

@@ -99,25 +99,28 @@ def exact_curves() -> Curves:
     """Gradient descent on a decoupled two-matrix net beside eq. 12, for several strengths."""
     from jaxinit import theory
 
-    rate, start, steps = 1e-3, 1e-3, 12_000
+    rate, initial, steps = 1e-3, 1e-3, 12_000
     curves = {}
     for s in (0.5, 0.75, 1.0, 1.5):
-        a = b = start**0.5
+        # Balanced: both matrices have the same share of the mode's strength, and keep it.
+        a = b = initial**0.5
         course = np.empty(steps)
         for t in range(steps):
             course[t] = a * b
-            a, b = a + rate * b * (s - a * b), b + rate * a * (s - a * b)
-        exact = theory.mode_strength(np.arange(steps, dtype=float), s, start, 1 / rate)
+            error = s - a * b
+            a, b = a + rate * b * error, b + rate * a * error
+        exact = theory.mode_strength(np.arange(steps, dtype=float), s, initial, 1 / rate)
         curves[s] = course, exact
     return curves
 
 
 def on_curves(curves: Curves) -> Claim:
     """S1: a mode is learnt along the exact curve."""
-    worst = max(float(np.abs(course - exact).max()) for course, exact in curves.values())
-    what = "largest error of eq. 12 against gradient descent, strengths 0.5 to 1.5"
+    errors = [np.abs(course - exact).max() for course, exact in curves.values()]
+    worst = float(max(errors))
+    statement = "largest error of eq. 12 against gradient descent, strengths 0.5 to 1.5"
     note = "decoupled, balanced initial strength 0.001, rate 0.001"
-    return make_claim("S1", what, worst, "exact", (0.0, 0.005), note)
+    return make_claim("S1", statement, worst, "exact", (0.0, 0.005), note)
 
 
 def learning_times(kind: str, size: Size) -> Times:
@@ -139,30 +142,33 @@ def learning_times(kind: str, size: Size) -> Times:
         key = jax.random.key(seed)
         keys = jax.random.split(jax.random.fold_in(key, 1), depth)
         w = jax.vmap(lambda k: law(k, (n, n)))(keys)
+        # The first RANK singular values of the map to learn are 1, the others 0.
         left = orthogonal()(jax.random.fold_in(key, 2), (n, n))
         right = orthogonal()(jax.random.fold_in(key, 3), (n, n))
         target = left[:, :RANK] @ right[:RANK]
 
         def loss(w: Any) -> Any:
-            whole, _ = jax.lax.scan(lambda product, m: (product @ m, None), jnp.eye(n), w)
-            return jnp.sum((whole - target) ** 2) / 2
+            return jnp.sum((product_of(w) - target) ** 2) / 2
 
         first = loss(w)
 
         def step(state: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
-            w, taken, _ = state
+            w, steps, _ = state
             value, slope = jax.value_and_grad(loss)(w)
-            return w - rate / depth * slope, taken + 1, value
+            return w - rate / depth * slope, steps + 1, value
 
         def learning(state: tuple[Any, Any, Any]) -> Any:
-            _, taken, value = state
-            return (taken < size.steps) & (value > LEARNT * first) & jnp.isfinite(value)
+            _, steps, value = state
+            within_budget = steps < size.steps
+            return within_budget & (value > LEARNT * first) & jnp.isfinite(value)
 
-        _, taken, value = jax.lax.while_loop(learning, step, (w, 0, first))
-        return jnp.where(value <= LEARNT * first, taken, size.steps)
+        _, steps, value = jax.lax.while_loop(learning, step, (w, 0, first))
+        # A net that diverged, or ran out of steps, counts as the whole budget.
+        return jnp.where(value <= LEARNT * first, steps, size.steps)
 
     @partial(jax.jit, static_argnums=2)
     def over_grid(rates: Any, seeds: Any, depth: int) -> Any:
+        # One net after another: side by side all would go on until the slowest has learnt.
         def over_seeds(rate: Any) -> Any:
             return jax.lax.map(lambda seed: trial(depth, rate, seed), seeds)
 
@@ -170,15 +176,32 @@ def learning_times(kind: str, size: Size) -> Times:
 
     times = []
     for depth in size.depths:
-        taken = np.asarray(over_grid(jnp.asarray(size.rates), jnp.arange(size.seeds), depth))
-        best = int(taken.mean(1).argmin())
-        times.append((size.rates[best], taken[best].astype(float)))
+        steps = np.asarray(over_grid(jnp.asarray(size.rates), jnp.arange(size.seeds), depth))
+        best = int(steps.mean(1).argmin())
+        times.append((size.rates[best], steps[best].astype(float)))
     return times
+
+
+def product_of(matrices: Any) -> Any:
+    """The product of stacked matrices `[depth, n, n]`, in a scan: one is compiled, not `depth`."""
+    import jax
+    import jax.numpy as jnp
+
+    def times_next(product: Any, matrix: Any) -> tuple[Any, None]:
+        return product @ matrix, None
+
+    product, _ = jax.lax.scan(times_next, jnp.eye(matrices.shape[-1]), matrices)
+    return product
+
+
+def of_seeds(times: Times) -> np.ndarray:
+    """The learning times alone: `[depth, seed]`."""
+    return np.stack([steps for _, steps in times])
 
 
 def depth_claims(size: Size, times: dict[str, Times]) -> list[Claim]:
     """S2: how learning time grows with depth under each initialization."""
-    means = {kind: np.asarray([steps.mean() for _, steps in times[kind]]) for kind in KINDS}
+    means = {kind: of_seeds(times[kind]).mean(1) for kind in KINDS}
     note = (
         f"rank {RANK} of {size.units}, white inputs, strengths 1, best of {len(size.rates)} rates, "
         f"{size.seeds} seeds"
@@ -189,35 +212,37 @@ def depth_claims(size: Size, times: dict[str, Times]) -> list[Claim]:
         parts[f"{DEEP} matrices or more"] = means["orthogonal"][deep]
     claims = []
     for part, steps in parts.items():
-        what = f"longest over shortest learning time, orthogonal initialization, {part}"
+        statement = f"longest over shortest learning time, orthogonal initialization, {part}"
         spread = float(steps.max() / steps.min())
-        claims.append(make_claim("S2", what, spread, "flat", (1.0, 1.5), note))
-    what = (
+        claims.append(make_claim("S2", statement, spread, "flat", (1.0, 1.5), note))
+    statement = (
         f"learning time of a Gaussian over an orthogonal initialization, {size.depths[-1]} matrices"
     )
     ratio = float(means["gaussian"][-1] / means["orthogonal"][-1])
-    if times["gaussian"][-1][1].max() >= size.steps:
+    _, deepest = times["gaussian"][-1]
+    if deepest.max() >= size.steps:
         note += "; a lower bound: not all Gaussian nets converged"
-    return [*claims, make_claim("S2", what, ratio, "grows with depth", at_least(10.0), note)]
+    return [*claims, make_claim("S2", statement, ratio, "grows with depth", at_least(10.0), note)]
 
 
 def delay_claims() -> list[Claim]:
     """S3: at a rate of 1 / (N - 1) the steps to learn tend to a finite number as depth grows."""
     from jaxinit.theory import learning_time
 
-    def delay(start: float) -> float:
+    def delay(initial: float) -> float:
         """The steps of 1000 layers over those of 3."""
-        deep, shallow = (learning_time(1.0, start, 0.95, n - 1.0, n) for n in (1000, 3))
+        deep = learning_time(1.0, initial, 0.95, 999.0, 1000)
+        shallow = learning_time(1.0, initial, 0.95, 2.0, 3)
         return deep / shallow
 
-    what, note = (
+    statement, note = (
         "steps of 1000 layers over those of 3 from an initial strength of 0.9",
         "eq. 16 by quadrature",
     )
-    late = make_claim("S3", what, delay(0.9), "about 1", (0.9, 1.2), note)
-    what = "the same from an initial strength of 0.001: finite, but far from depth-free"
+    late = make_claim("S3", statement, delay(0.9), "about 1", (0.9, 1.2), note)
+    statement = "the same from an initial strength of 0.001: finite, but far from depth-free"
     note = "eq. 16 by quadrature; the band is from an independent computation"
-    return [late, make_claim("S3", what, delay(1e-3), "finite", (50.0, 200.0), note)]
+    return [late, make_claim("S3", statement, delay(1e-3), "finite", (50.0, 200.0), note)]
 
 
 def draw(size: Size, curves: Curves, times: dict[str, Times], folder: Path) -> None:
@@ -231,7 +256,7 @@ def draw(size: Size, curves: Curves, times: dict[str, Times], folder: Path) -> N
         left.set(xlabel="steps", ylabel="strength of the mode")
         left.set_title("Two matrices: eq. 12 (dotted) and gradient descent")
         left.legend(frameon=False, fontsize=7)
-        by_depth = {kind: np.stack([steps for _, steps in times[kind]]) for kind in KINDS}
+        by_depth = {kind: of_seeds(times[kind]) for kind in KINDS}
         lines(right, size.depths, by_depth)
         right.axhline(size.steps, color="0.35", linewidth=0.8, linestyle=":")
         right.set(xscale="log", yscale="log", xlabel="matrices")

@@ -54,8 +54,6 @@ TRAINED = Study(
     evaluations=2,
     target=0.8,
 )
-
-
 FLOOR = 1e-18  # below it float32 squares are 0
 
 
@@ -91,10 +89,12 @@ def answer(size: Size, out: Path) -> int:
     rows, claims = [], []
     for n in size.units:
         signals = before_training(replace(size.before, hidden=n), out / f"before_training-{n}")
-        rows.append({"units": n} | {name: float(np.mean(of)) for name, of in signals.items()})
+        means = {name: float(np.mean(by_seed)) for name, by_seed in signals.items()}
+        rows.append({"units": n} | means)
         claims += on_signals(size, n, signals)
     for row in rows:
-        print("  ".join(f"{name} {value:.4g}" for name, value in row.items()))
+        numbers = [f"{name} {value:.4g}" for name, value in row.items()]
+        print("  ".join(numbers))
     draw(rows, out / "figures")
     results = run_all(size.studies, out)
     for name, result in results.items():
@@ -111,14 +111,16 @@ def before_training(study: Study, out: Path) -> dict[str, np.ndarray]:
     recurrent = signals.sel(parameter="layers.0.recurrent").isel(copy=0)
     readout = signals.sel(parameter="readout.kernel")
     mean = recurrent.weight_mean.isel(step=0)
+    variance = recurrent.weight_mean_square.isel(step=0) - mean**2
     sums = recurrent.product_mean.transpose("seed", "step").values
     gradients = np.sqrt(recurrent.gradient_mean_square).transpose("seed", "step").values
     into_readout = np.sqrt(readout.gradient_mean_square.max(("step", "copy")).values)
     last_state = readout.activation_mean_square.mean(("step", "copy"))
     return {
         "weight_mean": mean.values,
-        "weight_variance": (recurrent.weight_mean_square.isel(step=0) - mean**2).values,
+        "weight_variance": variance.values,
         "spectral_radius": recurrent.recurrent_radius.values,
+        # The first sum is of the states before the first step, which are 0.
         "summed_input_step_2": sums[:, min(1, sums.shape[1] - 1)],
         "summed_input_last": sums[:, -1],
         "state_rms_last": np.sqrt(last_state.values),
@@ -133,29 +135,35 @@ def on_signals(size: Size, n: int, signals: dict[str, np.ndarray]) -> list[Claim
     note = f"{steps} steps, adding, before training"
     claims = []
     if n in (size.units[0], size.units[-1]):
-        what, values = f"{n} units: mean of the weights", signals["weight_mean"]
-        claims.append(make_claim("A4", what, values, "0.5", (0.45, 0.55), note))
-        what, values = f"{n} units: variance of the weights", signals["weight_variance"]
-        claims.append(make_claim("A4", what, values, "1/12 = 0.0833", (0.078, 0.089), note))
-        what = f"{n} units: mean summed recurrent input of a unit at the last step"
-        published, band = ("overwhelms", at_least(10.0)) if n > 100 else ("underflows", (0.0, 0.1))
-        claims.append(make_claim("A6", what, signals["summed_input_last"], published, band, note))
-    if n in (512, size.units[-1]):
-        what = f"{n} units: root mean square of the state after {steps} steps"
+        statement, values = f"{n} units: mean of the weights", signals["weight_mean"]
+        claims.append(make_claim("A4", statement, values, "0.5", (0.45, 0.55), note))
+        statement, values = f"{n} units: variance of the weights", signals["weight_variance"]
+        claims.append(make_claim("A4", statement, values, "1/12 = 0.0833", (0.078, 0.089), note))
+        statement = f"{n} units: mean summed recurrent input of a unit at the last step"
+        published, band = "underflows", (0.0, 0.1)
+        if n > 100:
+            published, band = "overwhelms", at_least(10.0)
+        claims.append(
+            make_claim("A6", statement, signals["summed_input_last"], published, band, note)
+        )
+    if n in (512, size.units[-1]):  # A5 speaks of 512 units
+        statement = f"{n} units: root mean square of the state after {steps} steps"
         state = signals["state_rms_last"]
-        claims.append(make_claim("A5", what, state, "signals vanish", (0.0, 0.1), note))
-        what = (
+        claims.append(make_claim("A5", statement, state, "signals vanish", (0.0, 0.1), note))
+        statement = (
             f"{n} units: decades that the gradient loses from the readout to the last state's "
             "sum (18: all)"
         )
         lost = signals["gradient_decades_lost"]
         claims.append(
-            make_claim("A5", what, lost, "vanish quickly", at_least(1.0), "by saturation")
+            make_claim("A5", statement, lost, "vanish quickly", at_least(1.0), "by saturation")
         )
-        what = f"{n} units: spectral radius over n/2"
+        statement = f"{n} units: spectral radius over n/2"
         radius = signals["spectral_radius"] / (n / 2)
         claims.append(
-            make_claim("uniform01.A3", what, radius, "n times the mean, 0.5", near(1.0, 0.05), note)
+            make_claim(
+                "uniform01.A3", statement, radius, "n times the mean, 0.5", near(1.0, 0.05), note
+            )
         )
     return claims
 
@@ -164,19 +172,23 @@ def on_training(name: str, result: Result) -> list[Claim]:
     """A7 and uniform01.A10: what U[0, 1] reaches, whether it diverges, and how much sooner Xavier is
     there."""
     toy = result.study.hidden <= 16 and "T=8" in name
-    published, band = ("may work on toys", (0.5, 1.0)) if toy else ("fails at scale", (0.0, 0.3))
-    what = f"{name}: best accuracy under U[0, 1], chance 0.1"
+    published, band = "fails at scale", (0.0, 0.3)
+    if toy:
+        published, band = "may work on toys", (0.5, 1.0)
+    statement = f"{name}: best accuracy under U[0, 1], chance 0.1"
     accuracy = best(result, "uniform01")
     note = "each at its best of eight rates"
-    reached = make_claim("A7", what, accuracy, published, band, note)
+    reached = make_claim("A7", statement, accuracy, published, band, note)
     tuning = in_phase(result.records.sel(scheme="uniform01"), "tune")
     diverges = (tuning.outcome == Outcome.DIVERGED).any("seed")
-    what = f"{name}: share of rates at which some trial of U[0, 1] diverges (exploding loss or NaN)"
+    statement = (
+        f"{name}: share of rates at which some trial of U[0, 1] diverges (exploding loss or NaN)"
+    )
     share = float(diverges.mean())
-    diverged = make_claim("A7", what, share, "exploding loss or NaN", (0.5, 1.0))
+    diverged = make_claim("A7", statement, share, "exploding loss or NaN", (0.5, 1.0))
     pair = (result, "glorot_uniform"), (result, "uniform01")
-    what = f"{name}: times fewer epochs, Xavier"
-    return [reached, diverged, faster("uniform01.A10", what, *pair, "2 to 10", (2.0, 10.0))]
+    statement = f"{name}: times fewer epochs, Xavier"
+    return [reached, diverged, faster("uniform01.A10", statement, *pair, "2 to 10", (2.0, 10.0))]
 
 
 def draw(rows: list[dict[str, Any]], folder: Path) -> None:
@@ -196,6 +208,7 @@ def draw(rows: list[dict[str, Any]], folder: Path) -> None:
             tick_at(axes, units)
             axes.tick_params("x", labelsize=7, rotation=45)
         sums = panels[0]
+        # States of 1 and weights of mean 0.5.
         saturated = [n / 2 for n in units]
         sums.plot(units, saturated, color="0.4", ls=":", label="n/2: all states at 1")
         sums.legend(frameon=False, fontsize=7)

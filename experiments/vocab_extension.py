@@ -99,9 +99,10 @@ def measure(size: Size, out: Path) -> int:
     draw(size, kl, trained.resolved.task.out_features, out / "figures")
     extended = extensions(trained, size.learned)
     reports = step_zero(size, trained, extended)
-    schemes = {
-        way: finetune.pretrained(values, finetune.lora_kaiming) for way, values in extended.items()
-    }
+    schemes = {}
+    for way, values in extended.items():
+        # All parameters have values, so nothing is left for the second scheme to draw.
+        schemes[way] = finetune.pretrained(values, finetune.lora_kaiming)
     new = replace(size.study, schemes=("xavier_transformer",), baseline="xavier_transformer")
     studies = {"extended": size.study, "a new model": new}
     tasks = {"pairs": pairs(size.learned)}
@@ -147,7 +148,7 @@ def on_divergences(
     for count, by_way in kl.items():
         bound = math.log(1 + count / old)
         for name, values in by_way.items():
-            way, _, logits = name.partition(", ")
+            way, _, logits = name.partition(", ")  # as `divergences` joins them
             if way == "mean":
                 published, band = "at most 1", (0.0, 1.0)
             elif way != "mean_cov" and logits != LOGITS[0.0]:
@@ -155,11 +156,13 @@ def on_divergences(
                 band = at_least(1.05)
             else:
                 continue  # nothing was said of these
-            what = (
+            statement = (
                 f"n = {count}, {name}: KL before the first step over log(1 + n/V) = {bound:.3g} "
                 "nats"
             )
-            claims.append(make_claim("B2", what, np.asarray(values) / bound, published, band, note))
+            claims.append(
+                make_claim("B2", statement, np.asarray(values) / bound, published, band, note)
+            )
     return claims
 
 
@@ -170,9 +173,10 @@ def extensions(trained: "Trained", count: int) -> dict[str, Any]:
     from jaxinit import finetune
 
     leaves, key = trained.resolved.model.leaves, jax.random.key(1)
-    return {
-        way: finetune.extend_vocabulary(trained.values, leaves, count, way, key) for way in WAYS
-    }
+    extended = {}
+    for way in WAYS:
+        extended[way] = finetune.extend_vocabulary(trained.values, leaves, count, way, key)
+    return extended
 
 
 def wider(trained: "Trained", count: int) -> Any:
@@ -212,6 +216,7 @@ def step_zero(
             batch = x, y
             return finetune.step_zero(before, model.apply, values, batch, task.loss, parts, rows)
 
+        # Old logits where no new token is read, and gradients where they are.
         silent = report(readable, ("embedding",))
         gradient = report(x, new, slice(old, None)).gradient
         reports[way] = {"shift": silent.shift, "kl": silent.kl, "gradient": gradient}
@@ -227,9 +232,9 @@ def on_step_zero(size: Size, reports: dict[str, dict[str, Any]]) -> list[Claim]:
     note = f"{size.learned} new tokens"
     claims = []
     for way, report in reports.items():
-        what = f"{way}: shift of the old logits at step 0, over their spread"
+        statement = f"{way}: shift of the old logits at step 0, over their spread"
         claims.append(
-            make_claim("vocab_extension.B9", what, report["shift"], "0", (0.0, 1e-5), note)
+            make_claim("vocab_extension.B9", statement, report["shift"], "0", (0.0, 1e-5), note)
         )
     return claims
 
@@ -245,8 +250,10 @@ def on_training(results: Results) -> list[Claim]:
         ("zero", (extended, "normal"), "N(0, 0.02^2)"),
         ("mean", anew, "a new model"),
     ):
-        what = f"times fewer epochs, {way} against {name}"
-        claims.append(faster("B8", what, (extended, way), against, "no number", at_least(1.05)))
+        statement = f"times fewer epochs, {way} against {name}"
+        claims.append(
+            faster("B8", statement, (extended, way), against, "no number", at_least(1.05))
+        )
     return claims
 
 
@@ -258,14 +265,20 @@ def pairs(count: int) -> Any:
     def make(length: int = 32) -> Any:
         content = read(None)
         vocabulary = sorted(set(content))
-        frequent = Counter(map("".join, pairwise(content))).most_common(count)
-        number = {pair: len(vocabulary) + k for k, (pair, _) in enumerate(frequent)}
+        pairs_of_text = map("".join, pairwise(content))
+        numbers_of_pairs = {}
+        for pair, _ in Counter(pairs_of_text).most_common(count):
+            numbers_of_pairs[pair] = len(vocabulary) + len(numbers_of_pairs)
         characters = encode(content, vocabulary)
         tokens, k = [], 0
-        while k < len(content):
-            pair = number.get(content[k : k + 2])
-            tokens.append(characters[k] if pair is None else pair)
-            k += 1 if pair is None else 2
+        while k < len(content):  # from left to right, a pair wherever there is one
+            pair = content[k : k + 2]
+            if pair in numbers_of_pairs:
+                tokens.append(numbers_of_pairs[pair])
+                k += 2
+            else:
+                tokens.append(characters[k])
+                k += 1
         numbers = np.asarray(tokens, np.int32)
         return next_token(
             "pairs", numbers, len(vocabulary) + count, length, bits, "validation bits per token"
@@ -283,9 +296,10 @@ def draw(size: Size, kl: dict[int, dict[str, list[float]]], old: int, folder: Pa
     )
     with saved_figure(folder, "divergence", title, size=(8, 3.4), columns=2, sharey=True) as panels:
         for axes, logits in zip(panels, LOGITS.values(), strict=True):
-            means = {
-                way: [np.mean(kl[count][f"{way}, {logits}"]) for count in counts] for way in WAYS
-            }
+            means = {}
+            for way in WAYS:
+                by_count = [kl[count][f"{way}, {logits}"] for count in counts]
+                means[way] = np.mean(by_count, axis=1)
             lines(axes, counts, means)
             axes.plot(counts, bound, color="0.2", ls=":", lw=1, label="log(1 + n/V)")
             axes.set(xscale="log", yscale="log", xlabel="new tokens n", title=logits)

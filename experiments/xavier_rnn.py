@@ -24,7 +24,6 @@ import sys
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -80,11 +79,13 @@ SIZES = {
 }
 
 
-def recurrent(init: Initializer) -> Any:
+def recurrent(init: Initializer) -> Scheme:
     """`init` for the recurrent matrix, N(0, 1/fan_in) elsewhere, zero biases."""
 
     def scheme(leaf: Leaf) -> Initializer:
-        return init if leaf.role == "recurrent" else vector(leaf) or lecun("normal")
+        if leaf.role == "recurrent":
+            return init
+        return vector(leaf) or lecun("normal")
 
     return scheme
 
@@ -99,23 +100,23 @@ def answer(size: Size, out: Path) -> int:
     results = run_all(studies, out)
     for phi in ("tanh", "sigmoid"):
         claims += on_training(phi, results[phi])
-    what = "relu: times fewer epochs, He against Xavier"
+    statement = "relu: times fewer epochs, He against Xavier"
     pair = (results["relu"], "he_normal"), (results["relu"], "xavier_rnn")
-    claims.append(faster("A11", what, *pair, "He for ReLU", at_least(1.05)))
+    claims.append(faster("A11", statement, *pair, "He for ReLU", at_least(1.05)))
     title = "Xavier and the others in a vanilla RNN: epochs to 97 %"
     return finish(out, studies, results, claims, title)
 
 
 def on_training(phi: str, result: Result) -> list[Claim]:
     """A13: does Xavier always reach the target, and how near is it to the fastest?"""
-    what = f"{phi}: share of seeds that converge under Xavier, N(0, 1/fan_in)"
+    statement = f"{phi}: share of seeds that converge under Xavier, N(0, 1/fan_in)"
     reached = times(result, "xavier_rnn").event.astype(float)
-    safe = make_claim("A13", what, reached, "safe", (0.999, 1.0), "each at its best rate")
+    safe = make_claim("A13", statement, reached, "safe", (0.999, 1.0), "each at its best rate")
     epochs = {row["scheme"]: row["epochs"] for row in result.summary["table"]}
     fastest = min(epochs, key=lambda scheme: epochs[scheme])
-    what = f"{phi}: times fewer epochs, Xavier against the fastest, {fastest}"
+    statement = f"{phi}: times fewer epochs, Xavier against the fastest, {fastest}"
     pair = (result, "xavier_rnn"), (result, fastest)
-    return [safe, faster("A13", what, *pair, "the default", at_least(0.8))]
+    return [safe, faster("A13", statement, *pair, "the default", at_least(0.8))]
 
 
 def sizes_of_signals(study: Study, signals: xr.Dataset) -> list[Claim]:
@@ -130,25 +131,15 @@ def sizes_of_signals(study: Study, signals: xr.Dataset) -> list[Claim]:
     expected = course.expected.isel(step=-1)
     note = f"{study.hidden} tanh units, {study.length} steps of adding, before training"
     claims = []
-    for name, what, values, published, band in (
-        ("A1", "fan_in times the variance of Whh", variance, "1", near(1.0, 0.03)),
-        (
-            "A1",
-            "mean square of h Whh over that of h",
-            gain,
-            "1: neither amplified nor squashed",
-            near(1.0, 0.1),
-        ),
-        (
-            "A2",
-            "mean square of the state after the last step",
-            state,
-            "stays near 1",
-            near(1.0, 0.2),
-        ),
-        ("A2", "the same by mean-field theory", expected, "its own fixed point", (0.0, 0.8)),
-    ):
-        claims.append(make_claim(name, what, values, published, band, note))
+    statement = "fan_in times the variance of Whh"
+    claims.append(make_claim("A1", statement, variance, "1", near(1.0, 0.03), note))
+    statement = "mean square of h Whh over that of h"
+    published = "1: neither amplified nor squashed"
+    claims.append(make_claim("A1", statement, gain, published, near(1.0, 0.1), note))
+    statement = "mean square of the state after the last step"
+    claims.append(make_claim("A2", statement, state, "stays near 1", near(1.0, 0.2), note))
+    statement = "the same by mean-field theory"
+    claims.append(make_claim("A2", statement, expected, "its own fixed point", (0.0, 0.8), note))
     return claims
 
 
@@ -160,13 +151,16 @@ def sizes_of_inputs(study: Study, signals: xr.Dataset) -> list[Claim]:
     into = signals.sel(parameter="layers.0.input")
     given = into.activation_mean_square.mean(("step", "copy"), skipna=True)
     square = into.product_mean_square.mean(("step", "copy"), skipna=True) / given
-    what = "dense inputs (adding): mean square of x Wxh over that of an input"
-    dense = make_claim("A8", what, square, published, band, f"{int(into.fan_in)} inputs")
+    statement = "dense inputs (adding): mean square of x Wxh over that of an input"
+    dense = make_claim("A8", statement, square, published, band, f"{int(into.fan_in)} inputs")
     on_text = replace(study, task="text", length=20, hidden=min(study.hidden, 128))
     into = survey(on_text).sel(scheme="xavier_rnn", parameter="layers.0.input")
     square = into.product_mean_square.mean(("step", "copy"), skipna=True)
-    what = "one-hot characters: mean square of x Wxh"
-    return [dense, make_claim("A8", what, square, published, band, f"{int(into.fan_in)} inputs")]
+    statement = "one-hot characters: mean square of x Wxh"
+    return [
+        dense,
+        make_claim("A8", statement, square, published, band, f"{int(into.fan_in)} inputs"),
+    ]
 
 
 def gradients(size: Size) -> list[Claim]:
@@ -178,12 +172,12 @@ def gradients(size: Size) -> list[Claim]:
     for n, gain, phi in product((size.width, size.before.hidden), GAINS, ("linear", "tanh")):
         study = replace(size.before, hidden=n, activation=phi)
         slope = decades_per_step(study, recurrent(normal(gain / math.sqrt(n))))
-        what = (
+        statement = (
             f"{n} units, {phi}, n Var = {gain**2:.2f}, entry variance {gain**2 / n:.4f}: "
             "decades per step back"
         )
         band = near(math.log10(gain), 0.02)
-        claims.append(make_claim("A3", what, slope, published, band, note))
+        claims.append(make_claim("A3", statement, slope, published, band, note))
     return claims
 
 
@@ -194,8 +188,9 @@ def decades_per_step(study: Study, scheme: Scheme) -> np.ndarray:
     study = replace(study, schemes=("g",), baseline="g")
     courses = through_time(study, schemes={"g": scheme})
     sizes = courses.gradient.sel(scheme="g").isel(layer=0, carry=0).transpose("seed", "step")
-    logs = np.log10(np.maximum(sizes.values, 1e-18))
-    return -np.polyfit(np.arange(logs.shape[1]), logs.T, 1)[0]
+    logs = np.log10(np.maximum(sizes.values, 1e-18))  # below it float32 squares are 0
+    slopes = np.polyfit(np.arange(logs.shape[1]), logs.T, 1)[0]
+    return -slopes  # against time, which the gradient goes back in
 
 
 def norms(study: Study) -> list[Claim]:
@@ -206,14 +201,14 @@ def norms(study: Study) -> list[Claim]:
     for phi in ("linear", "tanh"):
         own = replace(study, activation=phi, schemes=("o",), baseline="o", seeds=2)
         courses = through_time(own, schemes={"o": recurrent(orthogonal())})
-        values = courses.jacobian.sel(scheme="o").isel(lag=-1)
+        values = courses.jacobian.sel(scheme="o").isel(lag=-1)  # over all steps
         for name, extreme in (("largest", values.max("index")), ("smallest", values.min("index"))):
-            what = (
+            statement = (
                 f"{phi}: {name} singular value of the state's Jacobian over {study.length} steps, "
                 "orthogonal"
             )
             published = "1: norms exactly preserved"
-            claims.append(make_claim("A12", what, extreme, published, near(1.0, 0.001)))
+            claims.append(make_claim("A12", statement, extreme, published, near(1.0, 0.001)))
     return claims
 
 

@@ -74,16 +74,19 @@ def reproduce(studies: dict[str, Study], out: Path) -> int:
     for scheme in plain.study.schemes:
         if scheme == "r=0.1":
             continue
-        what = f"times fewer epochs, r=0.1 against {scheme}"
+        statement = f"times fewer epochs, r=0.1 against {scheme}"
         pair = (plain, "r=0.1"), (plain, scheme)
-        published = "0.1 for the small network" if scheme.startswith("r=") else "not compared"
-        claims.append(faster("Z1", what, *pair, published, at_least(1.05)))
+        published = "not compared"
+        if scheme in RANGES:
+            published = "0.1 for the small network"
+        claims.append(faster("Z1", statement, *pair, published, at_least(1.05)))
     metric = plain.records.attrs["metric_name"]
-    what = f"{metric}, r=0.1: without dropout less with 0.2 on non-recurrent connections"
+    statement = f"{metric}, r=0.1: without dropout less with 0.2 on non-recurrent connections"
+    # The metric falls: a positive gap is what dropout gains.
     gap = best(plain, "r=0.1") - best(dropped, "r=0.1")
     note = "the budget is far shorter than overfitting takes at quick"
     claims.append(
-        make_claim("A14", what, gap, "helps medium and large networks", at_least(0.0), note)
+        make_claim("A14", statement, gap, "helps medium and large networks", at_least(0.0), note)
     )
     title = f"Range of the initialization: epochs to {metric} {plain.records.attrs['target']:g}"
     return finish(out, studies, results, claims, title)

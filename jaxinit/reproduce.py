@@ -74,7 +74,8 @@ def make_main(
                 use_all_cores()
                 return carry_out(sizes[settings.size], out)
 
-        with no_verdicts() if settings.size == "smoke" else nullcontext():
+        judging = no_verdicts() if settings.size == "smoke" else nullcontext()
+        with judging:
             return exit_code(alone)
 
     return main
@@ -132,9 +133,7 @@ def run_all(
     results = {}
     for k, (name, study) in enumerate(studies.items()):
         print(f"{k + 1}/{len(studies)} {name}", file=sys.stderr)
-        folder = out / "".join(
-            letter if letter.isalnum() or letter in "-.=" else "_" for letter in name
-        )
+        folder = out / _folder_name(name)
         results[name] = campaign.run(
             study, out=folder, schemes=schemes, tasks=tasks, models=models, signals=signals
         )
@@ -143,6 +142,12 @@ def run_all(
         if results[name].read_back:
             print(f"  read from {folder}, {results[name].origin}", file=sys.stderr)
     return results
+
+
+def _folder_name(name: str) -> str:
+    """The name of a study without what a shell would want quoted, as spaces and commas."""
+    letters = [letter if letter.isalnum() or letter in "-.=" else "_" for letter in name]
+    return "".join(letters)
 
 
 def train_first(
@@ -168,12 +173,16 @@ def before_training(
 
     from jaxinit.spec import draw, rules
 
-    multipliers = {name: rule.multiplier for name, rule in rules(scheme, model.leaves).items()}
-    measured = jax.jit(lambda params: measure(model.filled(params)))
+    by_name = rules(scheme, model.leaves)
+
+    @jax.jit
+    def measured(params: Any) -> Any:
+        return measure(model.filled(params))
+
     values = []
     for seed in range(seeds):
         drawn = draw(scheme, jax.random.key(seed), model.leaves)
-        params = {name: w * multipliers[name] for name, w in drawn.items()}
+        params = {name: w * by_name[name].multiplier for name, w in drawn.items()}
         values.append(jax.tree.map(float, measured(params)))
     return np.asarray(values)
 
@@ -196,12 +205,14 @@ def times_to(target: float, courses: np.ndarray, epochs: np.ndarray) -> Times:
     below."""
     below = courses <= target
     reached = np.any(below, axis=1)
-    return Times(np.where(reached, epochs[below.argmax(1)], epochs[-1]), reached)
+    first = epochs[below.argmax(1)]
+    return Times(np.where(reached, first, epochs[-1]), reached)
 
 
 def interval(values: np.ndarray) -> tuple[float, float]:
     """The interval of a mean over seeds, by the bootstrap of the times to a target."""
     reached = np.ones(len(values), bool)
+    # Restricted to no horizon: the mean is that of all values.
     return mean_interval(Times(values, reached), np.inf, np.random.default_rng(0))
 
 
@@ -214,9 +225,11 @@ def best(result: Result, scheme: str) -> np.ndarray:
     records = result.records
     at_best_rate = records.sel(scheme=scheme, lr=reported(records)[scheme])
     values = in_phase(at_best_rate, "report").metric.transpose("seed", "epoch").values
-    higher = records.attrs["higher_is_better"]
-    finite = np.where(np.isfinite(values), values, -np.inf if higher else np.inf)
-    reached = finite.max(1) if higher else finite.min(1)
+    # What is not finite is made the worst there is, so that it is never the best.
+    if records.attrs["higher_is_better"]:
+        reached = np.where(np.isfinite(values), values, -np.inf).max(1)
+    else:
+        reached = np.where(np.isfinite(values), values, np.inf).min(1)
     return np.where(np.isfinite(reached), reached, records.attrs["chance"])
 
 
@@ -234,8 +247,10 @@ def optimum(result: Result, scheme: str) -> np.ndarray:
     rates = np.log2(result.records.lr.values)
     optima = []
     for course in np.log(losses(result, scheme)).T:
+        # A best rate at the edge of the grid has a neighbour on one side only: the next has two.
         k = int(np.clip(course.argmin(), 1, len(rates) - 2))
-        a, b, _ = np.polyfit(rates[k - 1 : k + 2], course[k - 1 : k + 2], 2)
+        three = slice(k - 1, k + 2)
+        a, b, _ = np.polyfit(rates[three], course[three], 2)
         # Where the three points open downwards there is no vertex to take.
         vertex = -b / (2 * a) if a > 0 else rates[course.argmin()]
         optima.append(float(np.clip(vertex, rates[0], rates[-1])))
@@ -285,7 +300,7 @@ def as_one(results: Results, setting: str, baseline: str) -> list[SettingRow]:
         row["ratio_low"] = ratio.low
         row["ratio_high"] = ratio.high
         row["ratio_is"] = ratio.bound if name != baseline else "="
-        row["p_holm"] = None
+        row["p_holm"] = None  # the test is of schemes within a study
         rows.append(row)
     return sorted(rows, key=by_speed)
 
@@ -312,15 +327,19 @@ def lower_rate(name: str, result: Result, scheme: str, where: str) -> Claim:
     ten times it (or the nearest), on tuning seeds."""
     records = result.records
     rates, rate = records.lr.values, best_rate(records, scheme)
-    high = float(rates[np.abs(np.log(rates / (10 * rate))).argmin()])
+    distance = np.abs(np.log(rates / (10 * rate)))
+    high = float(rates[distance.argmin()])
+    # Of the tuning seeds, since the reporting ones have run at the best rate alone.
     metric = in_phase(records.sel(scheme=scheme), "tune").metric.max("epoch")
     gap = metric.sel(lr=rate).values - metric.sel(lr=high).values
-    note = f"{len(gap)} tuning seed(s)" + ("; no higher rate in the grid" if high <= rate else "")
+    note = f"{len(gap)} tuning seed(s)"
+    if high <= rate:
+        note += "; no higher rate in the grid"
     statement = (
         f"{where}: best accuracy of the {scheme} initialization at its best rate, {rate:g}, less "
         f"that at {high:g}"
     )
-    value = gap if len(gap) > 1 else float(gap[0])
+    value = gap if len(gap) > 1 else float(gap[0])  # one seed has no interval
     return make_claim(name, statement, value, "a lower rate helps", (0.01, 1.0), note)
 
 
