@@ -27,10 +27,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tyro
-from variants import CELLS, CHARACTERS, CHARACTERS_CELL, RECORDING, flops
+from variants import CHARACTERS, CHARACTERS_SETTING, RECORDING, SETTINGS, flops
 
 QUICK = ("RNN H=128 T=28", "LSTM H=128 T=28", "GRU H=128 T=28")
-# name: processes at once
+# By variant: processes at once.
 VARIANTS = {
     "ours, mapped over devices": 1,
     "plain jax.jit step": 1,
@@ -42,7 +42,7 @@ VARIANTS = {
     "its products alone": 1,
     "matmul peak": 1,
 }
-# what grows: the sizes, over two orders of magnitude (of hidden units squared)
+# By what grows: the sizes, over two orders of magnitude (of hidden units squared).
 GROWTH = {
     "trials": (4, 40, 400),
     "T": (16, 160, 1600),
@@ -52,19 +52,28 @@ GROWTH = {
     "unroll RNN": (1, 4, 28),
     "unroll LSTM": (1, 4),
 }
-
-
+# A whole study in a process of its own, which begins before JAX is imported.
+OURS = """
+import tempfile
+from jaxinit.engine import sweep
+sweep.one_device_per_core()
+from jaxinit.engine.campaign import run
+from jaxinit.study import Study
+run(Study.from_json({folder!r} + "/study.json"), out=tempfile.mkdtemp() + "/s", progress=False)
+"""
 Workers = dict[str, list[Any]]  # the processes of each variant
 
 
 def start_workers(variants: dict[str, int]) -> Workers:
-    return {
-        variant: [start_worker(variant) for _ in range(count)]
-        for variant, count in variants.items()
-    }
+    """The processes of every variant, which all wait for a setting."""
+    workers: Workers = {}
+    for variant, count in variants.items():
+        workers[variant] = [start_worker(variant) for _ in range(count)]
+    return workers
 
 
 def start_worker(*arguments: str) -> Any:
+    """A process of `variants.py`, which reads lines and answers each with a line."""
     return subprocess.Popen(
         [sys.executable, str(Path(__file__).parent / "variants.py"), *arguments],
         stdin=subprocess.PIPE,
@@ -81,16 +90,16 @@ def ask(processes: list[Any], line: str) -> list[str]:
         for process in processes:
             process.stdin.write(f"{line}\n")
             process.stdin.flush()
-    except BrokenPipeError:
+    except BrokenPipeError:  # its error is on stderr, which it shares with us
         return [""]
     return [process.stdout.readline().strip() for process in processes]
 
 
-def measure(workers: Workers, cell: str, rounds: int, steps: int) -> dict[str, list[float]]:
+def measure(workers: Workers, setting: str, rounds: int, steps: int) -> dict[str, list[float]]:
     """Milliseconds per step and trial of each variant, a value a round; one that cannot run is left
     out."""
     for variant, processes in list(workers.items()):
-        if any(answer != "ready" for answer in ask(processes, cell)):
+        if set(ask(processes, setting)) != {"ready"}:
             print(
                 f"benchmark: {variant!r} cannot run here (its error is above), so it is left out",
                 file=sys.stderr,
@@ -98,68 +107,107 @@ def measure(workers: Workers, cell: str, rounds: int, steps: int) -> dict[str, l
             del workers[variant]
     times: dict[str, list[float]] = {variant: [] for variant in workers}
     for _ in range(rounds):
+        # One round each in turn, so that a drift of the machine's speed meets all alike.
         for variant, processes in workers.items():
-            took = [float(answer) for answer in ask(processes, str(steps))]
-            times[variant].append(max(took) / len(processes))
+            milliseconds = [float(answer) for answer in ask(processes, str(steps))]
+            # Processes run at once: together they have made that many steps.
+            times[variant].append(max(milliseconds) / len(processes))
     return times
 
 
 def stop(workers: Workers) -> None:
+    """Close what the processes read, which ends them."""
     for processes in workers.values():
         for process in processes:
             process.communicate()
 
 
-def rows_of(cell: str, times: dict[str, list[float]]) -> list[dict]:
+def rows_of(setting: str, times: dict[str, list[float]]) -> list[dict]:
     """One row a variant: the median and the range, and how many times slower PyTorch's best and NNX
     are."""
-    middle = {variant: statistics.median(values) for variant, values in times.items()}
-    torch = min(
-        (ms for variant, ms in middle.items() if variant.startswith("PyTorch")), default=None
-    )
-    nnx = next((ms for variant, ms in middle.items() if "NNX" in variant), None)
-    top = middle.get("matmul peak")
-    over = lambda reference, ms: None if reference is None else reference / ms
-    return [
-        {
-            "cell": cell,
-            "variant": variant,
-            "ms": {"median": middle[variant], "low": min(values), "high": max(values)},
-            "share_of_peak": over(top, middle[variant]),
-            "ratio_to_torch": over(torch, middle[variant]),
-            "ratio_to_nnx": over(nnx, middle[variant]),
-        }
-        for variant, values in times.items()
-    ]
+    medians = {variant: statistics.median(values) for variant, values in times.items()}
+    torch = fastest(medians, "PyTorch")
+    nnx = fastest(medians, "Flax NNX")
+    peak = fastest(medians, "matmul peak")
+    rows = []
+    for variant, values in times.items():
+        median = medians[variant]
+        rows.append(
+            {
+                "setting": setting,
+                "variant": variant,
+                "ms": {"median": median, "low": min(values), "high": max(values)},
+                "share_of_peak": ratio(peak, median),
+                "ratio_to_torch": ratio(torch, median),
+                "ratio_to_nnx": ratio(nnx, median),
+            }
+        )
+    return rows
+
+
+def fastest(medians: dict[str, float], library: str) -> float | None:
+    """The milliseconds of the fastest variant of a library; None where none has run."""
+    own = [ms for variant, ms in medians.items() if variant.startswith(library)]
+    return min(own, default=None)
+
+
+def ratio(reference: float | None, ms: float) -> float | None:
+    """How many times slower a reference is; None where it has not run."""
+    return None if reference is None else reference / ms
+
+
+def shown(number: float | None, form: str) -> str:
+    """A ratio in print, a dash where there is none."""
+    return "-" if number is None else format(number, form)
 
 
 def show(row: dict) -> None:
-    ms = row["ms"]
-    spread = f"{ms['median']:.3f} ({ms['low']:.3f}-{ms['high']:.3f})"
-    number = lambda value, form: "-" if value is None else format(value, form)
-    share, torch, nnx = row["share_of_peak"], row["ratio_to_torch"], row["ratio_to_nnx"]
+    """Print a row of the table."""
+    share = shown(row["share_of_peak"], ".0%")
+    torch = shown(row["ratio_to_torch"], ".2f")
+    nnx = shown(row["ratio_to_nnx"], ".2f")
     print(
-        f"{row['cell']:16} {row['variant']:26} {spread:>28} {number(share, '.0%'):>8} "
-        f"{number(torch, '.2f'):>8} {number(nnx, '.2f'):>6}",
+        f"{row['setting']:16} {row['variant']:26} {spread(row['ms']):>28} {share:>8} {torch:>8} "
+        f"{nnx:>6}",
         flush=True,
     )
 
 
+def show_growth(row: dict) -> None:
+    """Print a row of the table of what grows."""
+    print(
+        f"{row['setting']:18} {row['variant']:>7} {spread(row['ms']):>28} {row['first_s']:12.1f} "
+        f"{row['peak_mib']:10.0f}",
+        flush=True,
+    )
+
+
+def spread(ms: dict[str, float]) -> str:
+    """The median and the range of milliseconds, in print."""
+    return f"{ms['median']:.3f} ({ms['low']:.3f}-{ms['high']:.3f})"
+
+
+def variants_here(has_torch: bool, left_out: tuple[str, ...]) -> dict[str, int]:
+    """The variants that can run in this environment, but for those left out."""
+    variants = {}
+    for variant, count in VARIANTS.items():
+        installed = has_torch or not variant.startswith("PyTorch")
+        if installed and variant not in left_out:
+            variants[variant] = count
+    return variants
+
+
 def steps_part(settings: "Benchmark", has_torch: bool) -> Iterator[dict]:
     """Training steps, and what recording costs of them."""
-    quick = settings.quick
-    left_out = ("PyTorch, torch.compile",) if quick else ()
-    variants = {
-        variant: count
-        for variant, count in VARIANTS.items()
-        if (has_torch or not variant.startswith("PyTorch")) and variant not in left_out
-    }
-    rounds = 5 if quick else 9
-    workers = start_workers(variants)
-    for cell in QUICK if quick else CELLS:
-        yield from rows_of(
-            cell, measure(workers, cell, rounds, max(4, round(4e9 / flops(*CELLS[cell]))))
-        )
+    rounds, measured, left_out = 9, tuple(SETTINGS), ()
+    if settings.quick:
+        rounds, measured = 5, QUICK
+        left_out = ("PyTorch, torch.compile",)
+    workers = start_workers(variants_here(has_torch, left_out))
+    for setting in measured:
+        # So many that a round takes about as long whatever the size.
+        steps = max(4, round(4e9 / flops(*SETTINGS[setting])))
+        yield from rows_of(setting, measure(workers, setting, rounds, steps))
     stop(workers)
     workers = start_workers(dict.fromkeys(RECORDING, 1))
     yield from rows_of("main job, T=8", measure(workers, "main job", rounds, 400))
@@ -169,40 +217,36 @@ def steps_part(settings: "Benchmark", has_torch: bool) -> Iterator[dict]:
 def study_part(settings: "Benchmark", has_torch: bool) -> Iterator[dict]:
     """A whole convergence study from the start of its process to its answer; nothing is compiled
     beforehand."""
+    import numpy as np
+
     from jaxinit.analysis.folder import to_json
     from jaxinit.engine.resolve import resolve
     from jaxinit.study import Study
 
     small = Study(schemes=("small_normal", "xavier_rnn"), lrs=(0.1, 0.3), seeds=4, tune_seeds=2)
-    resolved = resolve(
-        replace(small if settings.quick else Study(), evaluations=settings.evaluations)
-    )
-    name = "study, quick" if settings.quick else "main job, whole"
+    name, study = "main job, whole", Study()
+    if settings.quick:
+        name, study = "study, quick", small
+    resolved = resolve(replace(study, evaluations=settings.evaluations))
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "study.json").write_bytes(to_json({"study": resolved.study.plain()}))
-        import numpy as np
-
         data: dict[str, Any] = {
-            name: np.asarray(value) for name, value in resolved.task.data.items()
+            array: np.asarray(value) for array, value in resolved.task.data.items()
         }
         np.savez(Path(folder) / "data.npz", **data)
-        ours = (
-            "from jaxinit.engine import sweep; sweep.one_device_per_core(); from "
-            "jaxinit.engine.campaign import run; from jaxinit.study import Study; import "
-            f"tempfile; run(Study.from_json({folder!r} + '/study.json'), out=tempfile.mkdtemp() + "
-            "'/s', progress=False)"
-        )
+        ours = OURS.format(folder=folder)
         peers = str(Path(__file__).parent / "peers.py")
         commands = {"ours, cold": [sys.executable, "-c", ours]}
         if has_torch:
             commands["PyTorch, 2 processes"] = [sys.executable, peers, "torch", folder]
         commands["Flax NNX, 2 processes"] = [sys.executable, peers, "nnx", folder]
+        # Two processes of one thread each fill two cores; and ours has nothing compiled before.
         environment = os.environ | {"OMP_NUM_THREADS": "1", "JAX_ENABLE_COMPILATION_CACHE": "false"}
-        times: dict[str, list[float]] = {variant: [] for variant in commands}
+        times: dict[str, list[float]] = {}
         for variant, command in commands.items():
             began = time.perf_counter()
             subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
-            times[variant].append((time.perf_counter() - began) * 1e3)
+            times[variant] = [(time.perf_counter() - began) * 1e3]
     yield from rows_of(name, times)
 
 
@@ -210,48 +254,42 @@ def tokens_part(settings: "Benchmark", has_torch: bool) -> Iterator[dict]:
     """Training steps of a character model, a decoder of 4 blocks of 128 units; prints tokens per
     second too."""
     left_out = ("PyTorch, torch.compile", "its products alone")
-    variants = {
-        variant: count
-        for variant, count in VARIANTS.items()
-        if (has_torch or not variant.startswith("PyTorch")) and variant not in left_out
-    }
-    workers = start_workers(variants)
-    rows = rows_of(
-        CHARACTERS_CELL, measure(workers, CHARACTERS_CELL, 5 if settings.quick else 9, 8)
-    )
+    workers = start_workers(variants_here(has_torch, left_out))
+    rounds = 5 if settings.quick else 9
+    times = measure(workers, CHARACTERS_SETTING, rounds, 8)
+    rows = rows_of(CHARACTERS_SETTING, times)
     stop(workers)
     _, _, _, batch, length = CHARACTERS
     for row in rows:
         row["tokens_per_s"] = batch * length / row["ms"]["median"] * 1e3
         yield row
-    told = ", ".join(
-        f"{row['variant']} {row['tokens_per_s']:,.0f}"
-        for row in rows
-        if row["variant"] != "matmul peak"
-    )
-    print(f"tokens per second, on all cores: {told}")
+    rates = []
+    for row in rows:
+        if row["variant"] != "matmul peak":  # which reads no tokens
+            rates.append(f"{row['variant']} {row['tokens_per_s']:,.0f}")
+    print(f"tokens per second, on all cores: {', '.join(rates)}")
 
 
 def draws_part(settings: "Benchmark", has_torch: bool) -> Iterator[dict]:
     """Parameters of many trials, drawn by us and by `jax.nn.initializers`, in all: `ms` is not per
     trial."""
     del settings, has_torch
-    answers = start_worker("draws").communicate()[0].splitlines()
-    for answer in map(json.loads, answers):
-        yield from rows_of(answer["cell"], answer["times"])
+    output, _ = start_worker("draws").communicate()
+    for answer in map(json.loads, output.splitlines()):
+        yield from rows_of(answer["setting"], answer["times"])
 
 
 def growth_part() -> Iterator[dict]:
     """How time and memory grow, each size in a process of its own."""
-    for what, sizes in GROWTH.items():
+    for growing, sizes in GROWTH.items():
         for size in sizes:
-            process = start_worker(f"growth {what}", str(size))
-            answer = json.loads(process.communicate()[0] or "null")
-            if answer is None:
+            # A process of its own for each, since its peak memory is that of its whole life.
+            output, _ = start_worker(f"growth {growing}", str(size)).communicate()
+            if not output:
                 raise SystemExit(
-                    f"benchmark: the worker of {what} at {size} failed; its error is above"
+                    f"benchmark: the worker of {growing} at {size} failed; its error is above"
                 )
-            yield {"cell": what, "variant": str(size), **answer}
+            yield {"setting": growing, "variant": str(size), **json.loads(output)}
 
 
 @dataclass(frozen=True)
@@ -259,7 +297,7 @@ class Benchmark:
     """Our training beside PyTorch and Flax NNX, interleaved in one run, and how its cost grows."""
 
     quick: bool = False
-    """Three cells instead of six, fewer rounds and a small study: under three minutes."""
+    """Three settings instead of six, fewer rounds and a small study: under three minutes."""
     parts: tuple[Literal["steps", "tokens", "draws", "study", "growth"], ...] = (
         "steps",
         "draws",
@@ -287,7 +325,7 @@ def main() -> None:
         if part in parts:
             heading = "ms/step/trial" if part in ("steps", "tokens") else "ms in all"
             print(
-                f"{'cell':16} {'variant':26} {heading + ' (low-high)':>28} {'of peak':>8} "
+                f"{'setting':16} {'variant':26} {heading + ' (low-high)':>28} {'of peak':>8} "
                 f"{'x torch':>8} {'x NNX':>6}"
             )
             for row in parts[part](settings, has_torch):
@@ -300,13 +338,7 @@ def main() -> None:
             )
             for row in growth_part():
                 rows.append(row)
-                ms = row["ms"]
-                spread = f"{ms['median']:.3f} ({ms['low']:.3f}-{ms['high']:.3f})"
-                print(
-                    f"{row['cell']:18} {row['variant']:>7} {spread:>28} {row['first_s']:12.1f} "
-                    f"{row['peak_mib']:10.0f}",
-                    flush=True,
-                )
+                show_growth(row)
     if settings.json:
         settings.json.write_text(json.dumps(rows, indent=2) + "\n")
 

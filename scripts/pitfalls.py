@@ -42,60 +42,63 @@ class Row(NamedTuple):
 
 
 def mean_singular_value(w: Any) -> float:
-    return float(np.linalg.svd(np.asarray(w, np.float32), compute_uv=False).mean())
+    """The mean over all matrices of a stack: 1 for orthogonal ones, 8 / (3 pi) for wide Gaussian
+    ones of variance 1/n."""
+    singular_values = np.linalg.svd(np.asarray(w, np.float32), compute_uv=False)
+    return float(singular_values.mean())
+
+
+def std(w: Any) -> float:
+    return float(np.std(np.asarray(w)))
+
+
+def by_gate(kernel: np.ndarray, gates: int) -> np.ndarray:
+    """A kernel that is stored with its gates side by side, as `[gate, n, n]`."""
+    n = kernel.shape[0]
+    return kernel.reshape(n, gates, n).swapaxes(0, 1)
+
+
+def keras_kernel(keras: Any, n: int, **options: Any) -> np.ndarray:
+    """The recurrent kernel of a Keras LSTM of n units, by gate."""
+    layer = keras.layers.LSTM(n, **options)
+    layer.build((None, 2, n))
+    return by_gate(layer.weights[1].value.detach().numpy(), 4)
 
 
 def fused_gates() -> Iterator[Row]:
     """Orthogonal as one matrix for all gates is not orthogonal by gate."""
-    ours = lambda make: (
-        make(H, H, 2, recurrent_init=initializers.orthogonal(), rngs=nnx.Rngs(0))
-        .layers[0]
-        .recurrent
-    )
+
+    def ours(make: Any) -> float:
+        model = make(H, H, 2, recurrent_init=initializers.orthogonal(), rngs=nnx.Rngs(0))
+        return mean_singular_value(model.layers[0].recurrent[...])
+
+    fault, measured = "gates drawn as one", "mean singular value of a gate"
     for name, cell, gates, make in (
         ("nnx.GRUCell", nnx.GRUCell, 3, GRU),
         ("nnx.OptimizedLSTMCell", nnx.OptimizedLSTMCell, 4, LSTM),
     ):
         kernel = np.asarray(cell(H, H, rngs=nnx.Rngs(0)).dense_h.kernel[...])
-        theirs = kernel.reshape(H, gates, H).swapaxes(0, 1)
-        what = "mean singular value of a gate"
-        yield Row(
-            "gates drawn as one",
-            name,
-            what,
-            1.0,
-            mean_singular_value(theirs),
-            mean_singular_value(ours(make)[...]),
-        )
+        theirs = mean_singular_value(by_gate(kernel, gates))
+        yield Row(fault, name, measured, 1.0, theirs, ours(make))
     keras = keras_if_there()
     if keras is not None:
-        layer = keras.layers.LSTM(H)
-        layer.build((None, 2, H))
-        theirs = layer.weights[1].value.detach().numpy().reshape(H, 4, H).swapaxes(0, 1)
-        mine = mean_singular_value(ours(LSTM)[...])
-        yield Row(
-            "gates drawn as one", "keras.layers.LSTM", what, 1.0, mean_singular_value(theirs), mine
-        )
+        theirs = mean_singular_value(keras_kernel(keras, H))
+        yield Row(fault, "keras.layers.LSTM", measured, 1.0, theirs, ours(LSTM))
 
 
 def narrow_sampling() -> Iterator[Row]:
     """Gaussian numbers drawn in bfloat16 have a mean; in a ReLU net the signal shows it."""
-    shape = (4096, 4096)
+    fault, library = "sampled in bfloat16", "jax.nn.initializers.he_normal"
+    their_he, our_he = jax.nn.initializers.he_normal(), initializers.he()
     key = jax.random.key(0)
-    error = lambda w: float(
-        jnp.mean(w.astype(jnp.float32)) / jnp.std(w.astype(jnp.float32)) * math.sqrt(w.size)
-    )
-    theirs = jax.nn.initializers.he_normal()(key, shape, jnp.bfloat16)
-    ours = initializers.he()(key, shape, jnp.bfloat16)
-    what = "mean / its standard error, bfloat16"
-    yield Row(
-        "sampled in bfloat16",
-        "jax.nn.initializers.he_normal",
-        what,
-        0.0,
-        error(theirs),
-        error(ours),
-    )
+
+    def error(draw: Callable) -> float:
+        # Of many numbers, so that a mean of a thousandth of their spread shows.
+        w = draw(key, (4096, 4096), jnp.bfloat16).astype(jnp.float32)
+        return float(jnp.mean(w) / jnp.std(w) * math.sqrt(w.size))
+
+    measured = "mean / its standard error, bfloat16"
+    yield Row(fault, library, measured, 0.0, error(their_he), error(our_he))
 
     def signal(draw: Callable) -> float:
         x = jax.random.normal(jax.random.key(9), (64, 1024))
@@ -104,70 +107,69 @@ def narrow_sampling() -> Iterator[Row]:
             x = jax.nn.relu(x @ w)
         return float(jnp.sqrt(jnp.mean(x**2)))
 
-    what = "RMS after 12 ReLU layers of 1024"
-    wide = lambda key, shape, dtype: jax.nn.initializers.he_normal()(key, shape, jnp.float32)
-    theirs, ours = signal(jax.nn.initializers.he_normal()), signal(initializers.he())
-    yield Row(
-        "sampled in bfloat16", "jax.nn.initializers.he_normal", what, signal(wide), theirs, ours
-    )
+    def wide(key: Any, shape: tuple[int, ...], dtype: Any) -> Any:
+        return their_he(key, shape, jnp.float32)
+
+    # The law is the library's own in float32.
+    measured = "RMS after 12 ReLU layers of 1024"
+    yield Row(fault, library, measured, signal(wide), signal(their_he), signal(our_he))
 
 
 def narrow_orthogonal() -> Iterator[Row]:
-    what = "mean singular value, bfloat16"
-    mine = mean_singular_value(initializers.orthogonal()(jax.random.key(0), (H, H), jnp.bfloat16))
+    """JAX decomposes no matrix of bfloat16."""
+    fault, library = "no QR in bfloat16", "jax.nn.initializers.orthogonal"
+    measured = "mean singular value, bfloat16"
+    wanted = jax.random.key(0), (H, H), jnp.bfloat16
+    ours = mean_singular_value(initializers.orthogonal()(*wanted))
+    theirs, note = None, ""
     try:
-        theirs = mean_singular_value(
-            jax.nn.initializers.orthogonal()(jax.random.key(0), (H, H), jnp.bfloat16)
-        )
-        note = ""
+        theirs = mean_singular_value(jax.nn.initializers.orthogonal()(*wanted))
     except NotImplementedError as error:
-        theirs, note = None, f"raises {type(error).__name__}: {str(error).splitlines()[0]}"
-    yield Row("no QR in bfloat16", "jax.nn.initializers.orthogonal", what, 1.0, theirs, mine, note)
+        note = f"raises {type(error).__name__}: {str(error).splitlines()[0]}"
+    yield Row(fault, library, measured, 1.0, theirs, ours, note)
 
 
 def copies_in_a_fan() -> Iterator[Row]:
     """Axes that count independent copies enter a fan by their position."""
-    std = lambda w: float(np.std(np.asarray(w)))
-    key, lecun, mine = (
-        jax.random.key(0),
-        jax.nn.initializers.lecun_normal(),
-        initializers.lecun("truncated_normal"),
-    )
-    ours = lambda dims, shape: std(along(dims, mine)(key, shape))
+    key, measured = jax.random.key(0), "std of a kernel"
+    their_lecun = jax.nn.initializers.lecun_normal()
+    our_lecun = initializers.lecun("truncated_normal")
+
+    def ours(dims: str, shape: tuple[int, ...]) -> float:
+        return std(along(dims, our_lecun)(key, shape))
+
     layer = nnx.LinearGeneral(64, 256, batch_axis={0: 16}, rngs=nnx.Rngs(0))
-    shape = layer.kernel[...].shape
-    law = 1 / math.sqrt(64)
-    yield Row(
-        "batch axis in the fan",
-        "nnx.LinearGeneral",
-        "std of a kernel",
-        law,
-        std(layer.kernel[...]),
-        ours(".io", shape),
-    )
-    shape, law = (12, H, H), 1 / math.sqrt(H)
-    yield Row(
+    kernel = layer.kernel[...]
+    fault, library, law = "batch axis in the fan", "nnx.LinearGeneral", 1 / math.sqrt(64)
+    yield Row(fault, library, measured, law, std(kernel), ours(".io", kernel.shape))
+
+    shape = (12, H, H)
+    fault, library, law = "stack in the fan", "jax lecun_normal (L, D, D)", 1 / math.sqrt(H)
+    yield Row(fault, library, measured, law, std(their_lecun(key, shape)), ours(".io", shape))
+    yield orthogonal_stack(key, shape)
+
+    shape = (256, 8, 32)
+    fault, library, law = "heads in the fan", "jax lecun_normal (D, H, Dh)", 1 / math.sqrt(256)
+    yield Row(fault, library, measured, law, std(their_lecun(key, shape)), ours("i.o", shape))
+    yield depthwise(key)
+
+
+def orthogonal_stack(key: Any, shape: tuple[int, int, int]) -> Row:
+    """A stack drawn as one matrix is orthogonal as a whole, not block by block."""
+    theirs = jax.nn.initializers.orthogonal()(key, shape)
+    ours = along(".io", initializers.orthogonal())(key, shape)
+    return Row(
         "stack in the fan",
-        "jax lecun_normal (L, D, D)",
-        "std of a kernel",
-        law,
-        std(lecun(key, shape)),
-        ours(".io", shape),
+        "jax orthogonal (L, D, D)",
+        "mean singular value of a block",
+        1.0,
+        mean_singular_value(theirs),
+        mean_singular_value(ours),
     )
-    blocks = jax.nn.initializers.orthogonal()(key, shape)
-    mine_blocks = along(".io", initializers.orthogonal())(key, shape)
-    what = "mean singular value of a block"
-    of_blocks = mean_singular_value(blocks), mean_singular_value(mine_blocks)
-    yield Row("stack in the fan", "jax orthogonal (L, D, D)", what, 1.0, *of_blocks)
-    shape, law = (256, 8, 32), 1 / math.sqrt(256)
-    yield Row(
-        "heads in the fan",
-        "jax lecun_normal (D, H, Dh)",
-        "std of a kernel",
-        law,
-        std(lecun(key, shape)),
-        ours("i.o", shape),
-    )
+
+
+def depthwise(key: Any) -> Row:
+    """Of 64 groups a kernel's outputs are those of one: its fan out is 9, not 9 x 64."""
     conv = nnx.Conv(
         64,
         64,
@@ -178,7 +180,7 @@ def copies_in_a_fan() -> Iterator[Row]:
     )
     he_out = initializers.variance_scaling(2.0, "fan_out", "truncated_normal")
     grouped = std(along("ww.io", he_out)(key, (3, 3, 64, 1, 1)))
-    yield Row(
+    return Row(
         "groups in the fan out",
         "nnx.Conv, depthwise",
         "std, He by fan out",
@@ -189,43 +191,42 @@ def copies_in_a_fan() -> Iterator[Row]:
 
 
 def identity_by_gate() -> Iterator[Row]:
-    what = "share of gates that have an identity"
-    ours = draw(
-        SCHEMES["identity"],
-        jax.random.key(0),
-        [Leaf("u", (4, 64, 64), ".io", "recurrent", gate=("i", "f", "g", "o"))],
-    )
-    filled = lambda w_gnn: float(np.mean([np.allclose(w, np.eye(64)) for w in np.asarray(w_gnn)]))
-    keras, theirs, note = keras_if_there(), None, "Keras is not installed"
+    """The identity of one matrix for all gates is that of its first gate; the others are 0."""
+    fault, measured = "identity in one gate", "share of gates that have an identity"
+    n = 64
+
+    def share(kernel: Any) -> float:
+        return float(np.mean([np.allclose(gate, np.eye(n)) for gate in np.asarray(kernel)]))
+
+    leaf = Leaf("u", (4, n, n), ".io", "recurrent", gate=("i", "f", "g", "o"))
+    ours = share(draw(SCHEMES["identity"], jax.random.key(0), [leaf])["u"])
+    keras = keras_if_there()
+    theirs, note = None, "Keras is not installed"
     if keras is not None:
-        layer = keras.layers.LSTM(64, recurrent_initializer="identity")
-        layer.build((None, 2, 64))
-        theirs, note = (
-            filled(layer.weights[1].value.detach().numpy().reshape(64, 4, 64).swapaxes(0, 1)),
-            "",
-        )
-    yield Row(
-        "identity in one gate", "keras.layers.LSTM", what, 1.0, theirs, filled(ours["u"]), note
-    )
+        theirs, note = share(keras_kernel(keras, n, recurrent_initializer="identity")), ""
+    yield Row(fault, "keras.layers.LSTM", measured, 1.0, theirs, ours, note)
 
 
 def haar() -> Iterator[Row]:
     """QR of a Gaussian matrix without the sign fix is orthogonal, and not Haar."""
-    n, draws = 8, 20_000
-    keys = jax.random.split(jax.random.key(0), draws)
-    plain = jax.vmap(lambda k: jnp.trace(jnp.linalg.qr(jax.random.normal(k, (n, n)))[0]))(keys)
-    ours = jax.vmap(lambda k: jnp.trace(initializers.orthogonal()(k, (n, n))))(keys)
-    yield Row(
-        "QR without signs",
-        "jnp.linalg.qr",
-        "E[trace], n = 8",
-        0.0,
-        float(plain.mean()),
-        float(ours.mean()),
-    )
+    shape = (8, 8)
+    orthogonal = initializers.orthogonal()
+    keys = jax.random.split(jax.random.key(0), 20_000)
+
+    def their_trace(key: Any) -> Any:
+        q, _ = jnp.linalg.qr(jax.random.normal(key, shape))
+        return jnp.trace(q)
+
+    def our_trace(key: Any) -> Any:
+        return jnp.trace(orthogonal(key, shape))
+
+    theirs = float(jax.vmap(their_trace)(keys).mean())
+    ours = float(jax.vmap(our_trace)(keys).mean())
+    yield Row("QR without signs", "jnp.linalg.qr", "E[trace], n = 8", 0.0, theirs, ours)
 
 
 def rules_that_match_nothing() -> Iterator[Row]:
+    """A rule by name that no parameter has is a mistake, and draws something all the same."""
     leaves = [
         Leaf("blocks.0.proj", (64, 64), "io", "ffn_out"),
         Leaf("blocks.0.proj_bias", (64,), "o", "bias"),
@@ -263,6 +264,7 @@ PITFALLS = (
 
 
 def keras_if_there() -> Any:
+    """Keras on PyTorch, or None where either is not installed."""
     if importlib.util.find_spec("keras") is None or importlib.util.find_spec("torch") is None:
         return None
     os.environ.setdefault("KERAS_BACKEND", "torch")

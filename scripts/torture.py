@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +42,6 @@ KILLED = (
     "run --hidden 32 --schemes small_normal xavier_rnn --lrs 0.03 0.1 --seeds 4 --tune-seeds 1 "
     "--epochs 60 --target 1"
 )
-FILES = ("manifest.json", "study.json", "records.nc", "summary.json")
-STATES = ("state.bin", "state.before.bin")
 Damage = Callable[[bytes, np.random.Generator], bytes | None]
 
 
@@ -107,7 +105,7 @@ def edited(content: bytes, draws: np.random.Generator) -> bytes:
     exchanged."""
     try:
         body = json.loads(content)
-    except ValueError:
+    except ValueError:  # no JSON
         first, second = sorted(draws.integers(len(content), size=2))
         middle = content[first + 1 : second]
         return (
@@ -123,7 +121,7 @@ def edited(content: bytes, draws: np.random.Generator) -> bytes:
         key = keys[draws.integers(len(keys))]
         inner = holder[key]
         if isinstance(inner, dict | list) and inner and draws.random() < 0.8:
-            holder = inner
+            holder = inner  # most entries are further inside
             continue
         if draws.random() < 0.3:
             del holder[key]
@@ -151,8 +149,9 @@ def ask(folder: Path) -> tuple[int, str, str]:
     out, errors = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
         code = cli.main(["plot", str(folder)])
-    hide = lambda text: text.replace(str(folder), "FOLDER")
-    return code, hide(out.getvalue()), hide(errors.getvalue())
+    said = out.getvalue().replace(str(folder), "FOLDER")
+    complaint = errors.getvalue().replace(str(folder), "FOLDER")
+    return code, said, complaint
 
 
 def judge(folder: Path, whole: store.Result, answer: str) -> str:
@@ -160,11 +159,9 @@ def judge(folder: Path, whole: store.Result, answer: str) -> str:
     try:
         code, said, errors = ask(folder)
         if code != 0:
-            return (
-                "named"
-                if errors.startswith("jaxinit: ") and errors.count("\n") == 1
-                else "traceback"
-            )
+            one_line = errors.startswith("jaxinit: ") and errors.count("\n") == 1
+            return "named" if one_line else "traceback"
+        # Lines are wrapped, at a width that is the terminal's.
         if "; these are the records of the state saved before" in " ".join(said.split()):
             return "named"
         same = said == answer and store.load(folder).records.identical(whole.records)
@@ -178,17 +175,15 @@ def damaged_folders(settings: Settings, there: Path) -> bool:
     """Folders of a finished and of an unfinished study, one file of each damaged."""
     from jaxinit.analysis import study_figures
 
-    # figures are drawn from the records: not what is tried here
+    # Figures are drawn from the records: not what is tried here.
     study_figures.draw_all = lambda *_: []
     finished = campaign.run(STUDY, out=there / "finished", progress=False)
     unfinished = interrupted(there / "unfinished")
-    foreign = campaign.run(
-        Study(**{**STUDY.__dict__, "seeds": 3}), out=there / "foreign", progress=False
-    )
+    foreign = campaign.run(replace(STUDY, seeds=3), out=there / "foreign", progress=False)
     answers = {result.folder: ask(result.folder)[1] for result in (finished, unfinished)}
     draws = np.random.default_rng(settings.seed)
     counts: dict[str, Counter] = {}
-    broken = there / "broken"
+    broken = there / "broken"  # a copy of a folder, anew for every attempt
 
     def attempt(result: store.Result, name: str, kind: str, content: bytes | None) -> None:
         shutil.rmtree(broken, ignore_errors=True)
@@ -196,20 +191,19 @@ def damaged_folders(settings: Settings, there: Path) -> bool:
         (broken / name).unlink()
         if content is not None:
             (broken / name).write_bytes(content)
-        counts.setdefault(kind, Counter())[judge(broken, result, answers[result.folder])] += 1
+        outcome = judge(broken, result, answers[result.folder])
+        counts.setdefault(kind, Counter())[outcome] += 1
 
     for number in range(settings.files):
-        result = (finished, finished, unfinished)[number % 3]
+        result = unfinished if number % 3 == 2 else finished
         names = [path.name for path in sorted(result.folder.iterdir()) if path.is_file()]
         name = names[draws.integers(len(names))]
         content = (result.folder / name).read_bytes()
         choice = draws.integers(len(DAMAGES) + 2)
         if choice == len(DAMAGES):
-            other = (
-                (foreign.folder / name)
-                if (foreign.folder / name).exists()
-                else finished.folder / "summary.json"
-            )
+            other = foreign.folder / name
+            if not other.exists():  # a state, which finished studies have none of
+                other = finished.folder / "summary.json"
             attempt(result, name, "swapped with another study's", other.read_bytes())
         elif choice > len(DAMAGES):
             other = names[draws.integers(len(names))]
@@ -246,20 +240,22 @@ def interrupted(folder: Path) -> store.Result:
                 signal.raise_signal(signal.SIGTERM)
             yield chunk
 
-    sweep.Sweep.run, kept = stopped, campaign.SAVE_EVERY
-    campaign.SAVE_EVERY = 0.0
+    sweep.Sweep.run, seconds = stopped, campaign.SAVE_EVERY
+    campaign.SAVE_EVERY = 0.0  # after every chunk
     try:
         return campaign.run(STUDY, out=folder, progress=False, slots_per_device=1)
     finally:
-        sweep.Sweep.run, campaign.SAVE_EVERY = run, kept
+        sweep.Sweep.run, campaign.SAVE_EVERY = run, seconds
 
 
 def start(folder: Path) -> subprocess.Popen:
+    """A process that runs a study in a folder."""
     command = [sys.executable, "-m", "jaxinit.cli", *KILLED.split(), "--out", str(folder)]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
 def finish(folder: Path) -> tuple[int, str]:
+    """Run a study in a folder to its end: exit code, and errors."""
     process = start(folder)
     _, errors = process.communicate()
     return process.returncode, errors
@@ -280,7 +276,7 @@ def killed_studies(settings: Settings, there: Path) -> bool:
         folder = there / f"killed{number}"
         process = start(folder)
         time.sleep(draws.uniform(0.1, 1.0) * length)
-        process.kill()
+        process.kill()  # SIGKILL, which no handler sees
         process.communicate()
         looked = subprocess.run(
             [sys.executable, "-m", "jaxinit.cli", "plot", str(folder)],
@@ -310,13 +306,13 @@ def pairs_of_processes(settings: Settings, there: Path) -> bool:
     for number in range(settings.pairs):
         folder = there / f"pair{number}"
         both = [start(folder), start(folder)]
-        ends = [(process.communicate()[1], process.returncode) for process in both]
-        done = [code for _, code in ends if code == 0]
-        refused = [
-            errors for errors, code in ends if code == 2 and "is being written by process" in errors
-        ]
-        tally["one refused"] += len(refused) == 1
-        tally["died"] += len(done) + len(refused) < 2
+        done = refused = 0
+        for process in both:
+            _, errors = process.communicate()
+            done += process.returncode == 0
+            refused += process.returncode == 2 and "is being written by process" in errors
+        tally["one refused"] += refused == 1
+        tally["died"] += done + refused < 2
         tally["wrong"] += not done or not store.load(folder).records.identical(whole)
     print(
         f"{settings.pairs} pairs of processes on one folder: in {tally['one refused']} one was "

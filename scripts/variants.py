@@ -3,8 +3,8 @@ and the worker.
 
     python scripts/variants.py VARIANT
 
-reads lines: for the name of a cell it builds, warms up and prints "ready"; for a number of steps it
-runs them and prints the milliseconds that a step of a trial took.
+reads lines: for the name of a setting it builds, warms up and prints "ready"; for a number of steps
+it runs them and prints the milliseconds that a step of a trial took.
 """
 
 import importlib
@@ -18,9 +18,9 @@ from typing import Any
 
 import character_models
 
-CHARACTERS_CELL = "4 blocks of 128, T=64"
-# model, hidden, input, batch, time
-CELLS = {
+CHARACTERS_SETTING = "4 blocks of 128, T=64"
+# By name: model, hidden units, inputs, batch, steps in time.
+SETTINGS = {
     "RNN H=128 T=28": ("rnn", 128, 8, 32, 28),
     "RNN H=64 T=64": ("rnn", 64, 1, 32, 64),
     "LSTM H=128 T=28": ("lstm", 128, 8, 32, 28),
@@ -32,24 +32,26 @@ CHARACTERS = ("transformer", 128, 97, 32, 64)  # the inputs are characters
 GATES = {"rnn": 1, "lstm": 4, "gru": 3}
 TRIALS_PER_DEVICE, CLASSES, RATE = 2, 10, 0.01
 TINY = 1e-9  # the rate of "its products alone", whose sizes must neither vanish nor grow
-# the training program of a study with 8 evaluations an epoch: what of its time is evaluation and
-# records
+# By variant: evaluations an epoch, and whether records leave the program. What of a study's time is
+# evaluation and records is read off the three.
 RECORDING = {
     "8 evaluations, recorded": (8, True),
     "8 evaluations, no records": (8, False),
     "1 evaluation, recorded": (1, True),
 }
-
-
 Step = Callable[[int], int]  # runs that many steps of all its trials; returns the number of trials
 
 
 def ours(model: str, hidden: int, inputs: int, batch: int, length: int, **options: int) -> Step:
+    """Our models and backward passes, by plain SGD."""
     import jax
 
-    loss, start = _jax_loss(model, hidden, inputs, batch, length, **options)
-    step = lambda p: jax.tree.map(lambda a, g: a - RATE * g, p, jax.grad(loss)(p))
-    return _mapped(step, start)
+    loss, initial = _jax_loss(model, hidden, inputs, batch, length, **options)
+
+    def step(p: Any) -> Any:
+        return jax.tree.map(lambda a, g: a - RATE * g, p, jax.grad(loss)(p))
+
+    return _mapped(step, initial)
 
 
 def products(model: str, hidden: int, inputs: int, batch: int, length: int) -> Step:
@@ -66,21 +68,27 @@ def products(model: str, hidden: int, inputs: int, batch: int, length: int) -> S
             h = sum((h @ w for w in others), h @ first)
             return h, h
 
+        # Forwards, backwards, and the products that give the gradients of the weights.
         forth, states = jax.lax.scan(through, p["h"], None, length=length)
         back, slopes = jax.lax.scan(through, forth, None, length=length)
-        flat = lambda a: a.reshape(-1, hidden)
-        u = [w + TINY * (flat(states).T @ (flat(slopes) + k)) for k, w in enumerate(p["u"])]
+        states, slopes = states.reshape(-1, hidden), slopes.reshape(-1, hidden)
+        u = []
+        for k, w in enumerate(p["u"]):
+            # k makes each gate's product another one, which the compiler cannot reuse.
+            u.append(w + TINY * (states.T @ (slopes + k)))
+        # States of one size, or they would overflow after many steps.
         return {"h": back / jax.numpy.sqrt(jax.numpy.mean(back * back)), "u": u}
 
-    def start(seed: Any) -> Any:
-        keys = jax.random.split(jax.random.key(seed), gates + 1)
-        u = [jax.random.normal(key, (hidden, hidden)) / (hidden * gates) ** 0.5 for key in keys[1:]]
-        return {"h": jax.random.normal(keys[0], (batch, hidden)), "u": u}
+    def initial(seed: Any) -> Any:
+        key_h, *keys = jax.random.split(jax.random.key(seed), gates + 1)
+        spread = (hidden * gates) ** 0.5
+        u = [jax.random.normal(key, (hidden, hidden)) / spread for key in keys]
+        return {"h": jax.random.normal(key_h, (batch, hidden)), "u": u}
 
-    return _mapped(step, start)
+    return _mapped(step, initial)
 
 
-def _mapped(step: Callable, start: Callable) -> Step:
+def _mapped(step: Callable, initial: Callable) -> Step:
     """Trials over all devices, one after another on each: a step of each trial, again and again."""
     import jax
     import numpy as np
@@ -88,22 +96,23 @@ def _mapped(step: Callable, start: Callable) -> Step:
 
     count = TRIALS_PER_DEVICE * jax.device_count()
     mesh = jax.sharding.Mesh(np.asarray(jax.devices()), ("trial",))
-    params = jax.device_put(
-        jax.vmap(start)(jax.numpy.arange(count)), NamedSharding(mesh, PartitionSpec("trial"))
+    by_trial = PartitionSpec("trial")
+    drawn = jax.vmap(initial)(jax.numpy.arange(count))
+    params = jax.device_put(drawn, NamedSharding(mesh, by_trial))
+
+    def on_device(params: Any, steps: Any) -> Any:
+        def trained(p: Any) -> Any:
+            return jax.lax.fori_loop(0, steps, lambda _, p: step(p), p)
+
+        return jax.lax.map(trained, params)
+
+    program = jax.shard_map(
+        on_device,
+        mesh=mesh,
+        in_specs=(by_trial, PartitionSpec()),
+        out_specs=by_trial,
+        check_vma=False,
     )
-
-    def program(params: Any, steps: Any) -> Any:
-        specs = (PartitionSpec("trial"), PartitionSpec())
-        return jax.shard_map(
-            lambda params, steps: jax.lax.map(
-                lambda p: jax.lax.fori_loop(0, steps, lambda _, p: step(p), p), params
-            ),
-            mesh=mesh,
-            in_specs=specs,
-            out_specs=PartitionSpec("trial"),
-            check_vma=False,
-        )(params, steps)
-
     compiled = jax.jit(program)
 
     def run(steps: int) -> int:
@@ -134,6 +143,7 @@ def recording(evaluations: int, recorded: bool) -> Step:
     program = training.Program(resolved.model, resolved.task, "sgd", **sizes)
     drawn = spec.draw(SCHEMES["xavier_rnn"], jax.random.key(0), resolved.model.leaves)
     real, whole = jax.numpy.float32, jax.numpy.int32
+    # No clipping, and a target that no accuracy reaches: every step is made.
     trial = training.Trial(
         seed=whole(0),
         lr=real(0.01),
@@ -148,13 +158,14 @@ def recording(evaluations: int, recorded: bool) -> Step:
 
     def epoch(state: Any) -> Any:
         state, records = program.advance(resolved.task.data, state, trial)
+        # What is not returned is not computed: the compiler leaves it out.
         return (state, records) if recorded else (state, None)
 
     compiled = jax.jit(epoch)
 
     def run(steps: int) -> int:
         after: Any = state
-        for _ in range(steps // 40):
+        for _ in range(steps // 40):  # an epoch of the main job has 40 steps
             after, _ = compiled(after)
         jax.block_until_ready(after)
         return 1
@@ -165,13 +176,17 @@ def recording(evaluations: int, recorded: bool) -> Step:
 def plain_jit(
     model: str, hidden: int, inputs: int, batch: int, length: int, **options: int
 ) -> Step:
+    """The same loss as ours, one trial, and a call of a compiled step for each step."""
     import jax
 
-    loss, start = _jax_loss(model, hidden, inputs, batch, length, **options)
-    step = jax.jit(lambda p: jax.tree.map(lambda a, g: a - RATE * g, p, jax.grad(loss)(p)))
+    loss, initial = _jax_loss(model, hidden, inputs, batch, length, **options)
+
+    @jax.jit
+    def step(p: Any) -> Any:
+        return jax.tree.map(lambda a, g: a - RATE * g, p, jax.grad(loss)(p))
 
     def run(steps: int) -> int:
-        p = start(0)
+        p = initial(0)
         for _ in range(steps):
             p = step(p)
         jax.block_until_ready(p)
@@ -181,6 +196,7 @@ def plain_jit(
 
 
 def _jax_loss(model: str, hidden: int, inputs: int, batch: int, length: int, **options: int):
+    """The loss of one of our models on a fixed batch, and its initial weights by seed."""
     import jax
     from flax import nnx
 
@@ -190,27 +206,28 @@ def _jax_loss(model: str, hidden: int, inputs: int, batch: int, length: int, **o
     from jaxinit.tasks.base import cross_entropy
 
     make: Any = MODELS[model]
+    sizes: dict[str, Any] = dict(options)
     if model == "transformer":
-        sizes = {
-            "layers": character_models.BLOCKS,
-            "heads": character_models.HEADS,
-            "length": length,
-        }
-        leaves, apply, *_ = introspect.functional(
-            lambda: make(inputs, hidden, inputs, rngs=nnx.Rngs(0), **sizes, **options)
-        )
+        blocks, heads = character_models.BLOCKS, character_models.HEADS
+        sizes |= {"layers": blocks, "heads": heads, "length": length}
+        outputs, scheme = inputs, SCHEMES["xavier_transformer"]
         x, y = map(jax.numpy.asarray, character_models.tokens(inputs, batch, length))
-        start = jax.jit(
-            lambda seed: spec.draw(SCHEMES["xavier_transformer"], jax.random.key(seed), leaves)
-        )
-        return (lambda p: cross_entropy(apply(p, x), y)), start
+    else:
+        outputs, scheme = CLASSES, SCHEMES["glorot_uniform"]
+        x = jax.random.normal(jax.random.key(0), (batch, length, inputs))
+        y = jax.numpy.zeros(batch, int)
     leaves, apply, *_ = introspect.functional(
-        lambda: make(inputs, hidden, CLASSES, rngs=nnx.Rngs(0), **options)
+        lambda: make(inputs, hidden, outputs, rngs=nnx.Rngs(0), **sizes)
     )
-    x = jax.random.normal(jax.random.key(0), (batch, length, inputs))
-    y = jax.numpy.zeros(batch, int)
-    start = jax.jit(lambda seed: spec.draw(SCHEMES["glorot_uniform"], jax.random.key(seed), leaves))
-    return (lambda p: cross_entropy(apply(p, x), y)), start
+
+    def loss(p: Any) -> Any:
+        return cross_entropy(apply(p, x), y)
+
+    @jax.jit
+    def initial(seed: Any) -> Any:
+        return spec.draw(scheme, jax.random.key(seed), leaves)
+
+    return loss, initial
 
 
 def flax_nnx(model: str, hidden: int, inputs: int, batch: int, length: int) -> Step:
@@ -256,7 +273,10 @@ def pytorch(
     optimizer = torch.optim.SGD([*net.parameters(), *out.parameters()], lr=RATE)
     x, y = torch.randn(batch, length, inputs), torch.zeros(batch, dtype=torch.long)
 
-    loss_of = lambda: torch.nn.functional.cross_entropy(out(net(x)[0][:, -1]), y)
+    def loss_of() -> Any:
+        states, _ = net(x)
+        return torch.nn.functional.cross_entropy(out(states[:, -1]), y)
+
     if compiled:
         loss_of = torch.compile(loss_of)
 
@@ -283,7 +303,7 @@ def peak(model: str, hidden: int, inputs: int, batch: int, length: int) -> Step:
         products = max(2, round(steps * share))
         for _ in range(products):
             jax.block_until_ready(dot(one, one))
-        # how many trials that is worth
+        # Two products may be worth more than the steps asked: then they are those of many trials.
         return 1 if products > 2 else max(1, round(2 / (steps * share)))
 
     return run
@@ -311,20 +331,23 @@ def work(variant: str) -> None:
     }
     if variant in ("ours, mapped over devices", "its products alone", *RECORDING):
         set_up_devices()
-    run: Step = lambda steps: 0
+    settings = SETTINGS | {CHARACTERS_SETTING: CHARACTERS}
+    run: Step | None = None
     for line in map(str.strip, sys.stdin):
-        if not line.isdigit():
-            run = (
-                recording(*RECORDING[variant])
-                if variant in RECORDING
-                else makers[variant](*(CHARACTERS if line == CHARACTERS_CELL else CELLS[line]))
-            )
-            run(40 if variant in RECORDING else 3)
+        if run is None or not line.isdigit():
+            if variant in RECORDING:
+                run = recording(*RECORDING[variant])
+                run(40)  # an epoch: fewer steps would be none
+            else:
+                run = makers[variant](*settings[line])
+                run(3)
             print("ready", flush=True)
             continue
+        steps = int(line)
         began = time.perf_counter()
-        trials = run(int(line))
-        print((time.perf_counter() - began) * 1e3 / int(line) / trials, flush=True)
+        trials = run(steps)
+        milliseconds = (time.perf_counter() - began) * 1e3
+        print(milliseconds / steps / trials, flush=True)
 
 
 def draws() -> None:
@@ -338,49 +361,61 @@ def draws() -> None:
     from jaxinit.schemes import SCHEMES
 
     leaves, *_ = introspect.functional(lambda: LSTM(8, 256, CLASSES, rngs=nnx.Rngs(0)))
-    glorot, zeros = jax.nn.initializers.glorot_uniform(), jax.nn.initializers.zeros
     square = (512, 512)
+    our_orthogonal = initializers.orthogonal()
+    their_orthogonal = jax.nn.initializers.orthogonal()
 
-    def plain(key: Any) -> list[Any]:
-        drawn = []
-        for leaf, k in zip(leaves, jax.random.split(key, len(leaves)), strict=True):
-            law = zeros if leaf.role == "bias" else glorot
-            if leaf.gate and leaf.role != "bias":
-                drawn.append(
-                    jax.vmap(lambda k, of=leaf.shape[1:]: glorot(k, of))(
-                        jax.random.split(k, len(leaf.gate))
-                    )
-                )
-            else:
-                drawn.append(law(k, leaf.shape))
-        return drawn
+    def our_lstm(key: Any) -> Any:
+        return spec.draw(SCHEMES["glorot_uniform"], key, leaves)
 
-    pairs = {
-        "draws: LSTM, 256 units": (
-            256,
-            lambda key: spec.draw(SCHEMES["glorot_uniform"], key, leaves),
-            plain,
-        ),
-        "draws: orthogonal 512 x 512": (
+    def their_lstm(key: Any) -> list[Any]:
+        keys = jax.random.split(key, len(leaves))
+        return [drawn_by_jax(leaf, k) for leaf, k in zip(leaves, keys, strict=True)]
+
+    comparisons = (
+        ("draws: LSTM, 256 units", 256, our_lstm, their_lstm),
+        (
+            "draws: orthogonal 512 x 512",
             64,
-            lambda key: initializers.orthogonal()(key, square),
-            lambda key: jax.nn.initializers.orthogonal()(key, square),
+            lambda key: our_orthogonal(key, square),
+            lambda key: their_orthogonal(key, square),
         ),
-    }
-    for name, (count, mine, theirs) in pairs.items():
+    )
+    for name, count, mine, theirs in comparisons:
         keys = jax.random.split(jax.random.key(0), count)
         programs = {
             "ours": jax.jit(jax.vmap(mine)),
             "jax.nn.initializers, vmap": jax.jit(jax.vmap(theirs)),
         }
-        times: dict[str, list[float]] = {variant: [] for variant in programs}
-        for turn in range(8):  # the first compiles
-            for variant, program in programs.items():
-                began = time.perf_counter()
-                jax.block_until_ready(program(keys))
-                if turn:
-                    times[variant].append((time.perf_counter() - began) * 1e3)
-        print(json.dumps({"cell": f"{name}, {count} trials", "times": times}), flush=True)
+        times = in_turn(programs, keys)
+        print(json.dumps({"setting": f"{name}, {count} trials", "times": times}), flush=True)
+
+
+def drawn_by_jax(leaf: Any, key: Any) -> Any:
+    """A parameter of an LSTM as a user of JAX would draw it: zero biases, Glorot gate by gate."""
+    import jax
+
+    if leaf.role == "bias":
+        return jax.numpy.zeros(leaf.shape)
+    glorot = jax.nn.initializers.glorot_uniform()
+    if not leaf.gate:
+        return glorot(key, leaf.shape)
+    keys = jax.random.split(key, len(leaf.gate))
+    return jax.vmap(lambda k: glorot(k, leaf.shape[1:]))(keys)
+
+
+def in_turn(programs: dict[str, Callable], keys: Any) -> dict[str, list[float]]:
+    """Milliseconds of each program on the keys, seven times, one after the other."""
+    import jax
+
+    times: dict[str, list[float]] = {variant: [] for variant in programs}
+    for turn in range(8):
+        for variant, program in programs.items():
+            began = time.perf_counter()
+            jax.block_until_ready(program(keys))
+            if turn > 0:  # the first compiles
+                times[variant].append((time.perf_counter() - began) * 1e3)
+    return times
 
 
 def set_up_devices() -> None:
@@ -389,10 +424,10 @@ def set_up_devices() -> None:
     sweep.one_device_per_core()
 
 
-def grow(what: str, size: str) -> None:
+def grow(name: str, size: str) -> None:
     """A worker: build one size, run it, print milliseconds a step and trial, seconds of compilation
     and peak memory."""
-    variant = what.removeprefix("growth ")
+    variant = name.removeprefix("growth ")
     option: dict[str, Any] = {}
     sizes: dict[str, Any] = {"model": "rnn", "hidden": 64, "inputs": 1, "batch": 32, "length": 16}
     if variant.startswith("unroll"):
@@ -400,24 +435,30 @@ def grow(what: str, size: str) -> None:
         option = {"unroll": int(size)}
     elif variant.startswith("memory"):
         sizes |= {"model": "lstm", "hidden": 128, "length": int(size)}
-        option = {"segment": int(size)} if "whole" in variant else {}
+        if "whole" in variant:  # one segment keeps every state for the backward pass
+            option = {"segment": int(size)}
     elif variant == "trials":
         sizes |= {"hidden": 32}
     else:
-        sizes |= {{"T": "length", "hidden units": "hidden"}[variant]: int(size)}
+        option_of = {"T": "length", "hidden units": "hidden"}
+        sizes[option_of[variant]] = int(size)
     began = time.perf_counter()
     if variant == "trials":
         global TRIALS_PER_DEVICE
         TRIALS_PER_DEVICE = int(size) // 2
-    if not variant.startswith("memory"):
+    if variant.startswith("memory"):  # of one trial, on one device
+        rounds, steps = 1, 1
+        run = plain_jit(**sizes, **option)
+    else:
+        rounds, steps = 5, 200 if variant == "trials" else 20
         set_up_devices()
-    run = (plain_jit if variant.startswith("memory") else ours)(**sizes, **option)
+        run = ours(**sizes, **option)
     run(1)
     first = time.perf_counter() - began
     times = []
-    for _ in range(1 if variant.startswith("memory") else 5):
+    for _ in range(rounds):
         began = time.perf_counter()
-        trials = run(steps := {"trials": 200, "memory": 1}.get(variant.split(",")[0], 20))
+        trials = run(steps)
         times.append((time.perf_counter() - began) * 1e3 / steps / trials)
     peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     ms = {"median": statistics.median(times), "low": min(times), "high": max(times)}
@@ -425,7 +466,10 @@ def grow(what: str, size: str) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "draws":
+    asked, *arguments = sys.argv[1:]
+    if asked == "draws":
         draws()
+    elif asked.startswith("growth"):
+        grow(asked, *arguments)
     else:
-        (grow if sys.argv[1].startswith("growth") else work)(*sys.argv[1:])
+        work(asked)
