@@ -101,7 +101,8 @@ def compare(studies: dict[str, Study], out: Path) -> int:
 
 
 def reach(study: Study, out: Path, name: str) -> list[Claim]:
-    """framework_defaults.C6: how far back in time the gradient reaches before training, with its figure."""
+    """framework_defaults.C6: how far back in time the gradient reaches before training, with its
+    figure."""
     from jaxinit.analysis.signal_figures import lens, memory
     from jaxinit.engine.survey import through_time
 

@@ -206,7 +206,10 @@ def on_gradients(signals: xr.Dataset) -> list[Claim]:
         # But for the first kernel, whose inputs are the images.
         weight = own.weight_gradient_mean_square.isel(parameter=slice(1, None)) ** 0.5
         ratio = weight.max("parameter") / weight.min("parameter")
-        statement = f"largest over smallest weight gradient (std) of hidden layers before training, {scheme}"
+        statement = (
+            "largest over smallest weight gradient (std) of hidden layers before training, "
+            f"{scheme}"
+        )
         claims.append(make_claim("G2", statement, ratio, "about 1 (figure 8)", (1.0, 1.15), BANDS))
         back = own.gradient_mean_square**0.5
         ratio = back.isel(parameter=0) / back.isel(parameter=-1)
@@ -310,7 +313,8 @@ def on_shapeset(results: Results) -> list[Claim]:
         gap = final(by_net[standard]) - final(by_net[normalized])
         published = (table[standard] - table[normalized]) / 100
         statement = (
-            f"error of {activation} under the standard initialization minus under the normalized one, at "
+            f"error of {activation} under the standard initialization minus under the normalized "
+            "one, at "
             "fixed updates"
         )
         published = f"{published:.4f} at 5 million updates"

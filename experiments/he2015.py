@@ -157,7 +157,8 @@ def row(key: tuple[int, str, float], course: np.ndarray, entropy: float) -> dict
 def line(row: dict[str, Any]) -> str:
     """A row in print."""
     return (
-        f"{row['layers']:2d} layers, {row['initialization']:6} rate {row['lr']:<6g} loss {row['loss']:.3f} "
+        f"{row['layers']:2d} layers, {row['initialization']:6} rate {row['lr']:<6g} loss "
+        f"{row['loss']:.3f} "
         f"left the plateau after {row['steps_to_leave']:.0f} steps ({row['left']} of "
         f"{row['seeds']})"
     )

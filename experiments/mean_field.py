@@ -328,7 +328,10 @@ def draw_trainability(size: Size, accuracies: np.ndarray, folder: Path) -> None:
     # The map has a row for each depth, so the line goes through rows, on the depths' logarithms;
     # at the critical point the limit is infinite.
     height = np.interp(np.log(np.clip(limits, 1, 1e6)), np.log(size.depths), up)
-    title = f"What trains: tanh, width {size.width}, {size.steps} steps, best of {len(size.rates)} rates"
+    title = (
+        f"What trains: tanh, width {size.width}, {size.steps} steps, best of {len(size.rates)} "
+        "rates"
+    )
     with saved_figure(folder, "trainability", title, size=(6, 4)) as (axes,):
         edges = range(len(size.variances) + 1), range(len(size.depths) + 1)
         mesh = axes.pcolormesh(*edges, accuracies, cmap="gray", vmin=0, vmax=1)

@@ -102,8 +102,8 @@ def reproduce(studies: dict[str, Study], out: Path) -> int:
 
 
 def without_memory() -> list[Claim]:
-    """memory2016.A1: the chance levels of the tasks against the printed formulas, of predictors that remember
-    nothing."""
+    """memory2016.A1: the chance levels of the tasks against the printed formulas, of predictors
+    that remember nothing."""
     import jax
     import jax.numpy as jnp
 

@@ -93,7 +93,8 @@ def solved(results: Results, setting: str, scheme: str) -> np.ndarray:
 def draw(base: Study, lengths: tuple[int, ...], results: Results, folder: Path) -> None:
     """Share of seeds that solve the task against its length (figure 7 of the paper)."""
     title = (
-        f"Temporal order, {base.hidden} tanh units, {base.epochs} epochs, each initialization at its own "
+        f"Temporal order, {base.hidden} tanh units, {base.epochs} epochs, each initialization at "
+        "its own "
         "best rate"
     )
     with saved_figure(

@@ -128,7 +128,8 @@ def initializations(plain: Result) -> list[Claim]:
 
 
 def remedies(results: Results) -> list[Claim]:
-    """remedies_rnn.C4 to C6: what each remedy does for the initialization that it is said to help."""
+    """remedies_rnn.C4 to C6: what each remedy does for the initialization that it is said to
+    help."""
     claims = []
     for name, (case, names) in AGAINST.items():
         for remedy in names:

@@ -169,8 +169,8 @@ def on_signals(size: Size, n: int, signals: dict[str, np.ndarray]) -> list[Claim
 
 
 def on_training(name: str, result: Result) -> list[Claim]:
-    """A7 and uniform01.A10: what U[0, 1] reaches, whether it diverges, and how much sooner Xavier is
-    there."""
+    """A7 and uniform01.A10: what U[0, 1] reaches, whether it diverges, and how much sooner Xavier
+    is there."""
     toy = result.study.hidden <= 16 and "T=8" in name
     published, band = "fails at scale", (0.0, 0.3)
     if toy:
