@@ -11,6 +11,7 @@ import hashlib
 import inspect
 import json
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -186,10 +187,12 @@ def _shapes(resolved: Resolved) -> Any:
 
 
 def _source_digest(function: Callable[..., Any]) -> str:
-    """The source of the module that a function of ours is defined in."""
-    module = inspect.getmodule(inspect.unwrap(function))
-    source = inspect.getsource(module) if module is not None else repr(function)
-    return hashlib.sha256(source.encode()).hexdigest()
+    """The source of a calibration of ours: of all files of its folder, since they share code."""
+    folder = Path(inspect.getfile(inspect.unwrap(function))).parent
+    digest = hashlib.sha256()
+    for file in sorted(folder.glob("*.py")):
+        digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()
 
 
 class _Canonical:

@@ -320,7 +320,7 @@ def spectra(
     norm = np.full_like(radius, np.nan)
     for row, name in enumerate(parameters):
         leaf = by_name[name]
-        if leaf.role != "recurrent":
+        if leaf.role != "recurrent" or leaf.shape[-2] != leaf.shape[-1]:
             continue
         kernels = np.asarray(params[name], np.float64).reshape(-1, *leaf.shape[-2:])
         is_finite = np.isfinite(kernels).all((1, 2))  # of others LAPACK has no eigenvalues
