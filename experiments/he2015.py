@@ -25,9 +25,10 @@ import numpy as np
 
 from jaxinit.analysis.claims import Claim, at_least, at_most, make_claim, near
 from jaxinit.analysis.figure import saved_figure
+from jaxinit.analysis.records import by_rate_and_seed
 from jaxinit.analysis.store import Result
 from jaxinit.initializers import variance_scaling, vector
-from jaxinit.reproduce import conclude, in_phase, make_main, run_all, smoke
+from jaxinit.reproduce import conclude, make_main, run_all, smoke
 from jaxinit.spec import Initializer, Leaf, Scheme
 from jaxinit.study import Study
 
@@ -106,11 +107,11 @@ def reproduce(size: Size, out: Path) -> int:
 
 def losses(depth: int, result: Result) -> Courses:
     """The training losses of a depth; where a trial diverged, infinite."""
-    tuning = in_phase(result.records, "tune").train_loss.transpose("scheme", "lr", "seed", "epoch")
     courses: Courses = {}
-    for scheme in tuning.scheme.values.tolist():
+    for scheme in result.study.schemes:
+        tuning = by_rate_and_seed(result.records, scheme, "tune").train_loss
         for rate in tuning.lr.values.tolist():
-            course = tuning.sel(scheme=scheme, lr=rate).values
+            course = tuning.sel(lr=rate).transpose("seed", "epoch").values
             courses[depth, scheme, rate] = np.where(np.isfinite(course), course, np.inf)
     return courses
 

@@ -90,7 +90,7 @@ LOST = {"censored": "cens", "diverged": "div"}
 # Of a study's row: its ratios are against another initialization, where ours are against no remedy.
 KEPT = (
     "lr",
-    "lr_at_edge",
+    "unresolved",
     "epochs",
     "epochs_low",
     "epochs_high",

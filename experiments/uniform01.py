@@ -29,8 +29,9 @@ import numpy as np
 from jaxinit.analysis.claims import Claim, at_least, make_claim, near
 from jaxinit.analysis.figure import saved_figure, tick_at
 from jaxinit.analysis.outcome import Outcome
+from jaxinit.analysis.records import by_rate_and_seed
 from jaxinit.analysis.store import Result
-from jaxinit.reproduce import best, faster, finish, in_phase, make_main, run_all, smoke
+from jaxinit.reproduce import best, faster, finish, make_main, run_all, smoke
 from jaxinit.study import Study
 
 BEFORE = Study(
@@ -179,7 +180,7 @@ def on_training(name: str, result: Result) -> list[Claim]:
     accuracy = best(result, "uniform01")
     note = "each at its best of eight rates"
     reached = make_claim("A7", statement, accuracy, published, band, note)
-    tuning = in_phase(result.records.sel(scheme="uniform01"), "tune")
+    tuning = by_rate_and_seed(result.records, "uniform01", "tune")
     diverges = (tuning.outcome == Outcome.DIVERGED).any("seed")
     statement = (
         f"{name}: share of rates at which some trial of U[0, 1] diverges (exploding loss or NaN)"

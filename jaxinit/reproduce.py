@@ -16,17 +16,19 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import tyro
-import xarray as xr
+from scipy import stats
 
 from jaxinit.analysis import store
 from jaxinit.analysis.claims import Band, Claim, make_claim, no_verdicts, ratio_claim
 from jaxinit.analysis.figure import as_text, lines, save, saved_figure, style
 from jaxinit.analysis.folder import Folder, to_json
+from jaxinit.analysis.interval import compare
+from jaxinit.analysis.records import by_rate_and_seed, select
 from jaxinit.analysis.report import print_claims, print_rows
 from jaxinit.analysis.store import Result
 from jaxinit.analysis.study_figures import forest
-from jaxinit.analysis.survival import Times, compare, mean_interval
-from jaxinit.analysis.table import SettingRow, best_rate, by_speed, reported, times_of
+from jaxinit.analysis.survival import LEVEL, Times
+from jaxinit.analysis.table import SettingRow, by_speed, reported, samples_of, times_reported
 from jaxinit.console import exit_code
 from jaxinit.study import SYNTHETIC, Interrupted, Study
 
@@ -190,14 +192,9 @@ def before_training(
 # What is read off results.
 
 
-def in_phase(records: xr.Dataset, phase: Literal["tune", "report"]) -> xr.Dataset:
-    """The records of the seeds that choose the rate, or of those that report it."""
-    return records.isel(seed=np.flatnonzero(records.phase.values == phase))
-
-
 def times(result: Result, scheme: str) -> Times:
     """The times to target of the reporting seeds of a scheme at its best rate."""
-    return times_of(result.records, scheme, reported(result.records)[scheme], "report")
+    return times_reported(result.records, scheme)
 
 
 def times_to(target: float, courses: np.ndarray, epochs: np.ndarray) -> Times:
@@ -210,10 +207,9 @@ def times_to(target: float, courses: np.ndarray, epochs: np.ndarray) -> Times:
 
 
 def interval(values: np.ndarray) -> tuple[float, float]:
-    """The interval of a mean over seeds, by the bootstrap of the times to a target."""
-    reached = np.ones(len(values), bool)
-    # Restricted to no horizon: the mean is that of all values.
-    return mean_interval(Times(values, reached), np.inf, np.random.default_rng(0))
+    """The 95 % interval of a mean over seeds, Student's."""
+    half = stats.t.ppf((1 + LEVEL) / 2, len(values) - 1) * stats.sem(values)
+    return float(values.mean() - half), float(values.mean() + half)
 
 
 def best(result: Result, scheme: str) -> np.ndarray:
@@ -223,8 +219,8 @@ def best(result: Result, scheme: str) -> np.ndarray:
     the chance level.
     """
     records = result.records
-    at_best_rate = records.sel(scheme=scheme, lr=reported(records)[scheme])
-    values = in_phase(at_best_rate, "report").metric.transpose("seed", "epoch").values
+    at_best_rate = select(records, scheme, "report", reported(records)[scheme])
+    values = at_best_rate.metric.transpose("trial", "epoch").values
     # What is not finite is made the worst there is, so that it is never the best.
     if records.attrs["higher_is_better"]:
         reached = np.where(np.isfinite(values), values, -np.inf).max(1)
@@ -236,7 +232,7 @@ def best(result: Result, scheme: str) -> np.ndarray:
 def losses(result: Result, scheme: str) -> np.ndarray:
     """The last training loss by rate and tuning seed; where a trial diverged, the worst of all:
     `[lr, seed]`."""
-    tuning = in_phase(result.records.sel(scheme=scheme), "tune")
+    tuning = by_rate_and_seed(result.records, scheme, "tune")
     values = tuning.train_loss.isel(epoch=-1).transpose("lr", "seed").values
     return np.where(np.isfinite(values), values, np.nanmax(values))
 
@@ -244,7 +240,7 @@ def losses(result: Result, scheme: str) -> np.ndarray:
 def optimum(result: Result, scheme: str) -> np.ndarray:
     """log2 of the best rate of every tuning seed, by a parabola through the best rate and its
     neighbours: `[seed]`."""
-    rates = np.log2(result.records.lr.values)
+    rates = np.log2(by_rate_and_seed(result.records, scheme, "tune").lr.values)
     optima = []
     for course in np.log(losses(result, scheme)).T:
         # A best rate at the edge of the grid has a neighbour on one side only: the next has two.
@@ -284,14 +280,14 @@ def as_one(results: Results, setting: str, baseline: str) -> list[SettingRow]:
     """The rows of studies with one scheme each as those of one `setting`: named by their study,
     the fastest first.
 
-    Ratios are against the study `baseline`, as in `table.make_table` but for the log-rank test.
+    Ratios are against the study `baseline`, as in `table.make_table` but for the tests.
     """
     schemes = {name: result.study.schemes[0] for name, result in results.items()}
-    against = times(results[baseline], schemes[baseline])
+    against = samples_of(results[baseline].records, schemes[baseline])
     horizon = float(results[baseline].study.epochs)
     rows = []
     for row, name in zip(rows_of(results), results, strict=True):
-        ratio = compare(against, times(results[name], schemes[name]), horizon)
+        ratio = compare(against, samples_of(results[name].records, schemes[name]), horizon)
         row["setting"] = setting
         row["scheme"] = name
         row["drawn_by"] = schemes[name]
@@ -319,28 +315,31 @@ def faster(
     """The claim that one scheme needs so many times fewer epochs than another, each at its best
     rate."""
     horizon = float(min(scheme[0].study.epochs, against[0].study.epochs))
-    return ratio_claim(name, statement, times(*against), times(*scheme), horizon, published, band)
+    slower = samples_of(against[0].records, against[1])
+    sooner = samples_of(scheme[0].records, scheme[1])
+    return ratio_claim(name, statement, slower, sooner, horizon, published, band)
 
 
 def lower_rate(name: str, result: Result, scheme: str, where: str) -> Claim:
     """The claim that a lower rate helps: the best metric of a scheme at its best rate less that at
     ten times it (or the nearest), on tuning seeds."""
-    records = result.records
-    rates, rate = records.lr.values, best_rate(records, scheme)
-    distance = np.abs(np.log(rates / (10 * rate)))
-    high = float(rates[distance.argmin()])
-    # Of the tuning seeds, since the reporting ones have run at the best rate alone.
-    metric = in_phase(records.sel(scheme=scheme), "tune").metric.max("epoch")
-    gap = metric.sel(lr=rate).values - metric.sel(lr=high).values
-    note = f"{len(gap)} tuning seed(s)"
-    if high <= rate:
-        note += "; no higher rate in the grid"
+    tuning = by_rate_and_seed(result.records, scheme, "tune")
+    rates = tuning.lr.values
+    metric = tuning.metric.max("epoch").transpose("lr", "seed").values
+    gaps, chosen = [], set()
+    for seed in range(metric.shape[1]):
+        # Chosen on the other seeds, where there are others: the best of one's own is a lucky one.
+        others = np.delete(metric, seed, axis=1) if metric.shape[1] > 1 else metric
+        rate = rates[others.mean(1).argmax()]
+        high = rates[np.abs(np.log(rates / (10 * rate))).argmin()]
+        chosen.add(f"{rate:g}" if high > rate else f"{rate:g}, the highest of the grid")
+        gaps.append(metric[rates == rate, seed] - metric[rates == high, seed])
+    note = f"{len(gaps)} tuning seed(s), the rate of each chosen on the others: {', '.join(chosen)}"
     statement = (
-        f"{where}: best accuracy of the {scheme} initialization at its best rate, {rate:g}, less "
-        f"that at {high:g}"
+        f"{where}: best accuracy of the {scheme} initialization at its best rate, less that at ten "
+        "times it"
     )
-    value = gap if len(gap) > 1 else float(gap[0])  # one seed has no interval
-    return make_claim(name, statement, value, "a lower rate helps", (0.01, 1.0), note)
+    return make_claim(name, statement, np.ravel(gaps), "a lower rate helps", (0.01, 1.0), note)
 
 
 # Figures, and the end.
@@ -350,7 +349,8 @@ def draw_transfer(results: Results, title: str, folder: Path) -> None:
     """The training loss against the rate, a panel for each scheme, a line for each study (a width,
     or a depth)."""
     first = next(iter(results.values()))
-    schemes, rates = first.study.schemes, first.records.lr.values
+    schemes = first.study.schemes
+    rates = by_rate_and_seed(first.records, schemes[0], "tune").lr.values
     size = (1.5 + 3.2 * len(schemes), 3.4)
     with saved_figure(
         folder, "transfer", title, size=size, columns=len(schemes), sharey=True

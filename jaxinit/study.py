@@ -62,7 +62,13 @@ TASKS_TAKING: dict[str, tuple[str, ...]] = {
 
 MOST = 2**31 - 1  # arrays are addressed by 31 bits
 # Ranges of whole numbers that have others than 1 to `MOST`: what a study can be about.
-RANGES = {"layers": (1, 1000), "seeds": (2, 100_000), "tune_seeds": (0, 100_000)}
+RANGES = {
+    "layers": (1, 1000),
+    "seeds": (2, 100_000),
+    "tune_seeds": (0, 100_000),
+    "first_seed": (0, 2**30),
+}
+SEARCHES = ("ladder", "grid")
 MOST_EVALUATIONS = 2**24  # of one trial
 OWN = ("model", "task", "schemes", "baseline")  # may be objects of the caller's
 MOST_NAMED = 100  # characters in the name of a scheme, a model or a task
@@ -93,9 +99,9 @@ class Study:
     kept under a digest, and only the program that makes it can go on with its study.
 
     Units: `epochs` is the budget of a trial in passes over the training set; `evaluations` is how
-    often an epoch is evaluated, and so the resolution of the answer. Seeds 0 to tune_seeds - 1
-    choose each scheme's rate, the next `seeds` report it. None means the default of the task, the
-    model or the optimizer.
+    often an epoch is evaluated, and so the resolution of the answer. Of a grid, `tune_seeds` seeds
+    choose each scheme's rate and the next `seeds` report it; of a ladder, all of its trials are on
+    `seeds` seeds. None means the default of the task, the model or the optimizer.
     """
 
     model: Name = "rnn"
@@ -142,21 +148,28 @@ class Study:
     )
     """The initialization schemes to compare (see `jaxinit list schemes`): a name, one with
     settings, as 'chrono(longest=784)', or one calibrated, as orthogonal+lsuv."""
+    search: str | None = None
+    """How each scheme's learning rate is found. ladder: six rates a decade, refined around the best
+    and grown beyond its ends, the two best reported together, so that intervals contain the choice;
+    grid: all of --lrs, the best of which is reported as if it had been given. Default: ladder, or
+    grid where --lrs are given."""
     lrs: tuple[float, ...] = ()
-    """The grid of learning rates that every scheme is tuned on. Default: five over two decades, by
-    optimizer."""
+    """The learning rates of the grid, or the rungs of the ladder, which then cannot grow. Default:
+    of a grid five over two decades, by optimizer."""
     optimizer: str = "sgd"
     """sgd, momentum (0.9) or adam."""
     seeds: int = 8
-    """Seeds that report, at each scheme's best rate; 2 or more."""
+    """Seeds at each rate that is reported; 2 or more, 4 for a verdict."""
     tune_seeds: int = 3
-    """Other seeds, which choose the rate."""
+    """Other seeds, which choose the rate of a grid."""
+    first_seed: int = 0
+    """The first seed: the same study with others replicates it."""
     epochs: int = 20
     """Budget of a trial; one that has not reached the target by then is censored."""
-    evaluations: int = 8
+    evaluations: int = 4
     """Evaluations an epoch: the resolution of the answer."""
     target: float | None = None
-    """Validation metric that counts as converged. Default: the task's."""
+    """Validation metric that counts as converged, on average over an epoch. Default: the task's."""
     batch: int = 32
     """Examples a step."""
     unroll: int | None = None  # as `activation`, and so are the next, `variational` and `truncate`
@@ -238,13 +251,15 @@ class Study:
 
     @property
     def tuning(self) -> range:
-        """The seeds that choose each scheme's rate; none when there is a single rate."""
-        return range(self.tune_seeds if len(self.lrs) > 1 else 0)
+        """The seeds that choose each scheme's rate and do not report it, of a grid of several
+        rates."""
+        choosing = self.search != "ladder" and len(self.lrs) > 1
+        return range(self.first_seed, self.first_seed + self.tune_seeds * choosing)
 
     @property
     def reporting(self) -> range:
         """The seeds that report, which follow those that tune."""
-        return range(len(self.tuning), len(self.tuning) + self.seeds)
+        return range(self.tuning.stop, self.tuning.stop + self.seeds)
 
     @property
     def folder(self) -> Path:
@@ -399,10 +414,7 @@ def check_numbers(study: Study) -> None:
 
 def check_combinations(study: Study) -> None:
     """Raises: BadStudy for settings that make no sense together."""
-    if study.tune_seeds < 1 and len(study.lrs) > 1:
-        raise BadStudy(
-            "choosing among learning rates needs --tune-seeds 1 or more; or give a single --lrs"
-        )
+    check_search(study)
     if study.variational and not study.dropout:
         raise BadStudy(
             "variational says how units are dropped; give --dropout too, or leave --variational out"
@@ -410,6 +422,28 @@ def check_combinations(study: Study) -> None:
     if study.skip_scale != 1 and study.learned_skip:
         raise BadStudy(
             "learned_skip starts at 1 and is learned; leave --skip-scale or --learned-skip out"
+        )
+
+
+def check_search(study: Study) -> None:
+    """Raises: BadStudy for a search that cannot choose a rate."""
+    if study.search is not None:
+        check_name("search", study.search, SEARCHES)
+    if study.search != "ladder":
+        if study.tune_seeds < 1 and len(study.lrs) > 1:
+            raise BadStudy(
+                "choosing among learning rates needs --tune-seeds 1 or more; or give a single --lrs"
+            )
+        return
+    if len(study.lrs) == 1:
+        raise BadStudy(
+            f"a ladder needs 2 or more rates to choose among, got {study.lrs[0]:g}; leave --lrs "
+            "out for one that begins where its optimizer usually learns, or give --search grid"
+        )
+    if study.tune_seeds != DEFAULTS["tune_seeds"]:
+        raise BadStudy(
+            "tune_seeds are seeds that choose among the rates of a grid, and a ladder has none; "
+            "leave --tune-seeds out, or give --search grid"
         )
 
 

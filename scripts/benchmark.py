@@ -224,7 +224,8 @@ def study_part(settings: "Benchmark", has_torch: bool) -> Iterator[dict]:
     from jaxinit.study import Study
 
     small = Study(schemes=("small_normal", "xavier_rnn"), lrs=(0.1, 0.3), seeds=4, tune_seeds=2)
-    name, study = "main job, whole", Study()
+    # What others would write: a grid, whose trials are the same for all that are timed.
+    name, study = "main job, whole", Study(search="grid")
     if settings.quick:
         name, study = "study, quick", small
     resolved = resolve(replace(study, evaluations=settings.evaluations))
@@ -305,7 +306,7 @@ class Benchmark:
     )
     """What to measure: training steps, those of a Transformer, drawing parameters, a whole study,
     how cost grows."""
-    evaluations: int = 8
+    evaluations: int = 4
     """Evaluations an epoch in the whole study; a divisor of its 40 batches."""
     json: Path | None = None
     """Write the rows to this file too."""

@@ -184,9 +184,11 @@ def nnx_functions() -> tuple[Callable, Callable]:
 def until_converged(
     step: Callable, accuracy: Callable, orders: list[np.ndarray], study: dict
 ) -> int:
-    """Evaluations until the target, or the whole budget for a trial that does not converge."""
+    """Evaluations until the target, which the last epoch's reach on average, or the whole budget
+    for a trial that does not converge."""
     every = len(orders[0]) // study["evaluations"]
-    evaluations, first = 0, None
+    accuracies: list[float] = []
+    first = None
     for order in orders:
         for begin in range(0, len(order), every):
             losses = [step(rows) for rows in order[begin : begin + every]]
@@ -194,12 +196,14 @@ def until_converged(
             losses = [float(loss) for loss in losses]
             if first is None:
                 first = losses[0]
-            evaluations += 1
-            if accuracy() >= study["target"]:
-                return evaluations
+            accuracies.append(float(accuracy()))
+            last_epoch = accuracies[-study["evaluations"] :]
+            whole = len(last_epoch) == study["evaluations"]
+            if whole and np.mean(last_epoch) >= study["target"]:
+                return len(accuracies)
             if not np.mean(losses) <= DIVERGED_AT * first:  # nan too
                 return len(orders) * study["evaluations"]
-    return evaluations
+    return len(accuracies)
 
 
 def work(job: tuple[str, str, float, int, dict, Arrays]) -> tuple[str, float, int, int]:

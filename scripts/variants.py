@@ -35,8 +35,8 @@ TINY = 1e-9  # the rate of "its products alone", whose sizes must neither vanish
 # By variant: evaluations an epoch, and whether records leave the program. What of a study's time is
 # evaluation and records is read off the three.
 RECORDING = {
-    "8 evaluations, recorded": (8, True),
-    "8 evaluations, no records": (8, False),
+    "4 evaluations, recorded": (4, True),
+    "4 evaluations, no records": (4, False),
     "1 evaluation, recorded": (1, True),
 }
 Step = Callable[[int], int]  # runs that many steps of all its trials; returns the number of trials

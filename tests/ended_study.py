@@ -3,12 +3,14 @@
 from typing import Any
 
 import xarray as xr
+from ended_trials import Ended, courses
 
 from jaxinit.analysis import store
-from jaxinit.analysis.outcome import Outcome
+from jaxinit.analysis.records import Courses
 from jaxinit.study import Study
 
 STUDY = Study(
+    search="grid",
     lrs=(0.1, 0.3),
     target=0.97,
     schemes=("orthogonal", "small_normal"),
@@ -23,6 +25,7 @@ ABOUT = {
     "chance": 0.1,
     "target": 0.97,
 }
+TRIALS = 8
 
 
 LIFE = {"forced": [], "compilations": 1, "compile_s": 0.5, "wall_s": 2.0}
@@ -41,10 +44,24 @@ def about(status: str, lives: int = 1) -> dict[str, Any]:
     return {"status": status, "lives": [LIFE] * lives, **when, **told}
 
 
-def ended() -> xr.Dataset:
-    """Records of a study whose trials have all ended, the orthogonal ones a little sooner."""
-    records = store.empty_records(STUDY, 4, ABOUT, "d")
-    records.outcome.values[...] = Outcome.CONVERGED
-    records.last_epoch.values[...] = [[[0.75, 1.0, 1.25]] * 2, [[1.5, 1.75, 2.0]] * 2]
-    records.metric.values[..., 0] = 0.5
-    return records
+def trials() -> list[Ended]:
+    """All of the study's, the orthogonal ones a little sooner."""
+    ended = []
+    for scheme, tuned, first, second in (
+        ("orthogonal", 1.0, 1.0, 1.25),
+        ("small_normal", 1.5, 1.75, 2.0),
+    ):
+        for rate in STUDY.lrs:
+            ended.append(Ended(scheme, rate, 0, tuned, purpose="tune"))
+        ended += [Ended(scheme, 0.1, 1, first), Ended(scheme, 0.1, 2, second)]
+    return ended
+
+
+def ended_courses(evaluations_per_epoch: int = 4) -> Courses:
+    """A study whose trials have all ended."""
+    return courses(trials(), **store.attributes(STUDY, evaluations_per_epoch, ABOUT, "d"))
+
+
+def ended(evaluations_per_epoch: int = 4) -> xr.Dataset:
+    """Its records."""
+    return ended_courses(evaluations_per_epoch).dataset()

@@ -160,6 +160,10 @@ def test_run_then_again_then_plot(tmp_path: Path) -> None:
     again = jaxinit("plot", str(out))
     assert again.returncode == 0, again.stderr
     assert sorted(path.name for path in (out / "figures").iterdir()) == pictures
+    compared = jaxinit("compare", str(out), str(out))
+    assert compared.returncode == 0, compared.stderr
+    assert "2 of 2 schemes agree" in compared.stdout
+    assert "2 seeds are the same in both" in compared.stdout
     other = jaxinit("run", *SMALL.split(), "--seeds", "3", "--out", str(out))
     assert other.returncode == 2
     assert "holds another study (seeds is 2 there, 3 here)" in other.stderr

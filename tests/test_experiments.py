@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from jaxinit import cli
+from jaxinit.analysis.claims import IN_WORDS
 from jaxinit.engine.resolve import resolve
 from jaxinit.study import Study, check_settings
 
@@ -39,7 +40,9 @@ def test_smoke(
             path
         )
     said = capsys.readouterr().out
-    assert not any(word in said for word in ("; supported", "; refuted", "; too noisy")), said
+    judged = {words for verdict, words in IN_WORDS.items() if verdict is not None}
+    assert not any(f": {words}" in said for words in judged), said
+    assert IN_WORDS[None] in said
     assert list((out / "figures").glob("*.png"))
 
 

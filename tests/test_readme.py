@@ -105,6 +105,7 @@ def test_the_other_commands_are_those_that_other_tests_run() -> None:
     assert all(command.split()[2] in cli.experiments() for command in experiments)
     here = {*of_kind("run"), *of_kind("probe"), *of_kind("coordcheck"), *experiments}
     assert set(commands()) - here == {
+        "jaxinit compare results/a results/b",
         "jaxinit list",
         "jaxinit plot results/...",
         "jaxinit run --help",

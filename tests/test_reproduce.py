@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import xarray as xr
+from ended_trials import Ended, records, sample
 
 from jaxinit import reproduce
-from jaxinit.analysis.claims import make_claim, near, ratio_claim
+from jaxinit.analysis import table
+from jaxinit.analysis.claims import IN_WORDS, make_claim, near, ratio_claim
+from jaxinit.analysis.outcome import Outcome
 from jaxinit.analysis.store import Result
-from jaxinit.analysis.survival import Times
 from jaxinit.engine import campaign
 from jaxinit.engine.resolve import resolve
 from jaxinit.spec import Rule
@@ -26,7 +27,7 @@ STUDY = Study(
     epochs=1,
     target=0.2,
 )
-TIMES = Times(np.asarray([1.0, 2.0, 3.0]), np.ones(3, bool))
+SAME = [sample(2.0, 2.0, 2.0, 2.0)]
 STUDIES = {"T=8": STUDY, "a ReLU": replace(STUDY, activation="relu")}
 
 
@@ -54,6 +55,21 @@ def test_rows_claims_and_the_figure_of_several_studies(
     assert summary["more"] == 1
     assert (tmp_path / "figures" / "epochs.png").exists()
     assert "X: what" in capsys.readouterr().out
+
+
+def test_times_to_the_target_are_read_off_the_metric(
+    results: tuple[reproduce.Results, Path],
+) -> None:
+    """As training has found them: the same average, over the same epoch."""
+    converged = 0
+    for result in results[0].values():
+        data = result.records
+        ended = data.outcome.values == Outcome.CONVERGED
+        moved = table.times_to(data, STUDY.target)
+        np.testing.assert_array_equal(moved.event, ended)
+        np.testing.assert_array_equal(moved.time[ended], data.last_epoch.values[ended])
+        converged += ended.sum()
+    assert converged
 
 
 def test_the_best_metric_of_a_seed(results: tuple[reproduce.Results, Path]) -> None:
@@ -93,8 +109,8 @@ def test_a_smoke_size_judges_nothing(
 
     def claims(_: int, out: Path) -> int:
         rows = [
-            make_claim("X", "one is one", [1.0, 1.0, 1.0], "1", near(1.0, 0.1)),
-            ratio_claim("Y", "faster", TIMES, TIMES, 4.0, "1", near(1.0, 0.1)),
+            make_claim("X", "two is two", [2.0] * 4, "2", near(2.0, 0.1)),
+            ratio_claim("Y", "faster", SAME, SAME, 4.0, "1", near(1.0, 0.1)),
         ]
         return reproduce.conclude(out, [], rows, [])
 
@@ -102,9 +118,10 @@ def test_a_smoke_size_judges_nothing(
     assert main(["--size", size, "--out", str(tmp_path)]) == 0
     stored = json.loads((tmp_path / "summary.json").read_text())["claims"]
     assert [claim["verdict"] for claim in stored] == [verdict, verdict]
-    assert [claim["measured"] for claim in stored] == [1.0, 1.0]
-    assert capsys.readouterr().out.count(verdict or "not judged at smoke size") == 2
-    again = make_claim("X", "one is one", 1.0, "1", near(1.0, 0.1))
+    assert [claim["measured"] for claim in stored] == [2.0, 1.0]
+    # Of each claim both ends.
+    assert capsys.readouterr().out.count(IN_WORDS[stored[0]["verdict"]]) == 4
+    again = make_claim("X", "two is two", [2.0] * 4, "2", near(2.0, 0.1))
     assert again["verdict"] == "supported"
 
 
@@ -123,13 +140,19 @@ def test_the_optimum_of_a_rate_is_read_off_a_parabola() -> None:
     rates, tops = 2.0 ** np.arange(-10, -2), (-6.3, -4.8, -13.0)
     course = np.stack([np.exp(0.1 * (np.log2(rates) - top) ** 2) for top in tops], 1)
     course[-1, 0] = np.nan
-    records = xr.Dataset(
-        {"train_loss": (("scheme", "lr", "seed", "epoch"), course[None, :, :, None])},
-        {"scheme": ["s"], "lr": rates, "phase": ("seed", ["tune"] * 3)},
-    )
-    result = Result(STUDY, records, {}, Path(), True)
+    trials = [Ended("s", rate, seed, 1.0, purpose="tune") for rate in rates for seed in range(3)]
+    data = records(trials, budget=1.0)
+    data["train_loss"] = ("trial", "epoch"), course.reshape(-1, 1)
+    result = Result(STUDY, data, {}, Path(), True)
     assert reproduce.losses(result, "s")[-1, 0] == np.nanmax(course)
     np.testing.assert_allclose(reproduce.optimum(result, "s"), [-6.3, -4.8, -10.0], atol=1e-6)
+
+
+def test_the_figure_of_a_transfer_has_the_losses_at_every_rate(
+    results: tuple[reproduce.Results, Path], tmp_path: Path
+) -> None:
+    reproduce.draw_transfer(results[0], "A title", tmp_path)
+    assert (tmp_path / "transfer.png").exists()
 
 
 def test_a_smoke_size_is_small_whatever_the_study() -> None:

@@ -30,9 +30,39 @@ STUDY = Study(lrs=(0.1, 0.3))
 def test_seeds_that_tune_never_report() -> None:
     assert list(STUDY.tuning) == [0, 1, 2]
     assert list(STUDY.reporting) == list(range(3, 11))
-    single = replace(STUDY, lrs=(0.1,))
-    assert not list(single.tuning)
-    assert list(single.reporting) == list(range(8))
+    for untuned in (replace(STUDY, lrs=(0.1,)), replace(STUDY, search="ladder")):
+        assert not list(untuned.tuning)
+        assert list(untuned.reporting) == list(range(8))
+
+
+def test_another_first_seed_replicates_a_study_on_other_seeds() -> None:
+    other = replace(STUDY, first_seed=11)
+    assert list(other.tuning) == [11, 12, 13]
+    assert list(other.reporting) == list(range(14, 22))
+    assert other.folder != STUDY.folder
+    assert "--first-seed 11" in other.command()
+    assert list(replace(other, search="ladder").reporting) == list(range(11, 19))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"search": "random"}, "no search is called 'random'"),
+        ({"search": "ladder", "lrs": (0.1,)}, "needs 2 or more rates to choose among, got 0.1"),
+        ({"search": "ladder", "tune_seeds": 2}, "a ladder has none; leave --tune-seeds out"),
+        ({"search": "grid", "tune_seeds": 0}, "needs --tune-seeds 1 or more"),
+        ({"first_seed": -1}, "first_seed must be 0 to 1073741824, got -1"),
+    ],
+)
+def test_a_search_that_cannot_choose_is_refused(change: dict, message: str) -> None:
+    with pytest.raises(BadStudy, match=message):
+        check_settings(replace(STUDY, **change))
+
+
+def test_searches_that_can_choose_are_taken() -> None:
+    for change in ({"search": "ladder"}, {"search": "ladder", "lrs": ()}, {"search": "grid"}):
+        check_settings(replace(STUDY, **change))
+    check_settings(replace(STUDY, lrs=(0.1,), tune_seeds=0))
 
 
 def test_json_round_trip(tmp_path: Path) -> None:

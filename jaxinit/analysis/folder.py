@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 from jaxinit.study import BadStudy
 
 # Of the files below a manifest; what was written before there were manifests counts as 1.
-SCHEMA = 2
+SCHEMA = 3
 MANIFEST = "manifest.json"
 LOCK = ".lock"
 # What the system says of a path that can hold no answer, whoever asks.

@@ -10,3 +10,4 @@ class Outcome(IntEnum):
     CONVERGED = 1  # the validation metric reached the target
     CENSORED = 2  # the budget ended first
     DIVERGED = 3  # the loss was not finite, or exceeded 10 times its first value
+    STOPPED = 4  # another rate was better by then: this one could not be the best any more

@@ -9,19 +9,19 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from jaxinit.analysis.claims import Claim
+from jaxinit.analysis.agreement import agreements, differences_of, seeds_in_common
+from jaxinit.analysis.claims import Claim, sentence
+from jaxinit.analysis.interval import Bound
 from jaxinit.analysis.store import Result
+from jaxinit.analysis.summary import Summary
 from jaxinit.analysis.table import Row, SettingRow
 
-NOT_JUDGED = "not judged at smoke size"
-NO_SOURCE = "no source found"
 # Headers of the tables; two lines each keep a table within 80 columns.
 RATE = "rate"
 EPOCHS = "epochs\n(95 %)"
 TIMES_FEWER = "times fewer\n(95 %)"
 COUNTS = "conv/\ncens/div"
-RATIO_SIGNS = {"=": "", ">=": "≥", "<=": "≤", "?": "?"}
-BOUNDS_IN_WORDS = {"=": "", ">=": "at least ", "<=": "at most ", "?": "no estimate: "}
+DIGITS = 3  # of epochs and ratios: more would not fit, nor be known
 ROW_WIDTH = 120  # what the rows of several studies need, whatever the terminal says
 
 
@@ -46,10 +46,12 @@ def print_answer(result: Result, console: Console | None = None) -> None:
     baseline = summary["baseline"]
     _print(
         console,
-        f"times fewer: epochs of {baseline} / epochs of the scheme, paired by seed. p: log-rank "
-        f"against {baseline}, Holm-corrected. conv/cens/div: trials converged, censored at "
-        f"{summary['budget']:g} epochs, diverged.",
+        f"times fewer: epochs of {baseline} / epochs of the scheme. p: exact permutation against "
+        f"{baseline}, Holm-corrected. Schemes that share a letter are not told apart. "
+        f"conv/cens/div: trials converged, censored at {summary['budget']:g} epochs, diverged.",
     )
+    if len(summary["targets"]) > 1 and len(summary["table"]) > 1:
+        console.print(_table_of_targets(summary, console))
     for claim in summary["claims"]:
         _print_claim(claim, console)
     for note in summary["notes"]:
@@ -74,26 +76,66 @@ def _table_of_study(result: Result, console: Console) -> Table:
         padding=0,
     )
     table.add_column("scheme", no_wrap=True)
-    for header in (RATE, EPOCHS, TIMES_FEWER, "p", COUNTS):
+    for header in (RATE, EPOCHS, TIMES_FEWER, "p", "", COUNTS):
         table.add_column(header, justify="right", no_wrap=True)
     for row in summary["table"]:
         table.add_row(*[_text(console, entry) for entry in entries(row)])
     return table
 
 
+def _table_of_targets(summary: Summary, console: Console) -> Table:
+    """How many times fewer epochs at easier targets, from the same records."""
+    table = Table(
+        title="Times fewer epochs at easier targets, at the same rates",
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=0,
+    )
+    table.add_column("scheme", no_wrap=True)
+    for at in summary["targets"]:
+        table.add_column(f"{at['target']:.3g}", justify="right", no_wrap=True)
+    for row in summary["table"]:
+        if row["scheme"] == summary["baseline"]:
+            continue
+        cells = [row["scheme"]]
+        for at in summary["targets"]:
+            cells.append(_with_bound(*at["ratios"][row["scheme"]], digits=2))
+        table.add_row(*[_text(console, cell) for cell in cells])
+    return table
+
+
 def _print_claim(claim: Claim, console: Console) -> None:
     """Print a claim about epochs, as a summary of a study holds it, with its note."""
-    bound = claim.get("measured_is", "=")
-    sign = "" if bound == "=" else f"{bound} "
-    measured = f"{sign}{claim['measured']:.2g} ({claim['low']:.2g} to {claim['high']:.2g})"
-    _print(
-        console,
-        (claim["id"], "bold"),
-        f" {claim['statement']}\n   measured {measured}; published: "
-        f"{claim['published'] or NO_SOURCE}; ",
-        (claim["verdict"] or NOT_JUDGED, "bold"),
-        f"\n   {claim['note']}",
-    )
+    _print(console, (claim["id"], "bold"), f" {sentence(claim)}\n   {claim['note']}")
+
+
+def print_agreements(first: Result, second: Result, console: Console | None = None) -> None:
+    """Print whether two studies agree, scheme by scheme, and in what they were asked otherwise."""
+    console = console or Terminal()
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
+    table.add_column("scheme", no_wrap=True)
+    for header in ("epochs,\nfirst / second", "times fewer,\nfirst / second", ""):
+        table.add_column(header, justify="right", no_wrap=True)
+    found = agreements(first, second)
+    for one in found:
+        ratio = "baseline" if one.ratio is None else _with_bound(*one.ratio, "=", 3)
+        epochs = _with_bound(*one.epochs, "=", 3)
+        cells = (one.scheme, epochs, ratio, "agree" if one.agree else "DIFFER")
+        table.add_row(*[_text(console, cell) for cell in cells])
+    console.print(table)
+    agreeing = sum(one.agree for one in found)
+    _print(console, f"{agreeing} of {len(found)} schemes agree (95 % over all of them).")
+    for setting, (there, here) in differences_of(first, second).items():
+        _print(console, f"- {setting} is {there} in the first, {here} in the second")
+    common = seeds_in_common(first, second)
+    if common:
+        _print(
+            console,
+            f"- {common} seeds are the same in both, which makes them agree more than they should; "
+            "give one of them another --first-seed",
+        )
 
 
 def print_rows(rows: Sequence[SettingRow], console: Console | None = None) -> None:
@@ -106,7 +148,7 @@ def print_rows(rows: Sequence[SettingRow], console: Console | None = None) -> No
     console = console or Terminal(width=max(ROW_WIDTH, Terminal().width))
     before = None
     for row in rows:
-        name, rate, epochs, ratio, _, counts = entries(row)
+        name, rate, epochs, ratio, _, _, counts = entries(row)
         setting = "" if row["setting"] == before else row["setting"]  # named once, at its first row
         shown = (setting, name, rate, epochs, ratio, counts)
         table.add_row(*[_text(console, entry) for entry in shown])
@@ -117,30 +159,26 @@ def print_rows(rows: Sequence[SettingRow], console: Console | None = None) -> No
 def print_claims(claims: Iterable[Claim]) -> None:
     """Print the claims of an experiment, a line each."""
     for claim in claims:
-        bound = BOUNDS_IN_WORDS[claim.get("measured_is", "=")]
-        measured = f"{bound}{claim['measured']:.4g}"
-        if claim["low"] is not None:
-            measured += f" ({claim['low']:.4g} to {claim['high']:.4g})"
-        print(
-            f"{claim['id']}: {claim['statement']}: {measured}; published: "
-            f"{claim['published'] or NO_SOURCE}; {claim['verdict'] or NOT_JUDGED}"
-        )
+        print(f"{claim['id']}: {sentence(claim)}")
 
 
 def entries(row: Row) -> list[str]:
-    """One row of the table as text: scheme, rate, epochs, ratio, p and counts.
+    """One row of the table as text: scheme, rate, epochs, ratio, p, letters and counts.
 
-    What is only a bound is marked as one, and so is a best rate at the edge of the grid.
+    Of what is only a bound the bound is given, and an unresolved best rate is marked.
     """
-    epochs = f"{row['epochs']:.2f}"
-    if row["converged"] < row["seeds"]:
+    epochs = _number(row["epochs"], DIGITS)
+    if not row["converged"]:
         epochs = f">{epochs}"
-    if row["converged"] and row["epochs_low"] is not None:
-        epochs += f" ({row['epochs_low']:.2f}-{row['epochs_high']:.2f})"
-    edge = "*" if row["lr_at_edge"] and row["converged"] else ""
-    rate = f"{row['lr']:g}{edge}"
+    elif row["epochs_low"] is not None:
+        assert row["epochs_high"] is not None
+        low = _number(row["epochs_low"], DIGITS)
+        high = _number(row["epochs_high"], DIGITS)
+        epochs += f" ({low}-{high})"
+    mark = "*" if row["unresolved"] and row["converged"] else ""
+    rate = f"{row['lr']:g}{mark}"
     counts = f"{row['converged']}/{row['censored']}/{row['diverged']}"
-    return [row["scheme"], rate, epochs, _ratio(row), _p_value(row), counts]
+    return [row["scheme"], rate, epochs, _ratio(row), _p_value(row), row["letters"], counts]
 
 
 def _ratio(row: Row) -> str:
@@ -148,8 +186,27 @@ def _ratio(row: Row) -> str:
         return "baseline"
     if row["ratio"] is None or row["ratio_is"] is None:
         return "-"
-    sign = RATIO_SIGNS[row["ratio_is"]]
-    return f"{sign}{row['ratio']:.2f} ({row['ratio_low']:.2f}-{row['ratio_high']:.2f})"
+    assert row["ratio_low"] is not None
+    assert row["ratio_high"] is not None
+    return _with_bound(row["ratio"], row["ratio_low"], row["ratio_high"], row["ratio_is"], DIGITS)
+
+
+def _with_bound(ratio: float, low: float, high: float, bound: Bound, digits: int) -> str:
+    """A ratio with its interval; of a bound the end that is sure, and nothing where none is."""
+    value, least, most = (_number(number, digits) for number in (ratio, low, high))
+    if bound == ">=":
+        return f"≥{least}"
+    if bound == "<=":
+        return f"≤{most}"
+    if bound == "?":
+        return "?"
+    return f"{value} ({least}-{most})"
+
+
+def _number(value: float, digits: int) -> str:
+    """A number in so many digits, or all of those before its point."""
+    before = len(str(int(value)))
+    return f"{value:.{max(digits - before, 0)}f}"
 
 
 def _p_value(row: Row) -> str:

@@ -33,22 +33,16 @@ from jaxinit.analysis.folder import (
     to_json,
     write_synced,
 )
-from jaxinit.analysis.outcome import Outcome
+from jaxinit.analysis.records import TRACES, Courses
+from jaxinit.analysis.search import trials_of_a_scheme
 from jaxinit.study import BadStudy, Study
 
-TRACES = {
-    "train_loss": "mean training loss since the evaluation before",
-    "grad_norm": "mean global gradient norm since the evaluation before",
-    "valid_loss": "validation loss",
-    "metric": "validation metric",
-}
-ENDS = ("outcome", "last_epoch")
 STUDY, RECORDS, SUMMARY = "study.json", "records.nc", "summary.json"
 STATE, SPARE = "state.bin", "state.before.bin"
 CHECKSUM = 32  # bytes of a SHA-256, before the content of a state
 FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
 PACKAGES = ("jaxinit", "jax", "jaxlib", "flax", "optax", "numpy", "scipy", "xarray")
-SCHEMA = 2  # of study.json and records.nc
+SCHEMA = 3  # of study.json and records.nc
 
 
 class Result(NamedTuple):
@@ -201,8 +195,10 @@ def unfinished_records(
             f"{remark}no saved state is left in {folder.path}; these are the records of its last "
             f"interruption, in {RECORDS}; to go on is to start anew"
         )
-    records = empty_records(study, about["evaluations_per_epoch"], about["task"], about["digest"])
-    restore(records, state)
+    attrs = attributes(study, about["evaluations_per_epoch"], about["task"], about["digest"])
+    courses = Courses(attrs, study.epochs * about["evaluations_per_epoch"])
+    courses.restore(state)
+    records = courses.dataset()
     torn = remark.partition("going on from")[0]
     return records, torn and f"{torn}these are the records of the state saved before"
 
@@ -215,65 +211,35 @@ def _interrupted_records(folder: Folder, identity: str) -> xr.Dataset | None:
     return records if records.attrs.get("identity") == identity else None
 
 
-def restore(records: xr.Dataset, state: Mapping[str, np.ndarray]) -> None:
-    """Put what a saved state knows into the records, in place."""
-    for name in (*TRACES, *ENDS):
-        records[name].values[...] = state[name]
-
-
-def empty_records(
+def attributes(
     study: Study, evaluations_per_epoch: int, about: Mapping[str, Any], identity: str = ""
-) -> xr.Dataset:
-    """The records of a study before any trial: all axes named, NaN and UNFINISHED everywhere.
+) -> dict[str, Any]:
+    """The attributes of the records of a study.
 
-    `about` says what the attributes cannot take from the study: task, metric, direction, chance;
+    `about` says what they cannot take from the study: task, metric, direction, chance, target;
     `identity` is the digest of what was asked.
     """
-    evaluations = study.epochs * evaluations_per_epoch
-    seeds = [*study.tuning, *study.reporting]
-    trial = ("scheme", "lr", "seed")
-    trials = (len(study.schemes), len(study.lrs), len(seeds))
-    coords = {
-        "scheme": list(study.schemes),
-        "lr": list(study.lrs),
-        "seed": seeds,
-        "epoch": np.arange(1, evaluations + 1) / evaluations_per_epoch,
-    }
-    variables: dict[str, Any] = {}
-    for name, meaning in TRACES.items():
-        values = np.full((*trials, evaluations), np.nan, np.float32)
-        variables[name] = ((*trial, "epoch"), values, {"long_name": meaning})
-    codes = {
-        "flag_values": np.arange(len(Outcome), dtype=np.int8),
-        "flag_meanings": " ".join(outcome.name.lower() for outcome in Outcome),
-    }
-    variables["outcome"] = (trial, np.zeros(trials, np.int8), codes)
-    trained = {
-        "long_name": "epochs trained: the time to target of a converged trial",
-        "units": "epochs",
-    }
-    variables["last_epoch"] = (trial, np.zeros(trials), trained)
-    phases = ["tune"] * len(study.tuning) + ["report"] * len(study.reporting)
-    variables["phase"] = (("seed",), phases)
-    attrs = {
+    return {
         "model": study.model,
         "hidden": study.hidden,
         "layers": study.layers,
         "optimizer": study.optimizer,
         "batch": study.batch,
         "baseline": study.baseline,
+        "search": study.search,
+        "seeds": study.seeds,
         "budget": float(study.epochs),
         "evaluations_per_epoch": evaluations_per_epoch,
         **about,
+        "schemes": study.schemes,
         "schema": SCHEMA,
         "identity": identity,
     }
-    return xr.Dataset(variables, coords, attrs)
 
 
 def size_of_records(study: Study, evaluations_per_epoch: int) -> int:
-    """Bytes of `empty_records`, all of whose traces are float32."""
-    trials = len(study.schemes) * len(study.lrs) * (len(study.tuning) + study.seeds)
+    """Bytes of the records, all of whose traces are float32."""
+    trials = len(study.schemes) * trials_of_a_scheme(study)
     entries = trials * study.epochs * evaluations_per_epoch
     return entries * len(TRACES) * np.dtype(np.float32).itemsize
 

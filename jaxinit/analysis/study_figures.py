@@ -15,6 +15,7 @@ import xarray as xr
 from jaxinit.analysis import survival, table
 from jaxinit.analysis.figure import MOST_COLUMNS, as_text, heading, save, small_multiples, style
 from jaxinit.analysis.outcome import Outcome
+from jaxinit.analysis.records import schemes_of, select
 from jaxinit.analysis.table import SettingRow
 
 if TYPE_CHECKING:
@@ -29,10 +30,11 @@ BAND = {"color": "0.55", "alpha": 0.35, "linewidth": 0, "zorder": 2}
 TARGET = {"color": "0.35", "linewidth": 1.0, "linestyle": ":", "zorder": 2}
 
 # How a trial ended, as a mark and its face.
-MARKS = {
+MARKS: dict[Outcome, tuple[str | int, str]] = {
     Outcome.CONVERGED: ("o", "black"),
     Outcome.CENSORED: ("^", "white"),
     Outcome.DIVERGED: ("x", "black"),
+    Outcome.STOPPED: (6, "black"),  # matplotlib.markers.CARETUP: the time is longer
 }
 
 # Ticks in a decade of a logarithmic axis, by the ratio of the axis's ends at most: matplotlib's own
@@ -52,7 +54,7 @@ Draw = Callable[["Axes", str, dict], None]
 def draw_all(records: xr.Dataset, folder: Path) -> list[Path]:
     """Every figure that the records can fill, as PNG and SVG in `folder`; the paths of the PNGs."""
     figures: dict[str, Callable[[xr.Dataset], Figure]] = {}
-    if table.tuned(records) and len(records.lr) > 1:
+    if len(set(records.lr.values)) > 1:
         figures["epochs_by_rate"] = epochs_by_rate
     if table.reported(records):
         figures |= {"share_converged": share_converged, "learning_curves": learning_curves}
@@ -64,9 +66,8 @@ def share_converged(records: xr.Dataset) -> "Figure":
     """Share of trials that have reached the target against epochs (1 - Kaplan-Meier), with its 95 %
     band."""
     curves = {}
-    for scheme, rate in table.reported(records).items():
-        times = table.times_of(records, scheme, rate, "report")
-        curves[scheme] = survival.kaplan_meier(times)
+    for scheme in table.reported(records):
+        curves[scheme] = survival.kaplan_meier(table.times_reported(records, scheme))
 
     def draw(axes: "Axes", scheme: str, line: dict) -> None:
         # The last step goes on to the budget.
@@ -86,28 +87,33 @@ def share_converged(records: xr.Dataset) -> "Figure":
 
 
 def epochs_by_rate(records: xr.Dataset) -> "Figure":
-    """Restricted mean epochs to target against the learning rate on the tuning seeds, with every
-    trial as a dot."""
+    """Restricted mean epochs to target against the learning rate, with every trial as a dot.
+
+    A trial that the search stopped is marked where it was stopped, which is a lower bound; the line
+    leaves out rates whose trials all were.
+    """
     horizon = records.attrs["budget"]
-    rates = records.lr.values
-    tuning = records.isel(seed=np.flatnonzero(records.phase.values == "tune"))
-    epochs = {}
-    for name in records.scheme.values:
+    rates = np.unique(records.lr.values)
+    curves = {}
+    for name in schemes_of(records):
+        trials = select(records, name)
+        trials = trials.isel(trial=np.flatnonzero(trials.outcome.values != Outcome.STOPPED))
+        tried = np.unique(trials.lr.values)
         means = []
-        for rate in rates:
-            times = table.times_of(records, name, rate, "tune")
-            means.append(survival.restricted_mean(times, horizon))
-        epochs[str(name)] = means
+        for rate in tried:
+            times = _times_drawn(select(trials, name, lr=rate), horizon)
+            means.append(np.minimum(times, horizon).mean())
+        curves[name] = tried, means
 
     def draw(axes: "Axes", scheme: str, line: dict) -> None:
-        axes.plot(rates, epochs[scheme], **line)
+        axes.plot(*curves[scheme], **line)
         if line is not OWN:
             return
-        trials = tuning.sel(scheme=scheme)
+        trials = select(records, scheme)
         _draw_trials(axes, trials, horizon)
         if (trials.outcome.values == Outcome.CONVERGED).any():
-            chosen = table.best_rate(records, scheme)
-            axes.axvline(chosen, color="0.35", linewidth=0.8, zorder=1)
+            for sample in table.samples_of(records, scheme):
+                axes.axvline(sample.rate, color="0.35", linewidth=0.8, zorder=1)
 
     xlabel = f"learning rate ({records.attrs['optimizer']})"
     figure, panels = _panels(records, draw, "epochs to target", xlabel)
@@ -115,29 +121,28 @@ def epochs_by_rate(records: xr.Dataset) -> "Figure":
         axes.set(
             xscale="log", ylim=(0, horizon * 1.04), xlim=(rates.min() / 1.5, rates.max() * 1.5)
         )
-        axes.set_xticks(rates, [f"{rate:g}" for rate in rates])
-        axes.minorticks_off()
+        _ticks_by_span(axes)
     note = (
-        f"tuning seeds ({len(tuning.seed)}): ● converged   △ not within the budget   × diverged   "
-        "│ rate chosen"
+        "● converged   △ not within the budget   × diverged   ^ stopped: another rate was better   "
+        "│ reported"
     )
-    _headline(figure, records, "Each scheme at every learning rate", note)
+    _headline(figure, records, "Each scheme at every learning rate that was tried", note)
     return figure
 
 
 def _draw_trials(axes: "Axes", trials: xr.Dataset, horizon: float) -> None:
-    """Every trial `[lr, seed]` of a scheme as a mark at its time, a diverged one at the budget."""
+    """Every trial of a scheme as a mark at its time, a diverged one at the budget."""
     outcomes = trials.outcome.values
-    rates = np.broadcast_to(trials.lr.values[:, None], outcomes.shape)
-    times = np.where(outcomes == Outcome.DIVERGED, horizon, trials.last_epoch.values)
+    times = _times_drawn(trials, horizon)
     for outcome, (marker, face) in MARKS.items():
         chosen = outcomes == outcome
         if not chosen.any():
             continue
         axes.plot(
-            rates[chosen],
+            trials.lr.values[chosen],
             times[chosen],
-            marker,
+            linestyle="none",
+            marker=marker,
             color="black",
             mfc=face,
             mew=0.9,
@@ -147,6 +152,12 @@ def _draw_trials(axes: "Axes", trials: xr.Dataset, horizon: float) -> None:
         )
 
 
+def _times_drawn(trials: xr.Dataset, horizon: float) -> np.ndarray:
+    """When each trial ended, a diverged one at the budget."""
+    diverged = trials.outcome.values == Outcome.DIVERGED
+    return np.where(diverged, horizon, trials.last_epoch.values)
+
+
 def learning_curves(records: xr.Dataset) -> "Figure":
     """Median validation metric against epochs on the reporting seeds, with the range over seeds as
     a band.
@@ -154,11 +165,10 @@ def learning_curves(records: xr.Dataset) -> "Figure":
     A trial that has ended keeps its last value, and the curve stops when the last of them ends.
     """
     rates = table.reported(records)
-    reporting = records.isel(seed=np.flatnonzero(records.phase.values == "report"))
     epoch = records.epoch.values
 
     def draw(axes: "Axes", scheme: str, line: dict) -> None:
-        metric = _held_metric(reporting.sel(scheme=scheme, lr=rates[scheme]))
+        metric = _held_metric(select(records, scheme, "report", rates[scheme]))
         end = metric.shape[1]
         median = np.median(metric, axis=0)
         axes.plot(epoch[:end], median, **line)
@@ -181,11 +191,11 @@ def learning_curves(records: xr.Dataset) -> "Figure":
 
 def _held_metric(trials: xr.Dataset) -> np.ndarray:
     """The metric of trials that ran, each held at its last value until the last has ended:
-    `[seed, evaluation]`."""
+    `[trial, evaluation]`."""
     ends = np.rint(trials.last_epoch.values * trials.attrs["evaluations_per_epoch"]).astype(int)
     ran = ends > 0
     ends = ends[ran]
-    metric = trials.metric.transpose("seed", "epoch").values[ran]
+    metric = trials.metric.transpose("trial", "epoch").values[ran]
     evaluations = np.minimum(np.arange(ends.max()), ends[:, None] - 1)
     return np.take_along_axis(metric, evaluations, axis=1)
 
@@ -272,11 +282,11 @@ def _by_speed(records: xr.Dataset) -> list[str]:
     """The schemes that have something to show, the fastest first."""
     horizon = records.attrs["budget"]
     order = []
-    for scheme, rate in table.reported(records).items():
-        times = table.times_of(records, scheme, rate, "report")
+    for scheme in table.reported(records):
+        times = table.times_reported(records, scheme)
         order.append((survival.restricted_mean(times, horizon), scheme))
     if not order:  # rates are still being chosen
-        return [str(scheme) for scheme in records.scheme.values]
+        return schemes_of(records)
     return [scheme for _, scheme in sorted(order)]
 
 

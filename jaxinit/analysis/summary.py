@@ -9,21 +9,26 @@ from typing import Any, TypedDict
 
 import xarray as xr
 
-from jaxinit.analysis.claims import Claim, Comparison, judge
+from jaxinit.analysis.claims import FEWEST, Claim, Comparison, judge
 from jaxinit.analysis.outcome import Outcome
-from jaxinit.analysis.table import Row, make_table
+from jaxinit.analysis.table import AtTarget, Pair, Row, at_targets, make_pairs, make_table
 from jaxinit.study import RECURRENT, Study
 
 XAVIER_CLAIM = (
-    "Xavier cuts the epochs needed to converge by 2 to 10 times in deep and recurrent networks."
+    "Xavier cuts the epochs needed to converge by 2 to 10 times in deep and recurrent networks"
 )
+
+
+MOST = 1000  # seeds that anyone would run to tell two schemes apart
 
 
 class Summary(TypedDict):
     """The content of summary.json of a study.
 
-    calibrations: what they report, by scheme and quantity; target: of the metric; budget: in
-    epochs; trials: how many have ended; notes: what a reader must know to read the table.
+    calibrations: what they report, by scheme and quantity; target: of the metric; target_because:
+    the rule that it comes from; budget: in epochs; trials: how many have ended; pairs: every two
+    schemes; targets: the ratios at easier targets; epochs_trained: of all trials; notes: what a
+    reader must know to read the table.
     `wall_s`, `compilations` and `compile_s` are sums over all lives: a study that was stopped has
     several.
     """
@@ -31,10 +36,14 @@ class Summary(TypedDict):
     calibrations: Mapping[str, Any]
     baseline: str
     target: float
+    target_because: str
     metric: str
     budget: float
     trials: int
+    epochs_trained: float
     table: list[Row]
+    pairs: list[Pair]
+    targets: list[AtTarget]
     claims: list[Claim]
     notes: list[str]
     compilations: int
@@ -46,40 +55,53 @@ def summarize(records: xr.Dataset, study: Study, about: Mapping[str, Any]) -> Su
     """The answer of a study. `about` is what study.json says: calibrations, and the lives of the
     study."""
     rows = make_table(records, study.baseline)
+    pairs = make_pairs(records)
+    comparisons = comparisons_of(study)
     lives = about.get("lives", [])
     return Summary(
         calibrations=about.get("calibrations", {}),
         baseline=study.baseline,
         target=records.attrs["target"],
+        target_because=about.get("target_because", ""),
         metric=records.attrs["metric_name"],
         budget=records.attrs["budget"],
         trials=int((records.outcome.values != Outcome.UNFINISHED).sum()),
+        epochs_trained=float(records.last_epoch.values.sum()),
         table=rows,
-        claims=judge(records, _comparisons(study)),
-        notes=_notes(records, study, about, rows),
+        pairs=pairs,
+        targets=at_targets(records, study.baseline),
+        claims=judge(records, comparisons, family=len(comparisons)),
+        notes=_notes(records, study, about, rows, pairs),
         compilations=sum(life["compilations"] for life in lives),
         compile_s=sum(life["compile_s"] for life in lives),
         wall_s=sum(life["wall_s"] for life in lives),
     )
 
 
-def _comparisons(study: Study) -> list[Comparison]:
+def comparisons_of(study: Study) -> list[Comparison]:
     """The claims that every study of its kind is asked about."""
     if study.model not in RECURRENT:
         return []
     comparisons = []
     for baseline in ("small_normal", "uniform01"):
         statement = f"{XAVIER_CLAIM} (xavier_rnn against {baseline})"
-        comparisons.append(Comparison("A10", statement, "xavier_rnn", baseline, band=(2.0, 10.0)))
+        comparisons.append(
+            Comparison(f"A10.{baseline}", statement, "xavier_rnn", baseline, band=(2.0, 10.0))
+        )
     return comparisons
 
 
 def _notes(
-    records: xr.Dataset, study: Study, about: Mapping[str, Any], rows: list[Row]
+    records: xr.Dataset,
+    study: Study,
+    about: Mapping[str, Any],
+    rows: list[Row],
+    pairs: list[Pair],
 ) -> list[str]:
     return [
         *_notes_on_method(records, study),
         *_notes_on_rows(rows),
+        *_notes_on_pairs(rows, pairs),
         *_notes_on_lives(records, about),
         *_notes_on_calibrations(about),
     ]
@@ -89,14 +111,19 @@ def _notes_on_method(records: xr.Dataset, study: Study) -> list[str]:
     """What the numbers are, how finely they are resolved, and how sure they are."""
     per_epoch = records.attrs["evaluations_per_epoch"]
     rate = "the one rate given"
-    if study.tuning:
-        rate = f"the rate that was best on {len(study.tuning)} other seeds"
+    intervals = "95 %, Student's t on the logarithm; the rate is held fixed"
+    if study.search == "ladder":
+        rate = "the two best rates of a ladder of six a decade"
+        intervals = "95 %, Student's t on the logarithm, the choice of the rate included"
+    elif study.tuning:
+        rate = f"the rate of the grid that was best on {len(study.tuning)} other seeds"
+        intervals += ": they say nothing of rates between those of the grid"
     notes = [
-        f"epochs: restricted mean up to the budget of {study.epochs} epochs, {study.seeds} seeds, "
-        f"at {rate}",
-        f"resolution: one evaluation every 1/{per_epoch} epoch",
-        "intervals: 95 %, percentile bootstrap over seeds, paired for the ratios; with few seeds "
-        "they are too narrow",
+        f"converged: {records.attrs['metric_name']} at the target on average over an epoch, "
+        f"which is evaluated {per_epoch} times",
+        f"epochs: {study.seeds} seeds, at {rate}; restricted to the budget of {study.epochs} "
+        "epochs where trials were lost",
+        f"intervals: {intervals}",
     ]
     if per_epoch != study.evaluations:
         notes.append(
@@ -108,23 +135,48 @@ def _notes_on_method(records: xr.Dataset, study: Study) -> list[str]:
 
 def _notes_on_rows(rows: list[Row]) -> list[str]:
     """Which schemes might do better, and which never reached the target."""
-    at_edge = []
+    beyond = []
     never = []
     for row in rows:
         if not row["converged"]:
             never.append(row["scheme"])
-        elif row["lr_at_edge"]:
-            at_edge.append(f"{row['scheme']} ({row['lr']:g})")
+        elif row["unresolved"]:
+            beyond.append(f"{row['scheme']} ({row['lr']:g}: {row['unresolved']})")
     notes = []
-    if at_edge:
-        names = ", ".join(at_edge)
-        notes.append(f"*best rate at the edge of the grid, a wider grid might do better: {names}")
+    if rows and len(never) == len(rows):
+        notes.append(
+            "no scheme reached the target within the budget, so there is nothing to compare; give "
+            "more --epochs, or an easier --target"
+        )
+    if rows and min(row["seeds"] for row in rows) < FEWEST:
+        notes.append(f"no verdict below {FEWEST} seeds")
+    if beyond:
+        notes.append(f"*best rate unresolved, another may do better: {', '.join(beyond)}")
     if never:
         notes.append(
             "never reached the target, so their rate means little and ratios are bounds: "
             f"{', '.join(never)}"
         )
     return notes
+
+
+def _notes_on_pairs(rows: list[Row], pairs: list[Pair]) -> list[str]:
+    """How many seeds would tell the fastest scheme from those that it is not told apart from."""
+    needed = []
+    for row in rows[1:]:
+        if not set(row["letters"]) & set(rows[0]["letters"]):
+            continue
+        for pair in pairs:
+            if {pair["scheme"], pair["other"]} == {rows[0]["scheme"], row["scheme"]}:
+                seeds = pair["seeds_needed"]
+                if seeds is not None:
+                    needed.append(f"{row['scheme']} {seeds}" if seeds < MOST else row["scheme"])
+    if not needed:
+        return []
+    return [
+        f"seeds that would tell {rows[0]['scheme']} apart, were the differences as they are here "
+        f"(without a number: {MOST} or more): {', '.join(needed)}"
+    ]
 
 
 def _notes_on_lives(records: xr.Dataset, about: Mapping[str, Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Times to target with censoring: survival curves, restricted means, their intervals and tests.
+"""Times to target with censoring: survival curves, restricted means, corrected p-values.
 
 A time to target is an event where the trial converged and a lower bound where it did not. A
 censored trial was followed to the budget; a diverged one never converges however long one waits, so
@@ -9,17 +9,13 @@ Pure functions of arrays, which know nothing of records, models or training.
 """
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
 
 import numpy as np
 from scipy import stats as scipy_stats
 
 LEVEL = 0.95
-RESAMPLES = 9999
-
-Bound = Literal["=", ">=", "<=", "?"]
 
 
 @dataclass(frozen=True)
@@ -103,125 +99,6 @@ def _restricted_means(time: np.ndarray, event: np.ndarray, horizon: float) -> np
     before = np.concatenate([np.ones_like(survival[..., :1]), survival[..., :-1]], axis=-1)
     area = np.sum(before * np.diff(edges, axis=-1), axis=-1)
     return area + survival[..., -1] * (horizon - edges[..., -1])
-
-
-def _bootstrap(
-    statistic: Callable[..., np.ndarray],
-    samples: Sequence[np.ndarray],
-    rng: np.random.Generator,
-) -> tuple[float, float]:
-    """A percentile interval of a statistic of samples that are resampled together, seed by seed."""
-    if len(samples[0]) < 2:
-        raise ValueError(f"an interval needs at least 2 seeds, got {len(samples[0])}")
-    result = scipy_stats.bootstrap(
-        samples,
-        statistic,
-        paired=True,
-        vectorized=True,
-        n_resamples=RESAMPLES,
-        confidence_level=LEVEL,
-        method="percentile",
-        rng=rng,
-    )
-    interval = result.confidence_interval
-    return float(interval.low), float(interval.high)
-
-
-def mean_interval(times: Times, horizon: float, rng: np.random.Generator) -> tuple[float, float]:
-    """A 95 % percentile bootstrap interval over seeds of the restricted mean, in epochs.
-
-    Assumes independent seeds. With 8 of them it covers about 90 % rather than 95 %: read it as a
-    sketch.
-    """
-
-    def statistic(time: np.ndarray, event: np.ndarray, axis: int) -> np.ndarray:
-        del axis  # SciPy always puts the resampled seeds last
-        return _restricted_means(time, event, horizon)
-
-    return _bootstrap(statistic, (times.time, times.event), rng)
-
-
-def ratio_interval(
-    baseline: Times, scheme: Times, horizon: float, rng: np.random.Generator
-) -> tuple[float, float, float]:
-    """How many times fewer epochs `scheme` needs than `baseline`: (ratio, low, high).
-
-    ratio = restricted mean of the baseline / restricted mean of the scheme, with a paired
-    bootstrap: both schemes are resampled with the same seeds, since a seed shares its key and data
-    order across schemes.
-    Where trials did not converge the restricted mean is a lower bound, and so the ratio is a bound
-    as well: see `bound`.
-    Raises: ValueError when the two do not hold the same number of seeds.
-    """
-    if len(baseline.time) != len(scheme.time):
-        raise ValueError(
-            f"a paired ratio needs the same seeds, got {len(baseline.time)} and {len(scheme.time)}"
-        )
-
-    def statistic(
-        baseline_time: np.ndarray,
-        baseline_event: np.ndarray,
-        time: np.ndarray,
-        event: np.ndarray,
-        axis: int,
-    ) -> np.ndarray:
-        del axis
-        baseline_mean = _restricted_means(baseline_time, baseline_event, horizon)
-        return baseline_mean / _restricted_means(time, event, horizon)
-
-    samples = (baseline.time, baseline.event, scheme.time, scheme.event)
-    ratio = restricted_mean(baseline, horizon) / restricted_mean(scheme, horizon)
-    low, high = _bootstrap(statistic, samples, rng)
-    return ratio, low, high
-
-
-def bound(baseline: Times, scheme: Times) -> Bound:
-    """What the ratio of restricted means says of the ratio of means: `=`, `>=`, `<=` or `?`.
-
-    A trial that did not converge makes its scheme's mean a lower bound: of the numerator (`>=`), of
-    the denominator (`<=`), or of both (`?`).
-    """
-    numerator_is_exact = bool(baseline.event.all())
-    denominator_is_exact = bool(scheme.event.all())
-    if numerator_is_exact and denominator_is_exact:
-        return "="
-    if denominator_is_exact:
-        return ">="
-    if numerator_is_exact:
-        return "<="
-    return "?"
-
-
-class Ratio(NamedTuple):
-    """How many times fewer epochs, with its 95 % interval, and whether it is exact or a bound."""
-
-    value: float
-    low: float
-    high: float
-    bound: Bound
-
-
-def compare(baseline: Times, scheme: Times, horizon: float) -> Ratio:
-    """`ratio_interval` and `bound` of two schemes, as tables and claims report them.
-
-    The bootstrap always begins at seed 0, so that records summarized again give the same interval.
-    """
-    ratio, low, high = ratio_interval(baseline, scheme, horizon, np.random.default_rng(0))
-    return Ratio(ratio, low, high, bound(baseline, scheme))
-
-
-def log_rank(a: Times, b: Times) -> float:
-    """Two-sided p-value of the log-rank test that `a` and `b` have the same survival curve; 1
-    without any event.
-
-    Treats the samples as independent, which is conservative for paired seeds.
-    Source: Mantel (1966); `scipy.stats.logrank`.
-    """
-    if not (a.event.any() or b.event.any()):
-        return 1.0
-    with np.errstate(invalid="ignore"):  # 0/0 where all events are at one time
-        p = float(scipy_stats.logrank(a.censored_data, b.censored_data).pvalue)
-    return 1.0 if np.isnan(p) else p
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:

@@ -1,38 +1,54 @@
-"""The table of a study: every scheme's times to target at its own best rate, a row each.
+"""The table of a study: every scheme's times to target at its own best rate, a row each, and every
+pair of schemes.
 
-records -> the rate that each scheme is reported at -> its times to target -> rows
+records -> the rates that each scheme is reported at -> its times to target -> rows, pairs
 
-Reads only the records (an xarray Dataset as `store` makes it); knows nothing of models, training or
-JAX.
+Reads only the records (an xarray Dataset as `records` makes it); knows nothing of models, training
+or JAX.
 """
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import combinations
 from typing import NotRequired, TypedDict
 
 import numpy as np
 import xarray as xr
 
-from jaxinit.analysis.outcome import Outcome
-from jaxinit.analysis.survival import (
+from jaxinit.analysis.interval import (
     Bound,
-    Times,
+    Sample,
+    best,
     compare,
-    holm,
-    log_rank,
-    mean_interval,
-    restricted_mean,
+    correlation,
+    limits,
+    penalized_mean,
+    permutation_p,
+    seeds_to_tell,
+    share_interval,
 )
+from jaxinit.analysis.outcome import Outcome
+from jaxinit.analysis.records import ends_of, schemes_of, select, times_of, window
+from jaxinit.analysis.search import doubtful, fails, next_rate
+from jaxinit.analysis.survival import Times, holm
+
+# Parts of the way from chance to the target at which ratios are given too.
+WAYPOINTS = (0.5, 0.75, 0.9, 1.0)
+STEEP = 1.25  # a time that changes by more to the next rate leaves the best rate unresolved
+DISTINCT = 0.05  # schemes whose adjusted p-value is below differ
 
 
 class Row(TypedDict):
     """A scheme at its own best rate on the reporting seeds, as summary.json holds it.
 
-    epochs: restricted mean up to the budget, with its interval; ratio: how many times fewer epochs
-    than the baseline, with a paired interval, and `ratio_is` telling whether it is exact or a
-    bound; p_holm: log-rank against the baseline, Holm-corrected over the schemes; lr_at_edge: the
-    best rate is the grid's smallest or largest, so a wider grid might do better; converged,
-    censored, diverged: counts of trials. Intervals are None with fewer than 2 seeds, ratios also
-    when the baseline has no reporting trials.
+    lr: the best of the rates reported, lrs: all of them; unresolved: why the best rate may lie
+    elsewhere, empty where nothing says so; epochs: at the best rate, restricted to the budget where
+    trials were lost, with an interval that contains the choice of the rate; time: of those that
+    converged; share: of the seeds that converge, exact; ratio: how many times fewer epochs than the
+    baseline, and `ratio_is` telling whether it is exact or a bound; p_holm: exact permutation
+    against the baseline, Holm-corrected over the schemes; letters: schemes that share one are not
+    told apart; converged, censored, diverged: counts of trials at lr. Intervals are None with fewer
+    than 2 seeds, ratios also when the baseline has no reporting trials.
     """
 
     model: str
@@ -40,15 +56,20 @@ class Row(TypedDict):
     scheme: str
     baseline: str
     lr: float
-    lr_at_edge: bool
+    lrs: list[float]
+    unresolved: str
     epochs: float
     epochs_low: float | None
     epochs_high: float | None
+    time: float | None
+    share_low: float
+    share_high: float
     ratio: float | None
     ratio_low: float | None
     ratio_high: float | None
     ratio_is: Bound | None
     p_holm: float | None
+    letters: str
     seeds: int
     converged: int
     censored: int
@@ -65,76 +86,75 @@ class SettingRow(Row):
     drawn_by: NotRequired[str]
 
 
-def times_of(records: xr.Dataset, scheme: str, lr: float, phase: str) -> Times:
-    """The times to target of the trials of `scheme` at rate `lr` on the seeds of a phase, `tune` or
-    `report`.
+class Pair(TypedDict):
+    """Two schemes: how many times fewer epochs the second needs, Holm-corrected over all pairs, and
+    the seeds that would tell them apart if they differ as they do here."""
 
-    Trials that never ran are left out; an interrupted one is censored where it stopped, a diverged
-    one at the budget. Raises: ValueError when no trial of that kind has run.
-    """
-    trials = _seeds(records, phase).sel(scheme=scheme, lr=lr)
-    outcome = trials.outcome.values
-    last_epoch = trials.last_epoch.values
-    ran = last_epoch > 0
-    if not ran.any():
-        raise ValueError(f"no {phase} trial of scheme {scheme!r} at rate {lr:g} has run")
-    time = np.where(outcome == Outcome.DIVERGED, records.attrs["budget"], last_epoch)
-    event = outcome == Outcome.CONVERGED
-    return Times(time[ran], event[ran])
+    scheme: str
+    other: str
+    ratio: float
+    low: float
+    high: float
+    ratio_is: Bound
+    p_holm: float
+    seeds_needed: int | None
 
 
-def best_rate(records: xr.Dataset, scheme: str) -> float:
-    """The learning rate of `scheme` that reaches the target soonest on the tuning seeds, by
-    restricted mean.
+class AtTarget(TypedDict):
+    """The ratios against the baseline at another target, from the same records: the rates are those
+    of the study's own."""
 
-    Where rates tie, as they do when none reaches it, the one with the better mean of each trial's
-    best metric is taken. With a single rate in the grid there is nothing to choose.
-    """
-    rates = records.lr.values
-    if len(rates) == 1:
-        return float(rates[0])
-    sign = 1.0 if records.attrs["higher_is_better"] else -1.0
-    tuning = _seeds(records, "tune").sel(scheme=scheme)
-    metric = sign * tuning.metric.transpose("lr", "seed", "epoch").values
-    best_metric = np.where(np.isnan(metric), -np.inf, metric).max(-1).mean(-1)
+    target: float
+    ratios: dict[str, tuple[float, float, float, Bound]]
 
+
+def samples_of(records: xr.Dataset, scheme: str) -> list[Sample]:
+    """The times of a scheme at each rate that is reported, the best rate first; empty where none
+    has run."""
+    trials = select(records, scheme, "report")
+    ends = ends_of(records, scheme)
+    samples = []
+    for rate in np.unique(trials.lr.values).tolist():
+        at_rate = select(trials, scheme, lr=rate)
+        if not (at_rate.last_epoch.values > 0).any():
+            continue
+        # Of a grid one rate is reported as if it had been given.
+        doubt = records.attrs["search"] == "ladder" and doubtful(ends, rate)
+        samples.append(Sample(rate, times_of(at_rate), doubt))
     horizon = records.attrs["budget"]
-    order = []
-    for k, rate in enumerate(rates):
-        epochs = restricted_mean(times_of(records, scheme, rate, "tune"), horizon)
-        order.append((epochs, -best_metric[k], k))
-    _, _, best = min(order)
-    return float(rates[best])
-
-
-def tuned(records: xr.Dataset) -> bool:
-    """Whether every tuning trial has ended, so that rates can be chosen."""
-    outcome = _seeds(records, "tune").outcome
-    return bool((outcome != Outcome.UNFINISHED).all())
+    return sorted(samples, key=lambda sample: penalized_mean(sample.times, horizon))
 
 
 def reported(records: xr.Dataset) -> dict[str, float]:
-    """The schemes that have trials on the reporting seeds, each with the rate it ran at."""
-    last_epoch = _seeds(records, "report").last_epoch
+    """The schemes that have trials on the reporting seeds, each with the best rate of those."""
     rates = {}
-    for scheme in records.scheme.values:
-        ran = (last_epoch.sel(scheme=scheme) > 0).any("seed").values
-        if ran.any():
-            rates[str(scheme)] = float(records.lr.values[ran][0])
+    for scheme in schemes_of(records):
+        samples = samples_of(records, scheme)
+        if samples:
+            rates[scheme] = samples[0].rate
     return rates
+
+
+def times_reported(records: xr.Dataset, scheme: str) -> Times:
+    """The times to target of a scheme at its best rate. Raises: ValueError where none has run."""
+    samples = samples_of(records, scheme)
+    if not samples:
+        raise ValueError(f"no trial of scheme {scheme!r} has been reported")
+    return samples[0].times
 
 
 def make_table(records: xr.Dataset, baseline: str) -> list[Row]:
     """A row per scheme that has trials on the reporting seeds, the fastest first."""
-    rates = reported(records)
-    times = {}
-    for scheme, rate in rates.items():
-        times[scheme] = times_of(records, scheme, rate, "report")
-    p_values = _adjusted_p_values(times, baseline)
+    samples = _all_samples(records)
+    horizon = records.attrs["budget"]
+    times = {scheme: best(its, horizon) for scheme, its in samples.items()}
+    p_values = _adjusted_p_values(times, baseline, horizon)
+    letters = _letters(times, _adjusted_pairs(times, horizon), horizon)
     rows = []
-    for scheme, rate in rates.items():
-        row = _row(records, baseline, scheme, rate, times)
+    for scheme in samples:
+        row = _row(records, baseline, scheme, samples)
         row["p_holm"] = p_values.get(scheme)
+        row["letters"] = letters[scheme]
         rows.append(row)
     return sorted(rows, key=by_speed)
 
@@ -142,6 +162,78 @@ def make_table(records: xr.Dataset, baseline: str) -> list[Row]:
 def by_speed(row: Row) -> tuple[float, str]:
     """The key that sorts rows, the fastest first; schemes that tie by their names."""
     return row["epochs"], row["scheme"]
+
+
+def make_pairs(records: xr.Dataset) -> list[Pair]:
+    """Every pair of schemes that can be compared, as the study names them."""
+    samples = {scheme: its for scheme, its in _all_samples(records).items() if _seeds(its) >= 2}
+    horizon = records.attrs["budget"]
+    times = {scheme: best(its, horizon) for scheme, its in samples.items()}
+    adjusted = _adjusted_pairs(times, horizon)
+    pairs = []
+    for scheme, other in combinations(samples, 2):
+        ratio = compare(samples[scheme], samples[other], horizon)
+        first, second = (
+            limits(samples[name], horizon, samples_compared=2) for name in (scheme, other)
+        )
+        seeds = min(_seeds(samples[scheme]), _seeds(samples[other]))
+        paired = correlation(samples[scheme], samples[other], horizon)
+        pairs.append(
+            Pair(
+                scheme=scheme,
+                other=other,
+                ratio=ratio.value,
+                low=ratio.low,
+                high=ratio.high,
+                ratio_is=ratio.bound,
+                p_holm=adjusted[scheme, other],
+                seeds_needed=seeds_to_tell(first, second, seeds, paired),
+            )
+        )
+    return pairs
+
+
+def at_targets(records: xr.Dataset, baseline: str) -> list[AtTarget]:
+    """The ratios against the baseline at easier targets, from the same records.
+
+    Targets lie at parts of the way from chance to the target, on a logarithmic scale where lower is
+    better: no scheme has a say in them.
+    """
+    samples = _all_samples(records)
+    if baseline not in samples or any(_seeds(its) < 2 for its in samples.values()):
+        return []
+    horizon = records.attrs["budget"]
+    rows = []
+    for part in WAYPOINTS:
+        target = _waypoint(records.attrs, part)
+        moved = {}
+        for scheme, its in samples.items():
+            moved[scheme] = [_sample_at(records, scheme, sample, target) for sample in its]
+        ratios = {}
+        for scheme in samples:
+            if scheme != baseline:
+                ratio = compare(moved[baseline], moved[scheme], horizon)
+                ratios[scheme] = tuple(ratio)
+        rows.append(AtTarget(target=target, ratios=ratios))
+    return rows
+
+
+def times_to(trials: xr.Dataset, target: float) -> Times:
+    """The times at which the metric of trials `[trial, epoch]` first was at a target on average
+    over an epoch (`records.WINDOW`); those that never were are censored where they ended."""
+    per_epoch = int(trials.attrs["evaluations_per_epoch"])  # NumPy's own, of a file
+    width = window(per_epoch)
+    metric = trials.metric.transpose("trial", "epoch").values
+    windows = np.lib.stride_tricks.sliding_window_view(metric, width, axis=1)
+    means = windows.mean(axis=-1, dtype=np.float32)  # NaN where the trial has ended
+    at = np.float32(target)  # as training compares
+    reached = means >= at if trials.attrs["higher_is_better"] else means <= at
+    event = reached.any(axis=1)
+    time = (reached.argmax(axis=1) + width) / per_epoch
+    lost = np.where(
+        trials.outcome.values == Outcome.DIVERGED, trials.attrs["budget"], trials.last_epoch.values
+    )
+    return Times(np.where(event, time, lost), event)
 
 
 def profile_scores(rows: Iterable[SettingRow], most: float = 4.0) -> dict[str, float]:
@@ -174,58 +266,158 @@ def profile_scores(rows: Iterable[SettingRow], most: float = 4.0) -> dict[str, f
     return dict(sorted(scores.items(), key=lambda item: -item[1]))
 
 
-def _seeds(records: xr.Dataset, phase: str) -> xr.Dataset:
-    """The records on the seeds of a phase, `tune` or `report`."""
-    return records.isel(seed=np.flatnonzero(records.phase.values == phase))
+def unresolved(records: xr.Dataset, scheme: str, rate: float) -> str:
+    """Why the best rate of a scheme may lie elsewhere, in words; empty where nothing says so.
+
+    At an end of the rates tried; beside a rate at which most trials fail; or where the mean time
+    changes by more than a quarter to the next rate.
+    """
+    ends = ends_of(records, scheme)
+    tried = {at for at, _ in ends}
+    if len(tried) == 1:
+        return ""
+    if rate in (min(tried), max(tried)):
+        return "at an end of the rates tried"
+    for sign in (1, -1):
+        beside = next_rate(ends, rate, sign)
+        assert beside is not None
+        if fails(ends, beside):
+            return f"most trials fail at {beside:g}"
+        common = {seed for at, seed in ends if at == rate} & {
+            seed for at, seed in ends if at == beside
+        }
+        if common:
+            own, other = (sum(ends[at, seed].time for seed in common) for at in (rate, beside))
+            if other > STEEP * own:
+                return f"the time changes by more than a quarter to {beside:g}"
+    return ""
 
 
-def _adjusted_p_values(times: Mapping[str, Times], baseline: str) -> dict[str, float]:
-    """Log-rank tests of every scheme against the baseline, Holm-corrected over the schemes."""
+def _all_samples(records: xr.Dataset) -> dict[str, list[Sample]]:
+    samples = {scheme: samples_of(records, scheme) for scheme in schemes_of(records)}
+    return {scheme: its for scheme, its in samples.items() if its}
+
+
+def _seeds(samples: Sequence[Sample]) -> int:
+    return min(sample.seeds for sample in samples)
+
+
+def _sample_at(records: xr.Dataset, scheme: str, sample: Sample, target: float) -> Sample:
+    """A sample at another target."""
+    trials = select(records, scheme, "report", sample.rate)
+    trials = trials.isel(trial=np.flatnonzero(trials.last_epoch.values > 0))
+    return Sample(sample.rate, times_to(trials, target), sample.doubtful)
+
+
+def _waypoint(attrs: Mapping, part: float) -> float:
+    """The target at a part of the way from chance."""
+    chance, target = attrs["chance"], attrs["target"]
+    if attrs["higher_is_better"] or chance <= 0 or target <= 0:
+        return float(chance + part * (target - chance))
+    return float(chance * (target / chance) ** part)
+
+
+def _adjusted_p_values(
+    times: Mapping[str, Times], baseline: str, horizon: float
+) -> dict[str, float]:
+    """Permutation tests of every scheme against the baseline, Holm-corrected over the schemes."""
     if baseline not in times:
         return {}
     others = [scheme for scheme in times if scheme != baseline]
-    p_values = [log_rank(times[scheme], times[baseline]) for scheme in others]
+    p_values = [permutation_p(times[scheme], times[baseline], horizon) for scheme in others]
     return dict(zip(others, holm(p_values).tolist(), strict=True))
 
 
+def _adjusted_pairs(times: Mapping[str, Times], horizon: float) -> dict[tuple[str, str], float]:
+    """The p-value of every pair, Holm-corrected over all of them."""
+    pairs = list(combinations(times, 2))
+    p_values = [permutation_p(times[a], times[b], horizon) for a, b in pairs]
+    return dict(zip(pairs, holm(p_values).tolist(), strict=True))
+
+
+def _letters(
+    times: Mapping[str, Times], p_values: Mapping[tuple[str, str], float], horizon: float
+) -> dict[str, str]:
+    """Letters such that two schemes share one exactly where they are not told apart, the fastest
+    having a.
+
+    Source: Piepho (2004), insert and absorb.
+    """
+    order = sorted(times, key=lambda name: np.minimum(times[name].time, horizon).mean())
+    groups: list[set[str]] = [set(order)]
+    for (a, b), p in p_values.items():
+        if p >= DISTINCT:
+            continue
+        apart = []
+        for group in groups:
+            if a in group and b in group:
+                apart += [group - {a}, group - {b}]
+            else:
+                apart.append(group)
+        groups = []
+        for group in sorted(apart, key=len, reverse=True):
+            if not any(group <= kept for kept in groups):
+                groups.append(group)
+    groups.sort(key=lambda group: [name not in group for name in order])
+    letters = dict.fromkeys(times, "")
+    for index, group in enumerate(groups):
+        for name in group:
+            letters[name] += _letter(index)
+    return letters
+
+
+def _letter(index: int) -> str:
+    """a, b, ..., z, and then by their numbers."""
+    return chr(ord("a") + index) if index < 26 else f"({index})"
+
+
 def _row(
-    records: xr.Dataset, baseline: str, scheme: str, rate: float, times: Mapping[str, Times]
+    records: xr.Dataset, baseline: str, scheme: str, samples: Mapping[str, Sequence[Sample]]
 ) -> Row:
-    """The row of a scheme, but for its p-value, which needs all of them."""
+    """The row of a scheme, but for what needs all of them."""
     horizon = records.attrs["budget"]
-    grid = records.lr.values
-    own = times[scheme]
-    n = len(own.time)
-    outcome = _seeds(records, "report").outcome.sel(scheme=scheme, lr=rate).values
+    its = samples[scheme]
+    rate, own = its[0].rate, its[0].times
+    outcome = select(records, scheme, "report", rate).outcome.values
+    converged = int(own.event.sum())
+    share_low, share_high = share_interval(converged, len(own.event))
     row = Row(
         model=records.attrs["model"],
         task=records.attrs["task"],
         scheme=scheme,
         baseline=baseline,
         lr=rate,
-        lr_at_edge=len(grid) > 1 and rate in (grid.min(), grid.max()),
-        epochs=restricted_mean(own, horizon),
+        lrs=[sample.rate for sample in its],
+        unresolved=unresolved(records, scheme, rate),
+        epochs=float(np.minimum(own.time, horizon).mean()),
         epochs_low=None,
         epochs_high=None,
+        time=float(own.time[own.event].mean()) if converged else None,
+        share_low=share_low,
+        share_high=share_high,
         ratio=None,
         ratio_low=None,
         ratio_high=None,
         ratio_is=None,
         p_holm=None,
-        seeds=n,
-        converged=int((outcome == Outcome.CONVERGED).sum()),
+        letters="",
+        seeds=len(own.time),
+        converged=converged,
         censored=int((outcome == Outcome.CENSORED).sum()),
         diverged=int((outcome == Outcome.DIVERGED).sum()),
     )
-    if n < 2:  # too few for an interval
+    if _seeds(its) < 2:  # too few for an interval
         return row
-    row["epochs_low"], row["epochs_high"] = mean_interval(own, horizon, np.random.default_rng(0))
-    # Of an interrupted study schemes may have run on different numbers of seeds, which do not pair.
-    if baseline in times and len(times[baseline].time) == n:
-        ratio = compare(times[baseline], own, horizon)
+    epochs = limits(its, horizon)
+    row["epochs"] = math.exp(epochs.value)
+    row["epochs_low"] = math.exp(epochs.low)
+    row["epochs_high"] = math.exp(epochs.high)
+    if baseline in samples and _seeds(samples[baseline]) >= 2:
+        ratio = compare(samples[baseline], its, horizon)
+        if scheme == baseline:  # against itself exactly 1, whether its trials converged or not
+            ratio = ratio._replace(value=1.0, low=1.0, high=1.0, bound="=")
         row["ratio"] = ratio.value
         row["ratio_low"] = ratio.low
         row["ratio_high"] = ratio.high
-        # The baseline against itself is exactly 1, whether its trials converged or not.
-        row["ratio_is"] = "=" if scheme == baseline else ratio.bound
+        row["ratio_is"] = ratio.bound
     return row

@@ -1,7 +1,7 @@
 """From the question to the answer: a study is resolved, its parameters drawn, its trials swept, its
 folder written.
 
-    Study -> Resolved -> initial parameters -> tuning trials -> rates -> reporting trials
+    Study -> Resolved -> initial parameters -> trials, as the search of each scheme wants them
           -> records.nc, summary.json
 """
 
@@ -19,20 +19,22 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import xarray as xr
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from jaxinit.analysis import store, table
+from jaxinit.analysis import store
 from jaxinit.analysis.folder import Folder, another, quoted, to_json
 from jaxinit.analysis.outcome import Outcome
+from jaxinit.analysis.records import Course, Courses, Point
 from jaxinit.analysis.report import Terminal
+from jaxinit.analysis.search import End, Stage, Trial, plan_of, trials_of_a_scheme
 from jaxinit.analysis.store import Result
 from jaxinit.analysis.summary import summarize
+from jaxinit.analysis.table import reported
 from jaxinit.engine import sweep, training
 from jaxinit.engine.identity import Identity, changed, combined, identify
 from jaxinit.engine.initial import Initial, calibrate_parameters, draw_parameters, of_points
 from jaxinit.engine.recorder import SignalRecorder
-from jaxinit.engine.resolve import Point, Resolved, check_memory, resolve
+from jaxinit.engine.resolve import Resolved, check_memory, resolve
 from jaxinit.spec import Scheme
 from jaxinit.study import BadStudy, Study
 from jaxinit.tasks import Task
@@ -43,7 +45,7 @@ VALIDATED_AT_ONCE = 64
 SIGNALS = "signals.nc"
 SAVE_EVERY = 5.0  # seconds between saved states of a running study
 
-Report = Callable[[str, int, str], None]  # phase, trials ended since the last report, best so far
+Report = Callable[[int, str], None]  # trials ended since the last report, best so far
 
 
 @sweep.numerics()
@@ -64,14 +66,15 @@ def run(
 
     `schemes`, `tasks` and `models` add to the names that the study may use; a model is what builds
     a module of this package's kind, `(in_features, hidden, out_features, *, layers, readout,
-    length, rngs)`. With `signals`, the signals of the first reporting seed of every scheme on that
-    many validation examples are recorded after every chunk of epochs, in signals.nc (those of
-    chunks before an interruption are lost). `mapping` says how a device runs its trials, one after
-    another (`map`, the default on CPU) or together (`vmap`). Call `sweep.one_device_per_core()`
-    first to use all cores. Ctrl-C or SIGTERM ends the run after the chunk under way and keeps what
-    was computed: the result is then not `complete`, and running the same study on the same folder
-    goes on from there, as it does after a kill, to the same records: bit for bit under `map`, and
-    under `vmap` with the same slots, whose number shapes the program and its rounding.
+    length, rngs)`. With `signals`, the signals of the first reporting seed of every scheme, at its
+    best rate, on that many validation examples are recorded after every chunk of epochs, in
+    signals.nc (those of chunks before an interruption are lost). `mapping` says how a device runs
+    its trials, one after another (`map`, the default on CPU) or together (`vmap`). Call
+    `sweep.one_device_per_core()` first to use all cores. Ctrl-C or SIGTERM ends the run after the
+    chunk under way and keeps what was computed: the result is then not `complete`, and running the
+    same study on the same folder goes on from there, as it does after a kill, to the same records:
+    bit for bit under `map`, and under `vmap` with the same slots, whose number shapes the program
+    and its rounding.
     What the folder holds is returned or gone on with only if settings, data, task, model, schemes,
     calibrations and precision are the same by their digests (`identity`), and gone on with only on
     the same kind of device, under the same versions and commit; `force_resume` goes on under
@@ -166,8 +169,9 @@ def _answer(
     forced = []
     if saved is not None:
         forced = _check_resume(folder, past[-1], options)
-    records = store.empty_records(
-        study, program.evaluations_per_epoch, _task_attributes(resolved), digest
+    courses = Courses(
+        store.attributes(study, program.evaluations_per_epoch, _task_attributes(resolved), digest),
+        study.epochs * program.evaluations_per_epoch,
     )
     with (
         sweep.CompileCounter("training_program") as compiled,
@@ -184,7 +188,7 @@ def _answer(
         slots = options.slots_per_device * len(devices)
         campaign = Campaign(
             resolved,
-            records,
+            courses,
             sweep.Sweep(program, resolved.task.data, slots, devices, options.mapping),
             initial,
             folder,
@@ -195,16 +199,16 @@ def _answer(
             stop,
             SignalRecorder(resolved, program, initial, options.signals),
         )
-        complete = campaign.fill(_tuning_points(resolved))
-        if complete:
-            complete = campaign.fill(_reporting_points(resolved, records))
+        complete = campaign.train()
+    records = courses.dataset()
     about |= {"status": "complete" if complete else "interrupted"} | history.about()
     files = {
         store.RECORDS: store.netcdf(records),
         store.SUMMARY: to_json(summarize(records, study, about)),
     }
-    if campaign.recorder.recorded:
-        files[SIGNALS] = store.netcdf(campaign.recorder.courses())
+    signals = campaign.recorder.courses(reported(records))
+    if signals is not None:
+        files[SIGNALS] = store.netcdf(signals)
     store.write_study(folder, study, about, files)
     if complete:
         store.clear_state(folder.path)
@@ -224,26 +228,6 @@ def _saved(
     if remark:
         print(f"jaxinit: {remark}", file=sys.stderr)
     return saved, past
-
-
-def _tuning_points(resolved: Resolved) -> list[Point]:
-    """The trials that choose a rate for every scheme."""
-    study = resolved.study
-    return [
-        Point(scheme, rate, seed)
-        for scheme in resolved.schemes
-        for rate in study.lrs
-        for seed in study.tuning
-    ]
-
-
-def _reporting_points(resolved: Resolved, records: xr.Dataset) -> list[Point]:
-    """The trials that are reported: those of every scheme at its best rate."""
-    points = []
-    for scheme in resolved.schemes:
-        rate = table.best_rate(records, scheme)
-        points += [Point(scheme, rate, seed) for seed in resolved.study.reporting]
-    return points
 
 
 def _lost_lives(folder: Folder, study: Study) -> list[dict[str, Any]]:
@@ -313,11 +297,15 @@ def _date(seconds: float) -> str:
 
 @dataclass
 class Campaign:
-    """A study under way: what its trials need, its records so far, and the state saved by an
-    earlier run, if any."""
+    """A study under way: what its trials need, what they have left so far, and the state saved by
+    an earlier run, if any.
+
+    Trials have numbers in the order in which they are wanted; what is decided on them never depends
+    on these.
+    """
 
     resolved: Resolved
-    records: xr.Dataset
+    courses: Courses
     sweeper: sweep.Sweep
     initial: Initial
     folder: Folder
@@ -330,92 +318,175 @@ class Campaign:
 
     def __post_init__(self):
         self.last_save = time.monotonic()
+        study = self.resolved.study
+        self.plan = plan_of(study)
+        self.budget = float(study.epochs)
+        self.first_seed = study.first_seed
+        self.numbers: dict[Point, int] = {}
+        self.points: list[Point] = []
+        self.queue: list[Point] = []
+        self.running: dict[Point, int] = {}  # and after how many evaluations each may be stopped
+        self.states: dict[Point, training.State] = {}  # in which saved trials go on
         if self.saved is not None:
-            store.restore(self.records, self.saved)
-
-    def fill(self, points: Sequence[Point]) -> bool:
-        """Sweep the trials at `points` into the records, chunk by chunk; False when a signal asked
-        to stop."""
-        if not points:
-            return True
-        places = self._places(points)
-        seats = self._seats(places)
-        under_way = {seat.number for seat in seats}
-        waiting, ended = [], 0
-        for number, place in enumerate(places):
-            if self.records.outcome.values[place] != Outcome.UNFINISHED:
-                ended += 1
-            elif number not in under_way:
-                waiting.append(number)
-        phase = str(self.records.phase.values[places[0][2]])
-        best = Best()
-        self.report(phase, ended, str(best))
-        if not (waiting or seats):
-            return True
-        params = of_points(self.initial, points)
-        trials = self.resolved.trials(points, self.per_epoch)
-        for rows, running in self.sweeper.run(params, trials, waiting=waiting, seats=seats):
-            ended = 0
-            for row in rows:
-                epochs = self._record(row, places[row.number])
-                if row.outcome is Outcome.CONVERGED:
-                    best = best.after(points[row.number].scheme, epochs)
-                if row.outcome is not Outcome.UNFINISHED:
-                    ended += 1
-            self.recorder.record(points, trials, running)
-            self.report(phase, ended, str(best))
-            if self.stop or time.monotonic() - self.last_save > SAVE_EVERY:
-                self._save(running.seats(), places)
-            if self.stop:
-                return False
-        return True
+            self.courses.restore(self.saved)
+            self._take_up(self.saved)
 
     @property
     def per_epoch(self) -> int:
-        return self.records.attrs["evaluations_per_epoch"]
+        return self.courses.attrs["evaluations_per_epoch"]
 
-    def _places(self, points: Sequence[Point]) -> list[tuple[int, ...]]:
-        """Where the records of each trial lie, along (scheme, lr, seed)."""
-        index = []
-        for axis in ("scheme", "lr", "seed"):
-            values = self.records[axis].values.tolist()
-            index.append({value: position for position, value in enumerate(values)})
-        return [
-            tuple(positions[value] for positions, value in zip(index, point, strict=True))
-            for point in points
-        ]
+    def train(self) -> bool:
+        """Train what the search of every scheme wants, chunk by chunk; False when a signal asked to
+        stop."""
+        best = Best()
+        self.report(self.courses.ended(), str(best))
+        like = self._joining(Point(self.resolved.study.schemes[0], 1.0, self.first_seed))
+        for rows, running in self.sweeper.run(self._orders, like):
+            before = self.courses.ended()
+            for row in rows:
+                point = self.points[row.number]
+                course = self.courses.by_point[point]
+                course.add(row.first, row.records._asdict(), self._outcome(row))
+                if row.outcome is not Outcome.UNFINISHED:
+                    del self.running[point]
+                if row.outcome is Outcome.CONVERGED:
+                    best = best.after(point.scheme, row.last / self.per_epoch)
+            self.recorder.record(self.points, running)
+            self.report(self.courses.ended() - before, str(best))
+            if self.stop or time.monotonic() - self.last_save > SAVE_EVERY:
+                self._save(running.seats())
+            if self.stop:
+                return False
+        self._trim()
+        return True
 
-    def _record(self, row: sweep.Row, place: tuple[int, ...]) -> float:
-        """Put what a trial did in a chunk into the records; returns the epochs it has trained."""
-        for name, values in row.records._asdict().items():
-            self.records[name].values[place][row.first : row.last] = values
-        self.records.outcome.values[place] = row.outcome
-        epochs = row.last / self.per_epoch
-        self.records.last_epoch.values[place] = epochs
-        return epochs
+    def _outcome(self, row: sweep.Row) -> Outcome:
+        """How a trial stands; at a cap sooner than the budget it is stopped and not censored."""
+        if row.outcome is Outcome.CENSORED and row.last < self.courses.evaluations:
+            return Outcome.STOPPED
+        return row.outcome
 
-    def _save(self, seats: Sequence[sweep.Seat], places: Sequence[tuple[int, ...]]) -> None:
-        arrays = {name: self.records[name].values for name in (*store.TRACES, *store.ENDS)}
-        under_way = np.asarray([places[seat.number] for seat in seats], np.int64)
-        arrays["seats"] = under_way.reshape(-1, 3)
+    def _orders(self, room: int) -> sweep.Orders:
+        """What the searches want now: which trials join, which are given up, and when those that
+        run are to end."""
+        wanted: dict[Point, int] = {}
+        for scheme in self.resolved.schemes:
+            wanted |= self._wanted(scheme)
+        given_up = []
+        for point, course in self.courses.by_point.items():
+            if course.outcome is Outcome.UNFINISHED and point not in wanted:
+                course.outcome = Outcome.STOPPED
+                if self.running.pop(point, None) is not None:
+                    given_up.append(self.numbers[point])
+        joining = self._next_of_queue(wanted, room + len(given_up))
+        changed = {}
+        for point in (*self.running, *joining):
+            if self.running.get(point) != wanted[point]:
+                self.running[point] = wanted[point]
+                changed[point] = wanted[point]
+        joined = []
+        for point in joining:
+            # One that was stopped sooner is trained again.
+            self.courses.by_point[point].outcome = Outcome.UNFINISHED
+            joined.append(self._joining(point)._replace(state=self.states.pop(point, None)))
+        budgets = {self.numbers[point]: budget for point, budget in changed.items()}
+        return sweep.Orders(joined, given_up, budgets)
+
+    def _next_of_queue(self, wanted: Mapping[Point, int], room: int) -> list[Point]:
+        """The trials that join, as many as there is room for: who has waited longest comes first,
+        and nobody whom the searches have ceased to want meanwhile."""
+        waiting = [point for point in self.queue if point in wanted]
+        present = {*waiting, *self.running}
+        waiting += [point for point in wanted if point not in present]
+        self.queue = waiting[room:]
+        return waiting[:room]
+
+    def _wanted(self, scheme: str) -> dict[Point, int]:
+        """The trials that the search of a scheme waits for, and after how many evaluations each may
+        be stopped; empty when all have ended."""
+        ends = self._ends(scheme)
+        for stage in self.plan.stages(ends, self.budget):
+            for trial in stage.trials:
+                self._course(scheme, trial, stage).purpose = stage.purpose
+            waiting = stage.waiting(ends)
+            if waiting:
+                most = self._evaluations(stage.cap(ends))
+                return {self._point(scheme, trial): most for trial in waiting}
+        return {}
+
+    def _ends(self, scheme: str) -> dict[Trial, End]:
+        """How the trials of a scheme stand."""
+        ends = {}
+        for (rate, seed), end in self.courses.ends(scheme).items():
+            ends[self.plan.rung(rate), seed - self.first_seed] = end
+        return ends
+
+    def _trim(self) -> None:
+        """Drop what trials did beyond the caps of all stages that wanted them: as if those of a
+        stage had run side by side.
+
+        Not before the study has ended: what a trial has left is never taken back while the searches
+        go on, so that a stage that has ended stays ended.
+        """
+        for scheme in self.resolved.schemes:
+            ends = self._ends(scheme)
+            caps: dict[Trial, int] = {}
+            for stage in self.plan.stages(ends, self.budget):
+                cap = self._evaluations(stage.cap(ends))
+                for trial in stage.trials:
+                    caps[trial] = max(cap, caps.get(trial, 0))
+            for trial, cap in caps.items():
+                self.courses.by_point[self._point(scheme, trial)].stop(cap)
+
+    def _course(self, scheme: str, trial: Trial, stage: Stage) -> Course:
+        point = self._point(scheme, trial)
+        if point not in self.courses.by_point:
+            self.courses.begin(point, stage.purpose, stage.number)
+        return self.courses.by_point[point]
+
+    def _point(self, scheme: str, trial: Trial) -> Point:
+        rung, seed = trial
+        return Point(scheme, self.plan.rate(rung), self.first_seed + seed)
+
+    def _evaluations(self, cap: float) -> int:
+        """The evaluations after which a trial is past a number of epochs, at most the budget's."""
+        budget = self.courses.evaluations
+        if math.isinf(cap):
+            return budget
+        evaluations = math.floor(cap * self.per_epoch)
+        # As `Stage.waiting` compares times: a product that was rounded might wait for ever.
+        if evaluations / self.per_epoch < cap:
+            evaluations += 1
+        return min(budget, evaluations)
+
+    def _joining(self, point: Point) -> sweep.Joining:
+        """A trial as the sweep takes it."""
+        if point not in self.numbers:
+            self.numbers[point] = len(self.points)
+            self.points.append(point)
+        (params,) = of_points(self.initial, [point], self.first_seed)
+        trials = self.resolved.trials([point], self.per_epoch)
+        return sweep.Joining(self.numbers[point], jax.tree.map(lambda a: a[0], trials), params)
+
+    def _save(self, seats: Sequence[sweep.Seat]) -> None:
+        arrays = self.courses.arrays()
+        points = list(self.courses.by_point)
+        seated = [points.index(self.points[seat.number]) for seat in seats]
+        arrays["seats"] = np.asarray(seated, np.int64)
         states = [jax.tree.leaves(seat.state) for seat in seats]
         for k, leaves in enumerate(zip(*states, strict=True)):
             arrays[f"state{k}"] = np.stack(leaves)
         store.write_state(self.folder.path, arrays, self.identity, self.history.lives())
         self.last_save = time.monotonic()
 
-    def _seats(self, places: Sequence[tuple[int, ...]]) -> list[sweep.Seat]:
-        """The saved trials under way that are among `places`, each in the state it was saved in."""
-        if self.saved is None:
-            return []
+    def _take_up(self, saved: Mapping[str, np.ndarray]) -> None:
+        """The saved trials under way, each in the state it was saved in."""
         first_seed = {name: a[0] for name, a in next(iter(self.initial.values())).items()}
         form = jax.tree.structure(jax.eval_shape(self.sweeper.program.initial_state, first_seed))
-        seats = []
-        for row, place in enumerate(map(tuple, self.saved["seats"].tolist())):
-            if place in places:
-                leaves = [self.saved[f"state{k}"][row] for k in range(form.num_leaves)]
-                seats.append(sweep.Seat(places.index(place), jax.tree.unflatten(form, leaves)))
-        return seats
+        points = list(self.courses.by_point)
+        for row, place in enumerate(saved["seats"].tolist()):
+            leaves = [saved[f"state{k}"][row] for k in range(form.num_leaves)]
+            self.states[points[place]] = jax.tree.unflatten(form, leaves)
 
 
 class Best(NamedTuple):
@@ -493,8 +564,9 @@ def _stop_requests() -> Iterator[list[int]]:
 
 @contextmanager
 def _progress(study: Study, shown: bool) -> Iterator[Report]:
-    """A progress bar over all trials of a study, on the error stream."""
-    total = len(study.schemes) * (len(study.tuning) * len(study.lrs) + len(study.reporting))
+    """A progress bar over the trials of a study, as many as it is likely to have, on the error
+    stream."""
+    total = len(study.schemes) * trials_of_a_scheme(study)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=10),
@@ -503,9 +575,16 @@ def _progress(study: Study, shown: bool) -> Iterator[Report]:
         TimeRemainingColumn(compact=True),
         TextColumn("left"),
     )
-    doing = {"tune": "choosing rates", "report": "reporting"}
     with Progress(*columns, console=Terminal(file=sys.stderr), disable=not shown) as bar:
         task = bar.add_task("compiling", total=total, best="none yet")
-        yield lambda phase, ended, best: bar.update(
-            task, advance=ended, best=best, description=doing[phase]
-        )
+        ended = 0
+
+        def report(more: int, best: str) -> None:
+            nonlocal ended
+            ended += more
+            bar.update(
+                task, completed=ended, total=max(total, ended), best=best, description="training"
+            )
+
+        yield report
+        bar.update(task, total=ended)

@@ -24,10 +24,11 @@ from scipy import stats
 
 from jaxinit.analysis import store
 from jaxinit.analysis.folder import Folder, to_json
+from jaxinit.analysis.records import Point
 from jaxinit.engine import sweep, training
 from jaxinit.engine.identity import claim
 from jaxinit.engine.initial import draw_parameters, of_points
-from jaxinit.engine.resolve import Point, Resolved, check_memory, resolve
+from jaxinit.engine.resolve import Resolved, check_memory, resolve
 from jaxinit.introspect import Params
 from jaxinit.signals import trace
 from jaxinit.spec import Leaf, Scheme
@@ -158,7 +159,7 @@ def _against(
     """Resolve the study at every size, before any is trained; then measure, and write."""
     _check_question(axis, sizes, steps)
     check_numbers(study)
-    one_rate = replace(study, lrs=(rate,), baseline=next(iter(study.schemes), ""))
+    one_rate = replace(study, search="grid", lrs=(rate,), baseline=next(iter(study.schemes), ""))
     setting = "hidden" if axis == "width" else "layers"
     by_size: dict[int, Resolved] = {}
     for size in sorted(set(sizes)):
@@ -391,7 +392,7 @@ def _sizes(
     points = []
     for scheme in resolved.schemes:
         points += [Point(scheme, study.lrs[0], seed) for seed in study.reporting]
-    params = of_points(draw_parameters(resolved), points)
+    params = of_points(draw_parameters(resolved), points, resolved.study.first_seed)
     trials = resolved.trials(points, program.evaluations_per_epoch)
     measure = jax.jit(partial(_measured, resolved, program, steps, look, known, scores))
     rows = []

@@ -40,14 +40,15 @@ Identity = dict[str, Any]
 def identify(resolved: Resolved) -> Identity:
     """The identity of a study by part: SHA-256 digests, by name where a part has several.
 
-    data: the arrays of the task. task: its loss, metric and batches. model: its parameters, what it
-    computes when it is evaluated and, with its gradient, when it is trained, with noise and
-    without. schemes: how each draws and scales every parameter.
+    data: the arrays of the task. task: its loss, metric and batches. split: how a seed draws its
+    own. model: its parameters, what it computes when it is evaluated and, with its gradient, when
+    it is trained, with noise and without. schemes: how each draws and scales every parameter.
     calibrations: their source. precision: what JAX is told of it.
     """
     return {
         "data": resolved.task.fingerprint(),
         "task": _task_digest(resolved),
+        "split": _split_digest(resolved.task),
         "model": _model_digest(resolved),
         "schemes": {name: scheme_digest(resolved, name) for name in resolved.schemes},
         "calibrations": {
@@ -63,6 +64,7 @@ def changed(there: Mapping[str, Any], here: Mapping[str, Any], study: Study) -> 
     subjects = {
         "data": f"the data of task {study.task!r} differ",
         "task": f"loss, metric or batches of task {study.task!r} differ",
+        "split": f"how a seed splits the data of task {study.task!r} differs",
         "model": f"what model {study.model!r} computes differs",
     }
     for part, sentence in subjects.items():
@@ -141,6 +143,10 @@ def _task_digest(resolved: Resolved) -> str:
     for judge in (task.loss, task.metric):
         digest.update(program_digest(judge, outputs, task.data["valid_y"]).encode())
     return digest.hexdigest()
+
+
+def _split_digest(task: Task) -> str:
+    return program_digest(task.of_seed, task.data, jax.random.key(0))
 
 
 def _model_digest(resolved: Resolved) -> str:

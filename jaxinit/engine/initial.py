@@ -11,14 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxinit import calibrate
-from jaxinit.engine.resolve import Point, Resolved
+from jaxinit.analysis.records import Point
+from jaxinit.engine.resolve import Resolved
 from jaxinit.introspect import Params
 from jaxinit.spec import Scheme, draw, named_key
 from jaxinit.study import BadStudy
 
 CALIBRATION_BATCHES = 8  # what a calibration looks at, as many as fit into the training set
 
-# Of every scheme, by parameter: the seeds are the leading axis, those for tuning first.
+# Of every scheme, by parameter: the seeds are the leading axis, from the study's first on.
 Initial: TypeAlias = dict[str, dict[str, np.ndarray]]
 # Of every calibrated scheme: median, low and high over the seeds of each number that it reports.
 Reports: TypeAlias = dict[str, dict[str, dict[str, float]]]
@@ -45,7 +46,7 @@ def draw_parameters(resolved: Resolved) -> Initial:
 def calibrate_parameters(resolved: Resolved, initial: Initial) -> tuple[Initial, Reports]:
     """The initial parameters after the calibrations that the study asks for, and what those report.
 
-    Each seed is calibrated on batches of the training set that depend on the seed alone.
+    Each seed is calibrated on batches of its own training set that depend on the seed alone.
     """
     initial, reports = dict(initial), {}
     for name in resolved.calibrations:
@@ -65,11 +66,14 @@ def calibrate_parameters(resolved: Resolved, initial: Initial) -> tuple[Initial,
     return initial, reports
 
 
-def of_points(initial: Initial, points: Sequence[Point]) -> list[dict[str, np.ndarray]]:
+def of_points(
+    initial: Initial, points: Sequence[Point], first_seed: int
+) -> list[dict[str, np.ndarray]]:
     """The initial parameters of every trial: views, not copies."""
     params = []
     for scheme, _, seed in points:
-        params.append({name: a[seed, ...] for name, a in initial[scheme].items()})
+        row = seed - first_seed
+        params.append({name: a[row, ...] for name, a in initial[scheme].items()})
     return params
 
 
@@ -86,8 +90,9 @@ def _calibrated(resolved: Resolved, name: str, drawn: dict[str, np.ndarray]) -> 
     problem = calibrate.Problem(resolved.model.leaves, apply, task.loss, study.optimizer)
 
     def calibrate_seed(data: Any, seed: jax.Array, params: Params) -> calibrate.Calibrated:
-        key = named_key(jax.random.key(seed), "calibration")
-        tickets = task.tickets(data, key, count, study.batch)
+        seed_key = jax.random.key(seed)
+        data = task.of_seed(data, named_key(seed_key, "split"))
+        tickets = task.tickets(data, named_key(seed_key, "calibration"), count, study.batch)
         batches = jax.vmap(lambda ticket: task.batch(data, ticket))(tickets)
         return calibration(problem, params, batches)
 

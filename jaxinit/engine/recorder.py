@@ -1,6 +1,6 @@
 """The signals of a study under way: those of one seed of every scheme, after every chunk."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
+from jaxinit.analysis.records import Point
 from jaxinit.engine.initial import Initial
-from jaxinit.engine.resolve import Point, Resolved
+from jaxinit.engine.resolve import Resolved
 from jaxinit.engine.sweep import Running
 from jaxinit.engine.training import Program, State, Trial
 from jaxinit.introspect import Params
@@ -22,57 +23,66 @@ class SignalRecorder:
     """Signals on `examples` validation examples (0: none), of the trials of the first reporting
     seed.
 
-    `recorded` has them by scheme and epoch, those before the first step at epoch 0.
+    `recorded` has them by scheme, rate and epoch, those before the first step at epoch 0. A ladder
+    trains that seed at many rates, and which of them is the best is known at the end only.
     """
 
     resolved: Resolved
     program: Program
     initial: Initial
     examples: int
-    recorded: dict[tuple[str, float], xr.Dataset] = field(default_factory=dict)
+    recorded: dict[tuple[str, float, float], xr.Dataset] = field(default_factory=dict)
 
     def __post_init__(self):
         self._look = jax.jit(self._signals)
 
-    def record(self, points: Sequence[Point], trials: Trial, running: Running) -> None:
+    def record(self, points: Sequence[Point], running: Running) -> None:
         """Record the signals of the trials of that seed among those that go on."""
         chosen = self.resolved.study.reporting[0]
         wanted = any(points[number].seed == chosen for number in running.slots)
         if not self.examples or not wanted:
             return  # nothing need come to the host
         for number, state in running.seats():
-            scheme, _, seed = points[number]
+            scheme, rate, seed = points[number]
             if seed != chosen:
                 continue
-            trial = jax.tree.map(lambda a, number=number: a[number], trials)
-            if (scheme, 0.0) not in self.recorded:
+            trials = self.resolved.trials([points[number]], self.program.evaluations_per_epoch)
+            trial = jax.tree.map(lambda a: a[0], trials)
+            if (scheme, rate, 0.0) not in self.recorded:
                 drawn = self.initial[scheme]
-                params = {name: jnp.asarray(a[seed]) for name, a in drawn.items()}
-                self._add(scheme, 0.0, self.program.initial_state(params), trial)
+                row = seed - self.resolved.study.first_seed
+                params = {name: jnp.asarray(a[row]) for name, a in drawn.items()}
+                self._add(points[number], 0.0, self.program.initial_state(params), trial)
             epoch = running.evaluations[number] / self.program.evaluations_per_epoch
-            self._add(scheme, epoch, state, trial)
+            self._add(points[number], epoch, state, trial)
 
-    def courses(self) -> xr.Dataset:
-        """The signals recorded, over (scheme, epoch, parameter, step, copy)."""
+    def courses(self, rates: Mapping[str, float]) -> xr.Dataset | None:
+        """The signals of every scheme at one of its rates, over (scheme, epoch, parameter, step,
+        copy); None where none of them was recorded."""
         by_scheme = []
-        for scheme in self.resolved.schemes:
-            epochs = sorted(epoch for name, epoch in self.recorded if name == scheme)
+        for scheme, chosen in rates.items():
+            epochs = sorted(
+                epoch for name, rate, epoch in self.recorded if (name, rate) == (scheme, chosen)
+            )
             if epochs:
                 course = xr.concat(
-                    [self.recorded[scheme, epoch] for epoch in epochs],
+                    [self.recorded[scheme, chosen, epoch] for epoch in epochs],
                     xr.Variable("epoch", epochs),
                 )
                 by_scheme.append(course.assign_coords(scheme=scheme))
+        if not by_scheme:
+            return None
         joined: Any = xr.concat(by_scheme, "scheme")
         return joined
 
-    def _add(self, scheme: str, epoch: float, state: State, trial: Trial) -> None:
+    def _add(self, point: Point, epoch: float, state: State, trial: Trial) -> None:
+        scheme, rate, _ = point
         leaves = self.resolved.model.leaves
         multipliers = jax.tree.map(np.float32, self.resolved.multipliers(scheme))
         signals = probes.to_dataset(self._look(state, trial, multipliers), leaves)
         params = jax.tree.map(np.asarray, state.params)
         spectra = probes.spectra(leaves, params, signals.parameter.values.tolist())
-        self.recorded[scheme, epoch] = signals.assign(spectra)
+        self.recorded[scheme, rate, epoch] = signals.assign(spectra)
 
     def _signals(self, state: State, trial: Trial, multipliers: dict[str, Any]) -> Any:
         """The signals of a trial in one state; their update is the optimizer's next step."""

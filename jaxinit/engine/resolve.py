@@ -18,6 +18,7 @@ from flax import nnx
 from jax.core import Tracer
 
 from jaxinit import calibrate, introspect
+from jaxinit.analysis.records import Point
 from jaxinit.engine import memory, sweep, training
 from jaxinit.introspect import Functional, Params, functional
 from jaxinit.models import ACTIVATIONS, MODELS
@@ -47,14 +48,6 @@ WHILE_DRAWN = 3  # times the size of a validation set or of a model: what its dr
 Calibration: TypeAlias = Callable[
     [calibrate.Problem, Params, calibrate.Batch], calibrate.Calibrated
 ]
-
-
-class Point(NamedTuple):
-    """Which trial of a study: its scheme, its learning rate, its seed."""
-
-    scheme: str
-    rate: float
-    seed: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,7 +142,10 @@ def resolve(
     by_name, calibrations = _schemes(study, known_schemes)
     if study.activation is not None:
         check_name("activation", study.activation, ACTIVATIONS)
-    study = replace(study, lrs=study.lrs or RATES[study.optimizer])
+    search = study.search or ("grid" if study.lrs else "ladder")
+    if search == "grid":
+        study = replace(study, lrs=study.lrs or RATES[study.optimizer])
+    study = replace(study, search=search)
     check_settings(study, *_takers(models or {}, tasks or {}))
     make = known_models[study.model]
     rules_of = {}

@@ -94,9 +94,9 @@ def _signals(resolved: Resolved, batch: Batch, only: str) -> xr.Dataset:
         on_device = look(jax.tree.map(jnp.asarray, initial[scheme]), multipliers, batch)
         of_scheme = jax.tree.map(np.asarray, on_device)
         by_seed = []
-        for seed in resolved.study.reporting:
-            of_seed = jax.tree.map(lambda a, seed=seed: a[seed], of_scheme)
-            params = {name: a[seed] for name, a in initial[scheme].items()}
+        for row in range(resolved.study.seeds):
+            of_seed = jax.tree.map(lambda a, row=row: a[row], of_scheme)
+            params = {name: a[row] for name, a in initial[scheme].items()}
             signals = probes.to_dataset(of_seed, leaves)
             kernels = signals.parameter.values.tolist()
             by_seed.append(signals.assign(probes.spectra(leaves, params, kernels)))
@@ -178,8 +178,8 @@ def _courses(resolved: Resolved, batch: Batch) -> xr.Dataset:
     for scheme in resolved.schemes:
         multipliers = jax.tree.map(np.float32, resolved.multipliers(scheme))
         by_seed = []
-        for seed in resolved.study.reporting:
-            params = {name: jnp.asarray(a[seed]) for name, a in initial[scheme].items()}
+        for row in range(resolved.study.seeds):
+            params = {name: jnp.asarray(a[row]) for name, a in initial[scheme].items()}
             by_seed.append(of_seed(resolved.effective(params, multipliers)))
         by_scheme.append(xr.concat(by_seed, "seed"))
     joined: Any = xr.concat(by_scheme, xr.Variable("scheme", list(resolved.schemes)))
@@ -190,7 +190,8 @@ def _resolved_and_batch(
     study: Study, schemes: Mapping[str, Scheme] | None, examples: int
 ) -> tuple[Resolved, Batch]:
     check_numbers(study)  # also of what the signals do not depend on
-    resolved = resolve(replace(study, lrs=(1.0,), baseline=next(iter(study.schemes), "")), schemes)
+    one_rate = replace(study, search="grid", lrs=(1.0,), baseline=next(iter(study.schemes), ""))
+    resolved = resolve(one_rate, schemes)
     data = resolved.task.data
     available = data["valid_x"].shape[0]
     if not 1 <= examples <= available:

@@ -1,17 +1,17 @@
-"""Trials over devices: one compiled program, a fixed number of slots, and a queue of trials that
-fills them.
+"""Trials over devices: one compiled program, a fixed number of slots, and trials that pass through
+them.
 
-The number of slots shapes the program, so it stays: a trial that ends gives its slot to the next
-one. States stay on their devices from chunk to chunk. Under `map` an empty slot costs nothing.
-Under `vmap` it costs as much as a full one, so when nobody waits any more the slots shrink to the
-next power of two, each of which is compiled once. Trials never communicate.
+The number of slots shapes the program, so it stays: a trial that ends, or is given up, gives its
+slot to the next one. States stay on their devices from chunk to chunk. Under `map` an empty slot
+costs nothing. Under `vmap` it costs as much as a full one, so when nobody waits any more the slots
+shrink to the next power of two, each of which is compiled once. Trials never communicate.
 """
 
 import math
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -120,6 +120,25 @@ class Seat(NamedTuple):
     state: State
 
 
+class Joining(NamedTuple):
+    """A trial that is to run: its number, its settings, and the parameters it begins with, or the
+    state in which it was saved."""
+
+    number: int
+    trial: Trial
+    params: dict[str, np.ndarray] | None = None
+    state: State | None = None
+
+
+class Orders(NamedTuple):
+    """What is to happen before the next chunk: which trials join, and by number which are given up,
+    and after how many evaluations those that go on are to end."""
+
+    joining: Sequence[Joining] = ()
+    given_up: Collection[int] = ()
+    budgets: dict[int, int] | None = None
+
+
 class Running(NamedTuple):
     """The trials that go on after a chunk, their states still on the devices.
 
@@ -131,6 +150,16 @@ class Running(NamedTuple):
     evaluations: dict[int, int]
     states: State
     settings: Trial
+
+    def without(self, numbers: Collection[int]) -> "Running":
+        """Those that go on when some are given up, whose slots are at rest from then on."""
+        if not set(numbers) & set(self.slots):
+            return self
+        slots = {number: slot for number, slot in self.slots.items() if number not in numbers}
+        outcome = np.full(len(self.states.outcome), Outcome.CENSORED, np.int32)
+        outcome[list(slots.values())] = Outcome.UNFINISHED
+        placed = jax.device_put(outcome, self.states.outcome.sharding)
+        return self._replace(slots=slots, states=self.states._replace(outcome=placed))
 
     def seats(self) -> list[Seat]:
         """All of them with their states on the host, to be saved."""
@@ -193,41 +222,48 @@ class Sweep:
         self._compiled: dict[int, Any] = {}  # by number of slots
 
     def run(
-        self,
-        params: Sequence[dict[str, np.ndarray]],
-        trials: Trial,
-        waiting: Sequence[int] | None = None,
-        seats: Sequence[Seat] = (),
+        self, order: Callable[[int], Orders], like: Joining
     ) -> Iterator[tuple[list[Row], Running]]:
         """Train trials to their ends; after each chunk, yield a row for each that ran in it, and
         those that go on.
 
-        `params` are the initial parameters of each trial, `seats` trials already under way,
-        `waiting` the numbers of those that have not begun (default: all). States stay on the
-        devices from chunk to chunk; only records and how each trial stands come to the host.
-        Shapes: every leaf of `trials` has the trial as its leading axis.
+        Before each chunk `order(room)` says what is to happen, where `room` is how many more trials
+        there is room for, beside those that it gives up; the sweep ends when nothing runs and
+        nobody joins. `like` is any trial, for the shapes. States stay on the devices from chunk to
+        chunk; only records and how each trial stands come to the host.
         """
-        trials = jax.tree.map(np.asarray, trials)
-        waiting = list(range(len(trials.seed)) if waiting is None else waiting)
-        saved = list(seats)
         running: Running | None = None
-        self._fit(jax.eval_shape(self.program.initial_state, params[0]), _entry(trials, 0))
-        while waiting or saved or (running is not None and running.slots):
-            free = self.slots - (0 if running is None else len(running.slots))
-            resumed, saved = saved[:free], saved[free:]
-            free -= len(resumed)
-            fresh, waiting = waiting[:free], waiting[free:]
-            running = self._seat(running, resumed, fresh, params, trials)
+        trials: dict[int, Trial] = {}
+        trial = jax.tree.map(np.asarray, like.trial)
+        self._fit(jax.eval_shape(self.program.initial_state, like.params), trial)
+        while True:
+            orders = order(self.slots - (0 if running is None else len(running.slots)))
+            joining = list(orders.joining)
+            if running is not None:
+                running = running.without(orders.given_up)
+            if not (joining or (running is not None and running.slots)):
+                return
+            for joined in joining:
+                trials[joined.number] = jax.tree.map(np.asarray, joined.trial)
+            budgets = orders.budgets or {}
+            for number, budget in budgets.items():
+                trials[number] = trials[number]._replace(budget=np.int32(budget))
+            running = self._seat(running, joining, trials)
+            if budgets:
+                running = self._with_budgets(running, trials)
             rows, running = self._chunk(running)
             yield rows, running
 
+    def _with_budgets(self, running: Running, trials: dict[int, Trial]) -> Running:
+        """The running trials with the budgets that they have now."""
+        budgets = np.zeros(len(running.states.outcome), np.int32)
+        for number, slot in running.slots.items():
+            budgets[slot] = trials[number].budget
+        placed = jax.device_put(budgets, self._split)
+        return running._replace(settings=running.settings._replace(budget=placed))
+
     def _seat(
-        self,
-        running: Running | None,
-        resumed: list[Seat],
-        fresh: list[int],
-        params: Sequence[dict[str, np.ndarray]],
-        trials: Trial,
+        self, running: Running | None, joining: Sequence[Joining], trials: dict[int, Trial]
     ) -> Running:
         """The running trials and those that join them, spread evenly over the devices.
 
@@ -236,7 +272,6 @@ class Sweep:
         of another have ended, all are dealt out anew by way of the host.
         """
         n = len(self.devices)
-        joining = [*(seat.number for seat in resumed), *fresh]
         places: list[list[tuple[int, int]]] = [[] for _ in range(n)]  # of trials, by device
         held = 0  # slots of a device until now
         if running is not None:
@@ -246,56 +281,55 @@ class Sweep:
         share = -(-(sum(map(len, places)) + len(joining)) // n)
         width = self._width(share)
         if running is not None and max(map(len, places)) > share:
-            return self._seat(None, [*running.seats(), *resumed], fresh, params, trials)
+            back = [
+                Joining(number, trials[number], None, state) for number, state in running.seats()
+            ]
+            return self._seat(None, [*back, *joining], trials)
         if running is not None and not joining and width == held:
             return running  # trials that have ended rest in their slots
 
         # New trials are pooled behind the slots of their device, then all are put in order.
         pooled: list[list[int]] = [[] for _ in range(n)]  # indices of those who join, by device
-        for index, number in enumerate(joining):
+        for index, joined in enumerate(joining):
             device = min(range(n), key=lambda device: len(places[device]))
-            places[device].append((number, held + len(pooled[device])))
+            places[device].append((joined.number, held + len(pooled[device])))
             pooled[device].append(index)
         pools = [] if running is None else [running.states]
         if joining:
-            pools.append(self._pool(pooled, resumed, fresh, params))
+            pools.append(self._pool(pooled, joining))
 
         slots: dict[int, int] = {}
         source = np.zeros(n * width, np.int32)
         live = np.zeros(n * width, bool)
         anyone = next(number for its in places for number, _ in its)
-        numbers = np.full(n * width, anyone)  # whose settings a slot at rest has does not matter
+        numbers = [anyone] * (n * width)  # whose settings a slot at rest has does not matter
         for device, its in enumerate(places):
             for slot, (number, place) in enumerate(its, start=device * width):
                 slots[number] = slot
                 source[slot], live[slot], numbers[slot] = place, True, number
-        evaluations = {seat.number: int(seat.state.evaluations) for seat in resumed}
-        evaluations |= dict.fromkeys(fresh, 0)
-        if running is not None:
-            evaluations |= running.evaluations
-        settings = jax.tree.map(lambda setting: setting[numbers], trials)
+        evaluations = {} if running is None else dict(running.evaluations)
+        for joined in joining:
+            done = 0 if joined.state is None else int(joined.state.evaluations)
+            evaluations[joined.number] = done
+        settings = _stacked([trials[number] for number in numbers])
         source, live, settings = jax.device_put((source, live, settings), self._split)
         return Running(slots, evaluations, self._arrange(pools, source, live), settings)
 
-    def _pool(
-        self,
-        pooled: Sequence[Sequence[int]],
-        resumed: Sequence[Seat],
-        fresh: Sequence[int],
-        params: Sequence[dict[str, np.ndarray]],
-    ) -> State:
+    def _pool(self, pooled: Sequence[Sequence[int]], joining: Sequence[Joining]) -> State:
         """The states of trials that join, on their devices; every device has as many, of whatever
         trial, so that one compilation serves all."""
         width = self.slots // len(self.devices)
         indices = np.concatenate([np.resize(its or [0], width) for its in pooled])
-        if not resumed:
-            initial = [params[fresh[index]] for index in indices]
+        fresh = [joined.params for joined in joining if joined.state is None]
+        if len(fresh) == len(joining):
+            initial = [fresh[index] for index in indices]
             return self._initial(jax.device_put(_stacked(initial), self._split))
-        states = [seat.state for seat in resumed]
+        drawn = iter(())
         if fresh:
-            padded = [params[number] for number in np.resize(fresh, self.slots)]
-            drawn = jax.tree.map(np.asarray, self._initial(_stacked(padded)))
-            states += [_entry(drawn, k) for k in range(len(fresh))]
+            padded = [fresh[index % len(fresh)] for index in range(self.slots)]
+            begun = jax.tree.map(np.asarray, self._initial(_stacked(padded)))
+            drawn = iter([_entry(begun, k) for k in range(len(fresh))])
+        states = [next(drawn) if joined.state is None else joined.state for joined in joining]
         return jax.device_put(_stacked([states[index] for index in indices]), self._split)
 
     def _width(self, share: int) -> int:

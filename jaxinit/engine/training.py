@@ -18,6 +18,7 @@ import optax
 from jaxtyping import Array, Float, Int, Key
 
 from jaxinit.analysis.outcome import Outcome
+from jaxinit.analysis.records import window
 from jaxinit.introspect import Functional, Params, Training
 from jaxinit.spec import Rule, named_key
 from jaxinit.tasks import Task
@@ -80,6 +81,7 @@ class State(NamedTuple):
     running: Params  # running statistics, of models that have them
     opt: optax.OptState
     first_loss: Float[Array, ""]  # of the first batch; NaN before it
+    recent: Float[Array, "window"]  # the last metrics, the newest last; NaN before there were any
     evaluations: Int[Array, ""]
     outcome: Int[Array, ""]
 
@@ -104,8 +106,9 @@ class Program:
 
     Each epoch visits `task.examples // batch` batches (an incomplete last one is dropped) in an
     order given by the trial's seed and the epoch's number alone, and is evaluated at equal
-    intervals, as near to `evaluations` times as divides the number of batches. The validation set
-    passes through the model `at_once` examples at a time (default: all of it).
+    intervals, as near to `evaluations` times as divides the number of batches. Which examples train
+    and which validate is the seed's own too (`Task.split`), the same for all schemes. The
+    validation set passes through the model `at_once` examples at a time (default: all of it).
     Raises: ValueError for an unknown optimizer, or a batch larger than the training set.
     """
 
@@ -139,6 +142,11 @@ class Program:
         return nearest_divisor(self.steps, self.evaluations)
 
     @property
+    def window(self) -> int:
+        """Over how many evaluations the metric is averaged to be compared with the target."""
+        return window(self.evaluations_per_epoch)
+
+    @property
     def rows(self) -> int:
         """The number of evaluations that one call of `advance` records."""
         return self.epochs * self.evaluations_per_epoch
@@ -154,6 +162,7 @@ class Program:
             dict(self.model.running),
             self.descent.init(params),
             first_loss=jnp.float32(jnp.nan),
+            recent=jnp.full(self.window, jnp.nan, jnp.float32),
             evaluations=jnp.int32(0),
             outcome=jnp.int32(Outcome.UNFINISHED),
         )
@@ -161,6 +170,7 @@ class Program:
     def advance(self, data: Data, state: State, trial: Trial) -> tuple[State, Records]:
         """The state after `epochs` more epochs, and the records of their `rows` evaluations."""
         key = jax.random.key(trial.seed)
+        data = self.task.of_seed(data, named_key(key, "split"))
         order_key = named_key(key, "data order")
         noise_key = named_key(key, "dropout")
 
@@ -220,8 +230,9 @@ class Program:
         record = Records(jnp.mean(losses), jnp.mean(norms), valid_loss, metric)
         first_loss = jnp.where(jnp.isnan(state.first_loss), losses[0], state.first_loss)
         evaluations = state.evaluations + 1
-        outcome = self.outcome(record, first_loss, evaluations, trial)
-        return State(params, running, opt, first_loss, evaluations, outcome), record
+        recent = jnp.append(state.recent[1:], metric)
+        outcome = self.outcome(record, first_loss, recent, evaluations, trial)
+        return State(params, running, opt, first_loss, recent, evaluations, outcome), record
 
     def loss(
         self, params: Params, running: Params, trial: Trial, noise: Training, x: Array, y: Array
@@ -279,15 +290,23 @@ class Program:
         return self.task.loss(outputs, y), self.task.metric(outputs, y)
 
     def outcome(
-        self, record: Records, first_loss: Array, evaluations: Array, trial: Trial
+        self,
+        record: Records,
+        first_loss: Array,
+        recent: Array,
+        evaluations: Array,
+        trial: Trial,
     ) -> Array:
-        """How a trial stands after an evaluation: diverged before converged before censored."""
+        """How a trial stands after an evaluation: diverged before converged before censored.
+
+        Converged is who reaches the target on average over the last epoch (`records.WINDOW`):
+        a single evaluation that does is a lucky one, the luckier the more there are.
+        """
+        metric = jnp.mean(recent)
         bounded = record.train_loss <= DIVERGED_AT * first_loss
         diverged = ~(bounded & jnp.isfinite(record.valid_loss))
-        if self.task.higher_is_better:
-            converged = record.metric >= trial.target
-        else:
-            converged = record.metric <= trial.target
+        sign = 1.0 if self.task.higher_is_better else -1.0
+        converged = sign * metric >= sign * trial.target
         censored = evaluations >= trial.budget
         return jnp.select(
             [diverged, converged, censored],

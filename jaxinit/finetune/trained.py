@@ -21,9 +21,10 @@ from jaxtyping import Array, Float, Key
 from rich.console import Console
 from rich.progress import track
 
+from jaxinit.analysis.records import Point
 from jaxinit.engine import training
 from jaxinit.engine.initial import draw_parameters, of_points
-from jaxinit.engine.resolve import Point, Resolved, resolve
+from jaxinit.engine.resolve import Resolved, resolve
 from jaxinit.introspect import Params
 from jaxinit.spec import (
     Initializer,
@@ -219,6 +220,7 @@ def pretrain(
     """
     study = replace(
         study,
+        search="grid",
         lrs=study.lrs[:1],
         schemes=study.schemes[:1],
         baseline=study.schemes[0],
@@ -246,7 +248,7 @@ def _train_alone(resolved: Resolved, progress: bool) -> Trained:
     )
     lr = study.lrs[0]
     point = Point(study.schemes[0], lr, study.reporting[0])
-    (params,) = of_points(draw_parameters(resolved), [point])
+    (params,) = of_points(draw_parameters(resolved), [point], study.first_seed)
     trials = resolved.trials([point], program.evaluations_per_epoch)
     trial = jax.tree.map(lambda array: array[0], trials)
     # No metric reaches an infinite target, so that the trial trains for all its epochs.

@@ -29,8 +29,8 @@ def small_normal(leaf: Leaf) -> Initializer:
 
 
 def xavier_rnn(leaf: Leaf) -> Initializer:
-    """N(0, 1/fan_in) for Wxh, Whh and Why, zero biases: "Xavier" as the notes on character RNNs
-    write it."""
+    """N(0, 1/fan_in) for Wxh, Whh and Why, zero biases: LeCun's law, which notes on character RNNs
+    call Xavier; Glorot and Bengio's own is `glorot_normal`."""
     return vector(leaf) or initializers.lecun("normal")
 
 

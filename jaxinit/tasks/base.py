@@ -25,10 +25,14 @@ class Task:
     entry. So a fixed set is shuffled and a generated one is drawn, through the same two functions.
     Shapes: x `[batch, time, in_features]`, or whole numbers `[batch, time]` that stand for one-hot
     vectors; the validation set is `data["valid_x"]`, `data["valid_y"]`.
+    `split(data, key)` is the data of one seed, with its own valid_x and valid_y and whatever
+    tickets and batch read; None where the split is given. `data` itself has a split that belongs
+    to no seed, which is what is looked at where nothing is trained.
     `loss` and `metric` take (outputs, y) and return the mean over the batch; `metric_range` is what
     the metric can be, both ends attainable or not; `why` says why the target is that number.
     `entropy` is what no prediction can pass where lower is better, 0 where nobody knows it.
-    Raises: ValueError when the validation set is not what the shapes say.
+    Raises: ValueError when the validation set is not what the shapes say, or that of a seed has
+    other shapes.
     """
 
     name: str
@@ -48,6 +52,7 @@ class Task:
     target: float
     why: str
     entropy: float = 0.0
+    split: Callable[[Data, Key[Array, ""]], Data] | None = None
 
     def __post_init__(self) -> None:
         for name in ("valid_x", "valid_y"):
@@ -71,6 +76,21 @@ class Task:
                 f"{self.readout!r}: expected [n, {', '.join(map(str, expected))}] and "
                 f"{['n', *steps]}"
             )
+        of_seed = jax.eval_shape(self.of_seed, self.data, jax.random.key(0))
+        for name in ("valid_x", "valid_y"):
+            stored, drawn = self.data[name], of_seed[name]
+            if (drawn.shape, drawn.dtype) != (stored.shape, stored.dtype):
+                raise ValueError(
+                    f"task {self.name!r}: a seed's {name} must be as that of the data, "
+                    f"{stored.dtype} {list(stored.shape)}; its split gives {drawn.dtype} "
+                    f"{list(drawn.shape)}"
+                )
+
+    def of_seed(self, data: Data, key: Key[Array, ""]) -> Data:
+        """The data that one seed trains and validates on; `key` is the seed's, for this alone."""
+        if self.split is None:
+            return data
+        return self.split(data, key)
 
     def fingerprint(self) -> str:
         """The SHA-256 of the data: what a record must name to be comparable."""
@@ -126,6 +146,21 @@ def shuffled(data: Data, key: Key[Array, ""], steps: int, batch: int) -> Int[Arr
     batch dropped."""
     order = jax.random.permutation(key, data["train_y"].shape[0])
     return order[: steps * batch].reshape(steps, batch)
+
+
+def repartitioned(data: Data, key: Key[Array, ""]) -> Data:
+    """Other examples validate: the training and the validation set are drawn anew from both
+    together, of the same sizes."""
+    trained = data["train_y"].shape[0]
+    # One sort, where `jax.random.permutation` takes two from 1626 examples on; every chunk of
+    # epochs pays for it. A tie only leaves two examples in their order.
+    order = jnp.argsort(jax.random.bits(key, (trained + data["valid_y"].shape[0],)))
+    split = dict(data)
+    for part in ("x", "y"):
+        pool = jnp.concatenate([data[f"train_{part}"], data[f"valid_{part}"]])
+        split[f"train_{part}"] = pool[order[:trained]]
+        split[f"valid_{part}"] = pool[order[trained:]]
+    return split
 
 
 def taken(data: Data, ticket: Int[Array, " batch"]) -> tuple[Array, Array]:

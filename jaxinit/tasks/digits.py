@@ -1,15 +1,27 @@
 """Handwritten digits, embedded: the 1797 real 8x8 images that ship inside scikit-learn.
 
 Source: Alpaydin & Kaynak (1998), Optical Recognition of Handwritten Digits, test part, UCI
-repository.
+repository. Every seed of a study draws its own split of them.
 """
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Key
 
-from jaxinit.tasks.base import Task, accuracy, cross_entropy, patches, shuffled, taken
+from jaxinit.tasks.base import (
+    Data,
+    Task,
+    accuracy,
+    cross_entropy,
+    patches,
+    repartitioned,
+    shuffled,
+    taken,
+)
 
 TRAIN = 1280  # 40 batches of 32; the other 517 images validate
+# Why the targets are what they are: no initialization scheme has a say in them.
+LINEAR = "linear discriminant analysis classifies 0.950 of the same pixels, mean of 20 splits"
 
 
 def digits_rows() -> Task:
@@ -17,12 +29,8 @@ def digits_rows() -> Task:
     return _digits(
         "digits_rows",
         length=8,
-        target=0.97,
-        why=(
-            "fixed after trial runs (vanilla RNN, 128 units, SGD): the fastest seed took 9 "
-            "evaluations to 95 %, fewer than the ten we ask for, and 16 to 97 %; at 98 % some "
-            "seeds of good schemes missed a budget of 20 epochs"
-        ),
+        target=0.95,
+        why=LINEAR,
     )
 
 
@@ -32,8 +40,7 @@ def digits_pixels() -> Task:
         "digits_pixels",
         length=64,
         target=0.90,
-        why="fixed after trial runs: 90 % is what a vanilla RNN reaches in 5 to 10 epochs "
-        "under its better schemes",
+        why="the nearest class mean of the same pixels classifies 0.902, mean of 20 splits",
     )
 
 
@@ -47,8 +54,7 @@ def digits_permuted() -> Task:
         "digits_permuted",
         length=64,
         target=0.80,
-        why="less than for digits_pixels: what lies together in the picture is spread over "
-        "all steps",
+        why="eight times what guessing reaches",
         order=np.random.RandomState(1).permutation(64),
     )
 
@@ -60,7 +66,7 @@ def digits_patches() -> Task:
         "digits_patches",
         length=16,
         target=0.95,
-        why="two blocks of 64 units reached it in 3 to 15 epochs of Adam in trial runs",
+        why=LINEAR,
         order=patches(8, 2),
     )
 
@@ -104,4 +110,15 @@ def _digits(
         chance=0.1,
         target=target,
         why=why,
+        split=_another_split,
     )
+
+
+def _another_split(data: Data, key: Key[Array, ""]) -> Data:
+    """The split of a seed. As in the stored one, the training part has mean 0 and variance 1."""
+    split = repartitioned(data, key)
+    mean = jnp.mean(split["train_x"])
+    std = jnp.std(split["train_x"])
+    for name in ("train_x", "valid_x"):
+        split[name] = (split[name] - mean) / std
+    return split

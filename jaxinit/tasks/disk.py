@@ -105,8 +105,8 @@ def mnist(length: int = 28) -> Task:
     """MNIST's handwritten digits (files: scripts/fetch-data): `length` steps of 784 / length
     pixels, 10 classes.
 
-    50,000 train and 10,000 of the training file validate; the test file is not used. `length` 1 is
-    a whole picture at once, 28 its rows, 784 its pixels. Source: LeCun et al. (1998).
+    50,000 train and 10,000 of the training file validate, in every seed; the test file is not used.
+    `length` 1 is a whole picture at once, 28 its rows, 784 its pixels. Source: LeCun et al. (1998).
     """
     return _pictures("mnist", *idx("mnist"), length, target=0.95)
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, UInt8
 
 from jaxinit.spec import named_key
 from jaxinit.tasks.base import Data, Task, accuracy, cross_entropy
@@ -50,11 +50,16 @@ def shapeset() -> Task:
     """Which of nine sets of shapes is shown: validation accuracy, chance 1/6 (always one single
     shape).
 
-    Pixels in [-1, 1], 1024 inputs at one step. An epoch is 1000 fresh images; validation is on a
-    fixed set of 2000. Source: Glorot & Bengio (2010), section 2.1.
+    Pixels in [-1, 1], 1024 inputs at one step. An epoch is 1000 fresh images; validation is on
+    2000, drawn once for each seed. Source: Glorot & Bengio (2010), section 2.1.
     """
-    valid_keys = jax.random.split(named_key(jax.random.key(0), "shapeset valid"), VALID)
-    valid_x, valid_y = jax.jit(jax.vmap(picture))(valid_keys)
+
+    def validation(key: Key[Array, ""]) -> Data:
+        x, y = jax.vmap(picture)(jax.random.split(key, VALID))
+        return {"valid_x": x, "valid_y": y}
+
+    def split(data: Data, key: Key[Array, ""]) -> Data:
+        return data | validation(key)
 
     def tickets(data: Data, key: Key[Array, ""], steps: int, batch: int) -> Array:
         del data
@@ -71,7 +76,7 @@ def shapeset() -> Task:
         out_features=len(CLASSES),
         readout="last",
         examples=EXAMPLES,
-        data={"valid_x": valid_x, "valid_y": valid_y},
+        data=jax.jit(validation)(named_key(jax.random.key(0), "shapeset valid")),
         tickets=tickets,
         batch=batch,
         loss=cross_entropy,
@@ -82,6 +87,7 @@ def shapeset() -> Task:
         target=0.35,
         why="65 % error: five hidden layers of 200 tanh units reach it within 30,000 updates "
         "under either 2010 initialization",
+        split=split,
     )
 
 
@@ -90,7 +96,8 @@ def from_pool(images: int, examples: int = EXAMPLES) -> Task:
     with replacement.
 
     For many trials on few cores: an image is kept as 1024 bytes, and its batch costs less than
-    drawing it.
+    drawing it. The pool and the validation set of `shapeset` lie in one row, of which each seed
+    validates on another stretch of as many, and trains on the rest.
     Raises: ValueError for fewer than one image.
     """
     if images < 1:
@@ -101,22 +108,50 @@ def from_pool(images: int, examples: int = EXAMPLES) -> Task:
     greys, classes = [], []
     for start in range(0, images, BLOCK):
         x, y = draw(keys[start : start + BLOCK])
-        greys.append(jnp.round((x + 1) * 127.5).astype(jnp.uint8))
+        greys.append(_as_bytes(x))
         classes.append(y)
-    pool = {"train_x": jnp.concatenate(greys), "train_y": jnp.concatenate(classes)}
-    data = endless.data | pool
+    greys.append(_as_bytes(endless.data["valid_x"]))
+    classes.append(endless.data["valid_y"])
+    pool = {
+        "pictures": jnp.concatenate(greys),
+        "classes": jnp.concatenate(classes),
+        "valid_start": jnp.int32(images),
+    }
+
+    def read(data: Data, places: Array) -> tuple[Array, Array]:
+        grey = data["pictures"][places].astype(jnp.float32)
+        return grey / 127.5 - 1, data["classes"][places]
+
+    # A stretch is as good as any choice, since pictures are independent.
+    def split(data: Data, key: Key[Array, ""]) -> Data:
+        start = jax.random.randint(key, (), 0, images + 1)
+        valid_x, valid_y = read(data, start + jnp.arange(VALID))
+        return data | {"valid_start": start, "valid_x": valid_x, "valid_y": valid_y}
 
     # With replacement, as the endless task draws: an epoch need not visit every picture.
     def tickets(data: Data, key: Key[Array, ""], steps: int, batch: int) -> Array:
-        return jax.random.randint(key, (steps, batch), 0, data["train_y"].shape[0])
+        del data
+        return jax.random.randint(key, (steps, batch), 0, images)
 
     def batch(data: Data, ticket: Array) -> tuple[Array, Array]:
-        grey = data["train_x"][ticket].astype(jnp.float32)
-        return grey / 127.5 - 1, data["train_y"][ticket]
+        # What trains begins after the stretch that validates, and goes on at the row's start.
+        begin = data["valid_start"] + VALID
+        return read(data, (begin + ticket) % (images + VALID))
 
     return replace(
-        endless, name="shapeset_pool", examples=examples, data=data, tickets=tickets, batch=batch
+        endless,
+        name="shapeset_pool",
+        examples=examples,
+        data=endless.data | pool,
+        tickets=tickets,
+        batch=batch,
+        split=split,
     )
+
+
+def _as_bytes(x: Float[Array, "n 1 1024"]) -> UInt8[Array, "n 1 1024"]:
+    """Pictures as the bytes that their greys were drawn as."""
+    return jnp.round((x + 1) * 127.5).astype(jnp.uint8)
 
 
 def picture(key: Key[Array, ""]) -> tuple[Float[Array, "1 1024"], Int[Array, ""]]:

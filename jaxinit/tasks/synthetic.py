@@ -1,4 +1,6 @@
-"""Tasks of pure memory, drawn on the device at any length: no two epochs see the same examples."""
+"""Tasks of pure memory, drawn on the device at any length: no two epochs see the same examples, and
+no two seeds of a study validate on the same.
+"""
 
 import math
 from collections.abc import Callable
@@ -248,14 +250,14 @@ def _parity_example(key: Key[Array, ""], length: int) -> tuple[Float[Array, "t 1
 
 
 def _generated(name: str, example: Example, *, delay: int, **rest: Any) -> Task:
-    """A task whose examples are drawn one by one: a fixed validation set, fresh training examples
-    at every step."""
+    """A task whose examples are drawn one by one: a validation set of each seed, fresh training
+    examples at every step."""
     defaults = {"metric": rest["loss"], "higher_is_better": False, "examples": EXAMPLES}
     return Task(name=name, **defaults | rest, **_drawn(name, example, delay))
 
 
 def _drawn(name: str, example: Example, delay: int) -> dict[str, Any]:
-    """The part of such a task that draws: its data and batches."""
+    """The part of such a task that draws: its data, batches and splits."""
 
     def examples(keys: Array) -> tuple[Array, Array]:
         return jax.vmap(lambda key: example(key, delay))(keys)
@@ -269,6 +271,12 @@ def _drawn(name: str, example: Example, delay: int) -> dict[str, Any]:
         del data
         return examples(jax.random.wrap_key_data(ticket))
 
-    valid_keys = jax.random.split(named_key(jax.random.key(0), f"{name} valid"), VALID)
-    valid_x, valid_y = jax.jit(examples)(valid_keys)
-    return {"data": {"valid_x": valid_x, "valid_y": valid_y}, "tickets": tickets, "batch": batch}
+    def validation(key: Key[Array, ""]) -> Data:
+        x, y = examples(jax.random.split(key, VALID))
+        return {"valid_x": x, "valid_y": y}
+
+    def split(data: Data, key: Key[Array, ""]) -> Data:
+        return data | validation(key)
+
+    data = jax.jit(validation)(named_key(jax.random.key(0), f"{name} valid"))
+    return {"data": data, "tickets": tickets, "batch": batch, "split": split}

@@ -4,7 +4,8 @@
     file -> text -> whole numbers -> streams, read window after window -> Task
 
 Streams are contiguous: row k of a batch goes on where row k of the batch before it ended, so that
-states may be carried on (`stateful`); each epoch begins at another place.
+states may be carried on (`stateful`); each epoch begins at another place. Every seed of a study
+validates on another tenth of the text, unless its validation part is given.
 """
 
 import codecs
@@ -24,7 +25,7 @@ from jaxtyping import Array, Float, Int, Key
 from jaxinit.tasks import disk, grammar
 from jaxinit.tasks.base import Data, Task, check_length, cross_entropy
 
-SHARE = 10  # one part in so many, the last, validates
+SHARE = 10  # one part in so many validates, the last where no seed has drawn another
 VALID = 512  # windows that validate, evenly spaced
 WORDS = 2000  # of a vocabulary: the most frequent of the training part
 EPOCH = 80_000  # characters or words in an epoch, at most: the fineness of the answer on long texts
@@ -47,14 +48,14 @@ MARKS = (
 
 
 def text(length: int = 50, file: str | Path | None = None) -> Task:
-    """The next character of a text: bits a character on its last tenth; chance is to know the
+    """The next character of a text: bits a character on a tenth of it; chance is to know the
     frequencies only.
 
     x and y: whole numbers `[batch, length]`, characters of the text in order of their code points.
     On the embedded text the target lies between its entropy, 1.17 bits, which no model can pass,
     and chance.
-    Raises: ValueError for a file that is empty, not text or too short, whose last tenth is unlike
-    the rest, or a length below 1.
+    Raises: ValueError for a file that is empty, not text or too short, one of whose tenths is
+    unlike the rest, or a length below 1.
     """
     content = read(file)
     # In order of code points: that of a set differs from one process to the next.
@@ -72,10 +73,9 @@ def text(length: int = 50, file: str | Path | None = None) -> Task:
 
 
 def words(length: int = 20, file: str | Path | None = None) -> Task:
-    """The next word of a text: perplexity on its last tenth; chance is to know the frequencies
-    only.
+    """The next word of a text: perplexity on a tenth of it; chance is to know the frequencies only.
 
-    Words and punctuation marks in small letters, the 2000 most frequent of the training part;
+    Words and punctuation marks in small letters, the 2000 most frequent of all but the last tenth;
     others are one word, and line ends another. x and y: whole numbers `[batch, length]`.
     Raises: ValueError as `text`.
     """
@@ -84,7 +84,9 @@ def words(length: int = 20, file: str | Path | None = None) -> Task:
         tokens += re.findall(r"\w+|[^\w\s]", line)
         tokens.append(END)
     held = len(tokens) // SHARE
-    return _of_words("words", tokens[:-held], tokens[-held:], WORDS, length)
+    # The vocabulary is one for all seeds: the network has as many inputs and outputs.
+    vocabulary = _frequent(tokens[:-held], WORDS)
+    return _of_words("words", tokens, vocabulary, length)
 
 
 def penn_treebank(length: int = 20) -> Task:
@@ -99,7 +101,9 @@ def penn_treebank(length: int = 20) -> Task:
         file = f"ptb.{name}.txt"
         return decode(disk.verified("penn_treebank", file), file).replace("\n", f" {END} ").split()
 
-    return _of_words("penn_treebank", part("train"), part("valid"), None, length)
+    train, valid = part("train"), part("valid")
+    vocabulary = _frequent(train, None)
+    return _of_words("penn_treebank", [*train, *valid], vocabulary, length, len(valid))
 
 
 def read(file: str | Path | None) -> str:
@@ -188,16 +192,21 @@ def perplexity(logits: Float[Array, "*batch n"], y: Int[Array, "*batch"]) -> Flo
     return jnp.exp(cross_entropy(logits, y))
 
 
-def _of_words(name: str, train: list[str], valid: list[str], most: int | None, length: int) -> Task:
-    count = Counter(train)
+def _frequent(tokens: list[str], most: int | None) -> list[str]:
+    """The words that have a number of their own, with the one for all others; None for no limit."""
     named = None if most is None else most - 1  # one place is for all other words
-    kept = [word for word, _ in count.most_common(named)]
-    vocabulary = sorted({*kept, UNKNOWN})
+    kept = [word for word, _ in Counter(tokens).most_common(named)]
+    return sorted({*kept, UNKNOWN})
+
+
+def _of_words(
+    name: str, tokens: list[str], vocabulary: list[str], length: int, valid: int | None = None
+) -> Task:
     known = set(vocabulary)
-    tokens = [word if word in known else UNKNOWN for word in (*train, *valid)]
-    numbers = encode(tokens, vocabulary)
+    known_tokens = [token if token in known else UNKNOWN for token in tokens]
+    numbers = encode(known_tokens, vocabulary)
     return next_token(
-        name, numbers, len(vocabulary), length, perplexity, "validation perplexity", len(valid)
+        name, numbers, len(vocabulary), length, perplexity, "validation perplexity", valid
     )
 
 
@@ -214,10 +223,13 @@ def next_token(
     """A task on whole numbers below `size`: predict number k + 1 from those up to k, in windows of
     `length`.
 
-    The last `valid` numbers validate (default: a tenth); `entropy` is what no prediction can pass,
-    in units of `metric`, 0 where nobody knows it. Chance is to know the frequencies of the training
-    part, or to call all numbers alike where that is better. Raises: ValueError for too few numbers,
-    a validation part unlike the training part, or a length below 1.
+    The last `valid` numbers validate, in every seed. By default a tenth does, the last of `data`,
+    and a contiguous one anywhere for each seed; it trains on what comes after and then on what
+    comes before. `entropy` is what no prediction can pass, in units of `metric`, 0 where nobody
+    knows it. Chance is to know the frequencies of all but the last tenth, or to call all numbers
+    alike where that is better.
+    Raises: ValueError for too few numbers, a validation part unlike the training part, or a length
+    below 1.
     """
     check_length(name, length, 1)
     held = len(numbers) // SHARE if valid is None else valid
@@ -229,10 +241,11 @@ def next_token(
             f"of which {held:,} validate: too few for windows of {length}; give a longer text or a "
             "smaller --length"
         )
-    refuse_another_text(name, train, rest, size)
-    starts = np.unique(np.linspace(0, len(rest) - length - 1, VALID).astype(int))
-    inputs = np.stack([rest[k : k + length] for k in starts])
-    labels = np.stack([rest[k + 1 : k + 1 + length] for k in starts])
+    refuse_another_text(name, numbers, held, size, every_part=valid is None)
+    starts = np.unique(np.linspace(0, held - length - 1, VALID).astype(int))
+    # [window, step], counted from where the validation part begins
+    windows = starts[:, None] + np.arange(length)
+    labels = rest[windows + 1]
     chance = _chance(train, labels, size, metric)
     if entropy:
         target = entropy + TO_LEARN * (chance - entropy)
@@ -244,8 +257,18 @@ def next_token(
         target = (0.6 if metric is bits else 0.35) * chance
         why = "a share of what the frequencies alone give (0.6 of the bits, 0.35 of the perplexity)"
 
+    def split(data: Data, key: Key[Array, ""]) -> Data:
+        start = jax.random.randint(key, (), 0, len(train) + 1)
+        places = start + jnp.asarray(windows, jnp.int32)
+        whole = data["numbers"]
+        return data | {
+            "valid_start": start,
+            "valid_x": whole[places],
+            "valid_y": whole[places + 1],
+        }
+
     def tickets(data: Data, key: Key[Array, ""], steps: int, batch: int) -> Array:
-        total = data["train"].shape[0] - 1
+        total = data["numbers"].shape[0] - held - 1
         offset = jax.random.randint(key, (), 0, total)
         # Every row of a batch reads a stretch of its own.
         apart = total // batch
@@ -254,11 +277,14 @@ def next_token(
         return (offset + stream + window) % total
 
     def batch(data: Data, ticket: Array) -> tuple[Array, Array]:
-        whole = data["train"]
-        total = whole.shape[0] - 1
-        # The last window goes on at the beginning of the text.
-        places = (ticket[:, None] + jnp.arange(length)[None]) % total
-        return whole[places], whole[places + 1]
+        whole = data["numbers"]
+        count = whole.shape[0]
+        # The last window goes on at the beginning of the training part.
+        places = (ticket[:, None] + jnp.arange(length)[None]) % (count - held - 1)
+        # That begins after the validation part and, at the end of the text, goes on at its start:
+        # whichever part validates, it is read in place and copied nowhere.
+        begin = data["valid_start"] + held
+        return whole[(begin + places) % count], whole[(begin + places + 1) % count]
 
     return Task(
         name=name,
@@ -268,8 +294,9 @@ def next_token(
         readout="all",
         examples=min(EPOCH, len(train) - 1) // length,
         data={
-            "train": jnp.asarray(train),
-            "valid_x": jnp.asarray(inputs),
+            "numbers": jnp.asarray(numbers),
+            "valid_start": jnp.int32(len(train)),
+            "valid_x": jnp.asarray(rest[windows]),
             "valid_y": jnp.asarray(labels),
         },
         tickets=tickets,
@@ -282,6 +309,7 @@ def next_token(
         target=float(f"{target:.4g}"),
         why=why,
         entropy=entropy,
+        split=split if valid is None else None,
     )
 
 
@@ -303,26 +331,37 @@ def _cost(weights: np.ndarray, labels: np.ndarray) -> np.floating:
     return -np.log(weights / weights.sum())[labels].mean()
 
 
-def refuse_another_text(name: str, train: np.ndarray, rest: np.ndarray, size: int) -> None:
-    """Raises: ValueError when the part that validates is unlike the part that trains, in one line.
+def refuse_another_text(
+    name: str, numbers: np.ndarray, held: int, size: int, every_part: bool
+) -> None:
+    """Raises: ValueError when the last `held` numbers are unlike the others, in one line; with
+    `every_part` also when any other part of that length is.
 
     Compared are the share of numbers that the training part has never seen (expected: the share of
     those that it has seen once, by Good and Turing) and the distance of frequencies, half the sum
     of |p - q| (expected: by chance about half the sum of sqrt(2 p (1/n + 1/m) / pi)). Small texts
     and large vocabularies are apart by chance alone.
     """
-    n, m = len(train), len(rest)
-    count = np.bincount(train, minlength=size)
-    held = np.bincount(rest, minlength=size)
-    unseen = held[count == 0].sum() / m
-    once = (count == 1).sum() / n
-    pooled = (count + held) / (n + m)
-    apart = np.abs(count / n - held / m).sum() / 2
-    by_chance = np.sqrt(2 * pooled * (1 / n + 1 / m) / np.pi).sum() / 2
-    if unseen > UNSEEN + 2 * once or apart > APART + by_chance:
-        raise ValueError(
-            f"task {name!r}: the last {m:,} characters or words, which validate, are "
-            f"another text than those before: {unseen:.0%} of them never occur there, and "
-            f"{apart:.0%} would have to change for the frequencies to agree; give a text of one "
-            "kind, or mix its parts"
-        )
+    n, m = len(numbers) - held, held
+    of_all = np.bincount(numbers, minlength=size)
+    ends = range(len(numbers), held - 1, -held) if every_part else [len(numbers)]
+    for end in ends:
+        part = np.bincount(numbers[end - held : end], minlength=size)
+        others = of_all - part
+        unseen = part[others == 0].sum() / m
+        once = (others == 1).sum() / n
+        pooled = of_all / (n + m)
+        apart = np.abs(others / n - part / m).sum() / 2
+        by_chance = np.sqrt(2 * pooled * (1 / n + 1 / m) / np.pi).sum() / 2
+        if unseen > UNSEEN + 2 * once or apart > APART + by_chance:
+            where = f"the last {m:,} characters or words, which validate,"
+            if end < len(numbers):
+                where = (
+                    f"the {m:,} characters or words from the {end - held + 1:,}th on, on which a "
+                    "seed may validate,"
+                )
+            raise ValueError(
+                f"task {name!r}: {where} are another text than the others: {unseen:.0%} of them "
+                f"never occur there, and {apart:.0%} would have to change for the frequencies to "
+                "agree; give a text of one kind, or mix its parts"
+            )

@@ -77,11 +77,11 @@ def test_a_missing_file_is_named(kept: Folder) -> None:
 def test_a_manifest_of_another_version_is_refused(kept: Folder) -> None:
     body = json.loads((kept.path / MANIFEST).read_text())
     del body["sha256"]
-    body["schema"] = 3
+    body["schema"] = 2
     body["sha256"] = folders.digest(folders._canonical(body))
     (kept.path / MANIFEST).write_bytes(folders.to_json(body))
     with pytest.raises(
-        BadStudy, match=r"another version of jaxinit \(schema 3, this version reads 2\)"
+        BadStudy, match=r"another version of jaxinit \(schema 2, this version reads 3\)"
     ):
         kept.manifest()
 

@@ -9,4 +9,5 @@ def test_codes_are_stable() -> None:
         "CONVERGED": 1,
         "CENSORED": 2,
         "DIVERGED": 3,
+        "STOPPED": 4,
     }

@@ -17,7 +17,7 @@ ROW = {
     "scheme": "glorot_uniform",
     "baseline": "small_normal",
     "lr": 0.003,
-    "lr_at_edge": False,
+    "unresolved": "",
     "epochs": 12.34,
     "epochs_low": 11.11,
     "epochs_high": 13.33,
@@ -26,6 +26,7 @@ ROW = {
     "ratio_high": 5.05,
     "ratio_is": "=",
     "p_holm": 0.0003,
+    "letters": "ab",
     "seeds": 8,
     "converged": 8,
     "censored": 0,
@@ -42,21 +43,28 @@ NEVER = ROW | {
 }
 CLAIM = {
     "id": "A10",
-    "statement": "Xavier is faster.",
+    "statement": "Xavier is faster",
     "measured": 8.42,
     "measured_is": ">=",
     "low": 7.9,
     "high": 9.1,
     "published": None,
-    "verdict": "supported with a condition",
+    "parts": {"at least 2": "supported", "at most 10": "open"},
+    "verdict": "open",
     "note": "8 seeds",
 }
+AT = {
+    "glorot_uniform": (4.36, 3.84, 5.05, "="),
+    "uniform01": (0.5, 0.4, 0.6, "<="),
+}
+TARGETS = [{"target": target, "ratios": AT} for target in (0.535, 0.752, 0.883, 0.97)]
 SUMMARY = {
     "baseline": "small_normal",
     "target": 0.97,
     "metric": "validation accuracy",
     "budget": 20.0,
     "table": [ROW, BASELINE, NEVER],
+    "targets": TARGETS,
     "claims": [CLAIM],
     "notes": ["a note"],
 }
@@ -82,6 +90,8 @@ def test_names_are_printed_as_they_are(name: str, capsys: pytest.CaptureFixture[
         SUMMARY | {"table": [row], "metric": name, "notes": [f"note on {name}"], "baseline": name}
     )
     assert text.count(name) == 5  # title, row, twice below the table, note
+    at = [{"target": 0.5, "ratios": {name: (2.0, 1.0, 3.0, "=")}}] * 2
+    assert printed(SUMMARY | {"table": [row, BASELINE], "targets": at}).count(name) == 2
     printed(SUMMARY | {"claims": [CLAIM | {"statement": name}]})
     report.print_rows([row])
     lines = capsys.readouterr().out
@@ -93,32 +103,61 @@ def test_a_terminal_without_signs_sees_the_same_table_in_ascii() -> None:
     out = io.TextIOWrapper(io.BytesIO(), encoding="ascii", newline="\n")
     text = printed(SUMMARY, out)
     assert "validation accuracy >= 0.97" in text
-    assert "<=4.36 (3.84-5.05)" in text
+    assert "<=5.05" in text
+    assert "<=0.6" in text
     rows = [line for line in text.splitlines() if "8/0/0" in line or "0/5/3" in line]
     assert len({len(line) for line in rows}) == 1, "columns are aligned"
 
 
-def test_the_table_is_whole_in_eighty_columns() -> None:
+def test_the_tables_are_whole_in_eighty_columns() -> None:
     text = printed(SUMMARY)
     assert "…" not in text
-    assert "glorot_uniform 0.003 12.34 (11.11-13.33) 4.36 (3.84-5.05)" in " ".join(text.split())
+    assert max(map(len, text.splitlines())) <= 80
+    said = " ".join(text.split())
+    assert "glorot_uniform 0.003 12.3 (11.1-13.3) 4.36 (3.84-5.05) 0.0003 ab 8/0/0" in said
     assert "validation accuracy ≥ 0.97" in text
+    assert "scheme 0.535 0.752 0.883 0.97" in said
+    assert f"glorot_uniform {' '.join(['4.4 (3.8-5.0)'] * 4)}" in said
+    assert "share a letter are not told apart" in said
 
 
-def test_what_is_only_a_bound_is_marked() -> None:
+def test_wide_numbers_leave_the_tables_whole() -> None:
+    wide = ROW | {"ratio": 12.36, "ratio_low": 10.84, "ratio_high": 115.05, "letters": "abc"}
+    wide |= {"lr": 0.0032, "unresolved": "at an end of the rates tried"}
+    wide |= {"epochs": 123.4, "epochs_low": 99.96, "epochs_high": 151.2}
+    ratios = {"glorot_uniform": (12.36, 10.84, 115.05, "=")}
+    at = [{"target": target, "ratios": ratios} for target in (0.535, 0.752, 0.883, 0.97)]
+    text = printed(SUMMARY | {"table": [wide, BASELINE], "targets": at})
+    assert "…" not in text
+    said = " ".join(text.split())
+    assert "0.0032* 123 (100.0-151) 12.4 (10.8-115) 0.0003 abc 8/0/0" in said
+    assert f"glorot_uniform {' '.join(['12 (11-115)'] * 4)}" in said
+
+
+def test_of_what_is_only_a_bound_the_bound_is_given() -> None:
     text = " ".join(printed(SUMMARY).split())
-    assert "uniform01 0.003 >20.00 ≤4.36" in text
+    assert "uniform01 0.003 >20.0 ≤5.05" in text, "the upper end, above which nothing lies"
+    assert f"uniform01 {' '.join(['≤0.6'] * 4)}" in text
     assert "0/5/3" in text
-    assert (
-        "measured >= 8.4 (7.9 to 9.1); published: no source found; supported with a condition"
-        in text
-    )
+    for bound, shown in ((">=", "≥3.84"), ("<=", "≤5.05"), ("?", "?"), ("=", "4.36 (3.84-5.05)")):
+        assert report.entries(ROW | {"ratio_is": bound})[3] == shown
+    assert report.entries(BASELINE)[3] == "baseline"
 
 
-def test_a_best_rate_at_the_edge_is_marked() -> None:
-    assert report.entries(ROW | {"lr_at_edge": True})[1] == "0.003*"
+def test_easier_targets_are_shown_where_there_are_several_schemes_and_targets() -> None:
+    assert "easier targets" in printed(SUMMARY)
+    assert "easier targets" not in printed(SUMMARY | {"table": [BASELINE]})
+    assert "easier targets" not in printed(SUMMARY | {"targets": []})
+
+
+def test_an_unresolved_best_rate_is_marked() -> None:
+    unresolved = ROW | {"unresolved": "at an end of the rates tried"}
+    assert report.entries(unresolved)[1] == "0.003*"
+    # The rate of a scheme that never converges means little anyhow.
+    assert report.entries(unresolved | {"converged": 0})[1] == "0.003"
     assert report.entries(ROW | {"p_holm": 1e-6})[4] == "<1e-4"
     assert report.entries(ROW | {"ratio": None})[3] == "-"
+    assert report.entries(ROW | {"epochs_low": None})[2] == "12.3"
 
 
 def test_nothing_reported_yet_is_said() -> None:
@@ -127,19 +166,21 @@ def test_nothing_reported_yet_is_said() -> None:
 
 def test_claims_of_experiments_are_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
     rows = [
-        make_claim("X1", "a number", [1.0, 1.2], "about 1", (0.0, 2.5), ""),
-        make_claim("X2", "another", 3.0, "2", (0.0, 2.5), ""),
+        make_claim("X1", "A number", [1.0, 1.2], "about 1", (0.0, 2.5), ""),
+        make_claim("X2", "Another", 3.0, "2", (0.0, 2.5), "", exact=True),
     ]
     report.print_claims(rows)
     first, second = capsys.readouterr().out.splitlines()
-    assert first.startswith("X1: a number: 1.1 (")
-    assert second == "X2: another: 3; published: 2; refuted"
+    assert first.startswith("X1: A number. Published: about 1. Measured: 1.1 (")
+    assert second == (
+        "X2: Another. Published: 2. Measured: 3. At least 0: holds; at most 2.5: does not hold."
+    )
 
 
 def test_a_claim_without_a_verdict_says_so(capsys: pytest.CaptureFixture[str]) -> None:
-    unjudged = CLAIM | {"verdict": None}
+    unjudged = CLAIM | {"parts": {"at least 2": None}, "verdict": None}
     report.print_claims([unjudged])
-    assert capsys.readouterr().out.endswith("not judged at smoke size\n")
+    assert capsys.readouterr().out.endswith("At least 2: not judged at smoke size.\n")
     assert "not judged at smoke size" in " ".join(printed(SUMMARY | {"claims": [unjudged]}).split())
 
 
@@ -153,13 +194,13 @@ def test_the_rows_of_several_studies_are_one_table() -> None:
     report.print_rows(rows, Console(width=120, file=out))
     lines = out.getvalue().splitlines()
     assert sum("rnn, T=8" in line for line in lines) == 1, "a setting is named once"
-    assert sum("≤4.36 (3.84-5.05)" in line for line in lines) == 2
+    assert sum("≤5.05" in line for line in lines) == 2
     assert sum("0/5/3" in line for line in lines) == 2
 
 
-def test_a_claim_that_is_a_bound_says_so(capsys: pytest.CaptureFixture[str]) -> None:
-    report.print_claims([CLAIM | {"published": None}])
+def test_a_claim_that_is_a_bound_says_what_is_sure() -> None:
+    said = " ".join(printed(SUMMARY).split())
     assert (
-        "at least 8.42 (7.9 to 9.1); published: no source found; supported with a condition"
-        in capsys.readouterr().out
+        "A10 Xavier is faster. Published: no source found. Measured: at least 7.9. At least 2: "
+        "holds; at most 10: open, too noisy to tell. 8 seeds" in said
     )

@@ -3,22 +3,24 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
 import xarray as xr
-from ended_study import LIFE, STUDY, about, ended
+from ended_study import LIFE, STUDY, TRIALS, about, ended, ended_courses
 
 from jaxinit.analysis import store
 from jaxinit.analysis.folder import Folder, to_json
+from jaxinit.analysis.records import TRACES
 from jaxinit.analysis.summary import summarize
 from jaxinit.study import BadStudy, Study
 
 
 def write(path: Path, status: str = "complete") -> xr.Dataset:
     records, folder = ended(), Folder(path)
-    records.metric.values[0, 1, 2] = np.arange(8)
+    records.metric.values[1] = np.arange(8)
     summary = summarize(records, STUDY, about(status))
     files = {"records.nc": store.netcdf(records), "summary.json": to_json(summary)}
     with folder.locked():
@@ -32,15 +34,16 @@ def test_round_trip_keeps_axes_values_and_attributes(tmp_path: Path) -> None:
     xr.testing.assert_identical(result.records, records)
     assert result.study == STUDY
     assert result.complete
-    assert dict(result.records.sizes) == {"scheme": 2, "lr": 2, "seed": 3, "epoch": 8}
-    assert list(result.records.phase.values) == ["tune", "report", "report"]
-    assert result.records.outcome.attrs["flag_meanings"] == "unfinished converged censored diverged"
+    assert dict(result.records.sizes) == {"trial": TRIALS, "epoch": 8}
+    assert list(result.records.purpose.values[:4]) == ["tune", "report", "report", "tune"]
+    meanings = "unfinished converged censored diverged stopped"
+    assert result.records.outcome.attrs["flag_meanings"] == meanings
     names = ["manifest.json", "records.nc", "study.json", "summary.json"]
     assert sorted(p.name for p in (tmp_path / "s").iterdir()) == names
     assert (
         result.records.attrs["schema"]
         == json.loads((tmp_path / "s" / "study.json").read_text())["schema"]
-        == 2
+        == 3
     )
     assert result.records.attrs["identity"] == "d"
     assert (
@@ -68,9 +71,14 @@ def test_study_json_says_what_it_ran_on(tmp_path: Path) -> None:
 
 
 def state(metric: float) -> dict[str, np.ndarray]:
-    records = ended()
-    records.metric.values[...] = metric
-    return {name: records[name].values for name in (*store.TRACES, *store.ENDS)}
+    courses = ended_courses()
+    for course in courses.by_point.values():
+        course.traces[list(TRACES).index("metric")] = metric
+    return courses.arrays()
+
+
+def metrics(saved: dict[str, Any]) -> np.ndarray:
+    return saved["traces"][:, list(TRACES).index("metric")]
 
 
 def test_a_folder_with_nothing_is_no_answer_and_another_question_is_refused(tmp_path: Path) -> None:
@@ -109,7 +117,7 @@ def test_a_study_that_was_killed_shows_its_last_saved_state(tmp_path: Path) -> N
     result = store.load(tmp_path)
     assert not result.complete
     assert (result.records.metric == 0.75).all()
-    assert result.summary["trials"] == 12
+    assert result.summary["trials"] == TRIALS
     (tmp_path / store.STATE).write_bytes(b"torn")
     before = store.load(tmp_path)
     assert (before.records.metric == 0.25).all()
@@ -172,7 +180,7 @@ def test_a_state_of_another_study_is_never_taken(tmp_path: Path) -> None:
     store.write_state(tmp_path, state(0.75), "another", [LIFE])
     found, remark = store.read_state(tmp_path, "mine")
     assert found is not None
-    assert (found["metric"] == 0.25).all()
+    assert (metrics(found) == 0.25).all()
     assert found["lives"] == [LIFE]
     assert (
         "belongs to another study and was set aside as state.bin.foreign; going on from" in remark
@@ -212,7 +220,7 @@ def test_a_summary_and_a_state_that_are_no_files_are_as_torn_ones(how: str, tmp_
     make(tmp_path / store.STATE)
     found, remark = store.read_state(tmp_path, "d")
     assert found is not None
-    assert (found["metric"] == 0.25).all()
+    assert (metrics(found) == 0.25).all()
     assert "is torn and was set aside as state.bin.torn; going on from" in remark
 
 
@@ -237,7 +245,7 @@ def test_a_finished_study_is_read_where_nothing_can_be_written(
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(os, "open", refuse)  # the suite may run as root, whom no mode stops
-    assert store.summarize_again(tmp_path).summary["trials"] == 12
+    assert store.summarize_again(tmp_path).summary["trials"] == TRIALS
 
 
 @pytest.mark.parametrize("name", ["study.json", "records.nc", "summary.json", "manifest.json"])

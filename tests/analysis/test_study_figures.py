@@ -1,58 +1,54 @@
 """Figures from records alone: every one that the records can fill, and no crash on those they
 cannot."""
 
+from itertools import product
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 import pytest
 import xarray as xr
+from ended_trials import Ended
+from ended_trials import records as records_of
 
-from jaxinit.analysis import store, study_figures, survival, table
+from jaxinit.analysis import study_figures, survival, table
 from jaxinit.analysis.figure import as_text
 from jaxinit.analysis.outcome import Outcome
-from jaxinit.study import Study
 
-STUDY = Study(
-    schemes=("orthogonal", "small_normal", "uniform01", "identity"),
-    lrs=(0.1, 0.3),
-    target=0.9,
-    seeds=3,
-    tune_seeds=2,
-    epochs=4,
-)
-
-
+SCHEMES = ("orthogonal", "small_normal", "uniform01", "identity")
 ROW = {"converged": 2, "seeds": 2, "epochs": 3.0, "epochs_low": 2.0, "epochs_high": 4.0}
 
 
-def records(higher_is_better: int = 1, report: bool = True) -> xr.Dataset:
-    about = {
-        "task": "t",
-        "metric_name": "accuracy",
-        "higher_is_better": higher_is_better,
-        "chance": 0.1,
-        "target": 0.9,
-    }
-    made = store.empty_records(STUDY, 8, about)
+def outcome_of(scheme: str, rate: float) -> Outcome:
+    if scheme == "uniform01":
+        return Outcome.CENSORED
+    return Outcome.DIVERGED if (scheme, rate) == ("identity", 0.3) else Outcome.CONVERGED
+
+
+def records(higher_is_better: int = 1, report: bool = True, search: str = "grid") -> xr.Dataset:
+    """A grid of two rates, the first of which is reported, or a ladder, which reports both; trials
+    of another were stopped."""
     draws = np.random.default_rng(0)
-    for s in range(4):
-        for lr in range(2):
-            for seed in range(5):
-                if seed >= 2 and (lr != 0 or not report):
-                    continue
-                end = 32 if s == 2 else int(draws.integers(3, 30))
-                kind = (
-                    Outcome.CENSORED
-                    if s == 2
-                    else Outcome.DIVERGED
-                    if (s, lr) == (3, 1)
-                    else Outcome.CONVERGED
-                )
-                made.metric.values[s, lr, seed, :end] = np.linspace(0.1, 0.91, end)
-                made.outcome.values[s, lr, seed] = kind
-                made.last_epoch.values[s, lr, seed] = end / 8
-    return made
+    trials = []
+    for scheme, rate in product(SCHEMES, (0.1, 0.3)):
+        outcome = outcome_of(scheme, rate)
+        on_all_seeds = report and (rate == 0.1 or search == "ladder")
+        for seed in range(5 if on_all_seeds else 2):
+            epochs = 4.0 if outcome == Outcome.CENSORED else int(draws.integers(8, 30)) / 8
+            purpose = "report" if search == "ladder" or seed >= 2 else "tune"
+            trials.append(Ended(scheme, rate, seed, epochs, outcome, purpose))
+    if search == "ladder":
+        for scheme in SCHEMES:
+            trials.append(Ended(scheme, 0.03, 0, 2.0, Outcome.STOPPED, "coarse"))
+    return records_of(
+        trials,
+        higher_is_better=higher_is_better,
+        search=search,
+        baseline="small_normal",
+        budget=4.0,
+        evaluations_per_epoch=8,
+        target=0.9,
+    )
 
 
 def test_three_figures_in_two_formats(tmp_path: Path) -> None:
@@ -65,11 +61,27 @@ def test_three_figures_in_two_formats(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_study_draws_what_it_has(tmp_path: Path) -> None:
-    tuning_only = study_figures.draw_all(records(report=False), tmp_path)
-    assert [path.stem for path in tuning_only] == ["epochs_by_rate"]
-    unfinished = records(report=False)
-    unfinished.outcome.values[0, 0, 0] = Outcome.UNFINISHED
-    assert study_figures.draw_all(unfinished, tmp_path) == []
+    tuning_only = records(report=False)
+    tuning_only.outcome.values[0] = Outcome.UNFINISHED
+    paths = study_figures.draw_all(tuning_only, tmp_path)
+    assert [path.stem for path in paths] == ["epochs_by_rate"]
+    one_rate = tuning_only.isel(trial=np.flatnonzero(tuning_only.lr.values == 0.1))
+    assert study_figures.draw_all(one_rate, tmp_path) == []
+
+
+def test_a_ladder_shows_every_trial_and_the_rates_that_are_reported() -> None:
+    import matplotlib.pyplot as plt
+
+    data = records(search="ladder")
+    drawn = study_figures.epochs_by_rate(data)
+    panel = next(axes for axes in drawn.axes if axes.get_title(loc="left").startswith("orthogonal"))
+    marks = {line.get_marker(): line for line in panel.lines if line.get_marker() != "None"}
+    np.testing.assert_array_equal(marks[6].get_xdata(), [0.03])
+    np.testing.assert_array_equal(marks[6].get_ydata(), [2.0])
+    assert len(marks["o"].get_xdata()) == 10
+    reported = {line.get_xdata()[0] for line in panel.lines if len(set(line.get_xdata())) == 1}
+    assert reported >= {0.1, 0.3}
+    plt.close(drawn)
 
 
 @pytest.mark.parametrize(
@@ -81,10 +93,9 @@ def test_one_panel_a_scheme_the_fastest_first_with_labels(figure) -> None:
 
     drawn = figure(records(higher_is_better=0 if figure is study_figures.learning_curves else 1))
     titles = [axes.get_title(loc="left").split(",")[0] for axes in drawn.axes if axes.get_visible()]
-    assert sorted(titles) == sorted(STUDY.schemes)
+    assert sorted(titles) == sorted(SCHEMES)
     effort = [
-        survival.restricted_mean(table.times_of(records(), scheme, 0.1, "report"), 4.0)
-        for scheme in titles
+        survival.restricted_mean(table.times_reported(records(), scheme), 4.0) for scheme in titles
     ]
     assert effort == sorted(effort)
     assert drawn.axes[3].get_xlabel()
@@ -100,7 +111,11 @@ def test_names_are_drawn_as_they_are(tmp_path: Path) -> None:
     import matplotlib.pyplot as plt
 
     names = ["$\\frac{1}$", "_a", "a $b$ c", r"\$d\$"]
-    data = records().assign_coords(scheme=names).assign_attrs(baseline=names[0], task="$t$ $u")
+    data = records()
+    called = dict(zip(SCHEMES, names, strict=True))
+    of_trials = np.array([called[scheme] for scheme in data.scheme.values], object)
+    data = data.assign_coords(scheme=("trial", of_trials))
+    data = data.assign_attrs(baseline=names[0], task="$t$ $u")
     assert len(study_figures.draw_all(data, tmp_path)) == 3
     drawn = study_figures.share_converged(data)
     shown = {
@@ -125,7 +140,7 @@ def test_the_survival_panel_shows_the_kaplan_meier_estimate() -> None:
     drawn = study_figures.share_converged(data)
     panel = next(axes for axes in drawn.axes if axes.get_title(loc="left").startswith("orthogonal"))
     own = next(line for line in panel.lines if line.get_color() == "black")
-    time, share, _, _ = survival.kaplan_meier(table.times_of(data, "orthogonal", 0.1, "report"))
+    time, share, _, _ = survival.kaplan_meier(table.times_reported(data, "orthogonal"))
     np.testing.assert_allclose(own.get_xdata()[:-1], time)
     np.testing.assert_allclose(own.get_ydata()[:-1], share)
     plt.close(drawn)

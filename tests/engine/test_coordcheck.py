@@ -60,6 +60,17 @@ def rows_of(scheme: Scheme, study: Study = STUDY) -> list[coordcheck.Slope]:
     )
 
 
+def test_the_seeds_are_those_from_the_first_on() -> None:
+    def sizes(study: Study) -> xr.Dataset:
+        return coordinate_check(study, (16, 32), steps=2)
+
+    study = replace(STUDY, layers=1, schemes=("orthogonal",), search="ladder", seeds=3)
+    whole = sizes(study)
+    later = sizes(replace(study, first_seed=1, seeds=2))
+    assert later.seed.values.tolist() == [1, 2]
+    xr.testing.assert_allclose(later, whole.sel(seed=[1, 2]), rtol=1e-4)
+
+
 @pytest.mark.parametrize("model", ["mlp", "rnn"])
 def test_mup_and_its_kin_pass(model: str) -> None:
     """Sizes in the draw (muP, spectral) or in a multiplier (u-muP): the network computes the same

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from jaxinit.analysis.records import schemes_of
 from jaxinit.engine import campaign, initial, resolve
 from jaxinit.initializers import normal, zeros
 from jaxinit.introspect import Training
@@ -333,7 +334,7 @@ def test_a_study_takes_objects(tmp_path: Path) -> None:
     assert stored["model"] == study.model
     assert "own" in study.model
     assert campaign.run(study, out=tmp_path / "s", progress=False).read_back
-    assert sorted(got.records.scheme.values) == sorted(study.schemes)
+    assert schemes_of(got.records) == list(study.schemes)
     same = (tiny, jax.nn.initializers.normal(0.1), "xavier_rnn", "orthogonal+lsuv")
     assert campaign.run(replace(study, schemes=same), out=tmp_path / "s", progress=False).read_back
     other = (tiny, jax.nn.initializers.normal(0.2), "xavier_rnn", "orthogonal+lsuv")

@@ -1,6 +1,7 @@
 """A network looked at instead of trained: from a study to signals, verdicts and files."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,15 @@ def test_glorot_and_bengio_at_the_start(signals: tuple[xr.Dataset, Path]) -> Non
         Study(**{k: tuple(v) if isinstance(v, list) else v for k, v in stored["study"].items()})
         == STUDY
     )
+
+
+@pytest.mark.parametrize("search", ["ladder", "grid"])
+def test_signals_are_those_of_the_seeds_from_the_first_on(search: str) -> None:
+    study = replace(STUDY, layers=1, hidden=8, search=search, schemes=("orthogonal",), seeds=3)
+    whole = survey(study, examples=20)
+    later = survey(replace(study, first_seed=1, seeds=2), examples=20)
+    for kind in ("activation_mean_square", "weight_gradient_mean_square", "weight_mean_square"):
+        np.testing.assert_allclose(later[kind], whole[kind].isel(seed=[1, 2]), rtol=1e-5)
 
 
 def test_bad_requests_are_one_line(tmp_path: Path) -> None:

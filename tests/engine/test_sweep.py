@@ -4,6 +4,7 @@ stays at home."""
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from flax import nnx
 
 from jaxinit.analysis.outcome import Outcome
 from jaxinit.engine import sweep as sweeps
-from jaxinit.engine.sweep import CompileCounter, Sweep, over_devices
+from jaxinit.engine.sweep import CompileCounter, Joining, Orders, Sweep, over_devices
 from jaxinit.engine.training import Program, Trial
 from jaxinit.introspect import functional
 from jaxinit.models import RNN
@@ -49,6 +50,38 @@ def trials(lr: float = 0.05, budget: int = 6, target: float = 0.99) -> Trial:
 
 def sweep(mapping: str, devices: int, slots: int = 4, memory: int | None = None) -> Sweep:
     return Sweep(PROGRAM, TASK.data, slots, jax.devices()[:devices], mapping, memory)
+
+
+def joining(params: Sequence[dict[str, np.ndarray]], settings: Trial) -> list[Joining]:
+    return [Joining(k, _trial(settings, k), start) for k, start in enumerate(params)]
+
+
+def _trial(settings: Trial, number: int) -> Trial:
+    return jax.tree.map(lambda a: a[number], settings)
+
+
+def run(
+    many: Sweep, params: Sequence[dict[str, np.ndarray]], settings: Trial
+) -> Iterator[tuple[list[sweeps.Row], sweeps.Running]]:
+    """All trials to their ends, in the order of their numbers."""
+    waiting = joining(params, settings)
+
+    def order(room: int) -> Orders:
+        joined = waiting[:room]
+        del waiting[:room]
+        return Orders(joined)
+
+    return many.run(order, waiting[0])
+
+
+def told(*orders: Orders) -> Callable[[int], Orders]:
+    """These orders, a chunk each, whatever room there is; then none."""
+    left = list(orders)
+
+    def order(room: int) -> Orders:
+        return left.pop(0) if left else Orders()
+
+    return order
 
 
 def collect(rows_of_chunks) -> tuple[np.ndarray, dict[int, Outcome]]:
@@ -92,7 +125,7 @@ def one_by_one() -> tuple[float, np.ndarray, dict[int, Outcome]]:
 )
 def test_mapped_equals_looped_on_a_stable_scheme(mapping: str, devices: int, one_by_one) -> None:
     target, expected, ends = one_by_one
-    got, outcome = collect(sweep(mapping, devices).run(PARAMS, trials(target=target)))
+    got, outcome = collect(run(sweep(mapping, devices), PARAMS, trials(target=target)))
     assert len(set(ends.values())) == 2, (
         "some converge and some are censored, or the test shows little"
     )
@@ -105,8 +138,8 @@ def test_mapped_equals_looped_on_a_stable_scheme(mapping: str, devices: int, one
 def test_one_compilation_however_many_trials_and_chunks() -> None:
     with CompileCounter("training_program") as compiled:
         many = sweep("map", 2)
-        collect(many.run(PARAMS, trials()))
-        list(many.run(PARAMS[:3], jax.tree.map(lambda a: a[:3], trials(lr=0.02))))
+        collect(run(many, PARAMS, trials()))
+        list(run(many, PARAMS[:3], trials(lr=0.02)))
     assert compiled.count == 1
     assert compiled.seconds > 0
 
@@ -117,8 +150,8 @@ def test_a_nan_in_one_trial_touches_no_other() -> None:
         for k in range(COUNT)
     ]
     for mapping in ("map", "vmap"):
-        clean, _ = collect(sweep(mapping, 2).run(PARAMS, trials()))
-        got, outcome = collect(sweep(mapping, 2).run(poisoned, trials()))
+        clean, _ = collect(run(sweep(mapping, 2), PARAMS, trials()))
+        got, outcome = collect(run(sweep(mapping, 2), poisoned, trials()))
         assert outcome[4] is Outcome.DIVERGED
         others = [k for k in range(COUNT) if k != 4]
         np.testing.assert_array_equal(got[others], clean[others])
@@ -126,10 +159,56 @@ def test_a_nan_in_one_trial_touches_no_other() -> None:
 
 def test_every_trial_ends_once_and_slots_are_refilled() -> None:
     settings = trials()._replace(budget=np.arange(1, COUNT + 1, dtype=np.int32))
-    rows = [row for chunk, _ in sweep("map", 2, slots=2).run(PARAMS, settings) for row in chunk]
+    chunks = run(sweep("map", 2, slots=2), PARAMS, settings)
+    rows = [row for chunk, _ in chunks for row in chunk]
     ends = {row.number: row.last for row in rows if row.outcome is not Outcome.UNFINISHED}
     assert ends == {k: k + 1 for k in range(COUNT)}
     assert all(len(row.records.metric) == row.last - row.first for row in rows)
+
+
+@pytest.mark.parametrize("mapping", ["map", "vmap"])
+def test_a_trial_that_is_given_up_leaves_its_slot_to_another(mapping: str) -> None:
+    whole, _ = collect(run(sweep(mapping, 2), PARAMS[:5], trials()))
+    *four, last = joining(PARAMS[:5], trials())
+    order = told(Orders(four), Orders([last], given_up=[1]))
+    metric, outcome = collect(sweep(mapping, 2).run(order, last))
+    others = [0, 2, 3, 4]
+    assert sorted(outcome) == others
+    np.testing.assert_array_equal(metric[others], whole[others])
+    assert np.isnan(metric[1, PROGRAM.rows :]).all()
+
+
+def test_the_room_is_that_of_the_trials_that_have_ended() -> None:
+    budget = np.asarray([2, 4, 2, 4, 4], np.int32)
+    *four, last = joining(PARAMS[:5], trials()._replace(budget=budget))
+    order, rooms = told(Orders(four), Orders([last])), []
+
+    def noted(room: int) -> Orders:
+        rooms.append(room)
+        return order(room)
+
+    collect(sweep("map", 2).run(noted, last))
+    assert rooms == [4, 2, 3, 4]
+
+
+def test_a_trial_ends_at_the_budget_that_it_is_given_while_it_runs() -> None:
+    both = joining(PARAMS[:2], trials())
+    order = told(Orders(both), Orders(budgets={1: 3}))
+    ends = {}
+    for rows, _ in sweep("map", 2).run(order, both[0]):
+        ends |= {row.number: (row.last, row.outcome) for row in rows}
+    assert ends == {0: (6, Outcome.CENSORED), 1: (3, Outcome.CENSORED)}
+
+
+def test_a_trial_goes_on_from_the_state_in_which_it_was_saved() -> None:
+    whole, _ = collect(run(sweep("map", 2), PARAMS[:2], trials()))
+    _, running = next(run(sweep("map", 2), PARAMS[:2], trials()))
+    first, second = joining(PARAMS[:2], trials())
+    saved = second._replace(state=running.seats()[1].state)
+    metric, _ = collect(sweep("map", 2).run(told(Orders([first, saved])), first))
+    np.testing.assert_array_equal(metric[0], whole[0])
+    np.testing.assert_array_equal(metric[1, PROGRAM.rows :], whole[1, PROGRAM.rows :])
+    assert np.isnan(metric[1, : PROGRAM.rows]).all()
 
 
 def by_device(running: sweeps.Running, devices: int) -> list[set[int]]:
@@ -144,19 +223,15 @@ def by_device(running: sweeps.Running, devices: int) -> list[set[int]]:
 def test_running_trials_are_dealt_out_evenly_over_the_devices() -> None:
     many = sweep("map", 4, slots=16)
     budget = np.full(6, 4, np.int32)
-    _, running = next(many.run(PARAMS[:6], _first(6, trials()._replace(budget=budget))))
+    _, running = next(run(many, PARAMS[:6], trials()._replace(budget=budget)))
     assert sorted(map(len, by_device(running, 4))) == [1, 1, 2, 2]
-
-
-def _first(count: int, settings: Trial) -> Trial:
-    return jax.tree.map(lambda a: a[:count], settings)
 
 
 def test_trials_stay_on_their_devices_until_one_has_more_than_its_share() -> None:
     # Trials 0, 2, 4, 6 lie on one device, 1, 3, 5 on the other, whose trials end first.
     budget = np.asarray([8, 2, 8, 2, 8, 2, 8], np.int32)
     many = sweep("map", 2, slots=8)
-    chunks = many.run(PARAMS[:7], _first(7, trials()._replace(budget=budget)))
+    chunks = run(many, PARAMS[:7], trials()._replace(budget=budget))
     seen = [by_device(running, 2) for _, running in chunks]
     assert seen[0] == [{0, 2, 4, 6}, set()]  # after one chunk, of two evaluations
     assert seen[1] == [{0, 4}, {2, 6}]
@@ -175,7 +250,7 @@ def test_states_pass_from_chunk_to_chunk_without_being_copied() -> None:
         return rows, after
 
     many._chunk = spied
-    list(many.run(PARAMS, trials()))
+    list(run(many, PARAMS, trials()))
     assert len(left) > 2
     assert all(a is b for a, b in zip(left, entered[1:], strict=False))
 
@@ -185,11 +260,8 @@ def test_under_vmap_the_slots_shrink_to_powers_of_two_and_under_map_they_stay() 
     for mapping, expected in (("vmap", {16, 4}), ("map", {16})):
         with CompileCounter("training_program") as compiled:
             many = sweep(mapping, 2, slots=16)
-            rows = [
-                row
-                for chunk, _ in many.run(PARAMS, trials()._replace(budget=budget))
-                for row in chunk
-            ]
+            chunks = run(many, PARAMS, trials()._replace(budget=budget))
+            rows = [row for chunk, _ in chunks for row in chunk]
         assert {row.number: row.last for row in rows} == dict(enumerate(budget.tolist()))
         assert set(many._compiled) == expected
         assert compiled.count == len(expected)
@@ -200,26 +272,26 @@ def test_more_slots_than_memory_holds_are_split_and_said_so(
     capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = sweep("vmap", 1, slots=16)
-    next(whole.run(PARAMS, trials()))
+    next(run(whole, PARAMS, trials()))
     assert capsys.readouterr().err == ""
     needs = whole._compiled[16].memory_analysis()
     bytes_for_16 = (
         needs.argument_size_in_bytes + needs.output_size_in_bytes + needs.temp_size_in_bytes
     )
     split = sweep("vmap", 1, slots=16, memory=bytes_for_16 // 2 + 1)
-    rows, _ = next(split.run(PARAMS, trials()))
+    rows, _ = next(run(split, PARAMS, trials()))
     assert split.slots in (4, 8)
     assert len(rows) == split.slots
     assert "jaxinit: 16 trials at a time need more than the" in (said := capsys.readouterr().err)
     assert f"there are {split.slots} at a time" in said
     hopeless = sweep("vmap", 1, slots=1, memory=1000)
-    next(hopeless.run(PARAMS, trials()))
+    next(run(hopeless, PARAMS, trials()))
     assert "may not fit: make batch, hidden or length smaller" in capsys.readouterr().err
     monkeypatch.setattr(sweeps, "free_memory", lambda devices: 1000)
     with pytest.raises(
         BadStudy, match=r"a trial needs \d+ MiB on each device and 0 MiB are free; make batch"
     ):
-        next(sweep("vmap", 1, slots=1).run(PARAMS, trials()))
+        next(run(sweep("vmap", 1, slots=1), PARAMS, trials()))
 
 
 def run_python(code: str) -> subprocess.CompletedProcess:

@@ -15,7 +15,7 @@ from jaxinit.introspect import Functional, functional
 from jaxinit.models import LSTM
 from jaxinit.schemes import by_role, xavier_rnn
 from jaxinit.spec import Override, draw, rules
-from jaxinit.study import BadStudy, Study
+from jaxinit.study import RATES, BadStudy, Study
 
 X = jax.random.normal(jax.random.key(0), (5, 3))
 
@@ -81,6 +81,15 @@ def test_pretraining_and_the_report() -> None:
         )
     with pytest.raises(ValueError, match="matches no parameter"):
         report_on("z")
+
+
+@pytest.mark.parametrize("search", [None, "ladder"])
+def test_a_study_without_rates_pretrains_at_the_first_usual_one(search: str | None) -> None:
+    study = Study(model="mlp", hidden=8, schemes=("xavier_rnn",), baseline="xavier_rnn", epochs=1)
+    trained = finetune.pretrain(replace(study, search=search, seeds=2), progress=False)
+    assert trained.resolved.study.lrs[0] == RATES["sgd"][0]
+    other = finetune.pretrain(replace(study, search=search, seeds=2, first_seed=1), progress=False)
+    assert not np.array_equal(other.values["readout.kernel"], trained.values["readout.kernel"])
 
 
 def test_the_report_on_a_model_in_bfloat16() -> None:

@@ -1,0 +1,97 @@
+"""Do two studies agree? The same schemes in both, such as a study and its replication with other
+seeds.
+
+    records of both -> epochs of each scheme in each -> ratio of the two, and of their ratios
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from jaxinit.analysis.interval import Limits, limits, ratio_limits
+from jaxinit.analysis.store import Result
+from jaxinit.analysis.survival import LEVEL
+from jaxinit.analysis.table import samples_of
+from jaxinit.study import BadStudy
+
+
+class Agreement(NamedTuple):
+    """How one scheme compares between two studies.
+
+    epochs: of the first over those of the second, with its interval; ratio: the same of how many
+    times fewer epochs than the baseline, None for the baseline itself; each at 95 % over all
+    schemes together. agree: whether 1 lies in every one of them.
+    """
+
+    scheme: str
+    epochs: tuple[float, float, float]
+    ratio: tuple[float, float, float] | None
+
+    @property
+    def agree(self) -> bool:
+        intervals = [self.epochs] if self.ratio is None else [self.epochs, self.ratio]
+        return all(low <= 1 <= high for _, low, high in intervals)
+
+
+def agreements(first: Result, second: Result) -> list[Agreement]:
+    """How every scheme that both studies report compares.
+
+    The limits of each study are joined as those of two schemes are (`interval.ratio_limits`), for
+    the ratio against the baseline twice; each at 1 - 0.05 / m over m schemes.
+    Assumes that the studies have no seed in common.
+    Raises: BadStudy where they share no scheme, or one of them has fewer than two seeds.
+    """
+    baseline = first.study.baseline
+    shared = []
+    for scheme in first.study.schemes:
+        both = [samples_of(result.records, scheme) for result in (first, second)]
+        if all(both):
+            shared.append(scheme)
+            seeds = min(sample.seeds for samples in both for sample in samples)
+            if seeds < 2:
+                raise BadStudy(f"{scheme!r} has {seeds} seed in one of the studies; 2 are needed")
+    if not shared:
+        raise BadStudy(
+            f"{first.folder} and {second.folder} report no scheme in common: "
+            f"{', '.join(first.study.schemes)} and {', '.join(second.study.schemes)}"
+        )
+    level = 1 - (1 - LEVEL) / len(shared)
+    epochs = [_limits_of(result, shared, level) for result in (first, second)]
+    found = []
+    for scheme in shared:
+        own = [each[scheme] for each in epochs]
+        ratio = None
+        if scheme != baseline and baseline in shared:
+            against = [ratio_limits(each[baseline], each[scheme]) for each in epochs]
+            ratio = _exponential(ratio_limits(against[0], against[1]))
+        found.append(Agreement(scheme, _exponential(ratio_limits(own[0], own[1])), ratio))
+    return found
+
+
+def differences_of(first: Result, second: Result) -> dict[str, tuple[Any, Any]]:
+    """The settings in which the studies differ, but for their seeds."""
+    there, here = first.study.plain(), second.study.plain()
+    changed = {}
+    for setting in there:
+        if setting != "first_seed" and there[setting] != here[setting]:
+            changed[setting] = (there[setting], here[setting])
+    return changed
+
+
+def seeds_in_common(first: Result, second: Result) -> int:
+    """How many seeds the studies share, which makes them agree by construction."""
+    seeds = [{*result.study.tuning, *result.study.reporting} for result in (first, second)]
+    return len(seeds[0] & seeds[1])
+
+
+def _limits_of(result: Result, schemes: list[str], level: float) -> Mapping[str, Limits]:
+    horizon = result.records.attrs["budget"]
+    epochs = {}
+    for scheme in schemes:
+        samples = samples_of(result.records, scheme)
+        epochs[scheme] = limits(samples, horizon, level, samples_compared=2)
+    return epochs
+
+
+def _exponential(ends: Limits) -> tuple[float, float, float]:
+    return math.exp(ends.value), math.exp(ends.low), math.exp(ends.high)
