@@ -1,5 +1,6 @@
 """What the README shows works: its Python runs as it stands, its commands in tiny sizes."""
 
+import json
 import os
 import re
 import shlex
@@ -10,11 +11,13 @@ from pathlib import Path
 import pytest
 
 from jaxinit import cli
+from jaxinit.analysis.report import entries
 from jaxinit.engine.initial import calibrate_parameters, draw_parameters
 from jaxinit.engine.resolve import resolve
 from jaxinit.study import Study
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
 # what is added to a command so that it takes seconds; of an option given twice the last counts
 TINY = {
     "run": "--hidden 8 --seeds 2 --tune-seeds 1 --lrs 0.01 --epochs 1 --evaluations 1 --batch 128",
@@ -110,6 +113,14 @@ def test_the_other_commands_are_those_that_other_tests_run() -> None:
         "jaxinit plot results/...",
         "jaxinit run --help",
     }
+
+
+def test_the_table_is_that_of_the_kept_summary() -> None:
+    kept = json.loads((ROOT / "docs" / "summaries" / "digits_rows.json").read_text())
+    lines = {words[0]: words for line in README.splitlines() if (words := line.split())}
+    for row in kept["table"]:
+        shown = " ".join(entries(row)).split()
+        assert lines[row["scheme"]] == shown
 
 
 def test_the_python_runs_as_it_stands(tmp_path: Path) -> None:
