@@ -28,7 +28,7 @@ from jaxinit.analysis.report import print_claims, print_rows
 from jaxinit.analysis.store import Result
 from jaxinit.analysis.study_figures import forest
 from jaxinit.analysis.survival import LEVEL, Times
-from jaxinit.analysis.table import SettingRow, by_speed, reported, samples_of, times_reported
+from jaxinit.analysis.table import SettingRow, reported, samples_of, speed, times_reported
 from jaxinit.console import exit_code
 from jaxinit.study import SYNTHETIC, Interrupted, Study
 
@@ -298,7 +298,7 @@ def as_one(results: Results, setting: str, baseline: str) -> list[SettingRow]:
         row["ratio_is"] = ratio.bound if name != baseline else "="
         row["p_holm"] = None  # the test is of schemes within a study
         rows.append(row)
-    return sorted(rows, key=by_speed)
+    return sorted(rows, key=speed)
 
 
 # Claims.
@@ -325,7 +325,7 @@ def lower_rate(name: str, result: Result, scheme: str, where: str) -> Claim:
     ten times it (or the nearest), on tuning seeds."""
     tuning = by_rate_and_seed(result.records, scheme, "tune")
     rates = tuning.lr.values
-    metric = tuning.metric.max("epoch").transpose("lr", "seed").values
+    metric = tuning.metric.max("epoch").transpose("lr", "seed").fillna(0.0).values
     gaps, chosen = [], set()
     for seed in range(metric.shape[1]):
         # Chosen on the other seeds, where there are others: the best of one's own is a lucky one.
@@ -334,7 +334,9 @@ def lower_rate(name: str, result: Result, scheme: str, where: str) -> Claim:
         high = rates[np.abs(np.log(rates / (10 * rate))).argmin()]
         chosen.add(f"{rate:g}" if high > rate else f"{rate:g}, the highest of the grid")
         gaps.append(metric[rates == rate, seed] - metric[rates == high, seed])
-    note = f"{len(gaps)} tuning seed(s), the rate of each chosen on the others: {', '.join(chosen)}"
+    note = f"{len(gaps)} tuning seeds, the rate of each chosen on the others: {', '.join(chosen)}"
+    if len(gaps) == 1:
+        note = f"one tuning seed, which chose the rate too: {', '.join(chosen)}"
     statement = (
         f"{where}: best accuracy of the {scheme} initialization at its best rate, less that at ten "
         "times it"

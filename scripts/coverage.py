@@ -30,7 +30,7 @@ import tyro
 from rich.progress import track
 
 from jaxinit.analysis import store
-from jaxinit.analysis.claims import WRONG, verdict
+from jaxinit.analysis.claims import WRONG_RATIO, verdict
 from jaxinit.analysis.interval import Sample, best, bound, limits, log_ratio
 from jaxinit.analysis.population import (
     Played,
@@ -142,7 +142,8 @@ def populations(asked: Asked) -> Iterator[tuple[str, list[Population], str]]:
         yield file.stem, [population], asked.baseline or slowest(population)
     if not asked.population:
         for lost in LOSSES:
-            family = [synthetic(np.random.default_rng(k), lost) for k in range(asked.studies // 10)]
+            count = max(1, asked.studies // 10)
+            family = [synthetic(np.random.default_rng(k), lost) for k in range(count)]
             yield f"synthetic, {lost:.0%} lost", family, "scheme0"
 
 
@@ -215,13 +216,17 @@ def note(
         truth = truths[name].of(samples)
         _, low, high = limits(samples, horizon)
         tally.note("epochs", low - 1e-9 <= truth <= high + 1e-9)
+        tally.note("epochs, restricted", low - 1e-9 <= truths[name].restricted <= high + 1e-9)
         if name == baseline:
             continue
         truth = truths[baseline].of(base) - truth
-        for level in (0.95, 1 - WRONG):
+        for level in (0.95, 1 - WRONG_RATIO):
             ratio = log_ratio(base, samples, horizon, level)
             if level == 0.95:
                 tally.note("ratio", ratio.low - 1e-9 <= truth <= ratio.high + 1e-9)
+                restricted = truths[baseline].restricted - truths[name].restricted
+                within = ratio.low - 1e-9 <= restricted <= ratio.high + 1e-9
+                tally.note("ratio, restricted", within)
                 tally.widths.append(ratio.high - ratio.low)
                 continue
             kind = bound(best(base, horizon), best(samples, horizon))
@@ -273,6 +278,8 @@ def rows_of(name: str, tallies: dict[str, Tally], baseline: str) -> list[dict[st
                 "studies": len(tally.epochs),
                 "ratio_coverage": tally.share("ratio"),
                 "epochs_coverage": tally.share("epochs"),
+                "ratio_coverage_restricted": tally.share("ratio, restricted"),
+                "epochs_coverage_restricted": tally.share("epochs, restricted"),
                 "log_width": float(np.median(tally.widths)) if tally.widths else None,
                 "epochs_trained": float(np.mean(tally.epochs)),
                 "epochs_trained_grid": float(np.mean(tally.grid_epochs))

@@ -37,7 +37,7 @@ def agreements(first: Result, second: Result) -> list[Agreement]:
     """How every scheme that both studies report compares.
 
     The limits of each study are joined as those of two schemes are (`interval.ratio_limits`), for
-    the ratio against the baseline twice; each at 1 - 0.05 / m over m schemes.
+    the ratio against the baseline twice; each at 1 - 0.05 / m over all m intervals.
     Assumes that the studies have no seed in common.
     Raises: BadStudy where they share no scheme, or one of them has fewer than two seeds.
     """
@@ -55,7 +55,7 @@ def agreements(first: Result, second: Result) -> list[Agreement]:
             f"{first.folder} and {second.folder} report no scheme in common: "
             f"{', '.join(first.study.schemes)} and {', '.join(second.study.schemes)}"
         )
-    level = 1 - (1 - LEVEL) / len(shared)
+    level = 1 - (1 - LEVEL) / (2 * len(shared) - 1)  # epochs of each, ratios of all but one
     epochs = [_limits_of(result, shared, level) for result in (first, second)]
     found = []
     for scheme in shared:

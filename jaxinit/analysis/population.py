@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 import xarray as xr
@@ -101,7 +102,7 @@ def load_population(path: str | Path) -> Population:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = dict(file)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError, EOFError, BadZipFile) as error:
         raise BadStudy(f"{path} is no population: {error}; make one with --record") from error
     names = [key.removesuffix("_t") for key in arrays if key.endswith("_t")]
     if "lr" not in arrays or not names:
@@ -109,18 +110,28 @@ def load_population(path: str | Path) -> Population:
             f"{path} is no population: it needs lr and for each scheme NAME_t and NAME_e, and has "
             f"{', '.join(arrays) or 'nothing'}"
         )
-    rates = np.asarray(arrays["lr"], float)
-    if rates.ndim != 1 or (np.diff(rates) <= 0).any() or not np.isfinite(rates).all():
+    rates = _numbers(arrays["lr"])
+    growing = rates.ndim == 1 and rates.size > 0 and (np.diff(rates, prepend=0.0) > 0).all()
+    if not growing or not np.isfinite(rates).all():
         raise BadStudy(f"{path}: lr must be growing rates, got {rates.tolist()}")
     schemes = {}
     for name in names:
         schemes[name] = _scheme(path, name, arrays, len(rates))
+    seeds = {scheme.time.shape[1] for scheme in schemes.values()}
+    if len(seeds) > 1 or 0 in seeds:
+        raise BadStudy(f"{path}: all schemes must have the same seeds, got {sorted(seeds)} of them")
     per_epoch = int(arrays.get("per_epoch", PER_EPOCH))
     return Population(tuple(rates.tolist()), schemes, per_epoch)
 
 
+def _numbers(array: Any) -> np.ndarray:
+    """Numbers as float64, none of what is no number."""
+    array = np.asarray(array)
+    return array.astype(float) if array.dtype.kind in "fiu" else np.empty(0)
+
+
 def _scheme(path: str | Path, name: str, arrays: Mapping[str, Any], rates: int) -> Scheme:
-    time = np.asarray(arrays[f"{name}_t"], float)
+    time = _numbers(arrays[f"{name}_t"])
     if f"{name}_e" not in arrays:
         raise BadStudy(f"{path} has {name}_t and no {name}_e, whether the target was reached")
     converged = np.asarray(arrays[f"{name}_e"], bool)
@@ -132,8 +143,11 @@ def _scheme(path: str | Path, name: str, arrays: Mapping[str, Any], rates: int) 
     if not np.isfinite(time).all() or (time <= 0).any():
         raise BadStudy(f"{path}: {name}_t has rates that are missing: times must be positive")
     outcome = np.where(converged, Outcome.CONVERGED, Outcome.CENSORED)
-    metric = np.asarray(arrays.get(f"{name}_m", np.zeros_like(time)), float)
-    return Scheme(time, converged, metric, np.asarray(arrays.get(f"{name}_o", outcome)))
+    metric = np.asarray(arrays.get(f"{name}_m", np.zeros_like(time)))
+    outcome = np.asarray(arrays.get(f"{name}_o", outcome))
+    if metric.shape != time.shape or outcome.shape != time.shape:
+        raise BadStudy(f"{path}: {name}_m and {name}_o must have the shape of {name}_t")
+    return Scheme(time, converged, metric.astype(float), outcome)
 
 
 def save_population(path: str | Path, population: Population) -> None:

@@ -46,8 +46,8 @@ def print_answer(result: Result, console: Console | None = None) -> None:
     baseline = summary["baseline"]
     _print(
         console,
-        f"times fewer: epochs of {baseline} / epochs of the scheme. p: exact permutation against "
-        f"{baseline}, Holm-corrected. Schemes that share a letter are not told apart. "
+        f"times fewer: epochs of {baseline} / epochs of the scheme. p: permutation of seeds "
+        f"against {baseline}, Holm-corrected. Schemes that share a letter are not told apart. "
         f"conv/cens/div: trials converged, censored at {summary['budget']:g} epochs, diverged.",
     )
     if len(summary["targets"]) > 1 and len(summary["table"]) > 1:
@@ -120,7 +120,11 @@ def print_agreements(first: Result, second: Result, console: Console | None = No
         table.add_column(header, justify="right", no_wrap=True)
     found = agreements(first, second)
     for one in found:
-        ratio = "baseline" if one.ratio is None else _with_bound(*one.ratio, "=", 3)
+        ratio = "-"
+        if one.ratio is not None:
+            ratio = _with_bound(*one.ratio, "=", 3)
+        elif one.scheme == first.study.baseline:
+            ratio = "baseline"
         epochs = _with_bound(*one.epochs, "=", 3)
         cells = (one.scheme, epochs, ratio, "agree" if one.agree else "DIFFER")
         table.add_row(*[_text(console, cell) for cell in cells])

@@ -138,7 +138,7 @@ class Ladder:
                 if order[0] not in (window[0], window[-1]) or wider == window:
                     break
                 window = wider
-            contenders = order[:REPORTED]
+            contenders = stage.winners(ends, budget)
         yield Stage(number, "report", _product(sorted(contenders), self.seeds))
 
     def _rounds(self) -> int:
@@ -268,8 +268,19 @@ class Stage:
         means = self.means(ends, budget)
         kept = sorted(means.values())[: self.keep]
         bound = kept[-1] * self._lead()
+        reached = self._reached(ends, budget)
         # Those that were stopped lie at the bound.
-        return [rung for rung, mean in means.items() if mean < bound]
+        return [rung for rung, mean in means.items() if mean < bound and rung in reached]
+
+    def _reached(self, ends: Ends, budget: float) -> set[Rung]:
+        """The rates at which some seed converged in time; all of them where none did."""
+        lost = self._lost(ends, min(self.cap(ends), budget))
+        return {rung for rung in self.rungs if lost[rung] < self.seeds} or set(self.rungs)
+
+    def winners(self, ends: Ends, budget: float) -> list[Rung]:
+        """The best rates, as many as are kept; of those at which no seed converged none."""
+        reached = self._reached(ends, budget)
+        return [rung for rung in self.best(ends, budget) if rung in reached][: self.keep]
 
     def _lead(self) -> float:
         if self.purpose != "fine":

@@ -186,7 +186,7 @@ def _notes_on_lives(records: xr.Dataset, about: Mapping[str, Any]) -> list[str]:
     ended = records.outcome.values != Outcome.UNFINISHED
     unfinished = int((started & ~ended).sum())
     if unfinished:
-        notes.append(f"interrupted: {unfinished} trials are censored where they stopped")
+        notes.append(f"interrupted: {unfinished} trials have not ended, and are left out")
     for life in about.get("lives", []):
         if life["forced"]:
             notes.append(f"resumed by force under other conditions: {'; '.join(life['forced'])}")

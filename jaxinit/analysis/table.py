@@ -19,10 +19,10 @@ from jaxinit.analysis.interval import (
     Bound,
     Sample,
     best,
+    by_speed,
     compare,
     correlation,
     limits,
-    penalized_mean,
     permutation_p,
     seeds_to_tell,
     share_interval,
@@ -116,13 +116,16 @@ def samples_of(records: xr.Dataset, scheme: str) -> list[Sample]:
     samples = []
     for rate in np.unique(trials.lr.values).tolist():
         at_rate = select(trials, scheme, lr=rate)
-        if not (at_rate.last_epoch.values > 0).any():
+        # Of an interrupted study some trials have not ended, or wait to be trained again.
+        open_ended = np.isin(at_rate.outcome.values, (Outcome.UNFINISHED, Outcome.STOPPED))
+        at_rate = at_rate.isel(trial=np.flatnonzero(~open_ended))
+        if not at_rate.sizes["trial"]:
             continue
         # Of a grid one rate is reported as if it had been given.
         doubt = records.attrs["search"] == "ladder" and doubtful(ends, rate)
         samples.append(Sample(rate, times_of(at_rate), doubt))
     horizon = records.attrs["budget"]
-    return sorted(samples, key=lambda sample: penalized_mean(sample.times, horizon))
+    return by_speed(samples, horizon)
 
 
 def reported(records: xr.Dataset) -> dict[str, float]:
@@ -156,10 +159,10 @@ def make_table(records: xr.Dataset, baseline: str) -> list[Row]:
         row["p_holm"] = p_values.get(scheme)
         row["letters"] = letters[scheme]
         rows.append(row)
-    return sorted(rows, key=by_speed)
+    return sorted(rows, key=speed)
 
 
-def by_speed(row: Row) -> tuple[float, str]:
+def speed(row: Row) -> tuple[float, str]:
     """The key that sorts rows, the fastest first; schemes that tie by their names."""
     return row["epochs"], row["scheme"]
 
@@ -282,7 +285,7 @@ def unresolved(records: xr.Dataset, scheme: str, rate: float) -> str:
         beside = next_rate(ends, rate, sign)
         assert beside is not None
         if fails(ends, beside):
-            return f"most trials fail at {beside:g}"
+            return f"most trials fail, or are much slower, at {beside:g}"
         common = {seed for at, seed in ends if at == rate} & {
             seed for at, seed in ends if at == beside
         }

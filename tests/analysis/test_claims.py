@@ -11,6 +11,7 @@ from scipy import stats
 from jaxinit.analysis.claims import (
     FEWEST,
     WRONG,
+    WRONG_RATIO,
     Band,
     Claim,
     Comparison,
@@ -181,7 +182,7 @@ def test_ratios_of_fewer_than_four_seeds_settle_nothing() -> None:
 def test_claims_that_are_read_together_are_settled_together() -> None:
     """Each at its share of what may be wrong of all of them."""
     for family in (1, 20):
-        low = compare(SLOW, FAST, 10.0, 1 - WRONG / family).low
+        low = compare(SLOW, FAST, 10.0, 1 - WRONG_RATIO / family).low
         for end, expected in ((low - 1e-9, "supported"), (low + 1e-9, "open")):
             row = ratio_claim("X", "", SLOW, FAST, 10.0, None, at_least(end), family=family)
             assert row["verdict"] == expected
@@ -283,8 +284,8 @@ def test_of_a_bound_the_sentence_gives_what_is_sure() -> None:
     assert f"Measured: at most {other['high']:.3g}. At least 2: does not hold." in sentence(other)
     lost = [Sample(0.1, times(censored=(10.0,) * 4))]
     neither = ratio_claim("X", "Faster", lost, lost, 10.0, None, at_least(2.0))
-    assert "Measured: no estimate, about 1" in sentence(neither)
-    assert sentence(neither).endswith("At least 2: open, too noisy to tell.")
+    assert "Measured: no estimate" in sentence(neither)
+    assert sentence(neither).endswith("At least 2: open.")
 
 
 def test_a_diverged_seed_makes_a_bound_as_a_censored_one_does() -> None:

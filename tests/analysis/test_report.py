@@ -202,5 +202,5 @@ def test_a_claim_that_is_a_bound_says_what_is_sure() -> None:
     said = " ".join(printed(SUMMARY).split())
     assert (
         "A10 Xavier is faster. Published: no source found. Measured: at least 7.9. At least 2: "
-        "holds; at most 10: open, too noisy to tell. 8 seeds" in said
+        "holds; at most 10: open. 8 seeds" in said
     )

@@ -55,7 +55,7 @@ def test_notes_name_the_schemes_that_might_do_better_and_those_that_never_conver
     unresolved = "small_normal (0.4: at an end of the rates tried)"
     assert f"*best rate unresolved, another may do better: {unresolved}" in notes
     assert any(note.endswith("ratios are bounds: orthogonal") for note in notes)
-    assert "interrupted: 1 trials are censored where they stopped" in notes
+    assert "interrupted: 1 trials have not ended, and are left out" in notes
 
 
 def test_claims_of_recurrent_networks_are_settled_as_one_family() -> None:

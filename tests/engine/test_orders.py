@@ -4,7 +4,7 @@ and the answer is the same whatever ends first, and wherever a signal arrives.""
 import math
 import signal
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import jax
@@ -103,14 +103,19 @@ class Drawn:
         return sweep.Row(number, before, after, Records(*[trace] * 4), outcome)
 
 
-def answer(drawn: Drawn, folder: Path, patch: pytest.MonkeyPatch) -> Result:
+RATES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+MOST_LIVES = 80
+
+
+def answer(drawn: Drawn, folder: Path, patch: pytest.MonkeyPatch, study: Study = STUDY) -> Result:
     """The study under a sweep, run again until it is complete."""
     with patch.context() as patched:
         patched.setattr(sweep.Sweep, "run", lambda *words: drawn.run(*words))
-        while True:
-            result = campaign.run(STUDY, out=folder, progress=False)
+        for _ in range(MOST_LIVES):
+            result = campaign.run(study, out=folder, progress=False)
             if result.complete:
                 return result
+    raise AssertionError(f"no end after {MOST_LIVES} lives")
 
 
 # In which some trial is stopped and trained again.
@@ -128,12 +133,13 @@ def test_the_order_in_which_trials_end_changes_no_decision(
     assert expected.records.outcome.values.tolist().count(Outcome.STOPPED) > 2
 
 
+@pytest.mark.parametrize(("case", "rates"), [(10, ()), (0, RATES)])
 def test_a_signal_after_every_chunk_changes_no_decision(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    case: int, rates: tuple[float, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    drawn = Drawn(10, slots=3)
-    expected = answer(drawn, tmp_path / "whole", monkeypatch)
-    assert drawn.trained_again
-    result = answer(Drawn(10, slots=3, interrupted=True), tmp_path / "s", monkeypatch)
+    study = replace(STUDY, lrs=rates)
+    expected = answer(Drawn(case, slots=3), tmp_path / "whole", monkeypatch, study)
+    interrupted = Drawn(case, slots=3, interrupted=True)
+    result = answer(interrupted, tmp_path / "s", monkeypatch, study)
     xr.testing.assert_identical(result.records, expected.records)
     assert len(result.about["lives"]) > 5
