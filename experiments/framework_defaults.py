@@ -91,7 +91,7 @@ def compare(studies: dict[str, Study], out: Path) -> int:
     for name, result in results.items():
         statement = f"{name}: times fewer epochs, gate by gate (Linen) against fused (NNX)"
         pair = (result, "flax_linen"), (result, "flax_nnx")
-        published = "open"
+        published = "an open question"
         if result.study.task == "adding":
             published = "1.4 (GRU), 0.8 (LSTM) in a trial of 4 seeds over 100 steps"
         claims.append(

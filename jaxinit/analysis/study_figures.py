@@ -123,7 +123,7 @@ def epochs_by_rate(records: xr.Dataset) -> "Figure":
         )
         _ticks_by_span(axes)
     note = (
-        "● converged   △ not within the budget   × diverged   ^ stopped: another rate was better   "
+        "● converged   △ not within the budget   × diverged   ▴ stopped: another rate was better   "
         "│ reported"
     )
     _headline(figure, records, "Each scheme at every learning rate that was tried", note)

@@ -83,11 +83,9 @@ def comparisons_of(study: Study) -> list[Comparison]:
     if study.model not in RECURRENT:
         return []
     comparisons = []
-    for baseline in ("small_normal", "uniform01"):
+    for name, baseline in (("A10.small_normal", "small_normal"), ("A10.uniform01", "uniform01")):
         statement = f"{XAVIER_CLAIM} (xavier_rnn against {baseline})"
-        comparisons.append(
-            Comparison(f"A10.{baseline}", statement, "xavier_rnn", baseline, band=(2.0, 10.0))
-        )
+        comparisons.append(Comparison(name, statement, "xavier_rnn", baseline, band=(2.0, 10.0)))
     return comparisons
 
 

@@ -29,8 +29,10 @@ def small_normal(leaf: Leaf) -> Initializer:
 
 
 def xavier_rnn(leaf: Leaf) -> Initializer:
-    """N(0, 1/fan_in) for Wxh, Whh and Why, zero biases: LeCun's law, which notes on character RNNs
-    call Xavier; Glorot and Bengio's own is `glorot_normal`."""
+    """N(0, 1/fan_in) for Wxh, Whh and Why, zero biases: LeCun's law, "Xavier" in notes on RNNs.
+
+    Glorot and Bengio's own laws are `glorot_normal` and `glorot_uniform`.
+    """
     return vector(leaf) or initializers.lecun("normal")
 
 
