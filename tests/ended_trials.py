@@ -63,7 +63,7 @@ def courses(trials: Iterable[Ended], **attrs: Any) -> Courses:
     made = Courses(about, round(about["budget"] * per_epoch))
     for trial in trials:
         point = Point(trial.scheme, trial.rate, trial.seed)
-        made.begin(point, trial.purpose, 0)
+        made.begin(point, trial.purpose)
         _add(made.by_point[point], trial, about)
     return made
 

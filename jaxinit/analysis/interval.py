@@ -200,7 +200,7 @@ def correlation(baseline: Sequence[Sample], scheme: Sequence[Sample], horizon: f
     """
     logs = []
     for samples in (baseline, scheme):
-        times = best([samples[k] for k in _trusted(samples)], horizon)
+        times = best(samples, horizon)
         logs.append(np.log(np.where(times.event, times.time, horizon)))
     first, second = logs
     if len(first) != len(second) or np.ptp(first) == 0 or np.ptp(second) == 0:

@@ -43,12 +43,11 @@ class Point(NamedTuple):
 
 @dataclass
 class Course:
-    """A trial so far: `traces` `[trace, evaluation]`, how many evaluations it has had, how it
-    stands, and the stage of the search that ran it."""
+    """A trial so far: `traces` `[trace, evaluation]`, what it was last wanted for, how it stands,
+    and how many evaluations it has had."""
 
     traces: np.ndarray
     purpose: Purpose
-    stage: int
     outcome: Outcome = Outcome.UNFINISHED
     evaluations: int = 0
 
@@ -81,10 +80,10 @@ class Courses:
     evaluations: int
     by_point: dict[Point, Course] = field(default_factory=dict)
 
-    def begin(self, point: Point, purpose: Purpose, stage: int) -> None:
+    def begin(self, point: Point, purpose: Purpose) -> None:
         """Make room for a trial."""
         traces = np.full((len(TRACES), self.evaluations), np.nan, np.float32)
-        self.by_point[point] = Course(traces, purpose, stage)
+        self.by_point[point] = Course(traces, purpose)
 
     def ended(self) -> int:
         """How many trials have ended."""
@@ -121,14 +120,13 @@ class Courses:
                     schemes.index(point.scheme),
                     point.seed,
                     PURPOSES.index(course.purpose),
-                    course.stage,
                     course.outcome,
                     course.evaluations,
                 )
                 for point, course in self.by_point.items()
             ],
             np.int64,
-        ).reshape(-1, 6)
+        ).reshape(-1, 5)
         return {
             "trials": table,
             "rates": np.asarray([point.rate for point in self.by_point], np.float64),
@@ -141,9 +139,9 @@ class Courses:
         for row, rate, traces in zip(
             arrays["trials"].tolist(), arrays["rates"].tolist(), arrays["traces"], strict=True
         ):
-            scheme, seed, purpose, stage, outcome, evaluations = row
+            scheme, seed, purpose, outcome, evaluations = row
             self.by_point[Point(schemes[scheme], rate, seed)] = Course(
-                np.array(traces), PURPOSES[purpose], stage, Outcome(outcome), evaluations
+                np.array(traces), PURPOSES[purpose], Outcome(outcome), evaluations
             )
 
 

@@ -5,9 +5,9 @@ have ended.
                  -> reported rates, none wanted any more
 
 Every decision is a function of records at fixed evaluation counts. Trials are stopped *as if* all
-of a stage had run side by side: what one of them did beyond the stage's cap is dropped when the
-stage ends. So neither slots, devices nor the order in which trials end change an answer, and a
-study that is resumed decides again what it has decided before.
+of a stage had run side by side: what one of them did beyond the caps of its stages counts in no
+decision, and is dropped when the study has ended. So neither slots, devices nor the order in which
+trials end change an answer, and a study that is resumed decides again what it has decided before.
 """
 
 import math
@@ -159,9 +159,6 @@ class Grid:
 
     def rung(self, rate: float) -> Rung:
         return self.given.index(rate)
-
-    def holds(self, rung: Rung) -> bool:
-        return 0 <= rung < len(self.given)
 
     def stages(self, ends: Ends, budget: float) -> Iterator["Stage"]:
         """As `Ladder.stages`: two, or one where there is a single rate."""

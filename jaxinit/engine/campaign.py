@@ -441,7 +441,7 @@ class Campaign:
     def _course(self, scheme: str, trial: Trial, stage: Stage) -> Course:
         point = self._point(scheme, trial)
         if point not in self.courses.by_point:
-            self.courses.begin(point, stage.purpose, stage.number)
+            self.courses.begin(point, stage.purpose)
         return self.courses.by_point[point]
 
     def _point(self, scheme: str, trial: Trial) -> Point:

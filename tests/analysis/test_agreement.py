@@ -32,7 +32,7 @@ def ran(study: Study, means: dict[str, float], seed: int) -> Result:
     for scheme, mean in means.items():
         for number in study.reporting:
             point = Point(scheme, 0.1, number)
-            courses.begin(point, "report", 1)
+            courses.begin(point, "report")
             evaluations = round(8 * mean * float(np.exp(0.1 * rng.normal())))
             values = dict.fromkeys(TRACES, np.zeros(evaluations, np.float32))
             courses.by_point[point].add(0, values, Outcome.CONVERGED)

@@ -33,14 +33,14 @@ def chunk(first: int, evaluations: int) -> dict[str, np.ndarray]:
 
 
 def fresh(evaluations: int = 8) -> Course:
-    return Course(np.full((len(TRACES), evaluations), np.nan, np.float32), "fine", 1)
+    return Course(np.full((len(TRACES), evaluations), np.nan, np.float32), "fine")
 
 
 def courses(**attrs: Any) -> Courses:
     about = ATTRS | {"schemes": ("slow", "fast"), "evaluations_per_epoch": 2} | attrs
     made = Courses(about, 8)
     for point in (Point("fast", 1.0, 5), Point("slow", 0.1, 5), Point("fast", 0.1, 6)):
-        made.begin(point, "coarse", 0)
+        made.begin(point, "coarse")
     made.by_point[Point("fast", 1.0, 5)].add(0, chunk(0, 3), Outcome.CONVERGED)
     made.by_point[Point("fast", 0.1, 6)].add(0, chunk(0, 8), Outcome.CENSORED)
     made.by_point[Point("slow", 0.1, 5)].add(0, chunk(0, 5), Outcome.UNFINISHED)
