@@ -116,7 +116,9 @@ def _places(thing: Any) -> list[tuple[ModuleType, str]]:
     module = sys.modules.get(getattr(thing, "__module__", None) or "")
     qualified = getattr(thing, "__qualname__", None)
     if module is not None and isinstance(qualified, str):
-        places.append((module, qualified))
+        # Packages offer at their top what they define in folders that they may move.
+        package = sys.modules.get(module.__name__.partition(".")[0], module)
+        places += [(package, qualified), (module, qualified)]
     main = sys.modules["__main__"]
     for name, value in vars(main).items():
         if value is thing and not name.startswith("_"):

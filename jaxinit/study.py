@@ -70,7 +70,7 @@ RANGES = {
 }
 SEARCHES = ("ladder", "grid")
 MOST_EVALUATIONS = 2**24  # of one trial
-OWN = ("model", "task", "schemes", "baseline")  # may be objects of the caller's
+OWN = ("model", "task", "schemes", "optimizer", "baseline")  # may be objects of the caller's
 MOST_NAMED = 100  # characters in the name of a scheme, a model or a task
 LARGEST = (2 - 2.0**-23) * 2.0**127  # the largest float32
 
@@ -84,7 +84,8 @@ class Interrupted(Exception):
 
 
 # A name, or in Python an object: a model's constructor, a task or what makes one, a scheme or an
-# initializer. The command line reads a string, as the defaults are.
+# initializer, what makes an optimizer for a rate. The command line reads a string, as the defaults
+# are.
 Name: TypeAlias = Any
 Names: TypeAlias = tuple[Any, ...]
 
@@ -94,9 +95,9 @@ class Study:
     """What is asked: a model, a task and an optimizer, and the schemes, rates and seeds to compare
     on them.
 
-    Model, task and schemes are names, or in Python objects of your own, which are kept under the
-    names by which they can be found, `module:NAME` or `FILE.py:NAME`; an object that has none is
-    kept under a digest, and only the program that makes it can go on with its study.
+    Model, task, optimizer and schemes are names, or in Python objects of your own, which are kept
+    under the names by which they can be found, `module:NAME` or `FILE.py:NAME`; an object that has
+    none is kept under a digest, and only the program that makes it can go on with its study.
 
     Units: `epochs` is the budget of a trial in passes over the training set; `evaluations` is how
     often an epoch is evaluated, and so the resolution of the answer. Of a grid, `tune_seeds` seeds
@@ -156,8 +157,9 @@ class Study:
     lrs: tuple[float, ...] = ()
     """The learning rates of the grid, or the rungs of the ladder, which then cannot grow. Default:
     of a grid five over two decades, by optimizer."""
-    optimizer: str = "sgd"
-    """sgd, momentum (0.9) or adam."""
+    optimizer: Name = "sgd"
+    """sgd, momentum (0.9), adam, or where to find a function of the learning rate that makes an
+    Optax optimizer: optax:adamw, mine.py:tx."""
     seeds: int = 8
     """Seeds at each rate that is reported; 2 or more, 4 for a verdict."""
     tune_seeds: int = 3
@@ -348,7 +350,7 @@ def check_scheme_names(study: Study) -> None:
         raise BadStudy(
             f"schemes must be one or more different names, got {' '.join(study.schemes) or 'none'}"
         )
-    for name in (*study.schemes, study.model, study.task):
+    for name in (*study.schemes, study.model, study.task, study.optimizer):
         if not name.isprintable() or not 0 < len(name) <= MOST_NAMED:
             raise BadStudy(
                 f"a name has 1 to {MOST_NAMED} characters that can be printed, got "
@@ -508,14 +510,26 @@ def _plain(name: str, kind: Any, value: Any) -> Any:
 
 
 def _named(name: str, value: Any) -> str:
-    """The name of a model, a task or a scheme; of an object one that knows it."""
+    """The name of a model, a task, an optimizer or a scheme; of an object one that knows it."""
     if isinstance(value, Named):
         return value
     if isinstance(value, str | PurePath):
         return str(value)
+    if name == "optimizer":
+        check_makes_optimizer(value)
     if callable(value) or hasattr(value, "tickets"):  # as a task has, which is not called
         return name_of(value)
     raise BadStudy(f"{name} wants a name or an object of yours, got {value!r}")
+
+
+def check_makes_optimizer(value: Any) -> None:
+    """Raises: BadStudy for an optimizer where a function that makes one is wanted."""
+    if hasattr(value, "init") and hasattr(value, "update"):
+        raise BadStudy(
+            "an optimizer that is made has one learning rate, and a study searches for the best; "
+            "give the function of the rate that makes it, such as optax.adamw, or "
+            "lambda lr: optax.adamw(lr, weight_decay=0.01)"
+        )
 
 
 def _whole(name: str, value: Any) -> int:

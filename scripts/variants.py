@@ -140,7 +140,7 @@ def recording(evaluations: int, recorded: bool) -> Step:
         "epochs": 1,
         "at_once": campaign.VALIDATED_AT_ONCE,
     }
-    program = training.Program(resolved.model, resolved.task, "sgd", **sizes)
+    program = training.Program(resolved.model, resolved.task, resolved.optimizer, **sizes)
     drawn = spec.draw(SCHEMES["xavier_rnn"], jax.random.key(0), resolved.model.leaves)
     real, whole = jax.numpy.float32, jax.numpy.int32
     # No clipping, and a target that no accuracy reaches: every step is made.
@@ -154,7 +154,7 @@ def recording(evaluations: int, recorded: bool) -> Step:
         target=real(2),
         budget=whole(10**9),
     )
-    state = program.initial_state(drawn)
+    state = program.initial_state(drawn, trial)
 
     def epoch(state: Any) -> Any:
         state, records = program.advance(resolved.task.data, state, trial)

@@ -19,7 +19,7 @@ def scaled(factor: float) -> Callable[[float], float]:
 
 
 def test_what_can_be_imported_has_the_name_of_its_place() -> None:
-    assert name_of(LSTM) == "jaxinit.models.cells:LSTM"
+    assert name_of(LSTM) == "jaxinit:LSTM"
     assert find("jaxinit.models.cells:LSTM") is LSTM
     assert find("jaxinit.models.cells:LSTM.step") is LSTM.step
 

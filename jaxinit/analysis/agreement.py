@@ -6,11 +6,14 @@ seeds.
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from jaxinit.analysis.interval import Limits, limits, ratio_limits
 from jaxinit.analysis.store import Result
-from jaxinit.analysis.survival import LEVEL
+from jaxinit.analysis.survival import LEVEL, Times
 from jaxinit.analysis.table import samples_of
 from jaxinit.study import BadStudy
 
@@ -37,12 +40,14 @@ def agreements(first: Result, second: Result) -> list[Agreement]:
     """How every scheme that both studies report compares.
 
     The limits of each study are joined as those of two schemes are (`interval.ratio_limits`), for
-    the ratio against the baseline twice; each at 1 - 0.05 / m over all m intervals.
+    the ratio against the baseline twice; each at 1 - 0.05 / m over all m intervals. Where one has
+    the smaller budget, both are restricted to it.
     Assumes that the studies have no seed in common.
     Raises: BadStudy where they share no scheme, or one of them has fewer than two seeds.
     """
     baseline = first.study.baseline
     shared = []
+    horizon = min(result.records.attrs["budget"] for result in (first, second))
     for scheme in first.study.schemes:
         both = [samples_of(result.records, scheme) for result in (first, second)]
         if all(both):
@@ -56,7 +61,7 @@ def agreements(first: Result, second: Result) -> list[Agreement]:
             f"{', '.join(first.study.schemes)} and {', '.join(second.study.schemes)}"
         )
     level = 1 - (1 - LEVEL) / (2 * len(shared) - 1)  # epochs of each, ratios of all but one
-    epochs = [_limits_of(result, shared, level) for result in (first, second)]
+    epochs = [_limits_of(result, shared, level, horizon) for result in (first, second)]
     found = []
     for scheme in shared:
         own = [each[scheme] for each in epochs]
@@ -84,11 +89,17 @@ def seeds_in_common(first: Result, second: Result) -> int:
     return len(seeds[0] & seeds[1])
 
 
-def _limits_of(result: Result, schemes: list[str], level: float) -> Mapping[str, Limits]:
-    horizon = result.records.attrs["budget"]
+def _limits_of(
+    result: Result, schemes: list[str], level: float, horizon: float
+) -> Mapping[str, Limits]:
+    """Those of every scheme, restricted to a budget that may be less than the study's own."""
     epochs = {}
     for scheme in schemes:
-        samples = samples_of(result.records, scheme)
+        samples = []
+        for sample in samples_of(result.records, scheme):
+            in_time = sample.times.event & (sample.times.time <= horizon)
+            times = Times(np.minimum(sample.times.time, horizon), in_time)
+            samples.append(replace(sample, times=times))
         epochs[scheme] = limits(samples, horizon, level, samples_compared=2)
     return epochs
 

@@ -309,15 +309,14 @@ def permutation_p(a: Times, b: Times, horizon: float) -> float:
     return float(test.pvalue)
 
 
-def seeds_to_tell(a: Limits, b: Limits, seeds: int, correlation: float = 0.0) -> int | None:
-    """How many seeds would tell two schemes apart that differ as these do: at 95 %, with a power of
-    0.8; None where they do not differ at all.
+def seeds_to_tell(ratio: Limits, seeds: int) -> int | None:
+    """How many seeds would tell two schemes apart whose logarithm of a ratio is this, of so many
+    seeds: at 95 %, with a power of 0.8; None where they do not differ at all.
 
     n' = n ((z_0.975 + z_0.8) / (d / se))^2, d and se of the logarithm of the ratio, se its
     interval's width over twice the quantile that made it. A plan, from an estimate: the next study
     tells.
     """
-    ratio = ratio_limits(a, b, correlation)
     if ratio.value == 0:
         return None
     error = (ratio.high - ratio.low) / (2 * _t(0.975, 2 * (seeds - 1)))

@@ -291,7 +291,8 @@ def plan_of(study: Study) -> Plan:
         return Grid(study.lrs, len(study.tuning), study.seeds)
     if study.lrs:
         return Ladder.of(study.lrs, study.seeds)
-    rates = RATES[study.optimizer]
+    # It grows beyond these where a caller's optimizer learns at others.
+    rates = RATES.get(study.optimizer, RATES["adam"])
     return Ladder.between(rates[0], rates[-1], study.seeds)
 
 

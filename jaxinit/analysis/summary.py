@@ -54,8 +54,8 @@ class Summary(TypedDict):
 def summarize(records: xr.Dataset, study: Study, about: Mapping[str, Any]) -> Summary:
     """The answer of a study. `about` is what study.json says: calibrations, and the lives of the
     study."""
-    rows = make_table(records, study.baseline)
     pairs = make_pairs(records)
+    rows = make_table(records, study.baseline, pairs)
     comparisons = comparisons_of(study)
     lives = about.get("lives", [])
     return Summary(
@@ -97,7 +97,7 @@ def _notes(
     pairs: list[Pair],
 ) -> list[str]:
     return [
-        *_notes_on_method(records, study),
+        *_notes_on_method(records, study, about),
         *_notes_on_rows(rows),
         *_notes_on_pairs(rows, pairs),
         *_notes_on_lives(records, about),
@@ -105,7 +105,7 @@ def _notes(
     ]
 
 
-def _notes_on_method(records: xr.Dataset, study: Study) -> list[str]:
+def _notes_on_method(records: xr.Dataset, study: Study, about: Mapping[str, Any]) -> list[str]:
     """What the numbers are, how finely they are resolved, and how sure they are."""
     per_epoch = records.attrs["evaluations_per_epoch"]
     rate = "the one rate given"
@@ -123,6 +123,8 @@ def _notes_on_method(records: xr.Dataset, study: Study) -> list[str]:
         "epochs where trials were lost",
         f"intervals: {intervals}",
     ]
+    if about.get("target_because"):
+        notes.insert(0, f"the target: {about['target_because']}")
     if per_epoch != study.evaluations:
         notes.append(
             f"{study.evaluations} evaluations an epoch do not divide its batches; {per_epoch} were "
@@ -135,7 +137,11 @@ def _notes_on_rows(rows: list[Row]) -> list[str]:
     """Which schemes might do better, and which never reached the target."""
     beyond = []
     never = []
+    shares: dict[str, None] = {}  # one for all rows of like counts
     for row in rows:
+        of_all = f"{row['converged']} of {row['seeds']}"
+        low, high = 100 * row["share_low"], 100 * row["share_high"]
+        shares[f"{of_all} is {low:.0f} to {high:.0f} %"] = None
         if not row["converged"]:
             never.append(row["scheme"])
         elif row["unresolved"]:
@@ -150,6 +156,8 @@ def _notes_on_rows(rows: list[Row]) -> list[str]:
         notes.append(f"no verdict below {FEWEST} seeds")
     if beyond:
         notes.append(f"*best rate unresolved, another may do better: {', '.join(beyond)}")
+    if shares:
+        notes.append(f"share of seeds that converge, exact at 95 %: {', '.join(shares)}")
     if never:
         notes.append(
             "never reached the target, so their rate means little and ratios are bounds: "

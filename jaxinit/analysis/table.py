@@ -21,8 +21,8 @@ from jaxinit.analysis.interval import (
     best,
     by_speed,
     compare,
-    correlation,
     limits,
+    log_ratio,
     permutation_p,
     seeds_to_tell,
     share_interval,
@@ -146,13 +146,17 @@ def times_reported(records: xr.Dataset, scheme: str) -> Times:
     return samples[0].times
 
 
-def make_table(records: xr.Dataset, baseline: str) -> list[Row]:
-    """A row per scheme that has trials on the reporting seeds, the fastest first."""
+def make_table(records: xr.Dataset, baseline: str, pairs: Iterable[Pair]) -> list[Row]:
+    """A row per scheme that has trials on the reporting seeds, the fastest first.
+
+    `pairs` are those of `make_pairs`, for the letters.
+    """
     samples = _all_samples(records)
     horizon = records.attrs["budget"]
     times = {scheme: best(its, horizon) for scheme, its in samples.items()}
     p_values = _adjusted_p_values(times, baseline, horizon)
-    letters = _letters(times, _adjusted_pairs(times, horizon), horizon)
+    of_pairs = {(pair["scheme"], pair["other"]): pair["p_holm"] for pair in pairs}
+    letters = _letters(times, of_pairs, horizon)
     rows = []
     for scheme in samples:
         row = _row(records, baseline, scheme, samples)
@@ -175,12 +179,9 @@ def make_pairs(records: xr.Dataset) -> list[Pair]:
     adjusted = _adjusted_pairs(times, horizon)
     pairs = []
     for scheme, other in combinations(samples, 2):
-        ratio = compare(samples[scheme], samples[other], horizon)
-        first, second = (
-            limits(samples[name], horizon, samples_compared=2) for name in (scheme, other)
-        )
-        seeds = min(_seeds(samples[scheme]), _seeds(samples[other]))
-        paired = correlation(samples[scheme], samples[other], horizon)
+        both = samples[scheme], samples[other]
+        ratio = compare(*both, horizon)
+        seeds = min(map(_seeds, both))
         pairs.append(
             Pair(
                 scheme=scheme,
@@ -190,7 +191,7 @@ def make_pairs(records: xr.Dataset) -> list[Pair]:
                 high=ratio.high,
                 ratio_is=ratio.bound,
                 p_holm=adjusted[scheme, other],
-                seeds_needed=seeds_to_tell(first, second, seeds, paired),
+                seeds_needed=seeds_to_tell(log_ratio(*both, horizon), seeds),
             )
         )
     return pairs

@@ -48,8 +48,8 @@ def gradinit(
     `eta`, the step: 0.1 for SGD, 0.001 for Adam. `bound`: 1 for SGD, 1000 for Adam.
     Report: `loss_before`, `loss_after`, and the gradient's `norm_before`, `norm_after`: means over
     the batches, before any training.
-    Raises: ValueError for a kernel that is zero, which no factor changes, or not finite, by name,
-    and for a loss or a norm that is not finite.
+    Raises: ValueError for another optimizer, for a kernel that is zero, which no factor changes, or
+    not finite, by name, and for a loss or a norm that is not finite.
     Source: Zhu et al. (2021), algorithm 1, and their code for eta and the bounds, and for moments
     apart under Adam. Departures: the two batches share nothing, where the paper's share half;
     logarithms of the factors, and a decay of 0.99 for their squares (there 0.98 under Adam, 0.999
@@ -57,6 +57,10 @@ def gradinit(
     corrected too; only kernels have factors, since biases are initialized to 0.
     """
     check_count("gradinit", "steps", steps)
+    if problem.optimizer not in ("sgd", "momentum", "adam"):
+        raise ValueError(
+            f"gradinit knows the first step of sgd, momentum and adam, not {problem.optimizer!r}"
+        )
     adam = problem.optimizer == "adam"
     # Adam's step moves every entry by eta, and its l1 norm grows with the number of entries.
     if eta is None:

@@ -146,7 +146,7 @@ def _program(resolved: Resolved, mapping: sweep.Mapping) -> training.Program:
     return training.Program(
         resolved.model,
         resolved.task,
-        study.optimizer,
+        resolved.optimizer,
         batch=study.batch,
         evaluations=study.evaluations,
         epochs=min(EPOCHS_PER_CHUNK, study.epochs),
@@ -481,10 +481,16 @@ class Campaign:
 
     def _take_up(self, saved: Mapping[str, np.ndarray]) -> None:
         """The saved trials under way, each in the state it was saved in."""
-        first_seed = {name: a[0] for name, a in next(iter(self.initial.values())).items()}
-        form = jax.tree.structure(jax.eval_shape(self.sweeper.program.initial_state, first_seed))
         points = list(self.courses.by_point)
-        for row, place in enumerate(saved["seats"].tolist()):
+        seats = saved["seats"].tolist()
+        if not seats:
+            return
+        (params,) = of_points(self.initial, points[:1], self.first_seed)
+        trials = self.resolved.trials(points[:1], self.per_epoch)
+        trial = jax.tree.map(lambda a: a[0], trials)
+        first = jax.eval_shape(self.sweeper.program.initial_state, params, trial)
+        form = jax.tree.structure(first)
+        for row, place in enumerate(seats):
             leaves = [saved[f"state{k}"][row] for k in range(form.num_leaves)]
             self.states[points[place]] = jax.tree.unflatten(form, leaves)
 

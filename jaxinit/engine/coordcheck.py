@@ -384,7 +384,7 @@ def _sizes(
     program = training.Program(
         resolved.model,
         resolved.task,
-        study.optimizer,
+        resolved.optimizer,
         batch=study.batch,
         evaluations=study.evaluations,
         epochs=1,
@@ -428,7 +428,7 @@ def _measured(
         params, opt, _norm = program.descend(params, jax.grad(loss)(params), opt, trial)
         return (params, opt), None
 
-    state = program.initial_state(params)
+    state = program.initial_state(params, trial)
     (after, _), _ = jax.lax.scan(step, (state.params, state.opt), None, length=steps)
     signals, later = look(params, multipliers, x), look(after, multipliers, x)
     gradients = jax.grad(loss)(params)

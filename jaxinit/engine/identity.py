@@ -42,14 +42,15 @@ def identify(resolved: Resolved) -> Identity:
 
     data: the arrays of the task. task: its loss, metric and batches. split: how a seed draws its
     own. model: its parameters, what it computes when it is evaluated and, with its gradient, when
-    it is trained, with noise and without. schemes: how each draws and scales every parameter.
-    calibrations: their source. precision: what JAX is told of it.
+    it is trained, with noise and without. optimizer: its first step. schemes: how each draws and
+    scales every parameter. calibrations: their source. precision: what JAX is told of it.
     """
     return {
         "data": resolved.task.fingerprint(),
         "task": _task_digest(resolved),
         "split": _split_digest(resolved.task),
         "model": _model_digest(resolved),
+        "optimizer": _optimizer_digest(resolved),
         "schemes": {name: scheme_digest(resolved, name) for name in resolved.schemes},
         "calibrations": {
             name: _source_digest(call) for name, call in resolved.calibrations.items()
@@ -66,6 +67,7 @@ def changed(there: Mapping[str, Any], here: Mapping[str, Any], study: Study) -> 
         "task": f"loss, metric or batches of task {study.task!r} differ",
         "split": f"how a seed splits the data of task {study.task!r} differs",
         "model": f"what model {study.model!r} computes differs",
+        "optimizer": f"what optimizer {study.optimizer!r} computes differs",
     }
     for part, sentence in subjects.items():
         if there.get(part) != here[part]:
@@ -174,6 +176,18 @@ def _model_digest(resolved: Resolved) -> str:
             ).encode()
         )
     return digest.hexdigest()
+
+
+def _optimizer_digest(resolved: Resolved) -> str:
+    """Its first step, as a function of the rate: a later one is the same program."""
+    params = _shapes(resolved)
+
+    def step(lr: Any, params: Any, grads: Any) -> Any:
+        optimizer = resolved.optimizer(lr)
+        with jax.numpy_dtype_promotion("standard"):  # Optax relies on it
+            return optimizer.update(grads, optimizer.init(params), params)
+
+    return program_digest(step, jnp.float32(1), params, params)
 
 
 def _first_batch(task: Task, size: int) -> Callable[[Any, Any], Any]:

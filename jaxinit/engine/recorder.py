@@ -52,7 +52,8 @@ class SignalRecorder:
                 drawn = self.initial[scheme]
                 row = seed - self.resolved.study.first_seed
                 params = {name: jnp.asarray(a[row]) for name, a in drawn.items()}
-                self._add(points[number], 0.0, self.program.initial_state(params), trial)
+                first = self.program.initial_state(params, trial)
+                self._add(points[number], 0.0, first, trial)
             epoch = running.evaluations[number] / self.program.evaluations_per_epoch
             self._add(points[number], epoch, state, trial)
 

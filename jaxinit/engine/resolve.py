@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import nnx
 from jax.core import Tracer
 
@@ -35,6 +36,7 @@ from jaxinit.study import (
     TASKS_TAKING,
     BadStudy,
     Study,
+    check_makes_optimizer,
     check_name,
     check_settings,
     model_options,
@@ -57,13 +59,14 @@ class Resolved:
     `schemes` has the scheme that each name draws with, under the study's optimizer, `rules` what
     it says of every parameter, `calibrations` what corrects the draws of `scheme+calibration`.
     `model` is what is trained; `whole` is the same network with nothing that hides a product, and
-    is what is looked at.
+    is what is looked at. `optimizer` makes what trains it, for a learning rate.
     """
 
     study: Study
     task: Task
     model: Functional
     whole: Functional
+    optimizer: training.Optimizer
     schemes: dict[str, Scheme]
     rules: dict[str, dict[str, Rule]]
     calibrations: dict[str, Calibration]
@@ -130,6 +133,7 @@ def resolve(
     `models`, which add to the names that it may use.
     Raises: BadStudy, one line that names what was got, what was expected and the nearest name.
     """
+    optimizer = _optimizer(study.optimizer)
     study, schemes, tasks, models = _with_objects(
         study, dict(schemes or {}), dict(tasks or {}), dict(models or {})
     )
@@ -138,13 +142,12 @@ def resolve(
     known_tasks = TASKS | dict(tasks or {})
     check_name("model", study.model, known_models)
     check_name("task", study.task, known_tasks)
-    check_name("optimizer", study.optimizer, training.OPTIMIZERS)
     by_name, calibrations = _schemes(study, known_schemes)
     if study.activation is not None:
         check_name("activation", study.activation, ACTIVATIONS)
     search = study.search or ("grid" if study.lrs else "ladder")
     if search == "grid":
-        study = replace(study, lrs=study.lrs or RATES[study.optimizer])
+        study = replace(study, lrs=study.lrs or _grid(study.optimizer))
     study = replace(study, search=search)
     check_settings(study, *_takers(models or {}, tasks or {}))
     make = known_models[study.model]
@@ -166,7 +169,43 @@ def resolve(
             f"what the study brings with it could not be built: {type(error).__name__}: {error}"
         ) from error
     whole = _whole(study, task, model, make)
-    return Resolved(study, task, model, whole, by_name, rules_of, calibrations)
+    return Resolved(study, task, model, whole, optimizer, by_name, rules_of, calibrations)
+
+
+def _optimizer(name: str) -> training.Optimizer:
+    """What makes the study's optimizer for a rate: one of ours, or a function of the caller's.
+
+    Raises: BadStudy for a name that is not known, or an object that makes none.
+    """
+    make = _object_of(name, training.OPTIMIZERS)
+    if make is None:
+        check_name("optimizer", name, training.OPTIMIZERS)
+        return training.OPTIMIZERS[name]
+    check_makes_optimizer(make)
+    wanted = "it must be a function of a learning rate that makes an Optax optimizer"
+    try:
+        optimizer = make(0.1)
+    except Exception as error:
+        raise BadStudy(
+            f"optimizer {str(name)!r} at a rate of 0.1 failed with {type(error).__name__}: "
+            f"{error}; {wanted}, such as optax.adamw"
+        ) from error
+    if not isinstance(optimizer, optax.GradientTransformation):
+        raise BadStudy(
+            f"optimizer {str(name)!r} made {type(optimizer).__name__} for a rate of 0.1; {wanted}, "
+            "such as optax.adamw"
+        )
+    return make
+
+
+def _grid(optimizer: str) -> tuple[float, ...]:
+    """The rates of a grid where none are given. Raises: BadStudy for a caller's optimizer."""
+    if optimizer not in RATES:
+        raise BadStudy(
+            f"the rates of optimizer {optimizer!r} are not known; give those of the grid with "
+            "--lrs, or leave --search grid out for a ladder, which finds them"
+        )
+    return RATES[optimizer]
 
 
 def _with_objects(
@@ -191,6 +230,7 @@ def _with_objects(
     names = {
         "model": name,
         "task": str(study.task),
+        "optimizer": str(study.optimizer),
         "schemes": tuple(map(str, study.schemes)),
         "baseline": str(study.baseline),
     }
@@ -336,7 +376,7 @@ def _needs(
         seeds * (schemes * whole + drawing),
         f"make {width}, seeds or schemes fewer",
     )
-    optimizer = jax.eval_shape(training.OPTIMIZERS[study.optimizer]().init, params)
+    optimizer = jax.eval_shape(resolved.optimizer(1.0).init, params)
     yield Need(
         f"the parameters and the optimizer of {trials_at_once} trials at once",
         trials_at_once * (2 * whole + _bytes(optimizer)),  # the gradient is as large as they are

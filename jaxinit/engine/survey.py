@@ -20,7 +20,6 @@ from jaxinit.engine import sweep
 from jaxinit.engine.identity import claim
 from jaxinit.engine.initial import calibrate_parameters, draw_parameters
 from jaxinit.engine.resolve import Resolved, check_memory, resolve
-from jaxinit.engine.training import OPTIMIZERS
 from jaxinit.introspect import Params
 from jaxinit.signals import probes
 from jaxinit.signals.through_time import (
@@ -72,7 +71,7 @@ def _signals(resolved: Resolved, batch: Batch, only: str) -> xr.Dataset:
     """The signals of every scheme and seed, before the first step."""
     leaves, loss = resolved.model.leaves, resolved.task.loss
     initial, _ = calibrate_parameters(resolved, draw_parameters(resolved))
-    optimizer = OPTIMIZERS[resolved.study.optimizer]()
+    optimizer = resolved.optimizer(1.0)
 
     def update(grads: Params) -> Any:
         with jax.numpy_dtype_promotion("standard"):  # Optax relies on it

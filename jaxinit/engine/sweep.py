@@ -235,7 +235,7 @@ class Sweep:
         running: Running | None = None
         trials: dict[int, Trial] = {}
         trial = jax.tree.map(np.asarray, like.trial)
-        self._fit(jax.eval_shape(self.program.initial_state, like.params), trial)
+        self._fit(jax.eval_shape(self.program.initial_state, like.params, trial), trial)
         while True:
             orders = order(self.slots - (0 if running is None else len(running.slots)))
             joining = list(orders.joining)
@@ -320,14 +320,14 @@ class Sweep:
         trial, so that one compilation serves all."""
         width = self.slots // len(self.devices)
         indices = np.concatenate([np.resize(its or [0], width) for its in pooled])
-        fresh = [joined.params for joined in joining if joined.state is None]
+        fresh = [(joined.params, joined.trial) for joined in joining if joined.state is None]
         if len(fresh) == len(joining):
             initial = [fresh[index] for index in indices]
-            return self._initial(jax.device_put(_stacked(initial), self._split))
+            return self._initial(*jax.device_put(_stacked(initial), self._split))
         drawn = iter(())
         if fresh:
             padded = [fresh[index % len(fresh)] for index in range(self.slots)]
-            begun = jax.tree.map(np.asarray, self._initial(_stacked(padded)))
+            begun = jax.tree.map(np.asarray, self._initial(*_stacked(padded)))
             drawn = iter([_entry(begun, k) for k in range(len(fresh))])
         states = [next(drawn) if joined.state is None else joined.state for joined in joining]
         return jax.device_put(_stacked([states[index] for index in indices]), self._split)

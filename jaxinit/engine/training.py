@@ -24,11 +24,12 @@ from jaxinit.spec import Rule, named_key
 from jaxinit.tasks import Task
 from jaxinit.tasks.base import Data
 
-# Directions of descent at unit rate; the traced rate multiplies them afterwards.
-OPTIMIZERS: dict[str, Callable[[], optax.GradientTransformation]] = {
-    "sgd": optax.identity,
-    "momentum": lambda: optax.trace(decay=0.9),
-    "adam": optax.scale_by_adam,
+# What makes an optimizer for a learning rate, which is traced.
+Optimizer: TypeAlias = Callable[[Any], optax.GradientTransformation]
+OPTIMIZERS: dict[str, Optimizer] = {
+    "sgd": optax.sgd,
+    "momentum": partial(optax.sgd, momentum=0.9),
+    "adam": optax.adam,
 }
 DIVERGED_AT = 10.0  # times the first batch's loss
 
@@ -109,12 +110,12 @@ class Program:
     intervals, as near to `evaluations` times as divides the number of batches. Which examples train
     and which validate is the seed's own too (`Task.split`), the same for all schemes. The
     validation set passes through the model `at_once` examples at a time (default: all of it).
-    Raises: ValueError for an unknown optimizer, or a batch larger than the training set.
+    Raises: ValueError for a batch larger than the training set.
     """
 
     model: Functional
     task: Task
-    optimizer: str
+    optimizer: Optimizer
     _: KW_ONLY
     batch: int
     evaluations: int
@@ -122,10 +123,6 @@ class Program:
     at_once: int | None = None
 
     def __post_init__(self):
-        if self.optimizer not in OPTIMIZERS:
-            raise ValueError(
-                f"no optimizer is called {self.optimizer!r}; there are {', '.join(OPTIMIZERS)}"
-            )
         if not 1 <= self.batch <= self.task.examples:
             raise ValueError(
                 f"batch must be 1 to {self.task.examples}, the training examples of "
@@ -151,16 +148,12 @@ class Program:
         """The number of evaluations that one call of `advance` records."""
         return self.epochs * self.evaluations_per_epoch
 
-    @property
-    def descent(self) -> optax.GradientTransformation:
-        return OPTIMIZERS[self.optimizer]()
-
-    def initial_state(self, params: Params) -> State:
+    def initial_state(self, params: Params, trial: Trial) -> State:
         """The state of a trial before its first step."""
         return State(
             params,
             dict(self.model.running),
-            self.descent.init(params),
+            self.optimizer(trial.lr).init(params),  # which may hold the rate
             first_loss=jnp.float32(jnp.nan),
             recent=jnp.full(self.window, jnp.nan, jnp.float32),
             evaluations=jnp.int32(0),
@@ -256,11 +249,12 @@ class Program:
         def clipped(g: Array) -> Array:
             return jnp.clip(g * shrink, -trial.clip_value, trial.clip_value)
 
-        def move(p: Array, u: Array, lr: Array, decay: Array) -> Array:
-            return p - trial.lr * lr * (u + trial.weight_decay * decay * p)
+        def move(p: Array, update: Array, lr: Array, decay: Array) -> Array:
+            return p + lr * (update - trial.lr * trial.weight_decay * decay * p)
 
         with jax.numpy_dtype_promotion("standard"):  # Optax relies on it
-            updates, opt = self.descent.update(jax.tree.map(clipped, grads), opt, params)
+            optimizer = self.optimizer(trial.lr)
+            updates, opt = optimizer.update(jax.tree.map(clipped, grads), opt, params)
         if trial.scales is None:
             lr = decay = dict.fromkeys(params, jnp.float32(1))
         else:

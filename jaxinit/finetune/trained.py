@@ -241,7 +241,7 @@ def _train_alone(resolved: Resolved, progress: bool) -> Trained:
     program = training.Program(
         resolved.model,
         resolved.task,
-        study.optimizer,
+        resolved.optimizer,
         batch=study.batch,
         evaluations=study.evaluations,
         epochs=1,
@@ -254,7 +254,7 @@ def _train_alone(resolved: Resolved, progress: bool) -> Trained:
     # No metric reaches an infinite target, so that the trial trains for all its epochs.
     out_of_reach = jnp.inf if resolved.task.higher_is_better else -jnp.inf
     trial = trial._replace(target=out_of_reach)
-    state = program.initial_state(jax.tree.map(jnp.asarray, params))
+    state = program.initial_state(jax.tree.map(jnp.asarray, params), trial)
     advance = jax.jit(program.advance)  # an epoch, so that progress can be shown after each
     metric = math.nan
     console = Console(file=sys.stderr)

@@ -235,7 +235,7 @@ def _optimizers(scheme: str, optimizer: str) -> tuple[str, ...]:
         return ("adam",)
     if optimizer in ("sgd", "momentum"):
         return ("sgd", "momentum")
-    raise ValueError(f"{scheme} knows adam, sgd and momentum, got {optimizer!r}")
+    raise ValueError(f"{scheme} knows the rates of adam, sgd and momentum, got {optimizer!r}")
 
 
 def _grows_out(leaf: Leaf) -> bool:

@@ -54,6 +54,14 @@ def test_a_replication_agrees_and_a_change_does_not() -> None:
     assert slow.ratio is None, "the baseline against itself"
 
 
+def test_studies_with_different_budgets_are_compared_on_the_smaller_one() -> None:
+    first = ran(STUDY, {"fast": 3.0, "slow": 9.0}, 2)
+    shorter = ran(replace(STUDY, epochs=5, first_seed=100), {"fast": 3.0, "slow": 4.0}, 3)
+    _, slow = agreements(first, shorter)
+    # In the first no seed of the slow scheme converges within 5 epochs; its own budget says 9.
+    assert slow.epochs[0] == pytest.approx(5 / 4, rel=0.1)
+
+
 def test_studies_agree_at_the_level_that_is_said() -> None:
     """200 pairs of like studies: both schemes agree in 95 % or more, since limits are joined."""
     agreeing = []

@@ -324,9 +324,8 @@ def test_so_many_seeds_as_are_planned_tell_two_schemes_apart_four_times_of_five(
     draws = np.random.default_rng(0)
     log_ratio, spread, seeds = 0.25, 0.3, 8
     error = spread * math.sqrt(2 / seeds)
-    half = stats.t.ppf(0.975, 2 * (seeds - 1)) * error / math.sqrt(2)
-    slow, fast = Limits(log_ratio, log_ratio - half, log_ratio + half), Limits(0.0, -half, half)
-    needed = seeds_to_tell(slow, fast, seeds)
+    half = stats.t.ppf(0.975, 2 * (seeds - 1)) * error
+    needed = seeds_to_tell(Limits(log_ratio, log_ratio - half, log_ratio + half), seeds)
     assert needed is not None
     told = 0
     for _ in range(TRIES):
@@ -334,5 +333,5 @@ def test_so_many_seeds_as_are_planned_tell_two_schemes_apart_four_times_of_five(
         told += stats.ttest_ind(a, b).pvalue < 0.05
     # The plan is of the normal distribution, and the test is Student's.
     assert told / TRIES == pytest.approx(0.8, abs=0.05)
-    assert seeds_to_tell(slow, slow, seeds) is None
-    assert seeds_to_tell(Limits(9.0, 8.9, 9.1), fast, seeds) == 2
+    assert seeds_to_tell(Limits(0.0, -half, half), seeds) is None
+    assert seeds_to_tell(Limits(9.0, 8.9, 9.1), seeds) == 2

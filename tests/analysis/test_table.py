@@ -14,7 +14,11 @@ from jaxinit.analysis.interval import compare, limits, permutation_p, share_inte
 from jaxinit.analysis.outcome import Outcome
 from jaxinit.analysis.records import select
 from jaxinit.analysis.survival import holm
-from jaxinit.analysis.table import at_targets, make_pairs, make_table, times_to, unresolved
+from jaxinit.analysis.table import Row, at_targets, make_pairs, make_table, times_to, unresolved
+
+
+def rows_of(data: xr.Dataset, baseline: str) -> list[Row]:
+    return make_table(data, baseline, make_pairs(data))
 
 
 def ladder(**attrs: Any) -> xr.Dataset:
@@ -46,7 +50,7 @@ def test_of_reported_rates_the_one_with_the_smallest_restricted_mean_goes_first(
     ended += [Ended("a", 0.2, seed, 2.0) for seed in range(3)]
     ended.append(Ended("a", 0.2, 3, 1.0, Outcome.DIVERGED))
     assert table.reported(records(ended, budget=10.0)) == {"a": 0.2}  # 4 epochs, one seed lost
-    (row,) = make_table(records(ended, budget=10.0), "a")
+    (row,) = rows_of(records(ended, budget=10.0), "a")
     assert (row["lr"], row["lrs"]) == (0.2, [0.2, 0.1])
     assert row["epochs"] == pytest.approx(4.0)
 
@@ -62,7 +66,7 @@ def test_rates_of_a_ladder_are_doubtful_where_most_fail_above_and_of_a_grid_neve
 def test_nothing_reported_yet_gives_an_empty_table() -> None:
     ended = two_schemes()
     data = ended.isel(trial=np.flatnonzero(ended.purpose.values == "tune"))
-    assert make_table(data, "slow") == []
+    assert rows_of(data, "slow") == []
     assert make_pairs(data) == []
     assert at_targets(data, "slow") == []
     assert table.reported(data) == {}
@@ -98,7 +102,7 @@ def test_a_best_rate_is_unresolved_where_another_may_lie_beside_it() -> None:
 
 
 def test_table_counts_every_outcome_and_orders_by_speed() -> None:
-    fast, slow = make_table(two_schemes(), "slow")
+    fast, slow = rows_of(two_schemes(), "slow")
     assert (fast["scheme"], fast["epochs"], fast["converged"]) == ("fast", pytest.approx(3), 3)
     assert [slow[k] for k in ("converged", "censored", "diverged", "seeds")] == [1, 1, 1, 3]
     assert slow["epochs"] == pytest.approx(26 / 3)
@@ -112,7 +116,7 @@ def test_table_counts_every_outcome_and_orders_by_speed() -> None:
 
 def test_intervals_of_rows_are_those_of_all_reported_rates() -> None:
     data = ladder()
-    fast, _ = make_table(data, "slow")
+    fast, _ = rows_of(data, "slow")
     samples = {scheme: table.samples_of(data, scheme) for scheme in ("fast", "slow")}
     own = limits(samples["fast"], 20.0)
     assert (fast["epochs_low"], fast["epochs_high"]) == (math.exp(own.low), math.exp(own.high))
@@ -125,18 +129,18 @@ def test_intervals_of_rows_are_those_of_all_reported_rates() -> None:
 
 def test_a_baseline_against_itself_is_exactly_one_even_where_it_never_converges() -> None:
     ended = [Ended("a", 0.1, seed, 10.0, Outcome.CENSORED) for seed in range(4)]
-    (row,) = make_table(records(ended, baseline="a"), "a")
+    (row,) = rows_of(records(ended, baseline="a"), "a")
     assert [row[key] for key in ("ratio", "ratio_low", "ratio_high", "ratio_is")] == [1, 1, 1, "="]
     assert (row["time"], row["share_low"]) == (None, 0.0)
 
 
 def test_one_seed_or_no_baseline_gives_a_row_without_intervals() -> None:
     single = [Ended("a", 0.1, 0, 2.0)]
-    (row,) = make_table(records(single), "a")
+    (row,) = rows_of(records(single), "a")
     assert (row["epochs"], row["epochs_low"], row["ratio"]) == (2.0, None, None)
     assert at_targets(records(single), "a") == []
     without = [Ended("a", 0.1, seed, 2.0 + seed) for seed in range(4)]
-    (row,) = make_table(records(without), "not there")
+    (row,) = rows_of(records(without), "not there")
     assert row["epochs_low"] is not None
     assert (row["ratio"], row["p_holm"]) == (None, None)
 
@@ -231,7 +235,7 @@ def test_easier_targets_lie_between_chance_and_the_target() -> None:
     rows = at_targets(ladder(), "slow")
     assert [row["target"] for row in rows] == pytest.approx([0.3, 0.4, 0.46, 0.5])
     assert list(rows[-1]["ratios"]) == ["fast"]
-    (fast, _) = make_table(ladder(), "slow")
+    (fast, _) = rows_of(ladder(), "slow")
     own = (fast["ratio"], fast["ratio_low"], fast["ratio_high"], fast["ratio_is"])
     assert rows[-1]["ratios"]["fast"] == pytest.approx(own)
     falling = at_targets(ladder(higher_is_better=0, chance=100.0, target=1.0), "slow")

@@ -59,7 +59,7 @@ class Drawn:
     ) -> Iterator[tuple[list[sweep.Row], sweep.Running]]:
         """As `Sweep.run`."""
         params = jax.tree.map(jnp.asarray, like.params)
-        first = jax.tree.map(np.asarray, sweeper.program.initial_state(params))
+        first = jax.tree.map(np.asarray, sweeper.program.initial_state(params, like.trial))
         trials: dict[int, Trial] = {}
         states: dict[int, State] = {}
         while True:

@@ -10,11 +10,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
 from jaxinit.analysis.records import schemes_of
 from jaxinit.engine import campaign, initial, resolve
+from jaxinit.engine.identity import changed, identify
 from jaxinit.initializers import normal, zeros
 from jaxinit.introspect import Training
 from jaxinit.models import LSTM, MLP, MODELS
@@ -340,6 +342,48 @@ def test_a_study_takes_objects(tmp_path: Path) -> None:
     other = (tiny, jax.nn.initializers.normal(0.2), "xavier_rnn", "orthogonal+lsuv")
     with pytest.raises(BadStudy, match="holds another study"):
         campaign.run(replace(study, schemes=other), out=tmp_path / "s", progress=False)
+
+
+def test_an_optimizer_of_the_callers_is_a_function_of_the_rate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_object = replace(STUDY, optimizer=optax.adamw)
+    assert resolve.resolve(by_object).study.optimizer == "optax:adamw"
+    named = resolve.resolve(replace(STUDY, optimizer="optax:adamw"))
+    assert named.optimizer is optax.adamw
+    (tmp_path / "own.py").write_text(
+        "import optax\n"
+        "made = optax.sgd(0.1)\n"
+        "def decayed(lr):\n"
+        "    return optax.adamw(lr, weight_decay=0.1)\n"
+        "def broken(lr, b1):\n"
+        "    return optax.adam(lr, b1)\n"
+        "def none(lr):\n"
+        "    return lr\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    resolved = resolve.resolve(replace(STUDY, optimizer="own.py:decayed", search="ladder", lrs=()))
+    study = replace(STUDY, optimizer=optax.adamw, search="ladder", lrs=())
+    assert changed(identify(resolve.resolve(study)), identify(resolved), study) == [
+        f"what optimizer {str(study.optimizer)!r} computes differs"
+    ]
+    for name, words in {
+        "own.py:made": "one learning rate, and a study searches.*give the function of the rate",
+        "own.py:broken": r"'own.py:broken' at a rate of 0.1 failed with TypeError.*b1",
+        "own.py:none": r"'own.py:none' made float for a rate of 0.1",
+        "adamx": "no optimizer is called 'adamx'; the nearest is 'adam'",
+    }.items():
+        with pytest.raises(BadStudy, match=words):
+            resolve.resolve(replace(STUDY, optimizer=name))
+    with pytest.raises(BadStudy, match="one learning rate, and a study searches"):
+        replace(STUDY, optimizer=optax.adam(0.1))
+    with pytest.raises(BadStudy, match="rates of optimizer 'optax:lion' are not known; give"):
+        resolve.resolve(replace(STUDY, optimizer="optax:lion", search="grid", lrs=()))
+    with pytest.raises(BadStudy, match=r"'mup'.*knows the rates of adam, sgd and momentum"):
+        resolve.resolve(replace(study, schemes=("mup",), baseline="mup", hidden=64))
+    lsuv = replace(study, schemes=("orthogonal+gradinit",), baseline="orthogonal+gradinit")
+    with pytest.raises(BadStudy, match="gradinit knows the first step of sgd, momentum and adam"):
+        campaign.run(lsuv, out=tmp_path / "s", progress=False)
 
 
 def test_our_own_objects_have_our_names() -> None:

@@ -12,7 +12,7 @@ from jaxinit.engine.identity import changed, identify
 from jaxinit.engine.initial import calibrate_parameters, draw_parameters
 from jaxinit.engine.resolve import resolve
 from jaxinit.engine.sweep import CompileCounter
-from jaxinit.engine.training import Program, Trial
+from jaxinit.engine.training import OPTIMIZERS, Program, Trial
 from jaxinit.introspect import functional
 from jaxinit.models import MLP
 from jaxinit.schemes import SCHEMES
@@ -44,7 +44,7 @@ def own_data(task: Task, seed: int) -> Data:
 def test_trials_train_and_validate_on_the_split_of_their_seed_by_one_compilation() -> None:
     task = TASKS["digits_rows"]()
     model = functional(lambda: MLP(64, 16, 10, rngs=nnx.Rngs(0)))
-    program = Program(model, task, "sgd", batch=64, evaluations=2, epochs=2)
+    program = Program(model, task, OPTIMIZERS["sgd"], batch=64, evaluations=2, epochs=2)
     params = {}
     for name in SCHEME_NAMES:
         params[name] = draw(SCHEMES[name], jax.random.key(0), model.leaves)
@@ -57,7 +57,7 @@ def test_trials_train_and_validate_on_the_split_of_their_seed_by_one_compilation
     with CompileCounter("advance_alone") as compiled:
         for seed in range(3):
             for name, initial in params.items():
-                state = program.initial_state(initial)
+                state = program.initial_state(initial, trial(seed))
                 metrics[seed, name] = advance(task.data, state, trial(seed)), initial
     assert compiled.count == 1
     for (seed, _), ((state, records), _) in metrics.items():
@@ -71,7 +71,9 @@ def test_trials_train_and_validate_on_the_split_of_their_seed_by_one_compilation
         assert all(other != pytest.approx(loss, rel=1e-4) for other in others)
     # At a rate of zero the training loss is that of the same parameters on the seed's own examples.
     for seed in range(2):
-        still = advance(task.data, program.initial_state(params["he_normal"]), trial(seed, lr=0))[1]
+        at_rest = trial(seed, lr=0)
+        state = program.initial_state(params["he_normal"], at_rest)
+        still = advance(task.data, state, at_rest)[1]
         own = own_data(task, seed)
         expected = task.loss(model.apply(params["he_normal"], own["train_x"]), own["train_y"])
         losses = np.asarray(still.train_loss)
@@ -87,9 +89,10 @@ def data_loss(task: Task, model, state, seed: int) -> float:
 def test_a_task_without_a_split_validates_on_what_it_gives() -> None:
     task = replace(TASKS["digits_rows"](), split=None)
     model = functional(lambda: MLP(64, 16, 10, rngs=nnx.Rngs(0)))
-    program = Program(model, task, "sgd", batch=64, evaluations=1, epochs=1)
+    program = Program(model, task, OPTIMIZERS["sgd"], batch=64, evaluations=1, epochs=1)
     params = draw(SCHEMES["he_normal"], jax.random.key(0), model.leaves)
-    state, records = jax.jit(program.advance)(task.data, program.initial_state(params), trial(5))
+    state = program.initial_state(params, trial(5))
+    state, records = jax.jit(program.advance)(task.data, state, trial(5))
     outputs = model.apply(state.params, task.data["valid_x"])
     loss = float(task.loss(outputs, task.data["valid_y"]))
     assert float(records.valid_loss[-1]) == pytest.approx(loss, rel=1e-4)

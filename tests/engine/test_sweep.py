@@ -15,7 +15,7 @@ from flax import nnx
 from jaxinit.analysis.outcome import Outcome
 from jaxinit.engine import sweep as sweeps
 from jaxinit.engine.sweep import CompileCounter, Joining, Orders, Sweep, over_devices
-from jaxinit.engine.training import Program, Trial
+from jaxinit.engine.training import OPTIMIZERS, Program, Trial
 from jaxinit.introspect import functional
 from jaxinit.models import RNN
 from jaxinit.schemes import SCHEMES
@@ -25,7 +25,7 @@ from jaxinit.tasks import TASKS
 
 TASK = TASKS["digits_rows"]()
 MODEL = functional(lambda: RNN(8, 16, 10, rngs=nnx.Rngs(0)))
-PROGRAM = Program(MODEL, TASK, "sgd", batch=128, evaluations=2, epochs=1)
+PROGRAM = Program(MODEL, TASK, OPTIMIZERS["sgd"], batch=128, evaluations=2, epochs=1)
 COUNT = 11
 SEEDS = jnp.arange(COUNT)
 DRAWN = jax.jit(jax.vmap(lambda s: draw(SCHEMES["orthogonal"], jax.random.key(s), MODEL.leaves)))(
@@ -100,8 +100,8 @@ def looped(settings: Trial, params=PARAMS) -> tuple[np.ndarray, dict[int, Outcom
     metric, outcome = np.full((COUNT, 20), np.nan), {}
     advance = jax.jit(PROGRAM.advance)
     for k in range(COUNT):
-        state = PROGRAM.initial_state(jax.tree.map(jnp.asarray, params[k]))
         one = jax.tree.map(lambda a, k=k: a[k], settings)
+        state = PROGRAM.initial_state(jax.tree.map(jnp.asarray, params[k]), one)
         while int(state.outcome) == Outcome.UNFINISHED:
             first = int(state.evaluations)
             state, records = advance(TASK.data, state, one)

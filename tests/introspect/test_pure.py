@@ -116,14 +116,13 @@ def test_a_trial_of_a_module_with_noise_and_statistics() -> None:
     another_seed = trial._replace(seed=jnp.int32(1))
     records = []
     for at_once in (None, 64):
-        program = training.Program(
-            model, task, "sgd", batch=320, evaluations=1, epochs=1, at_once=at_once
-        )
+        sizes = {"batch": 320, "evaluations": 1, "epochs": 1, "at_once": at_once}
+        program = training.Program(model, task, training.OPTIMIZERS["sgd"], **sizes)
         advance = jax.jit(program.advance)
-        state, first = advance(task.data, program.initial_state(params), trial)
-        _, again = advance(task.data, program.initial_state(params), trial)
+        state, first = advance(task.data, program.initial_state(params, trial), trial)
+        _, again = advance(task.data, program.initial_state(params, trial), trial)
         np.testing.assert_array_equal(first.train_loss, again.train_loss)
-        _, other = advance(task.data, program.initial_state(params), another_seed)
+        _, other = advance(task.data, program.initial_state(params, trial), another_seed)
         assert float(first.train_loss[0]) != float(other.train_loss[0])
         records.append(first)
         assert float(jnp.abs(state.running["norm.mean"]).max()) > 1e-3

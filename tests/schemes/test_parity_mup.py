@@ -77,7 +77,9 @@ def trained(
         scales=scales,
     )
     rule = "adam" if optimizer == "adamw" else optimizer
-    program = training.Program(model, TASKS["copy"](), rule, batch=BATCH, evaluations=1, epochs=1)
+    program = training.Program(
+        model, TASKS["copy"](), training.OPTIMIZERS[rule], batch=BATCH, evaluations=1, epochs=1
+    )
 
     @jax.jit
     def descend(
@@ -87,7 +89,7 @@ def trained(
         return params, state
 
     gradient_at = gradient_of(model.apply)
-    params, state = initial, training.OPTIMIZERS[rule]().init(initial)
+    params, state = initial, training.OPTIMIZERS[rule](trial.lr).init(initial)
     for batch in tokens():
         gradient = gradient_at(params, scales.multiplier, jnp.asarray(batch))
         params, state = descend(params, gradient, state)
