@@ -34,10 +34,8 @@ ADDING = Study(
     schemes=tuple(BIASES),
     baseline="bias_0",
     optimizer="adam",
-    lrs=(0.003, 0.01, 0.03),
     clip=1.0,
-    seeds=5,
-    tune_seeds=1,
+    seeds=6,
     epochs=60,
     evaluations=1,
 )
@@ -46,15 +44,13 @@ QUICK = {
     "gru, adding": replace(
         ADDING, model="gru", schemes=("glorot_uniform",), baseline="glorot_uniform"
     ),
-    "lstm, copy": replace(
-        ADDING, task="copy", length=20, lrs=(0.003, 0.01), seeds=3, epochs=100, target=0.35
-    ),
+    "lstm, copy": replace(ADDING, task="copy", length=20, epochs=100, target=0.35),
 }
 
 
 def grown(study: Study) -> Study:
     """The same at full scale, with the target of the task."""
-    large = replace(study, hidden=256, lrs=(0.0003, 0.001, 0.003, 0.01), seeds=10, epochs=400)
+    large = replace(study, hidden=256, seeds=10, epochs=400)
     length = 100 if study.task == "copy" else 200
     return replace(large, length=length, target=None)
 

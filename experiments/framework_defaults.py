@@ -34,9 +34,7 @@ DIGITS = Study(
     hidden=64,
     schemes=DEFAULTS,
     baseline="pytorch",
-    lrs=(0.3, 1.0, 3.0),
-    seeds=5,
-    tune_seeds=1,
+    seeds=8,
     epochs=25,
     evaluations=4,
 )
@@ -46,7 +44,6 @@ ADDING = replace(
     task="adding",
     length=60,
     optimizer="adam",
-    lrs=(0.003, 0.01, 0.03),
     clip=1.0,
     evaluations=2,
     epochs=80,
@@ -66,18 +63,8 @@ SIZES = {
     "smoke": both(smoke(DIGITS), smoke(ADDING)),
     "quick": both(DIGITS, ADDING),
     "paper": both(
-        replace(
-            DIGITS, hidden=256, lrs=(0.01, 0.03, 0.1, 0.3, 1.0), seeds=20, tune_seeds=3, epochs=100
-        ),
-        replace(
-            ADDING,
-            hidden=256,
-            length=200,
-            lrs=(0.0003, 0.001, 0.003, 0.01, 0.03),
-            seeds=20,
-            tune_seeds=3,
-            epochs=400,
-        ),
+        replace(DIGITS, hidden=256, seeds=20, epochs=100),
+        replace(ADDING, hidden=256, length=200, seeds=20, epochs=400),
     ),
 }
 

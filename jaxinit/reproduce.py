@@ -8,11 +8,14 @@ to the target).
 """
 
 import sys
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import tyro
@@ -30,7 +33,7 @@ from jaxinit.analysis.study_figures import forest
 from jaxinit.analysis.survival import LEVEL, Times
 from jaxinit.analysis.table import SettingRow, reported, samples_of, speed, times_reported
 from jaxinit.console import exit_code
-from jaxinit.study import SYNTHETIC, Interrupted, Study
+from jaxinit.study import RATES, SYNTHETIC, Interrupted, Study
 
 if TYPE_CHECKING:
     from jaxinit.finetune.trained import Trained
@@ -39,6 +42,17 @@ if TYPE_CHECKING:
     from jaxinit.tasks import Task
 
 Results = dict[str, Result]
+
+
+class Run(NamedTuple):
+    """A run of an experiment: its name and size, and when it began (`time.monotonic`)."""
+
+    experiment: str
+    size: str
+    began: float
+
+
+_run: ContextVar[Run | None] = ContextVar("run", default=None)
 Side = tuple[Result, str]  # of a comparison: the result of a study, and one of its schemes
 
 
@@ -70,6 +84,7 @@ def make_main(
         out = settings.out or Path("results") / f"{name}-{settings.size}"
 
         def alone() -> int:
+            _run.set(Run(name, settings.size, time.monotonic()))
             folder = Folder(out)
             with folder.locked():
                 folder.write("experiment", {"experiment": name, "size": settings.size}, {})
@@ -95,14 +110,16 @@ def use_all_cores() -> None:
 def smoke(study: Study, **changes: Any) -> Study:
     """A study at smoke size: everything in it runs, and its numbers mean nothing.
 
-    8 units, at most two layers, the middle rate of the grid, two seeds, one epoch of large batches,
+    8 units, at most two layers, one rate in the middle, two seeds, one epoch of large batches,
     short sequences where their length is free; `changes` go before these.
     """
-    middle = len(study.lrs) // 2
+    rates = study.lrs or RATES[study.optimizer]
+    middle = len(rates) // 2
     small: dict[str, Any] = {
+        "search": "grid",
         "hidden": min(study.hidden, 8),
         "layers": min(study.layers, 2),
-        "lrs": study.lrs[middle : middle + 1],
+        "lrs": rates[middle : middle + 1],
         "seeds": 2,
         "tune_seeds": 1,
         "epochs": 1,
@@ -320,9 +337,17 @@ def faster(
     return ratio_claim(name, statement, slower, sooner, horizon, published, band)
 
 
-def lower_rate(name: str, result: Result, scheme: str, where: str) -> Claim:
-    """The claim that a lower rate helps: the best metric of a scheme at its best rate less that at
-    ten times it (or the nearest), on tuning seeds."""
+def at_all_rates(study: Study, scheme: str) -> Study:
+    """A scheme of a study at every rate of the usual grid, six seeds each: for `lower_rate`."""
+    grid: dict[str, Any] = {"search": "grid", "lrs": RATES[study.optimizer]}
+    seeds: dict[str, Any] = {"tune_seeds": 6, "seeds": 2}
+    return replace(study, schemes=(scheme,), baseline=scheme, **grid, **seeds)
+
+
+def lower_rate(name: str, result: Result, where: str) -> Claim:
+    """The claim that a lower rate helps: the best metric at the best rate less that at ten times it
+    (or the nearest), of a study `at_all_rates`."""
+    (scheme,) = result.study.schemes
     tuning = by_rate_and_seed(result.records, scheme, "tune")
     rates = tuning.lr.values
     metric = tuning.metric.max("epoch").transpose("lr", "seed").fillna(0.0).values
@@ -406,8 +431,24 @@ def conclude(
 
 
 def write_summary(out: Path, content: Mapping[str, Any]) -> None:
-    """Write an experiment's summary.json into its folder, which `make_main` has locked."""
-    Folder(out).write("experiment", {}, {store.SUMMARY: to_json(content)})
+    """Write an experiment's summary.json into its folder, which `make_main` has locked: the
+    content, and `about`, what was run, when, for how long, and under which versions."""
+    about: dict[str, Any] = {}
+    run = _run.get()
+    if run is not None:
+        from jaxinit.engine.sweep import available_cores
+
+        conditions = store.conditions()
+        about = {
+            "experiment": run.experiment,
+            "size": run.size,
+            "date": datetime.now(UTC).date().isoformat(),
+            "seconds": round(time.monotonic() - run.began),
+            "cores": available_cores(),
+            "commit": conditions["commit"],
+            "versions": conditions["versions"],
+        }
+    Folder(out).write("experiment", {}, {store.SUMMARY: to_json({"about": about, **content})})
 
 
 def _say(claims: list[Claim], out: Path) -> int:

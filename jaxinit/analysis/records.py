@@ -230,13 +230,16 @@ def ends_of(records: xr.Dataset, scheme: str) -> dict[tuple[float, int], End]:
     """How the trials of a scheme ended, by rate and seed."""
     trials = select(records, scheme)
     per_epoch = records.attrs["evaluations_per_epoch"]
+    columns = (trials.lr, trials.seed, trials.outcome, trials.last_epoch)
     ends = {}
-    for k in range(trials.sizes["trial"]):
-        outcome = Outcome(int(trials.outcome.values[k]))
-        if trials.last_epoch.values[k] > 0:
-            point = float(trials.lr.values[k]), int(trials.seed.values[k])
-            evaluations = round(float(trials.last_epoch.values[k]) * per_epoch)
-            ends[point] = _end(outcome, evaluations, trials.metric.values[k], records.attrs)
+    for (rate, seed, outcome, epochs), metric in zip(
+        zip(*(column.values.tolist() for column in columns), strict=True),
+        trials.metric.transpose("trial", "epoch").values,
+        strict=True,
+    ):
+        if epochs > 0:
+            evaluations = round(epochs * per_epoch)
+            ends[rate, seed] = _end(Outcome(outcome), evaluations, metric, records.attrs)
     return ends
 
 

@@ -334,6 +334,7 @@ def unscaled_rate(leaf: Leaf) -> Rule:
     return replace(rule, lr_scale=1.0)
 
 
+@pytest.mark.slow
 def test_the_depth_check_tells_depth_mup_from_the_rest() -> None:
     """What the branches' sum changes by goes as L times the multiplier times the rate, where they
     pull together."""

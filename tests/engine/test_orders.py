@@ -40,7 +40,8 @@ class Drawn:
 
     case: int
     slots: int
-    interrupted: bool = False  # after every chunk
+    interrupted: int = 0  # after every so many chunks
+    chunks: int = 0
     reached: dict[tuple[float, int], int] = field(default_factory=dict)
     trained_again: int = 0
 
@@ -81,7 +82,8 @@ class Drawn:
                 states[number] = state._replace(evaluations=np.int32(row.last))
                 if row.outcome is not Outcome.UNFINISHED:
                     del states[number]
-            if self.interrupted:
+            self.chunks += 1
+            if self.interrupted and self.chunks % self.interrupted == 0:
                 signal.raise_signal(signal.SIGTERM)
             slots = {number: slot for slot, number in enumerate(states)}
             # The last is nobody's: a sweep has slots at rest too.
@@ -133,13 +135,25 @@ def test_the_order_in_which_trials_end_changes_no_decision(
     assert expected.records.outcome.values.tolist().count(Outcome.STOPPED) > 2
 
 
-@pytest.mark.parametrize(("case", "rates"), [(10, ()), (0, RATES)])
-def test_a_signal_after_every_chunk_changes_no_decision(
-    case: int, rates: tuple[float, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("case", "rates", "every"),
+    [
+        (0, RATES, 3),
+        (10, (), 4),
+        pytest.param(10, (), 1, marks=pytest.mark.slow),
+        pytest.param(0, RATES, 1, marks=pytest.mark.slow),
+    ],
+)
+def test_a_signal_between_chunks_changes_no_decision(
+    case: int,
+    rates: tuple[float, ...],
+    every: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     study = replace(STUDY, lrs=rates)
     expected = answer(Drawn(case, slots=3), tmp_path / "whole", monkeypatch, study)
-    interrupted = Drawn(case, slots=3, interrupted=True)
+    interrupted = Drawn(case, slots=3, interrupted=every)
     result = answer(interrupted, tmp_path / "s", monkeypatch, study)
     xr.testing.assert_identical(result.records, expected.records)
-    assert len(result.about["lives"]) > 5
+    assert len(result.about["lives"]) > (2 if every > 1 else 5)
