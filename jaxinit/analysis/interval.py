@@ -190,23 +190,31 @@ def ratio_limits(baseline: Limits, scheme: Limits, correlation: float = 0.0) -> 
 
 
 def correlation(baseline: Sequence[Sample], scheme: Sequence[Sample], horizon: float) -> float:
-    """The correlation of two schemes' log times over the seeds that they share, less one standard
-    error, and not below 0.
+    """The correlation of two schemes' log times over the n seeds that converge under both, less one
+    standard error: tanh(artanh r - 1 / sqrt(n - 3)), 0 or more and at most 1 - 1 / sqrt(n), since
+    times on a grid of evaluations may agree by chance.
 
     A seed has the same split, data order and base key under all schemes, which makes ratios surer
-    than their two sides. With so few seeds the estimate itself is rough, hence the standard error,
-    1 / sqrt(n): `scripts/coverage` has what it buys, and that intervals still cover.
-    Assumes that the n-th times of both are of one seed; 0 where they have different numbers.
+    than their two sides. With so few seeds the estimate itself is rough, hence the standard error:
+    `scripts/coverage` has what it buys, and that intervals still cover.
+    Assumes that the times of both are in the order of their seeds; 0 where they have different
+    numbers, or fewer than four converge under both.
+    Source: Fisher (1921), for the transformation and its standard error.
     """
-    logs = []
-    for samples in (baseline, scheme):
-        times = best(samples, horizon)
-        logs.append(np.log(np.where(times.event, times.time, horizon)))
-    first, second = logs
-    if len(first) != len(second) or np.ptp(first) == 0 or np.ptp(second) == 0:
+    sides = [best(samples, horizon) for samples in (baseline, scheme)]
+    if len(sides[0].time) != len(sides[1].time):
         return 0.0
-    estimate = float(np.corrcoef(first, second)[0, 1])
-    return max(0.0, estimate - 1 / len(first) ** 0.5)
+    both = sides[0].event & sides[1].event
+    n = int(both.sum())
+    logs = [np.log(side.time[both]) for side in sides]
+    if n < 4 or any(np.ptp(log) == 0 for log in logs):
+        return 0.0
+    most = 1 - 1 / n**0.5
+    estimate = float(np.corrcoef(logs)[0, 1])
+    if abs(estimate) > 1 - 1e-9:
+        return most if estimate > 0 else 0.0
+    lowered = math.tanh(math.atanh(estimate) - 1 / (n - 3) ** 0.5)
+    return min(max(0.0, lowered), most)
 
 
 def log_ratio(

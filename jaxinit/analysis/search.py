@@ -121,6 +121,7 @@ class Ladder:
             number += 1
             best = stage.best(ends, budget)[0]
         contenders = [best]
+        dropped: dict[Rung, float] = {}  # mean times when they last were compared
         if stage.converged(ends):
             window = self.around(best, NEAR)
             order: list[Rung] = []
@@ -130,6 +131,7 @@ class Ladder:
                     stage = Stage(number, "fine", _product(contenders, seeds), keep=REPORTED)
                     yield stage
                     number += 1
+                    dropped |= stage.means(ends, budget)
                     order = stage.best(ends, budget)
                     contenders = stage.contenders(ends, budget)
                     if seeds > 1 and len(contenders) <= REPORTED:
@@ -139,7 +141,35 @@ class Ladder:
                     break
                 window = wider
             contenders = stage.winners(ends, budget)
-        yield Stage(number, "report", _product(sorted(contenders), self.seeds))
+        yield from self._report(number, contenders, dropped, ends, budget)
+
+    def _report(
+        self,
+        number: int,
+        reported: list[Rung],
+        dropped: dict[Rung, float],
+        ends: Ends,
+        budget: float,
+    ) -> Iterator["Stage"]:
+        """All seeds at the rates to be reported, and at those that were dropped for others which a
+        few seeds had shown in too good a light: whose mean was below the time that all seeds of the
+        best of these need, of those that converge."""
+        while True:
+            stage = Stage(number, "report", _product(sorted(reported), self.seeds))
+            yield stage
+            number += 1
+            best = min(stage.times(ends).values(), default=0.0)
+            for rung in reported:
+                dropped.pop(rung, None)
+            if not dropped or min(dropped.values()) >= best:
+                return
+            challenger = min(dropped, key=lambda rung: (dropped[rung], rung))
+            del dropped[challenger]
+            rungs = sorted([*reported, challenger])
+            stage = Stage(number, "fine", _product(rungs, self.seeds), keep=REPORTED)
+            yield stage
+            number += 1
+            reported = stage.winners(ends, budget)
 
     def _rounds(self) -> int:
         return max(2, math.ceil(CONTENDED * self.seeds))
@@ -251,6 +281,14 @@ class Stage:
                 metric = sum(ends[trial].metric for trial in self.trials if trial[0] == rung)
             order.append((mean, lost[rung], -metric, abs(rung - middle), rung))
         return [rung for *_, rung in sorted(order)]
+
+    def times(self, ends: Ends) -> dict[Rung, float]:
+        """The mean time of the trials that converged, of the rates that have any."""
+        by_rung: dict[Rung, list[float]] = {}
+        for trial in self.trials:
+            if ends[trial].converged:
+                by_rung.setdefault(trial[0], []).append(ends[trial].time)
+        return {rung: sum(times) / len(times) for rung, times in by_rung.items()}
 
     def _lost(self, ends: Ends, horizon: float) -> dict[Rung, int]:
         """How many seeds of each rate have not converged by the horizon."""

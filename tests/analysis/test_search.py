@@ -292,6 +292,24 @@ def test_the_two_best_rates_are_reported() -> None:
         assert all(time(rung, 0) <= second for rung in chosen), best
 
 
+def test_a_rate_that_few_seeds_had_shown_in_too_good_a_light_is_not_kept_for_a_better_one() -> None:
+    """At two rates the first two seeds are soon there and the others hardly ever; at the one below
+    all are in time, a little later than those two."""
+
+    def time(rung: Rung, seed: int) -> int:
+        if rung in (-4, -3):
+            return 8 if seed < 2 else 70
+        return 14 if rung == -5 else 40
+
+    ladder = Ladder.between(0.01, 1.0, SEEDS)
+    ends = Player(ladder, time, np.random.default_rng(0)).play()
+    assert -5 in reported(ladder, ends)
+    assert all(ends[-5, seed].converged for seed in range(SEEDS))
+    # Where all seeds agree with the first nobody is asked again.
+    plain = Player(ladder, lambda rung, seed: 8 + abs(rung + 4), np.random.default_rng(0)).play()
+    assert sum(rung == -6 for rung, _ in plain) < SEEDS
+
+
 def test_a_scheme_that_never_converges_takes_few_trials() -> None:
     ladder = Ladder.between(0.01, 1.0, SEEDS)
     ends = Player(ladder, never, np.random.default_rng(0)).play()

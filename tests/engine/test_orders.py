@@ -132,7 +132,7 @@ def test_the_order_in_which_trials_end_changes_no_decision(
         result = answer(drawn, tmp_path / str(slots), monkeypatch)
         xr.testing.assert_identical(result.records, expected.records)
     assert drawn.trained_again
-    assert expected.records.outcome.values.tolist().count(Outcome.STOPPED) > 2
+    assert expected.records.outcome.values.tolist().count(Outcome.STOPPED) >= 2
 
 
 @pytest.mark.parametrize(
