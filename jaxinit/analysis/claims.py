@@ -243,25 +243,33 @@ def judge(
 
 def sentence(claim: Claim) -> str:
     """A claim in words: what was claimed, what was measured, and whether it holds."""
-    bound = {"=": "", ">=": "at least ", "<=": "at most ", "?": "no estimate"}
-    kind = claim.get("measured_is", "=")
-    low, high = claim["low"], claim["high"]
-    measured = f"{claim['measured']:.3g}"
-    if kind == ">=" and low is not None:  # of a bound the lower limit is what is sure
-        measured = f"{low:.3g}"
-    elif kind == "<=" and high is not None:
-        measured = f"{high:.3g}"
-    elif kind == "?":
-        measured = ""
-    elif low is not None and high is not None:
-        measured += f" ({low:.3g} to {high:.3g})"
-    ends = [f"{part}: {IN_WORDS[verdict]}" for part, verdict in claim["parts"].items()]
-    judged = "; ".join(ends)
+    verdicts = judged(claim)
     published = claim["published"] or "no source found"
     return (
-        f"{claim['statement']}. Published: {published}. Measured: {bound[kind]}{measured}. "
-        f"{judged[:1].upper()}{judged[1:]}."
+        f"{claim['statement']}. Published: {published}. Measured: {measured_of(claim)}. "
+        f"{verdicts[:1].upper()}{verdicts[1:]}."
     )
+
+
+def measured_of(claim: Claim) -> str:
+    """What was measured, with its interval; of a bound the end that is sure."""
+    kind = claim.get("measured_is", "=")
+    low, high = claim["low"], claim["high"]
+    if kind == "?":
+        return "no estimate"
+    if kind == ">=" and low is not None:
+        return f"at least {low:.3g}"
+    if kind == "<=" and high is not None:
+        return f"at most {high:.3g}"
+    if low is None or high is None:
+        return f"{claim['measured']:.3g}"
+    return f"{claim['measured']:.3g} ({low:.3g} to {high:.3g})"
+
+
+def judged(claim: Claim) -> str:
+    """The verdict on each end of a claim's band, in words."""
+    ends = [f"{part}: {IN_WORDS[verdict]}" for part, verdict in claim["parts"].items()]
+    return "; ".join(ends)
 
 
 def _ends(band: tuple[float, float]) -> list[float | None]:

@@ -42,7 +42,7 @@ def print_answer(result: Result, console: Console | None = None) -> None:
             console, "No scheme has been reported yet: the run ended while rates were being chosen."
         )
         return
-    console.print(_table_of_study(result, console))
+    print_table(summary["table"], console, _title(result))
     baseline = summary["baseline"]
     _print(
         console,
@@ -58,17 +58,10 @@ def print_answer(result: Result, console: Console | None = None) -> None:
         _print(console, f"- {note}")
 
 
-def _table_of_study(result: Result, console: Console) -> Table:
-    """The rows of a study, in 80 columns, under what was asked."""
-    study = result.study
-    summary = result.summary
-    sign = "≥" if result.records.attrs["higher_is_better"] else "≤"
-    title = (
-        f"Epochs until {summary['metric']} {sign} {summary['target']:.4g}: {study.model}, "
-        f"{study.hidden} units, {study.task}, {study.optimizer}"
-    )
+def print_table(rows: Sequence[Row], console: Console, title: str = "") -> None:
+    """Print the rows of a study, in 80 columns, under what was asked."""
     table = Table(
-        title=_text(console, title),
+        title=_text(console, title) if title else None,
         title_justify="left",
         title_style="bold",
         box=box.SIMPLE_HEAD,
@@ -78,9 +71,19 @@ def _table_of_study(result: Result, console: Console) -> Table:
     table.add_column("scheme", no_wrap=True)
     for header in (RATE, EPOCHS, TIMES_FEWER, "p", "", COUNTS):
         table.add_column(header, justify="right", no_wrap=True)
-    for row in summary["table"]:
+    for row in rows:
         table.add_row(*[_text(console, entry) for entry in entries(row)])
-    return table
+    console.print(table)
+
+
+def _title(result: Result) -> str:
+    """What was asked of a study."""
+    study, summary = result.study, result.summary
+    sign = "≥" if result.records.attrs["higher_is_better"] else "≤"
+    return (
+        f"Epochs until {summary['metric']} {sign} {summary['target']:.4g}: {study.model}, "
+        f"{study.hidden} units, {study.task}, {study.optimizer}"
+    )
 
 
 def _table_of_targets(summary: Summary, console: Console) -> Table:

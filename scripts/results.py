@@ -1,0 +1,320 @@
+"""Pages of numbers, made from the summaries that are kept in docs/summaries: none of them is typed.
+
+    python scripts/results.py                     # make all pages again
+    python scripts/results.py --keep FOLDER ...   # keep the summaries of these runs first
+    python scripts/results.py --check             # say which page differs from them; exit code 1
+
+The pages: docs/results.md (every claim of every experiment), docs/coverage.md, the README's table
+of the main job, and the last part of an experiment's docstring, from "Expect at quick" on.
+"""
+
+import ast
+import io
+import json
+import math
+import re
+import sys
+import textwrap
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from jaxinit.analysis.claims import judged, measured_of
+from jaxinit.analysis.report import Terminal, entries, print_table
+from jaxinit.analysis.store import SUMMARY
+from jaxinit.console import exit_code
+from jaxinit.study import BadStudy
+
+ROOT = Path(__file__).parent.parent
+KEPT = ROOT / "docs" / "summaries"
+MAIN_JOB = "digits_rows"
+COVERAGE = "coverage"
+SHOWN = 8  # claims of an experiment in its docstring
+WIDTH = 100
+MADE = "Made by `scripts/results.py` from [summaries](summaries/): not edited by hand."
+# Between these, in the README, is what this script makes.
+TABLE = "<!-- the main job, by scripts/results.py -->", "<!-- end of the main job -->"
+LIST = "<!-- experiments, by scripts/results.py -->", "<!-- end of the experiments -->"
+COVERAGE_COLUMNS = (
+    "population",
+    "scheme",
+    "ratio",
+    "grid",
+    "epochs",
+    "grid",
+    "false",
+    "width",
+    "trained",
+    "grid",
+)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is to be done."""
+
+    keep: tuple[Path, ...] = ()
+    """Folders of experiments at size quick whose summaries are to be kept."""
+    check: bool = False
+    """Write nothing; say what differs."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    asked = tyro.cli(Asked, args=argv, prog="results", description=__doc__)
+    return exit_code(lambda: carry_out(asked))
+
+
+def carry_out(asked: Asked) -> int:
+    for folder in asked.keep:
+        keep(folder)
+    differing = []
+    for path, text in pages().items():
+        if not path.exists() or path.read_text() != text:
+            differing.append(path)
+            if not asked.check:
+                path.write_text(text)
+    for path in differing:
+        print(f"{'differs' if asked.check else 'written'}: {path.relative_to(ROOT)}")
+    return int(asked.check and bool(differing))
+
+
+def keep(folder: Path) -> None:
+    """Copy the summary of a run, without what its experiment's source says and beyond six digits.
+
+    Raises: BadStudy for a folder without the summary of an experiment at size quick.
+    """
+    path = folder / SUMMARY
+    if not path.is_file():
+        raise BadStudy(
+            f"{folder} has no {SUMMARY}; give the folder of an experiment that has ended"
+        )
+    summary = json.loads(path.read_text())
+    about = summary.get("about", {})
+    if about.get("size") != "quick":
+        raise BadStudy(
+            f"{folder} is of size {about.get('size')!r}; what is kept everyone can repeat: quick"
+        )
+    for name in ("studies", "study"):
+        summary.pop(name, None)
+    text = json.dumps(rounded(summary), indent=1, sort_keys=True) + "\n"
+    (KEPT / f"{about['experiment']}.json").write_text(text)
+
+
+def rounded(value: Any) -> Any:
+    """The same with every number in six digits."""
+    if isinstance(value, float) and math.isfinite(value):
+        return float(f"{value:.6g}")
+    if isinstance(value, Mapping):
+        return {key: rounded(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [rounded(entry) for entry in value]
+    return value
+
+
+def pages() -> dict[Path, str]:
+    """The text that every page should have."""
+    kept = {path.stem: json.loads(path.read_text()) for path in sorted(KEPT.glob("*.json"))}
+    main_job, coverage = kept.pop(MAIN_JOB), kept.pop(COVERAGE)
+    readme = ROOT / "README.md"
+    front = between(readme.read_text(), *TABLE, main_table(main_job))
+    texts = {
+        ROOT / "docs" / "results.md": results_page(kept),
+        ROOT / "docs" / "coverage.md": coverage_page(coverage),
+        readme: between(front, *LIST, list_of_experiments(kept)),
+    }
+    for name, summary in kept.items():
+        path = ROOT / "experiments" / f"{name}.py"
+        texts[path] = with_expectation(path.read_text(), expectation(summary))
+    return texts
+
+
+# The pages.
+
+
+def results_page(kept: Mapping[str, Any]) -> str:
+    """Every claim of every experiment, with its verdict."""
+    lines = ["# Results", "", MADE, ""]
+    lines += wrapped(
+        "Each experiment at size quick, on two cores. Intervals are at 95 %, and where schemes are "
+        "compared each is at its own best rate, the choice of which is in the interval. A claim is "
+        "settled at 99 %, a ratio of epochs at 99.5 %; a claim with two ends is two claims. "
+        "`jaxinit reproduce NAME` measures it again, other seeds and sizes too."
+    )
+    for name, summary in kept.items():
+        lines += section(name, summary)
+    return "\n".join(lines) + "\n"
+
+
+def list_of_experiments(kept: Mapping[str, Any]) -> str:
+    """Every experiment in a line: what it asks, and how many claims hold, do not, or are open."""
+    lines = [
+        "| experiment | what it is about | holds | does not | open | seconds |",
+        "|---|---|---|---|---|---|",
+    ]
+    for path in sorted((ROOT / "experiments").glob("*.py")):
+        name = path.stem
+        cells: list[Any] = [f"`{name}`", title_of(name)]
+        if name in kept:
+            summary = kept[name]
+            cells[0] = f"[`{name}`](docs/results.md#{name})"
+            counts = Counter()
+            for claim in summary["claims"]:
+                counts.update(claim["parts"].values())
+            cells += [counts[verdict] for verdict in ("supported", "refuted", "open")]
+            cells.append(summary["about"]["seconds"])
+        else:
+            cells += ["-"] * 4
+        lines.append(row(cells))
+    return "\n".join(lines)
+
+
+def title_of(name: str) -> str:
+    """The first paragraph of an experiment's docstring, in one line."""
+    return docstring(name).split("\n\n")[0].replace("\n", " ")
+
+
+def section(name: str, summary: Mapping[str, Any]) -> list[str]:
+    """What one experiment asked and found."""
+    about = summary["about"]
+    versions = about["versions"]
+    lines = ["", f"## {name}", "", *wrapped(title_of(name)), ""]
+    lines += wrapped(
+        f"{about['date']}, {about['seconds']} s on {about['cores']} cores, JAX {versions['jax']}, "
+        f"Python {versions['python']}, commit {(about['commit'] or 'unknown')[:8]}."
+    )
+    lines += ["", "| claim | statement | published | measured (95 %) | |", "|---|---|---|---|---|"]
+    for claim in summary["claims"]:
+        cells = (
+            claim["id"],
+            claim["statement"],
+            claim["published"] or "no source found",
+            measured_of(claim),
+            judged(claim),
+        )
+        lines.append(row(cells))
+    rows = summary["table"]
+    if rows and "setting" in rows[0]:
+        lines += ["", *rows_of(rows)]
+    return lines
+
+
+def rows_of(rows: list[Any]) -> list[str]:
+    """The times to target of all settings."""
+    lines = [
+        "| setting | scheme | rate | epochs (95 %) | times fewer (95 %) | conv/cens/div |",
+        "|---|---|---|---|---|---|",
+    ]
+    before = None
+    for entry in rows:
+        scheme, rate, epochs, ratio, _, _, counts = entries(entry)
+        setting = "" if entry["setting"] == before else entry["setting"]
+        before = entry["setting"]
+        lines.append(row((setting, scheme, rate, epochs, ratio, counts)))
+    return lines
+
+
+def coverage_page(coverage: Mapping[str, Any]) -> str:
+    """How often intervals hold the truth, those of the grid with its bootstrap beside them."""
+    lines = ["# Do the intervals cover?", "", MADE, ""]
+    lines += wrapped(
+        "Whole studies played on populations that were measured at all rates "
+        "(scripts/populations), and on synthetic ones of which a share of the seeds is lost: "
+        "`scripts/coverage --seeds N`. In each the share of studies whose 95 % interval holds the "
+        "truth, of the ratio against the baseline and of a scheme's epochs; `grid` is the same of "
+        "five rates a half decade apart, the best of which is held fixed, and a percentile "
+        "bootstrap. `false` is the larger share of studies, of both sides, that settle a claim "
+        "whose band ends at the truth; `width` the median of the logarithm of the ratio's "
+        "interval; `trained` the epochs of a scheme's trials."
+    )
+    for seeds, rows in sorted(coverage.items(), key=lambda item: int(item[0])):
+        lines += ["", f"## {seeds} seeds, {rows[0]['studies']} studies each", ""]
+        lines.append(row(COVERAGE_COLUMNS))
+        lines.append("|" + "---|" * 10)
+        for entry in rows:
+            cells = (
+                entry["population"],
+                entry["scheme"],
+                percent(entry["ratio_coverage"]),
+                percent(entry["grid_ratio_coverage"]),
+                percent(entry["epochs_coverage"]),
+                percent(entry["grid_epochs_coverage"]),
+                percent(entry["false_proved"]),
+                "" if entry["log_width"] is None else f"{entry['log_width']:.2f}",
+                f"{entry['epochs_trained']:.0f}",
+                f"{entry['epochs_trained_grid']:.0f}",
+            )
+            lines.append(row(cells))
+    return "\n".join(lines) + "\n"
+
+
+def main_table(summary: Mapping[str, Any]) -> str:
+    """The table of the main job as the terminal shows it, indented."""
+    printed = io.StringIO()
+    print_table(summary["table"], Terminal(file=printed, width=80))
+    lines = [line.rstrip() for line in printed.getvalue().splitlines()]
+    return "\n".join(f"    {line}".rstrip() for line in lines if line)
+
+
+# Docstrings.
+
+
+def expectation(summary: Mapping[str, Any]) -> str:
+    """The last part of a docstring: what to expect."""
+    about, claims = summary["about"], summary["claims"]
+    lines = textwrap.wrap(
+        f"Expect at quick ({about['date']}, {about['seconds']} s on {about['cores']} cores; all "
+        "claims and intervals: docs/results.md):",
+        WIDTH,
+    )
+    for claim in claims[:SHOWN]:
+        text = f"{claim['id']}: {claim['statement']}: {measured_of(claim)}; {judged(claim)}."
+        lines += textwrap.wrap(text, WIDTH, initial_indent="- ", subsequent_indent="  ")
+    if len(claims) > SHOWN:
+        lines.append(f"- and {len(claims) - SHOWN} more claims.")
+    return "\n".join(lines)
+
+
+def with_expectation(source: str, text: str) -> str:
+    """An experiment's source with the end of its docstring, from "Expect at quick" on, replaced."""
+    head, quotes, rest = source.partition('\n"""\n')
+    before, found, _ = head.partition("Expect at quick")
+    if not (quotes and found):
+        raise BadStudy('an experiment\'s docstring must end with a part "Expect at quick"')
+    return before + text.replace("\\", "\\\\") + quotes + rest
+
+
+def docstring(name: str) -> str:
+    source = (ROOT / "experiments" / f"{name}.py").read_text()
+    return ast.get_docstring(ast.parse(source)) or ""
+
+
+# Text.
+
+
+def between(text: str, begin: str, end: str, middle: str) -> str:
+    pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
+    if not pattern.search(text):
+        raise BadStudy(f"there is no {begin!r} and {end!r} in the page")
+    return pattern.sub(lambda _: f"{begin}\n\n{middle}\n\n{end}", text)
+
+
+def row(cells: Iterable[Any]) -> str:
+    """A row of a table in Markdown, where a bar would end a cell."""
+    texts = [str(cell).replace("|", r"\|") for cell in cells]
+    return f"| {' | '.join(texts)} |"
+
+
+def percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.1f} %"
+
+
+def wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, 120, break_on_hyphens=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

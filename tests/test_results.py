@@ -1,0 +1,72 @@
+"""The pages of numbers are what the kept summaries say, and nothing else is."""
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jaxinit.study import BadStudy
+
+ROOT = Path(__file__).parent.parent
+spec = importlib.util.spec_from_file_location("results", ROOT / "scripts" / "results.py")
+assert spec is not None
+assert spec.loader is not None
+results: Any = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(results)
+
+
+def test_every_page_is_what_the_summaries_say() -> None:
+    differing = [path for path, text in results.pages().items() if path.read_text() != text]
+    assert not differing, "run scripts/results.py"
+
+
+def test_what_was_measured_again_is_not_among_the_earlier_numbers() -> None:
+    earlier = (ROOT / "docs" / "earlier.md").read_text()
+    assert [
+        path.stem for path in results.KEPT.glob("*.json") if f"| `{path.stem}`" in earlier
+    ] == []
+
+
+def test_a_number_that_changes_changes_its_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = results.pages()
+    for path in results.KEPT.glob("*.json"):
+        (tmp_path / path.name).write_text(path.read_text())
+    changed = tmp_path / "rnn_convergence.json"
+    summary = json.loads(changed.read_text())
+    summary["claims"][0]["measured"] = 123.0
+    changed.write_text(json.dumps(summary))
+    monkeypatch.setattr(results, "KEPT", tmp_path)
+    after = results.pages()
+    moved = {path.name for path in after if after[path] != before[path]}
+    assert moved == {"results.md", "rnn_convergence.py"}
+
+
+def test_only_runs_that_anyone_can_repeat_are_kept(tmp_path: Path) -> None:
+    with pytest.raises(BadStudy, match=r"has no summary.json; give the folder of an experiment"):
+        results.keep(tmp_path)
+    (tmp_path / "summary.json").write_text(json.dumps({"about": {"size": "smoke"}}))
+    with pytest.raises(BadStudy, match="is of size 'smoke'"):
+        results.keep(tmp_path)
+
+
+def test_a_kept_summary_has_what_pages_read_and_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results, "KEPT", tmp_path)
+    about = {"size": "quick", "experiment": "mine"}
+    summary = {"about": about, "table": [{"epochs": 1 / 3}], "studies": {"a": {}}}
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    results.keep(tmp_path)
+    kept = json.loads((tmp_path / "mine.json").read_text())
+    assert kept == {"about": about, "table": [{"epochs": 0.333333}]}
+
+
+def test_a_docstring_ends_with_what_to_expect() -> None:
+    source = '"""One line.\n\nExpect at quick: old.\n"""\n\nx = 1\n'
+    assert results.with_expectation(source, "Expect at quick: new.") == source.replace("old", "new")
+    with pytest.raises(BadStudy, match="must end with a part"):
+        results.with_expectation("x = 1\n", "Expect at quick: new.")
