@@ -39,10 +39,8 @@ COPY = Study(
     schemes=("glorot_uniform", "orthogonal"),
     baseline="glorot_uniform",
     optimizer="adam",
-    lrs=(0.001, 0.003),
     clip=1.0,
-    seeds=3,
-    tune_seeds=1,
+    seeds=4,
     epochs=150,
     evaluations=1,
 )
@@ -52,8 +50,7 @@ PAIR = replace(COPY, schemes=("orthogonal", "identity"), baseline="identity", le
 def grown(study: Study) -> Study:
     """The same at full scale."""
     length = 400 if study.task == "adding" else 500
-    rates = (0.0001, 0.0003, 0.001, 0.003)
-    return replace(study, hidden=128, length=length, lrs=rates, seeds=5, epochs=1000)
+    return replace(study, hidden=128, length=length, seeds=5, epochs=1000)
 
 
 QUICK = {
@@ -64,8 +61,6 @@ QUICK = {
         activation=None,
         schemes=("forget_bias",),
         baseline="forget_bias",
-        lrs=(0.003,),
-        seeds=2,
     ),
     "linear, copy": replace(PAIR, activation="linear"),
     "relu, copy": replace(PAIR, activation="relu"),

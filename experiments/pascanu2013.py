@@ -45,9 +45,7 @@ BASE = Study(
     schemes=("basic_tanh", "smart_tanh", "orthogonal"),
     baseline="basic_tanh",
     optimizer="sgd",
-    lrs=(0.01, 0.03, 0.1, 0.3),
-    seeds=5,
-    tune_seeds=1,
+    seeds=6,
     epochs=100,
     evaluations=1,
     batch=20,
@@ -57,7 +55,7 @@ SIZES: dict[str, tuple[Study, tuple[int, ...]]] = {
     "quick": (BASE, (20, 40, 60)),
     "paper": (
         # 78,000 epochs of 64 updates are the paper's 5 million.
-        replace(BASE, lrs=(0.001, 0.003, 0.01, 0.03, 0.1), epochs=78_000),
+        replace(BASE, epochs=78_000),
         (20, 50, 100, 150, 200),
     ),
 }
