@@ -22,7 +22,7 @@ import tyro
 from scipy import stats
 
 from jaxinit.analysis import store
-from jaxinit.analysis.claims import Band, Claim, make_claim, no_verdicts, ratio_claim
+from jaxinit.analysis.claims import Band, Claim, at_least, make_claim, no_verdicts, ratio_claim
 from jaxinit.analysis.figure import as_text, lines, save, saved_figure, style
 from jaxinit.analysis.folder import Folder, to_json
 from jaxinit.analysis.interval import compare
@@ -366,7 +366,7 @@ def lower_rate(name: str, result: Result, where: str) -> Claim:
         f"{where}: best accuracy of the {scheme} initialization at its best rate, less that at ten "
         "times it"
     )
-    return make_claim(name, statement, np.ravel(gaps), "a lower rate helps", (0.01, 1.0), note)
+    return make_claim(name, statement, np.ravel(gaps), "a lower rate helps", at_least(0.01), note)
 
 
 # Figures, and the end.

@@ -118,12 +118,12 @@ def make_claim(
 ) -> Claim:
     """A measured number against a band: its mean over seeds, its interval, and the verdict.
 
-    `values` has one number a seed, and the interval is Student's; where all are 0 or 1 it is that
-    of their share, exact (Clopper and Pearson). Of a single number, or fewer than four seeds, the
-    verdict is open, unless it is `exact`: what has no sampling error at all. `band` is what
-    `at_least`, `at_most` or `near` return, or any (low, high).
+    `values` has one number a seed, and the interval is Student's; of outcomes, which are booleans,
+    it is that of their share, exact (Clopper and Pearson). Of a single number, or fewer than four
+    seeds, the verdict is open, unless it is `exact`: what has no sampling error at all. `band` is
+    what `at_least`, `at_most` or `near` return, or any (low, high).
     """
-    numbers = np.atleast_1d(np.asarray(values, float))
+    numbers = np.atleast_1d(np.asarray(values))
     n = len(numbers)
     measured = float(numbers.mean())
     interval: tuple[float | None, float | None] = (None, None)
@@ -151,9 +151,9 @@ def make_claim(
 
 
 def _mean_interval(numbers: np.ndarray, level: float) -> tuple[float, float]:
-    """Of a share where all numbers are 0 or 1, else Student's."""
+    """Of a share where they are outcomes, else Student's."""
     n = len(numbers)
-    if np.isin(numbers, (0, 1)).all():
+    if numbers.dtype == bool:
         return share_interval(int(numbers.sum()), n, level)
     half = float(scipy_stats.t.ppf((1 + level) / 2, n - 1) * numbers.std(ddof=1) / n**0.5)
     return float(numbers.mean() - half), float(numbers.mean() + half)

@@ -128,12 +128,14 @@ def test_a_single_number_is_open_unless_it_is_exact() -> None:
 
 
 def test_a_share_has_its_exact_interval() -> None:
-    row = make_claim("X", "share of seeds", [1] * 5, "all", at_least(0.9))
+    row = make_claim("X", "share of seeds", [True] * 5, "all", at_least(0.9))
     assert row["low"] == pytest.approx(0.025 ** (1 / 5))  # 0.48
     assert (row["high"], row["verdict"]) == (1.0, "open")
     settled = make_claim("X", "share of seeds", [True] * 5, "most", at_least(0.3))
     assert settled["verdict"] == "supported"
-    assert make_claim("X", "share", [0] * 8, "most", at_least(0.5))["verdict"] == "refuted"
+    assert make_claim("X", "share", [False] * 8, "most", at_least(0.5))["verdict"] == "refuted"
+    # A number that may be 0 is no outcome.
+    assert make_claim("X", "a place", [0.0] * 5, "", at_most(0.2))["verdict"] == "supported"
 
 
 def test_a_band_includes_its_ends_and_is_stored_without_infinities() -> None:
