@@ -10,11 +10,19 @@ such a factor (alpha = 0) and with it?
     python experiments/depth_transfer.py --size smoke    seconds: checks that all of it works
     python experiments/depth_transfer.py --size paper    width 512, 4 to 256 blocks, more seeds: for an accelerator
 
-Expect at quick: the squared sum of the branches goes as depth to the 0.99 (0.97 to 1.01) plain,
--0.01 (-0.03 to 0.01) under depth-muP, -1.01 (-1.03 to -0.99) under CompleteP (20 draws). From 4 to
-64 blocks the best rate moves by -2.1 octaves (-2.3 to -2.0; 16 seeds) plain, 0.0 (-0.2 to 0.2)
-under depth-muP and -0.4 (-0.5 to -0.3) under CompleteP:
-both carry it over to within an octave, depth-muP the better.
+Expect at quick (2026-11-29, 89 s on 2 cores; all claims and intervals: docs/results.md):
+- U2: slope of the squared sum of branches against depth before training, plain, alpha = 0: 0.989
+  (0.97 to 1.01); at least 0.95: holds; at most 1.05: holds.
+- U2: slope of the squared sum of branches against depth before training, depth_mup, alpha = 0.5:
+  -0.00902 (-0.0251 to 0.00708); at least -0.05: holds; at most 0.05: holds.
+- U2: slope of the squared sum of branches against depth before training, complete_p, alpha = 1:
+  -1.01 (-1.03 to -0.991); at least -1.05: holds; at most -0.95: holds.
+- U2: plain: octaves that the best rate moves from 4 to 64 blocks: -2.09 (-2.24 to -1.95); at most
+  -1: holds.
+- U2: depth_mup: octaves that the best rate moves from 4 to 64 blocks: 0.0922 (-0.0297 to 0.214); at
+  least -1: holds; at most 1: holds.
+- U2: complete_p: octaves that the best rate moves from 4 to 64 blocks: -0.355 (-0.478 to -0.231);
+  at least -1: holds; at most 1: holds.
 """
 
 import sys

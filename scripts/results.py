@@ -1,4 +1,4 @@
-"""Pages of numbers, made from the summaries that are kept in docs/summaries: none of them is typed.
+"""Pages of numbers, made from the summaries that are kept in docs/summaries.
 
     python scripts/results.py                     # make all pages again
     python scripts/results.py --keep FOLDER ...   # keep the summaries of these runs first
@@ -43,13 +43,15 @@ COVERAGE_COLUMNS = (
     "population",
     "scheme",
     "ratio",
-    "grid",
+    "restricted",
+    "grid's",
     "epochs",
-    "grid",
+    "restricted",
+    "grid's",
     "false",
     "width",
     "trained",
-    "grid",
+    "grid's",
 )
 
 
@@ -139,9 +141,9 @@ def results_page(kept: Mapping[str, Any]) -> str:
     """Every claim of every experiment, with its verdict."""
     lines = ["# Results", "", MADE, ""]
     lines += wrapped(
-        "Each experiment at size quick, on two cores. Intervals are at 95 %, and where schemes are "
-        "compared each is at its own best rate, the choice of which is in the interval. A claim is "
-        "settled at 99 %, a ratio of epochs at 99.5 %; a claim with two ends is two claims. "
+        "Each experiment at size quick, on two cores. Intervals are at 95 %; where a rate was "
+        "searched for on a ladder, its choice is in them, and where it is that of a grid it is held "
+        "fixed. A claim is settled at 99 %, a ratio of epochs at 99.5 %; a claim with two ends is two claims. "
         "`jaxinit reproduce NAME` measures it again, other seeds and sizes too."
     )
     for name, summary in kept.items():
@@ -184,7 +186,7 @@ def section(name: str, summary: Mapping[str, Any]) -> list[str]:
     lines = ["", f"## {name}", "", *wrapped(title_of(name)), ""]
     lines += wrapped(
         f"{about['date']}, {about['seconds']} s on {about['cores']} cores, JAX {versions['jax']}, "
-        f"Python {versions['python']}, commit {(about['commit'] or 'unknown')[:8]}."
+        f"Python {versions['python']}, commit {short(about['commit'])}."
     )
     lines += ["", "| claim | statement | published | measured (95 %) | |", "|---|---|---|---|---|"]
     for claim in summary["claims"]:
@@ -200,6 +202,13 @@ def section(name: str, summary: Mapping[str, Any]) -> list[str]:
     if rows and "setting" in rows[0]:
         lines += ["", *rows_of(rows)]
     return lines
+
+
+def short(commit: str | None) -> str:
+    """A commit in eight digits, with the + of one that had changes."""
+    if commit is None:
+        return "unknown"
+    return commit[:8] + ("+" if commit.endswith("+") else "")
 
 
 def rows_of(rows: list[Any]) -> list[str]:
@@ -224,7 +233,10 @@ def coverage_page(coverage: Mapping[str, Any]) -> str:
         "Whole studies played on populations that were measured at all rates "
         "(scripts/populations), and on synthetic ones of which a share of the seeds is lost: "
         "`scripts/coverage --seeds N`. In each the share of studies whose 95 % interval holds the "
-        "truth, of the ratio against the baseline and of a scheme's epochs; `grid` is the same of "
+        "truth, of the ratio against the baseline and of a scheme's epochs: the restricted mean "
+        "where the study lost trials, else the time given convergence, which is what it prints. "
+        "`restricted` is the same of the restricted mean in every case, which studies that lost "
+        "no trial of a population that loses some cannot know. `grid's` is that of "
         "five rates a half decade apart, the best of which is held fixed, and a percentile "
         "bootstrap. `false` is the larger share of studies, of both sides, that settle a claim "
         "whose band ends at the truth; `width` the median of the logarithm of the ratio's "
@@ -233,14 +245,16 @@ def coverage_page(coverage: Mapping[str, Any]) -> str:
     for seeds, rows in sorted(coverage.items(), key=lambda item: int(item[0])):
         lines += ["", f"## {seeds} seeds, {rows[0]['studies']} studies each", ""]
         lines.append(row(COVERAGE_COLUMNS))
-        lines.append("|" + "---|" * 10)
+        lines.append("|" + "---|" * len(COVERAGE_COLUMNS))
         for entry in rows:
             cells = (
                 entry["population"],
                 entry["scheme"],
                 percent(entry["ratio_coverage"]),
+                percent(entry["ratio_coverage_restricted"]),
                 percent(entry["grid_ratio_coverage"]),
                 percent(entry["epochs_coverage"]),
+                percent(entry["epochs_coverage_restricted"]),
                 percent(entry["grid_epochs_coverage"]),
                 percent(entry["false_proved"]),
                 "" if entry["log_width"] is None else f"{entry['log_width']:.2f}",

@@ -158,10 +158,11 @@ class Ladder:
             stage = Stage(number, "report", _product(sorted(reported), self.seeds))
             yield stage
             number += 1
-            best = min(stage.times(ends).values(), default=0.0)
+            best = stage.best(ends, budget)[0]
+            time = stage.times(ends).get(best, 0.0)
             for rung in reported:
                 dropped.pop(rung, None)
-            if not dropped or min(dropped.values()) >= best:
+            if not dropped or min(dropped.values()) >= time:
                 return
             challenger = min(dropped, key=lambda rung: (dropped[rung], rung))
             del dropped[challenger]

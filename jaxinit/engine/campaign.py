@@ -405,9 +405,16 @@ class Campaign:
         """The trials that the search of a scheme waits for, and after how many evaluations each may
         be stopped; empty when all have ended."""
         ends = self._ends(scheme)
+        reported: tuple[Trial, ...] = ()
         for stage in self.plan.stages(ends, self.budget):
+            if stage.purpose == "report":
+                for trial in reported:  # until now
+                    self._course(scheme, trial, stage).purpose = "fine"
+                reported = stage.trials
             for trial in stage.trials:
-                self._course(scheme, trial, stage).purpose = stage.purpose
+                course = self._course(scheme, trial, stage)
+                if trial not in reported or stage.purpose == "report":
+                    course.purpose = stage.purpose
             waiting = stage.waiting(ends)
             if waiting:
                 most = self._evaluations(stage.cap(ends))

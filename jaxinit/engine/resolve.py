@@ -137,9 +137,9 @@ def resolve(
     study, schemes, tasks, models = _with_objects(
         study, dict(schemes or {}), dict(tasks or {}), dict(models or {})
     )
-    known_schemes = SCHEMES | dict(schemes or {})
-    known_models: dict[str, Callable[..., nnx.Module]] = {**MODELS, **(models or {})}
-    known_tasks = TASKS | dict(tasks or {})
+    known_schemes = SCHEMES | schemes
+    known_models: dict[str, Callable[..., nnx.Module]] = {**MODELS, **models}
+    known_tasks = TASKS | tasks
     check_name("model", study.model, known_models)
     check_name("task", study.task, known_tasks)
     by_name, calibrations = _schemes(study, known_schemes)
@@ -149,7 +149,7 @@ def resolve(
     if search == "grid":
         study = replace(study, lrs=study.lrs or _grid(study.optimizer))
     study = replace(study, search=search)
-    check_settings(study, *_takers(models or {}, tasks or {}))
+    check_settings(study, *_takers(models, tasks))
     make = known_models[study.model]
     rules_of = {}
     try:
@@ -183,17 +183,29 @@ def _optimizer(name: str) -> training.Optimizer:
         return training.OPTIMIZERS[name]
     check_makes_optimizer(make)
     wanted = "it must be a function of a learning rate that makes an Optax optimizer"
+    made = []
+
+    def step(lr: jax.Array) -> Any:
+        """As it is used: at a rate that is traced, on parameters that it is given."""
+        made.append(make(lr))
+        if not isinstance(made[-1], optax.GradientTransformation):
+            return lr
+        weights = {"w": jnp.ones(2)}
+        with jax.numpy_dtype_promotion("standard"):  # Optax relies on it
+            return made[-1].update(weights, made[-1].init(weights), weights)
+
     try:
-        optimizer = make(0.1)
+        jax.eval_shape(step, jnp.float32(0.1))
     except Exception as error:
+        reason = str(error).split("\n")[0]
         raise BadStudy(
-            f"optimizer {str(name)!r} at a rate of 0.1 failed with {type(error).__name__}: "
-            f"{error}; {wanted}, such as optax.adamw"
+            f"optimizer {str(name)!r} failed with {type(error).__name__} at a rate that is traced: "
+            f"{reason}; {wanted} and needs no more than the gradient, such as optax.adamw"
         ) from error
-    if not isinstance(optimizer, optax.GradientTransformation):
+    if not isinstance(made[-1], optax.GradientTransformation):
         raise BadStudy(
-            f"optimizer {str(name)!r} made {type(optimizer).__name__} for a rate of 0.1; {wanted}, "
-            "such as optax.adamw"
+            f"optimizer {str(name)!r} made {type(made[-1]).__name__} for a rate; {wanted}, such as "
+            "optax.adamw"
         )
     return make
 

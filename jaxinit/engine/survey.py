@@ -73,16 +73,16 @@ def _signals(resolved: Resolved, batch: Batch, only: str) -> xr.Dataset:
     initial, _ = calibrate_parameters(resolved, draw_parameters(resolved))
     optimizer = resolved.optimizer(1.0)
 
-    def update(grads: Params) -> Any:
-        with jax.numpy_dtype_promotion("standard"):  # Optax relies on it
-            return optimizer.update(grads, optimizer.init(grads))[0]
-
     @jax.jit
     def look(params: Params, multipliers: dict[str, Any], batch: Batch) -> Any:
         def apply(params: Params, x: jax.Array) -> jax.Array:
             return resolved.as_trained(params, multipliers, x)
 
         def of_seed(params: Params) -> Any:
+            def update(grads: Params) -> Any:
+                with jax.numpy_dtype_promotion("standard"):  # Optax relies on it
+                    return optimizer.update(grads, optimizer.init(params), params)[0]
+
             return probes.signals(apply, loss, leaves, params, batch, only, update)
 
         return jax.lax.map(of_seed, params)

@@ -358,6 +358,8 @@ def test_an_optimizer_of_the_callers_is_a_function_of_the_rate(
         "    return optax.adamw(lr, weight_decay=0.1)\n"
         "def broken(lr, b1):\n"
         "    return optax.adam(lr, b1)\n"
+        "def untraced(lr):\n"
+        "    return optax.sgd(float(lr))\n"
         "def none(lr):\n"
         "    return lr\n"
     )
@@ -369,8 +371,10 @@ def test_an_optimizer_of_the_callers_is_a_function_of_the_rate(
     ]
     for name, words in {
         "own.py:made": "one learning rate, and a study searches.*give the function of the rate",
-        "own.py:broken": r"'own.py:broken' at a rate of 0.1 failed with TypeError.*b1",
-        "own.py:none": r"'own.py:none' made float for a rate of 0.1",
+        "own.py:broken": r"'own.py:broken' failed with TypeError at a rate.*b1",
+        "own.py:untraced": r"'own.py:untraced' failed with Concretiz.* that is traced",
+        "optax:lbfgs": r"'optax:lbfgs' failed with .* needs no more than the gradient",
+        "own.py:none": r"'own.py:none' made \w+ for a rate",
         "adamx": "no optimizer is called 'adamx'; the nearest is 'adam'",
     }.items():
         with pytest.raises(BadStudy, match=words):
