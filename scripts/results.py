@@ -142,8 +142,9 @@ def results_page(kept: Mapping[str, Any]) -> str:
     lines = ["# Results", "", MADE, ""]
     lines += wrapped(
         "Each experiment at size quick, on two cores. Intervals are at 95 %; where a rate was "
-        "searched for on a ladder, its choice is in them, and where it is that of a grid it is held "
-        "fixed. A claim is settled at 99 %, a ratio of epochs at 99.5 %; a claim with two ends is two claims. "
+        "searched for on a ladder, its choice is in them, and where it is that of a grid it is "
+        "held fixed. A claim is settled at 99 %, a ratio of epochs at 99.5 %; a claim with two "
+        "ends is two claims. "
         "`jaxinit reproduce NAME` measures it again, other seeds and sizes too."
     )
     for name, summary in kept.items():
