@@ -17,8 +17,8 @@ if CACHE not in os.environ:
     # again. JAX reads the name when it is imported, below.
     os.environ[CACHE] = tempfile.mkdtemp(prefix="jaxinit-compiled-")
     atexit.register(shutil.rmtree, os.environ[CACHE], ignore_errors=True)
-# Small programs too, of which there are many.
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+# But for small programs, as JAX does it: one of thousands ended its process while it was written.
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "1")
 
 # Most of the suite's time is XLA's compilation. Without LLVM's optimizations the engine's tests
 # took 46 s, not 86; without the emitters of fused loops as MLIR, which jaxlib could do until 0.10,
