@@ -24,7 +24,7 @@ from typing import Any
 import tyro
 
 from jaxinit.analysis.claims import judged, measured_of
-from jaxinit.analysis.report import Terminal, entries, print_table
+from jaxinit.analysis.report import Terminal, entries_by_setting, print_table
 from jaxinit.analysis.store import SUMMARY
 from jaxinit.console import exit_code
 from jaxinit.study import BadStudy
@@ -39,6 +39,9 @@ MADE = "Made by `scripts/results.py` from [summaries](summaries/): not edited by
 # Between these, in the README, is what this script makes.
 TABLE = "<!-- the main job, by scripts/results.py -->", "<!-- end of the main job -->"
 LIST = "<!-- experiments, by scripts/results.py -->", "<!-- end of the experiments -->"
+LIST_COLUMNS = ("experiment", "what it is about", "holds", "does not", "open", "seconds")
+CLAIM_COLUMNS = ("claim", "statement", "published", "measured (95 %)", "")
+ROW_COLUMNS = ("setting", "scheme", "rate", "epochs (95 %)", "times fewer (95 %)", "conv/cens/div")
 COVERAGE_COLUMNS = (
     "population",
     "scheme",
@@ -154,10 +157,7 @@ def results_page(kept: Mapping[str, Any]) -> str:
 
 def list_of_experiments(kept: Mapping[str, Any]) -> str:
     """Every experiment in a line: what it asks, and how many claims hold, do not, or are open."""
-    lines = [
-        "| experiment | what it is about | holds | does not | open | seconds |",
-        "|---|---|---|---|---|---|",
-    ]
+    lines = []
     for path in sorted((ROOT / "experiments").glob("*.py")):
         name = path.stem
         cells: list[Any] = [f"`{name}`", title_of(name)]
@@ -171,8 +171,8 @@ def list_of_experiments(kept: Mapping[str, Any]) -> str:
             cells.append(summary["about"]["seconds"])
         else:
             cells += ["-"] * 4
-        lines.append(row(cells))
-    return "\n".join(lines)
+        lines.append(cells)
+    return "\n".join(table(LIST_COLUMNS, lines))
 
 
 def title_of(name: str) -> str:
@@ -189,19 +189,16 @@ def section(name: str, summary: Mapping[str, Any]) -> list[str]:
         f"{about['date']}, {about['seconds']} s on {about['cores']} cores, JAX {versions['jax']}, "
         f"Python {versions['python']}, commit {short(about['commit'])}."
     )
-    lines += ["", "| claim | statement | published | measured (95 %) | |", "|---|---|---|---|---|"]
+    claims = []
     for claim in summary["claims"]:
-        cells = (
-            claim["id"],
-            claim["statement"],
-            claim["published"] or "no source found",
-            measured_of(claim),
-            judged(claim),
+        published = claim["published"] or "no source found"
+        claims.append(
+            (claim["id"], claim["statement"], published, measured_of(claim), judged(claim))
         )
-        lines.append(row(cells))
+    lines += ["", *table(CLAIM_COLUMNS, claims)]
     rows = summary["table"]
     if rows and "setting" in rows[0]:
-        lines += ["", *rows_of(rows)]
+        lines += ["", *table(ROW_COLUMNS, entries_by_setting(rows))]
     return lines
 
 
@@ -210,21 +207,6 @@ def short(commit: str | None) -> str:
     if commit is None:
         return "unknown"
     return commit[:8] + ("+" if commit.endswith("+") else "")
-
-
-def rows_of(rows: list[Any]) -> list[str]:
-    """The times to target of all settings."""
-    lines = [
-        "| setting | scheme | rate | epochs (95 %) | times fewer (95 %) | conv/cens/div |",
-        "|---|---|---|---|---|---|",
-    ]
-    before = None
-    for entry in rows:
-        scheme, rate, epochs, ratio, _, _, counts = entries(entry)
-        setting = "" if entry["setting"] == before else entry["setting"]
-        before = entry["setting"]
-        lines.append(row((setting, scheme, rate, epochs, ratio, counts)))
-    return lines
 
 
 def coverage_page(coverage: Mapping[str, Any]) -> str:
@@ -245,8 +227,7 @@ def coverage_page(coverage: Mapping[str, Any]) -> str:
     )
     for seeds, rows in sorted(coverage.items(), key=lambda item: int(item[0])):
         lines += ["", f"## {seeds} seeds, {rows[0]['studies']} studies each", ""]
-        lines.append(row(COVERAGE_COLUMNS))
-        lines.append("|" + "---|" * len(COVERAGE_COLUMNS))
+        shown = []
         for entry in rows:
             cells = (
                 entry["population"],
@@ -262,7 +243,8 @@ def coverage_page(coverage: Mapping[str, Any]) -> str:
                 f"{entry['epochs_trained']:.0f}",
                 f"{entry['epochs_trained_grid']:.0f}",
             )
-            lines.append(row(cells))
+            shown.append(cells)
+        lines += table(COVERAGE_COLUMNS, shown)
     return "\n".join(lines) + "\n"
 
 
@@ -317,8 +299,13 @@ def between(text: str, begin: str, end: str, middle: str) -> str:
     return pattern.sub(lambda _: f"{begin}\n\n{middle}\n\n{end}", text)
 
 
+def table(columns: Sequence[str], rows: Iterable[Iterable[Any]]) -> list[str]:
+    """The lines of a table in Markdown."""
+    return [row(columns), "|" + "---|" * len(columns), *map(row, rows)]
+
+
 def row(cells: Iterable[Any]) -> str:
-    """A row of a table in Markdown, where a bar would end a cell."""
+    """A row of it; a bar would end a cell."""
     texts = [str(cell).replace("|", r"\|") for cell in cells]
     return f"| {' | '.join(texts)} |"
 

@@ -153,13 +153,8 @@ def print_rows(rows: Sequence[SettingRow], console: Console | None = None) -> No
     for header in (RATE, EPOCHS, TIMES_FEWER, COUNTS):
         table.add_column(header, justify="right", no_wrap=True)
     console = console or Terminal(width=max(ROW_WIDTH, Terminal().width))
-    before = None
-    for row in rows:
-        name, rate, epochs, ratio, _, _, counts = entries(row)
-        setting = "" if row["setting"] == before else row["setting"]  # named once, at its first row
-        shown = (setting, name, rate, epochs, ratio, counts)
+    for shown in entries_by_setting(rows):
         table.add_row(*[_text(console, entry) for entry in shown])
-        before = row["setting"]
     console.print(table)
 
 
@@ -186,6 +181,19 @@ def entries(row: Row) -> list[str]:
     rate = f"{row['lr']:g}{mark}"
     counts = f"{row['converged']}/{row['censored']}/{row['diverged']}"
     return [row["scheme"], rate, epochs, _ratio(row), _p_value(row), row["letters"], counts]
+
+
+def entries_by_setting(rows: Iterable[SettingRow]) -> list[list[str]]:
+    """Rows of several studies as text: setting, scheme, rate, epochs, ratio and counts; a setting
+    is named once, at its first row."""
+    shown = []
+    before = None
+    for row in rows:
+        name, rate, epochs, ratio, _, _, counts = entries(row)
+        setting = "" if row["setting"] == before else row["setting"]
+        before = row["setting"]
+        shown.append([setting, name, rate, epochs, ratio, counts])
+    return shown
 
 
 def _ratio(row: Row) -> str:

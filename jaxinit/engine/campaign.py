@@ -472,8 +472,8 @@ class Campaign:
             self.numbers[point] = len(self.points)
             self.points.append(point)
         (params,) = of_points(self.initial, [point], self.first_seed)
-        trials = self.resolved.trials([point], self.per_epoch)
-        return sweep.Joining(self.numbers[point], jax.tree.map(lambda a: a[0], trials), params)
+        trial = self.resolved.trial(point, self.per_epoch)
+        return sweep.Joining(self.numbers[point], trial, params)
 
     def _save(self, seats: Sequence[sweep.Seat]) -> None:
         arrays = self.courses.arrays()
@@ -493,8 +493,7 @@ class Campaign:
         if not seats:
             return
         (params,) = of_points(self.initial, points[:1], self.first_seed)
-        trials = self.resolved.trials(points[:1], self.per_epoch)
-        trial = jax.tree.map(lambda a: a[0], trials)
+        trial = self.resolved.trial(points[0], self.per_epoch)
         first = jax.eval_shape(self.sweeper.program.initial_state, params, trial)
         form = jax.tree.structure(first)
         for row, place in enumerate(seats):

@@ -46,8 +46,7 @@ class SignalRecorder:
             scheme, rate, seed = points[number]
             if seed != chosen:
                 continue
-            trials = self.resolved.trials([points[number]], self.program.evaluations_per_epoch)
-            trial = jax.tree.map(lambda a: a[0], trials)
+            trial = self.resolved.trial(points[number], self.program.evaluations_per_epoch)
             if (scheme, rate, 0.0) not in self.recorded:
                 drawn = self.initial[scheme]
                 row = seed - self.resolved.study.first_seed

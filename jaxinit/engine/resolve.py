@@ -111,6 +111,10 @@ class Resolved:
             dropout=same(study.dropout, np.float32) if study.dropout else None,
         )
 
+    def trial(self, point: Point, evaluations_per_epoch: int) -> training.Trial:
+        """The traced settings of the trial at a point."""
+        return jax.tree.map(lambda a: a[0], self.trials([point], evaluations_per_epoch))
+
     def _scales(self) -> bool:
         """Whether any scheme scales anything: a study without such schemes need not multiply."""
         for by_leaf in self.rules.values():

@@ -249,8 +249,7 @@ def _train_alone(resolved: Resolved, progress: bool) -> Trained:
     lr = study.lrs[0]
     point = Point(study.schemes[0], lr, study.reporting[0])
     (params,) = of_points(draw_parameters(resolved), [point], study.first_seed)
-    trials = resolved.trials([point], program.evaluations_per_epoch)
-    trial = jax.tree.map(lambda array: array[0], trials)
+    trial = resolved.trial(point, program.evaluations_per_epoch)
     # No metric reaches an infinite target, so that the trial trains for all its epochs.
     out_of_reach = jnp.inf if resolved.task.higher_is_better else -jnp.inf
     trial = trial._replace(target=out_of_reach)

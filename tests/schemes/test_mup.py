@@ -140,7 +140,9 @@ def test_mup_at_its_base_width_is_plain() -> None:
 def test_a_base_width_above_the_models_is_refused() -> None:
     with pytest.raises(ValueError, match="got a base of 128 and a model of 64"):
         draw(mups.mup(128), KEY, leaves())
-    with pytest.raises(ValueError, match="mup knows the rates of adam, sgd and momentum, got 'lion'"):
+    with pytest.raises(
+        ValueError, match="mup knows the rates of adam, sgd and momentum, got 'lion'"
+    ):
         mups.mup(64, "lion")
     with pytest.raises(ValueError, match="base_width must be a positive number of units, got 0"):
         mups.u_mup(0)
