@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, PyTree
 
 from jaxinit.analysis.outcome import Outcome
 from jaxinit.analysis.records import window
@@ -24,6 +24,8 @@ from jaxinit.spec import Rule, named_key
 from jaxinit.tasks import Task
 from jaxinit.tasks.base import Data
 
+# An optimizer's state; older releases spell optax.OptState with names only they can resolve.
+OptimizerState: TypeAlias = PyTree
 # What makes an optimizer for a learning rate, which is traced.
 Optimizer: TypeAlias = Callable[[Any], optax.GradientTransformation]
 OPTIMIZERS: dict[str, Optimizer] = {
@@ -80,7 +82,7 @@ class State(NamedTuple):
 
     params: Params
     running: Params  # running statistics, of models that have them
-    opt: optax.OptState
+    opt: OptimizerState
     first_loss: Float[Array, ""]  # of the first batch; NaN before it
     recent: Float[Array, "window"]  # the last metrics, the newest last; NaN before there were any
     evaluations: Int[Array, ""]
@@ -205,7 +207,7 @@ class Program:
     ) -> tuple[State, Records]:
         """Train on the batches between two evaluations, and evaluate."""
 
-        def step(carry: tuple[Params, Params, optax.OptState], at: Plan) -> Any:
+        def step(carry: tuple[Params, Params, OptimizerState], at: Plan) -> Any:
             params, running, opt = carry
             ticket, key = at
             noise = Training()
@@ -235,8 +237,8 @@ class Program:
         return self.task.loss(outputs, y), running
 
     def descend(
-        self, params: Params, grads: Params, opt: optax.OptState, trial: Trial
-    ) -> tuple[Params, optax.OptState, Array]:
+        self, params: Params, grads: Params, opt: OptimizerState, trial: Trial
+    ) -> tuple[Params, OptimizerState, Array]:
         """One step of the optimizer, including L2, clipping, weight decay and the scheme's rates.
 
         `grads` are those of the loss alone. Returns the norm of the gradient (with L2) beside the
