@@ -39,7 +39,7 @@ import numpy as np
 
 from jaxinit.analysis.claims import Claim, make_claim
 from jaxinit.analysis.figure import saved_figure
-from jaxinit.reproduce import conclude, make_main
+from jaxinit.reproduce import conclude, make_main, seeds_of_run
 
 SIGMA_B2 = 0.05
 
@@ -120,7 +120,9 @@ def on_maps(size: Size, growths: dict[float, np.ndarray]) -> list[Claim]:
 
 def gradient_growths(size: Size, sigma_w2: float) -> np.ndarray:
     """The growth of gradients in every net of M1 of one weight variance: `[net]`."""
-    return np.asarray([gradient_growth(size.wide, sigma_w2, seed) for seed in range(size.nets)])
+    return np.asarray(
+        [gradient_growth(size.wide, sigma_w2, seed) for seed in seeds_of_run(size.nets)]
+    )
 
 
 def gradient_growth(n: int, sigma_w2: float, seed: int, depth: int = 12) -> float:
@@ -152,7 +154,7 @@ def trained(size: Size) -> np.ndarray:
 
     accuracies = np.empty((len(size.depths), len(size.variances)))
     for row, depth in enumerate(size.depths):
-        grid = np.meshgrid(size.variances, size.rates, range(size.seeds), indexing="ij")
+        grid = np.meshgrid(size.variances, size.rates, seeds_of_run(size.seeds), indexing="ij")
         w2, rate, seed = (column.ravel() for column in grid)
         columns = w2.astype(np.float32), rate.astype(np.float32), seed
         reached = sweep.over_devices(trial(size, depth), *columns).reshape(grid[0].shape)
@@ -271,7 +273,9 @@ def on_jacobians(size: Size) -> list[Claim]:
     published: dict[Literal["gaussian", "orthogonal"], str] = {"gaussian": "2 L", "orthogonal": "L"}
     claims = []
     for weights, depth in product(published, (2, 8)):
-        spreads = [spectral_spread(size.jacobian, depth, weights, seed) for seed in range(10)]
+        spreads = [
+            spectral_spread(size.jacobian, depth, weights, seed) for seed in seeds_of_run(10)
+        ]
         expected = theory.jacobian_moments("relu", 2.0, 0.0, depth, weights)[1] / depth
         statement = (
             f"variance of squared singular values over L, {weights} weights, ReLU, L = {depth}"

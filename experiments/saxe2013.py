@@ -38,7 +38,7 @@ import numpy as np
 
 from jaxinit.analysis.claims import Claim, at_least, at_most, make_claim
 from jaxinit.analysis.figure import lines, saved_figure, tick_at
-from jaxinit.reproduce import conclude, make_main
+from jaxinit.reproduce import conclude, make_main, seeds_of_run
 
 RANK, KINDS = 10, ("orthogonal", "gaussian")
 DEEP = 9  # matrices from which on a net counts as deep
@@ -183,9 +183,10 @@ def learning_times(kind: str, size: Size) -> Times:
 
         return jax.lax.map(over_seeds, rates)
 
+    asked = jnp.asarray(seeds_of_run(size.seeds))
     times = []
     for depth in size.depths:
-        steps = np.asarray(over_grid(jnp.asarray(size.rates), jnp.arange(size.seeds), depth))
+        steps = np.asarray(over_grid(jnp.asarray(size.rates), asked, depth))
         best = int(steps.mean(1).argmin())
         times.append((size.rates[best], steps[best].astype(float)))
     return times

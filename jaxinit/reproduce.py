@@ -45,10 +45,12 @@ Results = dict[str, Result]
 
 
 class Run(NamedTuple):
-    """A run of an experiment: its name and size, and when it began (`time.monotonic`)."""
+    """A run of an experiment: its name and size, its first seed, and when it began
+    (`time.monotonic`)."""
 
     experiment: str
     size: str
+    first_seed: int
     began: float
 
 
@@ -67,7 +69,9 @@ class Settings:
     """smoke: seconds, checks that all of it works, no verdicts; quick: minutes on two cores; paper:
     an accelerator."""
     out: Path | None = None
-    """Folder of the results. Default: results/<name>-<size>."""
+    """Folder of the results. Default: results/<name>-<size>, and -from-<first seed> but for 0."""
+    first_seed: int = 0
+    """The first seed of every study: another one repeats the experiment with other seeds."""
 
 
 def make_main(
@@ -81,13 +85,16 @@ def make_main(
 
     def main(argv: Sequence[str] | None = None) -> int:
         settings = tyro.cli(Settings, args=argv, prog=name, description=about)
-        out = settings.out or Path("results") / f"{name}-{settings.size}"
+        first = settings.first_seed
+        again = f"-from-{first}" if first else ""
+        out = settings.out or Path("results") / f"{name}-{settings.size}{again}"
 
         def alone() -> int:
-            _run.set(Run(name, settings.size, time.monotonic()))
+            _run.set(Run(name, settings.size, first, time.monotonic()))
             folder = Folder(out)
+            identity = {"experiment": name, "size": settings.size, "first_seed": first}
             with folder.locked():
-                folder.write("experiment", {"experiment": name, "size": settings.size}, {})
+                folder.write("experiment", identity, {})
                 use_all_cores()
                 return carry_out(sizes[settings.size], out)
 
@@ -134,6 +141,18 @@ def smoke(study: Study, **changes: Any) -> Study:
 # Studies and models.
 
 
+def seeds_of_run(count: int) -> range:
+    """The seeds of a run of an experiment, `--first-seed` the first of them."""
+    run = _run.get()
+    first = run.first_seed if run is not None else 0
+    return range(first, first + count)
+
+
+def _with_its_seeds(study: Study) -> Study:
+    """A study with the seeds that the run asks for."""
+    return replace(study, first_seed=study.first_seed + seeds_of_run(1).start)
+
+
 def run_all(
     studies: Mapping[str, Study],
     out: Path,
@@ -154,7 +173,12 @@ def run_all(
         print(f"{k + 1}/{len(studies)} {name}", file=sys.stderr)
         folder = out / _folder_name(name)
         results[name] = campaign.run(
-            study, out=folder, schemes=schemes, tasks=tasks, models=models, signals=signals
+            _with_its_seeds(study),
+            out=folder,
+            schemes=schemes,
+            tasks=tasks,
+            models=models,
+            signals=signals,
         )
         if not results[name].complete:
             raise Interrupted
@@ -177,17 +201,17 @@ def train_first(
     from jaxinit import finetune
     from jaxinit.finetune import checkpoint
 
-    trained = finetune.pretrain(study, tasks=tasks)
+    trained = finetune.pretrain(_with_its_seeds(study), tasks=tasks)
     checkpoint.save_checkpoint(out / "trained.safetensors", trained.values)
     print(f"trained to a {trained.resolved.task.metric_name} of {trained.metric:.3g}")
     return trained
 
 
 def before_training(
-    model: "Functional", scheme: "Scheme", seeds: int, measure: Callable[[Any], Any]
+    model: "Functional", scheme: "Scheme", count: int, measure: Callable[[Any], Any]
 ) -> np.ndarray:
     """`measure(module)`, one or several numbers, of a model as a scheme draws and multiplies it:
-    `[seed, ...]`."""
+    `[seed, ...]`, of so many seeds."""
     import jax
 
     from jaxinit.spec import draw, rules
@@ -199,7 +223,7 @@ def before_training(
         return measure(model.filled(params))
 
     values = []
-    for seed in range(seeds):
+    for seed in seeds_of_run(count):
         drawn = draw(scheme, jax.random.key(seed), model.leaves)
         params = {name: w * by_name[name].multiplier for name, w in drawn.items()}
         values.append(jax.tree.map(float, measured(params)))
@@ -328,13 +352,15 @@ def faster(
     against: Side,
     published: str,
     band: tuple[float, float],
+    *,
+    family: int = 1,
 ) -> Claim:
     """The claim that one scheme needs so many times fewer epochs than another, each at its best
-    rate."""
+    rate: one of a `family` of claims that are read together."""
     horizon = float(min(scheme[0].study.epochs, against[0].study.epochs))
     slower = samples_of(against[0].records, against[1])
     sooner = samples_of(scheme[0].records, scheme[1])
-    return ratio_claim(name, statement, slower, sooner, horizon, published, band)
+    return ratio_claim(name, statement, slower, sooner, horizon, published, band, family=family)
 
 
 def at_all_rates(study: Study, scheme: str) -> Study:
@@ -407,7 +433,7 @@ def finish(
     """
     if rows is None:
         rows = rows_of(results)
-    settings = {name: study.plain() for name, study in studies.items()}
+    settings = {name: _with_its_seeds(study).plain() for name, study in studies.items()}
     write_summary(out, {"table": rows, "claims": claims, "studies": settings, **more})
     if rows:
         with style():
@@ -442,6 +468,7 @@ def write_summary(out: Path, content: Mapping[str, Any]) -> None:
         about = {
             "experiment": run.experiment,
             "size": run.size,
+            "first_seed": run.first_seed,
             "date": datetime.now(UTC).date().isoformat(),
             "seconds": round(time.monotonic() - run.began),
             "cores": available_cores(),

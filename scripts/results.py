@@ -103,6 +103,8 @@ def keep(folder: Path) -> None:
         raise BadStudy(
             f"{folder} is of size {about.get('size')!r}; what is kept everyone can repeat: quick"
         )
+    if about.get("first_seed"):
+        raise BadStudy(f"{folder} begins at seed {about['first_seed']}; what is kept begins at 0")
     for name in ("studies", "study"):
         summary.pop(name, None)
     text = json.dumps(rounded(summary), indent=1, sort_keys=True) + "\n"
