@@ -5,13 +5,16 @@ import atexit
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Generator
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 CACHE = "JAX_COMPILATION_CACHE_DIR"
+MOST_MAPPINGS = 30_000  # of memory, of one worker
 if CACHE not in os.environ:
     # What one test has compiled, others, the workers and the commands they start need not compile
     # again. JAX reads the name when it is imported, below.
@@ -39,6 +42,23 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 hook = install_import_hook("jaxinit", "strict.checked")
 # for the whole session: every jaxinit module is imported by the tests, after this line
 hook.__enter__()
+
+
+_looked = time.monotonic()
+
+
+@pytest.fixture(autouse=True)
+def few_mappings() -> Generator[None, None, None]:
+    """A compiled program holds mappings of memory, of which Linux gives a process 65,530: a worker
+    that has run for ten minutes comes near, and ends without a word when it asks for more."""
+    yield
+    global _looked
+    if time.monotonic() - _looked < 10:  # reading them takes a moment
+        return
+    _looked = time.monotonic()
+    mappings = Path("/proc/self/maps")
+    if mappings.is_file() and mappings.read_bytes().count(b"\n") > MOST_MAPPINGS:
+        jax.clear_caches()
 
 
 @pytest.fixture
