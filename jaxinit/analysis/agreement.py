@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxinit.analysis.interval import Limits, limits, ratio_limits
+from jaxinit.analysis.interval import Limits, Sample, limits, ratio_limits
 from jaxinit.analysis.store import Result
 from jaxinit.analysis.survival import LEVEL, Times
 from jaxinit.analysis.table import samples_of
@@ -23,15 +23,19 @@ class Agreement(NamedTuple):
 
     epochs: of the first over those of the second, with its interval; ratio: the same of how many
     times fewer epochs than the baseline, None for the baseline itself; each at 95 % over all
-    schemes together. agree: whether 1 lies in every one of them.
+    schemes together. converged: how many trials did, in both together. agree: whether 1 lies in
+    every one of them; None where nothing converged, which says nothing of the times.
     """
 
     scheme: str
     epochs: tuple[float, float, float]
     ratio: tuple[float, float, float] | None
+    converged: int
 
     @property
-    def agree(self) -> bool:
+    def agree(self) -> bool | None:
+        if not self.converged:
+            return None
         intervals = [self.epochs] if self.ratio is None else [self.epochs, self.ratio]
         return all(low <= 1 <= high for _, low, high in intervals)
 
@@ -61,7 +65,8 @@ def agreements(first: Result, second: Result) -> list[Agreement]:
             f"{', '.join(first.study.schemes)} and {', '.join(second.study.schemes)}"
         )
     level = 1 - (1 - LEVEL) / (2 * len(shared) - 1)  # epochs of each, ratios of all but one
-    epochs = [_limits_of(result, shared, level, horizon) for result in (first, second)]
+    within = [_samples_within(result, shared, horizon) for result in (first, second)]
+    epochs = [_limits_of(samples, level, horizon) for samples in within]
     found = []
     for scheme in shared:
         own = [each[scheme] for each in epochs]
@@ -69,7 +74,9 @@ def agreements(first: Result, second: Result) -> list[Agreement]:
         if scheme != baseline and baseline in shared:
             against = [ratio_limits(each[baseline], each[scheme]) for each in epochs]
             ratio = _exponential(ratio_limits(against[0], against[1]))
-        found.append(Agreement(scheme, _exponential(ratio_limits(own[0], own[1])), ratio))
+        converged = sum(s.seeds - s.lost for samples in within for s in samples[scheme])
+        together = _exponential(ratio_limits(own[0], own[1]))
+        found.append(Agreement(scheme, together, ratio, converged))
     return found
 
 
@@ -89,18 +96,27 @@ def seeds_in_common(first: Result, second: Result) -> int:
     return len(seeds[0] & seeds[1])
 
 
-def _limits_of(
-    result: Result, schemes: list[str], level: float, horizon: float
-) -> Mapping[str, Limits]:
+def _samples_within(
+    result: Result, schemes: list[str], horizon: float
+) -> Mapping[str, list[Sample]]:
     """Those of every scheme, restricted to a budget that may be less than the study's own."""
-    epochs = {}
+    within = {}
     for scheme in schemes:
         samples = []
         for sample in samples_of(result.records, scheme):
             in_time = sample.times.event & (sample.times.time <= horizon)
             times = Times(np.minimum(sample.times.time, horizon), in_time)
             samples.append(replace(sample, times=times))
-        epochs[scheme] = limits(samples, horizon, level, samples_compared=2)
+        within[scheme] = samples
+    return within
+
+
+def _limits_of(
+    samples: Mapping[str, list[Sample]], level: float, horizon: float
+) -> Mapping[str, Limits]:
+    epochs = {}
+    for scheme, its in samples.items():
+        epochs[scheme] = limits(its, horizon, level, samples_compared=2)
     return epochs
 
 

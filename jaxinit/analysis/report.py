@@ -129,10 +129,11 @@ def print_agreements(first: Result, second: Result, console: Console | None = No
         elif one.scheme == first.study.baseline:
             ratio = "baseline"
         epochs = _with_bound(*one.epochs, "=", 3)
-        cells = (one.scheme, epochs, ratio, "agree" if one.agree else "DIFFER")
+        verdict = {True: "agree", False: "DIFFER", None: "none converged"}[one.agree]
+        cells = (one.scheme, epochs, ratio, verdict)
         table.add_row(*[_text(console, cell) for cell in cells])
     console.print(table)
-    agreeing = sum(one.agree for one in found)
+    agreeing = sum(one.agree is True for one in found)
     _print(console, f"{agreeing} of {len(found)} schemes agree (95 % over all of them).")
     for setting, (there, here) in differences_of(first, second).items():
         _print(console, f"- {setting} is {there} in the first, {here} in the second")

@@ -62,6 +62,19 @@ def test_studies_with_different_budgets_are_compared_on_the_smaller_one() -> Non
     assert slow.epochs[0] == pytest.approx(5 / 4, rel=0.1)
 
 
+def test_where_nothing_converges_nothing_agrees() -> None:
+    first, again = (
+        ran(replace(STUDY, first_seed=start), {"fast": 3.0, "slow": 9.0}, start)
+        for start in (0, 100)
+    )
+    for result in (first, again):
+        never = result.records.outcome.where(result.records.scheme != "slow", Outcome.CENSORED)
+        result.records["outcome"] = never.astype(np.int8)
+    fast, slow = agreements(first, again)
+    assert fast.agree
+    assert slow.agree is None
+
+
 def test_studies_agree_at_the_level_that_is_said() -> None:
     """200 pairs of like studies: both schemes agree in 95 % or more, since limits are joined."""
     agreeing = []
