@@ -7,6 +7,7 @@ A name is for people, and for the folder of a study. Whether an object of that n
 the same is a question that `engine.identity` answers, from what it computes.
 """
 
+import difflib
 import functools
 import hashlib
 import importlib
@@ -74,7 +75,8 @@ def find(name: str) -> Any:
     thing = _attribute(module, attribute)
     if thing is None:
         public = [entry for entry in vars(module) if not entry.startswith("_")]
-        raise LookupError(f"{name!r}: {place} has no {attribute!r}; it has {', '.join(public)}")
+        near = ", ".join(difflib.get_close_matches(attribute, public, 3, cutoff=0.0)) or "none"
+        raise LookupError(f"{name!r}: {place} has no {attribute!r}; the nearest it has: {near}")
     return thing
 
 

@@ -117,6 +117,10 @@ def main(asked: Asked) -> int:
         return record(asked.record, asked.record_seeds, asked.out)
     if asked.seeds < 2:
         raise BadStudy(f"an interval needs 2 seeds or more, got --seeds {asked.seeds}")
+    if asked.studies < 1:
+        raise BadStudy(f"coverage needs 1 study or more, got --studies {asked.studies}")
+    if asked.json is not None and not asked.json.parent.is_dir():
+        raise BadStudy(f"--json {asked.json}: there is no folder {asked.json.parent}")
     rows = []
     print(f"{asked.studies} studies each, {asked.seeds} seeds at each of {REPORTED} rates")
     print(HEADER)

@@ -412,7 +412,9 @@ def test_objects_are_found_by_the_names_that_studies_keep(
     named = replace(STUDY, model="own.py:net", schemes=("own.py:small", "own.py:small+lsuv"))
     resolved = resolve.resolve(replace(named, baseline="own.py:small"))
     assert set(resolved.schemes) == {"own.py:small", "own.py:small+lsuv"}
-    with pytest.raises(BadStudy, match=r"'own.py:ned': own.py has no 'ned'; it has .*net"):
+    with pytest.raises(
+        BadStudy, match=r"'own.py:ned': own.py has no 'ned'; the nearest it has: net"
+    ):
         resolve.resolve(replace(STUDY, model="own.py:ned"))
     with pytest.raises(BadStudy, match="could not be built: TypeError: of the caller"):
         resolve.resolve(replace(STUDY, model="own.py:broken"))
