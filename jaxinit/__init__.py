@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from jaxinit.study import BadStudy as BadStudy
     from jaxinit.study import Study as Study
     from jaxinit.tasks import TASKS as TASKS
+    from jaxinit.tasks import Task as Task
+    from jaxinit.tasks import task as task
 
     __version__: str
 
@@ -54,7 +56,7 @@ _HOME = {
     "schemes": ("SCHEMES",),
     "introspect": ("leaves", "initialize", "declare"),
     "models": ("RNN", "LSTM", "GRU", "MGU", "LRU", "MLP", "Transformer", "ViT", "EncoderDecoder"),
-    "tasks": ("TASKS",),
+    "tasks": ("TASKS", "Task", "task"),
     "signals.probes": ("probe",),
     "study": ("BadStudy", "Study"),
     "engine.campaign": ("run",),

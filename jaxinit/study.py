@@ -130,7 +130,8 @@ class Study:
     embedding: int | None = None
 
     task: Name = "digits_rows"
-    """digits_rows, adding, copy, text, ... (see `jaxinit list tasks`)."""
+    """digits_rows, adding, copy, text, ... (see `jaxinit list tasks`), or arrays of yours: FILE.npz
+    with x and y, X.npy,Y.npy, FILE.csv:COLUMN."""
     length: int | None = None
     """Length of a sequence, for tasks that have no fixed one (not digits_*). Default: the
     task's."""

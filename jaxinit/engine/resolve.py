@@ -41,7 +41,7 @@ from jaxinit.study import (
     check_settings,
     model_options,
 )
-from jaxinit.tasks import TASKS, Task
+from jaxinit.tasks import TASKS, Task, is_file_of_arrays, task_from_file
 
 # Of a study's settings, those that a caller's model takes where it names such an argument.
 OWN_MODELS_TAKE = ("activation", "norm", "residual")
@@ -237,6 +237,8 @@ def _with_objects(
         if own is not None:
             schemes[str(scheme)] = own
     task = _object_of(study.task, TASKS | tasks)
+    if task is None and is_file_of_arrays(study.task):
+        task = partial(task_from_file, study.task)
     if task is not None:
         tasks[str(study.task)] = (lambda: task) if isinstance(task, Task) else task
     model = _object_of(study.model, MODELS | models)
@@ -258,7 +260,7 @@ def _object_of(name: str, known: Mapping[str, Any]) -> Any:
     or that is none of these. Raises: BadStudy for a place without it."""
     if isinstance(name, Named):
         return name.object
-    if name in known or ":" not in name or "(" in name:
+    if name in known or ":" not in name or "(" in name or is_file_of_arrays(name):
         return None
     try:
         return find(name)

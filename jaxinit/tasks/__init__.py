@@ -1,8 +1,9 @@
 """The tasks; `TASKS` is the table of names. A task of variable length takes `length=`, one on text
-`file=`."""
+`file=`. `task` makes one from arrays of the caller's."""
 
 from collections.abc import Callable
 
+from jaxinit.tasks.arrays import is_file_of_arrays, task, task_from_file
 from jaxinit.tasks.base import Task
 from jaxinit.tasks.digits import digits_patches, digits_permuted, digits_pixels, digits_rows
 from jaxinit.tasks.disk import cifar10, cifar10_patches, fashion_mnist, mnist, mnist_permuted
@@ -41,4 +42,4 @@ TASKS: dict[str, Callable[..., Task]] = {
     "cifar10_patches": cifar10_patches,
 }
 
-__all__ = ["TASKS", "Task"]
+__all__ = ["TASKS", "Task", "is_file_of_arrays", "task", "task_from_file"]
