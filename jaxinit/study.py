@@ -69,6 +69,7 @@ RANGES = {
     "first_seed": (0, 2**30),
 }
 SEARCHES = ("ladder", "grid")
+SCHEDULES = ("constant", "linear", "cosine", "inverse_sqrt")
 MOST_EVALUATIONS = 2**24  # of one trial
 OWN = ("model", "task", "schemes", "optimizer", "baseline")  # may be objects of the caller's
 MOST_NAMED = 100  # characters in the name of a scheme, a model or a task
@@ -159,8 +160,13 @@ class Study:
     """The learning rates of the grid, or the rungs of the ladder, which then cannot grow. Default:
     of a grid five over two decades, by optimizer."""
     optimizer: Name = "sgd"
-    """sgd, momentum (0.9), adam, or where to find a function of the learning rate that makes an
-    Optax optimizer: optax:adamw, mine.py:tx."""
+    """sgd, momentum (0.9), adam, another of Optax's by its name, as adamw, lion or muon, or where
+    to find a function of the learning rate that makes one: mine.py:tx."""
+    warmup: float = 0.0
+    """Share of the budget in which the rate grows linearly from 0."""
+    schedule: str = "constant"
+    """The course of the rate after that, over the budget: constant, linear, cosine or
+    inverse_sqrt."""
     seeds: int = 8
     """Seeds at each rate that is reported; 2 or more, 4 for a verdict."""
     tune_seeds: int = 3
@@ -411,6 +417,10 @@ def check_numbers(study: Study) -> None:
     most_dropped = 1 - 2.0**-24  # the largest float32 below 1
     if study.dropout != 0 and not LEAST <= study.dropout <= most_dropped:
         raise BadStudy(f"dropout must be 0 or more and below 1, got {study.dropout:g}")
+    if study.warmup != 0 and not LEAST <= study.warmup <= most_dropped:
+        raise BadStudy(
+            f"warmup is a share of the budget, 0 or more and below 1; got {study.warmup:g}"
+        )
     if study.target is not None and not abs(study.target) <= LARGEST:
         raise BadStudy(f"target must be a number of at most {LARGEST:.2g}, got {study.target:g}")
 
@@ -418,6 +428,7 @@ def check_numbers(study: Study) -> None:
 def check_combinations(study: Study) -> None:
     """Raises: BadStudy for settings that make no sense together."""
     check_search(study)
+    check_name("schedule", study.schedule, SCHEDULES)
     if study.variational and not study.dropout:
         raise BadStudy(
             "variational says how units are dropped; give --dropout too, or leave --variational out"

@@ -134,7 +134,9 @@ def print_agreements(first: Result, second: Result, console: Console | None = No
         table.add_row(*[_text(console, cell) for cell in cells])
     console.print(table)
     agreeing = sum(one.agree is True for one in found)
-    _print(console, f"{agreeing} of {len(found)} schemes agree (95 % over all of them).")
+    unknown = sum(one.agree is None for one in found)
+    rest = f"; of {unknown} no trial converged" if unknown else ""
+    _print(console, f"{agreeing} of {len(found)} schemes agree (95 % over all of them){rest}.")
     for setting, (there, here) in differences_of(first, second).items():
         _print(console, f"- {setting} is {there} in the first, {here} in the second")
     common = seeds_in_common(first, second)

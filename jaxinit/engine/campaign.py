@@ -151,6 +151,7 @@ def _program(resolved: Resolved, mapping: sweep.Mapping) -> training.Program:
         evaluations=study.evaluations,
         epochs=min(EPOCHS_PER_CHUNK, study.epochs),
         at_once=VALIDATED_AT_ONCE if mapping == "map" else None,
+        schedule=study.schedule,
     )
 
 

@@ -109,6 +109,7 @@ class Resolved:
             budget=same(study.epochs * evaluations_per_epoch, np.int32),
             scales=scales,
             dropout=same(study.dropout, np.float32) if study.dropout else None,
+            warmup=same(study.warmup, np.float32) if paced(study) else None,
         )
 
     def trial(self, point: Point, evaluations_per_epoch: int) -> training.Trial:
@@ -122,6 +123,11 @@ class Resolved:
                 if (rule.multiplier, rule.lr_scale, rule.wd_scale) != (1, 1, 1):
                     return True
         return False
+
+
+def paced(study: Study) -> bool:
+    """Whether the rate has a course, so that its factors must be computed."""
+    return bool(study.warmup) or study.schedule != "constant"
 
 
 @sweep.numerics()
@@ -183,8 +189,11 @@ def _optimizer(name: str) -> training.Optimizer:
     """
     make = _object_of(name, training.OPTIMIZERS)
     if make is None:
-        check_name("optimizer", name, training.OPTIMIZERS)
-        return training.OPTIMIZERS[name]
+        known = training.OPTIMIZERS | _of_optax()
+        check_name("optimizer", name, known)
+        make = known[name]
+    if make in training.OPTIMIZERS.values():
+        return make
     check_makes_optimizer(make)
     wanted = "it must be a function of a learning rate that makes an Optax optimizer"
     made = []
@@ -212,6 +221,19 @@ def _optimizer(name: str) -> training.Optimizer:
             "optax.adamw"
         )
     return make
+
+
+def _of_optax() -> dict[str, training.Optimizer]:
+    """The optimizers of Optax by name: its public functions of a learning rate first."""
+    found = {}
+    for module in (optax.contrib, optax):
+        for name, make in vars(module).items():
+            if name.startswith(("_", "scale_by_")) or not inspect.isfunction(make):
+                continue
+            first = next(iter(inspect.signature(make).parameters), None)
+            if first == "learning_rate":
+                found[name] = make
+    return found
 
 
 def _grid(optimizer: str) -> tuple[float, ...]:

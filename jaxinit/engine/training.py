@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 
 from jaxinit.analysis.outcome import Outcome
 from jaxinit.analysis.records import window
+from jaxinit.engine import schedules
 from jaxinit.introspect import Functional, Params, Training
 from jaxinit.spec import Rule, named_key
 from jaxinit.tasks import Task
@@ -62,7 +63,8 @@ class Trial(NamedTuple):
     included); `l2` is the factor of half the sum of squares that is added to the loss; `clip` is a
     bound on the global gradient norm, `clip_value` on the size of each entry, infinite for none;
     `budget` is a number of evaluations. `dropout` is None in a study without, and then no noise is
-    drawn, but for that of modules with dropout of their own.
+    drawn, but for that of modules with dropout of their own. `warmup` is the share of the budget in
+    which the rate grows from 0, None where the rate is constant and no factor is computed.
     """
 
     seed: Int[Array | np.ndarray, ""]
@@ -75,6 +77,7 @@ class Trial(NamedTuple):
     budget: Int[Array | np.ndarray, ""]
     scales: Scales | None = None
     dropout: Float[Array | np.ndarray, ""] | None = None
+    warmup: Float[Array | np.ndarray, ""] | None = None
 
 
 class State(NamedTuple):
@@ -112,6 +115,7 @@ class Program:
     intervals, as near to `evaluations` times as divides the number of batches. Which examples train
     and which validate is the seed's own too (`Task.split`), the same for all schemes. The
     validation set passes through the model `at_once` examples at a time (default: all of it).
+    `schedule` is the course of the rate (`schedules.factor`), of trials that have a `warmup`.
     Raises: ValueError for a batch larger than the training set.
     """
 
@@ -123,6 +127,7 @@ class Program:
     evaluations: int
     epochs: int
     at_once: int | None = None
+    schedule: str = "constant"
 
     def __post_init__(self):
         if not 1 <= self.batch <= self.task.examples:
@@ -207,20 +212,21 @@ class Program:
     ) -> tuple[State, Records]:
         """Train on the batches between two evaluations, and evaluate."""
 
-        def step(carry: tuple[Params, Params, OptimizerState], at: Plan) -> Any:
+        def step(carry: tuple[Params, Params, OptimizerState], at: Any) -> Any:
             params, running, opt = carry
-            ticket, key = at
+            (ticket, key), pace = at
             noise = Training()
             if key is not None:
                 noise = Training(key, 0.0 if trial.dropout is None else trial.dropout)
             x, y = self.task.batch(data, ticket)
             descend_from = jax.value_and_grad(self.loss, has_aux=True)
             (loss, running), grads = descend_from(params, running, trial, noise, x, y)
-            params, opt, norm = self.descend(params, grads, opt, trial)
+            params, opt, norm = self.descend(params, grads, opt, trial, pace)
             return (params, running, opt), (loss, norm)
 
         carry = state.params, state.running, state.opt
-        (params, running, opt), (losses, norms) = jax.lax.scan(step, carry, plan)
+        pace = self.pace(state, trial, plan)
+        (params, running, opt), (losses, norms) = jax.lax.scan(step, carry, (plan, pace))
         valid_loss, metric = self.validate(params, running, trial, data)
         record = Records(jnp.mean(losses), jnp.mean(norms), valid_loss, metric)
         first_loss = jnp.where(jnp.isnan(state.first_loss), losses[0], state.first_loss)
@@ -228,6 +234,15 @@ class Program:
         recent = jnp.append(state.recent[1:], metric)
         outcome = self.outcome(record, first_loss, recent, evaluations, trial)
         return State(params, running, opt, first_loss, recent, evaluations, outcome), record
+
+    def pace(self, state: State, trial: Trial, plan: Plan) -> Array | None:
+        """The factor of the rate at every step of a plan; None where there is none."""
+        if trial.warmup is None:
+            return None
+        steps = jax.tree.leaves(plan)[0].shape[0]
+        number = state.evaluations * steps + jnp.arange(steps)
+        budget, warmup = jnp.asarray(trial.budget * steps), jnp.asarray(trial.warmup)
+        return schedules.factor(self.schedule, number, budget, warmup)
 
     def loss(
         self, params: Params, running: Params, trial: Trial, noise: Training, x: Array, y: Array
@@ -237,12 +252,18 @@ class Program:
         return self.task.loss(outputs, y), running
 
     def descend(
-        self, params: Params, grads: Params, opt: OptimizerState, trial: Trial
+        self,
+        params: Params,
+        grads: Params,
+        opt: OptimizerState,
+        trial: Trial,
+        pace: Array | None = None,
     ) -> tuple[Params, OptimizerState, Array]:
         """One step of the optimizer, including L2, clipping, weight decay and the scheme's rates.
 
-        `grads` are those of the loss alone. Returns the norm of the gradient (with L2) beside the
-        parameters and the optimizer's state.
+        `grads` are those of the loss alone; `pace` is a factor of the rate, and so of the updates,
+        which Optax's optimizers make in proportion to it. Returns the norm of the gradient (with
+        L2) beside the parameters and the optimizer's state.
         """
         grads = jax.tree.map(lambda g, p: g + trial.l2 * p, grads, params)
         norm = optax.tree.norm(grads)
@@ -252,7 +273,8 @@ class Program:
             return jnp.clip(g * shrink, -trial.clip_value, trial.clip_value)
 
         def move(p: Array, update: Array, lr: Array, decay: Array) -> Array:
-            return p + lr * (update - trial.lr * trial.weight_decay * decay * p)
+            moved = lr * (update - trial.lr * trial.weight_decay * decay * p)
+            return p + (moved if pace is None else pace * moved)
 
         with jax.numpy_dtype_promotion("standard"):  # Optax relies on it
             optimizer = self.optimizer(trial.lr)

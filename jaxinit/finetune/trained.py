@@ -245,6 +245,7 @@ def _train_alone(resolved: Resolved, progress: bool) -> Trained:
         batch=study.batch,
         evaluations=study.evaluations,
         epochs=1,
+        schedule=study.schedule,
     )
     lr = study.lrs[0]
     point = Point(study.schemes[0], lr, study.reporting[0])

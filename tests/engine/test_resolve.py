@@ -375,7 +375,7 @@ def test_an_optimizer_of_the_callers_is_a_function_of_the_rate(
         "own.py:untraced": r"'own.py:untraced' failed with Concretiz.* that is traced",
         "optax:lbfgs": r"'optax:lbfgs' failed with .* needs no more than the gradient",
         "own.py:none": r"'own.py:none' made \w+ for a rate",
-        "adamx": "no optimizer is called 'adamx'; the nearest is 'adam'",
+        "sdg": "no optimizer is called 'sdg'; the nearest is 'sgd'",
     }.items():
         with pytest.raises(BadStudy, match=words):
             resolve.resolve(replace(STUDY, optimizer=name))
