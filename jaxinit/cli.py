@@ -72,6 +72,7 @@ ASKED = {"run": STUDY, "probe": PROBED, "coordcheck": CHECKED}  # by the command
 def run(
     study: tyro.conf.OmitArgPrefixes[Study] = STUDY,
     out: Path | None = None,
+    slots: int | None = None,
     force_resume: bool = False,
 ) -> int:
     """Measure epochs to convergence for each initialization scheme, each at its own best learning
@@ -83,9 +84,11 @@ def run(
     Args:
         study: The study.
         out: Folder of the answer. Default: results/<model>-<task>-<hash>.
+        slots: Trials that a device holds at once. Default: 16 on CPU, on accelerators all that may
+            run together, fewer where memory does not hold them.
         force_resume: Go on under other versions or another commit; the answer says so.
     """
-    return exit_code(lambda: carry_out(study, out, force_resume))
+    return exit_code(lambda: carry_out(study, out, slots, force_resume))
 
 
 def list_names(
@@ -390,7 +393,9 @@ def compare(first: tyro.conf.Positional[Path], second: tyro.conf.Positional[Path
     return exit_code(look)
 
 
-def carry_out(study: Study, out: Path | None, force_resume: bool = False) -> "Result":
+def carry_out(
+    study: Study, out: Path | None, slots: int | None = None, force_resume: bool = False
+) -> "Result":
     """Run a study on all cores, draw its figures and print its answer: what the command and the
     experiments do."""
     from jaxinit.engine import sweep
@@ -398,13 +403,14 @@ def carry_out(study: Study, out: Path | None, force_resume: bool = False) -> "Re
 
     sweep.one_device_per_core()
     sweep.keep_compilations()
-    result = run(study, out=out, force_resume=force_resume)
+    result = run(study, out=out, slots_per_device=slots, force_resume=force_resume)
     _show(result)
     counts = (
         f"{result.summary['trials']} trials, {result.summary['compilations']} compilation(s) of "
         "the training program"
     )
-    print(f"{counts}, {result.summary['wall_s']:.0f} s")
+    where = "" if result.read_back else f" on {sweep.devices_in_words()}"
+    print(f"{counts}, {result.summary['wall_s']:.0f} s{where}")
     if result.read_back:
         print(f"read from {result.folder}, {result.origin}")
     if not result.complete:

@@ -26,7 +26,7 @@ from jaxinit.analysis.folder import Folder, another, quoted, to_json
 from jaxinit.analysis.outcome import Outcome
 from jaxinit.analysis.records import Course, Courses, Point
 from jaxinit.analysis.report import Terminal
-from jaxinit.analysis.search import End, Stage, Trial, plan_of, trials_of_a_scheme
+from jaxinit.analysis.search import REPORTED, End, Stage, Trial, plan_of, trials_of_a_scheme
 from jaxinit.analysis.store import Result
 from jaxinit.analysis.summary import summarize
 from jaxinit.analysis.table import reported
@@ -43,6 +43,8 @@ EPOCHS_PER_CHUNK = 2
 # examples on one core: what stays in its cache is faster than all at once (docs/performance.md)
 VALIDATED_AT_ONCE = 64
 SIGNALS = "signals.nc"
+SLOTS = 16  # of a device that runs its trials one after another
+MOST_SLOTS = 1024  # of one that runs them together
 SAVE_EVERY = 5.0  # seconds between saved states of a running study
 
 Report = Callable[[int, str], None]  # trials ended since the last report, best so far
@@ -56,7 +58,7 @@ def run(
     schemes: Mapping[str, Scheme] | None = None,
     progress: bool = True,
     mapping: sweep.Mapping | None = None,
-    slots_per_device: int = 16,
+    slots_per_device: int | None = None,
     tasks: Mapping[str, Callable[..., Task]] | None = None,
     models: Mapping[str, Callable[..., Any]] | None = None,
     signals: int = 0,
@@ -69,7 +71,8 @@ def run(
     length, rngs)`. With `signals`, the signals of the first reporting seed of every scheme, at its
     best rate, on that many validation examples are recorded after every chunk of epochs, in
     signals.nc (those of chunks before an interruption are lost). `mapping` says how a device runs
-    its trials, one after another (`map`, the default on CPU) or together (`vmap`). Call
+    its trials, one after another (`map`, the default on CPU) or together (`vmap`), and
+    `slots_per_device` how many of them it holds (default: `default_slots`). Call
     `sweep.one_device_per_core()` first to use all cores. Ctrl-C or SIGTERM ends the run after the
     chunk under way and keeps what was computed: the result is then not `complete`, and running the
     same study on the same folder goes on from there, as it does after a kill, to the same records:
@@ -82,10 +85,12 @@ def run(
     Raises: BadStudy for anything wrong with the study or the folder, before any work is done.
     """
     began = time.time()
+    if slots_per_device is not None and not 1 <= slots_per_device <= MOST_SLOTS:
+        raise BadStudy(f"slots must be 1 to {MOST_SLOTS}, got {slots_per_device}")
     resolved = resolve(study, schemes, tasks, models)
-    options = Options(
-        mapping or sweep.default_mapping(), slots_per_device, progress, signals, force_resume
-    )
+    mapping = mapping or sweep.default_mapping()
+    slots = slots_per_device or default_slots(resolved.study, mapping, jax.device_count())
+    options = Options(mapping, slots, progress, signals, force_resume)
     folder = Folder(Path(out) if out is not None else resolved.study.folder)
     identity = identify(resolved)
     if _is_answered(folder, resolved.study, identity):
@@ -98,6 +103,24 @@ def run(
             return _read_back(folder, signals)
         _answer(resolved, program, folder, identity, began, options)
     return store.load(folder.path)
+
+
+def default_slots(study: Study, mapping: sweep.Mapping, devices: int) -> int:
+    """How many trials each of so many devices holds.
+
+    One after another, enough that a chunk is worth its start. Together, all that the largest stage
+    of a study has, every scheme's seeds at each rate that is reported, or that it looks for first:
+    one that runs alone leaves most of a GPU idle. Where memory does not hold them there are fewer
+    (`sweep.Sweep`). It depends on the study and the machine alone, since under `vmap` it shapes the
+    program.
+    """
+    if mapping == "map":
+        return SLOTS
+    if study.search == "grid":
+        of_scheme = max(len(study.lrs) * study.tune_seeds, study.seeds)
+    else:
+        of_scheme = REPORTED * study.seeds
+    return min(-(-len(study.schemes) * of_scheme // devices), MOST_SLOTS)
 
 
 @dataclass(frozen=True)

@@ -454,6 +454,13 @@ def over_devices(function: Callable[..., Any], *columns: np.ndarray) -> Any:
     return jax.tree.map(lambda a: np.asarray(a)[:count], out)
 
 
+def devices_in_words() -> str:
+    """What this process computes on: `2 cpu devices`, `1 NVIDIA H200 device`."""
+    devices = jax.devices()
+    ending = "" if len(devices) == 1 else "s"
+    return f"{len(devices)} {devices[0].device_kind} device{ending}"
+
+
 def default_mapping() -> Mapping:
     return "map" if jax.default_backend() == "cpu" else "vmap"
 

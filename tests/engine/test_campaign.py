@@ -434,7 +434,7 @@ def test_twenty_kills_at_random_moments_lose_nothing(tmp_path: Path) -> None:
         ),
         ({"model": "lsmt"}, "no model is called 'lsmt'; the nearest is 'lstm'"),
         ({"task": "digit_rows"}, "no task is called 'digit_rows'; the nearest is 'digits_rows'"),
-        ({"optimizer": "adamw"}, "no optimizer is called 'adamw'; the nearest is 'adam'"),
+        ({"optimizer": "adm"}, "no optimizer is called 'adm'; the nearest is 'adam'"),
         ({"activation": "than"}, "no activation is called 'than'; the nearest is 'tanh'"),
         (
             {"model": "gru", "activation": "relu"},
@@ -490,3 +490,23 @@ def test_sequences_of_nan_are_diverged_trials_and_cost_no_other(tmp_path: Path) 
     got = campaign.run(study, out=tmp_path / "s", tasks={"holed": holed}, progress=False)
     assert got.complete
     assert all(row["diverged"] == row["seeds"] for row in got.summary["table"])
+
+
+def test_by_default_an_accelerator_holds_all_trials_that_may_run_together() -> None:
+    ladder = replace(STUDY, search="ladder", lrs=(), seeds=8)
+    schemes = len(ladder.schemes)
+    assert campaign.default_slots(ladder, "map", 2) == campaign.SLOTS
+    # two rates are reported, on all seeds
+    assert campaign.default_slots(ladder, "vmap", 1) == schemes * 2 * 8
+    assert campaign.default_slots(ladder, "vmap", 3) == -(-schemes * 2 * 8 // 3)
+    grid = replace(ladder, search="grid", lrs=(0.1, 0.3, 1.0), tune_seeds=3)
+    assert campaign.default_slots(grid, "vmap", 1) == schemes * 9
+    many = replace(ladder, seeds=10_000)
+    assert campaign.default_slots(many, "vmap", 1) == campaign.MOST_SLOTS
+
+
+@pytest.mark.parametrize("slots", [0, -1, 100_000])
+def test_slots_that_are_none_are_refused(slots: int, tmp_path: Path) -> None:
+    with pytest.raises(BadStudy, match=f"slots must be 1 to 1024, got {slots}"):
+        campaign.run(STUDY, out=tmp_path / "s", progress=False, slots_per_device=slots)
+    assert not (tmp_path / "s").exists()
