@@ -1,5 +1,6 @@
 # Sourced by quickstart, test and check: finds a Python, makes an environment, installs, and says what is missing.
-# JAXINIT_PYTHON chooses the Python, JAXINIT_VENV the folder of the environment (default: .venv).
+# JAXINIT_PYTHON chooses the Python, JAXINIT_VENV the folder of the environment (default: .venv),
+# JAXINIT_ACCELERATOR what JAX is installed for (cuda13, cuda12, tpu, none; default: what is found here).
 
 oldest=11           # Python 3.x
 needs_mib=1800      # the environment with everything in it, and some room
@@ -32,6 +33,34 @@ newest_python() {
   done < <(pythons) | sort -t. -k2,2nr -s | head -n 1 | cut -d' ' -f2-
 }
 
+accelerator() { # the extra for this machine's accelerator: cuda13, cuda12, tpu, or nothing
+  local asked=${JAXINIT_ACCELERATOR:-} driver capability
+  case $asked in
+    "") ;;
+    none) return ;;
+    cuda12 | cuda13 | tpu)
+      echo "$asked"
+      return
+      ;;
+    *) fail "JAXINIT_ACCELERATOR is cuda13, cuda12, tpu or none, got $asked." ;;
+  esac
+  if driver=$(nvidia-smi --query-gpu=driver_version,compute_cap --format=csv,noheader 2>/dev/null | head -n 1) &&
+    [ -n "$driver" ]; then
+    capability=${driver#*, }
+    driver=${driver%%.*}
+    # CUDA 13 needs driver 580 and compute capability 7.5, CUDA 12 driver 525.
+    if [ "$driver" -ge 580 ] && [ "${capability/./}" -ge 75 ]; then
+      echo cuda13
+    elif [ "$driver" -ge 525 ]; then
+      echo cuda12
+    else
+      echo "jaxinit: the NVIDIA driver $driver is too old for JAX, which needs 525 or later: on the CPU then" >&2
+    fi
+  elif [ -e /dev/accel0 ]; then
+    echo tpu
+  fi
+}
+
 ready() { # ready EXTRA STAMP: whether EXTRA has been installed into $venv, by itself or among others
   local file
   for file in "$venv"/.ready-*; do
@@ -43,8 +72,10 @@ ready() { # ready EXTRA STAMP: whether EXTRA has been installed into $venv, by i
 }
 
 prepare() { # prepare EXTRA: an environment in $venv with jaxinit and EXTRA ("", "dev", "dev,parity"); skips what is done
-  local extra=$1 python=${JAXINIT_PYTHON:-} target=. stamp free log
+  local extra=$1 found python=${JAXINIT_PYTHON:-} target=. stamp free log
   venv=${JAXINIT_VENV:-.venv}
+  found=$(accelerator)
+  extra=${extra:+$extra${found:+,}}$found
   [ -n "$extra" ] && target=".[$extra]"
   stamp="$(cat pyproject.toml constraints.txt | cksum) $PWD"
   if [ -x "$venv/bin/python" ] && ready "$extra" "$stamp"; then

@@ -100,6 +100,37 @@ def test_what_is_installed_already_is_skipped(
         assert (subprocess.run(["bash", "-c", command]).returncode == 0) == expected
 
 
+@pytest.mark.parametrize(
+    ("driver", "extra"),
+    [
+        ("580.65.06, 9.0", "cuda13"),
+        ("590.1, 7.0", "cuda12"),  # an older card
+        ("535.183.01, 8.0", "cuda12"),
+        ("470.82.01, 8.0", ""),
+        ("", ""),  # no driver answers
+    ],
+)
+def test_what_jax_is_installed_for(clone: Path, driver: str, extra: str, tmp_path: Path) -> None:
+    command = tmp_path / "nvidia-smi"
+    command.write_text(f"#!/bin/sh\necho '{driver}'\n")
+    command.chmod(0o755)
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    environment.pop("JAXINIT_ACCELERATOR", None)
+
+    def answer(**asked: str) -> subprocess.CompletedProcess:
+        words = ["bash", "-c", f"source {clone}/scripts/environment.sh; accelerator"]
+        return subprocess.run(words, env=environment | asked, capture_output=True, text=True)
+
+    found = answer()
+    assert found.stdout.strip() == extra, found.stderr
+    assert ("too old" in found.stderr) == driver.startswith("470")
+    assert answer(JAXINIT_ACCELERATOR="none").stdout == ""
+    assert answer(JAXINIT_ACCELERATOR="tpu").stdout.strip() == "tpu"
+    wrong = answer(JAXINIT_ACCELERATOR="rocm")
+    assert wrong.returncode != 0
+    assert "cuda13, cuda12, tpu or none, got rocm" in wrong.stderr
+
+
 def test_no_space(clone: Path) -> None:
     full = tools(
         clone / "bin", *(b for b in BASICS if b != "df"), df="echo head; echo disk 1 1 1024 1 /"
