@@ -72,7 +72,7 @@ def test_every_study_passes_its_checks_and_draws_its_starts(
 ) -> None:
     checked = []
 
-    def up_to_training(study: Study, out: Path | None, force_resume: bool) -> int:
+    def up_to_training(study: Study, *options: object) -> int:
         resolved = resolve(study)
         calibrate_parameters(resolved, draw_parameters(resolved))
         checked.append(study)
