@@ -95,7 +95,14 @@ def compare(studies: dict[str, Study], out: Path) -> int:
         if result.study.task == "adding":
             published = "1.4 (GRU), 0.8 (LSTM) in a trial of 4 seeds over 100 steps"
         claims.append(
-            faster("framework_defaults.fused_gates", statement, *pair, published, at_least(1.05))
+            faster(
+                "framework_defaults.fused_gates",
+                statement,
+                *pair,
+                published,
+                at_least(1.05),
+                family=len(results),
+            )
         )
     return finish(out, studies, results, claims, "Framework defaults: epochs to target")
 

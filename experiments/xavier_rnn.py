@@ -123,7 +123,8 @@ def on_training(phi: str, result: Result) -> list[Claim]:
     fastest = min(epochs, key=lambda scheme: epochs[scheme])
     statement = f"{phi}: times fewer epochs, Xavier against the fastest, {fastest}"
     pair = (result, "xavier_rnn"), (result, fastest)
-    return [safe, faster("A13", statement, *pair, "the default", at_least(0.8))]
+    others = len(epochs) - 1  # of which the fastest is the one that these seeds picked
+    return [safe, faster("A13", statement, *pair, "the default", at_least(0.8), family=others)]
 
 
 def sizes_of_signals(study: Study, signals: xr.Dataset) -> list[Claim]:

@@ -28,8 +28,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from jaxinit.analysis.claims import at_least, make_claim
-from jaxinit.reproduce import best, faster, finish, make_main, run_all, smoke
+from jaxinit.analysis.claims import at_least
+from jaxinit.reproduce import faster, finish, make_main, run_all, smoke
 from jaxinit.schemes import zaremba
 from jaxinit.study import Study
 
@@ -79,15 +79,14 @@ def reproduce(studies: dict[str, Study], out: Path) -> int:
         published = "not compared"
         if scheme in RANGES:
             published = "0.1 for the small network"
-        claims.append(faster("Z1", statement, *pair, published, at_least(1.05)))
+        others = len(plain.study.schemes) - 1
+        claims.append(faster("Z1", statement, *pair, published, at_least(1.05), family=others))
     metric = plain.records.attrs["metric_name"]
-    statement = f"{metric}, r=0.1: without dropout less with 0.2 on non-recurrent connections"
-    # The metric falls: a positive gap is what dropout gains.
-    gap = best(plain, "r=0.1") - best(dropped, "r=0.1")
-    note = "the budget is far shorter than overfitting takes at quick"
-    claims.append(
-        make_claim("A14", statement, gap, "helps medium and large networks", at_least(0.0), note)
-    )
+    # Trials stop at the target, long before they overfit at quick: what dropout does to the speed.
+    statement = "r=0.1: times fewer epochs, dropout of 0.2 on non-recurrent connections"
+    pair = (dropped, "r=0.1"), (plain, "r=0.1")
+    published = "helps medium and large networks"
+    claims.append(faster("A14", statement, *pair, published, at_least(1.0)))
     title = f"Range of the initialization: epochs to {metric} {plain.records.attrs['target']:g}"
     return finish(out, studies, results, claims, title)
 
