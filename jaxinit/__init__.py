@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from jaxinit.finetune import pretrained as pretrained
     from jaxinit.finetune import save_checkpoint as save_checkpoint
     from jaxinit.finetune import step_zero as step_zero
+    from jaxinit.introspect import adapt as adapt
     from jaxinit.introspect import declare as declare
     from jaxinit.introspect import initialize as initialize
     from jaxinit.introspect import leaves as leaves
@@ -54,7 +55,7 @@ if TYPE_CHECKING:
 _HOME = {
     "spec": ("Leaf", "Rule", "Scheme", "draw"),
     "schemes": ("SCHEMES",),
-    "introspect": ("leaves", "initialize", "declare"),
+    "introspect": ("leaves", "initialize", "declare", "adapt"),
     "models": ("RNN", "LSTM", "GRU", "MGU", "LRU", "MLP", "Transformer", "ViT", "EncoderDecoder"),
     "tasks": ("TASKS", "Task", "task"),
     "signals.probes": ("probe",),

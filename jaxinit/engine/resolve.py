@@ -573,4 +573,12 @@ def _model(study: Study, task: Task, make: Callable[..., nnx.Module]) -> Callabl
                 )
     elif study.model != "mlp":
         options["length"] = task.length
-    return lambda: make(in_features, study.hidden, task.out_features, rngs=nnx.Rngs(0), **options)
+
+    def built() -> nnx.Module:
+        rngs = nnx.Rngs(0)
+        model = make(in_features, study.hidden, task.out_features, rngs=rngs, **options)
+        if isinstance(model, nnx.Module):
+            return model
+        return introspect.adapt(model, task.data["valid_x"][:2], rngs=rngs)
+
+    return built

@@ -5,9 +5,11 @@ arrays.
 
 `parameters` has the leaves, values and draws of a module; `declaration` annotates what parameters
 are, with what `flax_layers` knows; `pure` makes functions of a module, with `modes`, how it is
-evaluated and trained, and `state`, what it holds beside its parameters.
+evaluated and trained, and `state`, what it holds beside its parameters; `adapters` makes modules of
+Linen's, and of pairs of functions.
 """
 
+from jaxinit.introspect.adapters import adapt
 from jaxinit.introspect.declaration import SplitInto, declare
 from jaxinit.introspect.parameters import (
     GATES,
@@ -45,6 +47,7 @@ __all__ = [
     "Split",
     "SplitInto",
     "Training",
+    "adapt",
     "cut",
     "declare",
     "fill",
