@@ -77,7 +77,7 @@ def task(
         raise ValueError(f"cross-entropy needs whole numbers as classes, got y {ys[0].dtype}")
     if kind == "squared_error":
         ys = [_columns(y) for y in ys]
-    every_step = kind != "squared_error" and ys[0].ndim == 2
+    every_step = bool(classes) and kind != "squared_error" and ys[0].ndim == 2
     tokens = np.issubdtype(xs[0].dtype, np.integer)
     length = xs[0].shape[1]
     in_features = int(max(x.max() for x in xs)) + 1 if tokens else xs[0].shape[2]
@@ -216,6 +216,11 @@ def _inputs(x: ArrayLike, name: str) -> np.ndarray:
     """Inputs as `[n, time, features]` in float32, or as whole numbers `[n, time]`."""
     array = _numbers(x, name)
     if np.issubdtype(array.dtype, np.integer) and array.ndim == 2:
+        if array.dtype == np.uint8:
+            raise ValueError(
+                f"{name} [n, {array.shape[1]}] in uint8 may be pixels or symbols: give pixels as "
+                "float32, symbols, which stand for one-hot vectors, as int32"
+            )
         if array.min() < 0:
             raise ValueError(
                 f"{name}: whole numbers [n, time] stand for one-hot vectors and must be 0 or more, "

@@ -96,6 +96,13 @@ def test_a_loss_of_the_callers_is_the_metric_too() -> None:
     assert made.chance == pytest.approx((2 / np.pi) ** 0.5, rel=0.25)
     with pytest.raises(ValueError, match="give its target too"):
         task(INPUTS, y, loss=absolute)
+    # Two numbers to learn are no classes of two steps.
+    pair = task(INPUTS, RNG.normal(size=(N, 2)), loss=absolute_of_all, target=0.3)
+    assert (pair.readout, pair.out_features) == ("last", 2)
+
+
+def absolute_of_all(outputs: Any, y: Any) -> Any:
+    return jnp.mean(jnp.abs(outputs - y))
 
 
 @pytest.mark.parametrize(
@@ -113,6 +120,7 @@ def test_a_loss_of_the_callers_is_the_metric_too() -> None:
         (INPUTS.astype(str), LABELS, {}, "x must be numbers"),
         (INPUTS[:0], LABELS[:0], {}, "x is empty"),
         (INPUTS.astype(int) - 9, LABELS, {}, "one-hot vectors and must be 0 or more"),
+        (INPUTS.astype(np.uint8), LABELS, {}, "in uint8 may be pixels or symbols"),
         (INPUTS, LABELS, {"valid": (INPUTS[:9, :3], LABELS[:9])}, "valid x must be as x"),
         (INPUTS, LABELS, {"valid": (INPUTS[:9], LABELS[:8])}, "valid x has 9 examples and valid y"),
     ],
