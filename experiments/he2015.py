@@ -60,7 +60,7 @@ STUDY = Study(
     hidden=128,
     optimizer="momentum",
     batch=64,
-    # A grid: it is asked whether a net stalls whatever the rate, so that every rate runs to its end.
+    # A grid: whether a net stalls whatever the rate is asked of every rate, to the end of its run.
     lrs=(0.003, 0.01, 0.03),
     seeds=2,
     tune_seeds=8,  # which run at every rate: what is measured is theirs

@@ -11,10 +11,10 @@ trained on characters here, and then reads the most frequent pairs of characters
     python experiments/vocab_extension.py --size paper    width 512, 512 new tokens: for an accelerator
 
 Rows by the mean with a hundred-thousandth of the covariance are looked at before the first step
-only. All seeds of the study begin at one trained model with one draw of the new rows: they differ in the
-tenth of the text that validates, most of which that model has read as characters, and in the order
-of the rest. Rates are searched for on a ladder; the target is the task's, 0.6 of the bits that
-frequencies alone give. Size paper adds more models, and 512 tokens.
+only. All seeds of the study begin at one trained model with one draw of the new rows: they differ
+in the tenth of the text that validates, most of which that model has read as characters, and in the
+order of the rest. Rates are searched for on a ladder; the target is the task's, 0.6 of the bits
+that frequencies alone give. Size paper adds more models, and 512 tokens.
 
 Expect at quick: to be measured.
 """
