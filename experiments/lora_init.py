@@ -17,7 +17,24 @@ factors and inputs are drawn for every seed. Departures: a small character model
 in place of language models; the new text differs from the old by its letters only. Size paper adds
 width and steps.
 
-Expect at quick: to be measured.
+Expect at quick (2026-11-29, 324 s on 2 cores; all claims and intervals: docs/results.md):
+- B1: Init[A]: slope of the largest stable rate against the width: -1.12 (-1.27 to -0.978); at least
+  -0.7: does not hold; at most -0.3: holds.
+- B1: Init[B]: slope of the largest stable rate against the width: -1.56 (-1.78 to -1.34); at least
+  -1.2: does not hold; at most -0.8: holds.
+- B1: slope of the largest stable rate of Init[A] over that of Init[B] against the width: 0.433
+  (0.184 to 0.683); at least 0.25: open.
+- B1: slope of the best rate of Init[A] over that of Init[B] against the width: 1.13 (1.04 to 1.23);
+  at least 0.25: holds.
+- B1: 64 inputs and outputs: octaves between the best rates of Init[A] and Init[B]: -6 (-6 to -6);
+  at least 0.5: does not hold.
+- B1: 64 inputs and outputs: decades between the losses of Init[B] and Init[A], each at its best
+  rate: 2.1 (1.84 to 2.35); at least 0.02: holds.
+- B1: 256 inputs and outputs: octaves between the best rates of Init[A] and Init[B]: -3 (-3.66 to
+  -2.34); at least 0.5: does not hold.
+- B1: 256 inputs and outputs: decades between the losses of Init[B] and Init[A], each at its best
+  rate: 1.06 (0.628 to 1.48); at least 0.02: holds.
+- and 12 more claims.
 """
 
 import sys
