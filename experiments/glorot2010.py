@@ -17,9 +17,9 @@ Small-ImageNet was never published.
 
 Departures at quick: 100 units in place of 1000 and 30,000 updates in place of 5 million, so that
 errors are far from those of Table 1, and only their order can be compared; a pool of 200,000
-images. Table 1 has a grid of two rates, chosen on seeds that are not reported; updates to 75 %
-error are those of each initialization at its own best rate, searched for on a ladder. Size paper
-adds width, fresh images and all updates.
+images. Table 1 has a grid of two rates, chosen between on a seed that is not reported; updates to
+75 % error are those of each initialization at its own best rate, searched for on a ladder. Size
+paper adds width, fresh images and all updates.
 
 Expect at quick: to be measured.
 """
@@ -65,7 +65,7 @@ TRAINED = Study(
     schemes=(STANDARD, NORMALIZED),
     baseline=STANDARD,
     # A grid: Table 1 has errors after a fixed number of updates, so that every trial runs to its
-    # end. Its rates are chosen on seeds that are not reported.
+    # end. A rate is chosen on a seed that is not reported.
     lrs=(0.03, 0.1),
     seeds=4,
     tune_seeds=1,
