@@ -8,11 +8,11 @@ under the standard parametrization?
     python experiments/mup_transfer.py --size smoke    seconds: checks that all of it works
     python experiments/mup_transfer.py --size paper    64 to 4096 units, more seeds: for an accelerator
 
-Expect at quick (2026-11-29, 43 s on 2 cores; all claims and intervals: docs/results.md):
-- U1: mup: steepest slope of all signals against the width (forward of readout.kernel): 0.0716; at
-  least 0: open; at most 0.2: open.
-- U1: xavier_rnn: steepest slope of all signals against the width (update of readout.kernel): 0.925;
-  at least 0.5: open.
+Expect at quick (2026-11-29, 172 s on 2 cores; all claims and intervals: docs/results.md):
+- U1: mup: steepest slope of all signals against the width (forward of readout.kernel): 0.0716
+  (0.0163 to 0.127); at least 0: open; at most 0.2: holds.
+- U1: xavier_rnn: steepest slope of all signals against the width (update of readout.kernel): 0.925
+  (0.821 to 1.03); at least 0.5: holds.
 - B5: mup: octaves that the best rate moves from 64 to 1024 units: 0.254 (-0.231 to 0.74); at least
   -1: holds; at most 1: holds.
 - B5: xavier_rnn: octaves that the best rate moves from 64 to 1024 units: -2.83 (-3.37 to -2.3); at
