@@ -9,8 +9,8 @@ spectral radius 0.95) keep it up (P1)?
     python experiments/pascanu2013.py --size smoke    seconds: checks that all of it works
     python experiments/pascanu2013.py --size paper    lengths 20 to 200, 5 million updates: for an accelerator
 
-Each initialization is at its own best rate with clipping and without. Whether one keeps up more than
-another is told by the seeds that only one of the two solves; where there is none, there is no claim.
+Each initialization is at its own best rate with clipping and without. Whether one keeps up more
+than another is told by the seeds that only one of the two solves; without any there is no claim.
 
 Departures: at quick 100 epochs, 6,400 updates, in place of 5 million, so that the lengths at which
 success ends are far shorter than those of the paper; size paper has its updates, and lengths up to
