@@ -12,9 +12,9 @@ task (claims chrono2018.C1, chrono2018.C2)?
 Each initialization is at its own best rate. On copy the target is half of the cost without memory:
 whoever is below it has left the plateau.
 
-Departures: Adam for RMSprop; at quick smaller networks, shorter sequences and at most 3,000 updates,
-too few to say that a seed would stay on the plateau for ever. Size paper has the network and the
-lengths of the paper, where the ratio is said to be largest.
+Departures: Adam for RMSprop; at quick smaller networks, shorter sequences and at most 3,000
+updates, too few to say that a seed would stay on the plateau for ever. Size paper has the network
+and the lengths of the paper, where the ratio is said to be largest.
 
 Expect at quick: adding over 50 steps 1.7 times (1.5 to 2.1) and over 150 steps 2.9 times (2.5 to
 3.6) fewer epochs than a forget bias of 1: the ratio grows with the length; on copy chrono comes to
