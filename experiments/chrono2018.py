@@ -5,63 +5,82 @@ The question: is the chrono initialization (forget biases log u, u ~ U[1, T - 1]
 negatives) faster than a forget bias of 1 on long memory, and does it break the plateau of the copy
 task (claims chrono2018.C1, chrono2018.C2)?
 
-    python experiments/chrono2018.py                 quick: LSTM of 64 and 100 units; minutes on 2 cores
+    python experiments/chrono2018.py                 quick: 32 units, adding over 50 and 150, copy over 10; minutes
     python experiments/chrono2018.py --size smoke    seconds: checks that all of it works
     python experiments/chrono2018.py --size paper    128 units, adding over 200 and 750, copy over 500: accelerator
 
-Departure: Adam for RMSprop. Both initializations are trained at their own best of the same rates.
+Each initialization is at its own best rate. On copy the target is half of the cost without memory:
+whoever is below it has left the plateau.
 
-Expect at quick: adding over 50 steps 1.7 times (1.5 to 2.1) and over 150 steps 2.9 times (2.5 to
-3.6) fewer epochs than a forget bias of 1: the ratio grows with the length; on copy chrono comes to
-0.35 of the cost without memory, a forget bias of 1 to 0.48 with a wide spread, 0 to 0.78.
+Departures: Adam for RMSprop; at quick smaller networks, shorter sequences and at most 3,000
+updates, too few to say that a seed would stay on the plateau for ever. Size paper has the network
+and the lengths of the paper, where the ratio is said to be largest.
+
+Expect at quick (2026-11-29, 442 s on 2 cores; all claims and intervals: docs/results.md):
+- chrono2018.C1: lstm of 32, adding, T=50: times fewer epochs, chrono against a forget bias of 1:
+  2.75 (1.99 to 3.46); at least 1: holds.
+- chrono2018.C1: lstm of 32, adding, T=150: times fewer epochs, chrono against a forget bias of 1:
+  5.28 (2.68 to 9.03); at least 1.5: holds; at most 3: open.
+- chrono2018.C2: lstm of 32, copy, T=10: share of seeds below half of the cost without memory,
+  chrono: 1 (0.631 to 1); at least 0.5: holds.
+- chrono2018.C2: lstm of 32, copy, T=10: share of seeds above 0.6 of the cost without memory,
+  forget_bias: 0.625 (0.245 to 0.915); at least 0.5: open.
+- chrono2018.C2: lstm of 32, copy, T=10: share of seeds above 0.6 of the cost without memory,
+  glorot_uniform: 1 (0.631 to 1); at least 0.5: holds.
+- chrono2018.C2: lstm of 32, copy, T=10: times fewer epochs, chrono against a forget bias of 1: at
+  least 1.93; at least 1: holds.
 """
 
+import math
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from jaxinit.analysis.claims import Claim, at_least, make_claim
 from jaxinit.analysis.store import Result
-from jaxinit.reproduce import best, faster, finish, make_main, run_all, smoke
+from jaxinit.reproduce import best, faster, finish, make_main, run_all, smoke, times
 from jaxinit.schemes import chrono, forget_bias
 from jaxinit.spec import Scheme
 from jaxinit.study import Study
 
 ADDING = Study(
     model="lstm",
-    hidden=64,
+    hidden=32,
     task="adding",
     schemes=("forget_bias", "chrono"),
     baseline="forget_bias",
     optimizer="adam",
-    lrs=(0.003,),
     clip=1.0,
-    seeds=4,
-    tune_seeds=1,
-    epochs=120,
+    seeds=5,
+    epochs=75,
     evaluations=1,
 )
-COPY = replace(
-    ADDING,
-    hidden=100,
-    task="copy",
-    length=20,
-    schemes=("glorot_uniform", "forget_bias", "chrono"),
-    lrs=(0.002,),
-    epochs=120,
-    seeds=3,
-    target=0.01,  # out of reach: what is asked is how far each gets
-)
-LONG = replace(ADDING, hidden=128, lrs=(0.0003, 0.001, 0.003), seeds=10)
+
+
+def copying(length: int) -> Study:
+    """Copy, to half of what it costs who remembers nothing, 10 ln 8 / (length + 20)."""
+    return replace(
+        ADDING,
+        task="copy",
+        length=length,
+        schemes=("glorot_uniform", "forget_bias", "chrono"),
+        seeds=8,  # as many as a share of one half needs for a verdict where all seeds agree
+        target=5 * math.log(8) / (length + 20),
+    )
+
+
+LONG: dict[str, Any] = {"hidden": 128, "seeds": 10}
 SIZES = {
-    "smoke": (smoke(ADDING), smoke(COPY)),
-    "quick": (replace(ADDING, length=50), replace(ADDING, length=150), COPY),
+    "smoke": (smoke(replace(ADDING, length=50)), smoke(copying(10))),
+    "quick": (replace(ADDING, length=50), replace(ADDING, length=150), copying(10)),
     "paper": (
-        replace(LONG, length=200, epochs=400),
-        replace(LONG, length=750, epochs=1000),
-        replace(COPY, hidden=128, length=500, lrs=LONG.lrs, seeds=5, epochs=1000),
+        replace(ADDING, length=200, epochs=400, **LONG),
+        replace(ADDING, length=750, epochs=1000, **LONG),
+        replace(copying(500), epochs=1000, **LONG),
     ),
 }
+RATIOS = 3  # of epochs, chrono against a forget bias of 1: one a study
 
 
 def reproduce(tasks: tuple[Study, ...], out: Path) -> int:
@@ -97,26 +116,28 @@ def on_adding(name: str, result: Result) -> list[Claim]:
     band = at_least(1.0)
     if result.study.length == 150:
         band = (1.5, 3.0)
-    return [
-        faster(
-            "chrono2018.C1", statement, (result, "chrono"), (result, "forget_bias"), published, band
-        )
-    ]
+    pair = (result, "chrono"), (result, "forget_bias")
+    return [faster("chrono2018.C1", statement, *pair, published, band, family=RATIOS)]
 
 
 def on_copy(name: str, result: Result) -> list[Claim]:
     """chrono2018.C2: who leaves the plateau of the predictor without memory."""
     claims = []
-    for scheme, published, band in (
-        ("chrono", "breaks the plateau", (0.0, 0.5)),
-        ("forget_bias", "stays on the plateau", (0.6, 1.1)),
-        ("glorot_uniform", "stays on the plateau", (0.6, 1.1)),
-    ):
-        statement = f"{name}: lowest loss over that without memory, {scheme}"
-        loss = best(result, scheme) / result.records.attrs["chance"]
-        note = "bands from the project's trial runs at T = 20"
-        claims.append(make_claim("chrono2018.C2", statement, loss, published, band, note))
-    return claims
+    published = "breaks the plateau"
+    statement = f"{name}: share of seeds below half of the cost without memory, chrono"
+    broken = times(result, "chrono").event
+    claims.append(make_claim("chrono2018.C2", statement, broken, published, at_least(0.5)))
+    published = "stays on the plateau"
+    for scheme in ("forget_bias", "glorot_uniform"):
+        statement = f"{name}: share of seeds above 0.6 of the cost without memory, {scheme}"
+        # A trial that is above it has had the whole budget: it did not come to the target.
+        stayed = best(result, scheme) >= 0.6 * result.records.attrs["chance"]
+        claims.append(make_claim("chrono2018.C2", statement, stayed, published, at_least(0.5)))
+    statement = f"{name}: times fewer epochs, chrono against a forget bias of 1"
+    published = "the one breaks the plateau, the other stays"
+    pair = (result, "chrono"), (result, "forget_bias")
+    ratio = faster("chrono2018.C2", statement, *pair, published, at_least(1.0), family=RATIOS)
+    return [*claims, ratio]
 
 
 main = make_main("chrono2018", __doc__, SIZES, reproduce)

@@ -4,11 +4,17 @@ units".
 The question: does a ReLU network whose recurrent matrix starts as the identity (IRNN) remember
 where tanh networks and a small Gaussian do not (I2, adding), and read pictures pixel by pixel (I1)?
 
-    python experiments/irnn2015.py                 quick: adding over 150 steps, 6000 updates; digits by pixels; minutes
+    python experiments/irnn2015.py                 quick: adding over 100 steps, digits by 64 pixels; minutes on 2 cores
     python experiments/irnn2015.py --size smoke    seconds: checks that all of it works
     python experiments/irnn2015.py --size paper    adding over 300 steps; MNIST by 784 pixels (scripts/fetch-data mnist)
 
-Departures: Adam for SGD; at quick the embedded 8 x 8 digits (64 steps) for MNIST, 64 units for 100.
+Each initialization is at its own best rate. Adding is solved at 30 % of the error of a constant
+answer; pictures are read at an accuracy of 0.6, between what the paper printed for the identity
+(0.97, and 0.82 permuted) and for tanh networks (0.35).
+
+Departures: Adam for SGD; at quick adding over 100 steps for 150, 2,000 updates, the embedded 8 x 8
+digits (64 steps) for MNIST, 64 units (32 on digits, and of the LSTM, which has then as many
+weights) for 100. Size paper has MNIST, adding over 300 steps and 30,000 updates of it.
 
 Expect at quick: on adding over 150 steps tanh networks and the small Gaussian stay at the baseline,
 the identity solves it in one of three seeds (one diverges) and a ReLU network of variance 2/n in 53
@@ -23,7 +29,7 @@ from pathlib import Path
 
 from jaxinit.analysis.claims import Claim, at_least, make_claim
 from jaxinit.initializers import normal, vector
-from jaxinit.reproduce import Results, best, faster, finish, make_main, run_all, smoke
+from jaxinit.reproduce import Results, best, faster, finish, make_main, run_all, smoke, times
 from jaxinit.spec import Initializer, Leaf
 from jaxinit.study import Study
 
@@ -41,16 +47,14 @@ ADDING = Study(
     model="rnn",
     hidden=64,
     task="adding",
-    length=150,
+    length=100,
     schemes=("irnn", "he_normal", "gauss_001"),
     activation="relu",
     baseline="gauss_001",
     optimizer="adam",
-    lrs=(0.0003, 0.001),
     clip=1.0,
-    seeds=3,
-    tune_seeds=1,
-    epochs=150,
+    seeds=8,  # as many as a share of one half needs for a verdict where all seeds agree
+    epochs=50,
     evaluations=1,
 )
 TANH = replace(
@@ -59,21 +63,21 @@ TANH = replace(
 LSTM = replace(
     ADDING,
     model="lstm",
+    hidden=32,  # as many weights as the others have with 64
     activation=None,
     schemes=("forget_bias",),
     baseline="forget_bias",
-    lrs=(0.003,),
-    seeds=2,
 )
 PIXELS = replace(
     ADDING,
+    hidden=32,
     task="digits_pixels",
     length=None,
-    schemes=("irnn", "he_normal"),
-    baseline="he_normal",
-    lrs=(0.0001, 0.0003, 0.001, 0.003),
-    epochs=30,
-    target=1.0,  # out of reach: accuracy after a fixed number of epochs is asked
+    schemes=("irnn",),
+    baseline="irnn",
+    seeds=5,
+    epochs=25,
+    target=0.6,
 )
 
 
@@ -92,10 +96,10 @@ def of_pictures(pixels: Study, task: str, permuted: str) -> dict[str, Study]:
 
 def grown(study: Study) -> Study:
     """The same at full scale."""
-    rates = (0.0001, 0.0003, 0.001, 0.003)
-    length = 300 if study.task == "adding" else 784  # 28 x 28 pixels
-    epochs = 5 * study.epochs
-    return replace(study, hidden=100, length=length, lrs=rates, seeds=5, epochs=epochs)
+    length, epochs = 784, 150  # 28 x 28 pixels
+    if study.task == "adding":
+        length, epochs = 300, 750
+    return replace(study, hidden=100, length=length, seeds=10, epochs=epochs)
 
 
 SUMS = {"relu, adding": ADDING, "tanh, adding": TANH, "lstm, adding": LSTM}
@@ -115,45 +119,52 @@ def reproduce(studies: dict[str, Study], out: Path) -> int:
 
 
 def on_adding(results: Results) -> list[Claim]:
-    """I2: who solves the adding problem."""
+    """I2: who solves the adding problem, and who stays at the error of a constant answer."""
     relu = results["relu, adding"]
-    length = relu.study.length
+    where = f"adding over {relu.study.length}: share of seeds"
     claims = []
-    for setting, scheme, published, band in (
-        ("relu, adding", "irnn", "solved at T = 150", (0.0, 0.3)),
-        ("relu, adding", "gauss_001", "stays at the baseline", (0.9, 1.1)),
-        ("tanh, adding", "glorot_uniform", "stays at the baseline", (0.9, 1.1)),
-        ("tanh, adding", "orthogonal", "stays at the baseline", (0.9, 1.1)),
-        ("lstm, adding", "forget_bias", "solved at T = 150", (0.0, 0.3)),
+    for setting, scheme in (("relu, adding", "irnn"), ("lstm, adding", "forget_bias")):
+        statement = f"{where} that solve it, {network(setting)}, {scheme}"
+        solved = times(results[setting], scheme).event
+        claims.append(make_claim("I2", statement, solved, "solved at T = 150", at_least(0.5)))
+    for setting, scheme in (
+        ("relu, adding", "gauss_001"),
+        ("tanh, adding", "glorot_uniform"),
+        ("tanh, adding", "orthogonal"),
     ):
-        network, _, _ = setting.partition(",")
-        statement = f"adding over {length}: lowest error over 1/6, {network}, {scheme}"
-        error = best(results[setting], scheme) / CHANCE
-        note = "bands of the project's trial runs, 6000 updates"
-        claims.append(make_claim("I2", statement, error, published, band, note))
+        statement = f"{where} that stay above 0.9 of 1/6, {network(setting)}, {scheme}"
+        # A trial that is above it has had the whole budget: it did not come to the target.
+        stayed = best(results[setting], scheme) >= 0.9 * CHANCE
+        claims.append(make_claim("I2", statement, stayed, "stays at the baseline", at_least(0.5)))
     statement = (
-        f"adding over {length}: times fewer epochs, identity against a Gaussian of variance 2/n "
-        "(He)"
+        f"adding over {relu.study.length}: times fewer epochs, identity against a Gaussian of "
+        "variance 2/n (He)"
     )
     pair = (relu, "irnn"), (relu, "he_normal")
     return [*claims, faster("I2", statement, *pair, "faster", at_least(1.0))]
 
 
+def network(setting: str) -> str:
+    return setting.partition(",")[0]
+
+
 def on_pictures(results: Results) -> list[Claim]:
     """I1: the identity against tanh networks, pixel by pixel."""
+    published = {
+        "pixels": "accuracies of 0.970 and 0.350 on MNIST",
+        "permuted": "accuracies of 0.820 and 0.350 on MNIST",
+    }
+    others = ("glorot_uniform", "orthogonal")
+    family = len(published) * len(others)
     claims = []
-    for kind, published in (
-        ("pixels", "0.970 and 0.350 on MNIST"),
-        ("permuted", "0.820 and 0.350 on MNIST"),
-    ):
-        identity = best(results[f"relu, {kind}"], "irnn")
-        for other in ("glorot_uniform", "orthogonal"):
-            statement = f"{kind}: best accuracy of IRNN less that of tanh, {other}"
-            gap = identity - best(results[f"tanh, {kind}"], other)
-            claims.append(make_claim("I1", statement, gap, published, (0.0, 1.0)))
-    gap = best(results["relu, pixels"], "irnn") - best(results["relu, permuted"], "irnn")
-    statement = "IRNN: accuracy by pixels less that with permuted pixels"
-    return [*claims, make_claim("I1", statement, gap, "0.15", (0.0, 1.0))]
+    for kind, printed in published.items():
+        for other in others:
+            statement = f"{kind}: times fewer epochs, IRNN against tanh, {other}"
+            pair = (results[f"relu, {kind}"], "irnn"), (results[f"tanh, {kind}"], other)
+            claims.append(faster("I1", statement, *pair, printed, at_least(1.0), family=family))
+    statement = "IRNN: times fewer epochs, pixels in order against permuted"
+    pair = (results["relu, pixels"], "irnn"), (results["relu, permuted"], "irnn")
+    return [*claims, faster("I1", statement, *pair, "0.15 more accurate on MNIST", at_least(1.0))]
 
 
 main = make_main("irnn2015", __doc__, SIZES, reproduce)

@@ -5,12 +5,17 @@ The question: how does the share of runs that solve the temporal order task fall
 and do clipping of the gradient's norm and the `smart_tanh` initialization (15 non-zeros a unit,
 spectral radius 0.95) keep it up (P1)?
 
-    python experiments/pascanu2013.py                 quick: 50 units, lengths 20, 40, 60, 5 seeds; minutes on 2 cores
+    python experiments/pascanu2013.py                 quick: 50 units, lengths 20 and 40, 8 seeds; minutes on 2 cores
     python experiments/pascanu2013.py --size smoke    seconds: checks that all of it works
     python experiments/pascanu2013.py --size paper    lengths 20 to 200, 5 million updates: for an accelerator
 
-The gradient regularizer of the paper (SGD-CR) is not here: it is another method of training, and
-only at full length did the paper need it.
+Each initialization is at its own best rate with clipping and without. Whether one keeps up more
+than another is told by the seeds that only one of the two solves; without any there is no claim.
+
+Departures: at quick 100 epochs, 6,400 updates, in place of 5 million, so that the lengths at which
+success ends are far shorter than those of the paper; size paper has its updates, and lengths up to
+200. The gradient regularizer of the paper (SGD-CR) is not here: it is another method of training,
+and only at full length did the paper need it.
 
 Expect at quick: without clipping an orthogonal initialization solves length 20 in 1.4 epochs and 40
 in most seeds, basic_tanh only 20, smart_tanh 20 at times; clipped at norm 1 all of them solve 40
@@ -23,7 +28,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxinit.analysis.claims import make_claim
+from jaxinit.analysis.claims import Claim, at_least, make_claim
 from jaxinit.analysis.figure import lines, saved_figure
 from jaxinit.initializers import normal, vector
 from jaxinit.reproduce import Results, finish, make_main, run_all, smoke, times
@@ -45,14 +50,14 @@ BASE = Study(
     schemes=("basic_tanh", "smart_tanh", "orthogonal"),
     baseline="basic_tanh",
     optimizer="sgd",
-    seeds=6,
+    seeds=8,  # as many as a share of one half needs for a verdict where all seeds solve it
     epochs=100,
     evaluations=1,
     batch=20,
 )
 SIZES: dict[str, tuple[Study, tuple[int, ...]]] = {
     "smoke": (smoke(BASE), (10,)),
-    "quick": (BASE, (20, 40, 60)),
+    "quick": (BASE, (20, 40)),
     "paper": (
         # 78,000 epochs of 64 updates are the paper's 5 million.
         replace(BASE, epochs=78_000),
@@ -70,22 +75,43 @@ def reproduce(size: tuple[Study, tuple[int, ...]], out: Path) -> int:
     results = run_all(studies, out, schemes={"basic_tanh": basic_tanh})
     claims = []
     for length in lengths:
-        clipped, plain = f"clipped at 1, T={length}", f"SGD, T={length}"
+        plain = {scheme: solved(results, f"SGD, T={length}", scheme) for scheme in base.schemes}
+        clipped = {
+            scheme: solved(results, f"clipped at 1, T={length}", scheme) for scheme in base.schemes
+        }
         for scheme in base.schemes:
-            statement = f"T={length}, {scheme}: solved with clipping less solved without, a seed"
-            gap = solved(results, clipped, scheme) - solved(results, plain, scheme)
-            claims.append(make_claim("P1", statement, gap, "no lower with clipping", (0.0, 1.0)))
-        statement = f"T={length}, clipped: solved by smart_tanh less by basic_tanh, a seed"
-        gap = solved(results, clipped, "smart_tanh") - solved(results, clipped, "basic_tanh")
-        claims.append(make_claim("P1", statement, gap, "no lower with smart_tanh", (0.0, 1.0)))
+            statement = f"T={length}, {scheme}, clipped: share of seeds that solve it"
+            published = "success lasts longer with clipping"
+            claims.append(make_claim("P1", statement, clipped[scheme], published, at_least(0.5)))
+        for scheme in base.schemes:
+            pair = f"T={length}, {scheme}", "with clipping", "without"
+            published = "no lower with clipping"
+            claims += one_of_two(*pair, clipped[scheme], plain[scheme], published)
+        pair = f"T={length}, clipped", "by smart_tanh", "by basic_tanh"
+        published = "no lower with smart_tanh"
+        claims += one_of_two(*pair, clipped["smart_tanh"], clipped["basic_tanh"], published)
     draw(base, lengths, results, out / "figures")
     return finish(out, studies, results, claims, "Temporal order: epochs to 95 % accuracy")
 
 
+def one_of_two(
+    where: str, how: str, other: str, first: np.ndarray, second: np.ndarray, published: str
+) -> list[Claim]:
+    """P1: of the seeds that are solved in only one of two ways, the share that is in the first.
+
+    Seeds that both ways solve, or neither, say nothing of which is better. Source: McNemar (1947).
+    """
+    one = first != second
+    if not one.any():
+        return []
+    statement = f"{where}: of the seeds solved either {how} or {other}, not both, share {how}"
+    note = f"{first.sum()} of {len(first)} solved {how}, {second.sum()} {other}"
+    return [make_claim("P1", statement, first[one], published, at_least(0.5), note)]
+
+
 def solved(results: Results, setting: str, scheme: str) -> np.ndarray:
-    """1 for every reporting seed that reached the target, 0 for the others, in the order of the
-    seeds."""
-    return times(results[setting], scheme).event.astype(float)
+    """Which reporting seeds reached the target, in the order of the seeds."""
+    return times(results[setting], scheme).event
 
 
 def draw(base: Study, lengths: tuple[int, ...], results: Results, folder: Path) -> None:
