@@ -1,15 +1,19 @@
 """Which initializations train a deep Transformer without warm-up (claim T2)?
 
 The question: Transformers normalized after the addition (post-norm) are said to need warm-up, or an
-initialization that scales with depth. How many epochs do 24 blocks on characters need to a target,
-at each remedy's own best learning rate: DeepNorm (a larger stream, smaller branches), Admin (stream
+initialization that scales with depth. How many epochs do deep stacks of blocks on characters need
+to a target, at each remedy's own best learning rate: DeepNorm (a larger stream, smaller branches), Admin (stream
 scaled by a profile), ReZero (gates from 0, no normalization), normalization before each branch
 (pre-norm), and none? Kernels have no biases, and feed-forward branches are twice as wide as the
 stream, to save time.
 
-    python experiments/deep_transformers.py                 quick: 24 blocks of width 64; minutes on 2 cores
+    python experiments/deep_transformers.py                 quick: 16 blocks of width 32; minutes on 2 cores
     python experiments/deep_transformers.py --size smoke    seconds: checks that all of it works
     python experiments/deep_transformers.py --size paper    48 blocks of width 256, more epochs: for an accelerator
+
+Departures at quick: 16 narrow blocks, sequences of 16, and a target early in training: which remedy
+begins to learn, and how soon, not how well it ends. What a remedy gains over the frequencies is
+counted up to the target, where a trial stops. Size paper has 48 blocks and wider ones.
 
 Expect at quick (on the text before 2026-11-25): to 3.6 bits per character (3 seeds, each at its own
 best rate) DeepNorm needs 0.39 epochs, ReZero 0.44, pre-norm 0.78, Admin 0.89, and plain post-norm
@@ -33,8 +37,8 @@ from jaxinit.study import Study
 PLAIN = "post-norm"
 STUDY = Study(
     model="transformer",
-    hidden=64,
-    layers=24,
+    hidden=32,
+    layers=16,
     task="text",
     length=16,
     batch=16,
@@ -42,19 +46,15 @@ STUDY = Study(
     baseline="xavier_transformer",
     optimizer="adam",
     clip=1.0,
-    lrs=(0.0003, 0.001, 0.003),
-    seeds=3,
-    tune_seeds=1,
-    epochs=1,
-    evaluations=6,
+    seeds=6,
+    epochs=2,
+    evaluations=16,
     target=3.4,
 )
 SIZES = {
     "smoke": smoke(STUDY, layers=1),
     "quick": STUDY,
-    "paper": replace(
-        STUDY, hidden=256, layers=48, length=128, batch=64, seeds=5, tune_seeds=3, epochs=20
-    ),
+    "paper": replace(STUDY, hidden=256, layers=48, length=128, batch=64, epochs=20),
 }
 
 
@@ -87,7 +87,9 @@ def measure(study: Study, out: Path) -> int:
             f"{name}: times fewer epochs than plain post-norm, {study.layers} blocks, no warm-up"
         )
         published = "plain post-norm fails or is the slowest"
-        claims.append(faster("T2", statement, sides[name], sides[PLAIN], published, at_least(1.05)))
+        pair = sides[name], sides[PLAIN]
+        band = at_least(1.05)
+        claims.append(faster("T2", statement, *pair, published, band, family=len(helped)))
     # Here the chance level is the entropy of the characters' frequencies.
     chance = results[PLAIN].records.attrs["chance"]
     for name in studies:
@@ -98,9 +100,8 @@ def measure(study: Study, out: Path) -> int:
         published, band = "trains", at_least(0.5)
         if name == PLAIN:
             published, band = "does not train", at_most(0.5)
-        claims.append(
-            make_claim("T2", statement, gain, published, band, f"chance is {chance:.3g} bits")
-        )
+        note = f"the best of what a trial reached until it stopped; chance is {chance:.3g} bits"
+        claims.append(make_claim("T2", statement, gain, published, band, note))
     title = f"{study.layers} blocks without warm-up: epochs to {study.target:g} bits per character"
     rows = as_one(results, f"{study.layers} blocks", PLAIN)
     return finish(out, studies, results, claims, title, rows=rows)

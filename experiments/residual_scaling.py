@@ -4,9 +4,13 @@ does (T1, B4).
 The questions: how does the stream of a pre-norm Transformer grow with depth under a plain and under
 a scaled initialization (T1), and does the scaling change the epochs to a target?
 
-    python experiments/residual_scaling.py                 quick: 2 to 32 blocks of width 64; minutes on 2 cores
+    python experiments/residual_scaling.py                 quick: 2 to 32 blocks of width 64, training of width 32; minutes on 2 cores
     python experiments/residual_scaling.py --size smoke    seconds: checks that all of it works
     python experiments/residual_scaling.py --size paper    width 512, training of 2 to 24 blocks: for an accelerator
+
+Departures at quick: what trains is 2 and 8 blocks of width 32 in sequences of 16, to a target of 3
+bits per character, early in training. Size paper trains wider and deeper ones for longer, and
+GPT-2's own sizes beside them, about which nothing is claimed.
 
 Expect at quick: from 2 to 32 blocks the stream grows 4.9 times plain, 4.1 times under llama, 1.17
 times with the kernels into it divided by sqrt(2 n_layers), and not at all under gpt2 (0.99). The
@@ -56,20 +60,19 @@ LOOKED_AT: dict[str, Scheme] = {
 }
 TRAINED = Study(
     model="transformer",
-    hidden=64,
+    hidden=32,
     task="text",
     length=16,
-    schemes=("plain", "one_over_root", "gpt2"),
+    schemes=("plain", "one_over_root"),
     baseline="plain",
     optimizer="adam",
-    lrs=(0.001, 0.003, 0.01),
     clip=1.0,
-    seeds=4,
-    tune_seeds=1,
+    seeds=6,
     epochs=4,
-    evaluations=6,
-    target=2.6,
-    batch=64,
+    # Fine, since the claim is of a few per cent.
+    evaluations=16,
+    target=3.0,
+    batch=16,
 )
 
 
@@ -86,12 +89,20 @@ class Size:
 
 SIZES = {
     "smoke": Size((2, 4), 16, 2, smoke(TRAINED), (2,)),
-    "quick": Size((2, 4, 8, 16, 32), 64, 4, TRAINED, (2, 8)),
+    "quick": Size((2, 4, 8, 16, 32), 64, 8, TRAINED, (2, 8)),
     "paper": Size(
         (2, 4, 8, 16, 32, 64),
         512,
         8,
-        replace(TRAINED, hidden=512, length=128, seeds=5, epochs=40),
+        replace(
+            TRAINED,
+            schemes=("plain", "one_over_root", "gpt2"),
+            hidden=512,
+            length=128,
+            batch=64,
+            epochs=40,
+            target=2.6,
+        ),
         (2, 12, 24),
     ),
 }
@@ -107,7 +118,8 @@ def measure(size: Size, out: Path) -> int:
         statement = f"{setting}: times fewer epochs, scaled by 1/sqrt(2 n_layers) against plain"
         pair = (result, "one_over_root"), (result, "plain")
         published = "no number; final losses of shallow models are said to differ within noise"
-        claims.append(faster("B4", statement, *pair, published, at_least(1.05)))
+        band, depths = at_least(1.05), len(results)
+        claims.append(faster("B4", statement, *pair, published, band, family=depths))
     title = f"Residual scaling: epochs to {size.study.target:g} bits per character"
     return finish(out, studies, results, claims, title)
 
