@@ -46,15 +46,15 @@ STUDY = Study(
     baseline="xavier_transformer",
     optimizer="adam",
     clip=1.0,
-    seeds=6,
-    epochs=2,
-    evaluations=16,
-    target=3.4,
+    seeds=5,
+    epochs=3,
+    evaluations=12,
+    target=3.6,
 )
 SIZES = {
     "smoke": smoke(STUDY, layers=1),
     "quick": STUDY,
-    "paper": replace(STUDY, hidden=256, layers=48, length=128, batch=64, epochs=20),
+    "paper": replace(STUDY, hidden=256, layers=48, length=128, batch=64, epochs=20, target=3.4),
 }
 
 

@@ -49,7 +49,7 @@ STUDY = Study(
     clip=1.0,
     seeds=5,
     epochs=2,
-    evaluations=16,
+    evaluations=12,
     target=3.2,
 )
 SIZES = {
