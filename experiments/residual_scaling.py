@@ -12,12 +12,24 @@ Departures at quick: what trains is 2 and 8 blocks of width 32 in sequences of 1
 12,288 characters, to a target of 3 bits per character, early in training. Size paper trains wider and deeper ones for longer, and
 GPT-2's own sizes beside them, about which nothing is claimed.
 
-Expect at quick: from 2 to 32 blocks the stream grows 4.9 times plain, 4.1 times under llama, 1.17
-times with the kernels into it divided by sqrt(2 n_layers), and not at all under gpt2 (0.99). The
-plain slope is 0.58 (0.575 to 0.591), a bit above the 0.5 of branches that are all of one size:
-attention averages rows, and the deeper the more alike they are. Epochs to 2.9 bits (on the text
-before 2026-11-25; 4 seeds): 1.20 times fewer with the scaling at 2 blocks (1.15 to 1.26), 1.11
-times at 8 (1.03 to 1.19, too noisy to tell from 1.05); gpt2's own sizes are slower than both.
+Expect at quick (2026-11-29, 382 s on 2 cores; all claims and intervals: docs/results.md):
+- T1: slope of log size of the stream against log depth, plain: 0.576 (0.568 to 0.585); at least
+  0.4: holds; at most 0.6: holds.
+- T1: slope of log size of the stream against log depth, one_over_root: 0.0556 (0.0438 to 0.0675);
+  at least -0.1: holds; at most 0.1: holds.
+- B4: plain: size of the stream after 32 blocks over that after 2: 4.89 (4.81 to 4.97); at least
+  1.5: holds.
+- B4: one_over_root: size of the stream after 32 blocks over that after 2: 1.16 (1.13 to 1.19); at
+  least 0.5: holds; at most 1.5: holds.
+- B4: gpt2: size of the stream after 32 blocks over that after 2: 0.995 (0.981 to 1.01); at least
+  0.5: holds; at most 1.5: holds.
+- B4: gpt2_blocks: size of the stream after 32 blocks over that after 2: 1 (0.984 to 1.02); at least
+  0.5: holds; at most 1.5: holds.
+- B4: llama: size of the stream after 32 blocks over that after 2: 4.14 (3.99 to 4.28); at least
+  1.5: holds.
+- B4: 2 blocks: times fewer epochs, scaled by 1/sqrt(2 n_layers) against plain: 1.26 (1.12 to 1.4);
+  at least 1.05: open.
+- and 1 more claims.
 """
 
 import sys
