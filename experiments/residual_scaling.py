@@ -9,8 +9,8 @@ a scaled initialization (T1), and does the scaling change the epochs to a target
     python experiments/residual_scaling.py --size paper    width 512, training of 2 to 24 blocks: for an accelerator
 
 Departures at quick: what trains is 2 and 8 blocks of width 32 in sequences of 16, in epochs of
-12,288 characters, to a target of 3 bits per character, early in training. Size paper trains wider and deeper ones for longer, and
-GPT-2's own sizes beside them, about which nothing is claimed.
+12,288 characters, to a target of 3 bits per character, early in training. Size paper trains wider
+and deeper ones for longer, and GPT-2's own sizes beside them, about which nothing is claimed.
 
 Expect at quick (2026-11-29, 382 s on 2 cores; all claims and intervals: docs/results.md):
 - T1: slope of log size of the stream against log depth, plain: 0.576 (0.568 to 0.585); at least
