@@ -6,9 +6,14 @@ is gated by a scalar that starts at 0, than with the gates at 1, with normalizat
 branch, and after each addition? The paper counts iterations to 1.2 bits per byte on enwiki8: ReZero
 8,800; gates at 1 14,506; pre-norm 17,765; post-norm with warm-up 13,690, without it diverged.
 
-    python experiments/rezero2020.py                 quick: width 64 on the embedded text; minutes on 2 cores
+    python experiments/rezero2020.py                 quick: width 32 on the embedded text; minutes on 2 cores
     python experiments/rezero2020.py --size smoke    seconds: checks that all of it works
     python experiments/rezero2020.py --size paper    width 512, sequences of 512: for an accelerator
+
+Departures at quick: width 32, sequences of 16, Adam, epochs of 12,288 characters, and a target of
+3.2 bits per character, early in training: how the four end it does not ask. Post-norm has no
+warm-up, as in the paper's run that diverged. Size paper goes on to a target that takes training, in
+sequences in which attention has more to do.
 
 Expect at quick (on the text before 2026-11-25): to 3.2 bits per character (4 seeds, each at its own
 best rate) ReZero needs 0.94 epochs, pre-norm 1.44, gates at 1 1.66, and post-norm does not reach it
@@ -24,7 +29,7 @@ from typing import Any
 
 from jaxinit.analysis.claims import at_least
 from jaxinit.initializers import ones
-from jaxinit.reproduce import as_one, faster, finish, make_main, run_all, smoke
+from jaxinit.reproduce import as_one, faster, finish, make_main, run_all, short_text, smoke
 from jaxinit.schemes.transformer import rezero
 from jaxinit.spec import Initializer as Init
 from jaxinit.spec import Leaf, Override, Rule
@@ -33,27 +38,32 @@ from jaxinit.study import Study
 GATE_AT_ONE = Override(rezero, {"residual_gate": ones})
 STUDY = Study(
     model="transformer",
-    hidden=64,
+    hidden=32,
     layers=12,
-    task="text",
-    length=16,
+    task="short_text",
     batch=16,
     schemes=("rezero",),
     baseline="rezero",
     optimizer="adam",
     clip=1.0,
-    lrs=(0.0003, 0.001, 0.003, 0.01),
-    seeds=4,
-    tune_seeds=1,
-    epochs=2,
-    evaluations=8,
-    target=2.8,
+    seeds=5,
+    epochs=10,
+    evaluations=2,
+    target=3.2,
 )
 SIZES = {
     "smoke": smoke(STUDY, layers=1),
     "quick": STUDY,
     "paper": replace(
-        STUDY, hidden=512, heads=8, length=512, batch=64, tune_seeds=3, epochs=100, target=1.9
+        STUDY,
+        hidden=512,
+        heads=8,
+        task="text",
+        length=512,
+        batch=64,
+        epochs=100,
+        evaluations=8,
+        target=1.9,
     ),
 }
 
@@ -79,16 +89,19 @@ def variants(study: Study) -> dict[str, Study]:
 
 def measure(study: Study, out: Path) -> int:
     studies = variants(study)
-    results = run_all(studies, out, schemes={"gate_at_one": gate_at_one})
+    tasks = {"short_text": short_text}
+    results = run_all(studies, out, schemes={"gate_at_one": gate_at_one}, tasks=tasks)
     sides = {name: (result, result.study.schemes[0]) for name, result in results.items()}
-    claims = []
-    for name, published, band in (
+    expected = (
         ("gates at 1", "1.65 (14,506 / 8,800 iterations)", (1.2, 2.2)),
         ("pre-norm", "2.02 (17,765 / 8,800 iterations)", (1.2, 3.0)),
         ("post-norm", "1.56 with warm-up; without it diverged", at_least(1.2)),
-    ):
+    )
+    claims = []
+    for name, published, band in expected:
         statement = f"ReZero: times fewer epochs than {name}"
-        claims.append(faster("T3", statement, sides["ReZero"], sides[name], published, band))
+        pair = sides["ReZero"], sides[name]
+        claims.append(faster("T3", statement, *pair, published, band, family=len(expected)))
     title = f"ReZero: epochs to {study.target:g} bits per character, {study.layers} blocks"
     rows = as_one(results, f"{study.layers} blocks", "post-norm")
     return finish(out, studies, results, claims, title, rows=rows)

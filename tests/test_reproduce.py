@@ -17,6 +17,7 @@ from jaxinit.engine import campaign
 from jaxinit.engine.resolve import resolve
 from jaxinit.spec import Rule
 from jaxinit.study import BadStudy, Interrupted, Study
+from jaxinit.tasks import TASKS
 
 STUDY = Study(
     hidden=8,
@@ -166,6 +167,13 @@ def test_a_smoke_size_is_small_whatever_the_study() -> None:
     assert small.schemes == large.schemes
     assert reproduce.smoke(replace(large, task="adding", length=400)).length == 10
     assert reproduce.smoke(large, epochs=3, hidden=2).hidden == 2
+
+
+def test_short_text_is_the_text_in_shorter_epochs() -> None:
+    task, whole = reproduce.short_text(), TASKS["text"](16)
+    assert 6 * task.examples < whole.examples < 7 * task.examples
+    assert (task.chance, task.entropy) == (whole.chance, whole.entropy)
+    np.testing.assert_array_equal(task.data["numbers"], whole.data["numbers"])
 
 
 def test_courses_reach_a_target_at_their_first_epoch_below_it() -> None:
