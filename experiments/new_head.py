@@ -10,7 +10,7 @@ the first step: the loss, and the gradient norms in head and body.
     python experiments/new_head.py --size smoke    seconds: checks that all of it works
     python experiments/new_head.py --size paper    width 256, more seeds: for an accelerator
 
-Expect at quick (2026-11-29, 68 s on 2 cores; all claims and intervals: docs/results.md):
+Expect at quick (2026-11-29, 470 s on 2 cores; all claims and intervals: docs/results.md):
 - new_head.B9: gradient norm in the body at step 0, large head over scaled: 11.5 (11 to 11.9); at
   least 2: holds.
 - new_head.B9: gradient norm in the body at step 0, zero head: 0; at most 1e-09: holds.
