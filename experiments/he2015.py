@@ -14,9 +14,20 @@ the name. Rates are a grid, since whether a net stalls is asked of every rate; w
 asked, that of each seed is chosen on the other seeds. Size paper adds a wider net, a lower rate and
 ten times the steps, after which a net that seems to stall may yet move.
 
-Expect at quick (by the training loop before 2026-11-28): at 30 layers Xavier stays at the entropy
-of the class priors at every rate and He learns; at 22 layers both learn, He sooner; at 10 layers no
-difference beyond noise.
+Expect at quick (2026-11-29, 477 s on 2 cores; all claims and intervals: docs/results.md):
+- H1: 22 layers: steps on the plateau, Xavier less He: 725 (433 to 1.02e+03); at least 50: holds.
+- H2: 30 layers: lowest loss of Xavier over rates, less the entropy of the priors: 0.0012 (-0.00146
+  to 0.00386); at least -0.02: holds; at most 0.05: holds.
+- H2: 30 layers: share of seeds whose Xavier net stays on the plateau at every rate: 0.875 (0.473 to
+  0.997); at least 0.5: open.
+- H2: 30 layers: share of seeds whose He net leaves the plateau: 1 (0.631 to 1); at least 0.5:
+  holds.
+- H2: 30 layers: loss of He less the entropy of the priors: -0.305 (-0.31 to -0.3); at most -0.2:
+  holds.
+- H3: 10 layers: loss of Xavier less that of He: 0.0211 (0.0123 to 0.0299); at least -0.1: holds; at
+  most 0.1: holds.
+- H3: slope of log2 of the first layer's gradient, Xavier over He, per layer: -0.507 (-0.527 to
+  -0.487); at least -0.55: holds; at most -0.45: holds.
 """
 
 import sys
