@@ -11,20 +11,23 @@ Pennington et al. 2017)?
     python experiments/mean_field.py --size paper     width 300, depths to 300, 5000 steps: for an accelerator
 
 M2 is on handwritten digits, SGD at the best of a grid of rates, tanh, bias variance 0.05.
-Expect at quick (2026-11-29, 88 s on 2 cores; all claims and intervals: docs/results.md):
-- M1: critical weight variance of tanh: 1.76; at least 1.76: open; at most 1.76: open.
-- M1: largest relative error of chi over 7 weight variances, nets of width 1000: 0.0138; at least 0:
-  open; at most 0.03: open.
-- M2: share of nets, a factor of two away from depth 6 xi_c, that train just when they are
-  shallower: 1; at least 0.9: open; at most 1: open.
-- M3: variance of squared singular values over L, gaussian weights, ReLU, L = 2: 2.05 (1.97 to
-  2.12); at least 1.6: holds; at most 2.4: holds.
-- M3: variance of squared singular values over L, gaussian weights, ReLU, L = 8: 2.06 (1.96 to
-  2.16); at least 1.6: holds; at most 2.4: holds.
-- M3: variance of squared singular values over L, orthogonal weights, ReLU, L = 2: 1.03 (0.976 to
-  1.09); at least 0.8: holds; at most 1.2: holds.
-- M3: variance of squared singular values over L, orthogonal weights, ReLU, L = 8: 1.04 (1.02 to
-  1.06); at least 0.8: holds; at most 1.2: holds.
+Expect at quick (2026-11-29, 206 s on 2 cores; all claims and intervals: docs/results.md):
+- M1: critical weight variance of tanh: 1.76; at least 1.76: holds; at most 1.76: holds.
+- M1: weight variance 1: relative error of chi, nets of width 1000: -0.0112 (-0.0325 to 0.0101); at
+  least -0.03: open; at most 0.03: holds.
+- M1: weight variance 1.3: relative error of chi, nets of width 1000: -0.00824 (-0.041 to 0.0245);
+  at least -0.03: open; at most 0.03: open.
+- M1: weight variance 1.5: relative error of chi, nets of width 1000: -0.00506 (-0.0411 to 0.031);
+  at least -0.03: open; at most 0.03: open.
+- M1: weight variance 1.76: relative error of chi, nets of width 1000: -0.00175 (-0.0352 to 0.0317);
+  at least -0.03: open; at most 0.03: open.
+- M1: weight variance 2: relative error of chi, nets of width 1000: -0.000897 (-0.0298 to 0.028); at
+  least -0.03: open; at most 0.03: open.
+- M1: weight variance 2.5: relative error of chi, nets of width 1000: -0.00635 (-0.03 to 0.0172); at
+  least -0.03: open; at most 0.03: open.
+- M1: weight variance 4: relative error of chi, nets of width 1000: -0.0133 (-0.0579 to 0.0312); at
+  least -0.03: open; at most 0.03: open.
+- and 5 more claims.
 """
 
 import math
@@ -63,7 +66,7 @@ class Size:
 VARIANCES = (1.0, 1.3, 1.5, 1.76, 2.0, 2.5, 4.0)
 SIZES = {
     "smoke": Size(200, 2, 20, (3, 5), (1.0, 1.76), (0.1,), 20, 1, 50),
-    "quick": Size(1000, 5, 100, (10, 20, 40, 80), VARIANCES, (0.01, 0.1), 500, 2, 400),
+    "quick": Size(1000, 30, 100, (10, 20, 40, 80), VARIANCES, (0.01, 0.1), 500, 2, 400),
     "paper": Size(
         1000, 20, 300, (10, 30, 60, 100, 150, 200, 300), VARIANCES, (0.001, 0.01, 0.1), 5000, 5, 400
     ),
