@@ -21,7 +21,24 @@ images. Table 1 has a grid of two rates, chosen between on a seed that is not re
 75 % error are those of each initialization at its own best rate, searched for on a ladder. Size
 paper adds width, fresh images and all updates.
 
-Expect at quick: to be measured.
+Expect at quick (2026-11-29, 112 s on 2 cores; all claims and intervals: docs/results.md):
+- G1: mean singular value of the layer Jacobians before training, glorot_normalized: 0.722 (0.719 to
+  0.725); at least 0.74: does not hold; at most 0.85: holds.
+- G1: mean singular value of the layer Jacobians before training, glorot_standard: 0.473 (0.472 to
+  0.473); at least 0.47: holds; at most 0.5: holds.
+- G2: largest over smallest weight gradient (std) of hidden layers before training, glorot_standard:
+  1.05 (1.03 to 1.07); at least 1: holds; at most 1.15: holds.
+- G2: back-propagated gradient (std), first over last hidden layer, glorot_standard: 0.0978 (0.0952
+  to 0.1); at least 0.05: holds; at most 0.2: holds.
+- G2: largest over smallest weight gradient (std) of hidden layers before training,
+  glorot_normalized: 1.04 (1.02 to 1.06); at least 1: holds; at most 1.15: holds.
+- G2: back-propagated gradient (std), first over last hidden layer, glorot_normalized: 0.615 (0.6 to
+  0.63); at least 0.5: holds; at most 1: holds.
+- F5: share of |W1|, |W2| <= 4 with a slope below 0.2 of its mean: quadratic / cross-entropy cost:
+  0.547 (0.514 to 0.579); at least 1: does not hold.
+- F5: share of |W1|, |W2| <= 8 with a slope below 0.2 of its mean: quadratic / cross-entropy cost:
+  3.33 (3.02 to 3.63); at least 1: holds.
+- and 7 more claims.
 """
 
 import sys
