@@ -17,9 +17,19 @@ success ends are far shorter than those of the paper; size paper has its updates
 200. The gradient regularizer of the paper (SGD-CR) is not here: it is another method of training,
 and only at full length did the paper need it.
 
-Expect at quick: without clipping an orthogonal initialization solves length 20 in 1.4 epochs and 40
-in most seeds, basic_tanh only 20, smart_tanh 20 at times; clipped at norm 1 all of them solve 40
-(8, 71 and 30 epochs) and nearly none 60 within 100 epochs.
+Expect at quick (2026-11-29, 358 s on 2 cores; all claims and intervals: docs/results.md):
+- P1: T=20, basic_tanh, clipped: share of seeds that solve it: 1 (0.631 to 1); at least 0.5: holds.
+- P1: T=20, smart_tanh, clipped: share of seeds that solve it: 1 (0.631 to 1); at least 0.5: holds.
+- P1: T=20, orthogonal, clipped: share of seeds that solve it: 1 (0.631 to 1); at least 0.5: holds.
+- P1: T=20, basic_tanh: of the seeds solved either with clipping or without, not both, share with
+  clipping: 1; at least 0.5: open.
+- P1: T=20, smart_tanh: of the seeds solved either with clipping or without, not both, share with
+  clipping: 1 (0.292 to 1); at least 0.5: open.
+- P1: T=40, basic_tanh, clipped: share of seeds that solve it: 0.5 (0.157 to 0.843); at least 0.5:
+  open.
+- P1: T=40, smart_tanh, clipped: share of seeds that solve it: 1 (0.631 to 1); at least 0.5: holds.
+- P1: T=40, orthogonal, clipped: share of seeds that solve it: 1 (0.631 to 1); at least 0.5: holds.
+- and 4 more claims.
 """
 
 import sys
