@@ -15,11 +15,12 @@ Departures at quick: width 32, sequences of 16, Adam, epochs of 12,288 character
 warm-up, as in the paper's run that diverged. Size paper goes on to a target that takes training, in
 sequences in which attention has more to do.
 
-Expect at quick (on the text before 2026-11-25): to 3.2 bits per character (4 seeds, each at its own
-best rate) ReZero needs 0.94 epochs, pre-norm 1.44, gates at 1 1.66, and post-norm does not reach it
-in 2 at any of four rates: ReZero is 1.77 times faster than with its gates at 1 (1.50 to 2.08;
-published 1.65), 1.53 times faster than pre-norm (1.31 to 1.81; published 2.02). ReZero's best rate,
-0.01, is the highest of the grid.
+Expect at quick (2026-11-29, 231 s on 2 cores; all claims and intervals: docs/results.md):
+- T3: ReZero: times fewer epochs than gates at 1: 2.45 (2.03 to 2.99); at least 1.2: holds; at most
+  2.2: open.
+- T3: ReZero: times fewer epochs than pre-norm: 2.08 (1.84 to 2.38); at least 1.2: holds; at most 3:
+  holds.
+- T3: ReZero: times fewer epochs than post-norm: at least 2.45; at least 1.2: holds.
 """
 
 import sys
