@@ -134,7 +134,7 @@ def recording(evaluations: int, recorded: bool) -> Step:
     from jaxinit.study import Study
 
     resolved = resolve(Study())
-    sizes = {
+    sizes: dict[str, Any] = {
         "batch": 32,
         "evaluations": evaluations,
         "epochs": 1,
