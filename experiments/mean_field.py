@@ -11,22 +11,22 @@ Pennington et al. 2017)?
     python experiments/mean_field.py --size paper     width 300, depths to 300, 5000 steps: for an accelerator
 
 M2 is on handwritten digits, SGD at the best of a grid of rates, tanh, bias variance 0.05.
-Expect at quick (2026-11-29, 206 s on 2 cores; all claims and intervals: docs/results.md):
+Expect at quick (2026-11-29, 356 s on 2 cores; all claims and intervals: docs/results.md):
 - M1: critical weight variance of tanh: 1.76; at least 1.76: holds; at most 1.76: holds.
-- M1: weight variance 1: relative error of chi, nets of width 1000: -0.0112 (-0.0325 to 0.0101); at
-  least -0.03: open; at most 0.03: holds.
-- M1: weight variance 1.3: relative error of chi, nets of width 1000: -0.00824 (-0.041 to 0.0245);
-  at least -0.03: open; at most 0.03: open.
-- M1: weight variance 1.5: relative error of chi, nets of width 1000: -0.00506 (-0.0411 to 0.031);
-  at least -0.03: open; at most 0.03: open.
-- M1: weight variance 1.76: relative error of chi, nets of width 1000: -0.00175 (-0.0352 to 0.0317);
-  at least -0.03: open; at most 0.03: open.
-- M1: weight variance 2: relative error of chi, nets of width 1000: -0.000897 (-0.0298 to 0.028); at
-  least -0.03: open; at most 0.03: open.
-- M1: weight variance 2.5: relative error of chi, nets of width 1000: -0.00635 (-0.03 to 0.0172); at
-  least -0.03: open; at most 0.03: open.
-- M1: weight variance 4: relative error of chi, nets of width 1000: -0.0133 (-0.0579 to 0.0312); at
-  least -0.03: open; at most 0.03: open.
+- M1: weight variance 1: relative error of chi, nets of width 1000: -0.00377 (-0.00999 to 0.00246);
+  at least -0.03: holds; at most 0.03: holds.
+- M1: weight variance 1.3: relative error of chi, nets of width 1000: -0.00396 (-0.0111 to 0.00315);
+  at least -0.03: holds; at most 0.03: holds.
+- M1: weight variance 1.5: relative error of chi, nets of width 1000: -0.00338 (-0.0108 to 0.00406);
+  at least -0.03: holds; at most 0.03: holds.
+- M1: weight variance 1.76: relative error of chi, nets of width 1000: -0.00282 (-0.0102 to
+  0.00456); at least -0.03: holds; at most 0.03: holds.
+- M1: weight variance 2: relative error of chi, nets of width 1000: -0.00353 (-0.0108 to 0.00377);
+  at least -0.03: holds; at most 0.03: holds.
+- M1: weight variance 2.5: relative error of chi, nets of width 1000: -0.00664 (-0.0144 to 0.00112);
+  at least -0.03: holds; at most 0.03: holds.
+- M1: weight variance 4: relative error of chi, nets of width 1000: -0.00823 (-0.0192 to 0.00271);
+  at least -0.03: holds; at most 0.03: holds.
 - and 5 more claims.
 """
 

@@ -22,11 +22,9 @@ def test_every_page_is_what_the_summaries_say() -> None:
     assert not differing, "run scripts/results.py"
 
 
-def test_what_was_measured_again_is_not_among_the_earlier_numbers() -> None:
-    earlier = (ROOT / "docs" / "earlier.md").read_text()
-    assert [
-        path.stem for path in results.KEPT.glob("*.json") if f"| `{path.stem}`" in earlier
-    ] == []
+def test_every_experiment_has_been_measured() -> None:
+    experiments = {path.stem for path in (ROOT / "experiments").glob("*.py")}
+    assert experiments <= {path.stem for path in results.KEPT.glob("*.json")}
 
 
 def test_a_number_that_changes_changes_its_page(
