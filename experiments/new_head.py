@@ -193,10 +193,10 @@ def on_training(result: Result) -> list[Claim]:
         ("large_probe", "scaled_probe", "a head needs a proper initialization"),
         ("scaled", "anew", "no number"),
     )
+    band, family = at_least(1.1), len(pairs)
     for scheme, against, published in pairs:
         statement = f"times fewer epochs, {scheme} against {against}"
         pair = (result, scheme), (result, against)
-        band, family = at_least(1.1), len(pairs)
         claims.append(faster("B7", statement, *pair, published, band, family=family))
     return claims
 

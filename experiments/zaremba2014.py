@@ -70,7 +70,7 @@ SIZES = {
 def reproduce(studies: dict[str, Study], out: Path) -> int:
     results = run_all(studies, out, schemes=RANGES)
     plain, dropped = results["no dropout"], results["dropout 0.2"]
-    claims = []
+    claims, others = [], len(plain.study.schemes) - 1
     for scheme in plain.study.schemes:
         if scheme == "r=0.1":
             continue
@@ -79,7 +79,6 @@ def reproduce(studies: dict[str, Study], out: Path) -> int:
         published = "not compared"
         if scheme in RANGES:
             published = "0.1 for the small network"
-        others = len(plain.study.schemes) - 1
         claims.append(faster("Z1", statement, *pair, published, at_least(1.05), family=others))
     metric = plain.records.attrs["metric_name"]
     # Trials stop at the target, long before they overfit at quick: what dropout does to the speed.

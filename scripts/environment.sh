@@ -121,3 +121,11 @@ prepare() { # prepare EXTRA: an environment in $venv with jaxinit and EXTRA ("",
   "$venv/bin/python" -m compileall -q jaxinit
   echo "$stamp" >"$venv/.ready-$extra"
 }
+
+run_where_asked() { # run_where_asked SCRIPT OPTIONS...: back in the caller's folder, where paths in the options are meant
+  local python script
+  python=$(realpath -s "$venv/bin/python") # its folder is what makes it the environment's
+  script=$PWD/scripts/$1
+  cd "$OLDPWD"
+  exec "$python" "$script" "${@:2}"
+}

@@ -22,6 +22,7 @@ from numpy.typing import ArrayLike
 from scipy import stats as scipy_stats
 
 from jaxinit.analysis.interval import (
+    FEWEST,
     Bound,
     Sample,
     best,
@@ -35,7 +36,6 @@ Verdict = Literal["supported", "refuted", "open"]
 WRONG = 0.01  # of a family of claims that is settled though it is not so, at most
 # Of ratios at a searched rate half of that: the search picks what looks best.
 WRONG_RATIO = 0.005
-FEWEST = 4  # seeds for a verdict
 IN_WORDS: dict[Verdict | None, str] = {
     "supported": "holds",
     "refuted": "does not hold",

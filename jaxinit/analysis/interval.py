@@ -28,6 +28,7 @@ from jaxinit.analysis.survival import LEVEL, Times
 
 RESAMPLES = 20_000  # permutations at most; 8 seeds against 8 have 12,870
 POWER = 0.8
+FEWEST = 4  # seeds that can tell two schemes apart, or settle a claim
 
 Bound = Literal["=", ">=", "<=", "?"]
 
@@ -330,7 +331,7 @@ def seeds_to_tell(ratio: Limits, seeds: int) -> int | None:
         return None
     error = (ratio.high - ratio.low) / (2 * _t(0.975, 2 * (seeds - 1)))
     needed = scipy_stats.norm.ppf(0.975) + scipy_stats.norm.ppf(POWER)
-    return max(4, int(np.ceil(seeds * (needed * error / abs(ratio.value)) ** 2)))
+    return max(FEWEST, int(np.ceil(seeds * (needed * error / abs(ratio.value)) ** 2)))
 
 
 def _standard_error(values: np.ndarray) -> float:

@@ -187,13 +187,13 @@ def _optimizer(name: str) -> training.Optimizer:
 
     Raises: BadStudy for a name that is not known, or an object that makes none.
     """
-    make = _object_of(name, training.OPTIMIZERS)
+    if name in training.OPTIMIZERS:
+        return training.OPTIMIZERS[name]
+    make = _object_of(name, {})
     if make is None:
-        known = training.OPTIMIZERS | _of_optax()
-        check_name("optimizer", name, known)
-        make = known[name]
-    if make in training.OPTIMIZERS.values():
-        return make
+        of_optax = _of_optax()
+        check_name("optimizer", name, [*training.OPTIMIZERS, *of_optax])
+        make = of_optax[name]
     check_makes_optimizer(make)
     wanted = "it must be a function of a learning rate that makes an Optax optimizer"
     made = []

@@ -4,14 +4,13 @@
 """
 
 from collections.abc import Callable, Collection, Mapping
-from fnmatch import fnmatchcase
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
 from flax import nnx
 from jaxtyping import Array
 
-from jaxinit.introspect.declaration import declare
+from jaxinit.introspect.declaration import declare, matches
 
 Init: TypeAlias = Callable[..., Any]
 Path: TypeAlias = tuple[str, ...]
@@ -103,9 +102,9 @@ def adapt(
     for path, variable in paths.items():
         name = ".".join(path)
         said = _of_names(path, variable.get_value().ndim, paths)
-        if said.dims is not None and not _spoken_of(own_dims, name):
+        if said.dims is not None and not any(matches(key, name, name) for key in dims or ()):
             own_dims[name] = said.dims
-        if said.role is not None and not _spoken_of(own_roles, name):
+        if said.role is not None and not any(matches(key, name, name) for key in roles or ()):
             own_roles[name] = said.role
         if said.gate:
             variable.set_metadata(gate=said.gate)
@@ -168,12 +167,6 @@ def _in_a_cell(path: Path, paths: Collection[Path]) -> tuple[str | None, tuple[s
             role = "input" if layer[0] == "i" else "recurrent"
             return role, (gates[layer[1:]],)
     return None, ()
-
-
-def _spoken_of(patterns: Mapping[str, str], name: str) -> bool:
-    """Whether the caller's patterns speak of a parameter, or of its layer."""
-    layer = name.rpartition(".")[0]
-    return any(fnmatchcase(name, p) or fnmatchcase(layer, p) for p in patterns)
 
 
 def _names(path: tuple[Any, ...]) -> Path:

@@ -124,7 +124,7 @@ def _choose(
     """
     pattern_of: dict[str, str] = {}
     for pattern in patterns:
-        matched = [name for name, path in stored_in.items() if _matches(pattern, name, path)]
+        matched = [name for name, path in stored_in.items() if matches(pattern, name, path)]
         if any(name in kernels for name in matched):
             # A layer's name stands for its kernel: the bias has a role of its own.
             matched = [name for name in matched if name in kernels]
@@ -143,7 +143,7 @@ def _choose(
     return {name: patterns[pattern] for name, pattern in pattern_of.items()}
 
 
-def _matches(pattern: str, name: str, path: str) -> bool:
+def matches(pattern: str, name: str, path: str) -> bool:
     layer = path.rpartition(".")[0]
     names = [text for text in (name, path, layer) if text]  # the outermost module has none
     return any(fnmatchcase(text, pattern) for text in names)
