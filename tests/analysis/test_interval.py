@@ -18,6 +18,7 @@ from jaxinit.analysis.interval import (
     bound,
     compare,
     limits,
+    log_ratio,
     permutation_p,
     ratio_limits,
     seeds_to_tell,
@@ -221,6 +222,62 @@ def test_the_ratio_of_a_scheme_with_itself_is_one_and_its_interval_is_even() -> 
         assert value == pytest.approx(1)
         assert low <= 1 <= high
         assert low * high == pytest.approx(1)
+
+
+def siblings(draws: np.random.Generator, seeds: int, flat: float) -> tuple[list[Sample], ...]:
+    """Two schemes that need the same epochs at both of their rates, the second rate `flat` times
+    slower, whose seeds share nine tenths of their noise."""
+    shared = draws.normal(size=(2, seeds))
+    sides = []
+    for _ in range(2):
+        own = draws.normal(size=(2, seeds))
+        logs = 0.2 * (0.95 * shared + 0.3 * own)
+        fast, slow = np.exp(logs) * np.asarray([[5.0], [5.0 * flat]])
+        sides.append([sample(*fast, rate=0.1), sample(*slow, rate=0.2)])
+    return tuple(sides)
+
+
+@pytest.mark.parametrize("flat", [1.0, 1.2])
+@pytest.mark.parametrize("seeds", [5, 8, 20])
+def test_seeds_that_go_together_make_ratios_surer_and_they_still_cover(
+    seeds: int, flat: float
+) -> None:
+    draws = np.random.default_rng(3)
+    covered, shares = [], []
+    tries = TRIES // 3
+    for _ in range(tries):
+        baseline, scheme = siblings(draws, seeds, flat)
+        ends = log_ratio(baseline, scheme, HORIZON)
+        covered.append(ends.low <= 0 <= ends.high)
+        apart = ratio_limits(
+            *(limits(side, HORIZON, samples_compared=2) for side in (baseline, scheme))
+        )
+        shares.append((ends.high - ends.low) / (apart.high - apart.low))
+        assert ends.low <= ends.value <= ends.high
+    assert np.mean(covered) >= 0.95 - NOISE * math.sqrt(TRIES / tries)
+    assert np.median(shares) < 0.6
+
+
+def test_one_best_rate_of_both_is_students_paired_interval() -> None:
+    draws = np.random.default_rng(0)
+    shared = draws.normal(0, 0.2, 6)
+    sides = [sample(*np.exp(1.5 + shared + draws.normal(0, 0.02, 6)), rate=0.1) for _ in range(2)]
+    ends = log_ratio([sides[0]], [sides[1]], HORIZON)
+    relative = [side.times.time / side.times.time.mean() for side in sides]
+    student = stats.ttest_1samp(relative[0] - relative[1], 0).confidence_interval(0.95)
+    means = [math.log(side.times.time.mean()) for side in sides]
+    assert ends.low == pytest.approx(means[0] - means[1] + student.low)
+    assert ends.high == pytest.approx(means[0] - means[1] + student.high)
+
+
+def test_times_that_agree_by_chance_are_not_known_to_agree() -> None:
+    """Four seeds of two schemes end at the same evaluations, a quarter of an epoch apart."""
+    alike = [sample(5.0, 5.25, 5.5, 5.25, rate=0.1) for _ in range(2)]
+    ends = log_ratio([alike[0]], [alike[1]], HORIZON)
+    rounding = 0.25 / math.sqrt(12) * math.sqrt(2) / 5.25 / math.sqrt(4)
+    assert ends.high - ends.low == pytest.approx(2 * stats.t.ppf(0.975, 3) * rounding)
+    one_time = [sample(5.0, 5.0, 5.0, 5.0, rate=0.1) for _ in range(2)]
+    assert log_ratio([one_time[0]], [one_time[1]], HORIZON).value == 0.0
 
 
 def test_ratios_of_swapped_schemes_are_the_inverse() -> None:

@@ -150,8 +150,9 @@ def test_one_seed_or_no_baseline_gives_a_row_without_intervals() -> None:
 
 def test_every_pair_is_compared_and_corrected_over_all_of_them() -> None:
     ended = []
-    for scheme, first in (("a", 1.0), ("b", 7.0), ("c", 7.5)):
-        ended += [Ended(scheme, 0.1, seed, first + 0.5 * seed) for seed in range(4)]
+    starts = {"a": (1.0, 0.5), "b": (7.0, 0.5), "c": (9.0, -0.5)}
+    for scheme, (first, step) in starts.items():
+        ended += [Ended(scheme, 0.1, seed, first + step * seed) for seed in range(4)]
     data = records(ended, baseline="a", budget=20.0, evaluations_per_epoch=2)
     pairs = make_pairs(data)
     assert [(pair["scheme"], pair["other"]) for pair in pairs] == [
