@@ -2,10 +2,12 @@
 
     python scripts/results.py                     # make all pages again
     python scripts/results.py --keep FOLDER ...   # keep the summaries of these runs first
+    python scripts/results.py --main FOLDER ...   # keep the main job, and its replications
     python scripts/results.py --check             # say which page differs from them; exit code 1
 
 The pages: docs/results.md (every claim of every experiment), docs/coverage.md, the README's table
-of the main job, and the last part of an experiment's docstring, from "Expect at quick" on.
+of the main job with what it says, its sentence on coverage, and the last part of an experiment's
+docstring, from "Expect at quick" on.
 """
 
 import ast
@@ -23,6 +25,7 @@ from typing import Any
 
 import tyro
 
+from jaxinit.analysis import store
 from jaxinit.analysis.claims import judged, measured_of
 from jaxinit.analysis.report import Terminal, entries_by_setting, print_table
 from jaxinit.analysis.store import SUMMARY
@@ -33,11 +36,13 @@ ROOT = Path(__file__).parent.parent
 KEPT = ROOT / "docs" / "summaries"
 MAIN_JOB = "digits_rows"
 COVERAGE = "coverage"
+REPLICATIONS = "replications"
 SHOWN = 8  # claims of an experiment in its docstring
 WIDTH = 100
 MADE = "Made by `scripts/results.py` from [summaries](summaries/): not edited by hand."
 # Between these, in the README, is what this script makes.
 TABLE = "<!-- the main job, by scripts/results.py -->", "<!-- end of the main job -->"
+COVERED = "<!-- coverage, by scripts/results.py -->", "<!-- end of coverage -->"
 LIST = "<!-- experiments, by scripts/results.py -->", "<!-- end of the experiments -->"
 LIST_COLUMNS = ("experiment", "what it is about", "holds", "does not", "open", "seconds")
 CLAIM_COLUMNS = ("claim", "statement", "published", "measured (95 %)", "")
@@ -64,6 +69,8 @@ class Asked:
 
     keep: tuple[Path, ...] = ()
     """Folders of experiments at size quick whose summaries are to be kept."""
+    main: tuple[Path, ...] = ()
+    """Folders of the main job: the one that begins at seed 0, then its replications."""
     check: bool = False
     """Write nothing; say what differs."""
 
@@ -76,6 +83,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def carry_out(asked: Asked) -> int:
     for folder in asked.keep:
         keep(folder)
+    if asked.main:
+        keep_main(asked.main)
     differing = []
     for path, text in pages().items():
         if not path.exists() or path.read_text() != text:
@@ -107,8 +116,48 @@ def keep(folder: Path) -> None:
         raise BadStudy(f"{folder} begins at seed {about['first_seed']}; what is kept begins at 0")
     for name in ("studies", "study"):
         summary.pop(name, None)
+    write(about["experiment"], summary)
+
+
+def keep_main(folders: Sequence[Path]) -> None:
+    """Keep the summary of the main job, and how its replications agree: of each scheme that
+    converges everywhere the means over all of them, and in how many the interval of one holds the
+    mean of the others."""
+    first, *others = (store.load(folder) for folder in folders)
+    if first.study.first_seed or not all(other.study.first_seed for other in others):
+        raise BadStudy("--main takes the study that begins at seed 0 first, then those that do not")
+    # Every digit, so that the README's table is the one that the terminal prints.
+    text = json.dumps(first.summary, indent=1, sort_keys=True) + "\n"
+    (KEPT / f"{MAIN_JOB}.json").write_text(text)
+    if not others:
+        return
+    schemes = {}
+    for scheme in first.study.schemes:
+        rows = []
+        for other in others:
+            rows += [row for row in other.summary["table"] if row["scheme"] == scheme]
+        if all(row["converged"] for row in rows):
+            schemes[scheme] = {name: agreement(rows, name) for name in ("epochs", "ratio")}
+    begin = [other.study.first_seed for other in others]
+    write(REPLICATIONS, {"studies": len(others), "first_seeds": begin, "schemes": schemes})
+
+
+def agreement(rows: Sequence[Any], name: str) -> dict[str, Any] | None:
+    """The geometric mean of a number of all rows, and in how many of them its interval holds that
+    of the others."""
+    if any(row[name] is None for row in rows):
+        return None
+    logs = [math.log(row[name]) for row in rows]
+    held = 0
+    for row, log in zip(rows, logs, strict=True):
+        mean = math.exp((sum(logs) - log) / (len(logs) - 1))
+        held += row[f"{name}_low"] <= mean <= row[f"{name}_high"]
+    return {"mean": math.exp(sum(logs) / len(logs)), "held": held}
+
+
+def write(name: str, summary: Any) -> None:
     text = json.dumps(rounded(summary), indent=1, sort_keys=True) + "\n"
-    (KEPT / f"{about['experiment']}.json").write_text(text)
+    (KEPT / f"{name}.json").write_text(text)
 
 
 def rounded(value: Any) -> Any:
@@ -125,9 +174,13 @@ def rounded(value: Any) -> Any:
 def pages() -> dict[Path, str]:
     """The text that every page should have."""
     kept = {path.stem: json.loads(path.read_text()) for path in sorted(KEPT.glob("*.json"))}
-    main_job, coverage = kept.pop(MAIN_JOB), kept.pop(COVERAGE)
+    main_job, coverage, replications = (
+        kept.pop(name) for name in (MAIN_JOB, COVERAGE, REPLICATIONS)
+    )
     readme = ROOT / "README.md"
-    front = between(readme.read_text(), *TABLE, main_table(main_job))
+    answer = f"{main_table(main_job)}\n\n{main_words(main_job, replications)}"
+    front = between(readme.read_text(), *TABLE, answer)
+    front = between(front, *COVERED, coverage_words(coverage))
     texts = {
         ROOT / "docs" / "results.md": results_page(kept),
         ROOT / "docs" / "coverage.md": coverage_page(coverage),
@@ -256,6 +309,75 @@ def main_table(summary: Mapping[str, Any]) -> str:
     print_table(summary["table"], Terminal(file=printed, width=80))
     lines = [line.rstrip() for line in printed.getvalue().splitlines()]
     return "\n".join(f"    {line}".rstrip() for line in lines if line)
+
+
+def main_words(summary: Mapping[str, Any], replications: Mapping[str, Any]) -> str:
+    """What the main job says, in words."""
+    baseline = summary["baseline"]
+    rows = {row["scheme"]: row for row in summary["table"]}
+    pairs = {}
+    for pair in summary["pairs"]:
+        pairs[pair["scheme"], pair["other"]] = pair
+        inverse = {"ratio": 1 / pair["ratio"], "low": 1 / pair["high"], "high": 1 / pair["low"]}
+        pairs[pair["other"], pair["scheme"]] = pair | inverse
+    best = max(rows.values(), key=lambda row: row["ratio"] or 0)
+    alike = [name for name, row in rows.items() if row["letters"] == best["letters"]]
+    claims = {claim["id"]: claim for claim in summary["claims"]}
+    parts = claims[f"A10.{baseline}"]["parts"]
+    schemes = replications["schemes"]
+    held = sorted(its["epochs"]["held"] for its in schemes.values())
+    held_ratios = sorted(its["ratio"]["held"] for its in schemes.values() if its["ratio"])
+    count = replications["studies"]
+    he = pairs["xavier_rnn", "he_normal"]["seeds_needed"]
+    xavier = rows["xavier_rnn"]
+    again = {name: f"{schemes[name]['ratio']['mean']:.1f}" for name in ("xavier_rnn", "identity")}
+    paragraphs = (
+        f"Epochs until the {summary['metric']} is {100 * summary['target']:.0f} %, what linear "
+        "discriminant analysis reaches; `times fewer` is against the baseline, a Gaussian of "
+        f"standard deviation 0.01. {count} studies like it with other seeds have "
+        f"{again['xavier_rnn']} for Xavier and {again['identity']} for identity; in {held[0]} to "
+        f"{held[-1]} of them a scheme's interval holds the mean of the others, of ratios in "
+        f"{held_ratios[0]} to {held_ratios[-1]}.",
+        'Notes and tutorials repeat that Xavier initialization cuts the epochs to convergence "by '
+        f'2 to 10 times". Against the small Gaussian it needs {xavier["ratio"]:.1f} times fewer '
+        f"({said(parts)}); against U[0, 1], which never converges, at least "
+        f"{pairs['uniform01', 'xavier_rnn']['low']:.1f}. Against He's, LeCun's and an orthogonal "
+        f"initialization nothing of the kind is seen: {len(alike)} schemes share the letter "
+        f"{best['letters']}, and to tell Xavier from He's would take some {he} seeds "
+        "(`xavier_rnn`, N(0, 1/fan_in) as notes write it, *is* LeCun's law; Glorot's own are "
+        "`glorot_normal` and `glorot_uniform`). An identity recurrent matrix, which preserves "
+        f"norms exactly, is {rows['identity']['ratio']:.2f} times faster than the small Gaussian "
+        f"under tanh ({rows['identity']['ratio_low']:.2f} to {rows['identity']['ratio_high']:.2f})."
+        " This is one task and one network; `jaxinit reproduce rnn_convergence` measures thirteen.",
+    )
+    return "\n\n".join("\n".join(wrapped(text)) for text in paragraphs)
+
+
+def said(parts: Mapping[str, str]) -> str:
+    """The verdicts of a claim's parts."""
+    words = {"supported": "holds", "refuted": "does not hold", "open": "is open"}
+    return ", ".join(f"{part} {words[verdict]}" for part, verdict in parts.items())
+
+
+def coverage_words(coverage: Mapping[str, Any]) -> str:
+    """In how many studies of eight seeds the intervals hold the truth."""
+    ours, grid = [], []
+    for entry in coverage["8"]:
+        ours += [entry["ratio_coverage"], entry["epochs_coverage"]]
+        grid += [entry["grid_ratio_coverage"], entry["grid_epochs_coverage"]]
+    ends = []
+    for shares in (ours, grid):
+        known = [share for share in shares if share is not None]
+        ends += [100 * min(known), 100 * max(known)]
+    text = (
+        "- **Intervals contain the choice of the rate.** Played on populations that were measured "
+        "at all rates, whole studies put the truth inside their 95 % interval in "
+        f"{ends[0]:.1f} to {ends[1]:.1f} % of cases with eight seeds "
+        "([docs/coverage.md](docs/coverage.md), also of what they do not cover), where a grid of "
+        f"factor three with the usual bootstrap does in {ends[2]:.0f} to {ends[3]:.0f} %. Ratios "
+        "are settled at 99.5 %."
+    )
+    return "\n".join(textwrap.wrap(text, 120, subsequent_indent="  ", break_on_hyphens=False))
 
 
 # Docstrings.

@@ -111,7 +111,8 @@ def _notes_on_method(records: xr.Dataset, study: Study, about: Mapping[str, Any]
     rate = "the one rate given"
     intervals = "95 %, Student's t on the logarithm; the rate is held fixed"
     if study.search == "ladder":
-        rate = "the two best rates of a ladder of six a decade"
+        ladder = f"the {len(study.lrs)} given" if study.lrs else "a ladder of six a decade"
+        rate = f"the two best rates of {ladder}"
         intervals = "95 %, Student's t on the logarithm, the choice of the rate included"
     elif study.tuning:
         rate = f"the rate of the grid that was best on {len(study.tuning)} other seeds"

@@ -24,6 +24,8 @@ from jaxinit.schemes.needs import (
 )
 from jaxinit.spec import Initializer, Leaf, Rule, Scheme, as_rule, as_scheme, under, unmatched
 
+DESCENT = ("sgd", "momentum")
+
 
 def mup(base_width: int = 64, optimizer: str | None = None, zero_readout: bool = False) -> Scheme:
     """Maximal update parametrization, base_width 64 unless given: a width's best rate is that of
@@ -36,30 +38,39 @@ def mup(base_width: int = 64, optimizer: str | None = None, zero_readout: bool =
     kernel and bias, so that scores go as 1/d; where queries are normalized, the scale of their
     normalization has that factor instead, since a norm divides by any before it. Decoupled decay
     keeps its size: its scale is the inverse of the rate's. At the base width it is `xavier_rnn`.
-    `optimizer` is adam, sgd or momentum; None: that of the study, and Adam where there is none.
+    Under Muon an update of a matrix has the spectral norm max(1, sqrt(fan_out / fan_in)) whatever
+    its width, which is what muP asks of all but the readout: its rate is m^(-1/2). Parameters that
+    are no matrices have Adam's rates, as Optax's `muon` trains them.
+    `optimizer` is adam, muon, sgd or momentum; None: that of the study, and Adam where there is
+    none.
     Assumes leaves that know the `width` of their model, and as many heads as at the base width. For
     a tied readout give the model `tied_scale` 1/m.
     Raises: ValueError for another optimizer or a base width below 1; and, when drawn, for a width
     below the base's or unknown, and for a bias of which it is unknown what it is added to.
     Source: Yang et al. (2021), Tensor Programs V, table 3; Adam's row holds for any optimizer of
-    its kind.
+    its kind. For Muon Yang, Simon & Bernstein (2023), A spectral condition for feature learning,
+    condition 1, with matrices stored as [fan_in, fan_out].
     """
     _check_base(base_width)
 
     def made_for(optimizer: str) -> Scheme:
-        alike = _optimizers("mup", optimizer)
-        is_adam = optimizer == "adam"
+        if optimizer == "muon":
+            alike = ("muon",)
+        else:
+            alike = _optimizers("mup", optimizer, "adam, muon, sgd and momentum")
 
         def scheme(leaf: Leaf) -> Rule:
             m = _width_ratio(leaf, base_width)
+            by_muon = optimizer == "muon" and len(leaf.shape) == 2
             if leaf.role == "readout":
                 draw = zeros if zero_readout else normal(1 / math.sqrt(m * leaf.fan_in))
-                return Rule(draw, lr_scale=1 / m, wd_scale=m, optimizers=alike)
+                rate = m**-0.5 if by_muon else 1 / m
+                return Rule(draw, lr_scale=rate, wd_scale=1 / rate, optimizers=alike)
             is_hidden = leaf.is_kernel and leaf.role not in EDGES
             rate = 1.0
-            if is_hidden and is_adam:
+            if is_hidden and optimizer not in DESCENT and not by_muon:
                 rate = 1 / m
-            elif not is_hidden and not is_adam and _grows_out(leaf):
+            elif not is_hidden and optimizer in DESCENT and _grows_out(leaf):
                 rate = m
             draw = vector(leaf) or lecun("normal")
             # Decoupled decay is multiplied by the rate, so its scale takes that of the rate out.
@@ -229,13 +240,15 @@ def _check_base(base_width: int) -> None:
         raise ValueError(f"mup: base_width must be a positive number of units, got {base_width}")
 
 
-def _optimizers(scheme: str, optimizer: str) -> tuple[str, ...]:
+def _optimizers(
+    scheme: str, optimizer: str, known: str = "adam, sgd and momentum"
+) -> tuple[str, ...]:
     """The optimizers that share the rates of `optimizer`: those of gradient descent, or Adam."""
     if optimizer == "adam":
         return ("adam",)
-    if optimizer in ("sgd", "momentum"):
-        return ("sgd", "momentum")
-    raise ValueError(f"{scheme} knows the rates of adam, sgd and momentum, got {optimizer!r}")
+    if optimizer in DESCENT:
+        return DESCENT
+    raise ValueError(f"{scheme} knows the rates of {known}, got {optimizer!r}")
 
 
 def _grows_out(leaf: Leaf) -> bool:

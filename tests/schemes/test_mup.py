@@ -5,6 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 from residual_nets import FEED, KEY, D, V, declared, leaves, scales, std
@@ -124,6 +125,32 @@ def test_rates_follow_the_optimizer_of_the_study() -> None:
     assert under(SCHEMES["gpt2"], "sgd") is SCHEMES["gpt2"]
 
 
+def test_under_muon_only_the_readout_and_what_is_no_matrix_are_scaled() -> None:
+    wide = leaves(4 * D)
+    muon, adam = (scales(mups.mup(D, name), wide) for name in ("muon", "adam"))
+    assert muon["readout"] == pytest.approx((1, 1 / 2, 1))
+    of_role = {leaf.role: len(leaf.shape) for leaf in wide if leaf.is_kernel}
+    assert {2, 3} <= set(of_role.values())  # heads are an axis of their own
+    for role, axes in of_role.items():
+        if role != "readout":
+            expected = 1.0 if axes == 2 else adam[role][1]
+            assert muon[role][1] == pytest.approx(expected), role
+    assert rules(mups.mup(D, "muon"), wide)["readout.bias"].optimizers == ("muon",)
+
+
+@pytest.mark.parametrize("outputs", [10, 40])
+def test_muons_updates_have_the_norms_that_mup_counts_on(outputs: int) -> None:
+    """Of a kernel [in, out] the spectral norm of an update is max(1, sqrt(out / in)) times the
+    rate, within what five steps of its iteration leave (0.7 to 1.2)."""
+    for shape in ((20, 80), (80, 80), (80, outputs)):
+        optimizer = optax.contrib.muon(1.0)
+        w = jax.random.normal(KEY, shape)
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+            update, _ = optimizer.update(w, optimizer.init(w), w)
+        norm = np.linalg.norm(np.asarray(update), 2) / max(1, math.sqrt(shape[1] / shape[0]))
+        assert 0.7 < norm < 1.25
+
+
 @pytest.mark.parametrize("kind", [RNN, LSTM])
 def test_mup_scales_recurrent_networks_too(kind: type) -> None:
     model = functional(lambda: kind(5, 128, 3, rngs=nnx.Rngs(0)))
@@ -141,7 +168,7 @@ def test_a_base_width_above_the_models_is_refused() -> None:
     with pytest.raises(ValueError, match="got a base of 128 and a model of 64"):
         draw(mups.mup(128), KEY, leaves())
     with pytest.raises(
-        ValueError, match="mup knows the rates of adam, sgd and momentum, got 'lion'"
+        ValueError, match="mup knows the rates of adam, muon, sgd and momentum, got 'lion'"
     ):
         mups.mup(64, "lion")
     with pytest.raises(ValueError, match="base_width must be a positive number of units, got 0"):
