@@ -84,8 +84,8 @@ def test_loss_and_gradient_in_bfloat16_are_those_of_float32_to_its_rounding(mode
     products = [e for e in equations(program.jaxpr) if e.primitive.name == "dot_general"]
     assert products
     assert {var.aval.dtype for product in products for var in product.invars} == {BF16}
-    exponentials = [e for e in equations(program.jaxpr) if e.primitive.name in ("exp", "rsqrt")]
-    assert all(e.invars[0].aval.dtype == F32 for e in exponentials)  # softmaxes and norms
+    roots = [e for e in equations(program.jaxpr) if e.primitive.name in ("sqrt", "rsqrt")]
+    assert all(e.invars[0].aval.dtype == F32 for e in roots)  # those of normalizations
 
 
 def test_a_study_in_float32_casts_nothing() -> None:
@@ -197,8 +197,8 @@ def test_a_study_in_bfloat16_goes_on_after_a_signal_to_the_same_records(
     assert not parts.complete
     parts = campaign.run(study, out=tmp_path / "parts", progress=False, slots_per_device=1)
     xr.testing.assert_identical(parts.records, whole.records)
-    assert {variable.dtype for variable in whole.records.data_vars.values()} >= {F32}
     assert whole.records.train_loss.dtype == F32
+    assert np.isfinite(whole.records.train_loss).all()
     with pytest.raises(BadStudy, match="dtype is 'bfloat16' there, 'float32' here"):
         campaign.run(replace(study, dtype="float32"), out=tmp_path / "whole", progress=False)
 
@@ -289,7 +289,9 @@ def test_signals_are_seen_in_bfloat16_as_in_float32() -> None:
     study = replace(STUDY, model="rnn", hidden=16, schemes=("orthogonal",), baseline="orthogonal")
     narrow = replace(study, dtype="bfloat16")
     exact, rounded = (survey(one, examples=20) for one in (study, narrow))
-    np.testing.assert_allclose(rounded.product_mean_square, exact.product_mean_square, rtol=40 * 2**-8)
+    np.testing.assert_allclose(
+        rounded.product_mean_square, exact.product_mean_square, rtol=40 * 2**-8
+    )
     exact, rounded = (through_time(one, examples=5) for one in (study, narrow))
     np.testing.assert_allclose(rounded.gradient, exact.gradient, rtol=0.1)
     assert {F32} == {rounded[name].dtype for name in ("gradient", "mean_square")}
