@@ -128,7 +128,8 @@ def computing_in(model: Functional, dtype: DTypeLike) -> Functional:
     dtypes: parameters and features are cast to `dtype`, outputs to float32. Whole numbers, running
     statistics and constants stay as they are, parameters of the roles `ALWAYS_WIDE` float32.
     Assumes a module that computes in the dtype of its parameters and inputs, as ours and Flax's do
-    that are not told another; of Flax's cells the carry begins in float32, and stays in it.
+    that are not told another. Of Flax's cells the carry is float32, and so is what its batch
+    normalization puts out, beside float32 statistics: what follows computes in float32.
     Source: Micikevicius et al. (2018), section 3.1. Departure: no factor of the loss, which
     bfloat16, having the exponents of float32, does not need.
     """

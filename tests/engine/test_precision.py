@@ -100,16 +100,16 @@ def test_a_study_in_float32_casts_nothing() -> None:
 
 
 class Own(nnx.Module):
-    """Layers of Flax's, a constant of the module's, and statistics."""
+    """Layers of Flax's, and statistics."""
 
     def __init__(self, inputs: int, units: int, outputs: int, rngs: nnx.Rngs):
         self.linear = nnx.Linear(inputs, units, rngs=rngs)
-        self.batch = nnx.BatchNorm(units, rngs=rngs)
+        self.batch = nnx.BatchNorm(outputs, rngs=rngs)
         self.layer = nnx.LayerNorm(units, rngs=rngs)
         self.head = nnx.Linear(units, outputs, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.head(self.layer(self.batch(self.linear(x))))
+        return self.batch(self.head(self.layer(self.linear(x))))
 
 
 def test_a_module_of_flax_layers_is_cast_and_its_statistics_are_not() -> None:
