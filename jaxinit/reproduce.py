@@ -10,7 +10,7 @@ to the target).
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -33,7 +33,7 @@ from jaxinit.analysis.study_figures import forest
 from jaxinit.analysis.survival import LEVEL, Times
 from jaxinit.analysis.table import SettingRow, reported, samples_of, speed, times_reported
 from jaxinit.console import exit_code
-from jaxinit.study import RATES, SYNTHETIC, Interrupted, Study
+from jaxinit.study import DEFAULTS, RATES, SYNTHETIC, Interrupted, Study
 
 if TYPE_CHECKING:
     from jaxinit.finetune.trained import Trained
@@ -96,13 +96,21 @@ def make_main(
             with folder.locked():
                 folder.write("experiment", identity, {})
                 use_all_cores()
-                return carry_out(sizes[settings.size], out)
+                with _all_digits():
+                    return carry_out(sizes[settings.size], out)
 
         judging = no_verdicts() if settings.size == "smoke" else nullcontext()
         with judging:
             return exit_code(alone)
 
     return main
+
+
+def _all_digits() -> AbstractContextManager[Any]:
+    """Matrix products that are no study's, on any device, as those of studies are by default."""
+    import jax
+
+    return jax.default_matmul_precision(DEFAULTS["matmul_precision"])
 
 
 def use_all_cores() -> None:

@@ -70,6 +70,8 @@ RANGES = {
 }
 SEARCHES = ("ladder", "grid")
 SCHEDULES = ("constant", "linear", "cosine", "inverse_sqrt")
+DTYPES = ("float32", "bfloat16")
+PRECISIONS = ("highest", "high", "default")
 MOST_EVALUATIONS = 2**24  # of one trial
 OWN = ("model", "task", "schemes", "optimizer", "baseline")  # may be objects of the caller's
 MOST_NAMED = 100  # characters in the name of a scheme, a model or a task
@@ -200,6 +202,15 @@ class Study:
     stateful: bool = False
     """Start each training batch from the states the last one ended with, on text, words and
     penn_treebank."""
+    dtype: str = "float32"
+    """What the model computes in, forward and backward: float32, or bfloat16, to which parameters
+    and features are cast. Losses, metrics, normalizations and softmaxes are float32."""
+    param_dtype: str = "float32"
+    """What parameters and the optimizer's state are kept in: float32, or bfloat16. Steps are
+    computed in float32 and rounded, so that bfloat16 loses those below 1/512 of a parameter."""
+    matmul_precision: str = "highest"
+    """Of matrix products of float32: highest, all its digits on every device; high or default, as
+    many as the device has fast (TF32 on GPUs, bfloat16 on TPUs)."""
     baseline: Name = "small_normal"
     """The scheme that the ratios compare with."""
 
@@ -429,6 +440,9 @@ def check_combinations(study: Study) -> None:
     """Raises: BadStudy for settings that make no sense together."""
     check_search(study)
     check_name("schedule", study.schedule, SCHEDULES)
+    check_name("dtype", study.dtype, DTYPES)
+    check_name("param_dtype", study.param_dtype, DTYPES)
+    check_precision(study)
     if study.variational and not study.dropout:
         raise BadStudy(
             "variational says how units are dropped; give --dropout too, or leave --variational out"
@@ -437,6 +451,11 @@ def check_combinations(study: Study) -> None:
         raise BadStudy(
             "learned_skip starts at 1 and is learned; leave --skip-scale or --learned-skip out"
         )
+
+
+def check_precision(study: Study) -> None:
+    """Raises: BadStudy for a precision of matrix products that there is not."""
+    check_name("matmul_precision", study.matmul_precision, PRECISIONS)
 
 
 def check_search(study: Study) -> None:

@@ -50,7 +50,17 @@ SAVE_EVERY = 5.0  # seconds between saved states of a running study
 Report = Callable[[int, str], None]  # trials ended since the last report, best so far
 
 
-@sweep.numerics()
+@dataclass(frozen=True)
+class Options:
+    """How a study is run: what is no part of its question."""
+
+    mapping: sweep.Mapping
+    slots_per_device: int
+    progress: bool
+    signals: int
+    force_resume: bool
+
+
 def run(
     study: Study,
     *,
@@ -92,15 +102,21 @@ def run(
     slots = slots_per_device or default_slots(resolved.study, mapping, jax.device_count())
     options = Options(mapping, slots, progress, signals, force_resume)
     folder = Folder(Path(out) if out is not None else resolved.study.folder)
+    with sweep.numerics(study):
+        return _run(resolved, folder, began, options)
+
+
+def _run(resolved: Resolved, folder: Folder, began: float, options: Options) -> Result:
+    """The answer that a folder holds or is given, in the arithmetic of the study."""
     identity = identify(resolved)
     if _is_answered(folder, resolved.study, identity):
-        return _read_back(folder, signals)
+        return _read_back(folder, options.signals)
     program = _program(resolved, options.mapping)
     recorded = store.size_of_records(resolved.study, program.evaluations_per_epoch)
     check_memory(resolved, jax.device_count(), recorded=recorded)
     with folder.locked():
         if _is_answered(folder, resolved.study, identity):  # by another process, meanwhile
-            return _read_back(folder, signals)
+            return _read_back(folder, options.signals)
         _answer(resolved, program, folder, identity, began, options)
     return store.load(folder.path)
 
@@ -121,17 +137,6 @@ def default_slots(study: Study, mapping: sweep.Mapping, devices: int) -> int:
     else:
         of_scheme = REPORTED * study.seeds
     return min(-(-len(study.schemes) * of_scheme // devices), MOST_SLOTS)
-
-
-@dataclass(frozen=True)
-class Options:
-    """How a study is run: what is no part of its question."""
-
-    mapping: sweep.Mapping
-    slots_per_device: int
-    progress: bool
-    signals: int
-    force_resume: bool
 
 
 def _is_answered(folder: Folder, study: Study, identity: Identity) -> bool:
@@ -521,7 +526,11 @@ class Campaign:
         first = jax.eval_shape(self.sweeper.program.initial_state, params, trial)
         form = jax.tree.structure(first)
         for row, place in enumerate(seats):
-            leaves = [saved[f"state{k}"][row] for k in range(form.num_leaves)]
+            # Files know no bfloat16: its bytes come back as such, and are what they were.
+            leaves = [
+                saved[f"state{k}"].view(like.dtype)[row]
+                for k, like in enumerate(jax.tree.leaves(first))
+            ]
             self.states[points[place]] = jax.tree.unflatten(form, leaves)
 
 

@@ -27,9 +27,9 @@ from jaxinit.analysis.folder import Folder, to_json
 from jaxinit.analysis.records import Point
 from jaxinit.engine import sweep, training
 from jaxinit.engine.identity import claim
-from jaxinit.engine.initial import draw_parameters, of_points
+from jaxinit.engine.initial import draw_parameters, kept, of_points
 from jaxinit.engine.resolve import Resolved, check_memory, resolve
-from jaxinit.introspect import Params
+from jaxinit.introspect import Params, widened
 from jaxinit.signals import trace
 from jaxinit.spec import Leaf, Scheme
 from jaxinit.study import BadStudy, Study, check_numbers
@@ -46,7 +46,8 @@ KINDS_OF = {
     **dict.fromkeys((*NAMED, "logits"), ("forward", "update")),
     "part": ("update",),
 }
-ROUNDING = 1e-5  # of a product's size: a change below it is float32's error as much as training
+# Of a product's size: a change below it is the dtype's error as much as training.
+ROUNDING = {"float32": 1e-5, "bfloat16": 2.0**-8}
 # What is said of them in `Slope`.
 MAY_SHRINK = (
     *(("query", kind) for kind in KINDS),
@@ -145,7 +146,6 @@ def depth_check(
     return _against("depth", study, depths, steps, rate, schemes, models, out)
 
 
-@sweep.numerics()
 def _against(
     axis: str,
     study: Study,
@@ -171,8 +171,9 @@ def _against(
         question = claim(Folder(Path(out)), "coordinate check", question, smallest)
     measure = _products if axis == "width" else _stream
     at_sizes = []
-    for size, resolved in by_size.items():
-        at_sizes.append(measure(resolved, steps).expand_dims({axis: [size]}))
+    with sweep.numerics(study):
+        for size, resolved in by_size.items():
+            at_sizes.append(measure(resolved, steps).expand_dims({axis: [size]}))
     coordinates: Any = xr.concat(at_sizes, axis)
     fixed = {"layers": study.layers} if axis == "width" else {"units": study.hidden}
     coordinates.attrs = {
@@ -183,6 +184,7 @@ def _against(
         "optimizer": study.optimizer,
         "steps": steps,
         "rate": rate,
+        "rounding": ROUNDING[study.dtype],
     }
     if out is not None:
         _write(Path(out), question, study, coordinates)
@@ -264,7 +266,7 @@ def _nothing_to_judge(signal: xr.Dataset, kind: str, axis: str) -> str:
         )
     if not sizes.all():
         return f"zero at {axis} {_first(signal, sizes == 0, axis)}, not at others"
-    within_rounding = sizes < ROUNDING * signal["forward"].values
+    within_rounding = sizes < signal.attrs["rounding"] * signal["forward"].values
     if kind == "update" and role != "part" and within_rounding.any():
         where = _first(signal, within_rounding, axis)
         return (
@@ -392,7 +394,7 @@ def _sizes(
     points = []
     for scheme in resolved.schemes:
         points += [Point(scheme, study.lrs[0], seed) for seed in study.reporting]
-    params = of_points(draw_parameters(resolved), points, resolved.study.first_seed)
+    params = of_points(kept(resolved, draw_parameters(resolved)), points, study.first_seed)
     trials = resolved.trials(points, program.evaluations_per_epoch)
     measure = jax.jit(partial(_measured, resolved, program, steps, look, known, scores))
     rows = []
@@ -430,8 +432,9 @@ def _measured(
 
     state = program.initial_state(params, trial)
     (after, _), _ = jax.lax.scan(step, (state.params, state.opt), None, length=steps)
-    signals, later = look(params, multipliers, x), look(after, multipliers, x)
-    gradients = jax.grad(loss)(params)
+    signals, later, gradients = widened(
+        (look(params, multipliers, x), look(after, multipliers, x), jax.grad(loss)(params))
+    )
     missing = jnp.float32(jnp.nan)
     sizes = {}
     for name, signal in signals.items():
@@ -445,7 +448,7 @@ def _measured(
     for kind, names in _parts_of_scores(resolved.model.leaves).items():
         # one kind of parameter as trained, all others as they were
         mixed = {name: after[name] if name in names else w for name, w in params.items()}
-        for name, value in scores(mixed, multipliers, x).items():
+        for name, value in widened(scores(mixed, multipliers, x)).items():
             sizes[f"{name} by {kind}"] = [_size(value), _size(value - signals[name]), missing]
     return sizes
 

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxinit.analysis.folder import Folder, another
+from jaxinit.engine import sweep
 from jaxinit.engine.resolve import Resolved
 from jaxinit.introspect import Training
 from jaxinit.names import without_address
@@ -45,6 +46,12 @@ def identify(resolved: Resolved) -> Identity:
     it is trained, with noise and without. optimizer: its first step. schemes: how each draws and
     scales every parameter. calibrations: their source. precision: what JAX is told of it.
     """
+    with sweep.numerics(resolved.study):
+        return _identity(resolved)
+
+
+def _identity(resolved: Resolved) -> Identity:
+    """As `identify`, in the arithmetic of the study."""
     return {
         "data": resolved.task.fingerprint(),
         "task": _task_digest(resolved),
@@ -201,9 +208,11 @@ def _first_batch(task: Task, size: int) -> Callable[[Any, Any], Any]:
 
 
 def _shapes(resolved: Resolved) -> Any:
-    """The parameters of the study's model, as shapes."""
-    first = next(iter(resolved.schemes.values()))
-    return jax.eval_shape(lambda key: draw(first, key, resolved.model.leaves), jax.random.key(0))
+    """The parameters of the study's model as they are kept, as shapes."""
+    first, dtype = next(iter(resolved.schemes.values())), resolved.study.param_dtype
+    return jax.eval_shape(
+        lambda key: draw(first, key, resolved.model.leaves, dtype), jax.random.key(0)
+    )
 
 
 def _source_digest(function: Callable[..., Any]) -> str:

@@ -26,7 +26,7 @@ Reports: TypeAlias = dict[str, dict[str, dict[str, float]]]
 
 
 def draw_parameters(resolved: Resolved) -> Initial:
-    """The initial parameters of every scheme and seed, drawn by one program.
+    """The initial parameters of every scheme and seed, drawn by one program, in float32.
 
     The base key of a seed does not depend on the scheme, so that draws are paired.
     """
@@ -44,7 +44,8 @@ def draw_parameters(resolved: Resolved) -> Initial:
 
 
 def calibrate_parameters(resolved: Resolved, initial: Initial) -> tuple[Initial, Reports]:
-    """The initial parameters after the calibrations that the study asks for, and what those report.
+    """The initial parameters after the calibrations that the study asks for, in the dtype that it
+    keeps them in, and what the calibrations report.
 
     Each seed is calibrated on batches of its own training set that depend on the seed alone.
     """
@@ -63,7 +64,14 @@ def calibrate_parameters(resolved: Resolved, initial: Initial) -> tuple[Initial,
             }
             for number, values in calibrated.report.items()
         }
-    return initial, reports
+    return kept(resolved, initial), reports
+
+
+def kept(resolved: Resolved, initial: Initial) -> Initial:
+    """Initial parameters in the dtype that the study keeps them in: cast last, after all that is
+    computed of them."""
+    dtype = jnp.dtype(resolved.study.param_dtype)
+    return jax.tree.map(lambda w: w.astype(dtype, copy=False), initial)
 
 
 def of_points(

@@ -21,7 +21,7 @@ from jax.core import Tracer
 from jaxinit import calibrate, introspect
 from jaxinit.analysis.records import Point
 from jaxinit.engine import memory, sweep, training
-from jaxinit.introspect import Functional, Params, functional
+from jaxinit.introspect import Functional, Params, computing_in, functional, widened
 from jaxinit.models import ACTIVATIONS, MODELS
 from jaxinit.names import Named, find
 from jaxinit.schemes import SCHEMES, scheme_named
@@ -77,7 +77,7 @@ class Resolved:
 
     def effective(self, params: Params, multipliers: Mapping[str, Any]) -> Params:
         """Parameters as the forward pass sees them: times their multipliers."""
-        return {leaf: w * multipliers[leaf] for leaf, w in params.items()}
+        return {leaf: w * multipliers[leaf] for leaf, w in widened(params).items()}
 
     def as_trained(self, params: Params, multipliers: Mapping[str, Any], x: jax.Array) -> jax.Array:
         """What a training step under a scheme computes, without its noise, by the whole model."""
@@ -130,7 +130,6 @@ def paced(study: Study) -> bool:
     return bool(study.warmup) or study.schedule != "constant"
 
 
-@sweep.numerics()
 def resolve(
     study: Study,
     schemes: Mapping[str, Scheme] | None = None,
@@ -143,10 +142,19 @@ def resolve(
     `models`, which add to the names that it may use.
     Raises: BadStudy, one line that names what was got, what was expected and the nearest name.
     """
+    with sweep.numerics(study):
+        return _resolve(study, dict(schemes or {}), dict(tasks or {}), dict(models or {}))
+
+
+def _resolve(
+    study: Study,
+    schemes: dict[str, Scheme],
+    tasks: dict[str, Callable[..., Task]],
+    models: dict[str, Callable[..., nnx.Module]],
+) -> Resolved:
+    """As `resolve`, in the arithmetic of the study."""
     optimizer = _optimizer(study.optimizer)
-    study, schemes, tasks, models = _with_objects(
-        study, dict(schemes or {}), dict(tasks or {}), dict(models or {})
-    )
+    study, schemes, tasks, models = _with_objects(study, schemes, tasks, models)
     known_schemes = SCHEMES | schemes
     known_models: dict[str, Callable[..., nnx.Module]] = {**MODELS, **models}
     known_tasks = TASKS | tasks
@@ -179,6 +187,8 @@ def resolve(
             f"what the study brings with it could not be built: {type(error).__name__}: {error}"
         ) from error
     whole = _whole(study, task, model, make)
+    if (study.dtype, study.param_dtype) != ("float32", "float32"):  # else there is nothing to cast
+        model, whole = computing_in(model, study.dtype), computing_in(whole, study.dtype)
     return Resolved(study, task, model, whole, optimizer, by_name, rules_of, calibrations)
 
 
@@ -378,7 +388,8 @@ def check_memory(
     """
     batch = batch or resolved.study.batch
     model = model or resolved.model
-    needs = [*_needs(resolved, trials_at_once, batch, model)]
+    with sweep.numerics(resolved.study):
+        needs = [*_needs(resolved, trials_at_once, batch, model)]
     needs.append(Need("the records", recorded, "make epochs, evaluations, seeds or lrs fewer"))
     needed, free = sum(need.bytes for need in needs), memory.free_on_host()
     if jax.default_backend() != "cpu":
@@ -402,24 +413,26 @@ class Need(NamedTuple):
 def _needs(
     resolved: Resolved, trials_at_once: int, batch: int, model: Functional
 ) -> Iterator[Need]:
-    """What training needs memory for, by its size in float32."""
+    """What training needs memory for: the draws in float32, all else in what it is kept in."""
     study, leaves = resolved.study, resolved.model.leaves
     largest = _largest(leaves)
     width = _size_of(largest, study)
     length = "length" if study.length else "layers"
     schemes, seeds = len(resolved.schemes), len(study.tuning) + study.seeds
-    params = {leaf.name: jax.ShapeDtypeStruct(leaf.shape, jnp.float32) for leaf in leaves}
-    whole = _bytes(params)
+    kept_in = jnp.dtype(study.param_dtype)
+    params = {leaf.name: jax.ShapeDtypeStruct(leaf.shape, kept_in) for leaf in leaves}
+    drawn = 4 * sum(math.prod(leaf.shape) for leaf in leaves)
     drawing = 8 * math.prod(largest.shape)  # random bits, and what is made of them
     yield Need(
         f"the initial parameters of {schemes} schemes x {seeds} seeds",
-        seeds * (schemes * whole + drawing),
+        seeds * (schemes * drawn + drawing),
         f"make {width}, seeds or schemes fewer",
     )
     optimizer = jax.eval_shape(resolved.optimizer(1.0).init, params)
     yield Need(
         f"the parameters and the optimizer of {trials_at_once} trials at once",
-        trials_at_once * (2 * whole + _bytes(optimizer)),  # the gradient is as large as they are
+        trials_at_once
+        * (2 * _bytes(params) + _bytes(optimizer)),  # the gradient is as large as they are
         f"make {width} smaller",
     )
     kept = _kept_for_backward(resolved.task, model, params, batch)

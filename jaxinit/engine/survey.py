@@ -35,7 +35,6 @@ from jaxinit.study import BadStudy, Study, check_numbers
 Batch: TypeAlias = tuple[jax.Array, jax.Array]
 
 
-@sweep.numerics()
 def survey(
     study: Study,
     *,
@@ -58,7 +57,8 @@ def survey(
     if out is not None:
         question = claim(Folder(Path(out)), "probe", question, resolved)
     try:
-        signals = _signals(resolved, batch, only)
+        with sweep.numerics(study):
+            signals = _signals(resolved, batch, only)
     except ValueError as error:
         raise BadStudy(str(error)) from error
     signals.attrs = _about(study, resolved, examples)
@@ -117,7 +117,6 @@ def _write_signals(
     store.write_answer(folder, "probe", question, files)
 
 
-@sweep.numerics()
 def through_time(
     study: Study,
     *,
@@ -139,7 +138,8 @@ def through_time(
     question = {"study": study.plain(), "examples": examples}
     if out is not None:
         question = claim(Folder(Path(out)), "probe", question, resolved)
-    courses = _courses(resolved, batch)
+    with sweep.numerics(study):
+        courses = _courses(resolved, batch)
     courses.attrs = _about(study, resolved, examples)
     if out is not None:
         files = {"through_time.nc": store.netcdf(courses)}

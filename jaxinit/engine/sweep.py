@@ -27,7 +27,7 @@ from jaxtyping import Array
 from jaxinit.analysis.outcome import Outcome
 from jaxinit.engine.memory import free_memory
 from jaxinit.engine.training import Program, Records, State, Trial
-from jaxinit.study import BadStudy
+from jaxinit.study import DEFAULTS, BadStudy, Study, check_precision
 from jaxinit.tasks.base import Data
 
 Mapping: TypeAlias = Literal["map", "vmap"]
@@ -57,15 +57,23 @@ def one_device_per_core(count: int | None = None) -> None:
 
 
 @contextmanager
-def numerics() -> Iterator[None]:
-    """The arithmetic of studies, whatever the environment sets: float32, and no stop at numbers
-    that are not finite.
+def numerics(study: Study) -> Iterator[None]:
+    """The arithmetic of a study, whatever the environment sets: no float64, matrix products in the
+    precision that it asks for, and no stop at numbers that are not finite.
 
-    A study's arrays are float32, so that its records do not depend on JAX_ENABLE_X64, and a trial
-    that diverges is an outcome, where JAX_DEBUG_NANS and JAX_DEBUG_INFS would stop the program.
-    Works as a decorator too.
+    A study's arrays are float32 or narrower, so that its records do not depend on JAX_ENABLE_X64,
+    and a trial that diverges is an outcome, where JAX_DEBUG_NANS and JAX_DEBUG_INFS would stop the
+    program. The precision belongs to a product when it is traced, so whatever traces or compiles a
+    program of the study has to do so in here.
+    Raises: BadStudy for a precision that there is not.
     """
-    with jax.enable_x64(False), jax.debug_nans(False), jax.debug_infs(False):
+    check_precision(study)
+    with (
+        jax.enable_x64(False),
+        jax.debug_nans(False),
+        jax.debug_infs(False),
+        jax.default_matmul_precision(study.matmul_precision),
+    ):
         yield
 
 
@@ -436,8 +444,8 @@ def over_devices(function: Callable[..., Any], *columns: np.ndarray) -> Any:
     """`function` of every row of `columns`: rows dealt over all devices, one after another on each,
     compiled once.
 
-    For experiments whose trainings are not a study's. Shapes: columns `[rows, ...]`; results
-    likewise, on the host.
+    For experiments whose trainings are not a study's; their matrix products have all digits, as
+    those of studies do by default. Shapes: columns `[rows, ...]`; results likewise, on the host.
     """
     devices = jax.devices()
     mesh = jax.sharding.Mesh(np.asarray(devices), ("row",))
@@ -450,7 +458,8 @@ def over_devices(function: Callable[..., Any], *columns: np.ndarray) -> Any:
         return jax.lax.map(lambda row: function(*row), rows)
 
     mapped = jax.shard_map(on_device, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
-    out = jax.jit(mapped)(*jax.device_put(padded, NamedSharding(mesh, spec)))
+    with jax.default_matmul_precision(DEFAULTS["matmul_precision"]):
+        out = jax.jit(mapped)(*jax.device_put(padded, NamedSharding(mesh, spec)))
     return jax.tree.map(lambda a: np.asarray(a)[:count], out)
 
 

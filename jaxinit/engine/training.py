@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 from jaxinit.analysis.outcome import Outcome
 from jaxinit.analysis.records import window
 from jaxinit.engine import schedules
-from jaxinit.introspect import Functional, Params, Training
+from jaxinit.introspect import Functional, Params, Training, widened
 from jaxinit.spec import Rule, named_key
 from jaxinit.tasks import Task
 from jaxinit.tasks.base import Data
@@ -83,7 +83,7 @@ class Trial(NamedTuple):
 class State(NamedTuple):
     """A trial in progress: all that the next chunk needs."""
 
-    params: Params
+    params: Params  # in the dtype that they are kept in
     running: Params  # running statistics, of models that have them
     opt: OptimizerState
     first_loss: Float[Array, ""]  # of the first batch; NaN before it
@@ -262,9 +262,14 @@ class Program:
         """One step of the optimizer, including L2, clipping, weight decay and the scheme's rates.
 
         `grads` are those of the loss alone; `pace` is a factor of the rate, and so of the updates,
-        which Optax's optimizers make in proportion to it. Returns the norm of the gradient (with
+        which Optax's optimizers make in proportion to it. Parameters and a state of narrow floats
+        are widened for the step, and rounded once after it. Returns the norm of the gradient (with
         L2) beside the parameters and the optimizer's state.
         """
+        kept = params, opt
+        narrow = any(jnp.finfo(p.dtype).bits < 32 for p in params.values())
+        if narrow:
+            params, grads, opt = widened((params, grads, opt))
         grads = jax.tree.map(lambda g, p: g + trial.l2 * p, grads, params)
         norm = optax.tree.norm(grads)
         shrink = jnp.where(norm > trial.clip, trial.clip / norm, 1.0)
@@ -283,7 +288,10 @@ class Program:
             lr = decay = dict.fromkeys(params, jnp.float32(1))
         else:
             lr, decay = trial.scales.lr, trial.scales.decay
-        return jax.tree.map(move, params, updates, lr, decay), opt, norm
+        moved = jax.tree.map(move, params, updates, lr, decay)
+        if narrow:
+            moved, opt = jax.tree.map(lambda a, like: a.astype(like.dtype), (moved, opt), kept)
+        return moved, opt, norm
 
     def validate(
         self, params: Params, running: Params, trial: Trial, data: Data
@@ -341,7 +349,7 @@ def effective(params: Params, trial: Trial) -> Params:
     """The parameters that the forward pass sees: those of the trial times their multipliers."""
     if trial.scales is None:
         return params
-    return jax.tree.map(jnp.multiply, params, trial.scales.multiplier)
+    return jax.tree.map(jnp.multiply, widened(params), trial.scales.multiplier)
 
 
 def rest(state: State, plan: Plan) -> tuple[State, Records]:

@@ -22,8 +22,8 @@ from rich.console import Console
 from rich.progress import track
 
 from jaxinit.analysis.records import Point
-from jaxinit.engine import training
-from jaxinit.engine.initial import draw_parameters, of_points
+from jaxinit.engine import sweep, training
+from jaxinit.engine.initial import draw_parameters, kept, of_points
 from jaxinit.engine.resolve import Resolved, resolve
 from jaxinit.introspect import Params
 from jaxinit.spec import (
@@ -232,7 +232,8 @@ def pretrain(
             f"{scheme} multiplies parameters in the forward pass, which values alone cannot carry "
             "on"
         )
-    return _train_alone(resolved, progress)
+    with sweep.numerics(study):
+        return _train_alone(resolved, progress)
 
 
 def _train_alone(resolved: Resolved, progress: bool) -> Trained:
@@ -249,7 +250,7 @@ def _train_alone(resolved: Resolved, progress: bool) -> Trained:
     )
     lr = study.lrs[0]
     point = Point(study.schemes[0], lr, study.reporting[0])
-    (params,) = of_points(draw_parameters(resolved), [point], study.first_seed)
+    (params,) = of_points(kept(resolved, draw_parameters(resolved)), [point], study.first_seed)
     trial = resolved.trial(point, program.evaluations_per_epoch)
     # No metric reaches an infinite target, so that the trial trains for all its epochs.
     out_of_reach = jnp.inf if resolved.task.higher_is_better else -jnp.inf

@@ -29,10 +29,20 @@ from jaxinit.introspect.parameters import (
     param,
     values,
 )
-from jaxinit.introspect.pure import Apply, Functional, Learn, Training, functional
+from jaxinit.introspect.pure import (
+    ALWAYS_WIDE,
+    Apply,
+    Functional,
+    Learn,
+    Training,
+    computing_in,
+    functional,
+    widened,
+)
 from jaxinit.introspect.state import Frozen
 
 __all__ = [
+    "ALWAYS_WIDE",
     "GATES",
     "ROLES",
     "VECTOR_ROLES",
@@ -48,6 +58,7 @@ __all__ = [
     "SplitInto",
     "Training",
     "adapt",
+    "computing_in",
     "cut",
     "declare",
     "fill",
@@ -58,4 +69,5 @@ __all__ = [
     "name_of",
     "param",
     "values",
+    "widened",
 ]

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Key
+from jaxtyping import Array, DTypeLike, Key, PyTree
 
 from jaxinit import spec
 from jaxinit.introspect.modes import FLAGS, Modes, check_dropout, modes_of
@@ -28,6 +28,9 @@ from jaxinit.introspect.state import (
 from jaxinit.spec import Leaf
 
 Apply = Callable[[Params, Array], Array]
+
+# Roles whose values a narrow dtype has no digits for: poles of 0.999 and their angles.
+ALWAYS_WIDE = ("log_decay", "log_phase")
 
 
 class Training(NamedTuple):
@@ -114,6 +117,57 @@ def functional(make: Callable[[], nnx.Module]) -> Functional:
     return Functional(
         declared, pure.apply, pure.learn, held.running, pure.filled, bool(held.streams)
     )
+
+
+def computing_in(model: Functional, dtype: DTypeLike) -> Functional:
+    """The same functions computed in a narrower dtype than their parameters are kept in, or in a
+    wider one.
+
+    y = float32(f(dtype(params), dtype(x))). Whoever differentiates goes back through the casts, so
+    that a gradient has the dtype of its parameter.
+    dtypes: parameters and features are cast to `dtype`, outputs to float32. Whole numbers, running
+    statistics and constants stay as they are, parameters of the roles `ALWAYS_WIDE` float32.
+    Assumes a module that computes in the dtype of its parameters and inputs, as ours and Flax's do
+    that are not told another. Of Flax's cells the carry is float32, and so is what its batch
+    normalization puts out, beside float32 statistics: what follows computes in float32.
+    Source: Micikevicius et al. (2018), section 3.1. Departure: no factor of the loss, which
+    bfloat16, having the exponents of float32, does not need.
+    """
+
+    def cast(params: Params) -> Params:
+        """The parameters among what is given; running statistics may be there too."""
+        given = dict(params)
+        for leaf in model.leaves:
+            kept = jnp.float32 if leaf.role in ALWAYS_WIDE else dtype
+            given[leaf.name] = given[leaf.name].astype(kept)
+        return given
+
+    def features(x: Array) -> Array:
+        return jnp.asarray(x, dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
+
+    def apply(params: Params, x: Array) -> Array:
+        return widened(model.apply(cast(params), features(x)))
+
+    def learn(
+        params: Params, running: Params, x: Array, training: Training
+    ) -> tuple[Array, Params]:
+        y, running = model.learn(cast(params), running, features(x), training)
+        return widened(y), running
+
+    def filled(params: Params) -> Any:
+        return model.filled(cast(params))
+
+    return model._replace(apply=apply, learn=learn, filled=filled)
+
+
+def widened(tree: PyTree) -> Any:
+    """Arrays with floats narrower than float32 in float32, all others as they are."""
+
+    def wide(a: Array) -> Array:
+        narrow = jnp.issubdtype(a.dtype, jnp.floating) and jnp.finfo(a.dtype).bits < 32
+        return a.astype(jnp.float32) if narrow else a
+
+    return jax.tree.map(wide, tree)
 
 
 @dataclass(frozen=True, eq=False)

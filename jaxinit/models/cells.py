@@ -21,7 +21,7 @@ from jaxinit.models.bptt import (
     lstm_states,
     rnn_states,
 )
-from jaxinit.models.common import Dense, at_least_float32, dtype_of
+from jaxinit.models.common import Dense, at_least_float32, dtype_of, wide
 from jaxinit.models.recurrent import Carry, Layer, Recurrent, projected
 from jaxinit.options import GRUOptions, LRUOptions, LSTMOptions, RNNOptions
 
@@ -239,7 +239,8 @@ class LRU(Recurrent):
     0.999; `input` (B) and `hidden` (C, D), B and C with a leading axis over their real and
     imaginary parts, each of which is divided by sqrt(2), so that a scheme of variance 1/fan_in
     gives the complex matrix that variance. States are float32 where the parameters are narrower,
-    since |l| = 0.999 is 1 in bfloat16; matrix products keep the dtype of the parameters.
+    since |l| = 0.999 is 1 in bfloat16; matrix products keep the dtype of the parameters, of which
+    `log_decay` and `log_phase` may be wider than the others.
     Source: Orvieto et al. (2023), sections 3.1 to 3.4. Departures: g follows l instead of being
     learned; D is a matrix; one nonlinearity between layers in place of a gated MLP with a residual
     connection.
@@ -264,7 +265,7 @@ class LRU(Recurrent):
         squared_pole = jnp.exp(-2 * jnp.exp(wide(layer.log_decay[...])))
         # The variance of a complex matrix is shared by its real and its imaginary part.
         size = jnp.sqrt((1 - squared_pole) / 2)
-        no_bias = jnp.zeros_like(layer.log_decay[...])
+        no_bias = jnp.zeros_like(layer.skip.bias[...])
         past = projected(x_tbi, layer.skip.kernel[...], layer.skip.bias[...], backward)
         parts = []
         for w_in in layer.input[...]:
@@ -330,8 +331,3 @@ def poles(layer: RingLayer) -> tuple[Array, Array]:
     size = jnp.exp(-jnp.exp(wide(layer.log_decay[...])))
     phase = jnp.exp(wide(layer.log_phase[...]))
     return size * jnp.cos(phase), size * jnp.sin(phase)
-
-
-def wide(values: Array) -> Array:
-    """The values in float32 where they are narrower."""
-    return values.astype(at_least_float32(values.dtype))

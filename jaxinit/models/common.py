@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.core import Tracer
 from jaxtyping import Array, Float, Shaped
 
 from jaxinit.initializers.basic import glorot_scheme
-from jaxinit.introspect import Place, Training, fill, name_of, param
+from jaxinit.introspect import ALWAYS_WIDE, Place, Training, fill, name_of, param
 from jaxinit.options import positive_integer
 from jaxinit.spec import Initializer, Override, Rule, Scheme
 
@@ -79,13 +80,15 @@ def sizes(**given: Any) -> tuple[int, ...]:
 
 
 def dtype_of(model: nnx.Module) -> np.dtype:
-    """The dtype of a module's parameters, which is the one that it computes in.
+    """The dtype of a module's parameters, which is the one that it computes in; those of the roles
+    `ALWAYS_WIDE` have no say.
 
     Raises: ValueError for parameters of different dtypes, with one name for each.
     """
     named: dict[np.dtype, str] = {}
     for path, variable in nnx.to_flat_state(nnx.state(model, nnx.Param)):
-        named.setdefault(np.dtype(variable.get_value().dtype), name_of(path))
+        if variable.get_metadata().get("role") not in ALWAYS_WIDE:
+            named.setdefault(np.dtype(variable.get_value().dtype), name_of(path))
     if len(named) > 1:
         several = ", ".join(f"{dtype} ({name})" for dtype, name in named.items())
         raise ValueError(
@@ -99,6 +102,11 @@ def at_least_float32(dtype: np.dtype) -> np.dtype:
     if jnp.finfo(dtype).bits < 32:
         return np.dtype(np.float32)
     return dtype
+
+
+def wide(values: Array) -> Array:
+    """The values in float32 where they are narrower."""
+    return values.astype(at_least_float32(values.dtype))
 
 
 def sequences(x: Inputs, in_features: int, dtype: np.dtype) -> Array:
@@ -118,6 +126,76 @@ def sequences(x: Inputs, in_features: int, dtype: np.dtype) -> Array:
             f"x has the shape {x.shape}, which is no time step; give sequences of 1 or more"
         )
     return jnp.asarray(x, None if whole_numbers else dtype)
+
+
+def resolve_lengths(
+    lengths: Array | np.ndarray | None, mask: Array | np.ndarray | None, b: int, t: int
+) -> Array | None:
+    """The lengths that `lengths` and `mask` say, checked where they are known, brought to 0 to T
+    where they are traced.
+
+    Raises: ValueError for another shape or dtype, for lengths of 0 or beyond T, for a mask that is
+    not true up to a sequence's end and false from there, and where the two disagree.
+    """
+    if lengths is None and mask is None:
+        return None
+    if lengths is not None and lengths.shape != (b,):
+        raise ValueError(
+            f"lengths has the shape {lengths.shape}, expected {(b,)}: one for each sequence"
+        )
+    if lengths is not None and not jnp.issubdtype(lengths.dtype, jnp.integer):
+        raise ValueError(f"lengths has the dtype {lengths.dtype}, expected whole numbers")
+    if mask is not None and mask.shape != (b, t):
+        raise ValueError(
+            f"mask has the shape {mask.shape}, expected {(b, t)}: one for each step of each "
+            "sequence"
+        )
+    ends = []
+    if lengths is not None:
+        ends.append(lengths)
+    if mask is not None:
+        ends.append(ends_of(mask))
+    # A traced value has no entries to look at yet: it is checked as far as its shape goes.
+    known = [np.asarray(end) for end in ends if not isinstance(end, Tracer)]
+    for end in known:
+        outside = np.flatnonzero((end < 1) | (end > t))
+        if len(outside):
+            wrong = outside[0]
+            raise ValueError(
+                f"lengths must be 1 to {t}, the steps there are; sequence {wrong} has {end[wrong]}"
+            )
+    if len(known) == 2:
+        by_length, by_mask = known
+        apart = np.flatnonzero(by_length != by_mask)
+        if len(apart):
+            wrong = apart[0]
+            raise ValueError(
+                f"lengths and mask disagree: sequence {wrong} has length {by_length[wrong]}, and "
+                f"its mask is true for {by_mask[wrong]} steps; give one of them"
+            )
+    shortest = jnp.asarray(ends[0], jnp.int32)
+    for end in ends[1:]:
+        shortest = jnp.minimum(shortest, jnp.asarray(end, jnp.int32))
+    return jnp.clip(shortest, 0, t)
+
+
+def ends_of(mask: Array | np.ndarray) -> Array | np.ndarray:
+    """The number of steps before the first that is false.
+
+    Raises: ValueError for a mask that is true again after that, where it is not traced.
+    """
+    # The running product is 1 up to the first false, and 0 from there on.
+    if isinstance(mask, Tracer):
+        unbroken = jnp.cumprod(mask.astype(jnp.int32), axis=1)
+        return unbroken.sum(1, dtype=jnp.int32)
+    steps = np.asarray(mask, bool)
+    ends = np.cumprod(steps, axis=1).sum(1)
+    if (steps.sum(1) != ends).any():
+        raise ValueError(
+            "mask must be true for the first steps of each sequence and false after its end, "
+            "without gaps"
+        )
+    return ends
 
 
 def norm_named(

@@ -17,7 +17,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.core import Tracer
 from jaxtyping import Array, Float, Shaped
 
 from jaxinit.introspect import Place, Training, param
@@ -28,9 +27,11 @@ from jaxinit.models.common import (
     Inputs,
     dropped,
     dtype_of,
+    resolve_lengths,
     sequences,
     sizes,
     start,
+    wide,
 )
 from jaxinit.options import Backward, RecurrentOptions, gather
 
@@ -451,10 +452,11 @@ class Recurrent(nnx.Module):
         if self.gates:
             scale = scale[gate]
             bias = bias[gate]
-        centred = z - z.mean(-1, keepdims=True)
+        # Moments of a narrow dtype would be rounded to it before they are taken a root of.
+        centred = wide(z) - wide(z).mean(-1, keepdims=True)
         size = jnp.sqrt((centred**2).mean(-1, keepdims=True) + EPSILON)
-        scaled = jnp.broadcast_to(scale, z.shape) * centred / size
-        return scaled + jnp.broadcast_to(bias, z.shape)
+        scaled = jnp.broadcast_to(wide(scale), z.shape) * centred / size
+        return (scaled + jnp.broadcast_to(wide(bias), z.shape)).astype(z.dtype)
 
     def _handed_on_before(self, before: tuple[Carry, ...]) -> Array:
         """What the last layer hands on before the first step, where `before` are the states."""
@@ -574,72 +576,3 @@ def reverse(h_tbn: Array, lengths: Array | None) -> Array:
 
 def shapes_of(states: Sequence[Carry]) -> list[list[tuple[int, ...]]]:
     return [[state.shape for state in carry] for carry in states]
-
-
-def resolve_lengths(
-    lengths: Array | np.ndarray | None, mask: Array | np.ndarray | None, b: int, t: int
-) -> Array | None:
-    """The lengths that `lengths` and `mask` say, checked where they are known, brought to 0 to T
-    where they are traced.
-
-    Raises: ValueError as `Recurrent.__call__`.
-    """
-    if lengths is None and mask is None:
-        return None
-    if lengths is not None and lengths.shape != (b,):
-        raise ValueError(
-            f"lengths has the shape {lengths.shape}, expected {(b,)}: one for each sequence"
-        )
-    if lengths is not None and not jnp.issubdtype(lengths.dtype, jnp.integer):
-        raise ValueError(f"lengths has the dtype {lengths.dtype}, expected whole numbers")
-    if mask is not None and mask.shape != (b, t):
-        raise ValueError(
-            f"mask has the shape {mask.shape}, expected {(b, t)}: one for each step of each "
-            "sequence"
-        )
-    ends = []
-    if lengths is not None:
-        ends.append(lengths)
-    if mask is not None:
-        ends.append(ends_of(mask))
-    # A traced value has no entries to look at yet: it is checked as far as its shape goes.
-    known = [np.asarray(end) for end in ends if not isinstance(end, Tracer)]
-    for end in known:
-        outside = np.flatnonzero((end < 1) | (end > t))
-        if len(outside):
-            wrong = outside[0]
-            raise ValueError(
-                f"lengths must be 1 to {t}, the steps there are; sequence {wrong} has {end[wrong]}"
-            )
-    if len(known) == 2:
-        by_length, by_mask = known
-        apart = np.flatnonzero(by_length != by_mask)
-        if len(apart):
-            wrong = apart[0]
-            raise ValueError(
-                f"lengths and mask disagree: sequence {wrong} has length {by_length[wrong]}, and "
-                f"its mask is true for {by_mask[wrong]} steps; give one of them"
-            )
-    shortest = jnp.asarray(ends[0], jnp.int32)
-    for end in ends[1:]:
-        shortest = jnp.minimum(shortest, jnp.asarray(end, jnp.int32))
-    return jnp.clip(shortest, 0, t)
-
-
-def ends_of(mask: Array | np.ndarray) -> Array | np.ndarray:
-    """The number of steps before the first that is false.
-
-    Raises: ValueError for a mask that is true again after that, where it is not traced.
-    """
-    # The running product is 1 up to the first false, and 0 from there on.
-    if isinstance(mask, Tracer):
-        unbroken = jnp.cumprod(mask.astype(jnp.int32), axis=1)
-        return unbroken.sum(1, dtype=jnp.int32)
-    steps = np.asarray(mask, bool)
-    ends = np.cumprod(steps, axis=1).sum(1)
-    if (steps.sum(1) != ends).any():
-        raise ValueError(
-            "mask must be true for the first steps of each sequence and false after its end, "
-            "without gaps"
-        )
-    return ends

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Bool, Float, Shaped
 
 from jaxinit.introspect import Place, Training, param
 from jaxinit.models.bptt import ACTIVATIONS
@@ -26,13 +26,17 @@ from jaxinit.models.common import (
     Inputs,
     dropped,
     dtype_of,
+    resolve_lengths,
     sequences,
     sizes,
     start,
+    wide,
 )
 from jaxinit.options import TransformerOptions, gather
 
-NEVER = -1e30  # added to the score of a step to come, or half of the least number: its softmax is 0
+NEVER = (
+    -1e30
+)  # added to the score of what is not seen, or half of the least number: its softmax is 0
 WAVELENGTH = 10_000.0  # the longest of sinusoidal and rotary positions, over 2 pi
 
 ROLES = {
@@ -49,6 +53,9 @@ ROLES = {
 }
 
 Stream = Float[Array, "b t d"]
+# Which steps of each sequence are its own and not padding.
+Within = Bool[Array, "b t"]
+Lengths = Shaped[Array | np.ndarray, "..."] | None
 
 
 class Norm(nnx.Module):
@@ -61,11 +68,13 @@ class Norm(nnx.Module):
         self.bias = param((features,), "o", "bias", **here) if norm == "layer" else None
 
     def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
+        dtype = x.dtype
+        x = wide(x)  # moments of a narrow dtype would be rounded to it on the way
         if self.bias is not None:
             x = x - x.mean(-1, keepdims=True)
         size = jnp.sqrt((x**2).mean(-1, keepdims=True) + EPSILON)
-        y = x / size * jnp.broadcast_to(self.scale[...], x.shape)
-        return plus(y, self.bias)
+        y = x / size * jnp.broadcast_to(wide(self.scale[...]), x.shape)
+        return plus(y.astype(dtype), self.bias)
 
 
 class Attention(nnx.Module):
@@ -99,10 +108,13 @@ class Attention(nnx.Module):
         o: TransformerOptions,
         causal: bool,
         name: str = "attention",
+        within: Bool[Array, "b s"] | None = None,
     ) -> Stream:
         """softmax(q k / sqrt(d_head)) v of every head, the heads mixed by the output kernel.
 
-        The scores before the softmax are named `name`.scores, which the coordinate check looks for.
+        `within` says which steps of `seen` are there, and not padding. The scores before the
+        softmax are named `name`.scores, which the coordinate check looks for. The softmax is
+        float32 or wider.
         """
         x = plus(x, self.before)
         seen = plus(seen, self.before)
@@ -126,13 +138,18 @@ class Attention(nnx.Module):
         k = k.swapaxes(1, 2)
         v = v.swapaxes(1, 2)
         scores = checkpoint_name(q @ k.swapaxes(2, 3), f"{name}.scores")
+        scores = wide(scores)
         if causal:
             scores = scores + future(x.shape[1], scores.dtype)
+        if within is not None:
+            # Where no step is there, all scores are the same, and the softmax stays finite.
+            scores = jnp.where(within[:, None, None], scores, never(scores.dtype))
         # The largest score cancels in the quotient, so no gradient has to pass through it. The
         # quotient comes last: one division a head and step, not one for each step that is seen.
         largest = jax.lax.stop_gradient(scores.max(-1, keepdims=True))
         weights = jnp.exp(scores - largest)
-        mixed = weights @ v / weights.sum(-1, keepdims=True)
+        mixed = wide(weights.astype(v.dtype) @ v) / weights.sum(-1, keepdims=True)
+        mixed = mixed.astype(v.dtype)
         side_by_side = mixed.swapaxes(1, 2).reshape(x.shape)
         kernel = self.out[...].reshape(-1, x.shape[-1])
         y = times(plus(side_by_side, self.before_out), kernel)
@@ -203,18 +220,20 @@ class Block(nnx.Module):
         training: Training | None,
         place: int,
         memory: Float[Array, "b s d"] | None,
+        within: Within | None = None,
+        memory_within: Bool[Array, "b s"] | None = None,
     ) -> Stream:
         name = f"blocks.{place}"
 
         # Each branch of a block has a place of its own, so that no two drop the same entries.
         def attend(x: Stream) -> Stream:
-            y = self.attention(x, x, o, o.causal, f"{name}.attention")
+            y = self.attention(x, x, o, o.causal, f"{name}.attention", within)
             return dropped(y, training, 3 * place)
 
         def attend_to_memory(x: Stream) -> Stream:
             assert self.cross is not None
             assert memory is not None
-            y = self.cross(x, memory, o, False, f"{name}.cross")
+            y = self.cross(x, memory, o, False, f"{name}.cross", memory_within)
             return dropped(y, training, 3 * place + 1)
 
         def feed(x: Stream) -> Stream:
@@ -256,11 +275,17 @@ class Transformer(nnx.Module):
     Keywords: those of `TransformerOptions`; `init`, a scheme, and `embedding_init`, `query_init`,
     ..., which override it for one role. `memory` is another stream that blocks attend to with
     `cross` (see `EncoderDecoder`).
+    With `lengths`, or a `mask` that is true for each sequence's first steps, what follows a
+    sequence's end does not reach its output, and no gradient reaches it: nothing attends to it, the
+    last output is that of the sequence's own last step, the mean is over its own steps, and outputs
+    after its end are 0. `memory_lengths` and `memory_mask` say the same of `memory`. Traced ones
+    count as in the recurrent networks; the readout of no steps reads zeros.
     In training, branches are dropped out at the rate that `training` says.
     Raises: ValueError as `TransformerOptions`, for heads that do not divide the width, a sequence
     longer than `length` or without a step, features or memory of another size, parameters of
-    different dtypes, or a tied readout of another size than the input; TypeError for a keyword that
-    it does not take.
+    different dtypes, or a tied readout of another size than the input; for lengths or a mask as
+    `RNN`, and for those of a memory that is not there; TypeError for a keyword that it does not
+    take.
     Source: Vaswani et al. (2017), sections 3.1 to 3.5; Xiong et al. (2020) for pre-norm; Su et al.
     (2021), eq. 34; Shazeer (2020) for swiglu; Ainslie et al. (2023) for grouped queries; Henry et
     al. (2020) for normalized ones; Wang et al. (2022), DeepNorm, for `skip_scale`; Liu et al.
@@ -323,17 +348,28 @@ class Transformer(nnx.Module):
         x: Inputs,
         training: Training | None = None,
         memory: Shaped[Array, "..."] | None = None,
+        *,
+        lengths: Lengths = None,
+        mask: Lengths = None,
+        memory_lengths: Lengths = None,
+        memory_mask: Lengths = None,
     ) -> Float[Array, "b o"] | Float[Array, "b t o"]:
-        return self.answer(self.stream(x, training, memory)[-1])
+        within = steps_within(x, lengths, mask)
+        memory_within = steps_within(memory, memory_lengths, memory_mask)
+        return self.answer(self.stream(x, training, memory, within, memory_within)[-1], within)
 
-    def answer(self, s: Stream) -> Float[Array, "b o"] | Float[Array, "b t o"]:
+    def answer(
+        self, s: Stream, within: Within | None = None
+    ) -> Float[Array, "b o"] | Float[Array, "b t o"]:
         """The outputs, from the last of `stream`."""
-        if self.options.readout is None:
-            return s
-        if self.options.readout == "last":
-            s = s[:, -1]
-        elif self.options.readout == "mean":
-            s = s.mean(1)
+        if self.options.readout in ("last", "mean"):
+            pool = last_step if self.options.readout == "last" else mean_step
+            return self.read(pool(s, within))
+        y = s if self.options.readout is None else self.read(s)
+        return y if within is None else jnp.where(within[..., None], y, 0)
+
+    def read(self, s: Float[Array, "*b d"]) -> Float[Array, "*b o"]:
+        """The readout of what it sees of the stream."""
         s = plus(s, self.before)
         if self.readout is None:
             return self.options.tied_scale * (s @ self.embedding[...].T)
@@ -344,9 +380,14 @@ class Transformer(nnx.Module):
         x: Inputs,
         training: Training | None = None,
         memory: Shaped[Array, "..."] | None = None,
+        within: Within | None = None,
+        memory_within: Bool[Array, "b s"] | None = None,
     ) -> list[Float[Array, "b t d"]]:
         """The residual stream: embedded, after every block (scanned: after the last), and as the
-        readout sees it."""
+        readout sees it.
+
+        Steps that are not `within` are those of the input 0.
+        """
         rows = self.embedding[...]
         dtype = dtype_of(self)
         x = sequences(x, rows.shape[0], dtype)
@@ -356,6 +397,10 @@ class Transformer(nnx.Module):
             )
         if memory is not None:
             memory = checked_memory(memory, x.shape[0], rows.shape[1], dtype)
+        # Padding may hold anything, and what is not finite would survive a weight of 0.
+        x = without_padding(x, within)
+        if memory is not None:
+            memory = without_padding(memory, memory_within)
         t = x.shape[1]
         if t > self.options.length:
             raise ValueError(
@@ -372,10 +417,10 @@ class Transformer(nnx.Module):
         # A scan over one block would only cost its own overhead.
         courses = [s]
         if self.options.scan and len(self.blocks) > 1:
-            courses.append(self._scanned(s, training, memory))
+            courses.append(self._scanned(s, training, memory, within, memory_within))
         else:
             for k, block in enumerate(self.blocks):
-                s = block(s, self.options, training, k, memory)
+                s = block(s, self.options, training, k, memory, within, memory_within)
                 courses.append(s)
         last = courses[-1]
         if self.norm is not None:
@@ -383,7 +428,12 @@ class Transformer(nnx.Module):
         return [*courses, last]
 
     def _scanned(
-        self, s: Stream, training: Training | None, memory: Float[Array, "b s d"] | None
+        self,
+        s: Stream,
+        training: Training | None,
+        memory: Float[Array, "b s d"] | None,
+        within: Within | None,
+        memory_within: Bool[Array, "b s"] | None,
     ) -> Stream:
         """The stream after all blocks, as one scan over their stacked parameters."""
         # All blocks are built alike, so the first one's graph stands for each of them.
@@ -405,7 +455,7 @@ class Transformer(nnx.Module):
             block: Any = nnx.merge(graph, nnx.from_flat_state(state))
             # The number of a block is not known inside a scan: each has a key of its own.
             noise = training and training._replace(key=key)
-            return block(s, self.options, noise, 0, memory), None
+            return block(s, self.options, noise, 0, memory, within, memory_within), None
 
         # Products with kernels are kept for the backward pass, all else is computed again: less
         # memory, and faster. Inside a scan nothing is computed twice in one pass, which is all that
@@ -449,7 +499,8 @@ class EncoderDecoder(nnx.Module):
     so far, then to m. Shapes: x and z as a `Transformer`'s x, of `in_features` and `out_features`,
     of different lengths; y `[batch, time of z, out_features]`. Keywords and errors as
     `Transformer`, for both stacks; `decoder_layers` (default: `layers`) and `decoder_skip_scale`
-    (default: `skip_scale`).
+    (default: `skip_scale`). `lengths` and `mask` are those of x, `target_lengths` and `target_mask`
+    those of z.
     Roles as `Transformer`; names begin with `encoder.` and `decoder.` (see
     `schemes.encoder_decoder`).
     Source: Vaswani et al. (2017), figure 1.
@@ -498,8 +549,22 @@ class EncoderDecoder(nnx.Module):
         x: Inputs,
         z: Shaped[Array | np.ndarray, "b s ..."],
         training: Training | None = None,
+        *,
+        lengths: Lengths = None,
+        mask: Lengths = None,
+        target_lengths: Lengths = None,
+        target_mask: Lengths = None,
     ) -> Float[Array, "b s o"]:
-        return self.decoder(z, training, memory=self.encoder(x, training))
+        memory = self.encoder(x, training, lengths=lengths, mask=mask)
+        return self.decoder(
+            z,
+            training,
+            memory,
+            lengths=target_lengths,
+            mask=target_mask,
+            memory_lengths=lengths,
+            memory_mask=mask,
+        )
 
 
 def checked_memory(memory: Array, batch: int, width: int, dtype: np.dtype) -> Array:
@@ -511,6 +576,51 @@ def checked_memory(memory: Array, batch: int, width: int, dtype: np.dtype) -> Ar
             "or more"
         )
     return jnp.asarray(memory, dtype)
+
+
+def steps_within(
+    x: Shaped[Array | np.ndarray, "..."] | None, lengths: Lengths, mask: Lengths
+) -> Within | None:
+    """Which steps of x are before the ends of their sequences; None where no ends are given.
+
+    Raises: ValueError as `resolve_lengths`, and for ends of nothing.
+    """
+    if lengths is None and mask is None:
+        return None
+    if x is None:
+        raise ValueError(
+            "memory_lengths and memory_mask are those of memory, and there is none; give memory too"
+        )
+    b, t = x.shape[:2]
+    ends = resolve_lengths(lengths, mask, b, t)
+    assert ends is not None
+    return jnp.arange(t)[None] < ends[:, None]
+
+
+def without_padding(x: Array, within: Bool[Array, "b s"] | None) -> Array:
+    """Sequences with 0 after their ends."""
+    if within is None:
+        return x
+    return jnp.where(within.reshape(*within.shape, *[1] * (x.ndim - 2)), x, 0)
+
+
+def last_step(s: Stream, within: Within | None) -> Float[Array, "b d"]:
+    """The last step of every sequence; 0 of one that has none."""
+    if within is None:
+        return s[:, -1]
+    count = within.sum(1)
+    last = s[jnp.arange(len(s)), jnp.maximum(count, 1) - 1]
+    return jnp.where(count[:, None] > 0, last, 0)
+
+
+def mean_step(s: Stream, within: Within | None) -> Float[Array, "b d"]:
+    """The mean over the steps of every sequence, taken in float32 or wider; 0 of one that has
+    none."""
+    if within is None:
+        return s.mean(1)
+    total = wide(jnp.where(within[..., None], s, 0)).sum(1)
+    count = jnp.maximum(within.sum(1), 1).astype(total.dtype)
+    return (total / count[:, None]).astype(s.dtype)
 
 
 def times(x: Float[Array, "b t i"], kernel: Float[Array, "i *o"]) -> Float[Array, "b t *o"]:
@@ -555,10 +665,14 @@ def plus(y: Array, bias: nnx.Param | None) -> Array:
 
 def future(t: int, dtype: np.dtype) -> Float[Array, "1 1 t t"]:
     """The attention bias that is added to scores, so that no step attends to those after it."""
-    # Not infinity: half of the least number leaves room for the score it is added to.
-    never = max(NEVER, float(jnp.finfo(dtype).min) / 2)
-    later = np.triu(np.full((t, t), never), 1)
+    later = np.triu(np.full((t, t), never(dtype)), 1)
     return jnp.asarray(later, dtype)[None, None]
+
+
+def never(dtype: np.dtype) -> float:
+    """The score of what is not seen. Not infinity: half of the least number leaves room for the
+    score that it is added to."""
+    return max(NEVER, float(jnp.finfo(dtype).min) / 2)
 
 
 def waves(t: int, d: int) -> np.ndarray:

@@ -76,6 +76,7 @@ def states_and_gradients(
 
     def cost(taps: Any) -> tuple[Array, Any]:
         outputs, states, _ = module.unrolled(x, taps)
+        outputs = outputs.astype(at_least_float32(outputs.dtype))  # as losses are
         if module.read_every_step:
             return loss(outputs[:, -1:], y[:, -1:]), states
         return loss(outputs, y), states

@@ -462,3 +462,128 @@ def test_sizes_of_any_integral_type() -> None:
             make(**{name: 0})
     with pytest.raises(ValueError, match="layers must be a positive integer, got 0"):
         EncoderDecoder(V, D, K, decoder_layers=0, rngs=nnx.Rngs(0))
+
+
+# Lengths and masks.
+
+LENGTHS = np.asarray([T, 2, 4])
+WITHIN = np.arange(T)[None] < LENGTHS[:, None]
+FEATURES = jax.random.normal(jax.random.key(2), (B, T, V))
+PADDED = {
+    "last": {"readout": "last", "scan": False},
+    "last causal": {"readout": "last", "causal": True, "norm": "rms", "positions": "rotary"},
+    "mean": {"readout": "mean", "placed": "post"},
+    "mean causal": {"readout": "mean", "causal": True, "positions": "sinusoidal", "scan": False},
+    "all": {"readout": "all", "qk_norm": True},
+    "all causal": {"readout": "all", "causal": True, "tied": True},
+}
+
+
+@pytest.mark.parametrize("name", PADDED)
+def test_what_follows_a_sequences_end_does_not_matter(name: str) -> None:
+    model = drawn(make(**{"causal": False, **PADDED[name]}))
+    every_step = model.options.readout == "all"
+
+    @jax.jit
+    def outputs_and_slopes(x):
+        def cost(x):
+            y = model(x, lengths=LENGTHS)
+            return jnp.sum(jnp.sin(y)), y
+
+        (_, y), slopes = jax.value_and_grad(cost, has_aux=True)(x)
+        return y, slopes
+
+    y, slopes = outputs_and_slopes(FEATURES)
+    alone = jax.jit(model)
+    for row, length in enumerate(LENGTHS):
+        got = y[row, :length] if every_step else y[row]
+        expected = alone(FEATURES[row : row + 1, :length])[0]
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+    assert bool((slopes != 0).any(-1)[0].any())
+    assert not slopes[~WITHIN].any()
+    # whatever the padding holds, numbers or none, not a bit changes
+    for padding in (7.0, jnp.nan):
+        other = jnp.where(WITHIN[..., None], FEATURES, padding)
+        for before, after in zip((y, slopes), outputs_and_slopes(other), strict=True):
+            np.testing.assert_array_equal(after, before)
+    if every_step:
+        assert not y[~WITHIN].any()
+
+
+def test_gradients_of_parameters_know_nothing_of_padding() -> None:
+    model = functional(partial(make, causal=False, readout="mean", layers=1))
+    params = spec.draw(normal_beside_scales, jax.random.key(0), model.leaves)
+
+    @jax.jit
+    def slopes_of(tokens):
+        def cost(p):
+            return jnp.sum(jnp.sin(model.filled(p)(tokens, lengths=LENGTHS)))
+
+        return jax.grad(cost)(params)
+
+    padded = jnp.where(WITHIN, TOKENS, V - 1)
+    for before, after in zip(*map(jax.tree.leaves, map(slopes_of, (TOKENS, padded))), strict=True):
+        np.testing.assert_array_equal(after, before)
+    alone = jax.tree.map(jnp.zeros_like, params)
+    for row, length in enumerate(LENGTHS):
+
+        def cost(p, one=TOKENS[row : row + 1, :length]):
+            return jnp.sum(jnp.sin(model.apply(p, one)))
+
+        alone = jax.tree.map(jnp.add, alone, jax.jit(jax.grad(cost))(params))
+    for name, slope in slopes_of(TOKENS).items():
+        np.testing.assert_allclose(slope, alone[name], rtol=1e-4, atol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_two_stacks_of_different_lengths(scan: bool) -> None:
+    model = drawn(EncoderDecoder(V, D, K, layers=2, heads=2, length=T, scan=scan, rngs=nnx.Rngs(0)))
+    steps, ends = 5, np.asarray([3, 5, 1])
+    z = jax.random.randint(jax.random.key(3), (B, steps), 0, K)
+
+    @jax.jit
+    def outputs_and_slopes(x):
+        def cost(x):
+            y = model(x, z, mask=WITHIN, target_lengths=ends)
+            return jnp.sum(jnp.sin(y)), y
+
+        (_, y), slopes = jax.value_and_grad(cost, has_aux=True)(x)
+        return y, slopes
+
+    y, slopes = outputs_and_slopes(FEATURES)
+    alone = jax.jit(model)
+    for row, (length, end) in enumerate(zip(LENGTHS, ends, strict=True)):
+        expected = alone(FEATURES[row : row + 1, :length], z[row : row + 1, :end])[0]
+        np.testing.assert_allclose(y[row, :end], expected, rtol=1e-5, atol=1e-5)
+        assert not y[row, end:].any()
+    assert not slopes[~WITHIN].any()
+    other = jnp.where(WITHIN[..., None], FEATURES, jnp.nan)
+    np.testing.assert_array_equal(outputs_and_slopes(other)[0], y)
+
+
+def test_lengths_that_are_traced_and_those_that_make_no_sense() -> None:
+    for readout in ("last", "mean"):
+        model = drawn(make(causal=False, readout=readout, layers=1))
+        y = jax.jit(lambda lengths, model=model: model(TOKENS, lengths=lengths))(
+            jnp.asarray([9, 0, 2])
+        )
+        assert jnp.isfinite(y).all()
+        np.testing.assert_allclose(y[0], model(TOKENS[:1])[0], rtol=1e-5, atol=1e-5)
+        np.testing.assert_array_equal(y[1], model.readout.bias[...])  # of no steps
+    with pytest.raises(ValueError, match="lengths must be 1 to 6, the steps there are; sequence 0"):
+        model(TOKENS, lengths=np.asarray([0, 1, 2]))
+    with pytest.raises(ValueError, match="mask has the shape"):
+        model(TOKENS, mask=WITHIN[:, :3])
+    with pytest.raises(ValueError, match="there is none; give memory too"):
+        model(TOKENS, memory_lengths=LENGTHS)
+
+
+def test_softmaxes_of_narrow_scores_are_float32() -> None:
+    """Hundred equal weights of 1/100 sum to 1, which bfloat16 would round on the way."""
+    model = functional(partial(make, length=100, layers=1, causal=False, readout=None, norm=None))
+    params = spec.draw(normal_beside_scales, jax.random.key(0), model.leaves)
+    narrow = {name: value.astype(jnp.bfloat16) for name, value in params.items()}
+    program = jax.make_jaxpr(model.apply)(narrow, jnp.zeros((2, 100), jnp.int32))
+    exponentials = [e for e in equations(program.jaxpr) if e.primitive.name == "exp"]
+    assert exponentials
+    assert {str(e.invars[0].aval.dtype) for e in exponentials} == {"float32"}
