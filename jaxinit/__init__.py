@@ -29,16 +29,16 @@ if TYPE_CHECKING:
     from jaxinit.introspect import declare as declare
     from jaxinit.introspect import initialize as initialize
     from jaxinit.introspect import leaves as leaves
+    from jaxinit.models import CNN as CNN
     from jaxinit.models import GRU as GRU
     from jaxinit.models import LRU as LRU
     from jaxinit.models import LSTM as LSTM
     from jaxinit.models import MGU as MGU
-    from jaxinit.models import CNN as CNN
     from jaxinit.models import MLP as MLP
     from jaxinit.models import RNN as RNN
     from jaxinit.models import EncoderDecoder as EncoderDecoder
-    from jaxinit.models import Transformer as Transformer
     from jaxinit.models import ResNet as ResNet
+    from jaxinit.models import Transformer as Transformer
     from jaxinit.models import ViT as ViT
     from jaxinit.schemes import SCHEMES as SCHEMES
     from jaxinit.signals.probes import probe as probe

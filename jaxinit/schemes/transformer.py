@@ -41,9 +41,9 @@ def gpt2(leaf: Leaf) -> Initializer:
     """N(0, 0.02^2); kernels into the residual stream 0.02 / sqrt(2 n_layers); zero biases: GPT-2 as
     its ports read it.
 
-    Two additions a block make 2 n_layers residual layers; of convolutions there is one. Source: Radford et al. (2019), section
-    2.3, "1/sqrt(N), N the number of residual layers"; the reading of 2 n_layers is that of Hugging
-    Face's and Karpathy's code.
+    Two additions a block make 2 n_layers residual layers; a block of convolutions has one.
+    Source: Radford et al. (2019), section 2.3, "1/sqrt(N), N the number of residual layers"; the
+    reading of 2 n_layers is that of Hugging Face's and Karpathy's code.
     """
     if leaf.role in INTO_STREAM:
         return normal(0.02 / math.sqrt(branches(leaf, "gpt2")))
