@@ -36,6 +36,7 @@ LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 Pictures = Float[Array, "b r c i"]  # batch, rows, columns, channels
 Kernel = Float[Array, "3 3 i o"]
+Stream = Float[Array, "b _ _ i"]  # of as many rows and columns as its stage has
 
 
 @jax.custom_vjp
@@ -193,8 +194,8 @@ class Block(nnx.Module):
         self.between_activation, self.before_last = scalars(2, o.scalar_bias, **inner)
 
     def __call__(
-        self, x: Pictures, o: ResNetOptions, training: Training | None, place: int, halves: bool
-    ) -> Pictures:
+        self, x: Stream, o: ResNetOptions, training: Training | None, place: int, halves: bool
+    ) -> Stream:
         phi = ACTIVATIONS[o.activation]
         h = activated(x, self.norm_before, self.before_activation, phi, training)
         z = self.first(plus(h, self.before_first))
@@ -268,13 +269,13 @@ class ResNet(nnx.Module):
     ) -> Float[Array, "batch out"]:
         return self.answer(self.stream(x, training)[-1])
 
-    def answer(self, s: Pictures) -> Float[Array, "batch out"]:
+    def answer(self, s: Stream) -> Float[Array, "batch out"]:
         """The outputs, from the last of `stream`."""
         return self.readout(plus(s.mean((1, 2)), self.before))
 
     def stream(
         self, x: Shaped[Array | np.ndarray, "batch ..."], training: Training | None = None
-    ) -> list[Pictures]:
+    ) -> list[Stream]:
         """The residual stream: before the first block, after every block, and as the readout sees
         it."""
         o = self.options
@@ -322,6 +323,6 @@ def halvings(o: ConvolutionalOptions) -> set[int]:
     return {round(stage * o.layers / o.stages) for stage in range(1, o.stages)}
 
 
-def halved(x: Pictures) -> Pictures:
+def halved(x: Stream) -> Stream:
     """Every second row and column: after a convolution, what one with a stride of two gives."""
     return x[:, ::2, ::2]

@@ -20,7 +20,7 @@ from jaxinit.models.convolutional import convolved, halved, halvings
 from jaxinit.options import CNNOptions
 from jaxinit.schemes import SCHEMES
 from jaxinit.signals import trace
-from jaxinit.spec import Override, Scheme, draw
+from jaxinit.spec import Override, draw
 from jaxinit.study import BadStudy, Study
 from jaxinit.tasks.base import cross_entropy
 
@@ -226,47 +226,52 @@ def test_branches_of_convolutions_are_one_a_block() -> None:
     assert all(float(gates[f"blocks.{k}.gate"]) == 1 for k in range(layers))
 
 
+def changes(layers: int) -> tuple[Functional, Any]:
+    """A network for Fixup, and a function of its parameters and a rate: what its branches add, how
+    far the first step moves its outputs, and the second its stream."""
+    x = jax.random.normal(KEY, (8, ROWS, COLUMNS))
+    y = jnp.arange(8) % OUT
+    model = functional(lambda: ResNet(COLUMNS, 16, OUT, layers=layers, rngs=nnx.Rngs(0), **FIXUP))
+
+    def cost(p: dict) -> jax.Array:
+        return cross_entropy(model.apply(p, x), y)
+
+    def stream(p: dict) -> list:
+        return model.filled(p).stream(x)
+
+    @jax.jit
+    def of_steps(p: dict, rate: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
+        def step(p: dict) -> dict:
+            return jax.tree.map(lambda w, g: w - rate * g, p, jax.grad(cost)(p))
+
+        once = step(p)
+        twice = step(once)
+        first, *_, last, _ = stream(p)
+        outputs = model.apply(once, x) - model.apply(p, x)
+        second = stream(twice)[-1] - stream(once)[-1]
+        return jnp.max(jnp.abs(last - first)), outputs, jnp.sqrt(jnp.mean(second**2))
+
+    return model, of_steps
+
+
 def test_a_network_under_fixup_starts_as_its_stem_and_moves_alike_at_every_depth() -> None:
     """The first step moves the readout alone, in proportion to the rate. The second moves each of L
     branches as its scale squared, which is 1/L: the sum the same at every depth, and as L without
     the scale."""
-    x = jax.random.normal(KEY, (8, ROWS, COLUMNS))
-    y = jnp.arange(8) % OUT
-
-    def moved(scheme: Scheme, layers: int, rate: float = 0.1) -> tuple[jax.Array, jax.Array]:
-        model = functional(lambda: ResNet(COLUMNS, 16, OUT, layers=layers, rngs=RNGS, **FIXUP))
-        start = draw(scheme, KEY, model.leaves)
-
-        def cost(p: dict) -> jax.Array:
-            return cross_entropy(model.apply(p, x), y)
-
-        def step(p: dict) -> dict:
-            return jax.tree.map(lambda w, g: w - rate * g, p, jax.grad(cost)(p))
-
-        def stream(p: dict) -> list:
-            return model.filled(p).stream(x)
-
-        @jax.jit
-        def changes(p: dict) -> tuple[jax.Array, jax.Array, jax.Array]:
-            first, *_, last, _ = stream(p)
-            once = step(p)
-            change = stream(step(once))[-1] - stream(once)[-1]
-            of_stem = jnp.max(jnp.abs(last - first))
-            return of_stem, model.apply(once, x) - model.apply(p, x), jnp.sqrt(jnp.mean(change**2))
-
-        of_branches, of_outputs, of_stream = changes(start)
-        assert of_branches == 0
-        return of_outputs, of_stream
-
-    RNGS = nnx.Rngs(0)
     fixup = SCHEMES["fixup"]
-    shallow, deep = moved(fixup, 2), moved(fixup, 8)
-    np.testing.assert_allclose(shallow[0], deep[0], rtol=1e-5)
-    np.testing.assert_allclose(moved(fixup, 2, 0.01)[0], shallow[0] / 10, rtol=1e-4, atol=1e-6)
-    assert float(deep[1] / shallow[1]) == pytest.approx(1, rel=0.35)
     unscaled = Override(fixup, {"ffn_in": he("normal")})
-    growth = moved(unscaled, 8)[1] / moved(unscaled, 2)[1]
-    assert float(growth) == pytest.approx(4, rel=0.35)
+    outputs, moved = {}, {}
+    for layers in (2, 8):
+        model, of_steps = changes(layers)
+        for scheme in (fixup, unscaled):
+            of_branches, first, second = of_steps(draw(scheme, KEY, model.leaves), 0.1)
+            assert of_branches == 0
+            outputs[layers, scheme], moved[layers, scheme] = first, float(second)
+    np.testing.assert_allclose(outputs[2, fixup], outputs[8, fixup], rtol=1e-4, atol=1e-6)
+    _, slower, _ = of_steps(draw(fixup, KEY, model.leaves), 0.01)
+    np.testing.assert_allclose(10 * slower, outputs[8, fixup], rtol=1e-3, atol=1e-5)
+    assert moved[8, fixup] / moved[2, fixup] == pytest.approx(1, rel=0.35)
+    assert moved[8, unscaled] / moved[2, unscaled] == pytest.approx(4, rel=0.35)
 
 
 @pytest.mark.parametrize("model_class", [CNN, ResNet])
