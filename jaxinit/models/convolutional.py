@@ -95,10 +95,12 @@ correlated.defvjp(lambda x, dy: _keep(x, dy, correlated), _correlated_backward)
 class Convolution(nnx.Module):
     """y = x * W (+ b), with W `[3, 3, inputs, outputs]`, under a declared role."""
 
-    def __init__(self, inputs: int, outputs: int, role: str, bias: bool, **place: Unpack[Place]):
-        self.kernel = param((SIDE, SIDE, inputs, outputs), "wwio", role, **place)
-        beside: Place = {**place, "inputs": SIDE * SIDE * inputs, "partner": role}
-        self.bias = param((outputs,), "o", "bias", **beside) if bias else None
+    def __init__(
+        self, in_channels: int, out_channels: int, role: str, bias: bool, **place: Unpack[Place]
+    ):
+        self.kernel = param((SIDE, SIDE, in_channels, out_channels), "wwio", role, **place)
+        beside: Place = {**place, "inputs": SIDE * SIDE * in_channels, "partner": role}
+        self.bias = param((out_channels,), "o", "bias", **beside) if bias else None
 
     def __call__(self, x: Pictures) -> Float[Array, "b r c o"]:
         return plus(convolved(x, self.kernel[...]), self.bias)
@@ -179,15 +181,15 @@ class CNN(nnx.Module):
 class Block(nnx.Module):
     """The parameters of one residual block: two convolutions, and what stands before each."""
 
-    def __init__(self, width: int, o: ResNetOptions, rngs: nnx.Rngs, **place: Unpack[Place]):
+    def __init__(self, d: int, o: ResNetOptions, rngs: nnx.Rngs, **place: Unpack[Place]):
         bias = o.with_biases
         inner: Place = {**place, "activation": o.activation}
-        self.first = Convolution(width, width, "ffn_in", bias, **inner)
-        self.last = Convolution(width, width, "ffn_out", bias, **place)
+        self.first = Convolution(d, d, "ffn_in", bias, **inner)
+        self.last = Convolution(d, d, "ffn_out", bias, **place)
         norm_before = norm_between = None
         if o.norm is not None:
-            norm_before = norm_named(o.norm, width, rngs, **place)
-            norm_between = norm_named(o.norm, width, rngs, **place)
+            norm_before = norm_named(o.norm, d, rngs, **place)
+            norm_between = norm_named(o.norm, d, rngs, **place)
         self.norm_before, self.norm_between = norm_before, norm_between
         self.gate = param((), "", "residual_gate", **place) if o.gate else None
         self.before_activation, self.before_first = scalars(2, o.scalar_bias, **inner)
@@ -257,9 +259,10 @@ class ResNet(nnx.Module):
             blocks.append(Block(width, options, rngs, layer=k, n_layers=layers, width=width))
         self.blocks = nnx.List(blocks)
         last: Place = {"layer": layers, "n_layers": layers, "width": width}
-        self.norm = None
+        norm = None
         if options.norm is not None:
-            self.norm = norm_named(options.norm, width, rngs, **last)
+            norm = norm_named(options.norm, width, rngs, **last)
+        self.norm = norm
         self.readout = Dense(width, out_features, "readout", **last)
         self.before_activation, self.before = scalars(2, options.scalar_bias, **last)
         start(self, rngs, {"input", "ffn_in", "ffn_out", "readout", "bias"}, inits)
