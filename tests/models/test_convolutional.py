@@ -229,7 +229,7 @@ def test_branches_of_convolutions_are_one_a_block() -> None:
 
 def changes(layers: int) -> tuple[Functional, Any]:
     """A network for Fixup, and a function of its parameters and a rate: what its branches add, how
-    far the first step moves its outputs, and the second its stream."""
+    far the first step moves its outputs, and the second what its branches add."""
     x = jax.random.normal(KEY, (8, ROWS, COLUMNS))
     y = jnp.arange(8) % OUT
     model = functional(lambda: ResNet(COLUMNS, 16, OUT, layers=layers, rngs=nnx.Rngs(0), **FIXUP))
@@ -237,8 +237,9 @@ def changes(layers: int) -> tuple[Functional, Any]:
     def cost(p: dict) -> jax.Array:
         return cross_entropy(model.apply(p, x), y)
 
-    def stream(p: dict) -> list:
-        return model.filled(p).stream(x)
+    def branches(p: dict) -> jax.Array:
+        first, *_, last, _ = model.filled(p).stream(x)
+        return last - first
 
     @jax.jit
     def of_steps(p: dict, rate: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -247,10 +248,9 @@ def changes(layers: int) -> tuple[Functional, Any]:
 
         once = step(p)
         twice = step(once)
-        first, *_, last, _ = stream(p)
         outputs = model.apply(once, x) - model.apply(p, x)
-        second = stream(twice)[-1] - stream(once)[-1]
-        return jnp.max(jnp.abs(last - first)), outputs, jnp.sqrt(jnp.mean(second**2))
+        second = branches(twice) - branches(once)
+        return jnp.max(jnp.abs(branches(p))), outputs, jnp.sqrt(jnp.mean(second**2))
 
     return model, of_steps
 
@@ -260,19 +260,19 @@ def test_a_network_under_fixup_starts_as_its_stem_and_moves_alike_at_every_depth
     branches as its scale squared, which is 1/L: the sum the same at every depth, and as L without
     the scale."""
     fixup = SCHEMES["fixup"]
-    unscaled = Override(fixup, {"ffn_in": he("normal")})
+    schemes = {"fixup": fixup, "unscaled": Override(fixup, {"ffn_in": he("normal")})}
     outputs, moved = {}, {}
     for layers in (2, 8):
         model, of_steps = changes(layers)
-        for scheme in (fixup, unscaled):
+        for name, scheme in schemes.items():
             of_branches, first, second = of_steps(draw(scheme, KEY, model.leaves), 0.1)
             assert of_branches == 0
-            outputs[layers, scheme], moved[layers, scheme] = first, float(second)
-    np.testing.assert_allclose(outputs[2, fixup], outputs[8, fixup], rtol=1e-4, atol=1e-6)
+            outputs[name, layers], moved[name, layers] = first, float(second)
+    np.testing.assert_allclose(outputs["fixup", 2], outputs["fixup", 8], rtol=1e-4, atol=1e-6)
     _, slower, _ = of_steps(draw(fixup, KEY, model.leaves), 0.01)
-    np.testing.assert_allclose(10 * slower, outputs[8, fixup], rtol=1e-3, atol=1e-5)
-    assert moved[8, fixup] / moved[2, fixup] == pytest.approx(1, rel=0.35)
-    assert moved[8, unscaled] / moved[2, unscaled] == pytest.approx(4, rel=0.35)
+    np.testing.assert_allclose(10 * slower, outputs["fixup", 8], rtol=1e-3, atol=1e-5)
+    assert moved["fixup", 8] / moved["fixup", 2] == pytest.approx(1, rel=0.35)
+    assert moved["unscaled", 8] / moved["unscaled", 2] == pytest.approx(4, rel=0.35)
 
 
 @pytest.mark.parametrize("model_class", [CNN, ResNet])
