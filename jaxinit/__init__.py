@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from jaxinit.introspect import declare as declare
     from jaxinit.introspect import initialize as initialize
     from jaxinit.introspect import leaves as leaves
+    from jaxinit.models import CNN as CNN
     from jaxinit.models import GRU as GRU
     from jaxinit.models import LRU as LRU
     from jaxinit.models import LSTM as LSTM
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from jaxinit.models import MLP as MLP
     from jaxinit.models import RNN as RNN
     from jaxinit.models import EncoderDecoder as EncoderDecoder
+    from jaxinit.models import ResNet as ResNet
     from jaxinit.models import Transformer as Transformer
     from jaxinit.models import ViT as ViT
     from jaxinit.schemes import SCHEMES as SCHEMES
@@ -56,7 +58,19 @@ _HOME = {
     "spec": ("Leaf", "Rule", "Scheme", "draw"),
     "schemes": ("SCHEMES",),
     "introspect": ("leaves", "initialize", "declare", "adapt"),
-    "models": ("RNN", "LSTM", "GRU", "MGU", "LRU", "MLP", "Transformer", "ViT", "EncoderDecoder"),
+    "models": (
+        "RNN",
+        "LSTM",
+        "GRU",
+        "MGU",
+        "LRU",
+        "MLP",
+        "CNN",
+        "ResNet",
+        "Transformer",
+        "ViT",
+        "EncoderDecoder",
+    ),
     "tasks": ("TASKS", "Task", "task"),
     "signals.probes": ("probe",),
     "study": ("BadStudy", "Study"),

@@ -88,6 +88,71 @@ class MLPOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ConvolutionalOptions(Options):
+    """The options that all convolutional networks share.
+
+    Raises: ValueError as `Options`, for an unknown activation, and for more stages than layers.
+    """
+
+    layers: int = 2
+    """Convolutions, or blocks of two."""
+    activation: str = "relu"
+    """linear, tanh, sigmoid, softsign, relu, leaky_relu, hard_tanh, erf, elu, gelu or silu."""
+    channels: int = 1
+    """Numbers a pixel, side by side in a row of the input: 3 for cifar10."""
+    stages: int = 1
+    """Parts of equal depth; each but the first halves rows and columns."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_activation(self.activation)
+        if self.stages > self.layers:
+            raise ValueError(
+                f"stages are parts of the layers, at most {self.layers}; got {self.stages}"
+            )
+
+    def check_row(self, features: int) -> None:
+        """Raises: ValueError unless the channels divide the numbers of a row."""
+        if features % self.channels:
+            raise ValueError(
+                f"channels must divide the numbers of a row, got {self.channels} channels and rows "
+                f"of {features}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CNNOptions(ConvolutionalOptions):
+    """The options of `models.CNN`. Raises: ValueError as `ConvolutionalOptions`."""
+
+    norm: Literal["layer", "batch"] | None = None
+    """Normalization of pre-activations: layer (over the channels of a pixel) or batch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResNetOptions(ConvolutionalOptions):
+    """The options of `models.ResNet`. Raises: ValueError as `ConvolutionalOptions`."""
+
+    norm: Literal["layer", "batch", "none"] | None = "batch"
+    """Normalization before every activation: layer (over the channels of a pixel), batch or none
+    (in Python also None)."""
+    gate: bool = False
+    """Multiply every branch by a learned scalar, from 0 (ReZero), under fixup from 1."""
+    scalar_bias: bool = False
+    """Add a learned scalar before every activation and every kernel but the first, in place of
+    biases (Fixup)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.norm == "none":
+            self._set("norm", None)
+
+    @property
+    def with_biases(self) -> bool:
+        """Whether convolutions have biases: where nothing else has them."""
+        return self.norm is None and not self.scalar_bias
+
+
+@dataclass(frozen=True, kw_only=True)
 class RecurrentOptions(Options):
     """The options that all recurrent networks share.
 
@@ -286,6 +351,8 @@ OPTIONS: dict[str, type[Options]] = {
     "mgu": RecurrentOptions,
     "lru": LRUOptions,
     "mlp": MLPOptions,
+    "cnn": CNNOptions,
+    "resnet": ResNetOptions,
     "transformer": TransformerOptions,
     "vit": TransformerOptions,
 }

@@ -23,6 +23,7 @@ from jaxinit.names import Named, name_of
 from jaxinit.options import (
     LEAST,
     OPTIONS,
+    ConvolutionalOptions,
     RecurrentOptions,
     TransformerOptions,
     alternatives,
@@ -41,6 +42,7 @@ RATES = {
 
 RECURRENT = models_of(RecurrentOptions)
 ATTENTION = models_of(TransformerOptions)
+PICTURES = models_of(ConvolutionalOptions)
 MODELS = tuple(OPTIONS)
 
 SYNTHETIC = (
@@ -109,7 +111,8 @@ class Study:
     """
 
     model: Name = "rnn"
-    """rnn, lstm, gru, mgu, lru, mlp, transformer or vit (see `jaxinit list models`)."""
+    """rnn, lstm, gru, mgu, lru, mlp, cnn, resnet, transformer or vit (see `jaxinit list
+    models`)."""
     hidden: int = 128
     """Units in every hidden layer."""
     layers: int = 1
@@ -131,6 +134,8 @@ class Study:
     leak: float | None = None
     learned_start: bool = False
     embedding: int | None = None
+    channels: int = 1
+    stages: int = 1
 
     task: Name = "digits_rows"
     """digits_rows, adding, copy, text, ... (see `jaxinit list tasks`), or arrays of yours: FILE.npz

@@ -8,11 +8,14 @@ import pytest
 
 from jaxinit.options import (
     OPTIONS,
+    CNNOptions,
+    ConvolutionalOptions,
     GRUOptions,
     LRUOptions,
     LSTMOptions,
     MLPOptions,
     RecurrentOptions,
+    ResNetOptions,
     RNNOptions,
     TransformerOptions,
     choices,
@@ -35,6 +38,7 @@ def test_every_option_is_documented(configuration: type) -> None:
 def test_models_and_the_options_that_they_take() -> None:
     assert models_of(RecurrentOptions) == ("rnn", "lstm", "gru", "mgu", "lru")
     assert models_of(TransformerOptions) == ("transformer", "vit")
+    assert models_of(ConvolutionalOptions) == ("cnn", "resnet")
     assert models_taking("peepholes") == ("lstm",)
     assert models_taking("unroll") == ("rnn", "lstm", "gru", "mgu")
     assert models_taking("layers") == tuple(OPTIONS)
@@ -62,6 +66,7 @@ def test_choices_are_read_from_the_types() -> None:
 
 def test_no_normalization_has_one_value() -> None:
     assert TransformerOptions(norm="none") == TransformerOptions(norm=None)
+    assert ResNetOptions(norm="none") == ResNetOptions(norm=None)
 
 
 @pytest.mark.parametrize(
@@ -75,6 +80,9 @@ def test_no_normalization_has_one_value() -> None:
         (LSTMOptions, {"readout": "first"}, "readout is one of 'last', 'all', got 'first'"),
         (LSTMOptions, {"bidirectional": True, "segment": 2}, "leave segment out"),
         (GRUOptions, {"reset": "never"}, "reset is one of 'after', 'before', got 'never'"),
+        (CNNOptions, {"stages": 3}, "stages are parts of the layers, at most 2; got 3"),
+        (CNNOptions, {"norm": "none"}, "norm is one of 'layer', 'batch', None, got 'none'"),
+        (ResNetOptions, {"activation": "swiglu"}, "no activation is called 'swiglu'"),
         (LRUOptions, {"variational": True}, "has no recurrent matrix; leave variational out"),
         (TransformerOptions, {"norm": "batch"}, "norm is one of 'layer', 'rms', 'none', None, got"),
         (TransformerOptions, {"kv_heads": 3}, "kv_heads must divide the heads, got 3 and 4"),

@@ -30,6 +30,7 @@ from jaxinit.engine.identity import claim
 from jaxinit.engine.initial import draw_parameters, kept, of_points
 from jaxinit.engine.resolve import Resolved, check_memory, resolve
 from jaxinit.introspect import Params, widened
+from jaxinit.schemes.needs import EDGES
 from jaxinit.signals import trace
 from jaxinit.spec import Leaf, Scheme
 from jaxinit.study import BadStudy, Study, check_numbers
@@ -356,14 +357,25 @@ def _stream(resolved: Resolved, steps: int) -> xr.Dataset:
                 f"{resolved.study.model!r}"
             )
         stream = model.stream(x)
+        if stream[-2].shape != stream[0].shape:
+            raise BadStudy(
+                f"a check against depth needs a stream of one size, got {resolved.study.stages} "
+                "stages; leave --stages out"
+            )
         return {"branches": stream[-2] - stream[0], "readout": model.answer(stream[-1])}
 
     def last(leaf: Leaf) -> tuple[bool, bool]:  # a tied readout is the embedding
         return leaf.role == "readout", leaf.role == "embedding"
 
+    if resolved.model.running:
+        raise BadStudy(
+            "a check against depth looks at the network in evaluation, where batch normalization "
+            "goes by statistics of no data yet; give --norm layer or none"
+        )
     readout = max(resolved.model.leaves, key=last).name
+    first = next((leaf.name for leaf in resolved.model.leaves if leaf.role in EDGES), "")
     known = {
-        "branches": Signal("branches", "embedding"),
+        "branches": Signal("branches", first),
         "readout": Signal("readout", readout),
     }
     return _sizes(resolved, steps, look, known)

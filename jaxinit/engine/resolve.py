@@ -30,6 +30,7 @@ from jaxinit.study import (
     ATTENTION,
     MODELS_TAKING,
     MOST,
+    PICTURES,
     RATES,
     RECURRENT,
     SYNTHETIC,
@@ -566,6 +567,7 @@ def _model(study: Study, task: Task, make: Callable[..., nnx.Module]) -> Callabl
     fit."""
     every_step = task.readout == "all"
     instead = {"mlp": "rnn, lstm or gru", "vit": "transformer"}
+    instead |= dict.fromkeys(PICTURES, "rnn, lstm or gru")
     if every_step and study.model in instead:
         raise BadStudy(
             f"task {task.name!r} wants an output at every step, {study.model!r} gives one; use "
@@ -575,7 +577,7 @@ def _model(study: Study, task: Task, make: Callable[..., nnx.Module]) -> Callabl
     in_features = task.in_features
     if study.model == "mlp":
         in_features *= task.length
-    elif study.model != "vit":
+    elif study.model not in ("vit", *PICTURES):
         options["readout"] = task.readout
     if study.model in RECURRENT:
         for name in ("unroll", "truncate"):
@@ -584,7 +586,7 @@ def _model(study: Study, task: Task, make: Callable[..., nnx.Module]) -> Callabl
                 raise BadStudy(
                     f"{name} is at most {task.length}, the steps of task {task.name!r}; got {steps}"
                 )
-    elif study.model != "mlp":
+    elif study.model not in ("mlp", *PICTURES):
         options["length"] = task.length
 
     def built() -> nnx.Module:

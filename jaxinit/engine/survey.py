@@ -21,6 +21,7 @@ from jaxinit.engine.identity import claim
 from jaxinit.engine.initial import calibrate_parameters, draw_parameters
 from jaxinit.engine.resolve import Resolved, check_memory, resolve
 from jaxinit.introspect import Params
+from jaxinit.options import OPTIONS
 from jaxinit.signals import probes
 from jaxinit.signals.through_time import (
     expected_mean_square,
@@ -78,24 +79,21 @@ def _signals(resolved: Resolved, batch: Batch, only: str) -> xr.Dataset:
         def apply(params: Params, x: jax.Array) -> jax.Array:
             return resolved.as_trained(params, multipliers, x)
 
-        def of_seed(params: Params) -> Any:
-            def update(grads: Params) -> Any:
-                with jax.numpy_dtype_promotion("standard"):  # Optax relies on it
-                    return optimizer.update(grads, optimizer.init(params), params)[0]
+        def update(grads: Params) -> Any:
+            with jax.numpy_dtype_promotion("standard"):  # Optax relies on it
+                return optimizer.update(grads, optimizer.init(params), params)[0]
 
-            return probes.signals(apply, loss, leaves, params, batch, only, update)
-
-        return jax.lax.map(of_seed, params)
+        return probes.signals(apply, loss, leaves, params, batch, only, update)
 
     by_scheme = []
     for scheme in resolved.schemes:
         multipliers = jax.tree.map(np.float32, resolved.multipliers(scheme))
-        on_device = look(jax.tree.map(jnp.asarray, initial[scheme]), multipliers, batch)
-        of_scheme = jax.tree.map(np.asarray, on_device)
         by_seed = []
+        # Not a loop that is compiled: in one, XLA's CPU takes back convolutions slowly.
         for row in range(resolved.study.seeds):
-            of_seed = jax.tree.map(lambda a, row=row: a[row], of_scheme)
             params = {name: a[row] for name, a in initial[scheme].items()}
+            on_device = look(jax.tree.map(jnp.asarray, params), multipliers, batch)
+            of_seed = jax.tree.map(np.asarray, on_device)
             signals = probes.to_dataset(of_seed, leaves)
             kernels = signals.parameter.values.tolist()
             by_seed.append(signals.assign(probes.spectra(leaves, params, kernels)))
@@ -203,12 +201,14 @@ def _resolved_and_batch(
 
 
 def _about(study: Study, resolved: Resolved, examples: int) -> dict[str, Any]:
+    default = getattr(OPTIONS.get(study.model), "activation", "tanh")
+    if any(leaf.gate for leaf in resolved.model.leaves):
+        default = "its gates"
     return {
         "model": study.model,
         "hidden": study.hidden,
         "layers": study.layers,
-        "activation": study.activation
-        or ("its gates" if any(leaf.gate for leaf in resolved.model.leaves) else "tanh"),
+        "activation": study.activation or default,
         "task": resolved.task.name,
         "examples": examples,
     }

@@ -4,6 +4,7 @@ from flax import nnx
 
 from jaxinit.models.bptt import ACTIVATIONS
 from jaxinit.models.cells import GRU, LRU, LSTM, MGU, RNN
+from jaxinit.models.convolutional import CNN, ResNet
 from jaxinit.models.mlp import MLP
 from jaxinit.models.transformer import EncoderDecoder, Transformer, ViT
 
@@ -14,12 +15,15 @@ MODELS: dict[str, type[nnx.Module]] = {
     "mgu": MGU,
     "lru": LRU,
     "mlp": MLP,
+    "cnn": CNN,
+    "resnet": ResNet,
     "transformer": Transformer,
     "vit": ViT,
 }
 
 __all__ = [
     "ACTIVATIONS",
+    "CNN",
     "GRU",
     "LRU",
     "LSTM",
@@ -28,6 +32,7 @@ __all__ = [
     "MODELS",
     "RNN",
     "EncoderDecoder",
+    "ResNet",
     "Transformer",
     "ViT",
 ]

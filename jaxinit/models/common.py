@@ -259,6 +259,19 @@ def dropped(x: Float[Array, "..."], training: Training | None, place: int) -> Fl
     return jnp.where(kept, scaled, 0)
 
 
+def scalars(count: int, wanted: bool, **place: Unpack[Place]) -> list[nnx.Param | None]:
+    """Biases of one number each, where they are wanted."""
+    if not wanted:
+        return [None] * count
+    return [param((), "", "bias", **place) for _ in range(count)]
+
+
+def plus(y: Float[Array, "..."], bias: nnx.Param | None) -> Float[Array, "..."]:
+    if bias is None:
+        return y
+    return y + jnp.broadcast_to(bias[...], y.shape)
+
+
 class Dense(nnx.Module):
     """y = x W + b, with W `[inputs, outputs]`, under a declared role."""
 

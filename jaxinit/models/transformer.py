@@ -26,7 +26,9 @@ from jaxinit.models.common import (
     Inputs,
     dropped,
     dtype_of,
+    plus,
     resolve_lengths,
+    scalars,
     sequences,
     sizes,
     start,
@@ -94,7 +96,7 @@ class Attention(nnx.Module):
         self.key_bias = bias_of("key", (o.key_value_heads, head), ".o", o, **sized)
         self.value_bias = bias_of("value", (o.key_value_heads, head), ".o", o, **here)
         self.out_bias = bias_of("attention_out", (d,), "o", o, **here)
-        self.before, self.before_out = scalars(2, o, **here)
+        self.before, self.before_out = scalars(2, o.scalar_bias, **here)
         query_norm = key_norm = None
         if o.qk_norm:
             query_norm = Norm("rms", head, **{**place, "partner": "query"})
@@ -210,7 +212,7 @@ class Block(nnx.Module):
         self.ffn_out = param((wide, d), "io", "ffn_out", **outer)
         self.ffn_in_bias = bias_of("ffn_in", (wide,), "o", o, **inner)
         self.ffn_out_bias = bias_of("ffn_out", (d,), "o", o, **outer)
-        self.before, self.before_activation, self.before_out = scalars(3, o, **inner)
+        self.before, self.before_activation, self.before_out = scalars(3, o.scalar_bias, **inner)
         self.fed = Branch(d, o, **place)
 
     def __call__(
@@ -340,7 +342,7 @@ class Transformer(nnx.Module):
         else:
             roles.remove("readout")
         self.norm, self.readout = norm, readout
-        (self.before,) = scalars(1, options, **last)
+        (self.before,) = scalars(1, options.scalar_bias, **last)
         start(self, rngs, roles, inits)
 
     def __call__(
@@ -648,19 +650,6 @@ def bias_of(
     if not o.bias:
         return None
     return param(shape, dims, "bias", **{**place, "partner": role})
-
-
-def scalars(count: int, o: TransformerOptions, **place: Unpack[Place]) -> list[nnx.Param | None]:
-    """Biases of one number each, where the option asks for them."""
-    if not o.scalar_bias:
-        return [None] * count
-    return [param((), "", "bias", **place) for _ in range(count)]
-
-
-def plus(y: Array, bias: nnx.Param | None) -> Array:
-    if bias is None:
-        return y
-    return y + jnp.broadcast_to(bias[...], y.shape)
 
 
 def future(t: int, dtype: np.dtype) -> Float[Array, "1 1 t t"]:

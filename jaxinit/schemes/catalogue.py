@@ -44,6 +44,7 @@ SCHEMES: dict[str, Scheme] = {
     "np_rnn": plain.np_rnn,
     "smart_tanh": plain.smart_tanh,
     "saxe_orthogonal": plain.saxe_orthogonal,
+    "delta_orthogonal": plain.delta_orthogonal,
     "glorot_standard": plain.glorot_standard,
     "glorot_normalized": glorot_scheme,
     "zaremba": plain.zaremba(),

@@ -24,6 +24,13 @@ def blocks(leaf: Leaf, scheme: str) -> int:
     return leaf.n_layers
 
 
+def branches(leaf: Leaf, scheme: str) -> int:
+    """The number of residual branches of a leaf's model: two a block, attention and feed-forward,
+    and one of convolutions. Raises: ValueError where the number of blocks is unknown."""
+    in_a_block = 1 if "w" in leaf.dims else 2
+    return in_a_block * blocks(leaf, scheme)
+
+
 def partner(leaf: Leaf, scheme: str) -> str:
     """The role of the kernel that a bias or a scale belongs to; empty for what belongs to none,
     such as norms' biases.

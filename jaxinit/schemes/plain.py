@@ -102,6 +102,18 @@ def saxe_orthogonal(leaf: Leaf) -> Initializer:
     return vector(leaf) or initializers.orthogonal()
 
 
+def delta_orthogonal(leaf: Leaf) -> Initializer:
+    """Convolutions orthogonal at their central pixel and 0 around it, other kernels orthogonal:
+    Xiao et al. (2018).
+
+    The gain is 1, for a linear or a tanh network. Zero biases. A convolution needs as many outputs
+    as inputs, or more. Source: section 2.3, and algorithm 1.
+    """
+    if leaf.is_kernel and "w" in leaf.dims:
+        return structured.delta_orthogonal()
+    return vector(leaf) or initializers.orthogonal()
+
+
 def glorot_standard(leaf: Leaf) -> Initializer:
     """U(+-1/sqrt(fan_in)), variance 1/(3 fan_in), zero biases: the baseline of Glorot & Bengio
     (2010), eq. 1."""

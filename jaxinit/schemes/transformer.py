@@ -27,6 +27,7 @@ from jaxinit.schemes.needs import (
     SCALED_BRANCH,
     TABLES,
     blocks,
+    branches,
     without_branches,
     without_gate,
     without_stream,
@@ -40,12 +41,12 @@ def gpt2(leaf: Leaf) -> Initializer:
     """N(0, 0.02^2); kernels into the residual stream 0.02 / sqrt(2 n_layers); zero biases: GPT-2 as
     its ports read it.
 
-    Two additions a block make 2 n_layers residual layers. Source: Radford et al. (2019), section
-    2.3, "1/sqrt(N), N the number of residual layers"; the reading of 2 n_layers is that of Hugging
-    Face's and Karpathy's code.
+    Two additions a block make 2 n_layers residual layers; a block of convolutions has one.
+    Source: Radford et al. (2019), section 2.3, "1/sqrt(N), N the number of residual layers"; the
+    reading of 2 n_layers is that of Hugging Face's and Karpathy's code.
     """
     if leaf.role in INTO_STREAM:
-        return normal(0.02 / math.sqrt(2 * blocks(leaf, "gpt2")))
+        return normal(0.02 / math.sqrt(branches(leaf, "gpt2")))
     return vector(leaf) or normal(0.02)
 
 
@@ -99,7 +100,7 @@ def spike_no_more(leaf: Leaf) -> Initializer:
         return normal(1.0)
     std = math.sqrt(2 / (5 * leaf.fan_in))
     if leaf.role in INTO_STREAM:
-        return normal(std / math.sqrt(2 * blocks(leaf, "spike_no_more")))
+        return normal(std / math.sqrt(branches(leaf, "spike_no_more")))
     return vector(leaf) or normal(std)
 
 
@@ -126,12 +127,13 @@ def t_fixup(leaf: Leaf) -> Initializer:
 
 
 def fixup(leaf: Leaf) -> Initializer:
-    """Zero for the last kernel of each branch and for the readout, the others of a branch times (2
-    n_layers)^(-1/2).
+    """Zero for the last kernel of each branch and for the readout, the others of a branch times
+    branches^(-1/2): Fixup.
 
-    He normal elsewhere. Meant for a model with norm=None, gate (the multipliers of branches, which
-    are initially 1 here), scalar_bias (before every kernel and activation function, initially 0)
-    and bias=False.
+    He normal elsewhere. Branches: 2 n_layers of a Transformer, n_layers of a residual network of
+    convolutions. Meant for a model with norm=None, gate (the multipliers of branches, which are
+    initially 1 here), scalar_bias (before every kernel and activation function, initially 0) and
+    no other biases.
     Source: Zhang et al. (2019), Fixup, section 3, with m = 2 kernels a branch.
     """
     if leaf.role in (*INTO_STREAM, "readout"):
@@ -140,8 +142,8 @@ def fixup(leaf: Leaf) -> Initializer:
         return ones
     he = initializers.he("normal")
     if leaf.role in SCALED_BRANCH:
-        n_branches = 2 * blocks(leaf, "fixup")
-        return scaled(he, n_branches**-0.5)  # L^(-1 / (2 m - 2)), m = 2
+        # L^(-1 / (2 m - 2)) with L branches of m = 2 kernels
+        return scaled(he, branches(leaf, "fixup") ** -0.5)
     return vector(leaf) or he
 
 

@@ -438,7 +438,7 @@ def test_twenty_kills_at_random_moments_lose_nothing(tmp_path: Path) -> None:
         ({"activation": "than"}, "no activation is called 'than'; the nearest is 'tanh'"),
         (
             {"model": "gru", "activation": "relu"},
-            "--activation is an option of rnn, mlp, transformer, vit; leave it out",
+            "--activation is an option of rnn, mlp, cnn, resnet, transformer, vit; leave it out",
         ),
         ({"target": 1.5}, "target 1.5 is out of reach"),
         (

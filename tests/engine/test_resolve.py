@@ -134,7 +134,7 @@ def test_normalized_residual_nets_are_a_setting(norm: str) -> None:
             {"model": "transformer", "norm": "batch"},
             "norm of 'transformer' is layer, rms, none or left out; got 'batch'",
         ),
-        ({"model": "mlp", "gate": True}, "--gate is an option of transformer, vit"),
+        ({"model": "mlp", "gate": True}, "--gate is an option of resnet, transformer, vit"),
         (
             {"model": "vit", "skip_scale": 2.0, "learned_skip": True},
             "leave --skip-scale or --learned-skip out",
@@ -159,7 +159,7 @@ OTHER_VALUES: dict[str, Any] = {
     "activation": "relu",
     "skip_scale": 2.0,
     "leak": 0.5,
-} | dict.fromkeys(("heads", "embedding", "unroll", "segment", "truncate"), 2)
+} | dict.fromkeys(("heads", "embedding", "channels", "stages", "unroll", "segment", "truncate"), 2)
 
 
 def training_step(study: Study) -> str:
@@ -184,8 +184,9 @@ def training_step(study: Study) -> str:
         "rnn",
         "lru",
         "mlp",
+        "resnet",
         "vit",
-        *(pytest.param(m, marks=pytest.mark.slow) for m in ("lstm", "gru", "mgu")),
+        *(pytest.param(m, marks=pytest.mark.slow) for m in ("lstm", "gru", "mgu", "cnn")),
     ],
 )
 def test_an_option_is_taken_where_it_changes_the_program_and_refused_elsewhere(model: str) -> None:

@@ -20,7 +20,7 @@ from jaxinit.models.bptt import SLOPES
 from jaxinit.models.recurrent import shapes_of
 from jaxinit.options import ACTIVATIONS as ACTIVATION_NAMES
 from jaxinit.options import OPTIONS, RECURRENT_ACTIVATIONS
-from jaxinit.study import ATTENTION
+from jaxinit.study import ATTENTION, PICTURES
 
 KEY = jax.random.key(0)
 B, T, D, H, K = 3, 6, 4, 5, 2
@@ -224,7 +224,7 @@ def test_overrides_reach_their_role_only(name: str) -> None:
         "readout_init": ("readout",),
         "bias_init": ("bias",),
     }
-    if name not in ("mlp", "lru"):
+    if name not in ("mlp", "lru", *PICTURES):
         arguments["recurrent_init"] = ("recurrent",)
     for argument, roles in arguments.items():
         model = MODELS[name](D, H, K, rngs=nnx.Rngs(0), **{argument: constant(3.0)})
@@ -857,7 +857,7 @@ def test_traced_masks_end_at_their_first_false() -> None:
         jax.jit(lambda lengths: model(X, lengths=lengths))(jnp.ones(B))
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS if name != "mlp"])
+@pytest.mark.parametrize("name", [name for name in MODELS if name not in ("mlp", *PICTURES)])
 def test_inputs_of_another_shape_are_refused_in_one_line(name: str) -> None:
     model = MODELS[name](D, 8, K, rngs=nnx.Rngs(0))
     expected = rf"expected features \[batch, time, {D}\] or whole numbers \[batch, time\] below {D}"

@@ -53,6 +53,7 @@ VARIANCE = {
     "np_rnn": he,
     "smart_tanh": 1e-4,
     "saxe_orthogonal": semi_orthogonal,
+    "delta_orthogonal": semi_orthogonal,  # its convolutions are tested in test_convolutional
     "zaremba": 0.01 / 3,
     "chrono": glorot,
     "forget_bias": glorot,
