@@ -27,7 +27,7 @@ from jaxinit.introspect.state import (
 )
 from jaxinit.spec import Leaf
 
-Apply = Callable[[Params, Array], Array]
+Apply = Callable[[Params, Any], Array]  # inputs are an array, or a tree of arrays
 
 
 class Training(NamedTuple):
@@ -42,7 +42,7 @@ class Training(NamedTuple):
 
 
 # (params, running statistics, x, training) -> (y, running statistics after)
-Learn = Callable[[Params, Params, Array, Training], tuple[Array, Params]]
+Learn = Callable[[Params, Params, Any, Training], tuple[Array, Params]]
 
 
 class Functional(NamedTuple):
@@ -66,7 +66,7 @@ class Functional(NamedTuple):
     filled: Callable[[Params], Any]
     noisy: bool = False
 
-    def as_trained(self, params: Params, x: Array) -> Array:
+    def as_trained(self, params: Params, x: Any) -> Array:
         """What a training step computes, without its noise: what to probe and to calibrate."""
         return self.learn(params, self.running, x, Training())[0]
 
@@ -134,12 +134,12 @@ class _Pure:
         values = self.held.constants | self.held.running | params
         return self._module(self.modes.evaluating, values)
 
-    def apply(self, params: Params, x: Array) -> Array:
+    def apply(self, params: Params, x: Any) -> Array:
         evaluating = {name: not trains for name, trains in self.flags.items()}
         return self.filled(params)(x, **evaluating)
 
     def learn(
-        self, params: Params, running: Params, x: Array, training: Training
+        self, params: Params, running: Params, x: Any, training: Training
     ) -> tuple[Array, Params]:
         constants = self.held.constants
         if training.key is None:
