@@ -118,7 +118,7 @@ class Task:
         """Whether x is a tree of arrays, and not one array."""
         return is_tree(self.data["valid_x"])
 
-    def loss_of(self, outputs: Array, y: Array, seen: Seen) -> Array:
+    def loss_of(self, outputs: Any, y: Any, seen: Seen) -> Any:
         """The loss of a batch, with what it sees of all that it may."""
         return self.loss(outputs, y, **{name: getattr(seen, name) for name in self.loss_sees})
 

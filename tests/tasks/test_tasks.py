@@ -447,7 +447,7 @@ def test_the_texts_of_a_folder_are_one_by_name(tmp_path: Path) -> None:
     assert of_folder.fingerprint() == TASKS["text"](length=5, file=joined).fingerprint()
     for short in tmp_path.glob("*.txt"):
         short.write_text("x")
-    with pytest.raises(ValueError, match="the text has 3 characters or words .* too few"):
+    with pytest.raises(ValueError, match=r"the text has 3 characters or words .* too few"):
         TASKS["text"](file=tmp_path)
 
 
