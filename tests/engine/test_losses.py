@@ -82,7 +82,7 @@ def test_a_penalty_on_the_parameters_is_l2() -> None:
     free, _ = trained(task(X, Y, loss=squared, target=0.1), SMALL, trial())
     for name, value in ours.params.items():
         np.testing.assert_allclose(seen.params[name], value, atol=1e-6)
-    kernel = SMALL.leaves[0].name
+    kernel = next(leaf.name for leaf in SMALL.leaves if leaf.is_kernel)
     assert not np.allclose(free.params[kernel], seen.params[kernel], atol=1e-4)
 
 

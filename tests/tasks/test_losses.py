@@ -160,7 +160,8 @@ def test_several_inputs_are_given_to_a_model_of_the_callers_as_they_are() -> Non
     assert drawn["valid_x"]["kind"].shape == (10,)
     # An example stays whole: each row of a with the kind and the y that it had.
     for part in ("train", "valid"):
-        rows = [int(np.flatnonzero((row == X).all(1))[0]) for row in drawn[f"{part}_x"]["a"]]
+        vectors = np.asarray(drawn[f"{part}_x"]["a"])
+        rows = [int(np.flatnonzero((row == X).all(1))[0]) for row in vectors]
         np.testing.assert_array_equal(drawn[f"{part}_x"]["kind"], SEVERAL["kind"][rows])
         np.testing.assert_array_equal(drawn[f"{part}_y"][:, 0], Y[rows])
     resolved = resolve(Study(model=both, hidden=4, batch=10, task=made))
