@@ -139,12 +139,13 @@ class Study:
 
     task: Name = "digits_rows"
     """digits_rows, adding, copy, text, ... (see `jaxinit list tasks`), or arrays of yours: FILE.npz
-    with x and y, X.npy,Y.npy, FILE.csv:COLUMN."""
+    with x and y, X.npy,Y.npy, FILE.csv:COLUMN; or a folder of *.txt, FOLDER/."""
     length: int | None = None
     """Length of a sequence, for tasks that have no fixed one (not digits_*). Default: the
     task's."""
     text: str | None = None
-    """A text file of yours, for text and words. Default: the embedded text."""
+    """A text file of yours, or a folder of *.txt, for text and words. Default: the embedded
+    text."""
     schemes: Names = (
         "uniform01",
         "small_normal",

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from jaxinit import cli
@@ -58,8 +59,10 @@ RUNNABLE = [
 
 @pytest.fixture
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, as_users_run: None) -> Path:
-    """An empty folder to be in, but for the text that the README's commands name."""
+    """An empty folder to be in, but for the text and the arrays that the README's commands name."""
     monkeypatch.chdir(tmp_path)
+    inputs = np.random.default_rng(0).normal(size=(200, 4))
+    np.savez(tmp_path / "data.npz", x=inputs, y=(inputs[:, 0] > 0).astype(int))
     (tmp_path / "book.txt").write_text(
         "It was the best of times, it was the worst of times. " * 100
     )

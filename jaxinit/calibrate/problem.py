@@ -24,13 +24,15 @@ class Problem(NamedTuple):
     trained on.
 
     `apply(params, x)` gives the outputs, `loss(outputs, y)` their mean loss; `optimizer` is what
-    will train it.
+    will train it. `cost(params, batch)` goes in the place of both where the loss sees more than
+    outputs and y.
     """
 
     leaves: tuple[Leaf, ...]
     apply: Callable[[Params, Array], Array]
-    loss: Callable[[Array, Array], Array]
+    loss: Callable[..., Array]
     optimizer: str = "sgd"
+    cost: Callable[[Params, Batch], Array] | None = None
 
     @property
     def kernels(self) -> dict[str, Leaf]:
@@ -38,6 +40,8 @@ class Problem(NamedTuple):
         return {leaf.name: leaf for leaf in self.leaves if leaf.is_kernel}
 
     def loss_of(self, params: Params, batch: Batch) -> Array:
+        if self.cost is not None:
+            return self.cost(params, batch)
         x, y = batch
         outputs = self.apply(params, x)
         return self.loss(outputs, y)

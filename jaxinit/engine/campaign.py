@@ -98,6 +98,8 @@ def run(
     if slots_per_device is not None and not 1 <= slots_per_device <= MOST_SLOTS:
         raise BadStudy(f"slots must be 1 to {MOST_SLOTS}, got {slots_per_device}")
     resolved = resolve(study, schemes, tasks, models)
+    if signals:
+        resolved.loss_of_outputs(resolved.task.data["valid_x"])  # refused before any work
     mapping = mapping or sweep.default_mapping()
     slots = slots_per_device or default_slots(resolved.study, mapping, jax.device_count())
     options = Options(mapping, slots, progress, signals, force_resume)

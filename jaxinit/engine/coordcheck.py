@@ -28,7 +28,7 @@ from jaxinit.analysis.records import Point
 from jaxinit.engine import sweep, training
 from jaxinit.engine.identity import claim
 from jaxinit.engine.initial import draw_parameters, kept, of_points
-from jaxinit.engine.resolve import Resolved, check_memory, resolve
+from jaxinit.engine.resolve import Resolved, check_memory, check_one_input, resolve
 from jaxinit.introspect import Params, widened
 from jaxinit.schemes.needs import EDGES
 from jaxinit.signals import trace
@@ -395,6 +395,7 @@ def _sizes(
     parameters do to them.
     """
     study = resolved.study
+    check_one_input(resolved.task, "a coordinate check is")
     program = training.Program(
         resolved.model,
         resolved.task,
@@ -435,7 +436,7 @@ def _measured(
     x, y = task.data["valid_x"][:batch], task.data["valid_y"][:batch]
 
     def loss(params: Params) -> jax.Array:
-        return task.loss(resolved.as_trained(params, multipliers, x), y)
+        return resolved.cost(params, multipliers, x, y)
 
     def step(carry: tuple[Params, Any], _: None) -> tuple[tuple[Params, Any], None]:
         params, opt = carry

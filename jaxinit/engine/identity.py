@@ -11,6 +11,7 @@ import hashlib
 import inspect
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from jaxinit.names import without_address
 from jaxinit.spec import draw
 from jaxinit.study import Study
 from jaxinit.tasks import Task
+from jaxinit.tasks.base import Seen
 
 PRECISION = (
     "jax_default_matmul_precision",
@@ -148,10 +150,25 @@ def _task_digest(resolved: Resolved) -> str:
     digest.update(repr((numbers, answer)).encode())
     first = _first_batch(task, study.batch)
     digest.update(program_digest(first, task.data, jax.random.key(0)).encode())
-    outputs = jax.eval_shape(resolved.model.apply, _shapes(resolved), task.data["valid_x"])
-    for judge in (task.loss, task.metric):
-        digest.update(program_digest(judge, outputs, task.data["valid_y"]).encode())
+    params = _shapes(resolved)
+    x, y = task.data["valid_x"], task.data["valid_y"]
+    judges = [task.loss, task.metric]
+    if task.loss_sees:  # of the loss a program of all that it may see
+        judges = [] if task.metric is task.loss else [task.metric]
+        seeing = program_digest(
+            partial(_validation_loss, resolved), params, jax.random.key(0), x, y
+        )
+        digest.update(f"{task.loss_sees} {seeing}".encode())
+    outputs = jax.eval_shape(resolved.model.apply, params, x)
+    for judge in judges:
+        digest.update(program_digest(judge, outputs, y).encode())
     return digest.hexdigest()
+
+
+def _validation_loss(resolved: Resolved, params: Any, key: Any, x: Any, y: Any) -> Any:
+    """The loss of the model when it is evaluated."""
+    apply = partial(resolved.model.apply, params)
+    return resolved.task.loss_of(apply(x), y, Seen(params, key, x, apply))
 
 
 def _split_digest(task: Task) -> str:
@@ -167,16 +184,19 @@ def _model_digest(resolved: Resolved) -> str:
 
     def trained(noise: Training | None, params: Any, running: Any, key: Any, x: Any, y: Any) -> Any:
         def loss(params: Any) -> Any:
-            outputs, after = resolved.model.learn(
-                params, running, x, noise or Training(key, jnp.float32(0.5))
-            )
-            return task.loss(outputs, y), after
+            noisy = noise or Training(key, jnp.float32(0.5))
+
+            def apply(x: Any) -> Any:
+                return resolved.model.learn(params, running, x, noisy)[0]
+
+            outputs, after = resolved.model.learn(params, running, x, noisy)
+            return task.loss_of(outputs, y, Seen(params, key, x, apply)), after
 
         return jax.value_and_grad(loss, has_aux=True)(params)
 
     # With noise, and as studies without dropout and calibrations train.
     for noise in (None, Training()):
-        program = functools.partial(trained, noise)
+        program = partial(trained, noise)
         digest.update(
             program_digest(
                 program, params, resolved.model.running, jax.random.key(0), x, y

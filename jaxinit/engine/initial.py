@@ -95,7 +95,16 @@ def _calibrated(resolved: Resolved, name: str, drawn: dict[str, np.ndarray]) -> 
     def apply(params: Params, x: jax.Array) -> jax.Array:
         return resolved.as_trained(params, multipliers, x)
 
-    problem = calibrate.Problem(resolved.model.leaves, apply, task.loss, study.optimizer)
+    def cost(params: Params, batch: calibrate.Batch) -> jax.Array:
+        return resolved.cost(params, multipliers, *batch)
+
+    problem = calibrate.Problem(
+        resolved.model.leaves,
+        apply,
+        task.loss,
+        study.optimizer,
+        cost if task.loss_sees else None,
+    )
 
     def calibrate_seed(data: Any, seed: jax.Array, params: Params) -> calibrate.Calibrated:
         seed_key = jax.random.key(seed)

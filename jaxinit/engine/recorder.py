@@ -86,8 +86,9 @@ class SignalRecorder:
 
     def _signals(self, state: State, trial: Trial, multipliers: dict[str, Any]) -> Any:
         """The signals of a trial in one state; their update is the optimizer's next step."""
-        data, loss = self.resolved.task.data, self.resolved.task.loss
+        data = self.resolved.task.data
         batch = data["valid_x"][: self.examples], data["valid_y"][: self.examples]
+        loss = self.resolved.loss_of_outputs(batch[0])
 
         def update(grads: Params) -> Params:
             params, _, _ = self.program.descend(state.params, grads, state.opt, trial)

@@ -42,7 +42,10 @@ from jaxinit.study import (
     check_settings,
     model_options,
 )
-from jaxinit.tasks import TASKS, Task, is_file_of_arrays, task_from_file
+from jaxinit.tasks import TASKS, Task, is_file_of_arrays, is_folder_of_text, task_from_file
+from jaxinit.tasks.arrays import LOSSES
+from jaxinit.tasks.base import Seen, count_of
+from jaxinit.tasks.losses import check_number, cost_of_zeros, in_one_line
 
 # Of a study's settings, those that a caller's model takes where it names such an argument.
 OWN_MODELS_TAKE = ("activation", "norm", "residual")
@@ -83,6 +86,29 @@ class Resolved:
     def as_trained(self, params: Params, multipliers: Mapping[str, Any], x: jax.Array) -> jax.Array:
         """What a training step under a scheme computes, without its noise, by the whole model."""
         return self.whole.as_trained(self.effective(params, multipliers), x)
+
+    def cost(self, params: Params, multipliers: Mapping[str, Any], x: Any, y: Any) -> jax.Array:
+        """The loss of a batch as it is trained, without noise; the key that it sees is a fixed
+        one."""
+        return loss_as_trained(self.task, self.whole, self.effective(params, multipliers), x, y)
+
+    def loss_of_outputs(self, x: Any) -> Callable[[Any, Any], jax.Array]:
+        """The loss as a function of the outputs for inputs x and of y: what signals come back from.
+
+        Raises: BadStudy for a loss that depends on parameters by another way than the outputs, and
+        for several inputs.
+        """
+        check_one_input(self.task, "signals are")
+        ways = [name for name in ("params", "apply") if name in self.task.loss_sees]
+        if ways:
+            raise BadStudy(
+                f"signals come back from the outputs, and the loss of task {self.task.name!r} sees "
+                f"{' and '.join(ways)} beside them; look at the network on a task without that"
+            )
+        if not self.task.loss_sees:
+            return self.task.loss
+        seen = Seen({}, jax.random.key(0), x, partial(self.whole.as_trained, {}))
+        return lambda outputs, y: self.task.loss_of(outputs, y, seen)
 
     def trials(self, points: Sequence[Point], evaluations_per_epoch: int) -> training.Trial:
         """The traced settings of the trials at `points`, stacked."""
@@ -173,8 +199,10 @@ def _resolve(
     rules_of = {}
     try:
         task = _task(study, known_tasks[study.task])
-        study = _with_target(study, task)
         model = _functional(study, _model(study, task, make))
+        if models or tasks:
+            task = _tried(study, task, model)
+        study = _with_target(study, task)
         for name, scheme in by_name.items():
             by_name[name], rules_of[name] = _under(scheme, name, model, study.optimizer)
     except BadStudy:
@@ -185,8 +213,10 @@ def _resolve(
         if not (models or tasks or schemes):
             raise  # ours: a fault of this package
         raise BadStudy(
-            f"what the study brings with it could not be built: {type(error).__name__}: {error}"
+            f"what the study brings with it could not be built: {in_one_line(error)}"
         ) from error
+    if calibrations:
+        check_one_input(task, "a calibration is")
     whole = _whole(study, task, model, make)
     if (study.dtype, study.param_dtype) != ("float32", "float32"):  # else there is nothing to cast
         model, whole = computing_in(model, study.dtype), computing_in(whole, study.dtype)
@@ -272,6 +302,8 @@ def _with_objects(
     task = _object_of(study.task, TASKS | tasks)
     if task is None and is_file_of_arrays(study.task):
         task = partial(task_from_file, study.task)
+    if task is None and study.task not in TASKS | tasks and is_folder_of_text(study.task):
+        task = partial(_text_of, study.task)
     if task is not None:
         tasks[str(study.task)] = (lambda: task) if isinstance(task, Task) else task
     model = _object_of(study.model, MODELS | models)
@@ -286,6 +318,11 @@ def _with_objects(
         "baseline": str(study.baseline),
     }
     return replace(study, **names), schemes, tasks, models
+
+
+def _text_of(folder: str, /, length: int = 50) -> Task:
+    """The next character of the texts in a folder."""
+    return TASKS["text"](length=length, file=folder)
 
 
 def _object_of(name: str, known: Mapping[str, Any]) -> Any:
@@ -326,6 +363,56 @@ def _schemes(
             check_name("calibration", calibration, calibrate.CALIBRATIONS)
             calibrations[name] = calibrate.CALIBRATIONS[calibration]
     return schemes, calibrations
+
+
+def loss_as_trained(task: Task, model: Functional, params: Params, x: Any, y: Any) -> jax.Array:
+    """The loss of a batch in training without noise, the key that it sees a fixed one."""
+    apply = partial(model.as_trained, params)
+    return task.loss_of(apply(x), y, Seen(params, jax.random.key(0), x, apply))
+
+
+def check_one_input(task: Task, what: str) -> None:
+    """Raises: BadStudy for a task of several inputs; `what` is to be one for a single array."""
+    if task.several_inputs:
+        raise BadStudy(
+            f"{what} for a task whose x is one array, and that of task {task.name!r} has "
+            f"{len(jax.tree.leaves(task.data['valid_x']))}; join them into one"
+        )
+
+
+def _tried(study: Study, task: Task, model: Functional) -> Task:
+    """The task, whose loss takes what the model gives; with its chance level, where that is a
+    matter of the model's parameters.
+
+    Raises: BadStudy for a model that fails on the inputs, or whose outputs are other than ours
+    would be, for a loss that knows no others; ValueError, one line, for a loss that fails.
+    """
+    params = {leaf.name: jax.ShapeDtypeStruct(leaf.shape, jnp.float32) for leaf in model.leaves}
+    x, y = task.data["valid_x"], task.data["valid_y"]
+    try:
+        outputs = jax.eval_shape(model.as_trained, params, x)
+    except Exception as error:
+        shapes = [list(leaf.shape) for leaf in jax.tree.leaves(x)]
+        raise BadStudy(
+            f"model {study.model!r} failed on inputs {', '.join(map(str, shapes))} of task "
+            f"{task.name!r}: {in_one_line(error)}"
+        ) from error
+    got = getattr(outputs, "shape", type(outputs).__name__)
+    steps = (task.length,) if task.readout == "all" else ()
+    expected = (count_of(x), *steps, task.out_features)
+    if task.loss in LOSSES.values() and got != expected:
+        raise BadStudy(
+            f"model {study.model!r} gives outputs {got} and task {task.name!r} wants {expected}: "
+            "the last axis is out_features, the third argument that a model is built with"
+        )
+    if math.isnan(task.chance):
+        task = replace(task, chance=cost_of_zeros(task, params))
+    check_number(
+        lambda params: loss_as_trained(task, model, params, x, y),
+        params,
+        f"the model's outputs {got} and y {y.shape}",
+    )
+    return task
 
 
 def _with_target(study: Study, task: Task) -> Study:
@@ -450,13 +537,14 @@ def _kept_for_backward(
     """Bytes that the backward pass of one batch keeps, by shapes alone; those of the parameters are
     counted too."""
     data = task.data
-    x, y = (
-        jax.ShapeDtypeStruct((batch, *data[name].shape[1:]), data[name].dtype)
-        for name in ("valid_x", "valid_y")
-    )
 
-    def backward(params: Params, x: jax.Array, y: jax.Array) -> Any:
-        return jax.vjp(lambda p: task.loss(model.as_trained(p, x), y), params)[1]
+    def of_batch(a: jax.Array) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((batch, *a.shape[1:]), a.dtype)
+
+    x, y = jax.tree.map(of_batch, (data["valid_x"], data["valid_y"]))
+
+    def backward(params: Params, x: Any, y: jax.Array) -> Any:
+        return jax.vjp(lambda p: loss_as_trained(task, model, p, x, y), params)[1]
 
     return _bytes(jax.eval_shape(backward, params, x, y))
 
@@ -573,6 +661,12 @@ def _model(study: Study, task: Task, make: Callable[..., nnx.Module]) -> Callabl
             f"task {task.name!r} wants an output at every step, {study.model!r} gives one; use "
             f"{instead[study.model]}"
         )
+    if task.several_inputs and study.model in MODELS:
+        raise BadStudy(
+            f"the x of task {task.name!r} is {len(jax.tree.leaves(task.data['valid_x']))} arrays, "
+            f"and model {study.model!r} takes one; join them, or give a model of yours that takes "
+            "them"
+        )
     options = model_options(study)
     in_features = task.in_features
     if study.model == "mlp":
@@ -594,6 +688,7 @@ def _model(study: Study, task: Task, make: Callable[..., nnx.Module]) -> Callabl
         model = make(in_features, study.hidden, task.out_features, rngs=rngs, **options)
         if isinstance(model, nnx.Module):
             return model
-        return introspect.adapt(model, task.data["valid_x"][:2], rngs=rngs)
+        two = jax.tree.map(lambda a: a[:2], task.data["valid_x"])
+        return introspect.adapt(model, two, rngs=rngs)
 
     return built

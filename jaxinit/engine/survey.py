@@ -70,7 +70,7 @@ def survey(
 
 def _signals(resolved: Resolved, batch: Batch, only: str) -> xr.Dataset:
     """The signals of every scheme and seed, before the first step."""
-    leaves, loss = resolved.model.leaves, resolved.task.loss
+    leaves, loss = resolved.model.leaves, resolved.loss_of_outputs(batch[0])
     initial, _ = calibrate_parameters(resolved, draw_parameters(resolved))
     optimizer = resolved.optimizer(1.0)
 
@@ -147,7 +147,7 @@ def through_time(
 
 def _courses(resolved: Resolved, batch: Batch) -> xr.Dataset:
     """States and gradients by step, of every scheme and seed."""
-    model, loss = resolved.whole, resolved.task.loss
+    model, loss = resolved.whole, resolved.loss_of_outputs(batch[0])
     initial, _ = calibrate_parameters(resolved, draw_parameters(resolved))
     look = jax.jit(lambda params, batch: states_and_gradients(model, loss, params, batch))
     jacobians = jax.jit(lambda params, x: step_jacobians(model, params, x))
@@ -190,6 +190,7 @@ def _resolved_and_batch(
     one_rate = replace(study, search="grid", lrs=(1.0,), baseline=next(iter(study.schemes), ""))
     resolved = resolve(one_rate, schemes)
     data = resolved.task.data
+    resolved.loss_of_outputs(data["valid_x"])  # refused here, before anything is written
     available = data["valid_x"].shape[0]
     if not 1 <= examples <= available:
         raise BadStudy(

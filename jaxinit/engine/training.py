@@ -23,7 +23,7 @@ from jaxinit.engine import schedules
 from jaxinit.introspect import Functional, Params, Training, widened
 from jaxinit.spec import Rule, named_key
 from jaxinit.tasks import Task
-from jaxinit.tasks.base import Data
+from jaxinit.tasks.base import Data, Seen, count_of
 
 # An optimizer's state; older releases spell optax.OptState with names only they can resolve.
 OptimizerState: TypeAlias = PyTree
@@ -103,7 +103,8 @@ class Records(NamedTuple):
 
 
 KeyArray: TypeAlias = Key[Array, ""]
-Plan: TypeAlias = tuple[Any, Array | None]  # tickets of batches, and keys of their noise
+# Tickets of batches, keys of their noise, and keys that the loss sees.
+Plan: TypeAlias = tuple[Any, Array | None, Array | None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +115,8 @@ class Program:
     order given by the trial's seed and the epoch's number alone, and is evaluated at equal
     intervals, as near to `evaluations` times as divides the number of batches. Which examples train
     and which validate is the seed's own too (`Task.split`), the same for all schemes. The
-    validation set passes through the model `at_once` examples at a time (default: all of it).
+    validation set passes through the model `at_once` examples at a time (default: all of it). A
+    loss that sees a key has one for every step, and one of the seed in validation.
     `schedule` is the course of the rate (`schedules.factor`), of trials that have a `warmup`.
     Raises: ValueError for a batch larger than the training set.
     """
@@ -173,9 +175,10 @@ class Program:
         data = self.task.of_seed(data, named_key(key, "split"))
         order_key = named_key(key, "data order")
         noise_key = named_key(key, "dropout")
+        loss_key = named_key(key, "loss") if "key" in self.task.loss_sees else None
 
         def epoch(state: State, _: None) -> tuple[State, Records]:
-            plan = self.plan(data, state, trial, order_key, noise_key)
+            plan = self.plan(data, state, trial, order_key, noise_key, loss_key)
 
             def interval(state: State, plan: Plan) -> tuple[State, Records]:
                 # Under vmap both branches are computed, under map a trial at rest costs nothing.
@@ -189,7 +192,13 @@ class Program:
         return state, jax.tree.map(lambda record: record.reshape(-1), records)
 
     def plan(
-        self, data: Data, state: State, trial: Trial, order_key: KeyArray, noise_key: KeyArray
+        self,
+        data: Data,
+        state: State,
+        trial: Trial,
+        order_key: KeyArray,
+        noise_key: KeyArray,
+        loss_key: KeyArray | None,
     ) -> Plan:
         """The batches of the epoch that a trial is about to begin, `[intervals, steps]`."""
         # A running trial enters every epoch having ended the one before, so that its own count
@@ -198,14 +207,16 @@ class Program:
         number = state.evaluations // intervals
         order = jax.random.fold_in(order_key, number)
         tickets = self.task.tickets(data, order, self.steps, self.batch)
-        keys = None
+        keys = loss_keys = None
         if trial.dropout is not None or self.model.noisy:
             keys = jax.random.split(jax.random.fold_in(noise_key, number), self.steps)
+        if loss_key is not None:
+            loss_keys = jax.random.split(jax.random.fold_in(loss_key, number), self.steps)
 
         def by_interval(entries: Array) -> Array:
             return entries.reshape(intervals, self.steps // intervals, *entries.shape[1:])
 
-        return jax.tree.map(by_interval, (tickets, keys))
+        return jax.tree.map(by_interval, (tickets, keys, loss_keys))
 
     def train_interval(
         self, data: Data, trial: Trial, state: State, plan: Plan
@@ -214,13 +225,13 @@ class Program:
 
         def step(carry: tuple[Params, Params, OptimizerState], at: Any) -> Any:
             params, running, opt = carry
-            (ticket, key), pace = at
+            (ticket, key, loss_key), pace = at
             noise = Training()
             if key is not None:
                 noise = Training(key, 0.0 if trial.dropout is None else trial.dropout)
             x, y = self.task.batch(data, ticket)
             descend_from = jax.value_and_grad(self.loss, has_aux=True)
-            (loss, running), grads = descend_from(params, running, trial, noise, x, y)
+            (loss, running), grads = descend_from(params, running, trial, noise, x, y, loss_key)
             params, opt, norm = self.descend(params, grads, opt, trial, pace)
             return (params, running, opt), (loss, norm)
 
@@ -245,11 +256,24 @@ class Program:
         return schedules.factor(self.schedule, number, budget, warmup)
 
     def loss(
-        self, params: Params, running: Params, trial: Trial, noise: Training, x: Array, y: Array
+        self,
+        params: Params,
+        running: Params,
+        trial: Trial,
+        noise: Training,
+        x: Any,
+        y: Array,
+        key: KeyArray | None = None,
     ) -> tuple[Array, Params]:
-        """The loss of one batch in training, and the running statistics after it."""
-        outputs, running = self.model.learn(effective(params, trial), running, x, noise)
-        return self.task.loss(outputs, y), running
+        """The loss of one batch in training, and the running statistics after it; `key` is what the
+        loss sees."""
+        weights = effective(params, trial)
+
+        def apply(x: Any) -> Array:
+            return self.model.learn(weights, running, x, noise)[0]
+
+        outputs, after = self.model.learn(weights, running, x, noise)
+        return self.task.loss_of(outputs, y, Seen(weights, key, x, apply)), after
 
     def descend(
         self,
@@ -296,24 +320,43 @@ class Program:
     def validate(
         self, params: Params, running: Params, trial: Trial, data: Data
     ) -> tuple[Array, Array]:
-        """The loss and the metric on the validation set."""
+        """The loss and the metric on the validation set.
+
+        A loss that sees x sees all of it, and one that sees `apply` a model that is not mapped over
+        blocks: what they make of all that validate is in memory together, whatever `at_once`.
+        """
         x, y = data["valid_x"], data["valid_y"]
-        weights = effective(params, trial) | running
-        count, at_once = x.shape[0], self.at_once
-        if at_once is None or count <= at_once:
-            outputs = self.model.apply(weights, x)
+        weights = effective(params, trial)
+        apply = partial(self.model.apply, weights | running)
+        outputs = self.in_blocks(apply, x)
+        if not self.task.loss_sees:
             return self.task.loss(outputs, y), self.task.metric(outputs, y)
+        key = None
+        if "key" in self.task.loss_sees:  # the same at every evaluation
+            key = named_key(jax.random.key(trial.seed), "validation loss")
+        loss = self.task.loss_of(outputs, y, Seen(weights, key, x, apply))
+        if self.task.metric is self.task.loss:
+            return loss, loss
+        return loss, self.task.metric(outputs, y)
+
+    def in_blocks(self, apply: Callable[[Any], Array], x: Any) -> Array:
+        """The outputs of all inputs, `at_once` examples at a time."""
+        count, at_once = count_of(x), self.at_once
+        if at_once is None or count <= at_once:
+            return apply(x)
         # The last block overlaps the one before: nothing is padded, no example is invented.
         rest = count % at_once
-        blocks = x
-        if rest:
-            blocks = jnp.concatenate([x[: count - rest], x[count - at_once :]])
-        blocks = blocks.reshape(-1, at_once, *x.shape[1:])
-        outputs = jax.lax.map(lambda block: self.model.apply(weights, block), blocks)
+
+        def blocks(a: Array) -> Array:
+            if rest:
+                a = jnp.concatenate([a[: count - rest], a[count - at_once :]])
+            return a.reshape(-1, at_once, *a.shape[1:])
+
+        outputs = jax.lax.map(apply, jax.tree.map(blocks, x))
         outputs = outputs.reshape(-1, *outputs.shape[2:])
         if rest:
             outputs = jnp.concatenate([outputs[: count - rest], outputs[-rest:]])
-        return self.task.loss(outputs, y), self.task.metric(outputs, y)
+        return outputs
 
     def outcome(
         self,

@@ -34,7 +34,7 @@ class _Branch(nnx.Module):
 class Adapted(nnx.Module):
     """A model of functions: `apply(params, x)` of the parameters that it holds as `nnx.Param`."""
 
-    def __init__(self, apply: Callable[[Any, Array], Array], params: Any):
+    def __init__(self, apply: Callable[[Any, Any], Array], params: Any):
         leaves, self._structure = jax.tree.flatten(params)
         self._apply = apply
         self._paths = tuple(_names(path) for path, _ in jax.tree.leaves_with_path(params))
@@ -56,14 +56,14 @@ class Adapted(nnx.Module):
             found[path] = thing
         return found
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Any) -> Array:
         leaves = [variable.get_value() for variable in self.paths().values()]
         return self._apply(jax.tree.unflatten(self._structure, leaves), x)
 
 
 def adapt(
     model: Any,
-    example: Array,
+    example: Any,
     *,
     rngs: nnx.Rngs | None = None,
     dims: Mapping[str, str] | None = None,
@@ -78,7 +78,8 @@ def adapt(
     and Equinox give: kernel and w `[windows, in, out]`, weight `[out, in, windows]`, embedding,
     bias, b, offset, scale; in Linen's attention and cells also from those of its parts. `dims`,
     `roles` and what else `declare` takes say the rest, and go first.
-    Shapes: `example` is a batch of inputs, of which shape and dtype count.
+    Shapes: `example` is a batch of inputs, an array or a tree of arrays, of which shapes and dtypes
+    count.
     Assumes that the outputs depend on parameters and inputs alone: dropout, running statistics and
     other collections of Linen are not carried.
     Raises: TypeError for a model that is neither; ValueError for a Linen module with other
@@ -111,8 +112,8 @@ def adapt(
     return declare(module, dims=own_dims, roles=own_roles, **declared)
 
 
-def _of_linen(model: Any) -> tuple[Init, Callable[[Any, Array], Array]]:
-    def init(key: Any, x: Array) -> Any:
+def _of_linen(model: Any) -> tuple[Init, Callable[[Any, Any], Array]]:
+    def init(key: Any, x: Any) -> Any:
         variables = model.init(key, x)
         others = sorted(set(variables) - {"params"})
         if others:
@@ -122,7 +123,7 @@ def _of_linen(model: Any) -> tuple[Init, Callable[[Any, Array], Array]]:
             )
         return variables["params"]
 
-    def apply(params: Any, x: Array) -> Array:
+    def apply(params: Any, x: Any) -> Array:
         return model.apply({"params": params}, x)
 
     return init, apply

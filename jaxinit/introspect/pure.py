@@ -27,7 +27,7 @@ from jaxinit.introspect.state import (
 )
 from jaxinit.spec import Leaf
 
-Apply = Callable[[Params, Array], Array]
+Apply = Callable[[Params, Any], Array]  # inputs are an array, or a tree of arrays
 
 # Roles whose values a narrow dtype has no digits for: poles of 0.999 and their angles.
 ALWAYS_WIDE = ("log_decay", "log_phase")
@@ -45,7 +45,7 @@ class Training(NamedTuple):
 
 
 # (params, running statistics, x, training) -> (y, running statistics after)
-Learn = Callable[[Params, Params, Array, Training], tuple[Array, Params]]
+Learn = Callable[[Params, Params, Any, Training], tuple[Array, Params]]
 
 
 class Functional(NamedTuple):
@@ -69,7 +69,7 @@ class Functional(NamedTuple):
     filled: Callable[[Params], Any]
     noisy: bool = False
 
-    def as_trained(self, params: Params, x: Array) -> Array:
+    def as_trained(self, params: Params, x: Any) -> Array:
         """What a training step computes, without its noise: what to probe and to calibrate."""
         return self.learn(params, self.running, x, Training())[0]
 
@@ -188,12 +188,12 @@ class _Pure:
         values = self.held.constants | self.held.running | params
         return self._module(self.modes.evaluating, values)
 
-    def apply(self, params: Params, x: Array) -> Array:
+    def apply(self, params: Params, x: Any) -> Array:
         evaluating = {name: not trains for name, trains in self.flags.items()}
         return self.filled(params)(x, **evaluating)
 
     def learn(
-        self, params: Params, running: Params, x: Array, training: Training
+        self, params: Params, running: Params, x: Any, training: Training
     ) -> tuple[Array, Params]:
         constants = self.held.constants
         if training.key is None:

@@ -17,7 +17,7 @@ from jaxinit.tasks.synthetic import (
     temporal_order,
     temporal_order_3,
 )
-from jaxinit.tasks.text import penn_treebank, text, words
+from jaxinit.tasks.text import is_folder_of_text, penn_treebank, text, words
 
 TASKS: dict[str, Callable[..., Task]] = {
     "digits_rows": digits_rows,
@@ -42,4 +42,4 @@ TASKS: dict[str, Callable[..., Task]] = {
     "cifar10_patches": cifar10_patches,
 }
 
-__all__ = ["TASKS", "Task", "is_file_of_arrays", "task", "task_from_file"]
+__all__ = ["TASKS", "Task", "is_file_of_arrays", "is_folder_of_text", "task", "task_from_file"]

@@ -5,23 +5,30 @@ FILE.npz, X.npy,Y.npy, FILE.csv:COLUMN -> x, y -> Task
 """
 
 import csv
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array
 from numpy.typing import ArrayLike
 
 from jaxinit.tasks.base import (
     Data,
     Task,
     accuracy,
+    count_of,
     cross_entropy,
+    is_tree,
     repartitioned,
     shuffled,
+    squared_error,
     taken,
 )
+from jaxinit.tasks.losses import cost_of_zeros, names_seen
 
 VALIDATE = 0.2  # the share of examples that validate where no validation set is given
 FEWEST = 10  # examples
@@ -37,11 +44,11 @@ class Scale(NamedTuple):
 
 
 def task(
-    x: ArrayLike,
-    y: ArrayLike,
+    x: Any,
+    y: ArrayLike | None = None,
     *,
-    valid: tuple[ArrayLike, ArrayLike] | None = None,
-    loss: str | Callable[[Array, Array], Array] | None = None,
+    valid: tuple[Any, ArrayLike | None] | None = None,
+    loss: str | Callable[..., Array] | None = None,
     target: float | None = None,
     out_features: int | None = None,
     name: str = "own",
@@ -50,26 +57,41 @@ def task(
 
     Whole numbers y are classes: cross-entropy, accuracy. Real numbers y are learnt by squared
     error. `loss` is "cross_entropy", "squared_error", or a function of a batch's outputs and y,
-    which is the metric too, and then `target` must be given. Default target: of classes what the
-    nearest class mean of the same inputs classifies, of numbers the error of least squares; halfway
-    from chance to all where that is no better than chance.
+    which is the metric too, and then `target` must be given. Without y, it is x itself, as numbers
+    in a row. Default target: of classes what the nearest class mean of the same inputs classifies,
+    of numbers the error of least squares; halfway from chance to all where that is no better than
+    chance.
+    A loss of yours sees more by the names of its arguments: `loss(outputs, y, *, params, key, x,
+    apply)`, any of them. `params` are the parameters by name, `key` is one for this step, x are the
+    batch's inputs in the shapes below with their axis of time, and `apply(x)` is the model, whose
+    derivatives with respect to x can be taken. In validation the key is the same every time, and x
+    is all that validate.
     Shapes: x `[n, features]`, `[n, time, features]`, pictures `[n, rows, columns, channels]`, read
     row by row, or whole numbers `[n, time]`, which stand for one-hot vectors; y `[n]` or `[n,
-    outputs]`, and whole numbers `[n, time]` where every step has a class. `valid` is a pair of the
-    same; without it a fifth of the examples validate, drawn anew for every seed.
-    `out_features` is the number of outputs: the classes, or the columns of y, if not given.
-    Assumes inputs of the caller's scale: they are not standardized.
+    outputs]`, and whole numbers `[n, time]` where every step has a class. x may be a dictionary or
+    a tuple of arrays `[n, ...]`, which a model of yours is given as they are; its features and
+    steps are those of the first. `valid` is a pair of the same; without it a fifth of the examples
+    validate, drawn anew for every seed. `out_features` is the number of outputs: the classes, or
+    the columns of y, if not given.
+    Assumes inputs of the caller's scale: they are not standardized; a loss that is above 0.
     Raises: ValueError for arrays that do not pair, for values that are not finite, for classes
-    below 0 or beyond `out_features`, and for a loss or target that is missing or out of range.
+    below 0 or beyond `out_features`, for a loss or target that is missing or out of range, and for
+    a loss that fails on outputs of 0, or is no number, not finite or not above 0 there.
     """
-    xs, ys = [_inputs(x, "x")], [_outputs(y, "y")]
-    if valid is not None:
-        xs.append(_inputs(valid[0], "valid x"))
-        ys.append(_outputs(valid[1], "valid y"))
+    pairs = [(x, y)] if valid is None else [(x, y), valid]
+    xs, ys = [], []
+    for (part_x, part_y), kind in zip(pairs, ("", "valid "), strict=False):
+        xs.append(_inputs(part_x, f"{kind}x"))
+        if y is None and part_y is None:
+            ys.append(_as_labels(xs[-1]))
+        elif y is None or part_y is None:
+            raise ValueError("y and valid y are given both, or neither, valid=(x, None)")
+        else:
+            ys.append(_outputs(part_y, f"{kind}y"))
     _check_pairs(xs, ys)
     classes = np.issubdtype(ys[0].dtype, np.integer)
     kind = loss if loss is not None else ("cross_entropy" if classes else "squared_error")
-    if kind not in ("cross_entropy", "squared_error") and not callable(kind):
+    if kind not in LOSSES and not callable(kind):
         raise ValueError(
             f"loss is 'cross_entropy', 'squared_error' or a function of (outputs, y), got {loss!r}"
         )
@@ -78,27 +100,29 @@ def task(
     if kind == "squared_error":
         ys = [_columns(y) for y in ys]
     every_step = bool(classes) and kind != "squared_error" and ys[0].ndim == 2
-    tokens = np.issubdtype(xs[0].dtype, np.integer)
-    length = xs[0].shape[1]
-    in_features = int(max(x.max() for x in xs)) + 1 if tokens else xs[0].shape[2]
+    length, in_features = _sizes([jax.tree.leaves(x)[0] for x in xs])
     if every_step and ys[0].shape[1] != length:
         raise ValueError(f"y has a class for {ys[0].shape[1]} steps, and x has {length}")
     out_features = _number_of_outputs(ys, kind, out_features)
     if valid is None:
         xs, ys = _split(xs[0], ys[0])
     data = {
-        "train_x": jnp.asarray(xs[0]),
+        "train_x": jax.tree.map(jnp.asarray, xs[0]),
         "train_y": jnp.asarray(ys[0]),
-        "valid_x": jnp.asarray(xs[1]),
+        "valid_x": jax.tree.map(jnp.asarray, xs[1]),
         "valid_y": jnp.asarray(ys[1]),
     }
+    loss_sees = ()
     if callable(kind):
         metric = learnt_by = kind
-        scale = _of_own_loss(kind, data, out_features, every_step, target)
+        loss_sees = names_seen(kind)
+        if target is None:
+            raise ValueError("with a loss of your own give its target too, target=...")
+        scale = Scale(math.nan, target, "given")
     else:
         learnt_by = LOSSES[kind]
         metric, scale = _metric(kind, data, in_features, target)
-    return Task(
+    made = Task(
         name=name,
         in_features=in_features,
         length=length,
@@ -116,17 +140,14 @@ def task(
         target=scale.target,
         why=scale.why,
         split=None if valid is not None else repartitioned,
+        loss_sees=loss_sees,
     )
+    if callable(kind) and "params" not in loss_sees:  # their shapes are the model's
+        made = replace(made, chance=cost_of_zeros(made, {}))
+    return made
 
 
-def squared_error(
-    outputs: Float[Array, "batch outputs"], y: Float[Array, "batch outputs"]
-) -> Float[Array, ""]:
-    """Mean of (output - y)^2 over the batch and the outputs."""
-    return jnp.mean((outputs - y) ** 2)
-
-
-LOSSES: dict[str, Callable[[Array, Array], Array]] = {
+LOSSES: dict[str, Callable[..., Array]] = {
     "cross_entropy": cross_entropy,
     "squared_error": squared_error,
 }
@@ -212,8 +233,15 @@ def _learnt(values: list[str]) -> np.ndarray:
         return np.unique(values, return_inverse=True)[1]
 
 
-def _inputs(x: ArrayLike, name: str) -> np.ndarray:
-    """Inputs as `[n, time, features]` in float32, or as whole numbers `[n, time]`."""
+def _inputs(x: Any, name: str) -> Any:
+    """Inputs as `[n, time, features]` in float32, or as whole numbers `[n, time]`; several as they
+    are, in float32 and int32."""
+    if isinstance(x, Mapping) or (isinstance(x, tuple) and all(map(_holds_arrays, x))):
+        if not jax.tree.leaves(x):
+            raise ValueError(f"{name} is empty: it holds no array")
+        return jax.tree.map_with_path(
+            lambda path, leaf: _as_given(leaf, name + jax.tree_util.keystr(path)), x
+        )
     array = _numbers(x, name)
     if np.issubdtype(array.dtype, np.integer) and array.ndim == 2:
         if array.dtype == np.uint8:
@@ -236,12 +264,39 @@ def _inputs(x: ArrayLike, name: str) -> np.ndarray:
     return array.astype(np.float32).reshape(len(array), length, -1)
 
 
-def _outputs(y: ArrayLike, name: str) -> np.ndarray:
-    array = _numbers(y, name)
-    if array.ndim not in (1, 2):
-        raise ValueError(f"{name} must be [n], [n, outputs] or [n, time], got {list(array.shape)}")
+def _holds_arrays(entry: Any) -> bool:
+    return hasattr(entry, "shape") or isinstance(entry, Mapping | tuple)
+
+
+def _as_given(values: ArrayLike, name: str) -> np.ndarray:
+    """Numbers in float32 or int32."""
+    array = _numbers(values, name)
     whole = np.issubdtype(array.dtype, np.integer)
     return array.astype(np.int32 if whole else np.float32)
+
+
+def _outputs(y: ArrayLike, name: str) -> np.ndarray:
+    array = _as_given(y, name)
+    if array.ndim not in (1, 2):
+        raise ValueError(f"{name} must be [n], [n, outputs] or [n, time], got {list(array.shape)}")
+    return array
+
+
+def _as_labels(x: Any) -> np.ndarray:
+    """Inputs as what is to be learnt of them: all numbers of an example in a row."""
+    if is_tree(x):
+        raise ValueError("without y there is one input, which is y too; got several: give y")
+    return _columns(x)
+
+
+def _sizes(firsts: list[np.ndarray]) -> tuple[int, int]:
+    """The steps and the features of the inputs, of which the first array of each part is given."""
+    first = firsts[0]
+    if np.issubdtype(first.dtype, np.integer) and first.ndim <= 2:  # one-hot vectors
+        return math.prod(first.shape[1:]), int(max(x.max() for x in firsts)) + 1
+    if first.ndim <= 2:
+        return 1, math.prod(first.shape[1:])
+    return first.shape[1], math.prod(first.shape[2:])
 
 
 def _numbers(values: ArrayLike, name: str) -> np.ndarray:
@@ -268,25 +323,46 @@ def _columns(y: np.ndarray) -> np.ndarray:
     return y.astype(np.float32).reshape(len(y), -1)
 
 
-def _check_pairs(xs: list[np.ndarray], ys: list[np.ndarray]) -> None:
+def _check_pairs(xs: list[Any], ys: list[np.ndarray]) -> None:
     """Raises: ValueError for arrays that do not belong together."""
     for x, y, name in zip(xs, ys, ("", "valid "), strict=False):
-        if len(x) != len(y):
-            raise ValueError(f"{name}x has {len(x)} examples and {name}y {len(y)}")
+        for path, leaf in jax.tree.leaves_with_path(x):
+            if len(leaf) != len(y):
+                place = f"{name}x{jax.tree_util.keystr(path)}"
+                raise ValueError(f"{place} has {len(leaf)} examples and {name}y {len(y)}")
     for arrays, name in ((xs, "x"), (ys, "y")):
         for other in arrays[1:]:
-            if (other.shape[1:], other.dtype) != (arrays[0].shape[1:], arrays[0].dtype):
+            if _kind(other) != _kind(arrays[0]):
                 raise ValueError(
-                    f"valid {name} must be as {name}, {arrays[0].dtype} {list(arrays[0].shape)}, "
-                    f"got {other.dtype} {list(other.shape)}"
+                    f"valid {name} must be as {name}, {_described(arrays[0])}, got "
+                    f"{_described(other)}"
                 )
-    if len(xs[0]) < FEWEST:
-        raise ValueError(f"a task needs {FEWEST} examples or more, got {len(xs[0])}")
+    if len(ys[0]) < FEWEST:
+        raise ValueError(f"a task needs {FEWEST} examples or more, got {len(ys[0])}")
+
+
+def _kind(x: Any) -> Any:
+    """What arrays that belong together have in common."""
+    leaves, structure = jax.tree.flatten(x)
+    return structure, [(leaf.shape[1:], leaf.dtype) for leaf in leaves]
+
+
+def _described(x: Any) -> str:
+    return ", ".join(
+        f"{jax.tree_util.keystr(path)} {leaf.dtype} {list(leaf.shape)}".strip()
+        for path, leaf in jax.tree.leaves_with_path(x)
+    )
 
 
 def _number_of_outputs(ys: list[np.ndarray], kind: Any, given: int | None) -> int:
-    """Raises: ValueError for classes below 0 or beyond the number that is given."""
+    """Raises: ValueError for classes below 0 or beyond the number that is given, and for another
+    number of outputs than columns, where their difference is squared."""
     if kind == "squared_error":
+        if given not in (None, ys[0].shape[1]):
+            raise ValueError(
+                f"out_features is {given} and y has {ys[0].shape[1]} columns, and squared error "
+                "takes their difference; leave out_features out, or give a loss of your own"
+            )
         return ys[0].shape[1]
     if not np.issubdtype(ys[0].dtype, np.integer):
         return given if given is not None else int(np.prod(ys[0].shape[1:], dtype=int))
@@ -300,28 +376,14 @@ def _number_of_outputs(ys: list[np.ndarray], kind: Any, given: int | None) -> in
     return number
 
 
-def _split(x: np.ndarray, y: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def _split(x: Any, y: np.ndarray) -> tuple[list[Any], list[np.ndarray]]:
     """A split that belongs to no seed; those of seeds are drawn from both parts together."""
     # The legacy generator, whose stream is frozen.
-    mixed = np.random.RandomState(0).permutation(len(x))
-    validating = max(1, round(VALIDATE * len(x)))
+    mixed = np.random.RandomState(0).permutation(len(y))
+    validating = max(1, round(VALIDATE * len(y)))
     parts = mixed[validating:], mixed[:validating]
-    return [x[part] for part in parts], [y[part] for part in parts]
-
-
-def _of_own_loss(
-    loss: Callable[[Array, Array], Array],
-    data: Data,
-    out_features: int,
-    every_step: bool,
-    target: float | None,
-) -> Scale:
-    """The scale of a loss that is the metric too: chance is what outputs of 0 cost."""
-    if target is None:
-        raise ValueError("with a loss of your own give its target too, target=...")
-    y = data["valid_y"]
-    outputs = jnp.zeros((*y.shape[: 1 + every_step], out_features))
-    return Scale(float(loss(outputs, y)), target, "given")
+    xs = [jax.tree.map(lambda leaf, part=part: leaf[part], x) for part in parts]
+    return xs, [y[part] for part in parts]
 
 
 def _metric(
@@ -348,12 +410,14 @@ def _metric(
     return metric, Scale(chance, (chance + best) / 2, HALFWAY)
 
 
-def _features(x: np.ndarray, in_features: int) -> np.ndarray:
-    """All inputs of an example in a row; of whole numbers, how often each occurs."""
-    if np.issubdtype(x.dtype, np.integer):
-        counts = [np.bincount(row, minlength=in_features) for row in x]
+def _features(x: Any, in_features: int) -> np.ndarray:
+    """All inputs of an example in a row; of whole numbers alone, how often each occurs."""
+    arrays = [np.asarray(leaf) for leaf in jax.tree.leaves(x)]
+    if not is_tree(x) and np.issubdtype(arrays[0].dtype, np.integer):
+        counts = [np.bincount(row, minlength=in_features) for row in arrays[0]]
         return np.asarray(counts, float)
-    return x.reshape(len(x), -1).astype(float)
+    rows = [array.reshape(count_of(x), -1).astype(float) for array in arrays]
+    return np.concatenate(rows, axis=1)
 
 
 def _by_nearest_mean(data: Data, in_features: int) -> float:
@@ -361,9 +425,7 @@ def _by_nearest_mean(data: Data, in_features: int) -> float:
     y = np.asarray(data["train_y"])
     if y.ndim > 1:
         return 0.0
-    x, valid_x = (
-        _features(np.asarray(data[f"{part}_x"]), in_features) for part in ("train", "valid")
-    )
+    x, valid_x = (_features(data[f"{part}_x"], in_features) for part in ("train", "valid"))
     classes = np.unique(y)
     means = np.stack([x[y == label].mean(0) for label in classes])
     # |x - m|^2 but for |x|^2, which is the same for all means.
@@ -373,9 +435,7 @@ def _by_nearest_mean(data: Data, in_features: int) -> float:
 
 def _by_least_squares(data: Data, in_features: int) -> float:
     """The squared error of a linear map, with a constant."""
-    x, valid_x = (
-        _features(np.asarray(data[f"{part}_x"]), in_features) for part in ("train", "valid")
-    )
+    x, valid_x = (_features(data[f"{part}_x"], in_features) for part in ("train", "valid"))
     x, valid_x = (np.c_[part, np.ones(len(part))] for part in (x, valid_x))
     weights = np.linalg.lstsq(x, np.asarray(data["train_y"], float), rcond=None)[0]
     return float(np.mean((valid_x @ weights - np.asarray(data["valid_y"])) ** 2))

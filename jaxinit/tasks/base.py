@@ -4,14 +4,29 @@ level."""
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-Data = dict[str, Array]
+Data = dict[str, Any]  # arrays by name; inputs may be a tree of arrays
+
+
+class Seen(NamedTuple):
+    """What a loss may see beside outputs and labels, each under the name of an argument of its own.
+
+    `params` are the parameters as the forward pass sees them; `key` is the step's own, in
+    validation one of the seed's; `x` are the inputs of the batch, or all that validate; `apply(x)`
+    is the model at these parameters, of which derivatives with respect to x can be taken too: in
+    training with the step's noise, so that it gives the same outputs again.
+    """
+
+    params: dict[str, Array]
+    key: Key[Array, ""] | None
+    x: Any
+    apply: Callable[[Any], Array]
 
 
 @dataclass(frozen=True)
@@ -24,12 +39,14 @@ class Task:
     step from its
     entry. So a fixed set is shuffled and a generated one is drawn, through the same two functions.
     Shapes: x `[batch, time, in_features]`, or whole numbers `[batch, time]` that stand for one-hot
-    vectors; the validation set is `data["valid_x"]`, `data["valid_y"]`.
+    vectors, or, for a model of the caller's, a tree of arrays `[batch, ...]`; the validation set is
+    `data["valid_x"]`, `data["valid_y"]`.
     `split(data, key)` is the data of one seed, with its own valid_x and valid_y and whatever
     tickets and batch read; None where the split is given. `data` itself has a split that belongs
     to no seed, which is what is looked at where nothing is trained.
-    `loss` and `metric` take (outputs, y) and return the mean over the batch; `metric_range` is what
-    the metric can be, both ends attainable or not; `why` says why the target is that number.
+    `loss` and `metric` take (outputs, y) and return the mean over the batch; `why` says why the
+    target is that number. `loss_sees` names what else the loss sees (`Seen`), and so does a metric
+    that is the loss; `chance` is NaN where that depends on the model's parameters.
     `entropy` is what no prediction can pass where lower is better, 0 where nobody knows it.
     Raises: ValueError when the validation set is not what the shapes say, or that of a seed has
     other shapes.
@@ -44,8 +61,8 @@ class Task:
     data: Data
     tickets: Callable[[Data, Key[Array, ""], int, int], Array]
     batch: Callable[[Data, Any], tuple[Array, Array]]
-    loss: Callable[[Array, Array], Array]
-    metric: Callable[[Array, Array], Array]
+    loss: Callable[..., Array]
+    metric: Callable[..., Array]
     metric_name: str
     higher_is_better: bool
     chance: float
@@ -53,16 +70,35 @@ class Task:
     why: str
     entropy: float = 0.0
     split: Callable[[Data, Key[Array, ""]], Data] | None = None
+    loss_sees: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("valid_x", "valid_y"):
             if name not in self.data:
                 there = ", ".join(self.data) or "nothing"
                 raise ValueError(f"task {self.name!r}: the data must have {name}, got {there}")
-        x, y = self.data["valid_x"], self.data["valid_y"]
+        self._check_shapes(self.data["valid_x"], self.data["valid_y"])
+        of_seed = jax.eval_shape(self.of_seed, self.data, jax.random.key(0))
+        for name in ("valid_x", "valid_y"):
+            stored, drawn = _kinds(self.data[name]), _kinds(of_seed[name])
+            if drawn != stored:
+                raise ValueError(
+                    f"task {self.name!r}: a seed's {name} must be as that of the data, "
+                    f"{', '.join(stored)}; its split gives {', '.join(drawn)}"
+                )
+
+    def _check_shapes(self, x: Any, y: Array) -> None:
+        """Raises: ValueError for a validation set that is not what the shapes say."""
+        steps = (self.length,) if self.readout == "all" else ()
+        if self.several_inputs:
+            if any(leaf.shape[:1] != y.shape[:1] for leaf in jax.tree.leaves(x)):
+                raise ValueError(
+                    f"task {self.name!r}: every input must have the {len(y)} examples of valid_y, "
+                    f"got {', '.join(_kinds(x))}"
+                )
+            return
         whole_numbers = jnp.issubdtype(x.dtype, jnp.integer) and x.ndim == 2
         expected = (self.length,) if whole_numbers else (self.length, self.in_features)
-        steps = (self.length,) if self.readout == "all" else ()
         if not (jnp.issubdtype(x.dtype, jnp.floating) or whole_numbers):
             raise ValueError(
                 f"task {self.name!r}: inputs of shape [n, length, in_features] are real numbers, "
@@ -76,15 +112,15 @@ class Task:
                 f"{self.readout!r}: expected [n, {', '.join(map(str, expected))}] and "
                 f"{['n', *steps]}"
             )
-        of_seed = jax.eval_shape(self.of_seed, self.data, jax.random.key(0))
-        for name in ("valid_x", "valid_y"):
-            stored, drawn = self.data[name], of_seed[name]
-            if (drawn.shape, drawn.dtype) != (stored.shape, stored.dtype):
-                raise ValueError(
-                    f"task {self.name!r}: a seed's {name} must be as that of the data, "
-                    f"{stored.dtype} {list(stored.shape)}; its split gives {drawn.dtype} "
-                    f"{list(drawn.shape)}"
-                )
+
+    @property
+    def several_inputs(self) -> bool:
+        """Whether x is a tree of arrays, and not one array."""
+        return is_tree(self.data["valid_x"])
+
+    def loss_of(self, outputs: Any, y: Any, seen: Seen) -> Any:
+        """The loss of a batch, with what it sees of all that it may."""
+        return self.loss(outputs, y, **{name: getattr(seen, name) for name in self.loss_sees})
 
     def of_seed(self, data: Data, key: Key[Array, ""]) -> Data:
         """The data that one seed trains and validates on; `key` is the seed's, for this alone."""
@@ -95,8 +131,9 @@ class Task:
     def fingerprint(self) -> str:
         """The SHA-256 of the data: what a record must name to be comparable."""
         digest = hashlib.sha256()
-        for name in sorted(self.data):
-            array = np.asarray(self.data[name])
+        named = {name: self.data[name] for name in sorted(self.data)}
+        for name, leaf in _by_name(named).items():
+            array = np.asarray(leaf)
             # The header keeps apart arrays whose bytes are the same in another shape or dtype.
             digest.update(f"{name} {array.dtype} {array.shape}".encode())
             digest.update(np.ascontiguousarray(array).tobytes())
@@ -117,6 +154,31 @@ class Task:
                 f"metric is {self.metric_name}, whose target must be {within}; the default is "
                 f"{self.target:g}"
             )
+
+
+def is_tree(x: Any) -> bool:
+    """Whether inputs are several arrays, and not one."""
+    return not jax.tree_util.all_leaves([x])
+
+
+def count_of(x: Any) -> int:
+    """The number of examples of inputs, one array or a tree of them."""
+    return jax.tree.leaves(x)[0].shape[0]
+
+
+def _by_name(data: Any) -> dict[str, Any]:
+    """The arrays of a tree by their places in it: of a dictionary of arrays, by its names."""
+    return {
+        "/".join(str(getattr(entry, "key", getattr(entry, "idx", entry))) for entry in path): leaf
+        for path, leaf in jax.tree.leaves_with_path(data)
+    }
+
+
+def _kinds(x: Any) -> list[str]:
+    """Types and shapes of an array, or of the arrays of a tree by their places."""
+    return [
+        f"{place} {leaf.dtype} {list(leaf.shape)}".strip() for place, leaf in _by_name(x).items()
+    ]
 
 
 def check_length(name: str, length: int, least: int, because: str = "") -> None:
@@ -157,14 +219,18 @@ def repartitioned(data: Data, key: Key[Array, ""]) -> Data:
     order = jnp.argsort(jax.random.bits(key, (trained + data["valid_y"].shape[0],)))
     split = dict(data)
     for part in ("x", "y"):
-        pool = jnp.concatenate([data[f"train_{part}"], data[f"valid_{part}"]])
-        split[f"train_{part}"] = pool[order[:trained]]
-        split[f"valid_{part}"] = pool[order[trained:]]
+        pool = jax.tree.map(_joined, data[f"train_{part}"], data[f"valid_{part}"])
+        split[f"train_{part}"] = jax.tree.map(lambda a: a[order[:trained]], pool)
+        split[f"valid_{part}"] = jax.tree.map(lambda a: a[order[trained:]], pool)
     return split
 
 
-def taken(data: Data, ticket: Int[Array, " batch"]) -> tuple[Array, Array]:
-    return data["train_x"][ticket], data["train_y"][ticket]
+def _joined(one: Array, other: Array) -> Array:
+    return jnp.concatenate([one, other])
+
+
+def taken(data: Data, ticket: Int[Array, " batch"]) -> tuple[Any, Array]:
+    return jax.tree.map(lambda a: a[ticket], data["train_x"]), data["train_y"][ticket]
 
 
 def cross_entropy(
@@ -180,6 +246,11 @@ def accuracy(logits: Float[Array, "*batch classes"], y: Int[Array, "*batch"]) ->
     return jnp.mean((jnp.argmax(logits, axis=-1) == y).astype(jnp.float32))
 
 
-def squared_error(outputs: Float[Array, "batch 1"], y: Float[Array, " batch"]) -> Float[Array, ""]:
-    """Mean of (output - y)^2."""
-    return jnp.mean((outputs[:, 0] - y) ** 2)
+def squared_error(
+    outputs: Float[Array, "batch outputs"],
+    y: Float[Array, " batch"] | Float[Array, "batch outputs"],
+) -> Float[Array, ""]:
+    """Mean of (output - y)^2 over the batch and the outputs; of y `[batch]` there is one output."""
+    if y.ndim == 1:
+        outputs = outputs[:, 0]
+    return jnp.mean((outputs - y) ** 2)

@@ -1,7 +1,7 @@
 """Text: predict the next character or word, of any text file or of the embedded text (`grammar`),
 0.5 MB.
 
-    file -> text -> whole numbers -> streams, read window after window -> Task
+    file, folder -> text -> whole numbers -> streams, read window after window -> Task
 
 Streams are contiguous: row k of a batch goes on where row k of the batch before it ended, so that
 states may be carried on (`stateful`); each epoch begins at another place. Every seed of a study
@@ -52,8 +52,8 @@ def text(length: int = 50, file: str | Path | None = None) -> Task:
     frequencies only.
 
     x and y: whole numbers `[batch, length]`, characters of the text in order of their code points.
-    On the embedded text the target lies between its entropy, 1.17 bits, which no model can pass,
-    and chance.
+    `file` is a text file, or a folder, whose files `*.txt` are one text, by name. On the embedded
+    text the target lies between its entropy, 1.17 bits, which no model can pass, and chance.
     Raises: ValueError for a file that is empty, not text or too short, one of whose tenths is
     unlike the rest, or a length below 1.
     """
@@ -70,6 +70,11 @@ def text(length: int = 50, file: str | Path | None = None) -> Task:
         "validation bits per character",
         entropy=entropy,
     )
+
+
+def is_folder_of_text(name: str) -> bool:
+    """Whether a task's name is that of a folder, whose text `text` then is."""
+    return name.endswith(("/", "\\")) or Path(name).is_dir()
 
 
 def words(length: int = 20, file: str | Path | None = None) -> Task:
@@ -107,31 +112,49 @@ def penn_treebank(length: int = 20) -> Task:
 
 
 def read(file: str | Path | None) -> str:
-    """A text file of the user's, or the embedded text. Raises: ValueError for what is no text,
-    saying why."""
+    """A text file of the user's, the text files of a folder, or the embedded text.
+
+    Of a folder its files `*.txt`, by name, each after the one before and a line feed.
+    Raises: ValueError for what is no text, saying why.
+    """
     if file is None:
         return grammar.text()
+    files = [Path(file)]
     try:
-        about = Path(file).stat()
+        if files[0].is_dir():
+            files = sorted(entry for entry in files[0].iterdir() if entry.suffix == ".txt")
+            if not files:
+                raise ValueError(f"the folder {file} has no *.txt; put the texts there, in UTF-8")
+        raw = _bytes(files, file)
+    except OSError as error:
+        raise ValueError(
+            f"the text {error.filename or file} cannot be read: {error.strerror}; give the path of "
+            "a text file, or of a folder of *.txt"
+        ) from error
+    content = "\n".join(decode(part, name) for part, name in zip(raw, files, strict=True))
+    if not content.strip():
+        raise ValueError(f"the text {file} is empty; give a file with some thousands of characters")
+    return content
+
+
+def _bytes(files: list[Path], of: str | Path) -> list[bytes]:
+    """What files hold, looked at before any is read. Raises: ValueError for those that may have no
+    end or do not fit."""
+    total = 0
+    for file in files:
+        about = file.stat()
         # A device or a pipe may have no end; a folder is refused by the system when it is read.
         if not (stat.S_ISREG(about.st_mode) or stat.S_ISDIR(about.st_mode)):
             raise ValueError(
                 f"the text {file} is no regular file; save it to one and give its path"
             )
-        if about.st_size > MOST_BYTES:
-            raise ValueError(
-                f"the text {file} has {about.st_size / 2**30:.1f} GiB, and texts are held in "
-                f"memory: at most {MOST_BYTES / 2**30:.0f} GiB; give a part of it"
-            )
-        raw = Path(file).read_bytes()
-    except OSError as error:
+        total += about.st_size
+    if total > MOST_BYTES:
         raise ValueError(
-            f"the text {file} cannot be read: {error.strerror}; give the path of a text file"
-        ) from error
-    content = decode(raw, file)
-    if not content.strip():
-        raise ValueError(f"the text {file} is empty; give a file with some thousands of characters")
-    return content
+            f"the text {of} has {total / 2**30:.1f} GiB, and texts are held in memory: at most "
+            f"{MOST_BYTES / 2**30:.0f} GiB; give a part of it"
+        )
+    return [file.read_bytes() for file in files]
 
 
 def decode(raw: bytes, file: str | Path) -> str:

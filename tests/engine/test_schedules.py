@@ -11,7 +11,7 @@ import pytest
 from jaxinit.analysis.records import Point
 from jaxinit.engine.campaign import run
 from jaxinit.engine.resolve import resolve
-from jaxinit.engine.schedules import factor
+from jaxinit.engine.schedules import DECAYS, factor
 from jaxinit.engine.training import Program
 from jaxinit.spec import draw
 from jaxinit.study import SCHEDULES, BadStudy, Study
@@ -30,6 +30,10 @@ def test_the_rate_rises_linearly_to_its_whole(schedule: str) -> None:
     rise = factors(schedule)[:20]
     assert rise == pytest.approx(np.arange(1, 21) / 20, rel=1e-5)
     assert factors(schedule, warmup=0.0)[0] == 1
+
+
+def test_the_schedules_that_a_study_may_name_are_those_that_are_computed() -> None:
+    assert (*DECAYS, "inverse_sqrt") == SCHEDULES
 
 
 def test_what_follows_the_warm_up() -> None:

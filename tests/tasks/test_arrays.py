@@ -188,3 +188,26 @@ def test_a_study_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert resolved.study.target == pytest.approx(resolved.task.target)
     kernel = next(leaf for leaf in resolved.model.leaves if leaf.role == "input")
     assert kernel.shape == (4, 8)
+
+
+def test_a_study_of_a_folder_of_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("texts").mkdir()
+    Path("texts/a.txt").write_text("abc de" * 500)
+    for name in ("texts", "texts/", str(tmp_path / "texts")):
+        resolved = resolve(Study(model="rnn", hidden=4, batch=10, task=name, length=6))
+        assert (resolved.task.out_features, resolved.task.length) == (6, 6)
+    Path("empty").mkdir()
+    for name, message in (
+        ("gone/", "the text gone/? cannot be read: No such file.*or of a folder of"),
+        ("empty/", "the folder empty/ has no"),
+        ("gone", "no task is called 'gone'"),
+    ):
+        with pytest.raises(BadStudy, match=message) as caught:
+            resolve(Study(model="rnn", task=name))
+        assert "\n" not in str(caught.value)
+
+
+def test_squared_error_takes_as_many_outputs_as_there_are_numbers() -> None:
+    with pytest.raises(ValueError, match="out_features is 2 and y has 1 columns"):
+        task(INPUTS, RNG.normal(size=N), out_features=2)

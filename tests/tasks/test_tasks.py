@@ -437,10 +437,24 @@ def test_files_that_are_no_text_are_refused(tmp_path: Path, content: bytes, mess
     assert "\n" not in str(error.value)
 
 
+def test_the_texts_of_a_folder_are_one_by_name(tmp_path: Path) -> None:
+    pieces = {"b.txt": "the second line\n" * 200, "a.txt": "the first line\r\n" * 200}
+    for name, content in {**pieces, "c.md": "no text of this task"}.items():
+        (tmp_path / name).write_bytes(content.encode())
+    joined = tmp_path / "joined"
+    joined.write_text("the first line\n" * 200 + "\n" + "the second line\n" * 200)
+    of_folder = TASKS["text"](length=5, file=tmp_path)
+    assert of_folder.fingerprint() == TASKS["text"](length=5, file=joined).fingerprint()
+    for short in tmp_path.glob("*.txt"):
+        short.write_text("x")
+    with pytest.raises(ValueError, match=r"the text has 3 characters or words .* too few"):
+        TASKS["text"](file=tmp_path)
+
+
 def test_text_that_is_missing_or_holds_other_characters_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="cannot be read: No such file"):
         TASKS["text"](file=tmp_path / "none.txt")
-    with pytest.raises(ValueError, match="cannot be read: Is a directory"):
+    with pytest.raises(ValueError, match=r"the folder .* has no \*\.txt; put the texts there"):
         TASKS["words"](file=tmp_path)
     for endless in ("/dev/zero", "/dev/null"):
         with pytest.raises(ValueError, match="is no regular file; save it to one"):
