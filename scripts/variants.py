@@ -341,9 +341,10 @@ def cudnn(model: str, hidden: int, inputs: int, batch: int, length: int) -> Step
 
     def loss(p: Any) -> Any:
         layers, dropout, both = 1, 0.0, False
-        states, _, _ = rnn.lstm(
+        found: Any = rnn.lstm(
             x, zeros, zeros, p["cell"], lengths, inputs, hidden, layers, dropout, both
         )
+        states, _, _ = found
         return cross_entropy(states[:, -1] @ p["out"], y)
 
     @jax.jit

@@ -65,8 +65,10 @@ def test_memory_is_bounded_by_the_limits_of_a_process() -> None:
 def test_many_small_trials_together_need_memory_in_proportion(
     record_property: Callable[[str, object], None],
 ) -> None:
-    """Draws, training and records of trials of 16 units under vmap: less than 2 MiB for each of them,
-    most of it for the states of the 517 examples that validate, 8 steps of 16 units."""
+    """Draws, training and records of trials of 16 units under vmap: less than 2 MiB for each.
+
+    Most of it is for the states of the 517 examples that validate, 8 steps of 16 units.
+    """
     program = str(Path(__file__).parents[1] / "many_trials.py")
     peaks = {}
     for trials in (64, 256):
