@@ -409,6 +409,11 @@ def work(variant: str) -> None:
         makers[name] = partial(together, trials)
     if variant in ("ours, mapped over devices", "its products alone", *RECORDING):
         set_up_devices()
+    # While others are asked: on a GPU a start takes seconds.
+    if variant.startswith("PyTorch"):
+        importlib.import_module("torch")
+    else:
+        importlib.import_module("jax").devices()
     settings = SETTINGS | ON_ACCELERATORS | {CHARACTERS_SETTING: CHARACTERS}
     run: Step | None = None
     for line in map(str.strip, sys.stdin):

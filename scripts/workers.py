@@ -75,19 +75,24 @@ def measure(
     """Milliseconds per step and trial of each variant, a value a round; one that cannot run is left
     out, and `lost` is told. `steps` is a number or `seconds 0.2`, as many as take so long."""
     times: dict[str, list[float]] = {}
+
+    def lose(variant: str) -> None:
+        stop({variant: workers.pop(variant)})
+        times.pop(variant, None)
+        lost(variant)
+
     for variant, processes in list(workers.items()):
+        # In turn too: XLA chooses kernels for a GPU by timing them.
         if set(ask(processes, setting)) == {"ready"}:
             times[variant] = []
         else:
-            del workers[variant]
-            lost(variant)
+            lose(variant)
     for _ in range(rounds):
         # One round each in turn, so that a drift of the machine's speed meets all alike.
         for variant, processes in list(workers.items()):
             answers = ask(processes, str(steps))
             if "" in answers:
-                del workers[variant], times[variant]
-                lost(variant)
+                lose(variant)
                 continue
             milliseconds = [float(answer) for answer in answers]
             # Processes run at once: together they have made that many steps.

@@ -65,9 +65,10 @@ def test_memory_is_bounded_by_the_limits_of_a_process() -> None:
 def test_many_small_trials_together_need_memory_in_proportion(
     record_property: Callable[[str, object], None],
 ) -> None:
-    """Draws, training and records of trials of 16 units under vmap: less than 2 MiB for each.
+    """Draws, training and records of trials of 16 units under vmap: less than 4 MiB for each.
 
-    Most of it is for the states of the 517 examples that validate, 8 steps of 16 units.
+    A seed's own split of the digits takes 0.5 MB of it, and each array of states of those that
+    validate, 517 of 8 steps, 0.3 MB.
     """
     program = str(Path(__file__).parents[1] / "many_trials.py")
     peaks = {}
@@ -81,4 +82,4 @@ def test_many_small_trials_together_need_memory_in_proportion(
         "measured",
         f"64 trials {peaks[64]:.0f} MiB, 256 {peaks[256]:.0f} MiB: {of_one:.2f} MiB a trial",
     )
-    assert 0 < of_one < 2
+    assert 0 < of_one < 4
