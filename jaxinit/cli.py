@@ -74,6 +74,8 @@ def run(
     out: Path | None = None,
     slots: int | None = None,
     force_resume: bool = False,
+    platform: Literal["cpu", "gpu", "tpu"] | None = None,
+    deterministic: bool = False,
 ) -> int:
     """Measure epochs to convergence for each initialization scheme, each at its own best learning
     rate.
@@ -87,8 +89,11 @@ def run(
         slots: Trials that a device holds at once. Default: 16 on CPU, on accelerators all that may
             run together, fewer where memory does not hold them.
         force_resume: Go on under other versions or another commit; the answer says so.
+        platform: Where to run, or not at all: cpu, gpu or tpu. Default: the best there is.
+        deterministic: On a GPU, the same records bit for bit in every run, and after a kill too,
+            at some cost in time; elsewhere they always are.
     """
-    return exit_code(lambda: carry_out(study, out, slots, force_resume))
+    return exit_code(lambda: carry_out(study, out, slots, force_resume, platform, deterministic))
 
 
 def list_names(
@@ -217,11 +222,12 @@ def look(study: Study, examples: int, only: str, out: Path | None) -> int:
     from jaxinit.analysis.figure import save, style
     from jaxinit.analysis.health import REMEDIES
     from jaxinit.analysis.signal_figures import draw_all, lens, memory
-    from jaxinit.engine import sweep
+    from jaxinit.engine import devices, sweep
     from jaxinit.engine.survey import survey, through_time, verdicts
 
     sweep.one_device_per_core()
     sweep.keep_compilations()
+    devices.start()
     folder = out or study.folder.with_name(f"probe-{study.folder.name}")
     signals = survey(study, examples=examples, only=only, out=folder)
     for scheme, judged in verdicts(signals).items():
@@ -287,11 +293,12 @@ def check_coordinates(
     """Run a coordinate check, draw it and print its slopes; 1 when the first scheme fails."""
     from jaxinit.analysis.figure import save, style
     from jaxinit.analysis.signal_figures import coordinates
-    from jaxinit.engine import sweep
+    from jaxinit.engine import devices, sweep
     from jaxinit.engine.coordcheck import coordinate_check, depth_check, passes, slopes
 
     sweep.one_device_per_core()
     sweep.keep_compilations()
+    devices.start()
     folder = out or study.folder.with_name(
         f"{'depth' if depths else 'coord'}check-{study.folder.name}"
     )
@@ -394,15 +401,21 @@ def compare(first: tyro.conf.Positional[Path], second: tyro.conf.Positional[Path
 
 
 def carry_out(
-    study: Study, out: Path | None, slots: int | None = None, force_resume: bool = False
+    study: Study,
+    out: Path | None,
+    slots: int | None = None,
+    force_resume: bool = False,
+    platform: Literal["cpu", "gpu", "tpu"] | None = None,
+    deterministic: bool = False,
 ) -> "Result":
     """Run a study on all cores, draw its figures and print its answer: what the command and the
     experiments do."""
-    from jaxinit.engine import sweep
+    from jaxinit.engine import devices, sweep
     from jaxinit.engine.campaign import run
 
     sweep.one_device_per_core()
     sweep.keep_compilations()
+    devices.start(platform, deterministic)
     result = run(study, out=out, slots_per_device=slots, force_resume=force_resume)
     _show(result)
     counts = (

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jaxinit.study import BadStudy, Interrupted
+from jaxinit.study import BadStudy, Interrupted, NoDevice
 
 if TYPE_CHECKING:
     from jaxinit.analysis.store import Result
@@ -61,6 +61,8 @@ def exit_code(command: Callable[[], "Result | int"]) -> int:
         return CLOSED
     except BadStudy as error:
         return _fail(REFUSED, str(error))
+    except NoDevice as error:
+        return _fail(FAILED, str(error))
     except Interrupted:
         return _fail(INTERRUPTED, "interrupted; the same command goes on from there")
     except KeyboardInterrupt:
@@ -98,12 +100,6 @@ def _explained(error: Exception) -> str:
             f"out of memory ({said or 'no more is known'}); make hidden, batch or length smaller, "
             "or give fewer seeds"
         )
-    platforms = os.environ.get("JAX_PLATFORMS")
-    # all that JAX says of a platform that it knows
-    without_plugin = isinstance(error, AssertionError) and not said
-    if platforms and ("Unable to initialize backend" in said or without_plugin):
-        said = said or "JAX finds no device"
-        return f"{said}; unset JAX_PLATFORMS, which is {platforms!r}"
     for name in UNFIT:
         if os.environ.get(name):
             return f"{type(error).__name__}: {said}; unset {name}, which is {os.environ[name]!r}"

@@ -116,10 +116,11 @@ def _all_digits() -> AbstractContextManager[Any]:
 def use_all_cores() -> None:
     """What an experiment needs before its first use of JAX: a device per core, and kept
     compilations."""
-    from jaxinit.engine import sweep
+    from jaxinit.engine import devices, sweep
 
     sweep.one_device_per_core()
     sweep.keep_compilations()
+    devices.start()
 
 
 def smoke(study: Study, **changes: Any) -> Study:

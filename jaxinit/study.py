@@ -84,6 +84,10 @@ class BadStudy(ValueError):
     """A study that cannot be run as asked; the message is one line that says what to do."""
 
 
+class NoDevice(Exception):
+    """A device that was asked for is not there; the message is one line that says what to do."""
+
+
 class Interrupted(Exception):
     """A study was stopped before its end; what was computed is kept."""
 

@@ -28,6 +28,7 @@ from typing import Any, Literal
 
 import tyro
 from variants import CHARACTERS, CHARACTERS_SETTING, RECORDING, SETTINGS, flops
+from workers import measure, start_worker, start_workers, stop
 
 QUICK = ("RNN H=128 T=28", "LSTM H=128 T=28", "GRU H=128 T=28")
 # By variant: processes at once.
@@ -61,65 +62,6 @@ from jaxinit.engine.campaign import run
 from jaxinit.study import Study
 run(Study.from_json({folder!r} + "/study.json"), out=tempfile.mkdtemp() + "/s", progress=False)
 """
-Workers = dict[str, list[Any]]  # the processes of each variant
-
-
-def start_workers(variants: dict[str, int]) -> Workers:
-    """The processes of every variant, which all wait for a setting."""
-    workers: Workers = {}
-    for variant, count in variants.items():
-        workers[variant] = [start_worker(variant) for _ in range(count)]
-    return workers
-
-
-def start_worker(*arguments: str) -> Any:
-    """A process of `variants.py`, which reads lines and answers each with a line."""
-    return subprocess.Popen(
-        [sys.executable, str(Path(__file__).parent / "variants.py"), *arguments],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "2"},
-    )
-
-
-def ask(processes: list[Any], line: str) -> list[str]:
-    """What all processes of a variant answer to a line, given to them at once; empty answers when
-    one has died."""
-    try:
-        for process in processes:
-            process.stdin.write(f"{line}\n")
-            process.stdin.flush()
-    except BrokenPipeError:  # its error is on stderr, which it shares with us
-        return [""]
-    return [process.stdout.readline().strip() for process in processes]
-
-
-def measure(workers: Workers, setting: str, rounds: int, steps: int) -> dict[str, list[float]]:
-    """Milliseconds per step and trial of each variant, a value a round; one that cannot run is left
-    out."""
-    for variant, processes in list(workers.items()):
-        if set(ask(processes, setting)) != {"ready"}:
-            print(
-                f"benchmark: {variant!r} cannot run here (its error is above), so it is left out",
-                file=sys.stderr,
-            )
-            del workers[variant]
-    times: dict[str, list[float]] = {variant: [] for variant in workers}
-    for _ in range(rounds):
-        # One round each in turn, so that a drift of the machine's speed meets all alike.
-        for variant, processes in workers.items():
-            milliseconds = [float(answer) for answer in ask(processes, str(steps))]
-            # Processes run at once: together they have made that many steps.
-            times[variant].append(max(milliseconds) / len(processes))
-    return times
-
-
-def stop(workers: Workers) -> None:
-    """Close what the processes read, which ends them."""
-    for processes in workers.values():
-        for process in processes:
-            process.communicate()
 
 
 def rows_of(setting: str, times: dict[str, list[float]]) -> list[dict]:

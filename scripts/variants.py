@@ -4,16 +4,20 @@ and the worker.
     python scripts/variants.py VARIANT
 
 reads lines: for the name of a setting it builds, warms up and prints "ready"; for a number of steps
-it runs them and prints the milliseconds that a step of a trial took.
+it runs them and prints the milliseconds that a step of a trial took; for `seconds 0.2` it runs as
+many as take about so long.
 """
 
 import importlib
 import json
+import os
 import resource
 import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
+from importlib.metadata import version
 from typing import Any
 
 import character_models
@@ -28,6 +32,14 @@ SETTINGS = {
     "RNN H=512 T=28": ("rnn", 512, 8, 64, 28),
     "LSTM H=512 T=28": ("lstm", 512, 8, 64, 28),
 }
+# Those of scripts/accelerator: a large run, and sizes for trying it out on simulated devices.
+ON_ACCELERATORS = {
+    "LSTM H=1024 T=100": ("lstm", 1024, 128, 128, 100),
+    "RNN H=16 T=8": ("rnn", 16, 8, 8, 8),
+    "LSTM H=16 T=8": ("lstm", 16, 8, 8, 8),
+    "LSTM H=32 T=16": ("lstm", 32, 8, 8, 16),
+}
+TOGETHER = {f"ours, {count} together": count for count in (1, 4, 16, 64, 256)}  # under vmap
 CHARACTERS = ("transformer", 128, 97, 32, 64)  # the inputs are characters
 GATES = {"rnn": 1, "lstm": 4, "gru": 3}
 TRIALS_PER_DEVICE, CLASSES, RATE = 2, 10, 0.01
@@ -52,6 +64,18 @@ def ours(model: str, hidden: int, inputs: int, batch: int, length: int, **option
         return jax.tree.map(lambda a, g: a - RATE * g, p, jax.grad(loss)(p))
 
     return _mapped(step, initial)
+
+
+def together(trials: int, model: str, hidden: int, inputs: int, batch: int, length: int) -> Step:
+    """As `ours`, so many trials under vmap, as a study runs them on an accelerator."""
+    import jax
+
+    loss, initial = _jax_loss(model, hidden, inputs, batch, length)
+
+    def step(p: Any) -> Any:
+        return jax.tree.map(lambda a, g: a - RATE * g, p, jax.grad(loss)(p))
+
+    return _mapped(step, initial, trials)
 
 
 def products(model: str, hidden: int, inputs: int, batch: int, length: int) -> Step:
@@ -88,13 +112,18 @@ def products(model: str, hidden: int, inputs: int, batch: int, length: int) -> S
     return _mapped(step, initial)
 
 
-def _mapped(step: Callable, initial: Callable) -> Step:
-    """Trials over all devices, one after another on each: a step of each trial, again and again."""
+def _mapped(step: Callable, initial: Callable, trials: int | None = None) -> Step:
+    """Trials over all devices: a step of each trial, again and again.
+
+    One after another on each device; or so many `trials` in all, together on each.
+    """
     import jax
     import numpy as np
     from jax.sharding import NamedSharding, PartitionSpec
 
     count = TRIALS_PER_DEVICE * jax.device_count()
+    if trials is not None:  # as many on every device
+        count = -(-trials // jax.device_count()) * jax.device_count()
     mesh = jax.sharding.Mesh(np.asarray(jax.devices()), ("trial",))
     by_trial = PartitionSpec("trial")
     drawn = jax.vmap(initial)(jax.numpy.arange(count))
@@ -104,7 +133,7 @@ def _mapped(step: Callable, initial: Callable) -> Step:
         def trained(p: Any) -> Any:
             return jax.lax.fori_loop(0, steps, lambda _, p: step(p), p)
 
-        return jax.lax.map(trained, params)
+        return jax.lax.map(trained, params) if trials is None else jax.vmap(trained)(params)
 
     program = jax.shard_map(
         on_device,
@@ -263,15 +292,20 @@ def pytorch(
     length: int,
     threads: int,
     compiled: bool = False,
+    device: str = "cpu",
 ) -> Step:
     if model == "transformer":
         return character_models.pytorch(hidden, inputs, batch, length, RATE, threads)
     torch: Any = importlib.import_module("torch")
     torch.set_num_threads(threads)
     kinds: dict[str, Any] = {"rnn": torch.nn.RNN, "lstm": torch.nn.LSTM, "gru": torch.nn.GRU}
+    if device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("this PyTorch finds no GPU")
     net, out = kinds[model](inputs, hidden, batch_first=True), torch.nn.Linear(hidden, CLASSES)
+    net, out = net.to(device), out.to(device)
     optimizer = torch.optim.SGD([*net.parameters(), *out.parameters()], lr=RATE)
-    x, y = torch.randn(batch, length, inputs), torch.zeros(batch, dtype=torch.long)
+    x = torch.randn(batch, length, inputs, device=device)
+    y = torch.zeros(batch, dtype=torch.long, device=device)
 
     def loss_of() -> Any:
         states, _ = net(x)
@@ -285,6 +319,46 @@ def pytorch(
             optimizer.zero_grad()
             loss_of().backward()
             optimizer.step()
+        if device == "cuda":  # which computes what it was told while we go on
+            torch.cuda.synchronize()
+        return 1
+
+    return run
+
+
+def cudnn(model: str, hidden: int, inputs: int, batch: int, length: int) -> Step:
+    """cuDNN's LSTM through JAX, with our readout."""
+    if model != "lstm":
+        raise SystemExit("jax.experimental.rnn has LSTMs alone")
+    import jax
+    from jax.experimental import rnn
+
+    from jaxinit.tasks.base import cross_entropy
+
+    x = jax.random.normal(jax.random.key(0), (batch, length, inputs))
+    y, zeros = jax.numpy.zeros(batch, int), jax.numpy.zeros((1, batch, hidden))
+    lengths = jax.numpy.full(batch, length, jax.numpy.int32)
+
+    def loss(p: Any) -> Any:
+        layers, dropout, both = 1, 0.0, False
+        found: Any = rnn.lstm(
+            x, zeros, zeros, p["cell"], lengths, inputs, hidden, layers, dropout, both
+        )
+        states, _, _ = found
+        return cross_entropy(states[:, -1] @ p["out"], y)
+
+    @jax.jit
+    def step(p: Any) -> Any:
+        return jax.tree.map(lambda a, g: a - RATE * g, p, jax.grad(loss)(p))
+
+    cell = rnn.init_lstm_weight(jax.random.key(1), inputs, hidden, 1, False)
+    begun = {"cell": cell, "out": jax.random.normal(jax.random.key(2), (hidden, CLASSES)) / hidden}
+
+    def run(steps: int) -> int:
+        p = begun
+        for _ in range(steps):
+            p = step(p)
+        jax.block_until_ready(p)
         return 1
 
     return run
@@ -326,15 +400,24 @@ def work(variant: str) -> None:
         "PyTorch, 2 threads": lambda *a: pytorch(*a, threads=2),
         "PyTorch, 2 processes": lambda *a: pytorch(*a, threads=1),
         "PyTorch, torch.compile": lambda *a: pytorch(*a, threads=2, compiled=True),
+        "PyTorch on the GPU": lambda *a: pytorch(*a, threads=1, device="cuda"),
+        "jax.experimental.rnn": cudnn,
         "its products alone": products,
         "matmul peak": peak,
     }
+    for name, trials in TOGETHER.items():
+        makers[name] = partial(together, trials)
     if variant in ("ours, mapped over devices", "its products alone", *RECORDING):
         set_up_devices()
-    settings = SETTINGS | {CHARACTERS_SETTING: CHARACTERS}
+    # While others are asked: on a GPU a start takes seconds.
+    if variant.startswith("PyTorch"):
+        importlib.import_module("torch")
+    else:
+        importlib.import_module("jax").devices()
+    settings = SETTINGS | ON_ACCELERATORS | {CHARACTERS_SETTING: CHARACTERS}
     run: Step | None = None
     for line in map(str.strip, sys.stdin):
-        if run is None or not line.isdigit():
+        if run is None or line in settings or line == "main job":
             if variant in RECORDING:
                 run = recording(*RECORDING[variant])
                 run(40)  # an epoch: fewer steps would be none
@@ -343,11 +426,31 @@ def work(variant: str) -> None:
                 run(3)
             print("ready", flush=True)
             continue
-        steps = int(line)
+        steps = steps_in(float(line.split()[1]), run) if line.startswith("seconds") else int(line)
         began = time.perf_counter()
         trials = run(steps)
         milliseconds = (time.perf_counter() - began) * 1e3
         print(milliseconds / steps / trials, flush=True)
+
+
+def steps_in(seconds: float, run: Step) -> int:
+    """As many steps as take about so long, by the time of one, with which the waiting for the
+    device is counted."""
+    began = time.perf_counter()
+    run(1)
+    return max(1, round(seconds / (time.perf_counter() - began)))
+
+
+def machine() -> None:
+    """A worker: what JAX finds here, as JSON."""
+    import jax
+
+    devices = []
+    for device in jax.devices():
+        limit = (device.memory_stats() or {}).get("bytes_limit")
+        devices.append({"kind": device.device_kind, "bytes": limit})
+    versions = {name: version(name) for name in ("jax", "jaxlib", "flax")}
+    print(json.dumps({"platform": jax.default_backend(), "devices": devices, "versions": versions}))
 
 
 def draws() -> None:
@@ -419,9 +522,11 @@ def in_turn(programs: dict[str, Callable], keys: Any) -> dict[str, list[float]]:
 
 
 def set_up_devices() -> None:
+    """A device per core, unless the environment says how many there are."""
     from jaxinit.engine import sweep
 
-    sweep.one_device_per_core()
+    if "JAX_NUM_CPU_DEVICES" not in os.environ:
+        sweep.one_device_per_core()
 
 
 def grow(name: str, size: str) -> None:
@@ -469,6 +574,8 @@ if __name__ == "__main__":
     asked, *arguments = sys.argv[1:]
     if asked == "draws":
         draws()
+    elif asked == "machine":
+        machine()
     elif asked.startswith("growth"):
         grow(asked, *arguments)
     else:

@@ -308,22 +308,30 @@ def test_commands_work_whatever_the_environment_says(
         assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("platform", ["rocm", "cuda"])
-def test_a_platform_that_is_not_there_is_one_line(platform: str, tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "jaxinit.cli",
-        "run",
-        *SMALL.split(),
-        "--out",
-        str(tmp_path / "s"),
-    ]
-    done = subprocess.run(
-        command, capture_output=True, text=True, env={**os.environ, "JAX_PLATFORMS": platform}
-    )
+@pytest.mark.parametrize(
+    ("platforms", "words", "said", "todo"),
+    [
+        ("rocm", "run", "no GPU", "unset JAX_PLATFORMS, which is 'rocm'"),
+        ("cuda", "run", "no GPU", "unset JAX_PLATFORMS, which is 'cuda'"),
+        ("cuda", "probe", "no GPU", "unset JAX_PLATFORMS, which is 'cuda'"),
+        ("tpu", "run", "no TPU", "unset JAX_PLATFORMS, which is 'tpu'"),
+        ("metal", "run", "no device of 'metal'", "unset JAX_PLATFORMS, which is 'metal'"),
+        ("", "run --platform gpu", "no GPU", "leave --platform out"),
+        ("cpu", "run --platform gpu", "no GPU", "unset JAX_PLATFORMS, which is 'cpu'"),
+    ],
+)
+def test_a_device_that_is_not_there_is_one_line(
+    platforms: str, words: str, said: str, todo: str, tmp_path: Path
+) -> None:
+    out = ["--out", str(tmp_path / "s")]
+    command = [sys.executable, "-m", "jaxinit.cli", *words.split(), *out]
+    environment = os.environ | {"JAX_PLATFORMS": platforms}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].endswith(f"unset JAX_PLATFORMS, which is {platform!r}")
+    line = done.stderr.splitlines()[-1]
+    assert line.startswith(f"jaxinit: {said} where one was asked for")
+    assert "; there is 1 cpu device; " in line or " cpu devices; " in line
+    assert line.endswith(todo)
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "s").exists()
 

@@ -2,6 +2,7 @@
 or no space."""
 
 import importlib
+import json
 import os
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 pitfalls: Any = importlib.import_module("pitfalls")
+on_accelerator: Any = importlib.import_module("accelerator")
 
 
 @pytest.fixture
@@ -177,3 +179,68 @@ def test_no_pitfall_is_ours_and_what_is_measured_tells_them_apart() -> None:
             assert abs(row.theirs - row.law) > room, f"the library has mended this: say so ({row})"
         seen.add(row.fault)
     assert len(seen) >= 9
+
+
+def accelerator(*words: str) -> subprocess.CompletedProcess:
+    """The script with the Python of the tests, in which it installs nothing."""
+    command = ["bash", str(ROOT / "scripts" / "accelerator"), "--python", sys.executable, *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=600)
+
+
+def test_the_accelerator_script_says_its_options_and_what_it_finds(tmp_path: Path) -> None:
+    shown = accelerator("--help")
+    assert shown.returncode == 0, shown.stderr
+    assert {"--quick", "--devices", "--json", "--python"} <= {
+        *shown.stdout.replace("]", " ").split()
+    }
+    file = tmp_path / "rows.json"
+    done = accelerator("--devices", "2", "--parts", "machine", "--json", str(file))
+    assert done.returncode == 0, done.stderr
+    assert "2 x cpu; no GPU or TPU here" in done.stdout
+    rows = {row["what"]: row for row in json.loads(file.read_text())}
+    assert len(rows["devices (cpu)"]["numbers"]["devices"]) == 2
+
+
+def test_a_python_that_the_accelerator_script_cannot_use(tmp_path: Path) -> None:
+    command = ["bash", str(ROOT / "scripts" / "accelerator"), "--python"]
+    done = subprocess.run([*command, "/bin/false"], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == "jaxinit: --python /bin/false is not a Python 3.11 or later.\n"
+    without = tmp_path / "python"
+    without.write_text(f'#!/bin/sh\nexec {sys.executable} -S -I "$@"\n')  # no site-packages
+    without.chmod(0o755)
+    done = subprocess.run([*command, str(without)], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "has no JAX, and nothing is installed into it" in done.stderr
+
+
+@pytest.mark.slow
+def test_the_accelerator_script_on_two_simulated_devices(tmp_path: Path) -> None:
+    file = tmp_path / "rows.json"
+    done = accelerator("--devices", "2", "--quick", "--json", str(file))
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = json.loads(file.read_text())
+    assert {row["part"] for row in rows} == {"machine", "tests", "together", "large"}
+    assert all(row["state"] != "FAILED" for row in rows)
+    measured = [row for row in rows if row["part"] == "tests"]
+    assert all(row["result"] for row in measured)
+    assert sum("overtakes" in row["result"] for row in rows) == 2
+
+
+def test_what_fails_is_a_row_that_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = on_accelerator.Asked(True, 60, tmp_path, {"platform": "cpu"})
+
+    def breaks(asked: Any) -> Any:
+        yield on_accelerator.Row("large", "a", "passed", "")
+        raise ValueError("why\nand more")
+
+    monkeypatch.setitem(on_accelerator.PARTS, "large", breaks)
+    first, last = on_accelerator.carried_out("large", asked)
+    assert first.state == "passed"
+    assert (last.state, last.result) == ("FAILED", "ValueError: why")
+    # A setting that no variant knows: ours has failed, another library is left out.
+    ours, theirs = "plain jax.jit step", "Flax NNX, idiomatic"
+    ((_, times, rows),) = on_accelerator.timed(asked, "large", ("no setting",), [ours, theirs])
+    assert times == {}
+    assert [row.state for row in rows] == ["FAILED", "left out"]
+    assert all(row.result == "KeyError: 'no setting'" for row in rows)

@@ -87,7 +87,7 @@ def run(
     chunk under way and keeps what was computed: the result is then not `complete`, and running the
     same study on the same folder goes on from there, as it does after a kill, to the same records:
     bit for bit under `map`, and under `vmap` with the same slots, whose number shapes the program
-    and its rounding.
+    and its rounding; on a GPU only where `devices.start(deterministic=True)` came first.
     What the folder holds is returned or gone on with only if settings, data, task, model, schemes,
     calibrations and precision are the same by their digests (`identity`), and gone on with only on
     the same kind of device, under the same versions and commit; `force_resume` goes on under

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from jaxinit.analysis import store
 from jaxinit.analysis.outcome import Outcome
 from jaxinit.analysis.records import select
 from jaxinit.analysis.store import Result
-from jaxinit.engine import campaign, initial, resolve, sweep
+from jaxinit.engine import campaign, devices, initial, resolve, sweep
 from jaxinit.initializers import glorot_scheme, normal, zeros
 from jaxinit.study import BadStudy, Study
 from jaxinit.tasks import TASKS, Task
@@ -124,6 +125,31 @@ def test_mappings_agree(result: Result, tmp_path: Path) -> None:
     )
     assert (together.records.outcome == result.records.outcome).all()
     np.testing.assert_allclose(together.records.train_loss, result.records.train_loss, rtol=2e-3)
+
+
+@pytest.mark.accelerator
+def test_trials_together_are_those_one_by_one_within_rounding(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    """In products of full precision, and at the first evaluation, before training has made much of
+    what rounding differs in."""
+    study = replace(STUDY, epochs=1, lrs=(0.1,), target=0.99)
+    records = {}
+    with jax.default_matmul_precision("highest"):
+        for mapping in ("map", "vmap"):
+            done = campaign.run(
+                study, out=tmp_path / mapping, progress=False, mapping=mapping, slots_per_device=16
+            )
+            records[mapping] = done.records
+    together, one_by_one = records["vmap"], records["map"]
+    assert (together.outcome == one_by_one.outcome).all()
+    worst = 0.0
+    for name in ("train_loss", "grad_norm", "valid_loss"):
+        first = one_by_one[name].isel(epoch=0)
+        differences = np.abs(together[name].isel(epoch=0) / first - 1)
+        worst = max(worst, float(differences.max()))
+    record_property("measured", f"largest relative difference {worst:.1e}")
+    assert worst < 1e-4
 
 
 def test_own_schemes_and_scaled_rules(tmp_path: Path) -> None:
@@ -383,6 +409,52 @@ def test_a_study_whose_states_are_gone_says_so_and_starts_anew(
     )
     xr.testing.assert_identical(whole.records, uninterrupted.records)
     assert [life.get("lost", False) for life in whole.about["lives"]] == [True, False]
+
+
+STOPPED = """
+import signal, sys
+from jaxinit import cli
+from jaxinit.engine import sweep
+
+run, seen = sweep.Sweep.run, []
+
+def run_and_signal(self, *orders):
+    for chunk in run(self, *orders):
+        seen.append(chunk)
+        if len(seen) == 2:
+            signal.raise_signal(signal.SIGTERM)
+        yield chunk
+
+sweep.Sweep.run = run_and_signal
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow  # three processes, which all compile
+@pytest.mark.accelerator
+def test_a_deterministic_study_goes_on_in_another_process_bit_for_bit(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    words = "run --deterministic --hidden 16 --schemes small_normal orthogonal --lrs 0.1 --seeds 4 "
+    words += "--epochs 6 --batch 64 --target 0.99 --out"
+    # Nothing is kept, so that each process chooses its kernels itself.
+    environment = os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false"}
+
+    def lived(program: list[str], folder: str) -> int:
+        command = [sys.executable, *program, *words.split(), str(tmp_path / folder)]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        assert done.returncode in (0, 130), done.stderr
+        return done.returncode
+
+    assert lived(["-m", "jaxinit.cli"], "whole") == 0
+    assert lived(["-c", STOPPED], "stopped") == 130
+    assert lived(["-m", "jaxinit.cli"], "stopped") == 0
+    whole, stopped = (store.load(tmp_path / name) for name in ("whole", "stopped"))
+    assert len(stopped.about["lives"]) == 2
+    xr.testing.assert_identical(whole.records, stopped.records)
+    flags = stopped.about["arithmetic"]["XLA_FLAGS"].split()
+    assert (devices.DETERMINISTIC in flags) == (jax.default_backend() == "gpu")
+    record_property("measured", f"{whole.summary['trials']} trials, stopped once: the same bits")
 
 
 @pytest.mark.slow

@@ -267,6 +267,30 @@ def test_under_vmap_the_slots_shrink_to_powers_of_two_and_under_map_they_stay() 
         assert compiled.count == len(expected)
 
 
+@pytest.mark.accelerator
+def test_slots_are_as_many_as_the_memory_of_a_device_holds(
+    capsys: pytest.CaptureFixture[str], record_property: Callable[[str, object], None]
+) -> None:
+    (device,) = jax.devices()[:1]
+    free, stats = sweeps.free_memory([device]), device.memory_stats()
+    assert free > 2**20
+    assert stats is None or free <= stats["bytes_limit"]
+    whole = sweep("vmap", 1)
+    rows, _ = next(run(whole, PARAMS, trials()))
+    assert len(rows) == whole.slots == 4
+    state = jax.eval_shape(PROGRAM.initial_state, PARAMS[0], _trial(trials(), 0))
+    one_slot = jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct((1, *a.shape), a.dtype), (state, _trial(trials(), 0))
+    )
+    needed = whole._needs(one_slot)
+    record_property("measured", f"4 trials need {needed / 2**20:.1f} MiB of {free / 2**20:,.0f}")
+    fewer = sweep("vmap", 1, memory=needed - 1)
+    rows, _ = next(run(fewer, PARAMS, trials()))
+    assert len(rows) == fewer.slots == 2
+    assert fewer._needs(one_slot) < needed
+    assert "there are 2 at a time" in capsys.readouterr().err
+
+
 @pytest.mark.slow  # five compilations
 def test_more_slots_than_memory_holds_are_split_and_said_so(
     capsys, monkeypatch: pytest.MonkeyPatch

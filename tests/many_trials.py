@@ -1,0 +1,43 @@
+"""A study of so many small trials, all together, in a process of its own: prints the bytes that it
+needed at most, on the device where that tells, else in all.
+
+    python tests/many_trials.py TRIALS
+"""
+
+import resource
+import sys
+import tempfile
+
+import jax
+
+SCHEMES, DEVICES = ("small_normal", "orthogonal"), 8  # simulated ones, where there are no others
+
+
+def main(trials: int) -> None:
+    from jaxinit.engine import campaign
+    from jaxinit.study import Study
+
+    jax.config.update("jax_num_cpu_devices", DEVICES)
+    study = Study(
+        hidden=16,
+        schemes=SCHEMES,
+        search="grid",
+        lrs=(0.1,),
+        seeds=trials // len(SCHEMES),
+        tune_seeds=1,
+        epochs=1,
+        evaluations=1,
+        batch=64,
+        target=0.99,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        campaign.run(study, out=f"{folder}/study", progress=False, mapping="vmap")
+    stats = jax.devices()[0].memory_stats()
+    if stats is None:
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    else:
+        print(stats["peak_bytes_in_use"])
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
