@@ -30,6 +30,7 @@ from threading import Timer
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from variants import TOGETHER
 from workers import VARIANTS, Workers, measure, start_workers, stop
@@ -275,7 +276,8 @@ def show(console: Console, part: str, rows: list[Row], seconds: float) -> None:
     )
     for row in rows:
         colour = "red" if row.state == FAILED else "default"
-        table.add_row(row.what, f"[{colour}]{row.state}[/]", row.result.replace("[", r"\["))
+        words = escape(row.what), f"[{colour}]{row.state}[/]", escape(row.result)
+        table.add_row(*words)
     console.print(table)
 
 
@@ -291,7 +293,10 @@ def arguments() -> argparse.Namespace:
     add("--limit", type=float, default=300, metavar="S", help="seconds of a part (default: 300)")
     add("--json", type=Path, metavar="FILE", help="write the rows to this file too")
     add("--python", metavar="PYTHON", help="use this Python, and install nothing")
-    return parser.parse_args()
+    given = parser.parse_args()
+    if given.devices is not None and given.devices < 1:
+        parser.error(f"--devices must be 1 or more, got {given.devices}")
+    return given
 
 
 def main() -> int:
