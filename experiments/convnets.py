@@ -109,7 +109,7 @@ def variants(study: Study) -> dict[str, Study]:
 def of_depth(size: Size, results: Results) -> list[Claim]:
     """A11: plain nets, few layers and many."""
     published = (
-        ("no clear superiority (10 layers in our he2015)", (0.67, 1.5)),
+        ("no clear superiority", (0.67, 1.5)),
         ("starts reducing the error earlier (22 layers)", at_least(1.1)),
     )
     claims = []
