@@ -16,6 +16,8 @@ Kind = Literal["healthy", "vanishing", "exploding", "saturated", "dead", "not fi
 Numbers = NDArray[np.floating]
 
 DECADES = 1.0  # what a signal may grow or shrink over the whole depth or length and be healthy
+# Activations that no large entry saturates.
+UNBOUNDED = ("linear", "relu", "leaky_relu", "elu", "gelu", "silu")
 MOSTLY = 0.5  # the share of saturated entries that makes a layer saturated
 DEAD = 0.95  # the share of zeros that makes it dead
 FLOOR = 1e-18  # sizes below it have underflowed on the way, as squares of float32
@@ -94,6 +96,7 @@ def judge(probes: xr.Dataset) -> list[Verdict]:
     back), and where there are steps, of the gradient against the step, going back; the mean over
     seeds, with a t interval. A signal that changes by more than one decade over the whole depth or
     length is vanishing or exploding.
+    Entries beyond 0.98 are saturated, unless the attribute `activation` names one without bounds.
     Shapes: `probes` as `probes.to_dataset` makes it, with or without a `seed` axis. Copies (gates)
     are pooled.
     """
@@ -102,11 +105,12 @@ def judge(probes: xr.Dataset) -> list[Verdict]:
         *_slopes_along_layers(seeds, "activation"),
         *_slopes_along_layers(seeds, "gradient"),
         *_slopes_along_steps(seeds),
-        *_shares_above(seeds, "saturated", "activation_saturated", MOSTLY),
         *_shares_above(seeds, "dead", "activation_zero", DEAD),
         *_first_not_finite(seeds, "product"),
         *_first_not_finite(seeds, "gradient"),
     ]
+    if seeds.attrs.get("activation") not in UNBOUNDED:
+        verdicts += _shares_above(seeds, "saturated", "activation_saturated", MOSTLY)
     return sorted(verdicts, key=lambda verdict: SEVERITY[verdict.kind])
 
 

@@ -74,6 +74,9 @@ def test_saturation_and_death_are_named_with_their_share() -> None:
     worst = next(v for v in saturated if v.kind == "saturated")
     assert worst.value > 0.9
     assert "are saturated" in str(worst)
+    large = probed("mlp", SCHEMES["uniform01"], seeds=1, layers=4, activation="relu")
+    named = large.assign_attrs(activation="relu")
+    assert not [verdict for verdict in judge(named) if verdict.kind == "saturated"]
     dead = judge(
         probed("mlp", scale(SCHEMES["uniform01"], 0.0), seeds=1, layers=4, activation="relu")
     )
