@@ -38,13 +38,8 @@ def trained(
     epochs: int = 1,
     **sizes: Any,
 ) -> tuple[State, Records]:
-    program = Program(
-        model,
-        made,
-        OPTIMIZERS[optimizer],
-        epochs=epochs,
-        **{"batch": made.examples, "evaluations": 1} | sizes,
-    )
+    given: dict[str, Any] = {"batch": made.examples, "evaluations": 1} | sizes
+    program = Program(model, made, OPTIMIZERS[optimizer], epochs=epochs, **given)
     params = draw(SCHEMES["glorot_uniform"], jax.random.key(0), model.leaves)
     return jax.jit(program.advance)(made.data, program.initial_state(params, settings), settings)
 
@@ -193,3 +188,24 @@ def test_a_contrastive_loss_compares_outputs_as_the_inputs_are() -> None:
     model = functional(lambda: MLP(4, 16, 2, rngs=nnx.Rngs(0)))
     _, records = trained(made, model, trial(lr=0.02), optimizer="adam", epochs=40, batch=40)
     assert float(records.metric[-1]) < 0.75 * made.chance
+
+
+class OfTwo(nnx.Module):
+    """A linear map of the product of two inputs."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        self.readout = nnx.Linear(4, 1, rngs=rngs)
+
+    def __call__(self, x: Any) -> Any:
+        return self.readout(x["a"] * x["sign"][:, None])
+
+
+def test_several_inputs_are_trained_on_and_validated_in_blocks() -> None:
+    sign = np.where(RNG.random(50) < 0.5, -1.0, 1.0)
+    made = task({"a": X, "sign": sign}, X @ np.array([1.0, -2.0, 0.5, 1.0]) * sign)
+    model = functional(lambda: jaxinit.declare(OfTwo(nnx.Rngs(0)), n_layers=1, width=4))
+    state, records = trained(made, model, trial(lr=0.2), epochs=60, at_once=4)
+    assert float(records.metric[-1]) < 1e-3 * made.chance
+    np.testing.assert_allclose(
+        state.params["readout.kernel"][:, 0], [1.0, -2.0, 0.5, 1.0], atol=0.1
+    )
