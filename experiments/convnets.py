@@ -44,12 +44,12 @@ PLAIN = Study(
     baseline="glorot_normal",
     optimizer="momentum",
     seeds=6,
-    epochs=15,
+    epochs=30,
     evaluations=2,
     target=0.95,
 )
 RESIDUAL = replace(
-    PLAIN, model="resnet", layers=6, schemes=("he_normal",), baseline="he_normal", epochs=12
+    PLAIN, model="resnet", layers=6, schemes=("he_normal",), baseline="he_normal", epochs=20
 )
 
 
