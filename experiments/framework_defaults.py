@@ -10,7 +10,7 @@ otherwise the same)?
     python experiments/framework_defaults.py --size smoke    seconds: checks that all of it works
     python experiments/framework_defaults.py --size paper    256 units, adding over 200: for an accelerator
 
-Expect at quick (2026-11-29, 120 s on 2 cores; all claims and intervals: docs/results.md):
+Expect at quick (2026-11-29, 264 s on 2 cores; all claims and intervals: docs/results.md):
 - framework_defaults.C6: lstm: decades that the gradient loses per step back, pytorch (falls to 1/e
   in 2 steps): 0.202 (0.191 to 0.212); at least 0: holds.
 - framework_defaults.C6: lstm: decades that the gradient loses per step back, keras (falls to 1/e in

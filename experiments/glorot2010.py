@@ -21,7 +21,7 @@ images. Table 1 has a grid of two rates, chosen between on a seed that is not re
 75 % error are those of each initialization at its own best rate, searched for on a ladder. Size
 paper adds width, fresh images and all updates.
 
-Expect at quick (2026-11-29, 112 s on 2 cores; all claims and intervals: docs/results.md):
+Expect at quick (2026-11-29, 431 s on 2 cores; all claims and intervals: docs/results.md):
 - G1: mean singular value of the layer Jacobians before training, glorot_normalized: 0.722 (0.719 to
   0.725); at least 0.74: does not hold; at most 0.85: holds.
 - G1: mean singular value of the layer Jacobians before training, glorot_standard: 0.473 (0.472 to

@@ -16,9 +16,9 @@ Departures: Adam for SGD; at quick adding over 100 steps for 150, 1,600 updates,
 digits (64 steps) for MNIST, 64 units (32 on digits, and of the LSTM, which has then as many
 weights) for 100. Size paper has MNIST, adding over 300 steps and 30,000 updates of it.
 
-Expect at quick (2026-11-29, 571 s on 2 cores; all claims and intervals: docs/results.md):
-- I2: adding over 100: share of seeds that solve it, relu, irnn: 0.25 (0.0319 to 0.651); at least
-  0.5: open.
+Expect at quick (2026-11-29, 395 s on 2 cores; all claims and intervals: docs/results.md):
+- I2: adding over 100: share of seeds that solve it, relu, irnn: 0 (0 to 0.369); at least 0.5: does
+  not hold.
 - I2: adding over 100: share of seeds that solve it, lstm, forget_bias: 1 (0.631 to 1); at least
   0.5: holds.
 - I2: adding over 100: share of seeds that stay above 0.9 of 1/6, relu, gauss_001: 0.875 (0.473 to
@@ -28,7 +28,7 @@ Expect at quick (2026-11-29, 571 s on 2 cores; all claims and intervals: docs/re
 - I2: adding over 100: share of seeds that stay above 0.9 of 1/6, tanh, orthogonal: 1 (0.631 to 1);
   at least 0.5: holds.
 - I2: adding over 100: times fewer epochs, identity against a Gaussian of variance 2/n (He): at most
-  0.354; at least 1: does not hold.
+  0.488; at least 1: does not hold.
 - I1: pixels: times fewer epochs, IRNN against tanh, glorot_uniform: at most 0.186; at least 1: does
   not hold.
 - I1: pixels: times fewer epochs, IRNN against tanh, orthogonal: at most 0.14; at least 1: does not
