@@ -558,7 +558,9 @@ def _named(name: str, value: Any) -> str:
         return str(value)
     if name == "optimizer":
         check_makes_optimizer(value)
-    if callable(value) or hasattr(value, "tickets"):  # as a task has, which is not called
+    pair = isinstance(value, tuple) and len(value) == 2 and all(map(callable, value))
+    # A task has tickets, and is not called; a pair is a model's init and apply.
+    if callable(value) or hasattr(value, "tickets") or (pair and name == "model"):
         return name_of(value)
     raise BadStudy(f"{name} wants a name or an object of yours, got {value!r}")
 

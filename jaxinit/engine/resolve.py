@@ -28,6 +28,7 @@ from jaxinit.schemes import SCHEMES, scheme_named
 from jaxinit.spec import Leaf, Rule, Scheme, rules, under
 from jaxinit.study import (
     ATTENTION,
+    DEFAULTS,
     MODELS_TAKING,
     MOST,
     PICTURES,
@@ -41,6 +42,7 @@ from jaxinit.study import (
     check_name,
     check_settings,
     model_options,
+    option,
 )
 from jaxinit.tasks import TASKS, Task, is_file_of_arrays, is_folder_of_text, task_from_file
 from jaxinit.tasks.arrays import LOSSES
@@ -49,6 +51,7 @@ from jaxinit.tasks.losses import check_number, cost_of_zeros, in_one_line
 
 # Of a study's settings, those that a caller's model takes where it names such an argument.
 OWN_MODELS_TAKE = ("activation", "norm", "residual")
+WIDTHS = ("hidden", "hidden_features")  # what the width of a model is called
 WHILE_DRAWN = 3  # times the size of a validation set or of a model: what its drawing needs
 
 Calibration: TypeAlias = Callable[
@@ -309,7 +312,7 @@ def _with_objects(
     model = _object_of(study.model, MODELS | models)
     name = next((name for name, ours in MODELS.items() if ours is model), str(study.model))
     if model is not None and name not in MODELS:  # ours take all their options under our names
-        models[name] = model
+        models[name] = model if _makes(model) else lambda: model
     names = {
         "model": name,
         "task": str(study.task),
@@ -318,6 +321,13 @@ def _with_objects(
         "baseline": str(study.baseline),
     }
     return replace(study, **names), schemes, tasks, models
+
+
+def _makes(model: Any) -> bool:
+    """Whether a caller's model is a function that makes one: neither a pair (init, apply), nor a
+    Linen module, which is called with inputs."""
+    is_module = hasattr(model, "init") and hasattr(model, "apply")
+    return callable(model) and (inspect.isclass(model) or not is_module)
 
 
 def _text_of(folder: str, /, length: int = 50) -> Task:
@@ -626,11 +636,9 @@ def _takers(
     models_taking = {setting: list(takers) for setting, takers in MODELS_TAKING.items()}
     tasks_taking = {setting: list(takers) for setting, takers in TASKS_TAKING.items()}
     for name, make in models.items():
-        arguments = inspect.signature(make).parameters.values()
-        anything = any(argument.kind is argument.VAR_KEYWORD for argument in arguments)
-        named = [argument.name for argument in arguments]
+        named, any_keyword = arguments_of(make)
         for setting in OWN_MODELS_TAKE:
-            if anything or setting in named:
+            if any_keyword or setting in named:
                 models_taking[setting].append(name)
     for name, make in tasks.items():
         named = inspect.signature(make).parameters
@@ -650,6 +658,69 @@ def parts(name: str, known: Mapping[str, Scheme]) -> tuple[str, str]:
     return scheme, calibration
 
 
+def made(
+    make: Callable[..., Any],
+    sizes: tuple[int, int, int],
+    rngs: nnx.Rngs,
+    options: Mapping[str, Any],
+) -> Any:
+    """What a function makes of the arguments that it names, of `sizes` (in_features, hidden or
+    hidden_features, out_features), `rngs` and `options`; all options if it takes any keyword.
+
+    The sizes are given in this order to one that calls them something else.
+    """
+    named, any_keyword = arguments_of(make)
+    given = {"rngs": rngs, **options}
+    taken = given if any_keyword else {name: given[name] for name in named if name in given}
+    if by_place(named):
+        return make(*sizes, **taken)
+    first, width, last = sizes
+    by_name = {"in_features": first, "out_features": last} | dict.fromkeys(WIDTHS, width)
+    return make(**{name: by_name[name] for name in named if name in by_name}, **taken)
+
+
+def by_place(named: Mapping[str, inspect.Parameter]) -> bool:
+    """Whether a function that makes a model has names of its own for the sizes that it needs."""
+    known = {"in_features", "out_features", "rngs", *WIDTHS, *DEFAULTS, "length", "readout"}
+    for argument in named.values():
+        if argument.kind is argument.VAR_POSITIONAL:
+            return True
+        has_place = argument.kind in (argument.POSITIONAL_ONLY, argument.POSITIONAL_OR_KEYWORD)
+        if has_place and argument.default is argument.empty and argument.name not in known:
+            return True
+    return False
+
+
+def _check_sizes_are_taken(study: Study, make: Callable[..., Any]) -> None:
+    """Raises: BadStudy for a width or a depth that was asked of a caller's model, which takes
+    none."""
+    named, any_keyword = arguments_of(make)
+    for setting, names in (("hidden", WIDTHS), ("layers", ("layers",))):
+        changed = getattr(study, setting) != DEFAULTS[setting]
+        taken = any_keyword or by_place(named) or any(name in named for name in names)
+        if changed and not taken:
+            raise BadStudy(
+                f"{option(setting)} {getattr(study, setting)}: model {study.model!r} takes no "
+                f"{' or '.join(names)}; leave it out, or give its function that argument"
+            )
+
+
+def arguments_of(make: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter], bool]:
+    """The arguments of a function that makes a model, and whether it takes any other keyword."""
+    if inspect.isclass(make):
+        # Of a class of NNX itself nothing is seen but *args and **kwargs.
+        _, *parameters = inspect.signature(make.__init__).parameters.values()
+    else:
+        parameters = list(inspect.signature(make).parameters.values())
+    named, any_keyword = {}, False
+    for argument in parameters:
+        if argument.kind is argument.VAR_KEYWORD:
+            any_keyword = True
+        else:
+            named[argument.name] = argument
+    return named, any_keyword
+
+
 def _model(study: Study, task: Task, make: Callable[..., nnx.Module]) -> Callable[[], nnx.Module]:
     """The constructor of the study's model for its task. Raises: BadStudy when the two do not
     fit."""
@@ -667,6 +738,8 @@ def _model(study: Study, task: Task, make: Callable[..., nnx.Module]) -> Callabl
             f"and model {study.model!r} takes one; join them, or give a model of yours that takes "
             "them"
         )
+    if study.model not in MODELS:
+        _check_sizes_are_taken(study, make)
     options = model_options(study)
     in_features = task.in_features
     if study.model == "mlp":
@@ -685,9 +758,10 @@ def _model(study: Study, task: Task, make: Callable[..., nnx.Module]) -> Callabl
 
     def built() -> nnx.Module:
         rngs = nnx.Rngs(0)
-        model = make(in_features, study.hidden, task.out_features, rngs=rngs, **options)
+        model = made(make, (in_features, study.hidden, task.out_features), rngs, options)
         if isinstance(model, nnx.Module):
-            return model
+            # What the caller declared stays; of Flax's own layers axes and roles are known.
+            return model if study.model in MODELS else introspect.declare(model)
         two = jax.tree.map(lambda a: a[:2], task.data["valid_x"])
         return introspect.adapt(model, two, rngs=rngs)
 

@@ -142,8 +142,11 @@ def computing_in(model: Functional, dtype: DTypeLike) -> Functional:
             given[leaf.name] = given[leaf.name].astype(kept)
         return given
 
-    def features(x: Array) -> Array:
-        return jnp.asarray(x, dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
+    def features(x: PyTree) -> Any:
+        def narrowed(a: Array) -> Array:
+            return jnp.asarray(a, dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a
+
+        return jax.tree.map(narrowed, x)
 
     def apply(params: Params, x: Array) -> Array:
         return widened(model.apply(cast(params), features(x)))

@@ -313,3 +313,19 @@ def test_lsuv_brings_products_in_bfloat16_to_variance_1() -> None:
     report = reports["he_normal+lsuv"]
     assert report["variance_low"]["low"] == pytest.approx(1, abs=0.02)
     assert report["variance_high"]["high"] == pytest.approx(1, abs=0.02)
+
+
+def test_each_of_several_inputs_is_narrowed() -> None:
+    class Sum(nnx.Module):
+        def __init__(self, rngs: nnx.Rngs):
+            self.linear = nnx.Linear(3, 2, rngs=rngs)
+
+        def __call__(self, x: Any) -> Any:
+            assert {key: a.dtype for key, a in x.items()} == {"a": BF16, "count": jnp.int32}
+            return self.linear(x["a"]) * x["count"][:, None].astype(x["a"].dtype)
+
+    model = computing_in(functional(lambda: declare(Sum(nnx.Rngs(0)))), "bfloat16")
+    params = {leaf.name: jnp.ones(leaf.shape) for leaf in model.leaves}
+    y = model.apply(params, {"a": jnp.ones((4, 3)), "count": jnp.arange(4)})
+    np.testing.assert_array_equal(y, 4.0 * np.arange(4)[:, None] * np.ones((4, 2)))
+    assert y.dtype == F32

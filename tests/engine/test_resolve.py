@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax import nnx
+from flax import linen, nnx
 
 from jaxinit.analysis.records import schemes_of
 from jaxinit.engine import campaign, initial, resolve
@@ -20,10 +20,12 @@ from jaxinit.engine.identity import changed, identify
 from jaxinit.initializers import normal, zeros
 from jaxinit.introspect import Training
 from jaxinit.models import LSTM, MLP, MODELS
+from jaxinit.names import Named
 from jaxinit.schemes.mup import mup
 from jaxinit.spec import Initializer, Leaf, Rule, rules
 from jaxinit.study import (
     ATTENTION,
+    DEFAULTS,
     MODELS_TAKING,
     PICTURES,
     RECURRENT,
@@ -258,6 +260,55 @@ def test_a_model_of_the_callers_own_takes_what_its_function_names() -> None:
     with pytest.raises(BadStudy, match=r"--norm is an option of rnn, .*; leave it out"):
         resolve.resolve(replace(asked, model="bare"), models={"bare": bare})
 
+    def small(out_features: int, *, rngs: nnx.Rngs):
+        return MLP(64, 5, out_features, rngs=rngs)
+
+    def by_place(inputs: int, units: int, outputs: int, *, rngs: nnx.Rngs):
+        return MLP(inputs * 8, units, outputs, rngs=rngs)
+
+    wide = replace(STUDY, hidden=DEFAULTS["hidden"])
+    for name, make in (("small", small), ("by_place", by_place)):
+        found = resolve.resolve(replace(wide, model=name), models={name: make})
+        outputs = next(leaf for leaf in found.model.leaves if leaf.name == "readout.bias")
+        assert outputs.shape == (10,)
+    with pytest.raises(BadStudy, match=r"--hidden 7: model 'small' takes no hidden or hidden_"):
+        resolve.resolve(replace(STUDY, model="small", hidden=7), models={"small": small})
+
+
+def test_flaxs_layers_in_a_model_of_the_callers_own_need_no_declaration() -> None:
+    class Net(nnx.Module):
+        def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs):
+            self.up = nnx.Linear(8 * in_features, 12, rngs=rngs)
+            self.down = nnx.Linear(12, out_features, rngs=rngs)
+
+        def __call__(self, x: Any) -> Any:
+            return self.down(nnx.relu(self.up(x.reshape(x.shape[0], -1))))
+
+    asked = replace(STUDY, hidden=DEFAULTS["hidden"], model="net")
+    found = resolve.resolve(asked, models={"net": Net})
+    dims = {leaf.name: leaf.dims for leaf in found.model.leaves}
+    assert dims == {"up.kernel": "io", "up.bias": "o", "down.kernel": "io", "down.bias": "o"}
+
+
+def test_models_that_are_functions_or_linen_modules_are_taken_as_they_are() -> None:
+    class Net(linen.Module):
+        units: int = 4
+
+        @linen.compact
+        def __call__(self, x: Any) -> Any:
+            return linen.Dense(10)(linen.tanh(linen.Dense(self.units)(x.reshape(x.shape[0], -1))))
+
+    def init(key: Any, x: Any) -> Any:
+        return {"w": jax.random.normal(key, (64, 10))}
+
+    def apply(params: Any, x: Any) -> Any:
+        return x.reshape(x.shape[0], -1) @ params["w"]
+
+    asked = replace(STUDY, hidden=DEFAULTS["hidden"])
+    for model, count in ((Net, 4), (Net(units=7), 4), (lambda: Net(), 4), ((init, apply), 1)):
+        found = resolve.resolve(replace(asked, model=Named("mine", model)))
+        assert len(found.model.leaves) == count
+
 
 @pytest.mark.parametrize(
     ("change", "free", "message"),
@@ -394,7 +445,7 @@ def test_an_optimizer_of_the_callers_is_a_function_of_the_rate(
         replace(STUDY, optimizer=optax.adam(0.1))
     with pytest.raises(BadStudy, match="rates of optimizer 'optax:lion' are not known; give"):
         resolve.resolve(replace(STUDY, optimizer="optax:lion", search="grid", lrs=()))
-    with pytest.raises(BadStudy, match=r"'mup'.*knows the rates of adam, sgd and momentum"):
+    with pytest.raises(BadStudy, match=r"'mup'.*knows the rates of adam, muon, sgd and momentum"):
         resolve.resolve(replace(study, schemes=("mup",), baseline="mup", hidden=64))
     lsuv = replace(study, schemes=("orthogonal+gradinit",), baseline="orthogonal+gradinit")
     with pytest.raises(BadStudy, match="gradinit knows the first step of sgd, momentum and adam"):

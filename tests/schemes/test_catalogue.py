@@ -74,7 +74,7 @@ def test_a_scheme_with_settings_is_written_as_a_call(text: str, expected: Scheme
         ("mup(True)", "base_width must be a whole number, got True"),
         ("mup(None)", "base_width must be a whole number, got None"),
         ("mup(0)", "base_width must be a positive number of units, got 0"),
-        ("mup(64, 'lion')", "mup knows the rates of adam, sgd and momentum, got 'lion'"),
+        ("mup(64, 'lion')", "mup knows the rates of adam, muon, sgd and momentum, got 'lion'"),
         ("mup([64])", r"base_width must be a whole number, got \[64\]"),
         ("chrono(2)", "longest must be 3 steps or more, got 2"),
         (
