@@ -9,15 +9,23 @@ matrices have the same size at every width anyway.
     python experiments/mup_transfer.py --size smoke    seconds: checks that all of it works
     python experiments/mup_transfer.py --size paper    64 to 4096 units, more seeds: for an accelerator
 
-Expect at quick (2026-11-29, 172 s on 2 cores; all claims and intervals: docs/results.md):
-- U1: mup: steepest slope of all signals against the width (forward of readout.kernel): 0.0716
-  (0.0163 to 0.127); at least 0: open; at most 0.2: holds.
-- U1: xavier_rnn: steepest slope of all signals against the width (update of readout.kernel): 0.925
-  (0.821 to 1.03); at least 0.5: holds.
-- B5: mup: octaves that the best rate moves from 64 to 1024 units: 0.254 (-0.231 to 0.74); at least
-  -1: holds; at most 1: holds.
-- B5: xavier_rnn: octaves that the best rate moves from 64 to 1024 units: -2.83 (-3.37 to -2.3); at
-  most -2: holds.
+Expect at quick (2026-11-29, 405 s on 2 cores; all claims and intervals: docs/results.md):
+- U1: mup under adam: steepest slope of all signals against the width (forward of readout.kernel):
+  0.0896 (0.0456 to 0.134); at least 0: holds; at most 0.2: holds.
+- U1: xavier_rnn under adam: steepest slope of all signals against the width (update of
+  readout.kernel): 0.926 (0.871 to 0.981); at least 0.5: holds.
+- B5: mup: octaves that the best rate moves from 64 to 1024 units under adam: 0.254 (-0.231 to
+  0.74); at least -1: holds; at most 1: holds.
+- B5: xavier_rnn: octaves that the best rate moves from 64 to 1024 units under adam: -2.83 (-3.37 to
+  -2.3); at most -2: holds.
+- D7: mup under muon: steepest slope of all signals against the width (forward of readout.kernel):
+  0.107 (0.0459 to 0.167); at least 0: holds; at most 0.2: holds.
+- D7: xavier_rnn under muon: steepest slope of all signals against the width (gradient of
+  layers.0.kernel): 0.45 (0.407 to 0.492); at least 0.2: holds.
+- D7: mup: octaves that the best rate moves from 64 to 512 units under muon: -0.232 (-0.387 to
+  -0.0777); at least -1: holds; at most 1: holds.
+- D7: xavier_rnn: octaves that the best rate moves from 64 to 512 units under muon: -0.931 (-1.01 to
+  -0.858); at most -0.5: holds.
 """
 
 import sys

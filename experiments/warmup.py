@@ -15,7 +15,24 @@ a target of 3.6 bits per character, early in training, and Adam with a constant 
 over a tenth of the budget, as long as an epoch. A warm-up of n steps costs about n / 2 of them where
 it helps nothing, which counts as time. T-Fixup and ReZero have no normalization, as published.
 
-Expect at quick: not measured yet.
+Expect at quick (2026-11-29, 361 s on 2 cores; all claims and intervals: docs/results.md):
+- D5: post-norm, 12 blocks: times fewer epochs with warm-up than without: no estimate; at least
+  1.05: open.
+- D5: pre-norm, 12 blocks: times fewer epochs with warm-up than without: 0.965 (0.883 to 1.05); at
+  most 1.05: open.
+- D5: pre-norm without warm-up: times fewer epochs than post-norm with it: at least 2.22; at least
+  1: holds.
+- D5: T-Fixup, 12 blocks: times fewer epochs with warm-up than without: 0.8 (0.674 to 0.914); at
+  most 1.05: open.
+- D5: T-Fixup without warm-up: times fewer epochs than post-norm with it: at least 3.81; at least 1:
+  holds.
+- D5: Admin, 12 blocks: times fewer epochs with warm-up than without: 0.95 (0.858 to 1.05); at most
+  1.05: open.
+- D5: Admin without warm-up: times fewer epochs than post-norm with it: at least 2.14; at least 1:
+  open.
+- D5: ReZero, 12 blocks: times fewer epochs with warm-up than without: 0.756 (0.625 to 0.816); at
+  most 1.05: holds.
+- and 1 more claims.
 """
 
 import sys

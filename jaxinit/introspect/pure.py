@@ -148,12 +148,10 @@ def computing_in(model: Functional, dtype: DTypeLike) -> Functional:
 
         return jax.tree.map(narrowed, x)
 
-    def apply(params: Params, x: Array) -> Array:
+    def apply(params: Params, x: Any) -> Array:
         return widened(model.apply(cast(params), features(x)))
 
-    def learn(
-        params: Params, running: Params, x: Array, training: Training
-    ) -> tuple[Array, Params]:
+    def learn(params: Params, running: Params, x: Any, training: Training) -> tuple[Array, Params]:
         y, running = model.learn(cast(params), running, features(x), training)
         return widened(y), running
 
