@@ -244,3 +244,22 @@ def test_what_fails_is_a_row_that_says_why(tmp_path: Path, monkeypatch: pytest.M
     assert times == {}
     assert [row.state for row in rows] == ["FAILED", "left out"]
     assert all(row.result == "KeyError: 'no setting'" for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("ms", "at"),
+    [
+        # One by one, then 1, 2, 4 and 16 together.
+        ([1.0, 0.9, 0.9, 1.1, 0.5], 16),  # at 4 trials it was slower again
+        ([1.0, 2.0, 0.9, 0.8, 0.5], 2),
+        ([1.0, 0.5, 0.5, 0.5, 1.5], None),
+        ([1.0, 0.5, 1.0, 1.0, 1.0], None),
+    ],
+)
+def test_vmap_overtakes_where_it_stays_ahead(ms: list[float], at: int | None) -> None:
+    counts = {"ours, 1 together": 1, "two": 2, "four": 4, "sixteen": 16}
+    names = [on_accelerator.ONE_BY_ONE, *counts]
+    times = {name: [value] for name, value in zip(names, ms, strict=True)}
+    row = on_accelerator.overtaking("RNN", times, counts)
+    assert row.numbers["overtakes_at"] == at
+    assert ("none of 2, 4, 16" in row.result) == (at is None)
