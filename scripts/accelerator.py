@@ -17,6 +17,7 @@ import argparse
 import importlib.util
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -112,22 +113,44 @@ def driver() -> Row:
 
 
 def tests(asked: Asked) -> Iterator[Row]:
-    """The tests for accelerators, with what they have measured."""
-    files = [str(path) for path in sorted((ROOT / "tests").rglob("test_*.py")) if is_marked(path)]
-    report = asked.folder / "tests.xml"
+    """The tests for accelerators, with what they have measured: each file in a process of its own,
+    so that one that hangs or dies takes no other with it."""
+    until = time.monotonic() + asked.limit
+    for path in sorted((ROOT / "tests").rglob("test_*.py")):
+        if is_marked(path):
+            yield from tests_of(path, asked, max(1.0, until - time.monotonic()))
+
+
+def tests_of(path: Path, asked: Asked, limit: float) -> list[Row]:
+    """The tests for accelerators of one file."""
+    report = asked.folder / f"{path.stem}.xml"
     command = [sys.executable, "-m", "pytest", "-m", "accelerator", "-p", "no:cacheprovider"]
-    command += [*files, f"--junitxml={report}", *([] if asked.quick else ["--slow"])]
-    try:
-        done = subprocess.run(
-            command, cwd=ROOT, capture_output=True, text=True, timeout=asked.limit
-        )
-    except subprocess.TimeoutExpired:
-        yield Row("tests", "all", FAILED, f"not done within {asked.limit:.0f} s")
-        return
+    command += [str(path), f"--junitxml={report}", *([] if asked.quick else ["--slow"])]
+    done = run_within(limit, command)
+    if done is None:
+        return [
+            Row("tests", path.name, FAILED, f"not done within {asked.limit:.0f} s of all tests")
+        ]
     rows = [of_test(case) for case in xml.parse(report).iter("testcase")] if report.exists() else []
-    yield from rows
     if not rows or (done.returncode and not any(row.state == FAILED for row in rows)):
-        yield Row("tests", "all", FAILED, last_line(done.stderr) or last_line(done.stdout))
+        reason = last_line(done.stderr or done.stdout)
+        rows.append(Row("tests", path.name, FAILED, reason))
+    return rows
+
+
+def run_within(limit: float, command: list[str]) -> subprocess.CompletedProcess | None:
+    """A command's end; None where it took too long and was ended, with all that it had started."""
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True, start_new_session=True
+    )
+    try:
+        out, err = process.communicate(timeout=limit)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        return None
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
 def is_marked(path: Path) -> bool:

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -263,3 +264,14 @@ def test_vmap_overtakes_where_it_stays_ahead(ms: list[float], at: int | None) ->
     row = on_accelerator.overtaking("RNN", times, counts)
     assert row.numbers["overtakes_at"] == at
     assert ("none of 2, 4, 16" in row.result) == (at is None)
+
+
+def test_what_takes_too_long_is_ended_with_all_that_it_started(tmp_path: Path) -> None:
+    began = time.monotonic()
+    command = ["bash", "-c", f"sleep 60 & echo $! > {tmp_path}/child; wait"]
+    assert on_accelerator.run_within(1.0, command) is None
+    assert time.monotonic() - began < 30
+    child = Path("/proc", (tmp_path / "child").read_text().strip(), "stat")
+    assert not child.exists() or child.read_text().split()[2] == "Z"
+    done = on_accelerator.run_within(60, ["bash", "-c", "echo out; exit 3"])
+    assert (done.returncode, done.stdout) == (3, "out\n")
