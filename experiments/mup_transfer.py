@@ -86,7 +86,7 @@ def of_widths(adam: Study, muon: Study, widths: Sequence[int], narrow: Sequence[
 
 
 def small(study: Study) -> Study:
-    return smoke(study, lrs=study.lrs[::4], tune_seeds=2)
+    return smoke(study, lrs=study.lrs[::3], tune_seeds=2)
 
 
 def grown(study: Study) -> Study:

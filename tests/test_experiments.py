@@ -20,10 +20,28 @@ from jaxinit.study import Study, check_settings
 EXPERIMENTS = sorted((Path(__file__).parent.parent / "experiments").glob("*.py"))
 NO_EPOCHS = {"mup_transfer", "depth_transfer"}  # where epochs to a target are not the question
 
+# Of those that share their parts with a quicker one, and would be a sixth of the suite's time.
+SLOW = {
+    "convnets",
+    "deep_transformers",
+    "glorot2010",
+    "he2015",
+    "lora_init",
+    "residual_scaling",
+    "uniform01",
+    "vocab_extension",
+    "xavier_rnn",
+    "zaremba2014",
+}
+SMOKES = []
+for path in EXPERIMENTS:
+    marks = [pytest.mark.slow] if path.stem in SLOW else []
+    SMOKES.append(pytest.param(path.stem, marks=marks))
+
 
 # All of them in this process: they share what is imported and compiled.
 @pytest.mark.usefixtures("as_users_run")
-@pytest.mark.parametrize("name", [path.stem for path in EXPERIMENTS])
+@pytest.mark.parametrize("name", SMOKES)
 def test_smoke(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -43,7 +61,7 @@ def test_smoke(
     judged = {words for verdict, words in IN_WORDS.items() if verdict is not None}
     assert not any(f": {words}" in said for words in judged), said
     assert IN_WORDS[None] in said
-    assert list((out / "figures").glob("*.png"))
+    assert list((out / "figures").rglob("*.png"))
 
 
 def test_no_two_experiments_have_a_claim_of_one_name() -> None:

@@ -198,7 +198,7 @@ def sizes(**kinds: Any) -> xr.Dataset:
         "parameter": ["w"],
         "role": ("parameter", ["hidden"]),
     }
-    return xr.Dataset(variables, coords, {"axis": "width"})
+    return xr.Dataset(variables, coords, {"axis": "width", "rounding": 1e-5})
 
 
 @pytest.mark.parametrize(
