@@ -23,13 +23,13 @@ NO_EPOCHS = {"mup_transfer", "depth_transfer"}  # where epochs to a target are n
 # Of those that share their parts with a quicker one, and would be a sixth of the suite's time.
 SLOW = {
     "convnets",
-    "deep_transformers",
     "glorot2010",
     "he2015",
     "lora_init",
     "residual_scaling",
     "uniform01",
     "vocab_extension",
+    "warmup",
     "xavier_rnn",
     "zaremba2014",
 }
