@@ -41,11 +41,20 @@ import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from jaxinit.analysis.claims import at_least, at_most, make_claim
 from jaxinit.models import Transformer
-from jaxinit.reproduce import as_one, best, faster, finish, make_main, run_all, short_text, smoke
+from jaxinit.reproduce import (
+    alone,
+    as_one,
+    best,
+    faster,
+    finish,
+    make_main,
+    run_all,
+    short_text,
+    smoke,
+)
 from jaxinit.study import Study
 
 PLAIN = "post-norm"
@@ -84,17 +93,14 @@ SIZES = {
 def remedies(study: Study) -> dict[str, Study]:
     """The studies: what each remedy changes in the plain post-norm Transformer."""
 
-    def remedy(scheme: str, **changes: Any) -> Study:
-        return replace(study, schemes=(scheme,), baseline=scheme, **changes)
-
     # DeepNorm's alpha for a decoder of N blocks, (2 N)^(1/4); the scheme draws with its beta.
     deep = (2 * study.layers) ** 0.25
     return {
-        PLAIN: remedy("xavier_transformer", post_norm=True),
-        "pre-norm": remedy("xavier_transformer"),
-        "DeepNorm": remedy("deepnorm", post_norm=True, skip_scale=deep),
-        "Admin": remedy("xavier_transformer+admin", post_norm=True, learned_skip=True),
-        "ReZero": remedy("rezero", norm="none", gate=True),
+        PLAIN: alone(study, "xavier_transformer", post_norm=True),
+        "pre-norm": alone(study, "xavier_transformer"),
+        "DeepNorm": alone(study, "deepnorm", post_norm=True, skip_scale=deep),
+        "Admin": alone(study, "xavier_transformer+admin", post_norm=True, learned_skip=True),
+        "ReZero": alone(study, "rezero", norm="none", gate=True),
     }
 
 

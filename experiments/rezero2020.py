@@ -26,11 +26,10 @@ Expect at quick (2026-11-29, 231 s on 2 cores; all claims and intervals: docs/re
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from jaxinit.analysis.claims import at_least
 from jaxinit.initializers import ones
-from jaxinit.reproduce import as_one, faster, finish, make_main, run_all, short_text, smoke
+from jaxinit.reproduce import alone, as_one, faster, finish, make_main, run_all, short_text, smoke
 from jaxinit.schemes.transformer import rezero
 from jaxinit.spec import Initializer as Init
 from jaxinit.spec import Leaf, Override, Rule
@@ -77,14 +76,11 @@ def gate_at_one(leaf: Leaf) -> Rule | Init | None:
 def variants(study: Study) -> dict[str, Study]:
     """The studies: what each of the four changes in the pre-norm Transformer."""
 
-    def variant(scheme: str, **changes: Any) -> Study:
-        return replace(study, schemes=(scheme,), baseline=scheme, **changes)
-
     return {
-        "ReZero": variant("rezero", norm="none", gate=True),
-        "gates at 1": variant("gate_at_one", norm="none", gate=True),
-        "pre-norm": variant("xavier_transformer"),
-        "post-norm": variant("xavier_transformer", post_norm=True),
+        "ReZero": alone(study, "rezero", norm="none", gate=True),
+        "gates at 1": alone(study, "gate_at_one", norm="none", gate=True),
+        "pre-norm": alone(study, "xavier_transformer"),
+        "post-norm": alone(study, "xavier_transformer", post_norm=True),
     }
 
 

@@ -39,11 +39,10 @@ import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from jaxinit.analysis.claims import at_least, at_most
 from jaxinit.models import Transformer
-from jaxinit.reproduce import as_one, faster, finish, make_main, run_all, short_text, smoke
+from jaxinit.reproduce import alone, as_one, faster, finish, make_main, run_all, short_text, smoke
 from jaxinit.study import Study
 
 PLAIN = "post-norm"
@@ -82,15 +81,12 @@ SIZES = {
 def remedies(study: Study) -> dict[str, Study]:
     """The studies without warm-up: what each remedy changes in the post-norm Transformer."""
 
-    def remedy(scheme: str, **changes: Any) -> Study:
-        return replace(study, schemes=(scheme,), baseline=scheme, **changes)
-
     return {
-        PLAIN: remedy("xavier_transformer", post_norm=True),
-        "pre-norm": remedy("xavier_transformer"),
-        "T-Fixup": remedy("t_fixup", norm="none"),
-        "Admin": remedy("xavier_transformer+admin", post_norm=True, learned_skip=True),
-        "ReZero": remedy("rezero", norm="none", gate=True),
+        PLAIN: alone(study, "xavier_transformer", post_norm=True),
+        "pre-norm": alone(study, "xavier_transformer"),
+        "T-Fixup": alone(study, "t_fixup", norm="none"),
+        "Admin": alone(study, "xavier_transformer+admin", post_norm=True, learned_skip=True),
+        "ReZero": alone(study, "rezero", norm="none", gate=True),
     }
 
 

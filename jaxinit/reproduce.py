@@ -150,6 +150,11 @@ def smoke(study: Study, **changes: Any) -> Study:
 # Studies and models.
 
 
+def alone(study: Study, scheme: str, **changes: Any) -> Study:
+    """A study of one scheme, which is its own baseline."""
+    return replace(study, schemes=(scheme,), baseline=scheme, **changes)
+
+
 def seeds_of_run(count: int) -> range:
     """The seeds of a run of an experiment, `--first-seed` the first of them."""
     run = _run.get()
@@ -387,7 +392,7 @@ def at_all_rates(study: Study, scheme: str) -> Study:
     """A scheme of a study at every rate of the usual grid, six seeds each: for `lower_rate`."""
     grid: dict[str, Any] = {"search": "grid", "lrs": RATES[study.optimizer]}
     seeds: dict[str, Any] = {"tune_seeds": 6, "seeds": 2}
-    return replace(study, schemes=(scheme,), baseline=scheme, **grid, **seeds)
+    return alone(study, scheme, **grid, **seeds)
 
 
 def lower_rate(name: str, result: Result, where: str) -> Claim:

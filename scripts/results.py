@@ -116,7 +116,7 @@ def keep(folder: Path) -> None:
         raise BadStudy(f"{folder} begins at seed {about['first_seed']}; what is kept begins at 0")
     for name in ("studies", "study"):
         summary.pop(name, None)
-    write(about["experiment"], summary)
+    write(about["experiment"], rounded(summary))
 
 
 def keep_main(folders: Sequence[Path]) -> None:
@@ -127,8 +127,7 @@ def keep_main(folders: Sequence[Path]) -> None:
     if first.study.first_seed or not all(other.study.first_seed for other in others):
         raise BadStudy("--main takes the study that begins at seed 0 first, then those that do not")
     # Every digit, so that the README's table is the one that the terminal prints.
-    text = json.dumps(first.summary, indent=1, sort_keys=True) + "\n"
-    (KEPT / f"{MAIN_JOB}.json").write_text(text)
+    write(MAIN_JOB, first.summary)
     if not others:
         return
     schemes = {}
@@ -139,7 +138,8 @@ def keep_main(folders: Sequence[Path]) -> None:
         if all(row["converged"] for row in rows):
             schemes[scheme] = {name: agreement(rows, name) for name in ("epochs", "ratio")}
     begin = [other.study.first_seed for other in others]
-    write(REPLICATIONS, {"studies": len(others), "first_seeds": begin, "schemes": schemes})
+    replications = {"studies": len(others), "first_seeds": begin, "schemes": schemes}
+    write(REPLICATIONS, rounded(replications))
 
 
 def agreement(rows: Sequence[Any], name: str) -> dict[str, Any] | None:
@@ -156,7 +156,7 @@ def agreement(rows: Sequence[Any], name: str) -> dict[str, Any] | None:
 
 
 def write(name: str, summary: Any) -> None:
-    text = json.dumps(rounded(summary), indent=1, sort_keys=True) + "\n"
+    text = json.dumps(summary, indent=1, sort_keys=True) + "\n"
     (KEPT / f"{name}.json").write_text(text)
 
 

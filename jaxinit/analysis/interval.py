@@ -128,10 +128,9 @@ def _trusted(samples: Sequence[Sample]) -> list[int]:
 
 def _high_of_mean(parts: Sequence[Parts], quantile: float, samples_compared: int) -> float:
     """The upper limit of the mean over rates of the logarithms, where no trial was lost."""
-    seeds = min(part.converged for part in parts)
-    t = _t(1 - (1 - quantile) / len(parts), samples_compared * (seeds - 1))
-    together = np.mean([part.influence[:seeds] for part in parts], axis=0)
-    return float(np.mean([part.mean for part in parts]) + t * _standard_error(together))
+    together = _mean_part(parts)
+    t = _t(1 - (1 - quantile) / len(parts), samples_compared * (together.converged - 1))
+    return together.mean + t * together.error
 
 
 def _two_part(
@@ -262,8 +261,9 @@ def _paired(
         return a.mean - b.mean + side * error
 
     slower, sooner = ([_parts(sample.times) for sample in side] for side in (baseline, scheme))
-    lows = [end(part, _mean_part(sooner), -t) for part in slower]
-    highs = [end(_mean_part(slower), part, t) for part in sooner]
+    slower_mean, sooner_mean = _mean_part(slower), _mean_part(sooner)
+    lows = [end(part, sooner_mean, -t) for part in slower]
+    highs = [end(slower_mean, part, t) for part in sooner]
     intervals = [(min(lows), max(highs))]
     i, j = (int(np.argmin([part.mean for part in side])) for side in (slower, sooner))
     if baseline[i].rate == scheme[j].rate:
@@ -273,9 +273,10 @@ def _paired(
 
 def _mean_part(parts: Sequence[Parts]) -> Parts:
     """The mean over rates of the logarithms, where no trial was lost."""
-    influence = np.mean([part.influence for part in parts], axis=0)
+    seeds = min(part.converged for part in parts)
+    influence = np.mean([part.influence[:seeds] for part in parts], axis=0)
     mean = float(np.mean([part.mean for part in parts]))
-    return Parts(mean, _standard_error(influence), influence, len(influence))
+    return Parts(mean, _standard_error(influence), influence, seeds)
 
 
 class Ratio(NamedTuple):

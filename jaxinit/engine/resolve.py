@@ -681,7 +681,7 @@ def made(
 
 def by_place(named: Mapping[str, inspect.Parameter]) -> bool:
     """Whether a function that makes a model has names of its own for the sizes that it needs."""
-    known = {"in_features", "out_features", "rngs", *WIDTHS, *DEFAULTS, "length", "readout"}
+    known = {"in_features", "out_features", "rngs", *WIDTHS, *DEFAULTS, "readout"}
     for argument in named.values():
         if argument.kind is argument.VAR_POSITIONAL:
             return True

@@ -54,10 +54,7 @@ def mup(base_width: int = 64, optimizer: str | None = None, zero_readout: bool =
     _check_base(base_width)
 
     def made_for(optimizer: str) -> Scheme:
-        if optimizer == "muon":
-            alike = ("muon",)
-        else:
-            alike = _optimizers("mup", optimizer, "adam, muon, sgd and momentum")
+        alike = _optimizers("mup", optimizer, also=("muon",))
 
         def scheme(leaf: Leaf) -> Rule:
             m = _width_ratio(leaf, base_width)
@@ -240,14 +237,15 @@ def _check_base(base_width: int) -> None:
         raise ValueError(f"mup: base_width must be a positive number of units, got {base_width}")
 
 
-def _optimizers(
-    scheme: str, optimizer: str, known: str = "adam, sgd and momentum"
-) -> tuple[str, ...]:
-    """The optimizers that share the rates of `optimizer`: those of gradient descent, or Adam."""
-    if optimizer == "adam":
-        return ("adam",)
+def _optimizers(scheme: str, optimizer: str, also: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """The optimizers that share the rates of `optimizer`: those of gradient descent, or it alone;
+    `also` are those that a scheme knows beside Adam and them."""
+    alone = ("adam", *also)
+    if optimizer in alone:
+        return (optimizer,)
     if optimizer in DESCENT:
         return DESCENT
+    known = f"{', '.join(alone)}, {' and '.join(DESCENT)}"
     raise ValueError(f"{scheme} knows the rates of {known}, got {optimizer!r}")
 
 
