@@ -15,7 +15,7 @@ import re
 import shlex
 import struct
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path, PurePath
 from typing import Any, TypeAlias, get_args
 
@@ -71,6 +71,7 @@ RANGES = {
     "first_seed": (0, 2**30),
 }
 SEARCHES = ("ladder", "grid")
+SEARCHED_TOO = ("warmup", "weight_decay", "l2", "clip", "clip_value")  # settings of a study
 SCHEDULES = ("constant", "linear", "cosine", "inverse_sqrt")
 DTYPES = ("float32", "bfloat16")
 PRECISIONS = ("highest", "high", "default")
@@ -171,6 +172,10 @@ class Study:
     lrs: tuple[float, ...] = ()
     """The learning rates of the grid, or the rungs of the ladder, which then cannot grow. Default:
     of a grid five over two decades, by optimizer."""
+    search_also: tuple[str | float, ...] = ()
+    """Another setting to search beside the rate, and its values: momentum 0.8 0.9 0.95, warmup,
+    weight_decay, l2, clip, clip_value, or an argument of the optimizer's. Every scheme searches its
+    rate at each value; its best two pairs of both are its answer."""
     optimizer: Name = "sgd"
     """sgd, momentum (0.9), adam, another of Optax's by its name, as adamw, lion or muon, or where
     to find a function of the learning rate that makes one: mine.py:tx."""
@@ -278,6 +283,14 @@ class Study:
     def plain(self) -> dict[str, Any]:
         """The study as JSON keeps it."""
         return json.loads(json.dumps(asdict(self)))
+
+    @property
+    def also(self) -> tuple[str, tuple[float, ...]] | None:
+        """The other setting that is searched, and its values; None where there is none."""
+        if not self.search_also:
+            return None
+        name, *values = self.search_also
+        return str(name), tuple(map(float, values))
 
     @property
     def tuning(self) -> range:
@@ -449,6 +462,7 @@ def check_numbers(study: Study) -> None:
 def check_combinations(study: Study) -> None:
     """Raises: BadStudy for settings that make no sense together."""
     check_search(study)
+    check_also(study)
     check_name("schedule", study.schedule, SCHEDULES)
     check_name("dtype", study.dtype, DTYPES)
     check_name("param_dtype", study.param_dtype, DTYPES)
@@ -490,6 +504,35 @@ def check_search(study: Study) -> None:
         )
 
 
+def check_also(study: Study) -> None:
+    """Raises: BadStudy unless the other setting that is searched is a name with two or more
+    different values that the setting may have, and that is not given beside it.
+
+    Whether an optimizer has it is known to who makes the optimizer.
+    """
+    if not study.search_also:
+        return
+    name, *words = map(str, study.search_also)
+    example = "such as --search-also weight_decay 0 0.01 0.1"
+    try:
+        values = [_float32(float(word)) for word in words]
+    except ValueError:
+        raise BadStudy(
+            f"search_also is a setting and its values, {example}; got {name} {' '.join(words)}"
+        ) from None
+    if len(set(values)) < max(2, len(values)) or not all(map(math.isfinite, values)):
+        raise BadStudy(
+            f"search_also wants two or more different values of {name}, {example}; got "
+            f"{' '.join(words) or 'none'}"
+        )
+    if name not in SEARCHED_TOO:
+        return
+    if getattr(study, name) != DEFAULTS[name]:
+        raise BadStudy(f"{option(name)} is searched by --search-also; leave one of them out")
+    for value in values:
+        check_numbers(replace(study, search_also=(), **{name: value}))
+
+
 def check_model_options(study: Study) -> None:
     """Raises: BadStudy for what the configuration of the study's model refuses."""
     options = OPTIONS[study.model]
@@ -528,14 +571,17 @@ def _plain(name: str, kind: Any, value: Any) -> Any:
     kinds = get_args(kind) or (kind,)
     if value is None and type(None) in kinds:
         return None
-    if kind in (Names, tuple[float, ...]):
+    if kind in (Names, tuple[float, ...], tuple[str | float, ...]):
         if (
             isinstance(value, str)
             or not isinstance(value, Iterable)
             or getattr(value, "shape", None) == ()
         ):
-            example = "('orthogonal',)" if name == "schemes" else "(0.1,)"
+            examples = {"schemes": "('orthogonal',)", "search_also": "('weight_decay', 0, 0.1)"}
+            example = examples.get(name, "(0.1,)")
             raise BadStudy(f"{name} wants several values, such as {example}; got {value!r}")
+        if kind == tuple[str | float, ...]:  # a name and numbers, as a command line has them
+            return tuple(item if isinstance(item, str) else f"{item:.9g}" for item in value)
         return tuple(_plain(name, kinds[0], item) for item in value)
     if name in OWN:
         return _named(name, value)

@@ -26,6 +26,7 @@ from scipy import stats as scipy_stats
 
 from jaxinit.analysis.survival import LEVEL, Times
 
+REPORTED = 2  # rates that are reported, of each value of another setting that is searched
 RESAMPLES = 20_000  # permutations at most; 8 seeds against 8 have 12,870
 POWER = 0.8
 FEWEST = 4  # seeds that can tell two schemes apart, or settle a claim
@@ -46,12 +47,13 @@ class Sample:
     """The times of a scheme at one of the rates that are reported, a seed each.
 
     doubtful: most trials at this rate or the next larger one fail, so that the upper limit is not
-    left to it.
+    left to it; also: the value of the other setting that is searched, if any.
     """
 
     rate: float
     times: Times
     doubtful: bool = False
+    also: float | None = None
 
     @property
     def seeds(self) -> int:
@@ -82,6 +84,9 @@ def limits(
     distribution with n - 1 degrees of freedom, of `high` for two rates at half of the error. Where
     a rate is doubtful, `high` is that of the other. Where the best one is, only one of the two
     limits can miss, so each is taken at one side, and `value` is the mean of both.
+    Where another setting is searched too, r is any pair of one of its values and one of the two
+    rates reported there, and `high` is of the pairs in contention: the best two, and all others
+    that are not told apart from the best (m_r - m_best <= t se of the difference, seed by seed).
     Where trials were lost, m_r = log(tau + p (horizon - tau)) with tau the mean time of those that
     converged and p the share lost, of this rate for `low`, of all that are not doubtful for `high`;
     the limits of tau (t) and p (Jeffreys) are joined by their squares (MOVER).
@@ -96,12 +101,13 @@ def limits(
     if seeds < 2:
         raise ValueError(f"an interval needs at least 2 seeds, got {seeds}")
     parts = [_parts(sample.times) for sample in samples]
-    trusted = _trusted(samples)
     means = []
     for sample, part in zip(samples, parts, strict=True):
         means.append(_two_part(part, sample.lost, sample.seeds, horizon, 0.5, 1).value)
+    trusted = _trusted(samples)
     one_sided = int(np.argmin(means)) not in trusted
     quantile = level if one_sided else (1 + level) / 2
+    trusted = _contending(trusted, means, parts, quantile)
     # Seeds that fail at one rate may fail at the other: pooled, but not counted twice.
     lost = sum(samples[k].lost for k in trusted) / sum(samples[k].seeds for k in trusted)
     lows, highs = [], []
@@ -116,7 +122,9 @@ def limits(
     high = np.mean(highs) if highs else np.log(horizon)
     if not lost:
         high = _high_of_mean([parts[k] for k in trusted], quantile, samples_compared)
-    value = np.mean(means) if one_sided else min(means)
+    value = min(means)
+    if one_sided:
+        value = (value + means[trusted[0]]) / 2
     return Limits(float(np.clip(value, low, max(low, high))), float(low), float(max(high, low)))
 
 
@@ -126,10 +134,34 @@ def _trusted(samples: Sequence[Sample]) -> list[int]:
     return trusted or list(range(len(samples)))
 
 
+def _contending(
+    places: Sequence[int], means: Sequence[float], parts: Sequence[Parts], quantile: float
+) -> list[int]:
+    """The places of the best two of some samples, and of all others that are not told apart from
+    the best, the best first.
+
+    Of many that are equal the best two look better than they are; the mean of all of them does not.
+    """
+    order = sorted(places, key=means.__getitem__)
+    first = order[0]
+    contending = order[:REPORTED]
+    for place in order[REPORTED:]:
+        both = parts[place], parts[first]
+        seeds = min(part.converged for part in both)
+        if seeds < 2:  # nothing is known of their spread
+            contending.append(place)
+            continue
+        error = _standard_error(both[0].influence[:seeds] - both[1].influence[:seeds])
+        if means[place] - means[first] <= _t(quantile, seeds - 1) * error:
+            contending.append(place)
+    return contending
+
+
 def _high_of_mean(parts: Sequence[Parts], quantile: float, samples_compared: int) -> float:
     """The upper limit of the mean over rates of the logarithms, where no trial was lost."""
     together = _mean_part(parts)
-    t = _t(1 - (1 - quantile) / len(parts), samples_compared * (together.converged - 1))
+    error = (1 - quantile) / min(len(parts), REPORTED)
+    t = _t(1 - error, samples_compared * (together.converged - 1))
     return together.mean + t * together.error
 
 
@@ -261,14 +293,20 @@ def _paired(
         return a.mean - b.mean + side * error
 
     slower, sooner = ([_parts(sample.times) for sample in side] for side in (baseline, scheme))
-    slower_mean, sooner_mean = _mean_part(slower), _mean_part(sooner)
+    slower_mean, sooner_mean = (_mean_of_contending(side, level) for side in (slower, sooner))
     lows = [end(part, sooner_mean, -t) for part in slower]
     highs = [end(slower_mean, part, t) for part in sooner]
     intervals = [(min(lows), max(highs))]
     i, j = (int(np.argmin([part.mean for part in side])) for side in (slower, sooner))
-    if baseline[i].rate == scheme[j].rate:
+    if (baseline[i].rate, baseline[i].also) == (scheme[j].rate, scheme[j].also):
         intervals.append((end(slower[i], sooner[j], -t), end(slower[i], sooner[j], t)))
     return intervals
+
+
+def _mean_of_contending(parts: Sequence[Parts], level: float) -> Parts:
+    means = [part.mean for part in parts]
+    places = _contending(range(len(parts)), means, parts, (1 + level) / 2)
+    return _mean_part([parts[k] for k in places])
 
 
 def _mean_part(parts: Sequence[Parts]) -> Parts:

@@ -1,8 +1,9 @@
 """The records of a study: what every trial left at each of its evaluations, and how it ended.
 
 One row a trial, since every scheme has rates and seeds of its own: coordinates `scheme`, `lr` and
-`seed`, and `purpose`, what the trial was last wanted for. Variables over (trial, epoch) are NaN
-from the end of the trial on.
+`seed`, and `purpose`, what the trial was last wanted for; where another setting is searched beside
+the rate, the attribute `also` names it and the coordinate has its values. Variables over (trial,
+epoch) are NaN from the end of the trial on.
 """
 
 from collections.abc import Mapping
@@ -34,11 +35,13 @@ def window(evaluations_per_epoch: int) -> int:
 
 
 class Point(NamedTuple):
-    """Which trial of a study: its scheme, its learning rate, its seed."""
+    """Which trial of a study: its scheme, its learning rate, its seed, and the value of the other
+    setting that is searched, None where none is."""
 
     scheme: str
     rate: float
     seed: int
+    also: float | None = None
 
 
 @dataclass
@@ -90,12 +93,12 @@ class Courses:
         outcomes = [course.outcome for course in self.by_point.values()]
         return sum(outcome != Outcome.UNFINISHED for outcome in outcomes)
 
-    def ends(self, scheme: str) -> dict[tuple[float, int], End]:
-        """How the trials of a scheme stand, by rate and seed: one that goes on as if it had been
-        stopped where it is."""
+    def ends(self, scheme: str, also: float | None = None) -> dict[tuple[float, int], End]:
+        """How the trials of a scheme stand at a value of the other setting, by rate and seed: one
+        that goes on as if it had been stopped where it is."""
         ends = {}
         for point, course in self.by_point.items():
-            if point.scheme == scheme and course.evaluations:
+            if (point.scheme, point.also) == (scheme, also) and course.evaluations:
                 ends[point.rate, point.seed] = self.end(course)
         return ends
 
@@ -107,7 +110,13 @@ class Courses:
         """The records, ordered by scheme as the study names them, rate and seed."""
         schemes = list(self.attrs["schemes"])
         points = sorted(
-            self.by_point, key=lambda point: (schemes.index(point.scheme), point.rate, point.seed)
+            self.by_point,
+            key=lambda point: (
+                schemes.index(point.scheme),
+                point.also or 0.0,
+                point.rate,
+                point.seed,
+            ),
         )
         return _dataset(points, [self.by_point[point] for point in points], self)
 
@@ -130,17 +139,19 @@ class Courses:
         return {
             "trials": table,
             "rates": np.asarray([point.rate for point in self.by_point], np.float64),
+            # NaN for None
+            "also": np.asarray([point.also for point in self.by_point], np.float64),
             "traces": np.asarray([course.traces for course in self.by_point.values()], np.float32),
         }
 
     def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Take up what `arrays` gave."""
         schemes = list(self.attrs["schemes"])
-        for row, rate, traces in zip(
-            arrays["trials"].tolist(), arrays["rates"].tolist(), arrays["traces"], strict=True
-        ):
+        columns = (arrays[name].tolist() for name in ("trials", "rates", "also"))
+        for row, rate, also, traces in zip(*columns, arrays["traces"], strict=True):
             scheme, seed, purpose, outcome, evaluations = row
-            self.by_point[Point(schemes[scheme], rate, seed)] = Course(
+            point = Point(schemes[scheme], rate, seed, None if np.isnan(also) else also)
+            self.by_point[point] = Course(
                 np.array(traces), PURPOSES[purpose], Outcome(outcome), evaluations
             )
 
@@ -172,6 +183,8 @@ def _dataset(points: list[Point], courses: list[Course], all_of: Courses) -> xr.
         "purpose": ("trial", np.asarray([course.purpose for course in courses], object)),
         "epoch": np.arange(1, all_of.evaluations + 1) / per_epoch,
     }
+    if "also" in attrs:
+        coords["also"] = ("trial", np.asarray([point.also for point in points], np.float64))
     attrs["schemes"] = " ".join(all_of.attrs["schemes"])
     return xr.Dataset(variables, coords, attrs)
 
@@ -194,6 +207,14 @@ def select(
     if lr is not None:
         chosen &= records.lr.values == lr
     return records.isel(trial=np.flatnonzero(chosen))
+
+
+def by_value(trials: xr.Dataset) -> dict[float | None, xr.Dataset]:
+    """Trials by the value of the other setting that is searched; all of them where none is."""
+    if "also" not in trials.coords:
+        return {None: trials}
+    values = trials.also.values
+    return {v: trials.isel(trial=np.flatnonzero(values == v)) for v in np.unique(values).tolist()}
 
 
 def by_rate_and_seed(records: xr.Dataset, scheme: str, purpose: Purpose) -> xr.Dataset:

@@ -42,7 +42,7 @@ def print_answer(result: Result, console: Console | None = None) -> None:
             console, "No scheme has been reported yet: the run ended while rates were being chosen."
         )
         return
-    print_table(summary["table"], console, _title(result))
+    print_table(summary["table"], console, _title(result), result.records.attrs.get("also", ""))
     baseline = summary["baseline"]
     _print(
         console,
@@ -58,8 +58,9 @@ def print_answer(result: Result, console: Console | None = None) -> None:
         _print(console, f"- {note}")
 
 
-def print_table(rows: Sequence[Row], console: Console, title: str = "") -> None:
-    """Print the rows of a study, in 80 columns, under what was asked."""
+def print_table(rows: Sequence[Row], console: Console, title: str = "", also: str = "") -> None:
+    """Print the rows of a study, in 80 columns, under what was asked; `also` is the name of the
+    setting that is searched beside the rate, if any."""
     table = Table(
         title=_text(console, title) if title else None,
         title_justify="left",
@@ -69,7 +70,8 @@ def print_table(rows: Sequence[Row], console: Console, title: str = "") -> None:
         padding=0,
     )
     table.add_column("scheme", no_wrap=True)
-    for header in (RATE, EPOCHS, TIMES_FEWER, "p", "", COUNTS):
+    rate = _text(console, f"{RATE},\n{also}" if also else RATE)
+    for header in (rate, EPOCHS, TIMES_FEWER, "p", "", COUNTS):
         table.add_column(header, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(*[_text(console, entry) for entry in entries(row)])
@@ -168,7 +170,8 @@ def print_claims(claims: Iterable[Claim]) -> None:
 
 
 def entries(row: Row) -> list[str]:
-    """One row of the table as text: scheme, rate, epochs, ratio, p, letters and counts.
+    """One row of the table as text: scheme, rate (and what is searched beside it), epochs, ratio,
+    p, letters and counts.
 
     Of what is only a bound the bound is given, and an unresolved best rate is marked.
     """
@@ -182,6 +185,9 @@ def entries(row: Row) -> list[str]:
         epochs += f" ({low}-{high})"
     mark = "*" if row["unresolved"] and row["converged"] else ""
     rate = f"{row['lr']:g}{mark}"
+    also = row.get("also")
+    if also is not None:
+        rate += f", {also:g}"
     counts = f"{row['converged']}/{row['censored']}/{row['diverged']}"
     return [row["scheme"], rate, epochs, _ratio(row), _p_value(row), row["letters"], counts]
 

@@ -335,8 +335,14 @@ def plan_of(study: Study) -> Plan:
     return Ladder.between(rates[0], rates[-1], study.seeds)
 
 
-def trials_of_a_scheme(study: Study) -> int:
-    """How many trials the search of a scheme has: of a ladder, about so many."""
+def searches_of(study: Study) -> int:
+    """How many searches for a rate a study has: one for each scheme, at each value of the other
+    setting that is searched."""
+    return len(study.schemes) * (len(study.also[1]) if study.also else 1)
+
+
+def trials_of_a_search(study: Study) -> int:
+    """How many trials a search has: of a ladder, about so many."""
     plan = plan_of(study)
     if isinstance(plan, Grid):
         return plan.tune_seeds * len(plan.given) + plan.seeds

@@ -34,7 +34,7 @@ from jaxinit.analysis.folder import (
     write_synced,
 )
 from jaxinit.analysis.records import TRACES, Courses
-from jaxinit.analysis.search import trials_of_a_scheme
+from jaxinit.analysis.search import searches_of, trials_of_a_search
 from jaxinit.study import BadStudy, Study
 
 STUDY, RECORDS, SUMMARY = "study.json", "records.nc", "summary.json"
@@ -230,6 +230,7 @@ def attributes(
         "seeds": study.seeds,
         "budget": float(study.epochs),
         "evaluations_per_epoch": evaluations_per_epoch,
+        **({"also": study.also[0]} if study.also else {}),
         **about,
         "schemes": study.schemes,
         "schema": SCHEMA,
@@ -239,7 +240,7 @@ def attributes(
 
 def size_of_records(study: Study, evaluations_per_epoch: int) -> int:
     """Bytes of the records, all of whose traces are float32."""
-    trials = len(study.schemes) * trials_of_a_scheme(study)
+    trials = searches_of(study) * trials_of_a_search(study)
     entries = trials * study.epochs * evaluations_per_epoch
     return entries * len(TRACES) * np.dtype(np.float32).itemsize
 

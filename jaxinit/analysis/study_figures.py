@@ -52,7 +52,12 @@ Draw = Callable[["Axes", str, dict], None]
 
 
 def draw_all(records: xr.Dataset, folder: Path) -> list[Path]:
-    """Every figure that the records can fill, as PNG and SVG in `folder`; the paths of the PNGs."""
+    """Every figure that the records can fill, as PNG and SVG in `folder`; the paths of the PNGs.
+
+    Where another setting is searched beside the rate, they show each scheme at its best value of
+    it.
+    """
+    records = table.at_best_value(records)
     figures: dict[str, Callable[[xr.Dataset], Figure]] = {}
     if len(set(records.lr.values)) > 1:
         figures["epochs_by_rate"] = epochs_by_rate

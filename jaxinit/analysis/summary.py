@@ -98,6 +98,7 @@ def _notes(
 ) -> list[str]:
     return [
         *_notes_on_method(records, study, about),
+        *_notes_on_also(study, rows),
         *_notes_on_rows(rows),
         *_notes_on_pairs(rows, pairs),
         *_notes_on_lives(records, about),
@@ -132,6 +133,26 @@ def _notes_on_method(records: xr.Dataset, study: Study, about: Mapping[str, Any]
             "made"
         )
     return notes
+
+
+def _notes_on_also(study: Study, rows: list[Row]) -> list[str]:
+    """The value of the other setting that was best for each scheme."""
+    if study.also is None:
+        return []
+    name, values = study.also
+    tried = ", ".join(f"{value:g}" for value in values)
+    at_an_end = [
+        row["scheme"]
+        for row in rows
+        if row["converged"] and row.get("also") in (min(values), max(values))
+    ]
+    note = (
+        f"{name} was searched beside the rate, each scheme at each of {tried}: the choice of both "
+        "is in the intervals"
+    )
+    if at_an_end:
+        note += f"; best at an end of these, another may do better: {', '.join(at_an_end)}"
+    return [note]
 
 
 def _notes_on_rows(rows: list[Row]) -> list[str]:

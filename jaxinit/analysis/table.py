@@ -9,6 +9,7 @@ or JAX.
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations
 from typing import NotRequired, TypedDict
 
@@ -28,7 +29,7 @@ from jaxinit.analysis.interval import (
     share_interval,
 )
 from jaxinit.analysis.outcome import Outcome
-from jaxinit.analysis.records import ends_of, schemes_of, select, times_of, window
+from jaxinit.analysis.records import by_value, ends_of, schemes_of, select, times_of, window
 from jaxinit.analysis.search import doubtful, fails, next_rate
 from jaxinit.analysis.survival import Times, holm
 
@@ -41,7 +42,9 @@ DISTINCT = 0.05  # schemes whose adjusted p-value is below differ
 class Row(TypedDict):
     """A scheme at its own best rate on the reporting seeds, as summary.json holds it.
 
-    lr: the best of the rates reported, lrs: all of them; unresolved: why the best rate may lie
+    lr: the best of the rates reported, lrs: all of them, in the order of their times; also: the
+    value of the other setting that is searched at which lr is the best, None where none is, or in
+    summaries of before; unresolved: why the best rate may lie
     elsewhere, empty where nothing says so; epochs: at the best rate, restricted to the budget where
     trials were lost, with an interval that contains the choice of the rate; time: of those that
     converged; share: of the seeds that converge, exact; ratio: how many times fewer epochs than the
@@ -57,6 +60,7 @@ class Row(TypedDict):
     baseline: str
     lr: float
     lrs: list[float]
+    also: NotRequired[float | None]
     unresolved: str
     epochs: float
     epochs_low: float | None
@@ -109,8 +113,16 @@ class AtTarget(TypedDict):
 
 
 def samples_of(records: xr.Dataset, scheme: str) -> list[Sample]:
-    """The times of a scheme at each rate that is reported, the best rate first; empty where none
-    has run."""
+    """The times of a scheme at each rate that is reported, of every value of the other setting that
+    is searched, the best rate first; empty where none has run."""
+    samples = []
+    for also, trials in by_value(select(records, scheme)).items():
+        samples += _samples_at(trials, scheme, also)
+    return by_speed(samples, records.attrs["budget"])
+
+
+def _samples_at(records: xr.Dataset, scheme: str, also: float | None) -> list[Sample]:
+    """The samples of a scheme at one value of the other setting."""
     trials = select(records, scheme, "report")
     ends = ends_of(records, scheme)
     samples = []
@@ -123,19 +135,38 @@ def samples_of(records: xr.Dataset, scheme: str) -> list[Sample]:
             continue
         # Of a grid one rate is reported as if it had been given.
         doubt = records.attrs["search"] == "ladder" and doubtful(ends, rate)
-        samples.append(Sample(rate, times_of(at_rate), doubt))
-    horizon = records.attrs["budget"]
-    return by_speed(samples, horizon)
+        samples.append(Sample(rate, times_of(at_rate), doubt, also))
+    return samples
+
+
+def best_points(records: xr.Dataset) -> dict[str, tuple[float, float | None]]:
+    """The schemes that have trials on the reporting seeds, each with the best rate of those, and
+    the value of the other setting there."""
+    points = {}
+    for scheme in schemes_of(records):
+        samples = samples_of(records, scheme)
+        if samples:
+            points[scheme] = samples[0].rate, samples[0].also
+    return points
+
+
+def at_best_value(records: xr.Dataset) -> xr.Dataset:
+    """The records of every scheme at its best value of the other setting; all of them where none is
+    searched."""
+    if "also" not in records.coords:
+        return records
+    chosen = np.zeros(records.sizes["trial"], bool)
+    best = best_points(records)
+    for scheme in schemes_of(records):
+        own = records.scheme.values == scheme
+        # Of a scheme that nothing is reported of, all values are looked at.
+        chosen |= own & (scheme not in best or records.also.values == best[scheme][1])
+    return records.isel(trial=np.flatnonzero(chosen))
 
 
 def reported(records: xr.Dataset) -> dict[str, float]:
     """The schemes that have trials on the reporting seeds, each with the best rate of those."""
-    rates = {}
-    for scheme in schemes_of(records):
-        samples = samples_of(records, scheme)
-        if samples:
-            rates[scheme] = samples[0].rate
-    return rates
+    return {scheme: rate for scheme, (rate, _) in best_points(records).items()}
 
 
 def times_reported(records: xr.Dataset, scheme: str) -> Times:
@@ -308,9 +339,9 @@ def _seeds(samples: Sequence[Sample]) -> int:
 
 def _sample_at(records: xr.Dataset, scheme: str, sample: Sample, target: float) -> Sample:
     """A sample at another target."""
-    trials = select(records, scheme, "report", sample.rate)
+    trials = by_value(select(records, scheme, "report", sample.rate))[sample.also]
     trials = trials.isel(trial=np.flatnonzero(trials.last_epoch.values > 0))
-    return Sample(sample.rate, times_to(trials, target), sample.doubtful)
+    return replace(sample, times=times_to(trials, target))
 
 
 def _waypoint(attrs: Mapping, part: float) -> float:
@@ -382,6 +413,7 @@ def _row(
     horizon = records.attrs["budget"]
     its = samples[scheme]
     rate, own = its[0].rate, its[0].times
+    records = by_value(select(records, scheme))[its[0].also]
     outcome = select(records, scheme, "report", rate).outcome.values
     converged = int(own.event.sum())
     share_low, share_high = share_interval(converged, len(own.event))
@@ -392,6 +424,7 @@ def _row(
         baseline=baseline,
         lr=rate,
         lrs=[sample.rate for sample in its],
+        also=its[0].also,
         unresolved=unresolved(records, scheme, rate),
         epochs=float(np.minimum(own.time, horizon).mean()),
         epochs_low=None,

@@ -26,10 +26,18 @@ from jaxinit.analysis.folder import Folder, another, quoted, to_json
 from jaxinit.analysis.outcome import Outcome
 from jaxinit.analysis.records import Course, Courses, Point
 from jaxinit.analysis.report import Terminal
-from jaxinit.analysis.search import REPORTED, End, Stage, Trial, plan_of, trials_of_a_scheme
+from jaxinit.analysis.search import (
+    REPORTED,
+    End,
+    Stage,
+    Trial,
+    plan_of,
+    searches_of,
+    trials_of_a_search,
+)
 from jaxinit.analysis.store import Result
 from jaxinit.analysis.summary import summarize
-from jaxinit.analysis.table import reported
+from jaxinit.analysis.table import best_points
 from jaxinit.engine import sweep, training
 from jaxinit.engine.identity import Identity, changed, combined, identify
 from jaxinit.engine.initial import Initial, calibrate_parameters, draw_parameters, of_points
@@ -135,10 +143,10 @@ def default_slots(study: Study, mapping: sweep.Mapping, devices: int) -> int:
     if mapping == "map":
         return SLOTS
     if study.search == "grid":
-        of_scheme = max(len(study.lrs) * study.tune_seeds, study.seeds)
+        of_search = max(len(study.lrs) * study.tune_seeds, study.seeds)
     else:
-        of_scheme = REPORTED * study.seeds
-    return min(-(-len(study.schemes) * of_scheme // devices), MOST_SLOTS)
+        of_search = REPORTED * study.seeds
+    return min(-(-searches_of(study) * of_search // devices), MOST_SLOTS)
 
 
 def _is_answered(folder: Folder, study: Study, identity: Identity) -> bool:
@@ -237,7 +245,7 @@ def _answer(
         store.RECORDS: store.netcdf(records),
         store.SUMMARY: to_json(summarize(records, study, about)),
     }
-    signals = campaign.recorder.courses(reported(records))
+    signals = campaign.recorder.courses(best_points(records))
     if signals is not None:
         files[SIGNALS] = store.netcdf(signals)
     store.write_study(folder, study, about, files)
@@ -326,6 +334,14 @@ def _date(seconds: float) -> str:
     return datetime.datetime.fromtimestamp(seconds, datetime.UTC).isoformat(timespec="seconds")
 
 
+class Line(NamedTuple):
+    """A search of its own: for the rate of a scheme, at a value of the other setting that is
+    searched, if any."""
+
+    scheme: str
+    also: float | None
+
+
 @dataclass
 class Campaign:
     """A study under way: what its trials need, what they have left so far, and the state saved by
@@ -353,6 +369,8 @@ class Campaign:
         self.plan = plan_of(study)
         self.budget = float(study.epochs)
         self.first_seed = study.first_seed
+        values = study.also[1] if study.also else (None,)
+        self.lines = [Line(scheme, value) for scheme in self.resolved.schemes for value in values]
         self.numbers: dict[Point, int] = {}
         self.points: list[Point] = []
         self.queue: list[Point] = []
@@ -371,7 +389,7 @@ class Campaign:
         stop."""
         best = Best()
         self.report(self.courses.ended(), str(best))
-        like = self._joining(Point(self.resolved.study.schemes[0], 1.0, self.first_seed))
+        like = self._joining(self._point(self.lines[0], (0, 0)))
         for rows, running in self.sweeper.run(self._orders, like):
             before = self.courses.ended()
             for row in rows:
@@ -401,8 +419,8 @@ class Campaign:
         """What the searches want now: which trials join, which are given up, and when those that
         run are to end."""
         wanted: dict[Point, int] = {}
-        for scheme in self.resolved.schemes:
-            wanted |= self._wanted(scheme)
+        for line in self.lines:
+            wanted |= self._wanted(line)
         given_up = []
         for point, course in self.courses.by_point.items():
             if course.outcome is Outcome.UNFINISHED and point not in wanted:
@@ -432,30 +450,30 @@ class Campaign:
         self.queue = waiting[room:]
         return waiting[:room]
 
-    def _wanted(self, scheme: str) -> dict[Point, int]:
+    def _wanted(self, line: Line) -> dict[Point, int]:
         """The trials that the search of a scheme waits for, and after how many evaluations each may
         be stopped; empty when all have ended."""
-        ends = self._ends(scheme)
+        ends = self._ends(line)
         reported: tuple[Trial, ...] = ()
         for stage in self.plan.stages(ends, self.budget):
             if stage.purpose == "report":
                 for trial in reported:  # until now
-                    self._course(scheme, trial, stage).purpose = "fine"
+                    self._course(line, trial, stage).purpose = "fine"
                 reported = stage.trials
             for trial in stage.trials:
-                course = self._course(scheme, trial, stage)
+                course = self._course(line, trial, stage)
                 if trial not in reported or stage.purpose == "report":
                     course.purpose = stage.purpose
             waiting = stage.waiting(ends)
             if waiting:
                 most = self._evaluations(stage.cap(ends))
-                return {self._point(scheme, trial): most for trial in waiting}
+                return {self._point(line, trial): most for trial in waiting}
         return {}
 
-    def _ends(self, scheme: str) -> dict[Trial, End]:
-        """How the trials of a scheme stand."""
+    def _ends(self, line: Line) -> dict[Trial, End]:
+        """How the trials of a search stand."""
         ends = {}
-        for (rate, seed), end in self.courses.ends(scheme).items():
+        for (rate, seed), end in self.courses.ends(*line).items():
             ends[self.plan.rung(rate), seed - self.first_seed] = end
         return ends
 
@@ -466,25 +484,25 @@ class Campaign:
         Not before the study has ended: what a trial has left is never taken back while the searches
         go on, so that a stage that has ended stays ended.
         """
-        for scheme in self.resolved.schemes:
-            ends = self._ends(scheme)
+        for line in self.lines:
+            ends = self._ends(line)
             caps: dict[Trial, int] = {}
             for stage in self.plan.stages(ends, self.budget):
                 cap = self._evaluations(stage.cap(ends))
                 for trial in stage.trials:
                     caps[trial] = max(cap, caps.get(trial, 0))
             for trial, cap in caps.items():
-                self.courses.by_point[self._point(scheme, trial)].stop(cap)
+                self.courses.by_point[self._point(line, trial)].stop(cap)
 
-    def _course(self, scheme: str, trial: Trial, stage: Stage) -> Course:
-        point = self._point(scheme, trial)
+    def _course(self, line: Line, trial: Trial, stage: Stage) -> Course:
+        point = self._point(line, trial)
         if point not in self.courses.by_point:
             self.courses.begin(point, stage.purpose)
         return self.courses.by_point[point]
 
-    def _point(self, scheme: str, trial: Trial) -> Point:
+    def _point(self, line: Line, trial: Trial) -> Point:
         rung, seed = trial
-        return Point(scheme, self.plan.rate(rung), self.first_seed + seed)
+        return Point(line.scheme, self.plan.rate(rung), self.first_seed + seed, line.also)
 
     def _evaluations(self, cap: float) -> int:
         """The evaluations after which a trial is past a number of epochs, at most the budget's."""
@@ -613,7 +631,7 @@ def _stop_requests() -> Iterator[list[int]]:
 def _progress(study: Study, shown: bool) -> Iterator[Report]:
     """A progress bar over the trials of a study, as many as it is likely to have, on the error
     stream."""
-    total = len(study.schemes) * trials_of_a_scheme(study)
+    total = searches_of(study) * trials_of_a_search(study)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=10),

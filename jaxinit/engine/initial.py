@@ -79,9 +79,9 @@ def of_points(
 ) -> list[dict[str, np.ndarray]]:
     """The initial parameters of every trial: views, not copies."""
     params = []
-    for scheme, _, seed in points:
-        row = seed - first_seed
-        params.append({name: a[row, ...] for name, a in initial[scheme].items()})
+    for point in points:
+        row = point.seed - first_seed
+        params.append({name: a[row, ...] for name, a in initial[point.scheme].items()})
     return params
 
 

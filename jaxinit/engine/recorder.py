@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from jaxinit.analysis.records import Point
-from jaxinit.engine.initial import Initial
+from jaxinit.engine.initial import Initial, of_points
 from jaxinit.engine.resolve import Resolved
 from jaxinit.engine.sweep import Running
 from jaxinit.engine.training import Program, State, Trial
@@ -23,15 +23,15 @@ class SignalRecorder:
     """Signals on `examples` validation examples (0: none), of the trials of the first reporting
     seed.
 
-    `recorded` has them by scheme, rate and epoch, those before the first step at epoch 0. A ladder
-    trains that seed at many rates, and which of them is the best is known at the end only.
+    `recorded` has them by trial and epoch, those before the first step at epoch 0. A ladder trains
+    that seed at many rates, and which of them is the best is known at the end only.
     """
 
     resolved: Resolved
     program: Program
     initial: Initial
     examples: int
-    recorded: dict[tuple[str, float, float], xr.Dataset] = field(default_factory=dict)
+    recorded: dict[tuple[Point, float], xr.Dataset] = field(default_factory=dict)
 
     def __post_init__(self):
         self._look = jax.jit(self._signals)
@@ -43,30 +43,27 @@ class SignalRecorder:
         if not self.examples or not wanted:
             return  # nothing need come to the host
         for number, state in running.seats():
-            scheme, rate, seed = points[number]
-            if seed != chosen:
+            point = points[number]
+            if point.seed != chosen:
                 continue
-            trial = self.resolved.trial(points[number], self.program.evaluations_per_epoch)
-            if (scheme, rate, 0.0) not in self.recorded:
-                drawn = self.initial[scheme]
-                row = seed - self.resolved.study.first_seed
-                params = {name: jnp.asarray(a[row]) for name, a in drawn.items()}
-                first = self.program.initial_state(params, trial)
-                self._add(points[number], 0.0, first, trial)
+            trial = self.resolved.trial(point, self.program.evaluations_per_epoch)
+            if (point, 0.0) not in self.recorded:
+                (drawn,) = of_points(self.initial, [point], self.resolved.study.first_seed)
+                first = self.program.initial_state(jax.tree.map(jnp.asarray, drawn), trial)
+                self._add(point, 0.0, first, trial)
             epoch = running.evaluations[number] / self.program.evaluations_per_epoch
-            self._add(points[number], epoch, state, trial)
+            self._add(point, epoch, state, trial)
 
-    def courses(self, rates: Mapping[str, float]) -> xr.Dataset | None:
-        """The signals of every scheme at one of its rates, over (scheme, epoch, parameter, step,
-        copy); None where none of them was recorded."""
+    def courses(self, best: Mapping[str, tuple[float, float | None]]) -> xr.Dataset | None:
+        """The signals of every scheme at its best (`table.best_points`), over (scheme, epoch,
+        parameter, step, copy); None where none of them was recorded."""
         by_scheme = []
-        for scheme, chosen in rates.items():
-            epochs = sorted(
-                epoch for name, rate, epoch in self.recorded if (name, rate) == (scheme, chosen)
-            )
+        for scheme, (rate, also) in best.items():
+            chosen = Point(scheme, rate, self.resolved.study.reporting[0], also)
+            epochs = sorted(epoch for point, epoch in self.recorded if point == chosen)
             if epochs:
                 course = xr.concat(
-                    [self.recorded[scheme, chosen, epoch] for epoch in epochs],
+                    [self.recorded[chosen, epoch] for epoch in epochs],
                     xr.Variable("epoch", epochs),
                 )
                 by_scheme.append(course.assign_coords(scheme=scheme))
@@ -76,13 +73,12 @@ class SignalRecorder:
         return joined
 
     def _add(self, point: Point, epoch: float, state: State, trial: Trial) -> None:
-        scheme, rate, _ = point
         leaves = self.resolved.model.leaves
-        multipliers = jax.tree.map(np.float32, self.resolved.multipliers(scheme))
+        multipliers = jax.tree.map(np.float32, self.resolved.multipliers(point.scheme))
         signals = probes.to_dataset(self._look(state, trial, multipliers), leaves)
         params = jax.tree.map(np.asarray, state.params)
         spectra = probes.spectra(leaves, params, signals.parameter.values.tolist())
-        self.recorded[scheme, rate, epoch] = signals.assign(spectra)
+        self.recorded[point, epoch] = signals.assign(spectra)
 
     def _signals(self, state: State, trial: Trial, multipliers: dict[str, Any]) -> Any:
         """The signals of a trial in one state; their update is the optimizer's next step."""

@@ -4,6 +4,7 @@ checked.
     Study -> resolve -> Resolved: what is drawn, trained, looked at and identified downstream
 """
 
+import difflib
 import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,10 +35,12 @@ from jaxinit.study import (
     PICTURES,
     RATES,
     RECURRENT,
+    SEARCHED_TOO,
     SYNTHETIC,
     TASKS_TAKING,
     BadStudy,
     Study,
+    check_also,
     check_makes_optimizer,
     check_name,
     check_settings,
@@ -128,7 +131,7 @@ class Resolved:
             by_scheme = {name: training.Scales.of(by_leaf) for name, by_leaf in self.rules.items()}
             of_points = [by_scheme[point.scheme] for point in points]
             scales = jax.tree.map(lambda *scales: np.stack(scales), *of_points)
-        return training.Trial(
+        trial = training.Trial(
             seed=np.asarray([point.seed for point in points], np.int32),
             lr=np.asarray([point.rate for point in points], np.float32),
             clip=unless(study.clip),
@@ -141,6 +144,13 @@ class Resolved:
             dropout=same(study.dropout, np.float32) if study.dropout else None,
             warmup=same(study.warmup, np.float32) if paced(study) else None,
         )
+        if study.also is None:
+            return trial
+        setting, _ = study.also
+        searched = np.asarray([point.also for point in points], np.float32)
+        if setting in SEARCHED_TOO:
+            return trial._replace(**{setting: searched})
+        return trial._replace(of_optimizer={setting: searched})
 
     def trial(self, point: Point, evaluations_per_epoch: int) -> training.Trial:
         """The traced settings of the trial at a point."""
@@ -157,7 +167,8 @@ class Resolved:
 
 def paced(study: Study) -> bool:
     """Whether the rate has a course, so that its factors must be computed."""
-    return bool(study.warmup) or study.schedule != "constant"
+    searched = study.also is not None and study.also[0] == "warmup"
+    return searched or bool(study.warmup) or study.schedule != "constant"
 
 
 def resolve(
@@ -183,7 +194,8 @@ def _resolve(
     models: dict[str, Callable[..., nnx.Module]],
 ) -> Resolved:
     """As `resolve`, in the arithmetic of the study."""
-    optimizer = _optimizer(study.optimizer)
+    check_also(study)
+    optimizer = _optimizer(study)
     study, schemes, tasks, models = _with_objects(study, schemes, tasks, models)
     known_schemes = SCHEMES | schemes
     known_models: dict[str, Callable[..., nnx.Module]] = {**MODELS, **models}
@@ -226,11 +238,38 @@ def _resolve(
     return Resolved(study, task, model, whole, optimizer, by_name, rules_of, calibrations)
 
 
-def _optimizer(name: str) -> training.Optimizer:
+def _optimizer(study: Study) -> training.Optimizer:
     """What makes the study's optimizer for a rate: one of ours, or a function of the caller's.
 
-    Raises: BadStudy for a name that is not known, or an object that makes none.
+    Raises: BadStudy for a name that is not known, an object that makes none, or one without the
+    argument that is searched beside the rate.
     """
+    make = _maker_of(study.optimizer)
+    if study.also is None or study.also[0] in SEARCHED_TOO:
+        return make
+    setting, values = study.also
+    _check_argument(study.optimizer, make, setting)
+    return _tried_out(study.optimizer, make, {setting: values[0]})
+
+
+def _check_argument(name: str, make: training.Optimizer, setting: str) -> None:
+    """Raises: BadStudy unless an optimizer has an argument that can be searched."""
+    numbers = []
+    for argument in inspect.signature(make).parameters.values():
+        if isinstance(argument.default, float | int) and not isinstance(argument.default, bool):
+            numbers.append(argument.name)
+    known = [*SEARCHED_TOO, *numbers]
+    named = inspect.signature(make).parameters
+    if setting not in known and (setting not in named or setting == "learning_rate"):
+        near = difflib.get_close_matches(setting, known, 1, cutoff=0.0)[0]
+        raise BadStudy(
+            f"nothing that can be searched is called {setting!r} under optimizer {str(name)!r}; "
+            f"the nearest is {near!r} (there are {', '.join(known)})"
+        )
+
+
+def _maker_of(name: str) -> training.Optimizer:
+    """The function that a name of an optimizer stands for, tried out where it is not ours."""
     if name in training.OPTIMIZERS:
         return training.OPTIMIZERS[name]
     make = _object_of(name, {})
@@ -239,12 +278,20 @@ def _optimizer(name: str) -> training.Optimizer:
         check_name("optimizer", name, [*training.OPTIMIZERS, *of_optax])
         make = of_optax[name]
     check_makes_optimizer(make)
+    return _tried_out(name, make, {})
+
+
+def _tried_out(
+    name: str, make: training.Optimizer, arguments: Mapping[str, float]
+) -> training.Optimizer:
+    """A function that makes optimizers, after a step of what it makes. Raises: BadStudy."""
     wanted = "it must be a function of a learning rate that makes an Optax optimizer"
+    traced = " and ".join(["a rate", *arguments])
     made = []
 
-    def step(lr: jax.Array) -> Any:
+    def step(lr: jax.Array, arguments: Mapping[str, jax.Array]) -> Any:
         """As it is used: at a rate that is traced, on parameters that it is given."""
-        made.append(make(lr))
+        made.append(make(lr, **arguments))
         if not isinstance(made[-1], optax.GradientTransformation):
             return lr
         weights = {"w": jnp.ones(2)}
@@ -252,12 +299,12 @@ def _optimizer(name: str) -> training.Optimizer:
             return made[-1].update(weights, made[-1].init(weights), weights)
 
     try:
-        jax.eval_shape(step, jnp.float32(0.1))
+        jax.eval_shape(step, jnp.float32(0.1), jax.tree.map(jnp.float32, dict(arguments)))
     except Exception as error:
         reason = str(error).split("\n")[0]
         raise BadStudy(
-            f"optimizer {str(name)!r} failed with {type(error).__name__} at a rate that is traced: "
-            f"{reason}; {wanted} and needs no more than the gradient, such as optax.adamw"
+            f"optimizer {str(name)!r} failed with {type(error).__name__} at {traced} that is "
+            f"traced: {reason}; {wanted} and needs no more than the gradient, such as optax.adamw"
         ) from error
     if not isinstance(made[-1], optax.GradientTransformation):
         raise BadStudy(

@@ -187,7 +187,13 @@ def _resolved_and_batch(
     study: Study, schemes: Mapping[str, Scheme] | None, examples: int
 ) -> tuple[Resolved, Batch]:
     check_numbers(study)  # also of what the signals do not depend on
-    one_rate = replace(study, search="grid", lrs=(1.0,), baseline=next(iter(study.schemes), ""))
+    one_rate = replace(
+        study,
+        search="grid",
+        lrs=(1.0,),
+        search_also=(),
+        baseline=next(iter(study.schemes), ""),
+    )
     resolved = resolve(one_rate, schemes)
     data = resolved.task.data
     resolved.loss_of_outputs(data["valid_x"])  # refused here, before anything is written

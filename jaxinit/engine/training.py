@@ -27,8 +27,8 @@ from jaxinit.tasks.base import Data, Seen, count_of
 
 # An optimizer's state; older releases spell optax.OptState with names only they can resolve.
 OptimizerState: TypeAlias = PyTree
-# What makes an optimizer for a learning rate, which is traced.
-Optimizer: TypeAlias = Callable[[Any], optax.GradientTransformation]
+# What makes an optimizer for a learning rate, which is traced, and so is an argument of its own.
+Optimizer: TypeAlias = Callable[..., optax.GradientTransformation]
 OPTIMIZERS: dict[str, Optimizer] = {
     "sgd": optax.sgd,
     "momentum": partial(optax.sgd, momentum=0.9),
@@ -65,6 +65,7 @@ class Trial(NamedTuple):
     `budget` is a number of evaluations. `dropout` is None in a study without, and then no noise is
     drawn, but for that of modules with dropout of their own. `warmup` is the share of the budget in
     which the rate grows from 0, None where the rate is constant and no factor is computed.
+    `of_optimizer` is an argument of the optimizer's by its name, where one is searched.
     """
 
     seed: Int[Array | np.ndarray, ""]
@@ -78,6 +79,7 @@ class Trial(NamedTuple):
     scales: Scales | None = None
     dropout: Float[Array | np.ndarray, ""] | None = None
     warmup: Float[Array | np.ndarray, ""] | None = None
+    of_optimizer: dict[str, Float[Array | np.ndarray, ""]] | None = None
 
 
 class State(NamedTuple):
@@ -157,12 +159,16 @@ class Program:
         """The number of evaluations that one call of `advance` records."""
         return self.epochs * self.evaluations_per_epoch
 
+    def made(self, trial: Trial) -> optax.GradientTransformation:
+        """The optimizer of a trial."""
+        return self.optimizer(trial.lr, **(trial.of_optimizer or {}))
+
     def initial_state(self, params: Params, trial: Trial) -> State:
         """The state of a trial before its first step."""
         return State(
             params,
             dict(self.model.running),
-            self.optimizer(trial.lr).init(params),  # which may hold the rate
+            self.made(trial).init(params),  # which may hold the rate
             first_loss=jnp.float32(jnp.nan),
             recent=jnp.full(self.window, jnp.nan, jnp.float32),
             evaluations=jnp.int32(0),
@@ -306,7 +312,7 @@ class Program:
             return p + (moved if pace is None else pace * moved)
 
         with jax.numpy_dtype_promotion("standard"):  # Optax relies on it
-            optimizer = self.optimizer(trial.lr)
+            optimizer = self.made(trial)
             updates, opt = optimizer.update(jax.tree.map(clipped, grads), opt, params)
         if trial.scales is None:
             lr = decay = dict.fromkeys(params, jnp.float32(1))

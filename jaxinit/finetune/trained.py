@@ -222,6 +222,7 @@ def pretrain(
         study,
         search="grid",
         lrs=study.lrs[:1],
+        search_also=(),
         schemes=study.schemes[:1],
         baseline=study.schemes[0],
     )

@@ -29,7 +29,7 @@ from jaxinit.analysis.search import (
     next_rate,
     next_stage,
     plan_of,
-    trials_of_a_scheme,
+    trials_of_a_search,
 )
 from jaxinit.study import Study
 
@@ -338,7 +338,7 @@ def test_a_search_costs_about_what_is_said_and_a_fraction_of_a_full_one(noise: f
         player = Player(plan, time, np.random.default_rng(case))
         trials.append(len(player.play()))
         cost.append(player.trained)
-    assert np.mean(trials) == pytest.approx(trials_of_a_scheme(study), rel=0.35)
+    assert np.mean(trials) == pytest.approx(trials_of_a_search(study), rel=0.35)
     full = (2 * PER_DECADE + 1) * SEEDS * EVALUATIONS
     assert np.mean(cost) < 0.2 * full
 
@@ -363,7 +363,7 @@ def test_the_plan_is_the_studys() -> None:
     assert plan_of(Study(search="ladder", lrs=(0.3, 0.1))) == Ladder(0, 1, 8, (0.1, 0.3))
     assert plan_of(Study(search="ladder", seeds=5)) == Ladder(-12, 0, 5)
     assert plan_of(Study(search="ladder", optimizer="adam")) == Ladder(-24, -12, 8)
-    assert trials_of_a_scheme(Study(search="grid", lrs=(0.1, 0.3))) == 2 * 3 + 8
+    assert trials_of_a_search(Study(search="grid", lrs=(0.1, 0.3))) == 2 * 3 + 8
 
 
 def test_the_seeds_of_a_third_contender_are_few() -> None:
