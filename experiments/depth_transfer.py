@@ -10,7 +10,7 @@ such a factor (alpha = 0) and with it?
     python experiments/depth_transfer.py --size smoke    seconds: checks that all of it works
     python experiments/depth_transfer.py --size paper    width 512, 4 to 256 blocks, more seeds: for an accelerator
 
-Expect at quick (2026-11-29, 89 s on 2 cores; all claims and intervals: docs/results.md):
+Expect at quick (2026-11-29, 168 s on 2 cores; all claims and intervals: docs/results.md):
 - U2: slope of the squared sum of branches against depth before training, plain, alpha = 0: 0.989
   (0.97 to 1.01); at least 0.95: holds; at most 1.05: holds.
 - U2: slope of the squared sum of branches against depth before training, depth_mup, alpha = 0.5:

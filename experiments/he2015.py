@@ -14,7 +14,7 @@ the name. Rates are a grid, since whether a net stalls is asked of every rate; w
 asked, that of each seed is chosen on the other seeds. Size paper adds a wider net, a lower rate and
 ten times the steps, after which a net that seems to stall may yet move.
 
-Expect at quick (2026-11-29, 477 s on 2 cores; all claims and intervals: docs/results.md):
+Expect at quick (2026-11-29, 357 s on 2 cores; all claims and intervals: docs/results.md):
 - H1: 22 layers: steps on the plateau, Xavier less He: 725 (433 to 1.02e+03); at least 50: holds.
 - H2: 30 layers: lowest loss of Xavier over rates, less the entropy of the priors: 0.0012 (-0.00146
   to 0.00386); at least -0.02: holds; at most 0.05: holds.

@@ -14,7 +14,7 @@ every sequence; each initialization at its own best rate, where the paper fixed 
 clipped at norm 1; solved means 95 % of a validation set. A sequence is one training example. Size
 paper adds the other three tasks, single updates and ten seeds.
 
-Expect at quick (2026-11-29, 202 s on 2 cores; all claims and intervals: docs/results.md):
+Expect at quick (2026-11-29, 176 s on 2 cores; all claims and intervals: docs/results.md):
 - L1: temporal_order over 100, paper: share of seeds that solve it within three times the printed
   sequences: 1 (0.631 to 1); at least 0.5: holds.
 - L1: temporal_order over 100, paper: sequences until solved: 2.02e+04 (1.84e+04 to 2.19e+04); at

@@ -17,7 +17,7 @@ factors and inputs are drawn for every seed. Departures: a small character model
 in place of language models; the new text differs from the old by its letters only. Size paper adds
 width and steps.
 
-Expect at quick (2026-11-29, 324 s on 2 cores; all claims and intervals: docs/results.md):
+Expect at quick (2026-11-29, 206 s on 2 cores; all claims and intervals: docs/results.md):
 - B1: Init[A]: slope of the largest stable rate against the width: -1.12 (-1.27 to -0.978); at least
   -0.7: does not hold; at most -0.3: holds.
 - B1: Init[B]: slope of the largest stable rate against the width: -1.56 (-1.78 to -1.34); at least

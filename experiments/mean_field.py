@@ -11,7 +11,7 @@ Pennington et al. 2017)?
     python experiments/mean_field.py --size paper     width 300, depths to 300, 5000 steps: for an accelerator
 
 M2 is on handwritten digits, SGD at the best of a grid of rates, tanh, bias variance 0.05.
-Expect at quick (2026-11-29, 356 s on 2 cores; all claims and intervals: docs/results.md):
+Expect at quick (2026-11-29, 185 s on 2 cores; all claims and intervals: docs/results.md):
 - M1: critical weight variance of tanh: 1.76; at least 1.76: holds; at most 1.76: holds.
 - M1: weight variance 1: relative error of chi, nets of width 1000: -0.00377 (-0.00999 to 0.00246);
   at least -0.03: holds; at most 0.03: holds.

@@ -10,15 +10,15 @@ the first step: the loss, and the gradient norms in head and body.
     python experiments/new_head.py --size smoke    seconds: checks that all of it works
     python experiments/new_head.py --size paper    width 256, more seeds: for an accelerator
 
-Expect at quick (2026-11-29, 470 s on 2 cores; all claims and intervals: docs/results.md):
+Expect at quick (2026-11-29, 131 s on 2 cores; all claims and intervals: docs/results.md):
 - new_head.B9: gradient norm in the body at step 0, large head over scaled: 11.5 (11 to 11.9); at
   least 2: holds.
 - new_head.B9: gradient norm in the body at step 0, zero head: 0; at most 1e-09: holds.
-- B7: times fewer epochs, scaled against large: 1.32 (1.08 to 1.61); at least 1.1: open.
-- B7: times fewer epochs, zero against large: 1.19 (0.943 to 1.56); at least 1.1: open.
-- B7: times fewer epochs, zero against scaled: 0.902 (0.706 to 1.2); at least 1.1: open.
-- B7: times fewer epochs, small against scaled: 0.97 (0.811 to 1.2); at least 1.1: open.
-- B7: times fewer epochs, scaled_probe against scaled: at most 0.29; at least 1.1: does not hold.
+- B7: times fewer epochs, scaled against large: 1.34 (1.13 to 1.6); at least 1.1: open.
+- B7: times fewer epochs, zero against large: 1.2 (0.994 to 1.46); at least 1.1: open.
+- B7: times fewer epochs, zero against scaled: 0.895 (0.722 to 1.12); at least 1.1: open.
+- B7: times fewer epochs, small against scaled: 0.962 (0.838 to 1.13); at least 1.1: open.
+- B7: times fewer epochs, scaled_probe against scaled: at most 0.287; at least 1.1: does not hold.
 - B7: times fewer epochs, large_probe against scaled_probe: no estimate; at least 1.1: open.
 - and 1 more claims.
 """

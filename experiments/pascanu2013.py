@@ -17,7 +17,7 @@ success ends are far shorter than those of the paper; size paper has its updates
 200. The gradient regularizer of the paper (SGD-CR) is not here: it is another method of training,
 and only at full length did the paper need it.
 
-Expect at quick (2026-11-29, 358 s on 2 cores; all claims and intervals: docs/results.md):
+Expect at quick (2026-11-29, 255 s on 2 cores; all claims and intervals: docs/results.md):
 - P1: T=20, basic_tanh, clipped: share of seeds that solve it: 1 (0.631 to 1); at least 0.5: holds.
 - P1: T=20, smart_tanh, clipped: share of seeds that solve it: 1 (0.631 to 1); at least 0.5: holds.
 - P1: T=20, orthogonal, clipped: share of seeds that solve it: 1 (0.631 to 1); at least 0.5: holds.

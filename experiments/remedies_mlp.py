@@ -16,7 +16,7 @@ remedies are settings of `jaxinit run`; each is compared, seed by seed, with the
 the same initialization. A lower rate is a comparison of its own: the best rate of a grid against
 one ten times as high.
 
-Expect at quick (2026-11-29, 275 s on 2 cores; all claims and intervals: docs/results.md):
+Expect at quick (2026-11-29, 106 s on 2 cores; all claims and intervals: docs/results.md):
 - C1: decades that the gradient changes by per layer going back, tanh, N(0, 1/(3 n)): -0.246 (-0.255
   to -0.237); at most -0.1: holds.
 - C1: decades that the gradient changes by per layer going back, sigmoid, N(0, 1/n): -0.633 (-0.642

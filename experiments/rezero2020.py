@@ -15,10 +15,10 @@ Departures at quick: width 32, sequences of 16, Adam, epochs of 12,288 character
 warm-up, as in the paper's run that diverged. Size paper goes on to a target that takes training, in
 sequences in which attention has more to do.
 
-Expect at quick (2026-11-29, 231 s on 2 cores; all claims and intervals: docs/results.md):
+Expect at quick (2026-11-29, 180 s on 2 cores; all claims and intervals: docs/results.md):
 - T3: ReZero: times fewer epochs than gates at 1: 2.45 (2.03 to 2.99); at least 1.2: holds; at most
   2.2: open.
-- T3: ReZero: times fewer epochs than pre-norm: 2.08 (1.84 to 2.38); at least 1.2: holds; at most 3:
+- T3: ReZero: times fewer epochs than pre-norm: 2.1 (1.86 to 2.39); at least 1.2: holds; at most 3:
   holds.
 - T3: ReZero: times fewer epochs than post-norm: at least 2.45; at least 1.2: holds.
 """

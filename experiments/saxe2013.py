@@ -13,7 +13,7 @@ The condition of S2: the map to learn has few modes (rank 10 of 32), all of stre
 inputs are white; the rate of each depth and initialization is the best of a grid. Learning time:
 steps until the loss is a twentieth of what it was.
 
-Expect at quick (2026-11-29, 21 s on 2 cores; all claims and intervals: docs/results.md):
+Expect at quick (2026-11-29, 36 s on 2 cores; all claims and intervals: docs/results.md):
 - S1: largest error of eq. 12 against gradient descent, strengths 0.5 to 1.5: 0.00148; at most
   0.005: holds.
 - S2: longest over shortest learning time, orthogonal initialization, over all depths: 1.64 (1.48 to

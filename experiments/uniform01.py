@@ -11,7 +11,7 @@ faster.
     python experiments/uniform01.py --size smoke    seconds: checks that all of it works
     python experiments/uniform01.py --size paper    more seeds and a wider grid of rates: for an accelerator
 
-Expect at quick (2026-11-29, 270 s on 2 cores; all claims and intervals: docs/results.md):
+Expect at quick (2026-11-29, 98 s on 2 cores; all claims and intervals: docs/results.md):
 - A4: 4 units: mean of the weights: 0.509 (0.476 to 0.542); at least 0.45: holds; at most 0.55:
   open.
 - A4: 4 units: variance of the weights: 0.0746 (0.0623 to 0.0868); at least 0.078: open; at most

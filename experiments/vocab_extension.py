@@ -16,7 +16,7 @@ in the tenth of the text that validates, most of which that model has read as ch
 order of the rest. Rates are searched for on a ladder; the target is the task's, 0.6 of the bits
 that frequencies alone give. Size paper adds more models, and 512 tokens.
 
-Expect at quick (2026-11-29, 196 s on 2 cores; all claims and intervals: docs/results.md):
+Expect at quick (2026-11-29, 122 s on 2 cores; all claims and intervals: docs/results.md):
 - B2: n = 1, mean, logits as trained: KL before the first step over log(1 + n/V) = 0.015 nats:
   0.0129 (0.0111 to 0.0146); at least 0: holds; at most 1: holds.
 - B2: n = 1, zero, logits shifted by -10: KL before the first step over log(1 + n/V) = 0.015 nats:

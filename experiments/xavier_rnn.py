@@ -10,7 +10,7 @@ tanh.
     python experiments/xavier_rnn.py --size smoke    seconds: checks that all of it works
     python experiments/xavier_rnn.py --size paper    more seeds, wider: for an accelerator
 
-Expect at quick (2026-11-29, 359 s on 2 cores; all claims and intervals: docs/results.md):
+Expect at quick (2026-11-29, 79 s on 2 cores; all claims and intervals: docs/results.md):
 - A1: fan_in times the variance of Whh: 1 (0.997 to 1); at least 0.97: holds; at most 1.03: holds.
 - A1: mean square of h Whh over that of h: 0.985 (0.941 to 1.03); at least 0.9: holds; at most 1.1:
   holds.

@@ -14,7 +14,7 @@ SGD, as in the paper. Departures: one-hot inputs in place of an embedding at qui
 place of its schedule, characters in place of words at quick: the number 114.5 (test perplexity,
 small network) can only be approached at paper.
 
-Expect at quick (2026-11-29, 322 s on 2 cores; all claims and intervals: docs/results.md):
+Expect at quick (2026-11-29, 223 s on 2 cores; all claims and intervals: docs/results.md):
 - Z1: times fewer epochs, r=0.1 against r=0.01: at least 1.63; at least 1.05: holds.
 - Z1: times fewer epochs, r=0.1 against r=0.04: 1.28 (1.06 to 1.9); at least 1.05: open.
 - Z1: times fewer epochs, r=0.1 against r=0.3: 0.843 (0.744 to 1.26); at least 1.05: open.
