@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from jaxinit.analysis.health import judge as judge
     from jaxinit.analysis.store import Result as Result
     from jaxinit.analysis.store import load as load
+    from jaxinit.auditing import assert_well_initialized as assert_well_initialized
+    from jaxinit.auditing import audit as audit
+    from jaxinit.auditing.fresh import plan as plan
+    from jaxinit.auditing.fresh import reinitialize as reinitialize
     from jaxinit.engine.campaign import run as run
     from jaxinit.engine.coordcheck import coordinate_check as coordinate_check
     from jaxinit.engine.survey import survey as survey
@@ -80,6 +84,8 @@ _HOME = {
     "engine.sweep": ("one_device_per_core",),
     "analysis.health": ("judge",),
     "analysis.store": ("Result", "load"),
+    "auditing": ("audit", "assert_well_initialized"),
+    "auditing.fresh": ("plan", "reinitialize"),
     "finetune": (
         "LoRA",
         "pretrained",

@@ -1,5 +1,5 @@
-"""The command line: `run`, `probe`, `coordcheck`, `reproduce`, `list`, `plot`, `compare`. It parses
-before JAX is imported."""
+"""The command line: `run`, `probe`, `coordcheck`, `audit`, `reproduce`, `list`, `plot`, `compare`.
+It parses before JAX is imported."""
 
 import ast
 import inspect
@@ -57,9 +57,10 @@ PROBED = Study(  # Glorot & Bengio (2010): both of their initializations
 ABOUT = f"""Does it matter how this network is initialized? Measure it.
 
 Exit codes: 0; {REFUSED} where the input is at fault; {FAILED} where the machine is (memory, disk,
-permissions), and of coordcheck where the first scheme fails; {INTERRUPTED} when interrupted;
-{CLOSED} when nobody reads the output any more. Each but the first comes with one line that says
-why. {DEBUG}=1 in the environment shows the traceback too. --version prints the version."""
+permissions), of coordcheck where the first scheme fails, and of audit on a serious finding;
+{INTERRUPTED} when interrupted; {CLOSED} when nobody reads the output any more. Each but the first
+comes with one line that says why. {DEBUG}=1 in the environment shows the traceback too. --version
+prints the version."""
 
 CHECKED = Study(
     model="mlp", layers=3, optimizer="adam", schemes=("mup", "xavier_rnn"), baseline="mup", seeds=5
@@ -320,6 +321,56 @@ def check_coordinates(
     return 0 if passes(rows, study.schemes[0]) else 1
 
 
+def audit(
+    model: tyro.conf.Positional[str],
+    /,
+    batch: str | None = None,
+    scheme: str | None = None,
+    loss: str | None = None,
+    weights: Path | None = None,
+    json: bool = False,
+) -> int:
+    """Is a model initialized the way you think it is? The law of every parameter, and what is
+    wrong.
+
+    Exit code 1 on a serious finding. Example: jaxinit audit mine.py:build --scheme gpt2
+
+    Args:
+        model: FILE.py:NAME, a model or a function of rngs that builds one (and of in_features,
+            out_features, where --batch says them), or a *.safetensors file.
+        batch: Examples, FILE.npz with x and y: also what only shows when the model runs.
+        scheme: The scheme that it is meant to follow; every parameter is compared with a draw.
+        loss: cross_entropy or squared_error. Default: by y.
+        weights: What was loaded into it, *.safetensors: which parameters hold other values?
+        json: All of it as JSON.
+    """
+    return exit_code(lambda: look_at_values(model, batch, scheme, loss, weights, json))
+
+
+def look_at_values(
+    place: str,
+    batch: str | None,
+    scheme: str | None,
+    loss: str | None,
+    weights: Path | None,
+    as_json: bool,
+) -> int:
+    """Audit what a name stands for and print it; 1 on a serious finding."""
+    from jaxinit import auditing
+    from jaxinit.analysis.report import Terminal
+    from jaxinit.auditing.built import batch_of, built, drawn_twice
+
+    examples = None if batch is None else batch_of(batch)
+    model = built(place, examples)
+    report = auditing.audit(model, scheme, examples, loss=loss, weights=weights)
+    report = report.with_findings(drawn_twice(place, model, examples))
+    if as_json:
+        print(report.to_json())
+    else:
+        report.print(Terminal())
+    return 1 if report.serious else 0
+
+
 def reproduce(
     name: tyro.conf.Positional[str],
     /,
@@ -462,6 +513,7 @@ def parsed(words: Sequence[str]) -> Callable[[], int]:
         "run": run,
         "probe": probe,
         "coordcheck": coordcheck,
+        "audit": audit,
         "reproduce": reproduce,
         "list": list_names,
         "plot": plot,

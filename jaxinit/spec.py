@@ -41,6 +41,7 @@ class Initializer(Protocol):
 
 
 Sample = Callable[[Key[Array, ""], tuple[int, ...], Any], Array]
+Spread = Callable[[tuple[int, ...]], Any]  # the standard deviation of a law, by shape
 OutSharding = NamedSharding | PartitionSpec | None
 
 
@@ -55,13 +56,23 @@ class Sampler:
     casts by itself. Shardings: drawn, then placed, so that the values are those of the draw without
     a sharding; under `jax.jit` XLA then draws each part where it belongs. A `PartitionSpec` needs a
     mesh from `jax.set_mesh`.
+    `law` is the name of the law, and `spread` its standard deviation for a shape, where they are
+    known without a draw: what a plan of a model shows.
     Raises: ValueError for a `PartitionSpec` and no mesh.
     Departure: `jax.nn.initializers.orthogonal` and `delta_orthogonal` refuse `out_sharding`.
     """
 
-    def __init__(self, sample: Sample, default: type[float] | type[complex] = float):
+    def __init__(
+        self,
+        sample: Sample,
+        default: type[float] | type[complex] = float,
+        law: str = "",
+        spread: Spread | None = None,
+    ):
         self.sample = sample
         self.default = default
+        self.law = law
+        self.spread = spread
         # Errors and tables show what samples, and `help` its documentation.
         self.__name__ = getattr(sample, "__name__", type(self).__name__)
         self.__qualname__ = getattr(sample, "__qualname__", self.__name__)
@@ -428,11 +439,7 @@ def along(dims: str, init: Initializer) -> Sampler:
         order = canonical_order(dims)
         copies = sizes_of(shape, dims, ".")
         core = tuple(shape[axis] for axis in order[len(copies) :])
-        asked = core
-        if is_kernel(dims):
-            # Several axes of inputs, or of outputs, are one to an initializer.
-            window = sizes_of(shape, dims, "w")
-            asked = (*window, axis_size(shape, dims, "i"), axis_size(shape, dims, "o"))
+        asked = asked_of(shape, dims)
 
         def draw_copy(copy_key: Key[Array, ""]) -> Array:
             return init(copy_key, asked, sampled)
@@ -450,6 +457,16 @@ def along(dims: str, init: Initializer) -> Sampler:
         return in_order.transpose(back).astype(dtype)
 
     return Sampler(init_along)
+
+
+def asked_of(shape: tuple[int, ...], dims: str) -> tuple[int, ...]:
+    """The shape that an initializer is asked for of one copy: of a kernel windows, inputs and
+    outputs, since several axes of inputs, or of outputs, are one to it."""
+    if is_kernel(dims):
+        window = sizes_of(shape, dims, "w")
+        return (*window, axis_size(shape, dims, "i"), axis_size(shape, dims, "o"))
+    order = canonical_order(dims)
+    return tuple(shape[axis] for axis in order if dims[axis] != ".")
 
 
 def sizes_of(shape: tuple[int, ...], dims: str, letter: str) -> tuple[int, ...]:

@@ -20,6 +20,7 @@ FLOORS = [
     {"calibrate"},
     {"engine"},
     {"finetune"},
+    {"auditing"},
     {"cli"},
     {"reproduce"},
 ]

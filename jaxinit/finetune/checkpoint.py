@@ -130,7 +130,7 @@ def load_checkpoint(
     Raises: ValueError for a file that cannot be read or is damaged, and one that lists every
     parameter that is missing, of another shape, or in the file and not in the model.
     """
-    stored = _read(Path(path))
+    stored = arrays_of(Path(path))
     names = dict(names or {})
     loaded: dict[str, Array] = {}
     used: set[str] = set()
@@ -178,8 +178,9 @@ def _hint(leaf: Leaf, value: np.ndarray, is_transposed: bool) -> str:
     return ""
 
 
-def _read(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of a file, compared with its digest where it has one."""
+def arrays_of(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of a safetensors file, compared with its digest where it has one. Raises:
+    ValueError for a file that cannot be read or is damaged."""
     import json
 
     from safetensors import SafetensorError, deserialize

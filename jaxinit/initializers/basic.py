@@ -58,7 +58,7 @@ def constant(value: Number) -> Sampler:
         del key
         return jnp.full(shape, value, dtype)
 
-    return Sampler(init)
+    return Sampler(init, law=f"constant {value}", spread=lambda shape: 0.0)
 
 
 @Sampler
@@ -68,11 +68,17 @@ def zeros(key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike) -> Arra
     return jnp.zeros(shape, dtype)
 
 
+zeros.law = "zeros"
+
+
 @Sampler
 def ones(key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike) -> Array:
     """Every entry is 1: the initial scale of a normalization."""
     del key
     return jnp.ones(shape, dtype)
+
+
+ones.law = "ones"
 
 
 def uniform(low: Number, high: Number) -> Sampler:
@@ -97,7 +103,7 @@ def uniform(low: Number, high: Number) -> Sampler:
         drawn = jax.random.uniform(key, shape, sampling_dtype(dtype), low, high)
         return within(drawn.astype(dtype), low, high, includes_high=False)
 
-    return Sampler(init)
+    return Sampler(init, law="uniform", spread=lambda shape: (high - low) / math.sqrt(12))
 
 
 def normal(std: Number, mean: Number = 0.0) -> Sampler:
@@ -111,7 +117,7 @@ def normal(std: Number, mean: Number = 0.0) -> Sampler:
         scale = jnp.asarray(std, dtype)
         return jnp.asarray(mean, dtype) + scale * jax.random.normal(key, shape, dtype)
 
-    return sampled_wide(init)
+    return sampled_wide(init, "normal", lambda shape: std)
 
 
 def variance_scaling(scale: Number, mode: Mode, law: Law) -> Sampler:
@@ -150,7 +156,10 @@ def variance_scaling(scale: Number, mode: Mode, law: Law) -> Sampler:
         draw = _of_std(root(scale / fan), law, is_complex)
         return draw(key, shape, dtype)
 
-    return Sampler(init)
+    def spread(shape: tuple[int, ...]) -> Number:
+        return root(scale / max(_fan(shape, mode), 1))
+
+    return Sampler(init, law=law.replace("_", " "), spread=spread)
 
 
 def _fan(shape: tuple[int, ...], mode: Mode) -> int | float:
@@ -292,7 +301,10 @@ def orthogonal(gain: Number = 1.0) -> Sampler:
         w = q if is_tall else q.T
         return jnp.asarray(gain, dtype) * w.reshape(shape)
 
-    return sampled_wide(init)
+    def spread(shape: tuple[int, ...]) -> Number:
+        return gain / math.sqrt(max(math.prod(shape[:-1]), shape[-1]))
+
+    return sampled_wide(init, "orthogonal", spread)
 
 
 def _phases(diagonal: Array) -> Array:
@@ -316,7 +328,7 @@ def identity(gain: Number = 1.0) -> Sampler:
             raise ValueError(f"identity needs a matrix (inputs, outputs), got shape {shape}")
         return jnp.asarray(gain, dtype) * jnp.eye(*shape, dtype=dtype)
 
-    return sampled_wide(init)
+    return sampled_wide(init, "identity")
 
 
 def scaled(init: Initializer, factor: Number) -> Sampler:
@@ -325,7 +337,9 @@ def scaled(init: Initializer, factor: Number) -> Sampler:
     def draw(key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike) -> Array:
         return init(key, shape, dtype) * jnp.asarray(factor, dtype)
 
-    wide = sampled_wide(draw)
+    law, own = getattr(init, "law", ""), getattr(init, "spread", None)
+    spread = None if own is None else lambda shape: own(shape) * factor
+    wide = sampled_wide(draw, law, spread)
     if isinstance(init, Joint):
         return Joint(wide)
     return wide

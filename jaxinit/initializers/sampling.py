@@ -11,7 +11,7 @@ from jax.core import Tracer
 from jax.typing import DTypeLike
 from jaxtyping import Array, Key, Num
 
-from jaxinit.spec import Sample, Sampler, sampling_dtype
+from jaxinit.spec import Sample, Sampler, Spread, sampling_dtype
 
 Number = float | np.number | Num[Array, ""]  # known, or traced
 
@@ -76,13 +76,13 @@ def check_std(std: Number, name: str) -> None:
         raise ValueError(f"{name}: the standard deviation must not be negative, got {std}")
 
 
-def sampled_wide(sample: Sample) -> Sampler:
-    """Sample in float32 or wider and cast last."""
+def sampled_wide(sample: Sample, law: str = "", spread: Spread | None = None) -> Sampler:
+    """Sample in float32 or wider and cast last; `law` and `spread` as of a `Sampler`."""
 
     def wide(key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike) -> Array:
         return sample(key, shape, sampling_dtype(dtype)).astype(dtype)
 
-    return Sampler(wide)
+    return Sampler(wide, law=law, spread=spread)
 
 
 def one_by_one(decompose: Callable[[Array], Any]) -> Callable[[Array], Any]:

@@ -56,7 +56,7 @@ def truncated_normal(std: Number, lower: Number = -2.0, upper: Number = 2.0) -> 
             return within(x, scale * lower, scale * upper)
         return x
 
-    return Sampler(init)
+    return Sampler(init, law="truncated normal", spread=lambda shape: std)
 
 
 def _truncated_complex(

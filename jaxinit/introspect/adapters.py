@@ -98,6 +98,17 @@ def adapt(
             f"got {type(model).__name__}"
         )
     module = Adapted(apply, init(key, example))
+    return declare_by_names(module, dims=dims, roles=roles, **declared)
+
+
+def declare_by_names(
+    module: Adapted,
+    *,
+    dims: Mapping[str, str] | None = None,
+    roles: Mapping[str, str] | None = None,
+    **declared: Any,
+) -> Adapted:
+    """Declare the parameters of a tree by the names on their paths, as `adapt` does."""
     own_dims, own_roles = dict(dims or {}), dict(roles or {})
     paths = module.paths()
     for path, variable in paths.items():

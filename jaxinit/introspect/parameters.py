@@ -99,7 +99,7 @@ def leaves(model: nnx.Module) -> tuple[Leaf, ...]:
     """
     declared: list[Leaf] = []
     for name, variable in variables_of(model).items():
-        declared += _leaves_of(name, variable)
+        declared += leaves_of(name, variable)
     return tuple(declared)
 
 
@@ -184,7 +184,7 @@ def name_of(path: tuple[Any, ...]) -> str:
     return ".".join(map(str, path))
 
 
-def _leaves_of(name: str, variable: nnx.Variable) -> list[Leaf]:
+def leaves_of(name: str, variable: nnx.Variable) -> list[Leaf]:
     """The leaves of what a variable stores: one, or one for each of its parts."""
     metadata = variable.get_metadata()
     shape = tuple(variable.get_value().shape)

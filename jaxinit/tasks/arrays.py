@@ -167,6 +167,22 @@ def task_from_file(name: str) -> Task:
     Raises: ValueError, one line, for a file that cannot be read or lacks what it needs, and as
     `task`.
     """
+    path = name.partition(":")[0]
+    arrays = arrays_of_file(name)
+    valid = None
+    if "valid_x" in arrays or "valid_y" in arrays:
+        if "valid_x" not in arrays or "valid_y" not in arrays:
+            raise ValueError(f"{path} has one of valid_x and valid_y; it needs both, or neither")
+        valid = arrays["valid_x"], arrays["valid_y"]
+    try:
+        return task(arrays["x"], arrays["y"], valid=valid, name=name)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def arrays_of_file(name: str) -> dict[str, Any]:
+    """The arrays x and y of a file, and what else it has, as `task_from_file` reads it. Raises:
+    ValueError, one line."""
     path, _, column = name.partition(":")
     try:
         if path.endswith(".csv"):
@@ -180,15 +196,7 @@ def task_from_file(name: str) -> Task:
         raise ValueError(f"{path} cannot be read: {error.strerror or error}") from error
     if "x" not in arrays or "y" not in arrays:
         raise ValueError(f"{path} must have arrays x and y, and has {', '.join(arrays)}")
-    valid = None
-    if "valid_x" in arrays or "valid_y" in arrays:
-        if "valid_x" not in arrays or "valid_y" not in arrays:
-            raise ValueError(f"{path} has one of valid_x and valid_y; it needs both, or neither")
-        valid = arrays["valid_x"], arrays["valid_y"]
-    try:
-        return task(arrays["x"], arrays["y"], valid=valid, name=name)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+    return arrays
 
 
 def _pair(paths: str) -> dict[str, Any]:

@@ -1,0 +1,157 @@
+"""The answer of an audit: a row for every parameter, and findings, the worst first."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import groupby
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from jaxinit.auditing.findings import SEVERITIES, Finding, worst_first
+
+SHOWN = 40  # rows in a terminal; all of them are in JSON
+WIDTH = 100  # columns that the table needs, whatever the terminal says
+ALIKE = 3  # findings of one kind that are shown with their numbers
+MARKS = {"serious": "!!", "warning": "! ", "note": "  "}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One parameter: `std` as measured and as expected under the declared scheme or the law that it
+    is recognized as (NaN where none is), `noise` the relative standard error of the measured one,
+    `z` how many of them it is away, `memory` the half-life of a gate's state at the start, in
+    steps."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    role: str
+    fan_in: int
+    fan_out: int
+    law: str
+    p: float
+    mean: float
+    std: float
+    expected: float
+    source: str
+    noise: float
+    z: float
+    memory: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """What an audit found.
+
+    `findings` have `severity` (serious, warning, note), `what`, `parameter`, `evidence`, `cause`
+    and `repair`; `scheme` is the declared one, `recognized` what most kernels follow."""
+
+    model: str
+    scheme: str
+    recognized: str
+    parameters: int
+    rows: tuple[Row, ...]
+    findings: tuple[Finding, ...]
+
+    @property
+    def serious(self) -> tuple[Finding, ...]:
+        return tuple(finding for finding in self.findings if finding.severity == "serious")
+
+    def with_findings(self, more: Sequence[Finding]) -> "Report":
+        """The same report with more findings, the worst first."""
+        return replace(self, findings=tuple(worst_first([*self.findings, *more])))
+
+    def to_json(self) -> str:
+        """All of it, NaN as null."""
+        content = asdict(self)
+        content["findings"] = [finding._asdict() for finding in self.findings]
+        return json.dumps(_without_nan(content), indent=1)
+
+    def print(self, console: Console | None = None) -> None:
+        """Print the table, and the findings below it."""
+        console = console or Console()
+        console.width = max(console.width, WIDTH)  # numbers are not cut
+        console.print(Text(self.headline(), "bold"))
+        console.print(_table(self.rows))
+        if len(self.rows) > SHOWN:
+            console.print(f"... and {len(self.rows) - SHOWN} more; --json has all")
+        for _, alike in groupby(self.findings, lambda finding: (finding.severity, finding.what)):
+            _print_findings([*alike], console)
+        counts = [sum(f.severity == severity for f in self.findings) for severity in SEVERITIES]
+        console.print(
+            f"{counts[0]} serious, {counts[1]} warnings, {counts[2]} notes", highlight=False
+        )
+
+    def headline(self) -> str:
+        """What was audited."""
+        against = f"; declared: {self.scheme}" if self.scheme else ""
+        seen = f"; {self.recognized}" if self.recognized else ""
+        return f"{self.model}: {self.parameters:,} parameters in {len(self.rows)}{against}{seen}"
+
+    def __str__(self) -> str:
+        console = Console(width=120, force_terminal=False)
+        with console.capture() as captured:
+            self.print(console)
+        return captured.get()
+
+
+def _table(rows: Sequence[Row]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("parameter", overflow="fold")
+    for header in ("shape", "role", "law", "std", "expected", "z"):
+        table.add_column(header, justify="right", no_wrap=True)
+    memories = any(not math.isnan(row.memory) for row in rows)
+    if memories:
+        table.add_column("memory", justify="right", no_wrap=True)
+    for row in rows[:SHOWN]:
+        cells = [
+            row.name,
+            "x".join(map(str, row.shape)) or "scalar",
+            row.role,
+            row.law.removesuffix(" normal") or "normal",
+            _number(row.std, ".3g"),
+            f"{_number(row.expected, '.3g')} {row.source}".strip(),
+            _number(row.z, "+.1f"),
+        ]
+        if memories:
+            cells.append(_number(row.memory, ".3g"))
+        table.add_row(*map(Text, cells))
+    return table
+
+
+def _number(value: float, spec: str) -> str:
+    return "" if math.isnan(value) else format(value, spec)
+
+
+def _print_findings(alike: Sequence[Finding], console: Console) -> None:
+    """Findings of one kind: the numbers of some, and what to do."""
+    first = alike[0]
+    often = f" ({len(alike)} times)" if len(alike) > 1 else ""
+    console.print(Text(f"{MARKS[first.severity]} {first.severity}: {first.what}{often}", "bold"))
+    for finding in alike[:ALIKE]:
+        at = f"{finding.parameter}: " if finding.parameter else ""
+        console.print(Text(f"     {at}{finding.evidence}"))
+    if len(alike) > ALIKE:
+        others = [finding.parameter for finding in alike[ALIKE:]]
+        console.print(Text(f"     and {', '.join(others)}"))
+    for label, said in (
+        ("likely", dict.fromkeys(finding.cause for finding in alike)),
+        ("repair", dict.fromkeys(finding.repair for finding in alike)),
+    ):
+        for line in filter(None, list(said)[:ALIKE]):
+            console.print(Text(f"     {label}: {line}"))
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,62 @@
+"""A report in a terminal, as JSON, and as an assertion."""
+
+import json
+
+import jax.numpy as jnp
+import pytest
+from audited import Language
+from flax import nnx
+
+import jaxinit
+from jaxinit.auditing import assert_well_initialized, audit
+from jaxinit.auditing.findings import Finding
+
+
+def test_the_table_names_the_law_of_every_kernel() -> None:
+    text = str(audit(nnx.Linear(64, 64, rngs=nnx.Rngs(0))))
+    assert "LeCun's law, truncated: the default of Flax's layers" in text
+    assert "0 serious, 0 warnings, 0 notes" in text
+
+
+def test_json_has_everything_and_no_nan() -> None:
+    report = audit(Language(nnx.Rngs(0)), "llama")
+    content = json.loads(report.to_json(), parse_constant=lambda name: pytest.fail(name))
+    assert len(content["rows"]) == len(report.rows)
+    assert content["findings"][0]["severity"] == "serious"
+    assert set(content["findings"][0]) == {
+        "severity",
+        "what",
+        "parameter",
+        "evidence",
+        "cause",
+        "repair",
+    }
+
+
+def test_findings_come_the_worst_first_and_alike_ones_together() -> None:
+    note = Finding("note", "a", "p", "e", "", "")
+    serious = Finding("serious", "b", "q", "f", "", "")
+    report = audit(nnx.Linear(4, 4, rngs=nnx.Rngs(0))).with_findings([note, serious])
+    assert [finding.severity for finding in report.findings] == ["serious", "note"]
+    many = audit(Language(nnx.Rngs(0)), "llama")
+    assert str(many).count("another standard deviation than declared") == 1
+
+
+def test_an_assertion_for_a_users_own_tests() -> None:
+    model = Language(nnx.Rngs(0))
+    assert_well_initialized(model, "gpt2")
+    model.lm_head.kernel.set_value(jnp.ones((64, 100)))
+    with pytest.raises(AssertionError, match=r"lm_head\.kernel: .*constant 1"):
+        jaxinit.assert_well_initialized(model, "gpt2")
+
+
+def test_the_memory_of_gates_at_the_start() -> None:
+    """sigmoid(b) a step: ln 2 / -ln sigmoid(0) = 1, and ln 2 / -ln sigmoid(3) = 14.3."""
+    cell = nnx.OptimizedLSTMCell(8, 8, rngs=nnx.Rngs(0))
+    rows = {row.name: row.memory for row in audit(cell).rows}
+    assert rows["dense_h.bias"] == pytest.approx(1.0)
+    fresh = jaxinit.reinitialize(
+        cell, jaxinit.SCHEMES["forget_bias"], nnx.Rngs(0).params(), exclude=()
+    )
+    rows = {row.name: row.memory for row in audit(fresh).rows}
+    assert rows["dense_h.bias"] == pytest.approx(2.21, rel=0.01)
