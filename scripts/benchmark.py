@@ -9,7 +9,7 @@ Draws: the parameters of many trials. Study: the wall clock of a whole study, st
 `--evaluations` changes how often an epoch is evaluated, by all alike. Growth: time against trials,
 T and H^2, memory against T, and what unrolling costs and brings.
 
-    scripts/benchmark [--quick] [--parts steps tokens draws study growth] [--json FILE]
+    scripts/benchmark [--quick] [--parts steps tokens pictures draws study growth] [--json FILE]
 """
 
 import importlib
@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tyro
-from variants import CHARACTERS, CHARACTERS_SETTING, RECORDING, SETTINGS, flops
+from variants import CHARACTERS, CHARACTERS_SETTING, PICTURES, RECORDING, SETTINGS, flops
 from workers import measure, start_worker, start_workers, stop
 
 QUICK = ("RNN H=128 T=28", "LSTM H=128 T=28", "GRU H=128 T=28")
@@ -213,6 +213,17 @@ def tokens_part(settings: "Benchmark", has_torch: bool) -> Iterator[dict]:
     print(f"tokens per second, on all cores: {', '.join(rates)}")
 
 
+def pictures_part(settings: "Benchmark", has_torch: bool) -> Iterator[dict]:
+    """Training steps of a convolutional network of 4 layers."""
+    left_out = ("PyTorch, torch.compile", "its products alone")
+    workers = start_workers(variants_here(has_torch, left_out))
+    rounds = 5 if settings.quick else 9
+    for setting, sizes in PICTURES.items():
+        steps = max(4, round(4e9 / flops(*sizes)))
+        yield from rows_of(setting, measure(workers, setting, rounds, steps))
+    stop(workers)
+
+
 def draws_part(settings: "Benchmark", has_torch: bool) -> Iterator[dict]:
     """Parameters of many trials, drawn by us and by `jax.nn.initializers`, in all: `ms` is not per
     trial."""
@@ -241,13 +252,13 @@ class Benchmark:
 
     quick: bool = False
     """Three settings instead of six, fewer rounds and a small study: under three minutes."""
-    parts: tuple[Literal["steps", "tokens", "draws", "study", "growth"], ...] = (
+    parts: tuple[Literal["steps", "tokens", "pictures", "draws", "study", "growth"], ...] = (
         "steps",
         "draws",
         "study",
     )
-    """What to measure: training steps, those of a Transformer, drawing parameters, a whole study,
-    how cost grows."""
+    """What to measure: training steps, those of a Transformer or a convolutional network, drawing
+    parameters, a whole study, how cost grows."""
     evaluations: int = 4
     """Evaluations an epoch in the whole study; a divisor of its 40 batches."""
     json: Path | None = None
@@ -263,10 +274,16 @@ def main() -> None:
             file=sys.stderr,
         )
     rows = []
-    parts = {"steps": steps_part, "tokens": tokens_part, "draws": draws_part, "study": study_part}
+    parts = {
+        "steps": steps_part,
+        "tokens": tokens_part,
+        "pictures": pictures_part,
+        "draws": draws_part,
+        "study": study_part,
+    }
     for part in settings.parts:
         if part in parts:
-            heading = "ms/step/trial" if part in ("steps", "tokens") else "ms in all"
+            heading = "ms in all" if part in ("draws", "study") else "ms/step/trial"
             print(
                 f"{'setting':16} {'variant':26} {heading + ' (low-high)':>28} {'of peak':>8} "
                 f"{'x torch':>8} {'x NNX':>6}"

@@ -21,6 +21,7 @@ from importlib.metadata import version
 from typing import Any
 
 import character_models
+import picture_models
 
 CHARACTERS_SETTING = "4 blocks of 128, T=64"
 # By name: model, hidden units, inputs, batch, steps in time.
@@ -31,6 +32,12 @@ SETTINGS = {
     "GRU H=128 T=28": ("gru", 128, 8, 32, 28),
     "RNN H=512 T=28": ("rnn", 512, 8, 64, 28),
     "LSTM H=512 T=28": ("lstm", 512, 8, 64, 28),
+}
+# Pictures: channels, columns, batch, rows.
+PICTURES = {
+    "CNN 16, 8x8": ("cnn", 16, 8, 32, 8),
+    "CNN 32, 8x8": ("cnn", 32, 8, 32, 8),
+    "CNN 32, 28x28": ("cnn", 32, 28, 32, 28),
 }
 # Those of scripts/accelerator: a large run, and sizes for trying it out on simulated devices.
 ON_ACCELERATORS = {
@@ -241,6 +248,10 @@ def _jax_loss(model: str, hidden: int, inputs: int, batch: int, length: int, **o
         sizes |= {"layers": blocks, "heads": heads, "length": length}
         outputs, scheme = inputs, SCHEMES["xavier_transformer"]
         x, y = map(jax.numpy.asarray, character_models.tokens(inputs, batch, length))
+    elif model == "cnn":
+        sizes |= {"layers": picture_models.LAYERS}
+        outputs, scheme = CLASSES, SCHEMES["he_normal"]
+        x, y = map(jax.numpy.asarray, picture_models.pictures(inputs, batch, length))
     else:
         outputs, scheme = CLASSES, SCHEMES["glorot_uniform"]
         x = jax.random.normal(jax.random.key(0), (batch, length, inputs))
@@ -262,6 +273,8 @@ def _jax_loss(model: str, hidden: int, inputs: int, batch: int, length: int, **o
 def flax_nnx(model: str, hidden: int, inputs: int, batch: int, length: int) -> Step:
     if model == "transformer":
         return character_models.flax_nnx(hidden, inputs, batch, length, RATE)
+    if model == "cnn":
+        return picture_models.flax_nnx(hidden, inputs, batch, length, RATE)
     import jax
     from flax import nnx
 
@@ -296,6 +309,8 @@ def pytorch(
 ) -> Step:
     if model == "transformer":
         return character_models.pytorch(hidden, inputs, batch, length, RATE, threads)
+    if model == "cnn":
+        return picture_models.pytorch(hidden, inputs, batch, length, RATE, threads)
     torch: Any = importlib.import_module("torch")
     torch.set_num_threads(threads)
     kinds: dict[str, Any] = {"rnn": torch.nn.RNN, "lstm": torch.nn.LSTM, "gru": torch.nn.GRU}
@@ -387,6 +402,8 @@ def flops(model: str, hidden: int, inputs: int, batch: int, length: int) -> floa
     """Multiplications and additions of one training step: forward, and twice that backward."""
     if model == "transformer":
         return character_models.flops(hidden, inputs, batch, length)
+    if model == "cnn":
+        return picture_models.flops(hidden, inputs, batch, length)
     return 3 * 2 * length * batch * hidden * (hidden + inputs) * GATES[model]
 
 
@@ -414,7 +431,7 @@ def work(variant: str) -> None:
         importlib.import_module("torch")
     else:
         importlib.import_module("jax").devices()
-    settings = SETTINGS | ON_ACCELERATORS | {CHARACTERS_SETTING: CHARACTERS}
+    settings = SETTINGS | PICTURES | ON_ACCELERATORS | {CHARACTERS_SETTING: CHARACTERS}
     run: Step | None = None
     for line in map(str.strip, sys.stdin):
         if run is None or line in settings or line == "main job":
