@@ -64,6 +64,9 @@ ELSEWHERE = {"np_rnn": ("recurrent",), "smart_tanh": ("recurrent",)}  # tested i
 RESIDUAL = {  # tested in test_transformer and test_mup
     "gpt2",
     "gpt2_blocks",
+    "layer_index",
+    "nanochat",
+    "speedrun",
     "llama",
     "bert",
     "t5",
