@@ -45,6 +45,7 @@ SCHEMES: dict[str, Scheme] = {
     "smart_tanh": plain.smart_tanh,
     "saxe_orthogonal": plain.saxe_orthogonal,
     "delta_orthogonal": plain.delta_orthogonal,
+    "sinusoidal": plain.sinusoidal,
     "glorot_standard": plain.glorot_standard,
     "glorot_normalized": glorot_scheme,
     "zaremba": plain.zaremba(),
