@@ -96,8 +96,8 @@ def pissa(w: Array, rank: int, scale: float) -> tuple[Array, Array]:
     s A B is then the best approximation of W of the rank, and what stays frozen has the other
     singular values. Shapes: W `[inputs, outputs]`, A `[inputs, rank]`, B `[rank, outputs]`; s is
     `LoRA`'s scale. Assumes a rank that is no more than either side of W.
-    Source: Meng et al. (2024), PiSSA, eq. 2 to 4; the division by s is PEFT's (`pissa_init`, commit
-    5d602fd, 2026-08-21).
+    Source: Meng et al. (2024), PiSSA, as PEFT has it (tuners/lora/layer.py, `pissa_init`, commit
+    5d602fd, 2026-08-21); the division by s is PEFT's.
     """
     u, s, vt = jnp.linalg.svd(w, full_matrices=False)
     root = jnp.sqrt(s[:rank] / scale)
@@ -109,8 +109,8 @@ def olora(w: Array, rank: int, scale: float) -> tuple[Array, Array]:
 
     The rows of B are orthonormal, and A B agrees with the first r rows of W. Shapes and assumptions
     as `pissa`.
-    Source: Bueyuekakyuez (2024), OLoRA, algorithm 1; as PEFT has it (`olora_init`, commit 5d602fd,
-    2026-08-21), which divides neither factor by s, so that s A B leaves the frozen kernel.
+    Source: Büyükakyüz (2024), OLoRA, as PEFT has it (tuners/lora/layer.py, `olora_init`, commit
+    5d602fd, 2026-08-21), which divides neither factor by s, so that s A B leaves the frozen kernel.
     """
     del scale
     q, r = jnp.linalg.qr(w.T)

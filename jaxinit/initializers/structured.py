@@ -308,10 +308,10 @@ def sinusoidal(scale: Number = 1.0, mode: Mode = "fan_avg", copy_axes: int = 0) 
     alike.
     Raises: ValueError for fewer than two axes, and for at most 2 inputs and 2 outputs, where every
     entry is 0.
-    Source: Fernandez-Hernandez et al. (2025), Sinusoidal Initialization, Time for a New Start, and
-    their code, initialize.py (commit 9b601fb, 2025-12-04). Their later code (commit 334f680) has
-    He's variance, `sinusoidal(2.0, "fan_in")`. Departures: the fan out of a convolution counts its
-    window, copies are as said above, and windows come before inputs.
+    Source: Fernandez-Hernandez et al. (2025), Sinusoidal Initialization, Time for a New Start, as
+    their code has it, initialize.py (commit 9b601fb, 2025-12-04); as read last (commit 334f680,
+    2026-04-28) it has He's variance, `sinusoidal(2.0, "fan_in")`. Departures: the fan out of a
+    convolution counts its window, copies are as said above, and windows come before inputs.
     """
 
     def init(key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike) -> Array:
