@@ -49,7 +49,10 @@ if TYPE_CHECKING:
     from jaxinit.spec import Leaf as Leaf
     from jaxinit.spec import Rule as Rule
     from jaxinit.spec import Scheme as Scheme
+    from jaxinit.spec import along as along
     from jaxinit.spec import draw as draw
+    from jaxinit.spec import per_gate as per_gate
+    from jaxinit.spec import per_part as per_part
     from jaxinit.study import BadStudy as BadStudy
     from jaxinit.study import Study as Study
     from jaxinit.tasks import TASKS as TASKS
@@ -59,7 +62,7 @@ if TYPE_CHECKING:
     __version__: str
 
 _HOME = {
-    "spec": ("Leaf", "Rule", "Scheme", "draw"),
+    "spec": ("Leaf", "Rule", "Scheme", "draw", "along", "per_gate", "per_part"),
     "schemes": ("SCHEMES",),
     "introspect": ("leaves", "initialize", "declare", "adapt"),
     "models": (

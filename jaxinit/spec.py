@@ -469,6 +469,65 @@ def asked_of(shape: tuple[int, ...], dims: str) -> tuple[int, ...]:
     return tuple(shape[axis] for axis in order if dims[axis] != ".")
 
 
+def per_part(init: Initializer, parts: int, axis: int = -1) -> Sampler:
+    """`init`, drawn once for each of the kernels that lie side by side along one axis.
+
+    Entry k of the axis is entry k mod n of kernel k // n, n = size / parts. Along the last axis lie
+    the gates of a fused cell, packed queries, keys and values, the heads that a layer asks for as
+    one axis of outputs, and the groups of a convolution; along the one before it, `axis=-2`, the
+    batch axes that Flax's `LinearGeneral` and `DenseGeneral` count as inputs. Copies that have an
+    axis of their own need none of this: `along(".io", init)`.
+    Shapes: `(*window, inputs, outputs)` or a vector; each kernel has its own key, and no fan counts
+    the other ones. A `Joint` such as `gate_biases` is asked for all of them, parts first.
+    dtypes: as `along`, sampled in float32 and cast last.
+    Raises: ValueError for `parts` below 1, for what is no initializer, such as `orthogonal` for
+    `orthogonal()`, and, when drawn, for an axis that the shape lacks or that the parts do not
+    divide.
+    """
+    if not isinstance(parts, int) or parts < 1:
+        raise ValueError(
+            f"the number of kernels that share an axis must be a positive integer, got {parts!r}"
+        )
+    if not callable(init) or not is_initializer(init):
+        name = getattr(init, "__name__", repr(init))
+        raise ValueError(
+            f"expected an initializer, called with (key, shape, dtype), got {name}; if that makes "
+            f"one, call it first: {name}()"
+        )
+
+    def init_parts(key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+        if not -len(shape) <= axis < len(shape):
+            raise ValueError(f"shape {shape} has no axis {axis} to share; give one that it has")
+        at = axis % len(shape)
+        size = shape[at]
+        if size % parts:
+            raise ValueError(
+                f"axis {axis} of shape {shape} has {size} entries, which {parts} kernels cannot "
+                "share alike; give the number of gates, heads or groups that it holds"
+            )
+        dims = "w" * (len(shape) - 2) + "io"
+        if len(shape) == 1:
+            dims = "o"
+        # Kernel by kernel: the axis becomes two, the copies and what is left of it.
+        apart = (*shape[:at], parts, size // parts, *shape[at + 1 :])
+        drawn = along(f"{dims[:at]}.{dims[at:]}", init)(key, apart, dtype)
+        return drawn.reshape(shape)
+
+    return Sampler(init_parts)
+
+
+def per_gate(init: Initializer, gates: int) -> Sampler:
+    """`init`, drawn once for each gate of a fused kernel `(inputs, gates * units)`:
+    `nnx.GRUCell(..., recurrent_kernel_init=per_gate(orthogonal(), gates=3))`.
+
+    `nnx.GRUCell` fuses 3 gates and `nnx.OptimizedLSTMCell` 4 (input, forget, cell, output); what is
+    orthogonal as a whole is not so gate by gate, and a fan out of the whole counts every gate.
+    As `per_part` along the last axis, where shapes, dtypes and errors are told; biases `(gates *
+    units,)` too: `per_gate(gate_biases(("input", "forget", "cell", "output"), forget=1.0), 4)`.
+    """
+    return per_part(init, gates)
+
+
 def sizes_of(shape: tuple[int, ...], dims: str, letter: str) -> tuple[int, ...]:
     """The sizes of the axes of a letter, in their order."""
     return tuple(size for size, axis in zip(shape, dims, strict=True) if axis == letter)

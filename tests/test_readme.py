@@ -109,6 +109,10 @@ def test_the_other_commands_are_those_that_other_tests_run() -> None:
     assert all(command.split()[2] in cli.experiments() for command in experiments)
     here = {*of_kind("run"), *of_kind("probe"), *of_kind("coordcheck"), *experiments}
     assert set(commands()) - here == {
+        "jaxinit audit mine.py:build",
+        "jaxinit audit mine.py:build --batch data.npz --json",
+        "jaxinit audit mine.py:build --scheme gpt2",
+        "jaxinit audit model.safetensors",
         "jaxinit compare results/a results/b",
         "jaxinit list",
         "jaxinit plot results/...",

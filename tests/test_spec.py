@@ -11,9 +11,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import NamedSharding, PartitionSpec
 
+import jaxinit
 from jaxinit import initializers, spec
 from jaxinit.initializers import glorot_scheme, orthogonal, zeros
-from jaxinit.spec import Joint, Leaf, Override, Rule, along, draw, named_key
+from jaxinit.spec import (
+    Joint,
+    Leaf,
+    Override,
+    Rule,
+    along,
+    draw,
+    named_key,
+    per_gate,
+    per_part,
+)
 
 KEY = jax.random.key(0)
 FANS = {  # layer: (shape, dims, fan_in, fan_out)
@@ -352,3 +363,131 @@ def test_a_joint_initializer_is_given_all_copies_at_once() -> None:
     drawn = along("o.i", Joint(numbered))(jax.random.key(0), (5, 3, 4), jnp.float32)
     assert seen == [(3, 4, 5)]  # copies, inputs, outputs
     np.testing.assert_array_equal(drawn, np.arange(60).reshape(3, 4, 5).transpose(2, 0, 1))
+
+
+def singular_values(kernels: jax.Array) -> np.ndarray:
+    return np.linalg.svd(np.asarray(kernels, np.float64), compute_uv=False)
+
+
+def by_gate(kernel: jax.Array, gates: int) -> np.ndarray:
+    """A fused kernel `(inputs, gates * units)` as `(gates, inputs, units)`."""
+    return np.stack(np.split(np.asarray(kernel), gates, axis=-1))
+
+
+@pytest.mark.parametrize(
+    ("cell", "gates", "shipped"), [(nnx.GRUCell, 3, 0.51), (nnx.OptimizedLSTMCell, 4, 0.44)]
+)
+def test_fused_cells_of_flax_are_orthogonal_gate_by_gate(cell, gates: int, shipped: float) -> None:
+    """Pitfall 1: as Flax ships them the whole is orthogonal, and no gate is."""
+    as_shipped = cell(64, 128, rngs=nnx.Rngs(0)).dense_h.kernel[...]
+    assert singular_values(by_gate(as_shipped, gates)).mean() == pytest.approx(shipped, abs=0.01)
+    init = per_gate(orthogonal(), gates=gates)
+    kernel = cell(64, 128, recurrent_kernel_init=init, rngs=nnx.Rngs(0)).dense_h.kernel[...]
+    np.testing.assert_allclose(singular_values(by_gate(kernel, gates)), 1, atol=1e-5)
+    # No two gates are alike: the entries of an orthogonal matrix have a variance of 1/n.
+    first, second = by_gate(kernel, gates)[:2]
+    assert (first - second).var() == pytest.approx(2 / 128, rel=4 * math.sqrt(2) / 128)
+
+
+# Layers of Flax that store several kernels as one axis: what is drawn, and into how many kernels.
+SHARED = {
+    "heads of LinearGeneral": (
+        lambda init: nnx.LinearGeneral(64, (8, 16), kernel_init=init, rngs=nnx.Rngs(0)),
+        per_part(initializers.glorot("normal"), 8),
+        math.sqrt(2 / (64 + 16)),  # over all heads it would be 2 / (64 + 128)
+    ),
+    "batch axes of LinearGeneral": (
+        lambda init: nnx.LinearGeneral(
+            32, 64, batch_axis={0: 16}, axis=-1, kernel_init=init, rngs=nnx.Rngs(0)
+        ),
+        per_part(initializers.lecun("normal"), 16, axis=-2),
+        1 / math.sqrt(32),  # Flax's own: 1 / (16 x 32)
+    ),
+    "groups of a convolution": (
+        lambda init: nnx.Conv(
+            64, 64, (3, 3), feature_group_count=64, kernel_init=init, rngs=nnx.Rngs(0)
+        ),
+        per_part(initializers.variance_scaling(2.0, "fan_out", "normal"), 64),
+        math.sqrt(2 / 9),  # 0.471; Flax counts 64 x 9 outputs: 0.059
+    ),
+    "packed queries, keys and values": (
+        lambda init: nnx.Linear(64, 3 * 64, kernel_init=init, rngs=nnx.Rngs(0)),
+        per_part(initializers.glorot("normal"), 3),
+        math.sqrt(2 / (64 + 64)),  # packed: 2 / (64 + 192), half of it
+    ),
+}
+
+
+@pytest.mark.parametrize("layer", SHARED)
+def test_kernels_that_share_an_axis_have_the_size_of_their_own_fans(layer: str) -> None:
+    """Pitfalls 4, 6, 10 and 15."""
+    make, init, std = SHARED[layer]
+    kernel = np.asarray(make(init).kernel[...], np.float64)
+    # The variance of a variance of n Gaussian draws is 2 sigma^4 / n.
+    assert kernel.var() == pytest.approx(std**2, rel=4 * math.sqrt(2 / kernel.size))
+    plain = make(initializers.glorot("normal")).kernel[...]
+    assert kernel.shape == plain.shape
+
+
+def test_experts_and_heads_with_an_axis_of_their_own() -> None:
+    """Pitfalls 5 and 6, for bare parameters: `along`, which is offered under the package's name."""
+    experts = along(".io", initializers.lecun("normal"))(KEY, (12, 32, 128))
+    assert float(experts.var()) == pytest.approx(1 / 32, rel=4 * math.sqrt(2 / experts.size))
+    heads = along("i.o", orthogonal())(KEY, (64, 8, 16))
+    np.testing.assert_allclose(singular_values(heads.transpose(1, 0, 2)), 1, atol=1e-5)
+    assert float(jaxinit.along("i.o", orthogonal())(KEY, (64, 8, 16))[0, 0, 0]) == heads[0, 0, 0]
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_gates_are_drawn_wide_and_cast_last(dtype: jnp.dtype) -> None:
+    """Pitfalls 2 and 3: JAX's own laws, which are biased or fail when they sample narrow."""
+    wide = per_gate(jax.nn.initializers.orthogonal(), 3)(KEY, (32, 96), jnp.float32)
+    narrow = per_gate(jax.nn.initializers.orthogonal(), 3)(KEY, (32, 96), dtype)
+    np.testing.assert_array_equal(narrow, wide.astype(dtype))
+    he = per_gate(jax.nn.initializers.he_normal(), 4)(KEY, (512, 2048), dtype)
+    assert he.dtype == dtype
+    w = np.asarray(he, np.float64)
+    assert abs(w.mean()) < 4 * w.std() / math.sqrt(w.size)  # sampled narrow: 0.012 of w.std()
+    assert w.var() == pytest.approx(2 / 512, rel=4 * math.sqrt(1.4 / w.size) + 2**-8)
+
+
+def test_an_identity_fills_every_gate() -> None:
+    """Pitfall 7: on a fused kernel it fills the first gate only."""
+    kernel = per_gate(initializers.identity(), 4)(KEY, (8, 32))
+    np.testing.assert_array_equal(by_gate(kernel, 4), np.tile(np.eye(8), (4, 1, 1)))
+
+
+def test_biases_of_fused_gates() -> None:
+    gates = ("input", "forget", "cell", "output")
+    init = per_gate(initializers.gate_biases(gates, forget=1.0), gates=4)
+    cell = nnx.OptimizedLSTMCell(4, 8, bias_init=init, rngs=nnx.Rngs(0))
+    np.testing.assert_array_equal(cell.dense_h.bias[...], np.repeat([0, 1, 0, 0], 8))  # pyright: ignore[reportOptionalSubscript]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: per_gate(orthogonal(), 0), "must be a positive integer, got 0"),
+        (lambda: per_gate(orthogonal, 3), r"got orthogonal; .*call it first: orthogonal\(\)"),
+        (
+            lambda: per_gate(orthogonal(), 5)(KEY, (8, 32)),
+            r"axis -1 of shape \(8, 32\) has 32 entries, which 5 kernels cannot share alike; give",
+        ),
+        (
+            lambda: per_part(orthogonal(), 2, axis=2)(KEY, (8, 32)),
+            r"shape \(8, 32\) has no axis 2",
+        ),
+    ],
+)
+def test_parts_that_make_no_sense_are_refused(make, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_parts_are_drawn_alike_eager_jit_and_sharded() -> None:
+    init = per_gate(initializers.normal(1.0), 4)
+    eager = init(KEY, (8, 64), jnp.float32)
+    np.testing.assert_allclose(jax.jit(lambda key: init(key, (8, 64)))(KEY), eager, atol=1e-6)
+    mesh = jax.sharding.Mesh(np.asarray(jax.devices()), ("units",))
+    sharding = NamedSharding(mesh, PartitionSpec(None, "units"))
+    np.testing.assert_array_equal(init(KEY, (8, 64), jnp.float32, sharding), eager)

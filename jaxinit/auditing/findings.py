@@ -370,7 +370,7 @@ def _fused(item: Item) -> Iterator[Finding]:
         f"mean singular value of a gate {mean:.2f}, where an orthogonal one has 1; "
         f"{leaf.copies} gates share one orthogonal matrix",
         f"{entry.layer or 'the cell'} draws one kernel {stored.shape} for all gates",
-        f"{kind}=jaxinit.per_gate(orthogonal(), gates={leaf.copies}), or "
+        f"{kind}=jaxinit.per_gate(jaxinit.initializers.orthogonal(), {leaf.copies}), or "
         "jaxinit.reinitialize(model, scheme, key)",
     )
 

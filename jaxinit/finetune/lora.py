@@ -4,17 +4,22 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array
+from jax.typing import DTypeLike
+from jaxtyping import Array, Key
 
 from jaxinit import introspect
-from jaxinit.initializers.basic import normal, variance_scaling, zeros
+from jaxinit.initializers.basic import normal, orthogonal, variance_scaling, zeros
+from jaxinit.initializers.sampling import sampled_wide
 from jaxinit.introspect import Frozen, name_of, param
-from jaxinit.spec import Initializer, Leaf, Scheme, axis_size, matches, sampling_dtype
+from jaxinit.spec import Initializer, Leaf, Rule, Scheme, axis_size, matches, sampling_dtype
 
 LORA_ROLES = ("lora_a", "lora_b")
+# (W [inputs, outputs], rank, s) -> A [inputs, rank], B [rank, outputs]
+Factors = Callable[[Array, int, float], tuple[Array, Array]]
 
 
 def lora_kaiming(leaf: Leaf) -> Initializer | None:
@@ -52,6 +57,66 @@ def lora_init_b(leaf: Leaf) -> Initializer | None:
     return zeros if leaf.role == "lora_a" else None
 
 
+def lora_orthogonal(leaf: Leaf) -> Rule | None:
+    """A = X Q_1 / 10 and B = Q_2^T Y / 10: both random, and A B = 0 to rounding.
+
+    Q_1 and Q_2 are the even and the odd rows of one orthogonal matrix of the rank's size, X and Y
+    Gaussian: entries have a variance of 1/200. Nothing of the adapted kernel is changed, and both
+    factors have a gradient at step 0.
+    Shapes: those of `LoRA`, tables too; the rank must be even. Both factors of a kernel are drawn
+    from one key (`spec.Rule.key`), which their names share but for the role.
+    Raises: ValueError for an odd rank.
+    Source: PEFT, tuners/lora/layer.py, `orthogonal_init` (commit 5d602fd, 2026-08-21), after Datta,
+    "Rethinking LoRA initialisation".
+    """
+    if leaf.role not in LORA_ROLES:
+        return None
+    is_a = leaf.role == "lora_a"
+    rank = leaf.fan_out if is_a else leaf.fan_in
+    if rank % 2:
+        raise ValueError(
+            f"lora_orthogonal needs an even rank, half of it for A and half for B; got {rank} in "
+            f"{leaf.name!r}"
+        )
+
+    def draw(key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+        shared, of_a, of_b = jax.random.split(key, 3)
+        q = orthogonal()(shared, (rank, rank), dtype)
+        if is_a:
+            return jax.random.normal(of_a, (shape[0], rank // 2), dtype) @ q[0::2] / 10
+        return q[1::2].T @ jax.random.normal(of_b, (rank // 2, shape[1]), dtype) / 10
+
+    return Rule(sampled_wide(draw), key=leaf.name.replace(leaf.role, "lora", 1))
+
+
+def pissa(w: Array, rank: int, scale: float) -> tuple[Array, Array]:
+    """The principal part of a kernel: A = U_r (S_r / s)^(1/2), B = (S_r / s)^(1/2) V_r^T of W = U S
+    V^T.
+
+    s A B is then the best approximation of W of the rank, and what stays frozen has the other
+    singular values. Shapes: W `[inputs, outputs]`, A `[inputs, rank]`, B `[rank, outputs]`; s is
+    `LoRA`'s scale. Assumes a rank that is no more than either side of W.
+    Source: Meng et al. (2024), PiSSA, as PEFT has it (tuners/lora/layer.py, `pissa_init`, commit
+    5d602fd, 2026-08-21); the division by s is PEFT's.
+    """
+    u, s, vt = jnp.linalg.svd(w, full_matrices=False)
+    root = jnp.sqrt(s[:rank] / scale)
+    return u[:, :rank] * root[None], root[:, None] * vt[:rank]
+
+
+def olora(w: Array, rank: int, scale: float) -> tuple[Array, Array]:
+    """The first directions of a QR decomposition: A = R_r^T, B = Q_r^T of W^T = Q R.
+
+    The rows of B are orthonormal, and A B agrees with the first r rows of W. Shapes and assumptions
+    as `pissa`.
+    Source: Büyükakyüz (2024), OLoRA, as PEFT has it (tuners/lora/layer.py, `olora_init`, commit
+    5d602fd, 2026-08-21), which divides neither factor by s, so that s A B leaves the frozen kernel.
+    """
+    del scale
+    q, r = jnp.linalg.qr(w.T)
+    return r[:rank].T, q[:, :rank].T
+
+
 class LoRA(nnx.Module):
     """Low-rank adapters around a frozen module: a linear layer, an embedding, or a whole model.
 
@@ -65,10 +130,15 @@ class LoRA(nnx.Module):
     W changes.
     Roles: `lora_a`, `lora_b`; their `kind` is embedding for a table.
     Arguments: `adapt`, patterns for names or roles of kernels (default: every kernel); `alpha`
-    (default: `rank`); `init`, a scheme for the two roles. Flax's own layers are understood as they
-    are, other modules declare their parameters (`introspect.param`).
+    (default: `rank`); `init`, a scheme for the two roles (default: `lora_kaiming`). Flax's own
+    layers are understood as they are, other modules declare their parameters (`introspect.param`).
+    With `factors`, `pissa` or `olora`, A and B are made of W, and what is frozen is W - s A B,
+    rounded once to the dtype of W: the model starts as itself to rounding, and `unmerged` gives the
+    frozen rest. A study draws A and B by its scheme, which is then
+    `finetune.pretrained(introspect.values(adapted), lora_kaiming)`.
     Raises: ValueError for a pattern that matches no kernel, a rank above the smaller side of an
-    adapted kernel, or a kernel of whole numbers.
+    adapted kernel, a kernel of whole numbers, `init` and `factors` together, or `factors` with an
+    alpha that is not positive.
     Source: Hu et al. (2021), eq. 3; Kalajdzievski (2023) for rank stabilization. Departure: A and B
     meet in the weights and not in the activations, x (W + s A B) for x W + s (x A) B, so that one
     mechanism serves every kind of layer.
@@ -82,7 +152,8 @@ class LoRA(nnx.Module):
         adapt: Sequence[str] = ("*",),
         alpha: float | None = None,
         rank_stabilized: bool = False,
-        init: Scheme = lora_kaiming,
+        init: Scheme | None = None,
+        factors: Factors | None = None,
         rngs: nnx.Rngs,
     ):
         if not isinstance(rank, int) or rank < 1:
@@ -97,6 +168,11 @@ class LoRA(nnx.Module):
             self.scale = alpha / math.sqrt(rank)
         else:
             self.scale = alpha / rank
+        if factors is not None and (init is not None or not self.scale > 0):
+            raise ValueError(
+                f"LoRA: factors make A and B of the kernels, with alpha above 0; got alpha={alpha} "
+                f"and {'a scheme' if init else 'no scheme'} for them; leave out init, or factors"
+            )
         # Pairs and no dictionary, so that the graph of this module has a hash.
         self.dims = tuple((leaf.name, leaf.dims) for leaf in adapted)
         lora_a: dict[str, nnx.Param] = {}
@@ -109,7 +185,22 @@ class LoRA(nnx.Module):
         self.lora_a = nnx.Dict(lora_a)
         self.lora_b = nnx.Dict(lora_b)
         self._freeze(base)
-        introspect.fill(self, init, rngs.params())
+        if factors is None:
+            introspect.fill(self, init or lora_kaiming, rngs.params())
+        else:
+            self._split(base, rank, factors)
+
+    def _split(self, base: nnx.Module, rank: int, factors: Factors) -> None:
+        """A and B made of every adapted kernel, which then stays frozen less s A B."""
+        values = introspect.values(base)
+        for name, dims in self.dims:
+            w = values[name].transpose(_rows_first(dims))
+            inputs = self.lora_a[name].shape[0]
+            matrix = w.reshape(inputs, -1).astype(sampling_dtype(w.dtype))
+            a, b = factors(matrix, rank, self.scale)
+            self.lora_a[name].set_value(a.astype(jnp.float32))
+            self.lora_b[name].set_value(b.astype(jnp.float32))
+        self._freeze(self.unmerged(base))
 
     def _freeze(self, base: nnx.Module) -> None:
         """Keep all that the base holds, by name, under a type that no training step changes."""
@@ -176,14 +267,8 @@ class LoRA(nnx.Module):
 
     def _delta(self, name: str, shape: tuple[int, ...]) -> Array:
         """s A B, in the layout of the kernel."""
-        dims = dict(self.dims)[name]
-        rows: list[int] = []
-        columns: list[int] = []
-        for axis, letter in enumerate(dims):
-            side = rows if letter in "iw" else columns
-            side.append(axis)
         # A B is a matrix [inputs, outputs]: its axes are those of the kernel in this order.
-        order = [*rows, *columns]
+        order = _rows_first(dict(self.dims)[name])
         product = self.scale * (self.lora_a[name][...] @ self.lora_b[name][...])
         unflattened = product.reshape([shape[axis] for axis in order])
         back = np.argsort(order).tolist()
@@ -251,6 +336,16 @@ def _kind(variable: Any) -> tuple[type | None, tuple[tuple[str, Any], ...]]:
     if not isinstance(variable, nnx.Variable):
         return None, ()
     return type(variable), tuple(variable.get_metadata().items())
+
+
+def _rows_first(dims: str) -> list[int]:
+    """The axes of a kernel, those of inputs in front, as one matrix has them."""
+    rows: list[int] = []
+    columns: list[int] = []
+    for axis, letter in enumerate(dims):
+        side = rows if letter in "iw" else columns
+        side.append(axis)
+    return [*rows, *columns]
 
 
 def _sides(leaf: Leaf) -> tuple[int, int]:

@@ -151,18 +151,18 @@ def variance_scaling(scale: Number, mode: Mode, law: Law) -> Sampler:
                 "variance scaling needs inputs and outputs, the last two axes of a kernel, got "
                 f"shape {shape}; for a bias use zeros, constant or uniform"
             )
-        fan = max(_fan(shape, mode), 1)  # of an empty matrix 0, which no scale can be divided by
+        fan = max(fan_of(shape, mode), 1)  # of an empty matrix 0, which no scale can be divided by
         is_complex = jnp.issubdtype(dtype, jnp.complexfloating)
         draw = _of_std(root(scale / fan), law, is_complex)
         return draw(key, shape, dtype)
 
     def spread(shape: tuple[int, ...]) -> Number:
-        return root(scale / max(_fan(shape, mode), 1))
+        return root(scale / max(fan_of(shape, mode), 1))
 
     return Sampler(init, law=law.replace("_", " "), spread=spread)
 
 
-def _fan(shape: tuple[int, ...], mode: Mode) -> int | float:
+def fan_of(shape: tuple[int, ...], mode: Mode) -> int | float:
     """The fan of a kernel `(*window, inputs, outputs)`, or a mean of its two."""
     window = math.prod(shape[:-2])
     fan_in = shape[-2] * window

@@ -14,13 +14,14 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Inexact, Key
 from scipy.linalg import hadamard
 
-from jaxinit.initializers.basic import orthogonal
+from jaxinit.initializers.basic import Mode, fan_of, orthogonal
 from jaxinit.initializers.sampling import (
     Number,
     known,
     one_by_one,
     polar,
     real_dtype,
+    root,
     sampled_wide,
     within,
 )
@@ -291,6 +292,58 @@ def zero_hadamard() -> Sampler:
         return jnp.asarray(c * between, dtype)
 
     return sampled_wide(init)
+
+
+def sinusoidal(scale: Number = 1.0, mode: Mode = "fan_avg", copy_axes: int = 0) -> Sampler:
+    """Every output unit is a sine wave over its inputs, of its own frequency and phase; not random.
+
+    W[j, i] = a sin(2 pi i (j / n + 1 / m)) for inputs j = 0 ... n - 1 and outputs i = 1 ... m, with
+    a such that the variance of all entries (the unbiased estimate) is scale / fan, as in
+    `variance_scaling`; the defaults are Glorot's, 2 / (n + m).
+    Shapes: `(*window, inputs, outputs)`, one wave over window and inputs; dtypes: real. With
+    `copy_axes` the first axes are copies, such as gates or heads: the waves are counted on from
+    copy to copy, m of all of them, since equal ones might stay equal; the fan is that of one.
+    It has less than full rank where the sizes share a factor: (n - 1) // 2 where n = m, and inputs
+    j = n - 1 and outputs i = n then have no weights. Where m >= n, all weights of unit i = n are
+    alike.
+    Raises: ValueError for fewer than two axes, and for at most 2 inputs and 2 outputs, where every
+    entry is 0.
+    Source: Fernandez-Hernandez et al. (2025), Sinusoidal Initialization, Time for a New Start, as
+    their code has it, initialize.py (commit 9b601fb, 2025-12-04); as read last (commit 334f680,
+    2026-04-28) it has He's variance, `sinusoidal(2.0, "fan_in")`. Departures: the fan out of a
+    convolution counts its window, copies are as said above, and windows come before inputs.
+    """
+
+    def init(key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+        del key
+        dtype = real_dtype(dtype, "sinusoidal")
+        copies, kernel = shape[:copy_axes], shape[copy_axes:]
+        if len(kernel) < 2:
+            raise ValueError(
+                "sinusoidal needs inputs and outputs, the last two axes of a kernel, got shape "
+                f"{kernel}; for a bias use zeros"
+            )
+        n, m = math.prod(kernel[:-1]), math.prod(copies) * kernel[-1]
+        if max(n, m) <= 2:
+            raise ValueError(
+                f"sinusoidal: with {n} inputs and {m} outputs every entry is 0; use another law "
+                "for a kernel this small"
+            )
+        place = jnp.arange(n)[:, None]
+        wave = jnp.arange(1, m + 1)[None, :]
+        # The turns before the last one are left out as whole numbers, which no rounding touches.
+        turns = (place * (wave % n) % n).astype(dtype) / n + wave.astype(dtype) / m
+        w = jnp.sin(2 * math.pi * turns)
+        target = jnp.asarray(root(scale / fan_of(kernel, mode)), dtype)
+        w = target / jnp.std(w, ddof=1) * w
+        # [inputs, copies, outputs] -> copies first
+        apart = w.reshape(n, math.prod(copies), kernel[-1])
+        return apart.transpose(1, 0, 2).reshape(shape)
+
+    sampler = sampled_wide(init)
+    if copy_axes:
+        return Joint(sampler)
+    return sampler
 
 
 def spectral(norm: Number | None = None) -> Sampler:

@@ -31,6 +31,13 @@ def branches(leaf: Leaf, scheme: str) -> int:
     return in_a_block * blocks(leaf, scheme)
 
 
+def block_index(leaf: Leaf, scheme: str) -> int:
+    """The place of a leaf's block among the others, from 0. Raises: ValueError where the number of
+    blocks is unknown, and a 0 may be a place that nobody has said."""
+    blocks(leaf, scheme)
+    return leaf.layer
+
+
 def partner(leaf: Leaf, scheme: str) -> str:
     """The role of the kernel that a bias or a scale belongs to; empty for what belongs to none,
     such as norms' biases.
@@ -67,6 +74,25 @@ def without_stream(leaves: Sequence[Leaf], also: Sequence[str] = ()) -> list[str
 def without_branches(leaves: Sequence[Leaf]) -> list[str]:
     """As `without_stream`, for a rule on every kernel of a branch but queries and keys."""
     return without_stream(leaves, ("value", "ffn_in"))
+
+
+def without_index(leaves: Sequence[Leaf]) -> list[str]:
+    """As `without_stream`, for a rule on the place of a block, which some models do not tell: those
+    whose blocks are stacked in one array, or stand in no list."""
+    missing = without_stream(leaves)
+    into_stream = [leaf for leaf in leaves if leaf.role in INTO_STREAM and leaf.n_layers > 1]
+    if any(leaf.layer > 0 for leaf in into_stream):
+        return missing
+    roles = [leaf.role for leaf in into_stream]
+    for leaf in into_stream:
+        is_stacked = leaf.dims.startswith(".") and leaf.shape[0] == leaf.n_layers
+        if is_stacked or roles.count(leaf.role) > 1:
+            return [
+                *missing,
+                f"the blocks after the first: of the {leaf.n_layers} blocks none but that of "
+                f"parameter {leaf.name!r} is known; keep them in an nnx.List",
+            ]
+    return missing
 
 
 def without_edges(leaves: Sequence[Leaf]) -> list[str]:

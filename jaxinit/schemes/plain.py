@@ -12,6 +12,7 @@ from jaxinit import initializers
 from jaxinit.initializers import structured
 from jaxinit.initializers.basic import glorot_scheme, normal, vector
 from jaxinit.schemes.combine import named, with_bias
+from jaxinit.schemes.needs import TABLES
 from jaxinit.spec import Initializer, Leaf, Scheme
 
 # Vectors that Zaremba et al. draw like any other weight; "start" is a learned initial state.
@@ -112,6 +113,18 @@ def delta_orthogonal(leaf: Leaf) -> Initializer:
     if leaf.is_kernel and "w" in leaf.dims:
         return structured.delta_orthogonal()
     return vector(leaf) or initializers.orthogonal()
+
+
+def sinusoidal(leaf: Leaf) -> Initializer:
+    """Kernels of sine waves of variance 2/(fan_in + fan_out), not random; zero biases:
+    Fernandez-Hernandez et al. (2025).
+
+    Tables are N(0, 1), which the authors' code leaves to PyTorch; of heads and gates each has waves
+    of its own. A square kernel has half its rank: `initializers.sinusoidal`.
+    """
+    if leaf.role in TABLES:
+        return normal(1.0)
+    return vector(leaf) or structured.sinusoidal(copy_axes=leaf.dims.count("."))
 
 
 def glorot_standard(leaf: Leaf) -> Initializer:

@@ -17,6 +17,7 @@ from jaxinit.initializers.basic import (
     normal,
     ones,
     scaled,
+    variance_scaling,
     vector,
     zeros,
 )
@@ -26,10 +27,12 @@ from jaxinit.schemes.needs import (
     INTO_STREAM,
     SCALED_BRANCH,
     TABLES,
+    block_index,
     blocks,
     branches,
     without_branches,
     without_gate,
+    without_index,
     without_stream,
 )
 from jaxinit.spec import Initializer, Leaf, Rule, Scheme, under
@@ -56,6 +59,64 @@ def gpt2_blocks(leaf: Leaf) -> Initializer:
     if leaf.role in INTO_STREAM:
         return normal(0.02 / math.sqrt(blocks(leaf, "gpt2_blocks")))
     return vector(leaf) or normal(0.02)
+
+
+def layer_index(leaf: Leaf) -> Initializer:
+    """N(0, 0.02^2); kernels into the residual stream 0.02 / sqrt(2 (l + 1)) in block l, from 0 on;
+    zero biases.
+
+    Unlike in `gpt2` the factor does not depend on how many blocks follow. Assumes blocks that are
+    kept apart: those stacked in one array, or in no list, are refused.
+    Raises: ValueError where the number of blocks, and with it the place among them, is unknown.
+    Source: torchtitan's Llama 3, models/llama3/__init__.py, `_depth_init` (commit b5bcd76,
+    2026-08-21); lingua's `current_depth` (commit 613018a). Departures from torchtitan: its
+    embedding is N(0, 1), its readout N(0, 1/d) cut at 3 standard deviations, the second kernel into
+    a gated feed-forward has the factor too, and its cut at +-2 is in absolute units, which cuts
+    nothing.
+    """
+    if leaf.role in INTO_STREAM:
+        return normal(0.02 / math.sqrt(2 * (block_index(leaf, "layer_index") + 1)))
+    return vector(leaf) or normal(0.02)
+
+
+def nanochat(leaf: Leaf) -> Initializer:
+    """U(+-sqrt(3/fan_in)), zero into the residual stream, embedding N(0, 1), readout N(0, 0.001^2):
+    nanochat.
+
+    The standard deviation is 1/sqrt(fan_in), where fan_in is the model's width of queries, keys,
+    values and the kernels into the feed-forward; uniform, so that there are no outliers.
+    Source: Karpathy's nanochat, nanochat/gpt.py, `init_weights` (commit 48abd7d, 2026-01-01). Since
+    March 2026 (commit 92d63d4, 2026-07-03, was read too) its embedding has 0.8 and the kernel into
+    the feed-forward 0.4 times this size, found by automatic search together with gates and value
+    embeddings that our models lack. Departures: it has neither biases nor a table of positions;
+    here biases are 0 and positions as the embedding.
+    """
+    if leaf.role in INTO_STREAM:
+        return zeros
+    if leaf.role in TABLES:
+        return normal(1.0)
+    if leaf.role == "readout":
+        return normal(0.001)
+    return vector(leaf) or variance_scaling(1.0, "fan_in", "uniform")
+
+
+def speedrun(leaf: Leaf) -> Initializer:
+    """U(+-sqrt(3)/(2 sqrt(fan_in))), zero into the residual stream and for the readout, embedding
+    N(0, 1): modded-nanogpt.
+
+    The standard deviation is 0.5/sqrt(fan_in), of which its code says that it is a bit better than
+    PyTorch's own 1/sqrt(3 fan_in).
+    Source: Jordan et al., modded-nanogpt, train_gpt.py (commit 6fd94ed, 2025-01-24). Later (commit
+    f411b3d, 2026-08-01, was read too) its readout is N(0, 0.005^2), the embedding begins as the
+    readout's transpose, and the kernels out of attention have the uniform law.
+    Departures: it has neither biases nor a table of positions; here biases are 0 and positions as
+    the embedding. Its value embeddings and skips between blocks are structure that our models lack.
+    """
+    if leaf.role in (*INTO_STREAM, "readout"):
+        return zeros
+    if leaf.role in TABLES:
+        return normal(1.0)
+    return vector(leaf) or variance_scaling(0.25, "fan_in", "uniform")
 
 
 def llama(leaf: Leaf) -> Initializer:
@@ -287,12 +348,16 @@ def deepnorm_pair(encoder_layers: int, decoder_layers: int) -> DeepNorm:
 for _scheme in (gpt2, gpt2_blocks, small_init_wang, spike_no_more):
     named(_scheme.__name__, _scheme, _scheme.__doc__, without_stream)
 
+named("layer_index", layer_index, layer_index.__doc__, without_index)
+
 for _scheme in (t_fixup, t_fixup_encoder, deepnorm):
     named(_scheme.__name__, _scheme, _scheme.__doc__, without_branches)
 
 for _scheme, _roles in (
     (fixup, ("value", "ffn_in", "readout")),
     (mimetic, ("query", "key", "value")),
+    (nanochat, ("readout",)),
+    (speedrun, ("readout",)),
 ):
     named(_scheme.__name__, _scheme, _scheme.__doc__, partial(without_stream, also=_roles))
 

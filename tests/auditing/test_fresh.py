@@ -103,6 +103,25 @@ def test_a_plan_has_the_factor_of_every_parameter() -> None:
     assert "blocks.0.fc2.kernel" in str(plan(Language(nnx.Rngs(0)), "gpt2"))
 
 
+@pytest.mark.parametrize(
+    ("scheme", "law"),
+    [
+        ("he_normal", f"truncated normal, std {(2 / 64) ** 0.5:.3g}"),
+        ("glorot_uniform", f"uniform, std {(2 / (64 + 256)) ** 0.5:.3g}"),
+        ("saxe_orthogonal", f"orthogonal, std {256**-0.5:.3g}"),
+        ("scale(orthogonal, 2.0)", f"orthogonal, std {2 * 256**-0.5:.3g}"),
+        ("xavier_rnn", f"normal, std {64**-0.5:.3g}"),
+    ],
+)
+def test_a_plan_knows_standard_deviations_without_a_draw(scheme: str, law: str) -> None:
+    """And they are those of a draw."""
+    model = nnx.Dict(fc=nnx.Linear(64, 256, rngs=nnx.Rngs(0)))
+    (line,) = [line for line in plan(model, scheme).lines if line.role == "hidden"]
+    assert line.law == law
+    drawn = np.asarray(reinitialize(model, scheme, jax.random.key(0)).fc.kernel.get_value())
+    assert drawn.std() == pytest.approx(float(law.split()[-1]), rel=0.03)
+
+
 def test_seven_billion_parameters_are_planned_without_a_draw() -> None:
     """Shapes of a Llama-like model: 32 blocks of width 4096."""
     width, hidden = 4096, 11008

@@ -13,7 +13,16 @@ import pytest
 from flax import nnx
 
 from jaxinit import introspect
-from jaxinit.finetune import LoRA, lora_gaussian, lora_init_b, lora_kaiming
+from jaxinit.finetune import (
+    LoRA,
+    lora_gaussian,
+    lora_init_b,
+    lora_kaiming,
+    lora_orthogonal,
+    olora,
+    pissa,
+    pretrained,
+)
 from jaxinit.initializers import normal
 from jaxinit.introspect import functional
 from jaxinit.models import LSTM, Transformer
@@ -190,3 +199,109 @@ def test_tables_are_adapted_as_the_cited_code_does() -> None:
         assert b.shape == (16, 256)
         assert b.mean() == pytest.approx(0, abs=4 / math.sqrt(b.size))
         assert b.var() == pytest.approx(1, rel=4 * math.sqrt(2 / b.size))
+
+
+STARTS: dict[str, dict[str, Any]] = {
+    "pissa": {"factors": pissa},
+    "olora": {"factors": olora},
+    "orthogonal": {"init": lora_orthogonal},
+}
+
+
+@pytest.mark.parametrize("start", STARTS)
+@pytest.mark.parametrize("kind", BASES)
+def test_starts_with_two_factors_leave_the_model_as_it_is_and_both_learn(
+    kind: str, start: str
+) -> None:
+    """W_res + s A B = W to rounding, and neither factor waits for the other."""
+    make, x = BASES[kind]
+    base: Any = make()
+    adapted = LoRA(base, 2, alpha=3.0, rngs=nnx.Rngs(1), **STARTS[start])
+    merged = introspect.values(adapted.merged())
+    # Declared, so that fused gates are apart here too.
+    for name, w in introspect.values(introspect.declare(make())).items():
+        np.testing.assert_allclose(merged[name], w, atol=2e-6 * float(jnp.abs(w).max() + 1))
+    np.testing.assert_allclose(cast(Any, adapted)(x), base(x), atol=1e-5)
+    model = functional(lambda: adapted)
+    params = introspect.values(adapted)
+    slopes = jax.grad(lambda p: jnp.sum(model.apply(p, x) ** 2))(params)
+    for leaf in model.leaves:
+        assert float(jnp.abs(slopes[leaf.name]).max()) > 0, leaf.name
+
+
+def of_a_matrix(start: str, rank: int, alpha: float) -> tuple[np.ndarray, ...]:
+    """W, s A B, W_res, A and B of a linear layer of 24 x 16."""
+    base = nnx.Linear(24, 16, rngs=nnx.Rngs(0))
+    adapted = LoRA(base, rank, alpha=alpha, rngs=nnx.Rngs(1), **STARTS[start])
+    a, b = (np.asarray(f["kernel"][...], np.float64) for f in (adapted.lora_a, adapted.lora_b))
+    frozen = np.asarray(adapted.base["kernel"][...], np.float64)
+    return np.asarray(base.kernel[...], np.float64), alpha / rank * a @ b, frozen, a, b
+
+
+def test_pissa_adapts_the_principal_singular_values() -> None:
+    w, product, frozen, a, b = of_a_matrix("pissa", 4, 8.0)
+    spectrum = np.linalg.svd(w, compute_uv=False)
+    np.testing.assert_allclose(
+        np.linalg.svd(product, compute_uv=False)[:5], [*spectrum[:4], 0], atol=1e-5
+    )
+    np.testing.assert_allclose(
+        np.linalg.svd(frozen, compute_uv=False), [*spectrum[4:], 0, 0, 0, 0], atol=1e-5
+    )
+    # The factors share the singular values, each of which PEFT divides by s = 2.
+    half = np.diag(spectrum[:4] / 2)
+    np.testing.assert_allclose(a.T @ a, half, atol=1e-5)
+    np.testing.assert_allclose(b @ b.T, half, atol=1e-5)
+
+
+def test_olora_adapts_an_orthonormal_basis() -> None:
+    w, product, frozen, a, b = of_a_matrix("olora", 4, 8.0)
+    np.testing.assert_allclose(b @ b.T, np.eye(4), atol=1e-5)
+    # R is triangular, so that the first rows of W are combinations of the first of the basis.
+    np.testing.assert_allclose((a @ b)[:4], w[:4], atol=1e-5)
+    assert np.linalg.matrix_rank(product, tol=1e-4) == 4
+    np.testing.assert_allclose(frozen + product, w, atol=1e-6)
+    np.testing.assert_allclose(frozen[:4], -w[:4], atol=1e-5)  # less s A B, and s = 2
+
+
+def test_orthogonal_factors_annihilate_each_other() -> None:
+    base = nnx.Linear(256, 256, rngs=nnx.Rngs(0))
+    adapted = LoRA(base, 16, init=lora_orthogonal, rngs=nnx.Rngs(1))
+    a, b = (np.asarray(f["kernel"][...], np.float64) for f in (adapted.lora_a, adapted.lora_b))
+    assert np.abs(a @ b).max() < 1e-6
+    for factor in (a, b):
+        assert np.linalg.matrix_rank(factor, tol=1e-4) == 8
+        # 256 x 8 independent Gaussians, turned into 16 columns.
+        assert factor.var() == pytest.approx(1 / 200, rel=4 * math.sqrt(2 / (256 * 8)))
+    with pytest.raises(ValueError, match=r"needs an even rank, .*got 3 in 'lora_a"):
+        LoRA(base, 3, init=lora_orthogonal, rngs=nnx.Rngs(1))
+
+
+@pytest.mark.parametrize("start", ["pissa", "olora"])
+def test_what_is_left_of_a_narrow_kernel_is_rounded_once(start: str) -> None:
+    base = nnx.Linear(64, 64, param_dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+    adapted = LoRA(base, 4, rngs=nnx.Rngs(1), **STARTS[start])
+    w = np.asarray(base.kernel[...], np.float64)
+    frozen = adapted.base["kernel"][...]
+    assert frozen.dtype == jnp.bfloat16
+    moved = np.asarray(adapted.merged().kernel[...], np.float64) - w
+    # Two roundings to 8 digits of base 2: of what is frozen, and of the sum.
+    most = np.abs(np.asarray(frozen, np.float64)) + np.abs(w)
+    assert (np.abs(moved) <= 1.01 * 2**-8 * most).all()
+
+
+def test_a_study_draws_the_factors_of_a_kernel_as_values() -> None:
+    base = nnx.Linear(6, 4, rngs=nnx.Rngs(0))
+    adapted = LoRA(base, 2, factors=pissa, rngs=nnx.Rngs(1))
+    model = functional(lambda: LoRA(base, 2, factors=pissa, rngs=nnx.Rngs(2)))
+    scheme = pretrained(introspect.values(adapted), lora_kaiming)
+    params = draw(scheme, jax.random.key(5), model.leaves)
+    x = jnp.ones((3, 6))
+    np.testing.assert_allclose(model.apply(params, x), base(x), atol=1e-6)
+
+
+def test_factors_and_a_scheme_are_not_both_given() -> None:
+    base = nnx.Linear(6, 4, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="a scheme for them; leave out init, or factors"):
+        LoRA(base, 2, init=lora_gaussian, factors=pissa, rngs=nnx.Rngs(1))
+    with pytest.raises(ValueError, match="alpha above 0; got alpha=0"):
+        LoRA(base, 2, alpha=0.0, factors=pissa, rngs=nnx.Rngs(1))

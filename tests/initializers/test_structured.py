@@ -208,6 +208,43 @@ def test_zero_hadamard() -> None:
     assert len(np.unique(np.abs(w))) == 1
 
 
+@pytest.mark.parametrize("shape", [(100, 40), (40, 100), (64, 64), (3, 3, 8, 16)])
+def test_sinusoidal_is_the_published_formula(shape: tuple[int, ...]) -> None:
+    w = np.asarray(S.sinusoidal()(KEY, shape, jnp.float32), np.float64)
+    window, (inputs, m) = math.prod(shape[:-2]), shape[-2:]
+    n = window * inputs
+    waves = np.empty((n, m))
+    for j in range(n):
+        for i in range(1, m + 1):
+            waves[j, i - 1] = math.sin(2 * math.pi * i * (j / n + 1 / m))
+    variance = 2 / (window * (inputs + m))
+    assert w.var(ddof=1) == pytest.approx(variance, rel=1e-5)
+    expected = waves * math.sqrt(variance / waves.var(ddof=1))
+    np.testing.assert_allclose(w.reshape(n, m), expected, atol=1e-5 * math.sqrt(variance))
+
+
+@pytest.mark.parametrize(
+    ("shape", "rank"), [((64, 64), 31), ((65, 65), 32), ((64, 128), 32), ((65, 64), 64)]
+)
+def test_sinusoidal_has_half_its_rank_where_the_sizes_agree(
+    shape: tuple[int, int], rank: int
+) -> None:
+    w = np.asarray(S.sinusoidal(2.0, "fan_in")(KEY, shape, jnp.float32), np.float64)
+    assert w.var(ddof=1) == pytest.approx(2 / shape[0], rel=1e-5)
+    assert np.linalg.matrix_rank(w, tol=1e-5 * np.linalg.norm(w, 2)) == rank
+    if shape[0] == shape[1]:
+        assert np.abs(w[-1]).max() < 1e-5
+        assert np.abs(w[:, -1]).max() < 1e-5
+
+
+def test_copies_of_sine_waves_are_counted_on() -> None:
+    joint = S.sinusoidal(copy_axes=1)
+    gates = np.asarray(joint(KEY, (4, 32, 32), jnp.float32))
+    whole = np.asarray(S.sinusoidal()(KEY, (32, 128), jnp.float32))
+    ratio = math.sqrt((32 + 128) / (32 + 32))  # the fan out is that of one copy
+    np.testing.assert_allclose(np.concatenate([*gates], axis=1), ratio * whole, atol=1e-5)
+
+
 @pytest.mark.parametrize(("shape", "norm"), [((40, 10), None), ((10, 40), None), ((32, 32), 3.0)])
 def test_spectral_norm(shape: tuple[int, int], norm: float | None) -> None:
     w = np.asarray(S.spectral(norm)(KEY, shape, jnp.float32))
@@ -271,6 +308,8 @@ def test_settings_that_are_refused(law, settings: tuple, message: str) -> None:
         (S.sparse(15), (10, 10), "k=15 non-zero weights of 10 inputs; give k of at most 10"),
         (S.sparse(1, 1.0, 0.9), (4, 5), "needs a square matrix"),
         (S.ring(), (4,), "ask for complex64"),
+        (S.sinusoidal(), (4,), "for a bias use zeros"),
+        (S.sinusoidal(), (2, 2), "with 2 inputs and 2 outputs every entry is 0"),
     ],
 )
 def test_shapes_and_dtypes_that_are_refused(init, shape: tuple[int, ...], message: str) -> None:
@@ -310,6 +349,7 @@ EXAMPLES: dict[str, tuple[Any, tuple[int, ...]]] = {
     "ring": (S.ring(0.5, 0.9), (16,)),
     "hippo_legs": (S.hippo_legs(), (8, 8)),
     "zero_hadamard": (S.zero_hadamard(), (8, 16)),
+    "sinusoidal": (S.sinusoidal(), (8, 16)),
     "spectral": (S.spectral(), (8, 16)),
     "gate_biases": (S.gate_biases(NAMES, forget=1.0), (4, 16)),
     "chrono": (S.chrono(NAMES, 50), (4, 16)),
@@ -318,6 +358,7 @@ EXAMPLES: dict[str, tuple[Any, tuple[int, ...]]] = {
 # computed in a batch.
 ROUNDED = {
     "delta_orthogonal",
+    "sinusoidal",
     "orthogonal",
     "spectral",
     "positive_definite_identity",
@@ -337,6 +378,7 @@ ROUNDED = {
     "sparse",
 }
 WITHOUT_RANDOMNESS = {
+    "sinusoidal",
     "constant",
     "zeros",
     "ones",

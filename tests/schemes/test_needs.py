@@ -1,6 +1,7 @@
 """Schemes refuse models that do not say what their rules need."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import jax.numpy as jnp
@@ -14,11 +15,12 @@ from jaxinit.introspect import declare, functional
 from jaxinit.models import MLP
 from jaxinit.schemes import SCHEMES
 from jaxinit.schemes.mup import depth_mup, mup, spectral_mup, u_mup
-from jaxinit.spec import Rule, draw, rules
+from jaxinit.spec import Leaf, Rule, draw, rules
 
 OF_BRANCHES = (
     "gpt2",
     "gpt2_blocks",
+    "layer_index",
     "small_init_wang",
     "spike_no_more",
     "t_fixup",
@@ -62,6 +64,29 @@ def test_gpt2_knows_the_depth_that_was_said() -> None:
     drawn = draw(SCHEMES["gpt2"], KEY, of_one_block)
     for name in ("blocks.3.attention.out.kernel", "blocks.3.down.kernel"):
         assert float(np.std(drawn[name])) == pytest.approx(0.02 / math.sqrt(24), rel=0.05)
+
+
+@pytest.mark.parametrize("name", ["nanochat", "speedrun"])
+def test_recipes_that_name_no_depth_ask_for_roles_alone(name: str) -> None:
+    with pytest.raises(ValueError, match=r"readout.*nobody has said the role of parameter"):
+        rules(SCHEMES[name], declared(roles=FEED))
+    rules(SCHEMES[name], declared(roles={**FEED, "head": "readout"}))
+
+
+def test_a_rule_by_the_place_of_a_block_needs_to_know_it() -> None:
+    """A place that nobody has said is 0, and all blocks would be drawn as the first."""
+    apart = [Leaf(f"b{k}.out", (8, 8), "io", "ffn_out", layer=k, n_layers=3) for k in range(3)]
+    attention = [replace(leaf, name=f"{leaf.name}.a", role="attention_out") for leaf in apart]
+    rules(SCHEMES["layer_index"], [*apart, *attention])
+    message = "the blocks after the first.*keep them in an nnx.List"
+    placeless = [replace(leaf, layer=0) for leaf in [*apart, *attention]]
+    with pytest.raises(ValueError, match=message):
+        rules(SCHEMES["layer_index"], placeless)
+    stacked = [
+        replace(leaf, shape=(3, 8, 8), dims=".io", layer=0) for leaf in (apart[0], attention[0])
+    ]
+    with pytest.raises(ValueError, match=message):
+        rules(SCHEMES["layer_index"], stacked)
 
 
 class BareAttention(nnx.Module):

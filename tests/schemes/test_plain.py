@@ -45,6 +45,7 @@ VARIANCE = {
     "glorot_normal": glorot,
     "glorot_normalized": glorot,
     "glorot_standard": lecun_third,
+    "sinusoidal": glorot,
     "he_normal": he,
     "lecun_normal": lecun,
     "orthogonal": glorot,
@@ -64,6 +65,9 @@ ELSEWHERE = {"np_rnn": ("recurrent",), "smart_tanh": ("recurrent",)}  # tested i
 RESIDUAL = {  # tested in test_transformer and test_mup
     "gpt2",
     "gpt2_blocks",
+    "layer_index",
+    "nanochat",
+    "speedrun",
     "llama",
     "bert",
     "t5",
@@ -133,6 +137,16 @@ def test_variance_mean_and_biases(scheme: str, model: str) -> None:
                 variance = variance(leaf.fan_in, leaf.fan_out)
             assert w.mean() == pytest.approx(mean, abs=4.5 * np.sqrt(variance / w.size)), leaf.name
             assert w.var() == pytest.approx(variance, rel=4.5 * np.sqrt(2 / w.size)), leaf.name
+
+
+def test_gates_of_sine_waves_differ() -> None:
+    """They are not random, so that gates drawn one by one would be equal, and stay so."""
+    leaf = Leaf("u", (4, 32, 32), ".io", "recurrent")
+    gates = np.asarray(draw(SCHEMES["sinusoidal"], KEY, [leaf])["u"]).reshape(4, -1)
+    assert len(np.unique(gates.round(3), axis=0)) == 4
+    np.testing.assert_array_equal(
+        gates.reshape(4, 32, 32), draw(SCHEMES["sinusoidal"], jax.random.key(9), [leaf])["u"]
+    )
 
 
 def test_biases_that_are_not_zero() -> None:

@@ -27,6 +27,24 @@ EXPECTED = {
         "position": 0.02,
     },
     "gpt2_blocks": {"ffn_in": 0.02, "ffn_out": 0.02 / math.sqrt(L)},
+    "layer_index": {"query": 0.02, "ffn_in": 0.02, "embedding": 0.02, "readout": 0.02},
+    "nanochat": {
+        "query": 1 / math.sqrt(D),
+        "value": 1 / math.sqrt(D),
+        "ffn_in": 1 / math.sqrt(D),
+        "attention_out": 0,
+        "ffn_out": 0,
+        "embedding": 1.0,
+        "readout": 0.001,
+    },
+    "speedrun": {
+        "key": 0.5 / math.sqrt(D),
+        "ffn_in": 0.5 / math.sqrt(D),
+        "attention_out": 0,
+        "ffn_out": 0,
+        "embedding": 1.0,
+        "readout": 0,
+    },
     "llama": {"ffn_out": 0.02, "embedding": 0.02},
     "bert": {"ffn_out": 0.02, "readout": 0.02},
     "t5": {"ffn_out": 1 / math.sqrt(4 * D), "embedding": 1.0, "key": 1 / math.sqrt(D)},
@@ -60,6 +78,40 @@ def test_every_role_has_the_size_of_the_paper(name: str) -> None:
     for leaf in leaves():
         if leaf.role == "bias":
             assert not by_name[leaf.name].any()
+
+
+@pytest.mark.parametrize("role", ["attention_out", "ffn_out"])
+def test_by_layer_index_each_block_adds_less_than_the_one_before(role: str) -> None:
+    for block in range(L):
+        of_block = tuple(leaf for leaf in leaves() if leaf.layer == block)
+        expected = 0.02 / math.sqrt(2 * (block + 1))
+        size = std(SCHEMES["layer_index"], role, of_block)
+        # 4,096 entries in the smaller one: four standard errors are 4.4 %.
+        assert size == pytest.approx(expected, rel=4 / math.sqrt(2 * D * D)), block
+
+
+@pytest.mark.parametrize(("name", "factor"), [("nanochat", 1.0), ("speedrun", 0.5)])
+def test_recipes_of_speedruns_are_uniform_and_begin_as_the_identity(
+    name: str, factor: float
+) -> None:
+    by_name = drawn(SCHEMES[name], leaves())
+    bound = factor * math.sqrt(3 / D)
+    for leaf in leaves():
+        if leaf.role in ("query", "key", "value", "ffn_in"):
+            largest = np.abs(by_name[leaf.name]).max()
+            # Of n uniform draws the largest is short of the bound by bound / n on average.
+            assert bound * (1 - 10 / by_name[leaf.name].size) < largest <= bound * (1 + 1e-6)
+    model = functional(lambda: Transformer(V, D, V, layers=2, length=8, rngs=nnx.Rngs(0)))
+    params = draw(SCHEMES[name], KEY, model.leaves)
+    x = jnp.zeros((2, 8), jnp.int32)
+    embedded, after_the_blocks, _ = model.filled(params).stream(x)
+    np.testing.assert_array_equal(embedded, after_the_blocks)
+    slopes = jax.grad(lambda p: cross_entropy(model.apply(p, x), x))(params)
+    moved = {leaf.role for leaf in model.leaves if np.any(slopes[leaf.name])}
+    assert "readout" in moved
+    # Behind a readout of zeros nothing has a slope at first; a small one lets the branches begin.
+    for role in ("attention_out", "ffn_out"):
+        assert (role in moved) == (name == "nanochat")
 
 
 def test_mimetic_attention_in_layers_of_flax_shares_its_keys() -> None:
