@@ -27,6 +27,7 @@ from jaxinit.auditing.findings import (
     defaults_of,
     half_lives,
     look,
+    of_scaled_rules,
     worst_first,
 )
 from jaxinit.auditing.inventory import Entry, entries_of, module_of
@@ -80,6 +81,7 @@ def audit(
         items.append(look(entry, rules.get(leaf_name), key))
     tests = 2 * sum(item.expected is not None for item in items)
     findings += all_findings(items, tests)
+    findings += of_scaled_rules(rules, items)
     if weights is not None:
         findings += _loaded(items, weights, fresh)
     if batch is not None:

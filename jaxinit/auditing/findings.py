@@ -107,7 +107,7 @@ def look(entry: Entry, rule: Rule | None, key: jax.Array) -> Item:
     if rule is not None and entry.leaf is not None:
         expected = _expected(entry, rule, key)
     known = ""
-    if entry.leaf is not None and entry.leaf.is_kernel:
+    if entry.leaf is not None and entry.leaf.is_kernel and not _is_fused_orthogonal(entry):
         known = family(measured, entry.leaf.fan_in, entry.leaf.fan_out)
     z = math.nan
     if expected is not None and expected.measured is not None:
@@ -351,13 +351,20 @@ def _low_precision(item: Item) -> Iterator[Finding]:
     )
 
 
+def _is_fused_orthogonal(entry: Entry) -> bool:
+    """Whether the copies of a kernel are stored as one matrix that is orthogonal as a whole."""
+    if entry.leaf is None or entry.leaf.copies < 2 or len(entry.stored.shape) != 2:
+        return False
+    return is_orthogonal(np.asarray(entry.stored))
+
+
 def _fused(item: Item) -> Iterator[Finding]:
     """Gates stored as one matrix that was drawn as one."""
     leaf, entry = item.entry.leaf, item.entry
     if leaf is None or not leaf.is_kernel or leaf.copies < 2 or not entry.variable:
         return
     stored = np.asarray(entry.stored)
-    if stored.ndim != 2 or item.measured.law == "orthogonal" or not is_orthogonal(stored):
+    if item.measured.law == "orthogonal" or not _is_fused_orthogonal(entry):
         return
     by_copy = matrices(entry, entry.values())
     assert by_copy is not None
@@ -386,7 +393,7 @@ def _fans(item: Item) -> Iterator[Finding]:
         return
     if leaf is not None and (item.known or leaf.dims.lstrip(".").startswith("o")):
         return
-    if leaf is not None and len(stored) == 2 and is_orthogonal(np.asarray(entry.stored)):
+    if _is_fused_orthogonal(entry):
         return  # which `_fused` says
     window = math.prod(stored[:-2])
     named = family(own, stored[-2] * window, stored[-1] * window)
@@ -527,6 +534,35 @@ def _equal_copies(item: Item) -> Iterator[Finding]:
         "one key for all of them: nnx.vmap without split_rngs, or a tiled array",
         "@nnx.split_rngs(splits=n) around nnx.vmap, or jaxinit.reinitialize(model, scheme, key)",
     )
+
+
+def of_scaled_rules(rules: Mapping[str, Rule], items: Iterable[Item]) -> Iterator[Finding]:
+    """What defeats a scheme of the muP kind in attention, where values alone show nothing."""
+    if all((rule.multiplier, rule.lr_scale) == (1, 1) for rule in rules.values()):
+        return
+    for item in items:
+        leaf = item.entry.leaf
+        if leaf is None or leaf.role not in ("query", "bias"):
+            continue
+        if leaf.role == "query" and leaf.normalized:
+            yield Finding(
+                "warning",
+                "the multiplier of the scores is divided out",
+                leaf.name,
+                "queries are normalized after their kernel, whatever its size",
+                "QK normalization together with a scheme that scales queries by the width",
+                "jaxinit coordcheck measures the scores; leave one of the two out",
+            )
+        if leaf.role == "bias" and leaf.partner == "query":
+            yield Finding(
+                "warning",
+                "the bias of the queries is not scaled with them",
+                leaf.name,
+                "scores of 1/d attention have a part that the bias alone makes, which grows with "
+                "the width",
+                "queries with a bias under a scheme of the muP kind",
+                "use_bias=False of the queries, and jaxinit coordcheck for the scores",
+            )
 
 
 def _replicas(item: Item) -> Iterator[Finding]:

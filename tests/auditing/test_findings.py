@@ -97,6 +97,11 @@ def stacked(split: bool) -> nnx.Module:
     return make(nnx.Rngs(0))
 
 
+def attention(**options: bool) -> nnx.Module:
+    model = nnx.MultiHeadAttention(4, 64, decode=False, rngs=rngs(), **options)
+    return jaxinit.reinitialize(model, jaxinit.SCHEMES["xavier_rnn"], jax.random.key(0))
+
+
 def replicated(differ: bool) -> nnx.Module:
     devices = jax.devices()[:2]
     mesh = Mesh(np.asarray(devices), ("data",))
@@ -271,6 +276,20 @@ PLANTED: dict[str, tuple[Callable[[], Any], str, str, Callable[[], Any], dict]] 
         "every entry is 0.1",
         lambda: Layered(nnx.Linear(64, 64, rngs=rngs())),
         {},
+    ),
+    "normalized queries under muP": (
+        lambda: attention(normalize_qk=True, use_bias=False),
+        "the multiplier of the scores is divided out",
+        "normalized",
+        lambda: attention(normalize_qk=False, use_bias=False),
+        {"scheme": "mup(base_width=32)", "width": 64},
+    ),
+    "a bias of the queries under muP": (
+        lambda: attention(normalize_qk=False, use_bias=True),
+        "the bias of the queries is not scaled with them",
+        "grows with the width",
+        lambda: attention(normalize_qk=False, use_bias=False),
+        {"scheme": "mup(base_width=32)", "width": 64},
     ),
     "not finite": (
         lambda: Layered(nnx.Linear(64, 64, bias_init=theirs.constant(jnp.nan), rngs=rngs())),
