@@ -122,11 +122,12 @@ class LRU(Linear):
         squared_pole = jnp.exp(-2 * jnp.exp(wide(layer.log_decay[...])))
         # The variance of a complex matrix is shared by its real and its imaginary part.
         size = jnp.sqrt((1 - squared_pole) / 2)
+        past = self.past(layer, x_tbi)
         parts = []
         for w_in in layer.input[...]:
             z_tbn = self.unbiased(x_tbi, w_in)
             parts.append(jnp.broadcast_to(size, z_tbn.shape) * z_tbn)
-        return (*parts, self.past(layer, x_tbi))
+        return (*parts, past)
 
     def step(self, layer: Layer, carry: Carry, z: tuple[Array, ...], keep: Array | None) -> Carry:
         del keep
