@@ -34,11 +34,13 @@ if TYPE_CHECKING:
     from jaxinit.introspect import initialize as initialize
     from jaxinit.introspect import leaves as leaves
     from jaxinit.models import CNN as CNN
+    from jaxinit.models import GLR as GLR
     from jaxinit.models import GRU as GRU
     from jaxinit.models import LRU as LRU
     from jaxinit.models import LSTM as LSTM
     from jaxinit.models import MGU as MGU
     from jaxinit.models import MLP as MLP
+    from jaxinit.models import RGLRU as RGLRU
     from jaxinit.models import RNN as RNN
     from jaxinit.models import EncoderDecoder as EncoderDecoder
     from jaxinit.models import ResNet as ResNet
@@ -71,6 +73,8 @@ _HOME = {
         "GRU",
         "MGU",
         "LRU",
+        "GLR",
+        "RGLRU",
         "MLP",
         "CNN",
         "ResNet",

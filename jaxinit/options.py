@@ -243,9 +243,9 @@ class GRUOptions(RecurrentOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LRUOptions(RecurrentOptions):
-    """The options of `models.LRU`, whose recurrence is diagonal and computed by a scan over all
-    steps at once.
+class LinearRecurrentOptions(RecurrentOptions):
+    """The options of `models.LRU`, `GLR` and `RGLRU`, whose recurrence is diagonal and computed by
+    a scan over all steps at once.
 
     Raises: ValueError as `RecurrentOptions`, and for `norm` and `variational`.
     """
@@ -257,8 +257,8 @@ class LRUOptions(RecurrentOptions):
         for name in ("norm", "variational"):
             if getattr(self, name):
                 raise ValueError(
-                    f"an LRU has no recurrent matrix; leave {name} out, or use RNN, LSTM, GRU or "
-                    "MGU"
+                    f"a linear recurrence has no recurrent matrix; leave {name} out, or use RNN, "
+                    "LSTM, GRU or MGU"
                 )
 
 
@@ -349,7 +349,9 @@ OPTIONS: dict[str, type[Options]] = {
     "lstm": LSTMOptions,
     "gru": GRUOptions,
     "mgu": RecurrentOptions,
-    "lru": LRUOptions,
+    "lru": LinearRecurrentOptions,
+    "glr": LinearRecurrentOptions,
+    "rg_lru": LinearRecurrentOptions,
     "mlp": MLPOptions,
     "cnn": CNNOptions,
     "resnet": ResNetOptions,

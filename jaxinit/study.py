@@ -116,8 +116,8 @@ class Study:
     """
 
     model: Name = "rnn"
-    """rnn, lstm, gru, mgu, lru, mlp, cnn, resnet, transformer or vit (see `jaxinit list
-    models`)."""
+    """rnn, lstm, gru, mgu, lru, glr, rg_lru, mlp, cnn, resnet, transformer or vit (see `jaxinit
+    list models`)."""
     hidden: int = 128
     """Units in every hidden layer."""
     layers: int = 1

@@ -1,4 +1,5 @@
-"""Theory of initialization: gains, signal propagation in wide networks, Jacobians, linear learning.
+"""Theory of initialization: gains, signal propagation in wide networks, Jacobians, linear learning,
+how long memory lasts.
 
     activation, weight and bias variance -> fixed points -> chi -> depth scales, phases, spectra
 
@@ -579,6 +580,74 @@ def learning_time(s: float, u0: float, u_final: float, tau: float, n_layers: int
 
     steps, _ = integrate.quad(time_per_log, math.log(u0), math.log(u_final), limit=200)
     return tau * steps
+
+
+def half_life(retention: Numbers | float) -> Numbers:
+    """ln 2 / -ln a: the steps in which half of a state is lost of which the share a is kept a step.
+
+    Shapes: any. 0 where nothing is kept, infinite where everything is. Raises: ValueError for
+    shares outside of [0, 1].
+    """
+    share = np.asarray(retention, float)
+    if not ((share >= 0) & (share <= 1)).all():
+        raise ValueError(
+            f"half_life needs shares of a state that are kept, 0 to 1, got {share.min():g} to "
+            f"{share.max():g}"
+        )
+    with np.errstate(divide="ignore"):
+        return np.asarray(math.log(2) / np.abs(np.log(share)))
+
+
+def glr_half_life(step_bias: Numbers | float, log_rate: Numbers | float) -> Numbers:
+    """ln 2 / (A dt), A = e^log_rate, dt = softplus(step_bias): the half-life in steps of the units
+    of a `glr` that sees nothing, by its parameters.
+
+    Shapes: any that broadcast. Inputs move dt around that. Source: Gu & Dao (2023), Mamba, eq. 4,
+    for A_t = exp(-A dt).
+    """
+    dt = np.logaddexp(0, np.asarray(step_bias, float))
+    return np.asarray(math.log(2) / (np.exp(np.asarray(log_rate, float)) * dt))
+
+
+def rg_lru_half_life(
+    decay_logit: Numbers | float, gate_bias: Numbers | float = 0.0, power: float = 8.0
+) -> Numbers:
+    """ln 2 / (c r softplus(-L)), r = sigmoid(gate_bias): the half-life in steps of the units of an
+    `rg_lru` that sees nothing, by its parameters.
+
+    -ln sigmoid(L) = softplus(-L); c, the `power`, is 8. Shapes: any that broadcast. Inputs move r
+    around that. Source: De et al. (2024), Griffin, eq. 3.
+    """
+    rate = np.logaddexp(0, -np.asarray(decay_logit, float))
+    gate = special.expit(np.asarray(gate_bias, float))
+    return np.asarray(math.log(2) / (power * gate * rate))
+
+
+def median_half_life(
+    low: float = 1e-3, high: float = 0.1, slowest: float = 1.0, fastest: float = 16.0
+) -> float:
+    """ln 2 / (sqrt(low high) e^E[ln A]): the median half-life of units whose time steps are
+    log-uniform on [low, high] and whose rates A are uniform on [slowest, fastest].
+
+    E[ln A] = (f ln f - s ln s) / (f - s) - 1. P(dt A < m) is linear in ln m where every A leaves m
+    / A within [low, high], and so is a half at m = sqrt(low high) e^E[ln A]. 9.79 steps as Mamba-2
+    has it. Raises: ValueError unless low < high and slowest < fastest are positive, and where some
+    m / A lies outside.
+    """
+    if not (0 < low < high and 0 < slowest < fastest):
+        raise ValueError(
+            f"median_half_life needs 0 < low < high and 0 < slowest < fastest, got {low}, {high}, "
+            f"{slowest}, {fastest}"
+        )
+    weighted = fastest * math.log(fastest) - slowest * math.log(slowest)
+    mean_log_rate = weighted / (fastest - slowest) - 1
+    median = math.sqrt(low * high) * math.exp(mean_log_rate)
+    if median / fastest < low or median / slowest > high:
+        raise ValueError(
+            f"the time steps [{low}, {high}] are too few beside the rates [{slowest}, {fastest}] "
+            "for this formula; take the median of a sample"
+        )
+    return math.log(2) / median
 
 
 def _root(function: Callable[[float], float], low: float, high: float) -> float:

@@ -11,7 +11,7 @@ from jaxinit.options import (
     CNNOptions,
     ConvolutionalOptions,
     GRUOptions,
-    LRUOptions,
+    LinearRecurrentOptions,
     LSTMOptions,
     MLPOptions,
     RecurrentOptions,
@@ -36,7 +36,15 @@ def test_every_option_is_documented(configuration: type) -> None:
 
 
 def test_models_and_the_options_that_they_take() -> None:
-    assert models_of(RecurrentOptions) == ("rnn", "lstm", "gru", "mgu", "lru")
+    assert models_of(RecurrentOptions) == (
+        "rnn",
+        "lstm",
+        "gru",
+        "mgu",
+        "lru",
+        "glr",
+        "rg_lru",
+    )
     assert models_of(TransformerOptions) == ("transformer", "vit")
     assert models_of(ConvolutionalOptions) == ("cnn", "resnet")
     assert models_taking("peepholes") == ("lstm",)
@@ -83,7 +91,11 @@ def test_no_normalization_has_one_value() -> None:
         (CNNOptions, {"stages": 3}, "stages are parts of the layers, at most 2; got 3"),
         (CNNOptions, {"norm": "none"}, "norm is one of 'layer', 'batch', None, got 'none'"),
         (ResNetOptions, {"activation": "swiglu"}, "no activation is called 'swiglu'"),
-        (LRUOptions, {"variational": True}, "has no recurrent matrix; leave variational out"),
+        (
+            LinearRecurrentOptions,
+            {"variational": True},
+            "has no recurrent matrix; leave variational out",
+        ),
         (TransformerOptions, {"norm": "batch"}, "norm is one of 'layer', 'rms', 'none', None, got"),
         (TransformerOptions, {"kv_heads": 3}, "kv_heads must divide the heads, got 3 and 4"),
     ],

@@ -409,3 +409,27 @@ def test_bad_input_is_refused() -> None:
         theory.jacobian_moments("relu", 2.5)
     with pytest.raises(ValueError, match="0 < u0 < u_final < s"):
         theory.learning_time(1.0, 0.5, 1.5, 1.0)
+
+
+def test_half_lives_are_those_of_a_state_that_decays() -> None:
+    step_bias, log_rate = np.asarray([-4.6, -1.0]), np.asarray([0.0, 2.0])
+    kept = np.exp(-np.exp(log_rate) * np.logaddexp(0, step_bias))
+    half_lives = theory.glr_half_life(step_bias, log_rate)
+    np.testing.assert_allclose(kept**half_lives, 0.5)
+    np.testing.assert_allclose(half_lives, theory.half_life(kept))
+    # a = sigmoid(L), and the gate half open where it has no bias
+    logits = np.asarray([2.0, 6.9])
+    a = 1 / (1 + np.exp(-logits))
+    np.testing.assert_allclose(theory.rg_lru_half_life(logits), theory.half_life(a**4))
+    opened = theory.rg_lru_half_life(logits, gate_bias=50.0)
+    np.testing.assert_allclose(opened, theory.half_life(a**8))
+    np.testing.assert_array_equal(theory.half_life(np.asarray([0.0, 0.5, 1.0])), [0, 1, np.inf])
+
+
+def test_half_lives_refuse_what_they_cannot_say() -> None:
+    with pytest.raises(ValueError, match=r"0 to 1, got 0\.5 to 1\.5"):
+        theory.half_life(np.asarray([0.5, 1.5]))
+    with pytest.raises(ValueError, match="needs 0 < low < high and 0 < slowest < fastest, got "):
+        theory.median_half_life(0.1, 0.01)
+    with pytest.raises(ValueError, match="take the median of a sample"):
+        theory.median_half_life(0.01, 0.011)

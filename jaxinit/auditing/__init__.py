@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from jaxinit import introspect, spec
+from jaxinit import introspect, spec, theory
 from jaxinit.auditing.behaviour import Loss, behaviour
 from jaxinit.auditing.findings import (
     FAMILIES,
@@ -243,15 +243,14 @@ def _memory(item: Item, items: list[Item]) -> float:
     if leaf is None or not item.measured.finite:
         return math.nan
     if leaf.role == "log_decay":
-        log_radius = -np.exp(item.entry.values().astype(np.float64))
-        return float(np.median(math.log(2) / -log_radius))
+        radius = np.exp(-np.exp(item.entry.values().astype(np.float64)))
+        return float(np.median(theory.half_life(radius)))
     keeps = {"forget", "update"} & set(leaf.gate)
     if leaf.role != "bias" or not keeps:
         return math.nan
     values = item.entry.values().astype(np.float64)
     bias = values[leaf.gate.index(keeps.pop())] if leaf.copies == len(leaf.gate) > 1 else values
-    kept = 1 / (1 + np.exp(-bias))
-    return float(np.median(math.log(2) / -np.log(kept)))
+    return float(np.median(theory.half_life(1 / (1 + np.exp(-bias)))))
 
 
 def _name_of(model: Any) -> str:

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import stats as scipy_stats
 
-from jaxinit import spec
+from jaxinit import spec, theory
 from jaxinit.auditing.inventory import Entry, matrices
 from jaxinit.auditing.laws import RANDOM, Measured, is_orthogonal, measure
 from jaxinit.spec import Leaf, Rule
@@ -765,15 +765,15 @@ def _time_steps(items: Sequence[Item]) -> Iterator[Finding]:
 
 
 def half_lives(bias: Item, log_decay: Item | None) -> np.ndarray:
-    """Steps in which a state falls to its half at the start: ln 2 / (A softplus(bias)), A the
-    geometric mean of exp(log A), 1 where it is not known."""
-    steps = np.logaddexp(0, bias.entry.values().astype(np.float64))
-    decay = 1.0
+    """Steps in which a state falls to its half at the start; the rate A is its geometric mean where
+    it has another shape than the bias, and 1 where it is not known."""
+    step_bias = bias.entry.values().astype(np.float64)
+    log_rate = np.zeros(())
     if log_decay is not None:
-        decay = np.exp(log_decay.entry.values().astype(np.float64))
-        if decay.shape != steps.shape:
-            decay = np.exp(np.log(decay).mean())
-    return math.log(2) / (np.asarray(decay) * steps)
+        log_rate = log_decay.entry.values().astype(np.float64)
+        if log_rate.shape != step_bias.shape:
+            log_rate = log_rate.mean()
+    return np.asarray(theory.glr_half_life(step_bias, log_rate))
 
 
 def worst_first(findings: Iterable[Finding]) -> list[Finding]:

@@ -2,7 +2,8 @@
 them by name.
 
 `basic` has those that draw entry by entry, and orthogonal matrices; `truncated` cut Gaussians;
-`structured` those whose entries depend on each other; `sampling` what they share.
+`structured` those whose entries depend on each other; `memory` those that say how long a unit
+remembers; `sampling` what they share.
 """
 
 from collections.abc import Callable
@@ -17,8 +18,6 @@ from jaxinit.initializers.basic import (
     he,
     identity,
     lecun,
-    log_decay,
-    log_phase,
     normal,
     ones,
     orthogonal,
@@ -29,6 +28,18 @@ from jaxinit.initializers.basic import (
     vector,
     wang,
     zeros,
+)
+from jaxinit.initializers.memory import (
+    decay_logit,
+    inverse_softplus,
+    log_decay,
+    log_phase,
+    log_rate,
+    s4d_inv,
+    s4d_lin,
+    s4d_real,
+    time_steps,
+    xlstm_biases,
 )
 from jaxinit.initializers.structured import (
     chrono,
@@ -79,6 +90,13 @@ CATALOGUE: dict[str, tuple[Callable, str]] = {
     "spectral": (spectral, "set by the norm"),
     "gate_biases": (gate_biases, "0"),
     "chrono": (chrono, "of log U[1, T - 1]"),
+    "time_steps": (time_steps, "about log(high / low)^2 / 12"),
+    "log_rate": (log_rate, "of log U[low, high]"),
+    "decay_logit": (decay_logit, "-"),
+    "s4d_real": (s4d_real, "-"),
+    "s4d_lin": (s4d_lin, "-"),
+    "s4d_inv": (s4d_inv, "-"),
+    "xlstm_biases": (xlstm_biases, "-"),
 }
 
 __all__ = [
@@ -86,6 +104,7 @@ __all__ = [
     "VECTORS",
     "disc",
     "glorot_scheme",
+    "inverse_softplus",
     "log_decay",
     "log_phase",
     "mimetic",

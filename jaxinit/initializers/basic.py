@@ -27,13 +27,19 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Key
 
 from jaxinit import theory
+from jaxinit.initializers.memory import (
+    decay_logit,
+    log_decay,
+    log_phase,
+    log_rate,
+    time_steps,
+)
 from jaxinit.initializers.sampling import (
     Number,
     check_std,
     known,
     one_by_one,
     polar,
-    real_dtype,
     root,
     sampled_wide,
     within,
@@ -358,57 +364,11 @@ def vector(leaf: Leaf) -> Sampler | None:
     """Default initializers for parameters that are not matrices; None for a matrix.
 
     Biases, peepholes, residual gates and initial states are 0, the scales of normalizations and of
-    residual streams 1, learned slopes of rectifiers 0.01, and the poles of a diagonal recurrence on
-    the ring 0.9 <= |l| <= 0.999.
+    residual streams 1, learned slopes of rectifiers 0.01. The time constants of a linear recurrence
+    have the laws of their sources (`memory`): poles lie on the ring 0.9 <= |l| <= 0.999, time steps
+    are log-uniform on [0.001, 0.1] and rates uniform on [1, 16].
     """
     return VECTORS.get(leaf.role)
-
-
-def log_decay(low: Number, high: Number) -> Sampler:
-    """log(-log |l|) for |l|^2 uniform on [low^2, high^2]: the radii of the poles of a diagonal
-    recurrence.
-
-    Shapes: any; dtypes: real, kept in [log(-log high), log(-log low)] by the cast.
-    Raises: ValueError unless 0 <= low < high < 1. Source: Orvieto et al. (2023), lemma 3.2.
-    """
-    if known(low, high) and not 0 <= low < high < 1:
-        raise ValueError(f"log_decay needs radii 0 <= low < high < 1, got low={low}, high={high}")
-
-    def init(key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike) -> Array:
-        wide = real_dtype(dtype, "log_decay")
-        least = jnp.asarray(low**2, wide)
-        span = jnp.asarray(high**2 - low**2, wide)
-        square = jax.random.uniform(key, shape, wide) * span + least
-        # Radii below 1e-6, whose logarithm may be infinite, become 1e-6.
-        log_radius = 0.5 * jnp.log(jnp.maximum(square, 1e-12))
-        drawn = jnp.log(-log_radius).astype(dtype)
-        if not known(low, high):
-            return drawn
-        slowest = math.log(-math.log(high))
-        fastest = math.log(-math.log(max(low, 1e-6)))
-        return within(drawn, slowest, fastest)
-
-    return Sampler(init)
-
-
-def log_phase(most: Number = 2 * math.pi) -> Sampler:
-    """log(t) for t uniform on (0, most]: the angles of the poles of a diagonal recurrence.
-
-    Shapes: any; dtypes: real, kept at or below log(most) by the cast.
-    Raises: ValueError for a `most` that is not positive. Source: Orvieto et al. (2023), lemma 3.2.
-    """
-    if known(most) and not most > 0:
-        raise ValueError(f"log_phase needs a positive angle, got {most}")
-
-    def init(key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike) -> Array:
-        wide = real_dtype(dtype, "log_phase")
-        share = 1 - jax.random.uniform(key, shape, wide)  # in (0, 1], whose logarithm is finite
-        drawn = jnp.log(jnp.asarray(most, wide) * share).astype(dtype)
-        if not known(most):
-            return drawn
-        return within(drawn, -math.inf, math.log(most))
-
-    return Sampler(init)
 
 
 VECTORS: dict[str, Sampler] = {
@@ -421,4 +381,7 @@ VECTORS: dict[str, Sampler] = {
     "slope": constant(0.01),
     "log_decay": log_decay(0.9, 0.999),
     "log_phase": log_phase(),
+    "step_bias": time_steps(),
+    "log_rate": log_rate(),
+    "decay_logit": decay_logit(),
 }

@@ -29,8 +29,8 @@ from jaxinit.spec import Leaf
 
 Apply = Callable[[Params, Any], Array]  # inputs are an array, or a tree of arrays
 
-# Roles whose values a narrow dtype has no digits for: poles of 0.999 and their angles.
-ALWAYS_WIDE = ("log_decay", "log_phase")
+# Roles whose values a narrow dtype has no digits for: decays of 0.999, angles and time steps.
+ALWAYS_WIDE = ("log_decay", "log_phase", "decay_logit", "step_bias", "log_rate")
 
 
 class Training(NamedTuple):

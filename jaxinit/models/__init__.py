@@ -3,8 +3,9 @@
 from flax import nnx
 
 from jaxinit.models.bptt import ACTIVATIONS
-from jaxinit.models.cells import GRU, LRU, LSTM, MGU, RNN
+from jaxinit.models.cells import GRU, LSTM, MGU, RNN
 from jaxinit.models.convolutional import CNN, ResNet
+from jaxinit.models.linear import GLR, LRU, RGLRU
 from jaxinit.models.mlp import MLP
 from jaxinit.models.transformer import EncoderDecoder, Transformer, ViT
 
@@ -14,6 +15,8 @@ MODELS: dict[str, type[nnx.Module]] = {
     "gru": GRU,
     "mgu": MGU,
     "lru": LRU,
+    "glr": GLR,
+    "rg_lru": RGLRU,
     "mlp": MLP,
     "cnn": CNN,
     "resnet": ResNet,
@@ -24,12 +27,14 @@ MODELS: dict[str, type[nnx.Module]] = {
 __all__ = [
     "ACTIVATIONS",
     "CNN",
+    "GLR",
     "GRU",
     "LRU",
     "LSTM",
     "MGU",
     "MLP",
     "MODELS",
+    "RGLRU",
     "RNN",
     "EncoderDecoder",
     "ResNet",

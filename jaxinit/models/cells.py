@@ -1,15 +1,14 @@
-"""The recurrent networks: vanilla RNN, LSTM, GRU, minimal gated unit, linear recurrent unit.
+"""The recurrent networks with a recurrent matrix: vanilla RNN, LSTM, GRU, minimal gated unit.
 
 Each says what one step of one layer does (`step`), and the first three have loops of their own,
 faster and with back-propagation through time by hand (`bptt`). Gates are an axis of their own in
 every parameter, so that each gate is drawn as a matrix of its own.
 """
 
-from typing import ClassVar, Unpack
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array
 
 from jaxinit.introspect import Place, param
@@ -21,9 +20,8 @@ from jaxinit.models.bptt import (
     lstm_states,
     rnn_states,
 )
-from jaxinit.models.common import Dense, at_least_float32, dtype_of, wide
-from jaxinit.models.recurrent import Carry, Layer, Recurrent, projected
-from jaxinit.options import GRUOptions, LRUOptions, LSTMOptions, RNNOptions
+from jaxinit.models.recurrent import Carry, Layer, Recurrent
+from jaxinit.options import GRUOptions, LSTMOptions, RNNOptions
 
 
 class RNN(Recurrent):
@@ -212,122 +210,8 @@ class MGU(Recurrent):
         return (new + update * (h - new),)
 
 
-class RingLayer(Layer):
-    """The parameters of a linear recurrent layer; the real and the imaginary part are the copies of
-    a matrix."""
-
-    def __init__(self, n_in: int, n: int, **place: Unpack[Place]):
-        parts: Place = {**place, "gate": ("real", "imaginary")}
-        self.log_decay = param((n,), "o", "log_decay", **place)
-        self.log_phase = param((n,), "o", "log_phase", **place)
-        self.input = param((2, n_in, n), ".io", "input", **parts)
-        self.mix = param((2, n, n), ".io", "hidden", **parts)
-        self.skip = Dense(n_in, n, "hidden", **place)
-
-
-class LRU(Recurrent):
-    """The linear recurrent unit: a diagonal complex recurrence, and a nonlinearity between layers
-    only.
-
-    s_t = l s_{t-1} + g (x_t B) with l = exp(-exp(log_decay) + i exp(log_phase)), g = sqrt(1 -
-    |l|^2), s_0 = 0;
-    h_t = gelu(Re(s_t C) + x_t D + b). y as in `RNN`. All steps are computed at once by an
-    associative scan.
-
-    Shapes, roles and keywords as in `RNN`, with `LRUOptions`.
-    Roles: `log_decay` and `log_phase`, which every scheme draws uniformly on the ring 0.9 <= |l| <=
-    0.999; `input` (B) and `hidden` (C, D), B and C with a leading axis over their real and
-    imaginary parts, each of which is divided by sqrt(2), so that a scheme of variance 1/fan_in
-    gives the complex matrix that variance. States are float32 where the parameters are narrower,
-    since |l| = 0.999 is 1 in bfloat16; matrix products keep the dtype of the parameters, of which
-    `log_decay` and `log_phase` may be wider than the others.
-    Source: Orvieto et al. (2023), sections 3.1 to 3.4. Departures: g follows l instead of being
-    learned; D is a matrix; one nonlinearity between layers in place of a gated MLP with a residual
-    connection.
-    """
-
-    configuration = LRUOptions
-    kind = "lru"
-    kept = 8
-    carries = 2  # the real and the imaginary part
-    roles: ClassVar[set[str]] = {"input", "hidden", "readout", "bias"}
-
-    @property
-    def activation_name(self) -> str:
-        return "linear"
-
-    def make_layer(self, n_in: int, n: int, **place: Unpack[Place]) -> Layer:
-        return RingLayer(n_in, n, **place)
-
-    def project(self, layer: Layer, x_tbi: Array) -> tuple[States, ...]:
-        assert isinstance(layer, RingLayer)
-        backward = self.options.backward
-        squared_pole = jnp.exp(-2 * jnp.exp(wide(layer.log_decay[...])))
-        # The variance of a complex matrix is shared by its real and its imaginary part.
-        size = jnp.sqrt((1 - squared_pole) / 2)
-        no_bias = jnp.zeros_like(layer.skip.bias[...])
-        past = projected(x_tbi, layer.skip.kernel[...], layer.skip.bias[...], backward)
-        parts = []
-        for w_in in layer.input[...]:
-            z_tbn = projected(x_tbi, w_in, no_bias, backward)
-            parts.append(jnp.broadcast_to(size, z_tbn.shape) * wide(z_tbn))
-        return (*parts, past)
-
-    def step(self, layer: Layer, carry: Carry, z: tuple[Array, ...], keep: Array | None) -> Carry:
-        del keep
-        assert isinstance(layer, RingLayer)
-        re, im = carry
-        pole_re, pole_im = poles(layer)
-        a = jnp.broadcast_to(pole_re, re.shape)
-        b = jnp.broadcast_to(pole_im, re.shape)
-        return a * re - b * im + z[0], a * im + b * re + z[1]
-
-    def out(self, layer: Layer, carry: Carry, z: tuple[Array, ...]) -> Array:
-        assert isinstance(layer, RingLayer)
-        real, imaginary = layer.mix[...]
-        re, im = (part.astype(real.dtype) for part in carry)
-        past = z[2]
-        mixed = (re @ real - im @ imaginary) / jnp.sqrt(2.0).astype(past.dtype)
-        return jax.nn.gelu(mixed + past)
-
-    def out_before(self, layer: Layer, carry: Carry) -> State:
-        """That of a step whose input is 0."""
-        assert isinstance(layer, RingLayer)
-        past = jnp.broadcast_to(layer.skip.bias[...], carry[0].shape)
-        return self.out(layer, carry, (*carry, past))
-
-    def state_dtype(self) -> np.dtype:
-        return at_least_float32(dtype_of(self))
-
-    def loop(self, layer: Layer, z: tuple[States, ...], before: Carry) -> tuple[States, Carry]:
-        assert isinstance(layer, RingLayer)
-        pole = jax.lax.complex(*poles(layer))
-        inputs = jax.lax.complex(z[0], z[1])
-        # The states before the first step enter as a part of its input: a scan starts from nothing.
-        inputs = inputs.at[0].add(pole[None] * jax.lax.complex(*before))
-
-        def after(left: tuple[Array, Array], right: tuple[Array, Array]) -> tuple[Array, Array]:
-            """Two stretches s -> factor s + term, one after the other, as one such stretch."""
-            left_factor, left_term = left
-            factor, term = right
-            return left_factor * factor, factor * left_term + term
-
-        factors = jnp.broadcast_to(pole, inputs.shape)
-        _, states = jax.lax.associative_scan(after, (factors, inputs))
-        re, im = states.real, states.imag
-        return self.out(layer, (re, im), z), (re[-1], im[-1])
-
-
 def masked(h: State, keep: Array | None) -> State:
     """The state as its recurrent product sees it."""
     if keep is None:
         return h
     return h * keep
-
-
-def poles(layer: RingLayer) -> tuple[Array, Array]:
-    """The real and the imaginary part of the diagonal of a linear recurrence, float32 or wider."""
-    # Two exponentials keep the size below 1 whatever an optimizer makes of the parameter.
-    size = jnp.exp(-jnp.exp(wide(layer.log_decay[...])))
-    phase = jnp.exp(wide(layer.log_phase[...]))
-    return size * jnp.cos(phase), size * jnp.sin(phase)

@@ -4,8 +4,8 @@ carried on, the readout.
     x -> (embedding) -> layer by layer, the time loop of each -> states -> readout
 
 In every layer the input projection of all time steps is one matrix product outside the time loop.
-The networks themselves (`cells`) say what one step does, and may have a faster loop of their own
-(`bptt`).
+The networks themselves (`cells`, `linear`) say what one step does, and may have a faster loop of
+their own (`bptt`).
 """
 
 import math
@@ -152,7 +152,9 @@ class Recurrent(nnx.Module):
     def step(self, layer: Layer, carry: Carry, z: tuple[Array, ...], keep: Array | None) -> Carry:
         """The states of one layer after one step; `keep` multiplies the state before its recurrent
         product."""
-        raise TypeError(f"{type(self).__name__} is abstract; use RNN, LSTM, GRU, MGU or LRU")
+        raise TypeError(
+            f"{type(self).__name__} is abstract; use RNN, LSTM, GRU, MGU, LRU, GLR or RGLRU"
+        )
 
     def out(self, layer: Layer, carry: Carry, z: tuple[Array, ...]) -> Array:
         """What a layer hands on of its states after a step."""

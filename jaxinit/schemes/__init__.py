@@ -3,7 +3,7 @@ them by name."""
 
 from jaxinit.schemes.catalogue import SCHEMES, SETTINGS, scheme_named, signature_of
 from jaxinit.schemes.combine import by_role, scale, with_bias
-from jaxinit.schemes.plain import chrono, forget_bias, xavier_rnn, zaremba
+from jaxinit.schemes.plain import chrono, forget_bias, griffin, mamba, xavier_rnn, zaremba
 from jaxinit.schemes.transformer import deepnorm_pair, encoder_decoder
 
 __all__ = [
@@ -14,6 +14,8 @@ __all__ = [
     "deepnorm_pair",
     "encoder_decoder",
     "forget_bias",
+    "griffin",
+    "mamba",
     "scale",
     "scheme_named",
     "signature_of",

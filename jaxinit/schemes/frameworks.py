@@ -27,7 +27,17 @@ from jaxinit.spec import Initializer, Joint, Leaf, axis_size
 
 RECURRENT = ("rnn", "lstm", "gru")
 # Scales are initially 1 in all libraries; the other roles here no library has.
-NOT_THEIRS = ("scale", "peephole", "start", "log_decay", "log_phase", "slope")
+NOT_THEIRS = (
+    "scale",
+    "peephole",
+    "start",
+    "log_decay",
+    "log_phase",
+    "step_bias",
+    "log_rate",
+    "decay_logit",
+    "slope",
+)
 QKV = ("query", "key", "value")
 
 

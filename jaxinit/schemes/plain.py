@@ -17,6 +17,7 @@ from jaxinit.spec import Initializer, Leaf, Scheme
 
 # Vectors that Zaremba et al. draw like any other weight; "start" is a learned initial state.
 LEARNED = ("bias", "peephole", "start")
+TIME_CONSTANTS = ("step_bias", "log_rate")  # of a gated linear recurrence
 
 
 def uniform01(leaf: Leaf) -> Initializer:
@@ -176,3 +177,57 @@ def forget_bias(value: float = 1.0) -> Scheme:
     scheme: Any = with_bias(glorot_scheme, forget=value)
     # The same rule under a name of its own, and still refused by a model without a forget gate.
     return named("forget_bias", scheme, forget_bias.__doc__, scheme.unmatched)
+
+
+def mamba(low: float = 1e-3, high: float = 0.1) -> Scheme:
+    """Time steps log-uniform on [low, high], rates A ~ U[1, 16], LeCun kernels: Mamba-2, gated
+    DeltaNet.
+
+    For a `glr`, half of whose units then remember for 9.8 steps or more
+    (`theory.median_half_life`). Source: Dao & Gu (2024), and its code; see
+    `initializers.time_steps`. Departure: their kernels are PyTorch's, of a third of the variance.
+    """
+    if not 0 < low < high:
+        raise ValueError(f"mamba: time steps must be 0 < low < high, got low={low}, high={high}")
+
+    def scheme(leaf: Leaf) -> Initializer:
+        if leaf.role == "step_bias":
+            return initializers.time_steps(low, high)
+        if leaf.role == "log_rate":
+            return initializers.log_rate()
+        return vector(leaf) or initializers.lecun("truncated_normal")
+
+    def unmatched(leaves: Sequence[Leaf]) -> list[str]:
+        return absent(leaves, TIME_CONSTANTS)
+
+    return named("mamba", scheme, mamba.__doc__, unmatched)
+
+
+def griffin(low: float = 0.9, high: float = 0.999, power: float = 8.0) -> Scheme:
+    """Decays with a^power on the ring from low to high, LeCun kernels: De et al. (2024), for an
+    rg_lru.
+
+    The paper has a^8 there, its code (recurrentgemma) `griffin(power=1)`. Gates start half open, so
+    that a unit decays by a^4 a step. Source: section 2.4; kernels: the code.
+    """
+    if not (0 < low < high < 1 and 0 < power < math.inf):
+        raise ValueError(
+            "griffin: decays must be 0 < low < high < 1 and the power positive and finite, got "
+            f"low={low}, high={high}, power={power}"
+        )
+
+    def scheme(leaf: Leaf) -> Initializer:
+        if leaf.role == "decay_logit":
+            return initializers.decay_logit(low, high, power)
+        return vector(leaf) or initializers.lecun("normal")
+
+    def unmatched(leaves: Sequence[Leaf]) -> list[str]:
+        return absent(leaves, ("decay_logit",))
+
+    return named("griffin", scheme, griffin.__doc__, unmatched)
+
+
+def absent(leaves: Sequence[Leaf], roles: Sequence[str]) -> list[str]:
+    """Those of the roles that no leaf has."""
+    there = {leaf.role for leaf in leaves}
+    return [f"the role {role}" for role in roles if role not in there]

@@ -59,8 +59,8 @@ def states_and_gradients(
     module = model.filled(params)
     if not hasattr(module, "unrolled"):
         raise ValueError(
-            f"{type(module).__name__} has no time loop to look through; probe rnn, lstm, gru, mgu "
-            "or lru"
+            f"{type(module).__name__} has no time loop to look through; probe rnn, lstm, gru, mgu, "
+            "lru, glr or rg_lru"
         )
 
     def states_of_module() -> Any:

@@ -188,6 +188,9 @@ def training_step(study: Study) -> str:
     return str(jax.make_jaxpr(jax.grad(loss))(params, resolved.model.running, jax.random.key(0)))
 
 
+SLOW = ("lstm", "gru", "mgu", "glr", "rg_lru", "cnn")
+
+
 @pytest.mark.parametrize(
     "model",
     [
@@ -196,7 +199,7 @@ def training_step(study: Study) -> str:
         "mlp",
         "resnet",
         "vit",
-        *(pytest.param(m, marks=pytest.mark.slow) for m in ("lstm", "gru", "mgu", "cnn")),
+        *(pytest.param(m, marks=pytest.mark.slow) for m in SLOW),
     ],
 )
 def test_an_option_is_taken_where_it_changes_the_program_and_refused_elsewhere(model: str) -> None:

@@ -40,6 +40,19 @@ BOUNDED = {
         math.log(-math.log(0.9)),
     ),
     "log_phase": (I.log_phase(6.2), (2,), -math.inf, math.log(6.2)),
+    "log_rate": (I.log_rate(1.0, 16.0), (2,), 0.0, math.log(16)),
+    "time_steps": (
+        I.time_steps(1e-3, 0.1),
+        (2,),
+        math.log(math.expm1(1e-3)),
+        math.log(math.expm1(0.1)),
+    ),
+    "decay_logit": (
+        I.decay_logit(0.9, 0.999, 1.0),
+        (2,),
+        math.log(0.9 / 0.1),
+        math.log(0.999 / 0.001),
+    ),
 }
 
 
@@ -66,7 +79,7 @@ def test_bounds_hold_after_the_cast(name: str, dtype: jnp.dtype, through: str) -
         assert w.dtype == dtype
         w = np.asarray(w).astype(np.float64)
     assert low <= w.min()
-    if name.startswith(("log", "trunc")):
+    if name.startswith(("log", "trunc", "time", "decay")):
         assert w.max() <= high
     else:
         assert w.max() < high
@@ -114,6 +127,9 @@ for seed in range(20):
         partial(I.scaled, I.normal(1.0)),
         lambda s: I.log_decay(s, 2 * s),
         I.log_phase,
+        lambda s: I.log_rate(s, 2 * s),
+        lambda s: I.time_steps(s / 10, s, s / 5),
+        lambda s: I.decay_logit(s, 2 * s, 10 * s),
     ],
 )
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])

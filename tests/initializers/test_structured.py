@@ -353,6 +353,13 @@ EXAMPLES: dict[str, tuple[Any, tuple[int, ...]]] = {
     "spectral": (S.spectral(), (8, 16)),
     "gate_biases": (S.gate_biases(NAMES, forget=1.0), (4, 16)),
     "chrono": (S.chrono(NAMES, 50), (4, 16)),
+    "time_steps": (I.time_steps(), (16,)),
+    "log_rate": (I.log_rate(), (16,)),
+    "decay_logit": (I.decay_logit(), (16,)),
+    "s4d_real": (I.s4d_real(), (3, 16)),
+    "s4d_lin": (I.s4d_lin(), (3, 16)),
+    "s4d_inv": (I.s4d_inv(), (3, 16)),
+    "xlstm_biases": (I.xlstm_biases(NAMES), (4, 16)),
 }
 # The last places move where a program is fused otherwise, or a QR, an SVD or eigenvalues are
 # computed in a batch.
@@ -376,6 +383,10 @@ ROUNDED = {
     "by_gain",
     "normal",
     "sparse",
+    "time_steps",
+    "log_rate",
+    "decay_logit",
+    "xlstm_biases",
 }
 WITHOUT_RANDOMNESS = {
     "sinusoidal",
@@ -387,6 +398,9 @@ WITHOUT_RANDOMNESS = {
     "hippo_legs",
     "zero_hadamard",
     "gate_biases",
+    "s4d_real",
+    "s4d_lin",
+    "s4d_inv",
 }
 
 

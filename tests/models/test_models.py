@@ -13,10 +13,11 @@ from flax import nnx
 from programs import equations
 from scipy.stats import kstest
 
-from jaxinit import introspect, spec
+from jaxinit import introspect, spec, theory
 from jaxinit.initializers import constant, normal, orthogonal, vector
 from jaxinit.introspect import Training, functional
-from jaxinit.models import ACTIVATIONS, GRU, LRU, LSTM, MGU, MLP, MODELS, RNN
+from jaxinit.introspect.pure import ALWAYS_WIDE
+from jaxinit.models import ACTIVATIONS, GLR, GRU, LRU, LSTM, MGU, MLP, MODELS, RGLRU, RNN
 from jaxinit.models.bptt import SLOPES
 from jaxinit.models.recurrent import shapes_of
 from jaxinit.options import ACTIVATIONS as ACTIVATION_NAMES
@@ -62,10 +63,10 @@ def normal_beside_vectors(std: float):
 
 
 def normal_beside_poles(std: float):
-    """A scheme: poles as they always are, all else normal, biases too."""
+    """A scheme: poles and time constants as they always are, all else normal, biases too."""
 
     def scheme(leaf):
-        return vector(leaf) if leaf.role.startswith("log_") else normal(std)
+        return vector(leaf) if leaf.role in ALWAYS_WIDE else normal(std)
 
     return scheme
 
@@ -225,7 +226,7 @@ def test_overrides_reach_their_role_only(name: str) -> None:
         "readout_init": ("readout",),
         "bias_init": ("bias",),
     }
-    if name not in ("mlp", "lru", *PICTURES):
+    if name not in ("mlp", *LINEAR, *PICTURES):
         arguments["recurrent_init"] = ("recurrent",)
     for argument, roles in arguments.items():
         model = MODELS[name](D, H, K, rngs=nnx.Rngs(0), **{argument: constant(3.0)})
@@ -339,7 +340,8 @@ def test_dropout_of_recurrent_nets_is_on_what_goes_up_and_never_on_what_goes_on_
 
 # Options of the recurrent networks, each against its equation or against the network without it.
 
-RECURRENT = ("rnn", "lstm", "gru", "mgu", "lru")
+LINEAR = ("lru", "glr", "rg_lru")
+RECURRENT = ("rnn", "lstm", "gru", "mgu", *LINEAR)
 
 
 def drawn(model, scheme=everything_normal, key=KEY):
@@ -417,6 +419,68 @@ def test_the_linear_recurrent_unit_by_its_equation() -> None:
     past = x[:, -1] @ layer["skip.kernel"] + layer["skip.bias"]
     h = np.asarray(jax.nn.gelu(jnp.asarray((s @ mix).real + past, jnp.float32)), np.float64)
     np.testing.assert_allclose(model(X), states_of(h, p), rtol=2e-4, atol=2e-5)
+
+
+def gelu(x: np.ndarray) -> np.ndarray:
+    return np.asarray(jax.nn.gelu(jnp.asarray(x, jnp.float32)), np.float64)
+
+
+def test_the_gated_linear_recurrence_by_its_equation() -> None:
+    model = drawn(GLR(D, H, K, rngs=nnx.Rngs(0)), normal_beside_poles(0.6))
+    p, x, s = exact(model), np.asarray(X, np.float64), np.zeros((B, H))
+    layer = {name.removeprefix("layers.0."): value for name, value in p.items()}
+    for t in range(T):
+        dt = np.log1p(np.exp(x[:, t] @ layer["time_step"] + layer["step_bias"]))
+        a = np.exp(-dt * np.exp(layer["log_rate"]))
+        s = a * s + (1 - a) * (x[:, t] @ layer["input"])
+    past = x[:, -1] @ layer["skip.kernel"] + layer["skip.bias"]
+    h = gelu(s @ layer["mix"] + past)
+    np.testing.assert_allclose(model(X), states_of(h, p), rtol=2e-4, atol=2e-5)
+
+
+def test_the_real_gated_linear_recurrent_unit_by_its_equation() -> None:
+    model = drawn(RGLRU(D, H, K, rngs=nnx.Rngs(0)), normal_beside_poles(0.6))
+    p, x, s = exact(model), np.asarray(X, np.float64), np.zeros((B, H))
+    layer = {name.removeprefix("layers.0."): value for name, value in p.items()}
+    for t in range(T):
+        u = x[:, t] @ layer["input"]
+        r, i = (
+            sigmoid(u @ layer[f"{gate}.kernel"] + layer[f"{gate}.bias"])
+            for gate in ("recurrence_gate", "input_gate")
+        )
+        a = sigmoid(layer["decay_logit"]) ** (8 * r)
+        s = a * s + np.sqrt(1 - a**2) * (i * u)
+    past = x[:, -1] @ layer["skip.kernel"] + layer["skip.bias"]
+    h = gelu(s @ layer["mix"] + past)
+    np.testing.assert_allclose(model(X), states_of(h, p), rtol=2e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", ["glr", "rg_lru"])
+def test_half_lives_by_the_parameters_are_those_of_states_left_alone(name: str) -> None:
+    model = drawn(build(name), normal_beside_poles(0.6))
+    steps = 8
+    nothing, before = jnp.zeros((1, steps, D)), ((jnp.ones((1, H)),),)
+    _, ((left,),) = jax.jit(model.advance)(nothing, before)
+    measured = steps * np.log(2) / -np.log(np.asarray(left[0], np.float64))
+    p = exact(model)
+    layer = {name.removeprefix("layers.0."): value for name, value in p.items()}
+    if name == "glr":
+        expected = theory.glr_half_life(layer["step_bias"], layer["log_rate"])
+    else:
+        gate_bias = layer["recurrence_gate.bias"]
+        expected = theory.rg_lru_half_life(layer["decay_logit"], gate_bias)
+    np.testing.assert_allclose(measured, expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize("gate", [-50.0, 50.0])
+def test_gates_at_their_ends_leave_gradients_finite(gate: float) -> None:
+    """Where nothing is forgotten the root of 1 - a^2 has an infinite slope, which is bounded."""
+    for name, end in (("glr", "step_bias"), ("rg_lru", "recurrence_gate.bias")):
+        leaves, apply, *_ = functional(partial(build, name))
+        params = spec.draw(normal_beside_poles(0.6), KEY, leaves)
+        params[f"layers.0.{end}"] = jnp.full(H, gate)
+        gradient = jax.jit(jax.grad(lambda p, apply=apply: sum_of_squares(apply(p, X))))(params)
+        assert all(bool(jnp.isfinite(slope).all()) for slope in gradient.values()), name
 
 
 def test_the_poles_lie_uniformly_on_their_ring() -> None:
@@ -678,7 +742,7 @@ OF_ALL_WITH_A_RECURRENT_MATRIX = {"norm": "layer", "variational": True}
 for _name in RECURRENT:
     for _option, _value in OF_ALL.items():
         IN_A_DTYPE[f"{_name} {_option}"] = (_name, {_option: _value})
-    if _name != "lru":
+    if _name not in LINEAR:
         for _option, _value in OF_ALL_WITH_A_RECURRENT_MATRIX.items():
             IN_A_DTYPE[f"{_name} {_option}"] = (_name, {_option: _value})
 for _activation in SLOPES:
@@ -744,7 +808,7 @@ def test_other_dtypes(name: str, dtype: str) -> None:
         check_dtype(partial(build, name, **options), x, dtype)
 
 
-@pytest.mark.parametrize("case", [*KINDS, "mgu", "lru", "peepholes", "mlp"])
+@pytest.mark.parametrize("case", [*KINDS, "mgu", *LINEAR, "peepholes", "mlp"])
 def test_gradients_in_bfloat16_are_those_of_float32_to_its_rounding(case: str) -> None:
     def make(**options):
         if case == "mlp":  # which has no time to go back through
@@ -824,9 +888,12 @@ def test_traced_lengths_count_as_the_nearest_that_there_is(name: str, both: bool
         if learned_start:
             carry = [p[f"{last}.start.{k}"] for k in range(model.carries)]
         h = carry[0]
-        if name == "lru":
-            mix_real, mix_imaginary = p[f"{last}.mix"]
-            mixed = (carry[0] @ mix_real - carry[1] @ mix_imaginary) / np.sqrt(2)
+        if name in LINEAR:
+            mix = p[f"{last}.mix"]
+            if name == "lru":
+                mixed = (carry[0] @ mix[0] - carry[1] @ mix[1]) / np.sqrt(2)
+            else:
+                mixed = carry[0] @ mix
             mixed = mixed + p[f"{last}.skip.bias"]
             h = np.asarray(jax.nn.gelu(jnp.asarray(mixed, jnp.float32)))
         starts.append(h)

@@ -89,6 +89,8 @@ def test_a_scheme_with_settings_is_written_as_a_call(text: str, expected: Scheme
         ("scale(orthogonal, -1)", "a gain must not be negative, got -1"),
         ("mup(__import__('os').getpid())", "expected the name of a scheme or a call"),
         ("mup(os)", "no scheme is called 'os'"),
+        ("mamba(0.1, 0.01)", "time steps must be 0 < low < high, got low=0.1, high=0.01"),
+        ("griffin(high=1.0)", "decays must be 0 < low < high < 1 and the power positive"),
         ("mup(2 ** 10)", r"a setting is a literal or a scheme, got 2 \*\* 10"),
         ("mup(**{'base_width': 64})", "give each setting once, as name=value"),
         ("mup(64", "is no name of a scheme, nor a call"),

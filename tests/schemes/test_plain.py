@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 from small_nets import leaves_of
 
-from jaxinit.schemes import SCHEMES, with_bias
+from jaxinit.schemes import SCHEMES, griffin, with_bias
 from jaxinit.spec import Leaf, Scheme, draw
 
 KEY = jax.random.key(0)
@@ -58,7 +59,10 @@ VARIANCE = {
     "zaremba": 0.01 / 3,
     "chrono": glorot,
     "forget_bias": glorot,
+    "mamba": lecun,
+    "griffin": lecun,
 }
+TIME_CONSTANTS = {"mamba": "glr", "griffin": "rg_lru"}  # the models that have those they rule on
 IDENTITY = {"identity": ("recurrent", "hidden"), "irnn": ("recurrent",)}
 ORTHOGONAL = {"orthogonal": ("recurrent", "hidden")}
 ELSEWHERE = {"np_rnn": ("recurrent",), "smart_tanh": ("recurrent",)}  # tested in test_structured
@@ -96,6 +100,9 @@ GATED_ONLY = {
     ("forget_bias", "rnn"),
     ("forget_bias", "mlp"),
     ("forget_bias", "gru"),
+    *[(scheme, model) for scheme in TIME_CONSTANTS for model in ("lstm", "mlp", "lru")],
+    ("mamba", "rg_lru"),
+    ("griffin", "glr"),
 }
 
 
@@ -104,13 +111,17 @@ def test_every_scheme_is_covered_here() -> None:
 
 
 @pytest.mark.parametrize(("scheme", "model"), sorted(GATED_ONLY))
-def test_gate_biases_are_refused_where_there_are_no_such_gates(scheme: str, model: str) -> None:
+def test_schemes_are_refused_where_there_is_nothing_they_rule_on(scheme: str, model: str) -> None:
     with pytest.raises(ValueError, match="match no parameter"):
         draw(SCHEMES[scheme], KEY, leaves_of(model))
 
 
-@pytest.mark.parametrize("model", ["lstm", "mlp"])  # gates and none, every role
-@pytest.mark.parametrize("scheme", VARIANCE)
+EVERY_ROLE = ("lstm", "mlp")  # gates and none
+ON_MODELS = [(scheme, model) for scheme in VARIANCE for model in EVERY_ROLE]
+ON_MODELS += TIME_CONSTANTS.items()
+
+
+@pytest.mark.parametrize(("scheme", "model"), ON_MODELS)
 def test_variance_mean_and_biases(scheme: str, model: str) -> None:
     if (scheme, model) in GATED_ONLY:
         return
@@ -130,7 +141,7 @@ def test_variance_mean_and_biases(scheme: str, model: str) -> None:
         elif leaf.role in ORTHOGONAL.get(scheme, ()):
             gram = np.einsum("...ij,...kj->...ik", w, w)
             np.testing.assert_allclose(gram, np.broadcast_to(np.eye(64), w.shape), atol=2e-5)
-        elif leaf.role not in ELSEWHERE.get(scheme, ()):
+        elif leaf.is_kernel and leaf.role not in ELSEWHERE.get(scheme, ()):
             mean = 0.5 if scheme == "uniform01" else 0.0
             variance: Any = VARIANCE[scheme]
             if callable(variance):
@@ -162,6 +173,25 @@ def test_biases_that_are_not_zero() -> None:
     spread = bias(SCHEMES["chrono"])
     np.testing.assert_array_equal(spread[0], -spread[1])
     assert 0 < np.exp(spread[1]).max() <= 99
+
+
+@pytest.mark.parametrize("scheme", ["zaremba", "orthogonal", "pytorch", "mup", "mamba"])
+def test_time_constants_have_their_law_under_every_scheme(scheme: str) -> None:
+    leaves = leaves_of("glr", (8, 2000, 4), layers=1)
+    drawn = draw(SCHEMES[scheme], KEY, leaves)
+    dt = np.logaddexp(0, np.asarray(drawn["layers.0.step_bias"], float))
+    assert stats.kstest(np.log(dt), stats.uniform(np.log(1e-3), np.log(100)).cdf).pvalue > 1e-3
+    rates = np.exp(np.asarray(drawn["layers.0.log_rate"], float))
+    assert stats.kstest(rates, stats.uniform(1, 15).cdf).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("power", [1.0, 8.0])
+def test_griffins_decays_as_in_the_paper_and_as_in_its_code(power: float) -> None:
+    leaves = leaves_of("rg_lru", (8, 2000, 4), layers=1)
+    drawn = draw(griffin(power=power), KEY, leaves)
+    a = 1 / (1 + np.exp(-np.asarray(drawn["layers.0.decay_logit"], float)))
+    low, high = 0.9**2, 0.999**2
+    assert stats.kstest(a ** (2 * power), stats.uniform(low, high - low).cdf).pvalue > 1e-3
 
 
 def test_xavier_rnn_keeps_the_preactivation_variance_of_unit_inputs() -> None:

@@ -133,7 +133,7 @@ def test_a_network_without_a_time_loop_is_refused() -> None:
         looked(make_bidirectional, SCHEMES["orthogonal"])
 
 
-@pytest.mark.parametrize("name", ["rnn", "lstm", "gru", "mgu", "lru"])
+@pytest.mark.parametrize("name", ["rnn", "lstm", "gru", "mgu", "lru", "glr", "rg_lru"])
 def test_bfloat16_is_seen_through_time_as_float32_is(name: str) -> None:
     model = functional(lambda: MODELS[name](D, H, K, rngs=nnx.Rngs(0)))
     params = spec.draw(SCHEMES["orthogonal"], jax.random.key(0), model.leaves)
