@@ -126,7 +126,7 @@ ADDING = Study(
     schemes=TRAINED,
     baseline="mamba",
     optimizer="adam",
-    lrs=(0.01, 0.03, 0.1),  # 0.003 was never the best
+    lrs=(0.01, 0.03, 0.1, 0.3),
     clip=1.0,
     seeds=5,
     tune_seeds=2,
@@ -142,6 +142,7 @@ def copying(length: int) -> Study:
         ADDING,
         task="copy",
         length=length,
+        lrs=(0.01, 0.03, 0.1),
         target=target,
         epochs=40,
         evaluations=1,
