@@ -126,12 +126,10 @@ ADDING = Study(
     schemes=TRAINED,
     baseline="mamba",
     optimizer="adam",
-    lrs=(0.01, 0.03, 0.1, 0.3),
     clip=1.0,
     seeds=5,
-    tune_seeds=2,
     epochs=30,
-    evaluations=2,
+    evaluations=4,
 )
 
 
@@ -142,14 +140,13 @@ def copying(length: int) -> Study:
         ADDING,
         task="copy",
         length=length,
-        lrs=(0.01, 0.03, 0.1),
         target=target,
         epochs=40,
-        evaluations=1,
+        evaluations=2,
     )
 
 
-TEXT = replace(ADDING, task="short_text", length=None, epochs=20, evaluations=1)
+TEXT = replace(ADDING, task="short_text", length=None, epochs=20, evaluations=2)
 
 
 def both(*tasks: Study) -> dict[str, Study]:
