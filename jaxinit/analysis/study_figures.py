@@ -304,7 +304,7 @@ def _panels(
     which lies above all.
     """
     schemes = _by_speed(records)
-    rates = table.reported(records)
+    best = table.best_points(records)
     baseline = records.attrs["baseline"]
     figure, panels = small_multiples(
         len(schemes), panel=(2.6, 1.8), margin=(0.6, 1.2), least_width=5.6, shared=True
@@ -316,7 +316,12 @@ def _panels(
         if baseline in schemes and scheme != baseline:
             draw(axes, baseline, BASELINE)
         draw(axes, scheme, OWN)
-        title = f"{scheme}, rate {rates[scheme]:g}" if scheme in rates else scheme
+        title = scheme
+        if scheme in best:
+            rate, also = best[scheme]
+            title += f", rate {rate:g}"
+            if also is not None:
+                title += f", {records.attrs['also']} {also:g}"
         axes.set_title(as_text(title), fontsize=9, loc="left")
     for axes in _lowest(panels):
         axes.set_xlabel(xlabel)
