@@ -361,7 +361,7 @@ def look_at_values(
     from jaxinit.auditing.built import batch_of, built, drawn_twice
 
     examples = None if batch is None else batch_of(batch)
-    model = built(place, examples)
+    model = auditing.adapted(built(place, examples), examples)
     report = auditing.audit(model, scheme, examples, loss=loss, weights=weights)
     report = report.with_findings(drawn_twice(place, model, examples))
     if as_json:

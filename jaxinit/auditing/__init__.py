@@ -26,6 +26,7 @@ from jaxinit.auditing.findings import (
     all_findings,
     defaults_of,
     half_lives,
+    is_fused_orthogonal,
     look,
     of_scaled_rules,
     worst_first,
@@ -71,7 +72,7 @@ def audit(
     Raises: BadStudy for what is no model, has no parameters, or fails on the batch; for a scheme
     that there is not, and names that match nothing.
     """
-    model = _adapted(model, batch)
+    model = adapted(model, batch)
     entries = entries_of(model, **declared)
     rules, findings = _rules(scheme, entries)
     key = spec.named_key(jax.random.key(0), "audit")  # no draw that a model would have
@@ -117,7 +118,7 @@ def assert_well_initialized(
         raise AssertionError("not initialized as it should be:\n" + "\n".join(lines))
 
 
-def _adapted(model: Any, batch: tuple[Any, Any] | None) -> Any:
+def adapted(model: Any, batch: tuple[Any, Any] | None) -> Any:
     """A Linen module, or a pair of functions, as a module of NNX; any other model as it is."""
     is_pair = isinstance(model, tuple) and len(model) == 2 and all(map(callable, model))
     is_linen = not isinstance(model, nnx.Module) and hasattr(model, "init") and callable(model)
@@ -125,8 +126,8 @@ def _adapted(model: Any, batch: tuple[Any, Any] | None) -> Any:
         return model
     if batch is None:
         raise BadStudy(
-            f"{type(model).__name__} has no parameters before it sees inputs; give batch=(x, y), "
-            "or the tree of its parameters"
+            f"{type(model).__name__} has no parameters before it sees inputs; give a batch of them "
+            "(batch=(x, y), --batch FILE.npz), or the tree of its parameters"
         )
     return introspect.adapt(model, batch[0])
 
@@ -220,7 +221,7 @@ def _row(item: Item, items: list[Item]) -> Row:
         role=leaf.role if leaf is not None else "unknown",
         fan_in=leaf.fan_in if leaf is not None else 0,
         fan_out=leaf.fan_out if leaf is not None else 0,
-        law=own.law,
+        law="orthogonal, fused" if is_fused_orthogonal(item.entry) else own.law,
         p=own.p,
         mean=own.mean,
         std=own.std,

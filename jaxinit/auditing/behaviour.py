@@ -41,6 +41,8 @@ def behaviour(model: nnx.Module, batch: tuple[Any, Any], loss: str | Loss | None
     cost = _loss(loss, batch[1])
     x, y = (jnp.asarray(values) for values in batch)
     outputs = _called(model, x)
+    if cost is LOSSES["cross_entropy"]:
+        _check_labels(outputs, y)
     try:
         value = float(cost(outputs, y))
     except Exception as error:
@@ -63,6 +65,16 @@ def _loss(loss: str | Loss | None, y: Any) -> Loss:
     if loss not in LOSSES:
         raise BadStudy(f"loss is {', '.join(LOSSES)} or a function of (outputs, y), got {loss!r}")
     return LOSSES[loss]
+
+
+def _check_labels(outputs: Any, y: Any) -> None:
+    """Raises: BadStudy for labels that are not among the outputs."""
+    classes = outputs.shape[-1]
+    if y.size and not (int(y.min()) >= 0 and int(y.max()) < classes):
+        raise BadStudy(
+            f"labels are {int(y.min())} to {int(y.max())} and the model has {classes} outputs; "
+            f"labels are 0 to {classes - 1}"
+        )
 
 
 def _called(model: nnx.Module, x: Any) -> Any:
@@ -102,7 +114,9 @@ def _of_loss(value: float, outputs: Any, y: Any, cost: Loss) -> Iterator[Finding
             "a smaller or zero readout; the first steps only unlearn it",
         )
     else:
-        yield _measured("loss at the start", f"{value:.3g}, chance ln {classes} = {chance:.3g}")
+        yield _measured(
+            "loss at the start", f"{value:.3g}; guessing has ln {classes} = {chance:.3g}"
+        )
 
 
 def _measured(what: str, evidence: str) -> Finding:

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from flax import nnx
 
+from jaxinit import auditing
 from jaxinit.auditing.findings import Finding
 from jaxinit.auditing.inventory import entries_of
 from jaxinit.engine.resolve import arguments_of
@@ -39,7 +40,7 @@ def batch_of(name: str) -> Batch:
     x, y = arrays["x"][:MOST_EXAMPLES], arrays["y"][:MOST_EXAMPLES]
     if len(x) != len(y) or not len(x):
         raise BadStudy(f"{name}: x has {len(arrays['x'])} examples and y {len(arrays['y'])}")
-    for label, values in (("x", x), ("y", y)):
+    for label, values in (("x", arrays["x"]), ("y", arrays["y"])):
         if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
             bad = int((~np.isfinite(values)).sum())
             raise BadStudy(f"{name}: {bad} of {values.size} entries of {label} are not finite")
@@ -97,7 +98,8 @@ def drawn_twice(place: str, model: Any, batch: Batch | None) -> list[Finding]:
     first = entries_of(model)
     if sum(entry.size for entry in first) > MOST_BUILT_TWICE or isinstance(model, str):
         return []
-    second = {entry.name: entry for entry in entries_of(built(place, batch))}
+    again = auditing.adapted(built(place, batch), batch)
+    second = {entry.name: entry for entry in entries_of(again)}
     differing = [
         entry.name
         for entry in first

@@ -28,11 +28,12 @@ SEVERITIES: tuple[Severity, ...] = ("serious", "warning", "note")
 
 ALPHA = 1e-3  # of a correct model to have any serious finding by chance
 TELLING = 0.02  # a relative difference of standard deviations that matters
+TWICE = 1 << 16  # entries up to which a second draw says whether all draws are equal
 LARGE = 1 << 20  # entries beyond which a law is compared by its formula, where it has one
 FEWEST = 30  # entries whose standard deviation is compared
 # Values that sampling in a narrow dtype can give, of any law, and the entries that show it.
 VALUES_OF = {"bfloat16": (128, 1024), "float16": (1024, 4096)}
-HALF_LIVES = (1.0, 300.0)  # steps: a memory that is shorter or longer is no memory of a sequence
+HALF_LIVES = (2.0, 300.0)  # steps: a memory that is shorter or longer is no memory of a sequence
 
 
 class Finding(NamedTuple):
@@ -107,7 +108,7 @@ def look(entry: Entry, rule: Rule | None, key: jax.Array) -> Item:
     if rule is not None and entry.leaf is not None:
         expected = _expected(entry, rule, key)
     known = ""
-    if entry.leaf is not None and entry.leaf.is_kernel and not _is_fused_orthogonal(entry):
+    if entry.leaf is not None and entry.leaf.is_kernel and not is_fused_orthogonal(entry):
         known = family(measured, entry.leaf.fan_in, entry.leaf.fan_out)
     z = math.nan
     if expected is not None and expected.measured is not None:
@@ -133,23 +134,26 @@ def _expected(entry: Entry, rule: Rule, key: jax.Array) -> Expected:
     leaf = entry.leaf
     assert leaf is not None
     law, spread = getattr(rule.draw, "law", ""), getattr(rule.draw, "spread", None)
-    if entry.size > LARGE and spread is not None and law in RANDOM:
-        # Known without a draw, which would need as much memory again.
+    std = None
+    if spread is not None and law in RANDOM:
         std = float(spread(spec.asked_of(leaf.shape, leaf.dims)))
+    if entry.size > LARGE and std is not None:
+        # Known without a draw, which would need as much memory again.
         exact = Measured(entry.size, 0.0, std, 0.0, -math.inf, math.inf, 0, 0, 0, 0, law, math.nan)
         return Expected("the scheme", std, exact)
     init = spec.along(leaf.dims, rule.draw)
     own_key = spec.named_key(key, rule.key or leaf.name)
     dtype = jnp.dtype(entry.dtype)
     drawn = np.asarray(init(own_key, leaf.shape, dtype))
-    again = drawn
-    if drawn.size <= 1 << 16:
-        again = np.asarray(init(spec.named_key(own_key, "again"), leaf.shape, dtype))
     measured = measure(drawn, matrices(entry, drawn))
-    is_fixed = measured.law not in RANDOM or (
-        drawn.size <= 1 << 16 and np.array_equal(drawn, again)
-    )
+    if drawn.size <= TWICE:
+        again = np.asarray(init(spec.named_key(own_key, "again"), leaf.shape, dtype))
+        is_fixed = np.array_equal(drawn, again)
+    else:
+        is_fixed = measured.law not in RANDOM
     sample = _spread(drawn)
+    if std is not None and measured.law in RANDOM:  # the formula's, free of one draw's noise
+        measured = measured._replace(std=std, error=0.0)
     fixed = drawn if is_fixed and drawn.size <= 1 << 22 else None
     return Expected("the scheme", measured.std, measured, fixed, sample)
 
@@ -182,6 +186,7 @@ def _z(own: Measured, reference: Measured) -> float:
 def all_findings(items: Sequence[Item], tests: int) -> Iterator[Finding]:
     """Every finding of the values of a model; `tests` is how many of them could be chance."""
     level = ALPHA / max(tests, 1)
+    items = sorted(items, key=lambda item: -abs(item.z) if math.isfinite(item.z) else 0.0)
     yield from _not_finite(items)
     for item in items:
         yield from _against_scheme(item, level)
@@ -244,6 +249,8 @@ def _against_scheme(item: Item, level: float) -> Iterator[Finding]:
                 repair,
             )
         return
+    if min(own.size, reference.size) < FEWEST:
+        return
     if own.law not in RANDOM:
         yield Finding(
             "serious",
@@ -253,8 +260,6 @@ def _against_scheme(item: Item, level: float) -> Iterator[Finding]:
             "an initializer that is never called, or is written over after it was",
             repair,
         )
-        return
-    if min(own.size, reference.size) < FEWEST:
         return
     ratio = own.std / reference.std
     p = 2 * scipy_stats.norm.sf(abs(item.z))
@@ -351,7 +356,7 @@ def _low_precision(item: Item) -> Iterator[Finding]:
     )
 
 
-def _is_fused_orthogonal(entry: Entry) -> bool:
+def is_fused_orthogonal(entry: Entry) -> bool:
     """Whether the copies of a kernel are stored as one matrix that is orthogonal as a whole."""
     if entry.leaf is None or entry.leaf.copies < 2 or len(entry.stored.shape) != 2:
         return False
@@ -364,7 +369,7 @@ def _fused(item: Item) -> Iterator[Finding]:
     if leaf is None or not leaf.is_kernel or leaf.copies < 2 or not entry.variable:
         return
     stored = np.asarray(entry.stored)
-    if item.measured.law == "orthogonal" or not _is_fused_orthogonal(entry):
+    if item.measured.law == "orthogonal" or not is_fused_orthogonal(entry):
         return
     by_copy = matrices(entry, entry.values())
     assert by_copy is not None
@@ -393,7 +398,7 @@ def _fans(item: Item) -> Iterator[Finding]:
         return
     if leaf is not None and (item.known or leaf.dims.lstrip(".").startswith("o")):
         return
-    if _is_fused_orthogonal(entry):
+    if is_fused_orthogonal(entry):
         return  # which `_fused` says
     window = math.prod(stored[:-2])
     named = family(own, stored[-2] * window, stored[-1] * window)
@@ -777,7 +782,10 @@ def half_lives(bias: Item, log_decay: Item | None) -> np.ndarray:
 
 
 def worst_first(findings: Iterable[Finding]) -> list[Finding]:
-    return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
+    """Findings by severity, those of one kind together."""
+    findings = list(findings)
+    kinds = [finding.what for finding in findings]
+    return sorted(findings, key=lambda f: (SEVERITIES.index(f.severity), kinds.index(f.what)))
 
 
 def defaults_of(items: Iterable[Item]) -> str:

@@ -139,6 +139,8 @@ def reinitialize(
     not known and that are not excluded; a pattern that matches nothing; a scheme with multipliers,
     which an array cannot carry.
     """
+    if not jnp.issubdtype(getattr(key, "dtype", np.int32), jax.dtypes.prng_key):
+        raise BadStudy(f"key is jax.random.key(seed), got {key!r}")
     patterns = (exclude,) if isinstance(exclude, str) else tuple(exclude)
     module = module_of(model, **declared)
     entries = entries_of(model, **declared)
@@ -154,7 +156,7 @@ def reinitialize(
     if unknown:
         raise BadStudy(
             f"the axes of {', '.join(unknown)} are not known; say dims= and roles= of them, or "
-            "exclude them"
+            "leave them as they are with exclude="
         )
     drawn_leaves = [entry.leaf for entry in fresh if entry.leaf is not None]
     known = _known(scheme)

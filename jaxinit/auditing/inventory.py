@@ -28,7 +28,7 @@ from jaxinit.spec import Leaf
 from jaxinit.study import BadStudy
 
 # Roles by what many codes call the layer: the last two names on a path.
-TABLES = r"(^|\.)(wte|tok_embed\w*|token_embed\w*|embed_tokens|embed|embedding|embeddings)$"
+TABLES = r"(^|\.)(wte|emb|tok_emb\w*|token_emb\w*|embed_tokens|embed|embedding|embeddings)$"
 NAMED_ROLES = (
     (r"(^|\.)(lm_head|head|readout|classifier|logits|unembed\w*|fc_out)$", "readout"),
     (TABLES, "embedding"),
@@ -45,7 +45,11 @@ NAMED_ROLES = (
     (r"(^|\.)(weight_hh_l\d+|hidden_to_hidden|h2h|recurrent\w*)$", "recurrent"),
 )
 PACKED = r"(^|\.)(c_attn|qkv|qkv_proj|in_proj|Wqkv|query_key_value)$"
+# Vectors of linear recurrences that many codes call so.
+NAMED_VECTORS = {"dt_bias": "step_bias", "A_log": "log_rate"}
 GATES_OF_TORCH = {4: ("input", "forget", "cell", "output"), 3: ("reset", "update", "new")}
+KINDS_OF_TORCH = {4: "lstm", 3: "gru", 1: "rnn"}
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # of PyTorch, no parameters
 
 
 @dataclass(frozen=True)
@@ -110,10 +114,18 @@ def module_of(model: Any, **declared: Any) -> nnx.Module:
             role = role_named(name)
             if variable.get_metadata().get("role_assumed") and role is not None:
                 roles[name] = role
+        dims = {
+            name: "o"
+            for name, variable in variables.items()
+            if _vector_named(name) and variable.get_value().ndim == 1
+        }
+        roles |= {name: _vector_named(name) for name in dims}
+        dims |= declared.get("dims") or {}
         roles |= declared.get("roles") or {}
         blocks = declared.get("n_layers") or _blocks(variables)
         # Once more, since the layer of a readout is the number of blocks.
-        return declare(fresh(), **declared | {"roles": roles, "n_layers": blocks})
+        said = {"roles": roles, "dims": dims, "n_layers": blocks}
+        return declare(fresh(), **declared | said)
     except ValueError as error:
         raise BadStudy(str(error)) from error
 
@@ -159,6 +171,8 @@ def _arrays(model: Any) -> Any:
             words += str(word).split(".")  # PyTorch's names are paths
         if words and words[0] == "params" and len(words) > 1:
             words = words[1:]
+        if words and words[-1] in STATISTICS:
+            continue
         branch = nested
         for word in words[:-1]:
             branch = branch.setdefault(word, {})
@@ -177,6 +191,7 @@ def _said_of_torch(module: nnx.Module) -> dict[str, dict[str, Any]]:
     split: dict[str, Any] = {}
     roles: dict[str, str] = {}
     packed_by_inputs = set()
+    names = {name: tuple(v.get_value().shape) for name, v in variables_of(module).items()}
     for name, variable in variables_of(module).items():
         last, layer = name.rpartition(".")[2], name.rpartition(".")[0]
         shape = variable.get_value().shape
@@ -191,11 +206,23 @@ def _said_of_torch(module: nnx.Module) -> dict[str, dict[str, Any]]:
             count = shape[0] // recurrent.get_value().shape[1] if recurrent is not None else 0
             if count in GATES_OF_TORCH:
                 split[name] = GATES_OF_TORCH[count]
+            if len(shape) == 2:
+                variable.set_metadata(kind=KINDS_OF_TORCH.get(count, ""))
+            else:  # two that are added, each drawn by the number of units
+                variable.set_metadata(inputs=shape[0] // max(count, 1))
         elif last == "in_proj_weight" and len(shape) == 2:
             dims[name] = "oi"
             split[name] = ("query", "key", "value")
+        elif last == "in_proj_bias" and len(shape) == 1:
+            dims[name], roles[name] = "o", "bias"
+            variable.set_metadata(kind="attention")
+        elif last == "bias" and f"{layer.rpartition('.')[0]}.in_proj_weight".lstrip(".") in names:
+            variable.set_metadata(kind="attention")
+        elif last == "bias" and len(names.get(f"{layer}.weight".lstrip("."), (0, 0))) == 1:
+            variable.set_metadata(kind="norm")
         elif last == "weight" and len(shape) == 1:
             dims[name], roles[name] = "o", "scale"
+            variable.set_metadata(kind="norm")
         elif last == "weight" and re.search(TABLES, layer):
             dims[name] = "io"
         elif last == "weight" and re.search(PACKED, layer) and len(shape) == 2:
@@ -211,6 +238,11 @@ def _said_of_torch(module: nnx.Module) -> dict[str, dict[str, Any]]:
         if of_block and name.endswith(".weight") and name not in dims:
             dims[name] = "io"
     return {"dims": dims, "split": split, "roles": roles}
+
+
+def _vector_named(name: str) -> str:
+    """The role of a vector that is called as those of linear recurrences are; empty for others."""
+    return NAMED_VECTORS.get(name.rpartition(".")[2], "")
 
 
 def role_named(name: str) -> str | None:

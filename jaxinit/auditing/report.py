@@ -9,6 +9,7 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -78,6 +79,8 @@ class Report:
         console.width = max(console.width, WIDTH)  # numbers are not cut
         console.print(Text(self.headline(), "bold"))
         console.print(_table(self.rows))
+        if any(not math.isnan(row.memory) for row in self.rows):
+            console.print("memory: half-life of a state at the start, in steps", highlight=False)
         if len(self.rows) > SHOWN:
             console.print(f"... and {len(self.rows) - SHOWN} more; --json has all")
         for _, alike in groupby(self.findings, lambda finding: (finding.severity, finding.what)):
@@ -113,7 +116,7 @@ def _table(rows: Sequence[Row]) -> Table:
             row.name,
             "x".join(map(str, row.shape)) or "scalar",
             row.role,
-            row.law.removesuffix(" normal") or "normal",
+            _law(row),
             _number(row.std, ".3g"),
             f"{_number(row.expected, '.3g')} {row.source}".strip(),
             _number(row.z, "+.1f"),
@@ -122,6 +125,12 @@ def _table(rows: Sequence[Row]) -> Table:
             cells.append(_number(row.memory, ".3g"))
         table.add_row(*map(Text, cells))
     return table
+
+
+def _law(row: Row) -> str:
+    if row.law == "constant":
+        return f"constant {row.mean:.3g}"
+    return row.law.removesuffix(" normal")
 
 
 def _number(value: float, spec: str) -> str:
@@ -135,16 +144,20 @@ def _print_findings(alike: Sequence[Finding], console: Console) -> None:
     console.print(Text(f"{MARKS[first.severity]} {first.severity}: {first.what}{often}", "bold"))
     for finding in alike[:ALIKE]:
         at = f"{finding.parameter}: " if finding.parameter else ""
-        console.print(Text(f"     {at}{finding.evidence}"))
+        _indented(console, f"{at}{finding.evidence}")
     if len(alike) > ALIKE:
         others = [finding.parameter for finding in alike[ALIKE:]]
-        console.print(Text(f"     and {', '.join(others)}"))
+        _indented(console, f"and {', '.join(others)}")
     for label, said in (
         ("likely", dict.fromkeys(finding.cause for finding in alike)),
         ("repair", dict.fromkeys(finding.repair for finding in alike)),
     ):
         for line in filter(None, list(said)[:ALIKE]):
-            console.print(Text(f"     {label}: {line}"))
+            _indented(console, f"{label}: {line}")
+
+
+def _indented(console: Console, line: str) -> None:
+    console.print(Padding(Text(line), (0, 0, 0, 5)))
 
 
 def _without_nan(value: Any) -> Any:

@@ -275,7 +275,7 @@ def _maker_of(name: str) -> training.Optimizer:
     make = _object_of(name, {})
     if make is None:
         of_optax = _of_optax()
-        check_name("optimizer", name, [*training.OPTIMIZERS, *of_optax])
+        check_name("optimizer", name, [*dict.fromkeys([*training.OPTIMIZERS, *of_optax])])
         make = of_optax[name]
     check_makes_optimizer(make)
     return _tried_out(name, make, {})
@@ -458,9 +458,16 @@ def _tried(study: Study, task: Task, model: Functional) -> Task:
     steps = (task.length,) if task.readout == "all" else ()
     expected = (count_of(x), *steps, task.out_features)
     if task.loss in LOSSES.values() and got != expected:
+        hint = "the last axis is out_features, the third argument that a model is built with"
+        if len(got) > len(expected) and got[-1:] == expected[-1:]:
+            hint = (
+                f"inputs come as [examples, {task.length}, {task.in_features}], with an axis of "
+                "time; flatten them, x.reshape(x.shape[0], -1), or give the last step's outputs "
+                "(readout='last' of our models)"
+            )
         raise BadStudy(
             f"model {study.model!r} gives outputs {got} and task {task.name!r} wants {expected}: "
-            "the last axis is out_features, the third argument that a model is built with"
+            f"{hint}"
         )
     if math.isnan(task.chance):
         task = replace(task, chance=cost_of_zeros(task, params))

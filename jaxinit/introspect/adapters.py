@@ -11,6 +11,7 @@ from flax import nnx
 from jaxtyping import Array
 
 from jaxinit.introspect.declaration import declare, matches
+from jaxinit.introspect.parameters import leaves_of, variables_of
 
 Init: TypeAlias = Callable[..., Any]
 Path: TypeAlias = tuple[str, ...]
@@ -120,7 +121,25 @@ def declare_by_names(
             own_roles[name] = said.role
         if said.gate:
             variable.set_metadata(gate=said.gate)
-    return declare(module, dims=own_dims, roles=own_roles, **declared)
+    declare(module, dims=own_dims, roles=own_roles, **declared)
+    _say_inputs_of_biases(module)
+    return module
+
+
+def _say_inputs_of_biases(module: Adapted) -> None:
+    """Give biases the number of inputs of the kernel beside them, as Flax's layers do."""
+    variables = variables_of(module)
+    for name, variable in variables.items():
+        metadata = variable.get_metadata()
+        if metadata.get("role") != "bias" or metadata.get("inputs"):
+            continue
+        layer = name.rpartition(".")[0]
+        for kernel in (*FEATURES_LAST, *FEATURES_FIRST):
+            beside = variables.get(f"{layer}.{kernel}" if layer else kernel)
+            if beside is not None and "dims" in beside.get_metadata():
+                (leaf, *_) = leaves_of(kernel, beside)
+                if leaf.is_kernel:
+                    variable.set_metadata(inputs=leaf.fan_in)
 
 
 def _of_linen(model: Any) -> tuple[Init, Callable[[Any, Any], Array]]:

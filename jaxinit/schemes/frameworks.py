@@ -62,7 +62,7 @@ def pytorch(leaf: Leaf) -> Initializer | None:
         return zeros
     if leaf.kind not in RECURRENT:
         return _plus_minus(_inputs_of_layer(leaf))
-    by_units = _plus_minus(leaf.shape[-1])
+    by_units = _plus_minus(axis_size(leaf.shape, leaf.dims, "o"))
     # The reset bias of a GRU is the second bias of the new gate.
     if leaf.role != "bias" or leaf.name.endswith("reset_bias"):
         return by_units

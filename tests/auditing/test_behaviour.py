@@ -33,7 +33,7 @@ def classifier(*between: Any, scale: float = 1.0) -> Layered:
 
 
 def test_the_loss_at_the_start_against_chance() -> None:
-    assert "chance ln 10 = 2.3" in found(classifier())["loss at the start"]
+    assert "guessing has ln 10 = 2.3" in found(classifier())["loss at the start"]
     loud = found(classifier(scale=30.0))
     assert "10 classes have ln 10 = 2.3" in loud["the loss at the start is above chance"]
 

@@ -41,6 +41,13 @@ def asks(depth, rngs):
     return Net(rngs)
 
 model = 3
+
+from flax import linen
+
+class Dense(linen.Module):
+    @linen.compact
+    def __call__(self, x):
+        return linen.Dense(10)(x)
 """
 
 
@@ -51,6 +58,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     draws = np.random.default_rng(0)
     x, y = draws.normal(size=(64, 8)).astype(np.float32), draws.integers(0, 10, 64)
     np.savez("b.npz", x=x, y=y)
+    np.savez("labels.npz", x=x, y=2 * y)
     x[0, 0] = np.nan
     np.savez("nan.npz", x=x, y=y)
     return tmp_path
@@ -65,6 +73,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("mine_audited.py:sized --batch b.npz", 0, "ln 10 = 2.3"),
         ("mine_audited.py:build --scheme gpt2", 1, "the declared scheme does not fit"),
         ("mine_audited.py:build --scheme orthogonal", 1, "than declared"),
+        ("mine_audited.py:Dense --batch b.npz", 0, "LeCun's law, truncated"),
         ("mine_audited.py:flat", 1, "a kernel of one number"),
         ("mine_audited.py:unseeded", 0, "two builds of one seed differ"),
     ],
@@ -85,6 +94,8 @@ def test_models_of_a_file(words: str, code: int, said: str, capsys) -> None:
         ("mine_audited.py:asks", "asks for depth, which an audit does not know"),
         ("mine_audited.py:sized", "--batch says in_features and out_features"),
         ("mine_audited.py:model", "int holds no arrays"),
+        ("mine_audited.py:Dense", "has no parameters before it sees inputs"),
+        ("mine_audited.py:build --batch labels.npz", "labels are 0 to 18 and the model has 10"),
         ("mine_audited.py:build --batch none.npz", "none.npz cannot be read"),
         ("mine_audited.py:build --batch nan.npz", "1 of 512 entries of x are not finite"),
         ("mine_audited.py:build --scheme he", "no scheme is called 'he'"),

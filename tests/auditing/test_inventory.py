@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from audited import Language
+from audited import Language, Mamba, time_steps
 from flax import linen, nnx
 
+from jaxinit.auditing import audit
 from jaxinit.auditing.inventory import entries_of, matrices, role_named
 from jaxinit.finetune import save_checkpoint
 from jaxinit.study import BadStudy
@@ -135,3 +136,32 @@ def test_what_is_no_model_is_refused(model: Any, message: str) -> None:
 def test_a_pattern_that_matches_nothing_is_refused() -> None:
     with pytest.raises(BadStudy, match="matches no parameter"):
         entries_of(Language(nnx.Rngs(0)), roles={"nothing.*": "query"})
+
+
+def test_pytorchs_own_layers_are_clean_under_pytorchs_scheme() -> None:
+    """Biases have the inputs of the kernel beside them, those of LSTMs the units; normalizations
+    and attention have none."""
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    layers = torch.nn.ModuleDict(
+        {
+            "emb": torch.nn.Embedding(100, 64),
+            "a": torch.nn.Linear(64, 48),
+            "conv": torch.nn.Conv2d(8, 16, 3),
+            "lstm": torch.nn.LSTM(32, 64),
+            "gru": torch.nn.GRU(32, 64),
+            "norm": torch.nn.LayerNorm(64),
+            "batch": torch.nn.BatchNorm1d(64),
+            "mha": torch.nn.MultiheadAttention(64, 4),
+            "head": torch.nn.Linear(64, 3),
+        }
+    )
+    state = {name: value.detach().numpy() for name, value in layers.state_dict().items()}
+    assert [f for f in audit(state, "pytorch").findings if f.severity != "note"] == []
+
+
+def test_vectors_of_linear_recurrences_are_known_by_name() -> None:
+    assert said(Mamba(time_steps())) == {
+        "A_log": ("o", "log_rate"),
+        "dt_bias": ("o", "step_bias"),
+    }
