@@ -118,7 +118,7 @@ SIZES: dict[str, dict[str, Study]] = {
         "rnn, digits by rows, T=8": SMOKE,
         "gru, digits by rows, T=8": replace(SMOKE, model="gru"),
     },
-    "quick": {MAIN: MAIN_JOB} | settings(ROWS, PIXELS, ADDING, (20, 60)),
+    "quick": {MAIN: MAIN_JOB} | settings(ROWS, PIXELS, ADDING, (20, 40)),
     "paper": {name: larger(study) for name, study in LONGER.items()},
 }
 
