@@ -13,7 +13,7 @@ The first setting is the main job (`jaxinit run`): 128 tanh units on digits read
 nine schemes. Others have 32 or 64 units and six schemes: digits by rows (8 steps) and by pixels (64
 steps) with SGD, adding over 20 and 60 steps with Adam.
 
-Expect at quick (2026-11-29, 661 s on 2 cores; all claims and intervals: docs/results.md):
+Expect at quick (2026-11-29, 457 s on 2 cores; all claims and intervals: docs/results.md):
 - A10.small_normal: rnn of 128, digits by rows, T=8: Xavier cuts the epochs needed to converge by 2
   to 10 times in deep and recurrent networks (xavier_rnn against small_normal): 3.96 (3.4 to 4.53);
   at least 2: holds; at most 10: holds.
