@@ -48,6 +48,8 @@ ON_ACCELERATORS = {
 }
 TOGETHER = {f"ours, {count} together": count for count in (1, 4, 16, 64, 256)}  # under vmap
 CHARACTERS = ("transformer", 128, 97, 32, 64)  # the inputs are characters
+# Models that others write layer by layer.
+WRITTEN_OUT: dict[str, Any] = {"transformer": character_models, "cnn": picture_models}
 GATES = {"rnn": 1, "lstm": 4, "gru": 3}
 TRIALS_PER_DEVICE, CLASSES, RATE = 2, 10, 0.01
 TINY = 1e-9  # the rate of "its products alone", whose sizes must neither vanish nor grow
@@ -271,10 +273,8 @@ def _jax_loss(model: str, hidden: int, inputs: int, batch: int, length: int, **o
 
 
 def flax_nnx(model: str, hidden: int, inputs: int, batch: int, length: int) -> Step:
-    if model == "transformer":
-        return character_models.flax_nnx(hidden, inputs, batch, length, RATE)
-    if model == "cnn":
-        return picture_models.flax_nnx(hidden, inputs, batch, length, RATE)
+    if model in WRITTEN_OUT:
+        return WRITTEN_OUT[model].flax_nnx(hidden, inputs, batch, length, RATE)
     import jax
     from flax import nnx
 
@@ -307,10 +307,8 @@ def pytorch(
     compiled: bool = False,
     device: str = "cpu",
 ) -> Step:
-    if model == "transformer":
-        return character_models.pytorch(hidden, inputs, batch, length, RATE, threads)
-    if model == "cnn":
-        return picture_models.pytorch(hidden, inputs, batch, length, RATE, threads)
+    if model in WRITTEN_OUT:
+        return WRITTEN_OUT[model].pytorch(hidden, inputs, batch, length, RATE, threads)
     torch: Any = importlib.import_module("torch")
     torch.set_num_threads(threads)
     kinds: dict[str, Any] = {"rnn": torch.nn.RNN, "lstm": torch.nn.LSTM, "gru": torch.nn.GRU}
@@ -400,10 +398,8 @@ def peak(model: str, hidden: int, inputs: int, batch: int, length: int) -> Step:
 
 def flops(model: str, hidden: int, inputs: int, batch: int, length: int) -> float:
     """Multiplications and additions of one training step: forward, and twice that backward."""
-    if model == "transformer":
-        return character_models.flops(hidden, inputs, batch, length)
-    if model == "cnn":
-        return picture_models.flops(hidden, inputs, batch, length)
+    if model in WRITTEN_OUT:
+        return WRITTEN_OUT[model].flops(hidden, inputs, batch, length)
     return 3 * 2 * length * batch * hidden * (hidden + inputs) * GATES[model]
 
 

@@ -24,9 +24,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 from scipy import stats as scipy_stats
 
+from jaxinit.analysis.search import REPORTED
 from jaxinit.analysis.survival import LEVEL, Times
 
-REPORTED = 2  # rates that are reported, of each value of another setting that is searched
 RESAMPLES = 20_000  # permutations at most; 8 seeds against 8 have 12,870
 POWER = 0.8
 FEWEST = 4  # seeds that can tell two schemes apart, or settle a claim

@@ -7,7 +7,6 @@
 """
 
 import math
-import re
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -26,15 +25,13 @@ from jaxinit.auditing.findings import (
     all_findings,
     defaults_of,
     half_lives,
-    is_fused_orthogonal,
     look,
     of_scaled_rules,
     worst_first,
 )
-from jaxinit.auditing.inventory import Entry, entries_of, module_of
+from jaxinit.auditing.fresh import scheme_of
+from jaxinit.auditing.inventory import Entry, arrays_in_file, entries_in, module_of
 from jaxinit.auditing.report import Report, Row
-from jaxinit.finetune.checkpoint import arrays_of
-from jaxinit.schemes import scheme_named
 from jaxinit.spec import Initializer, Rule, Scheme
 from jaxinit.study import BadStudy
 
@@ -73,7 +70,8 @@ def audit(
     that there is not, and names that match nothing.
     """
     model = adapted(model, batch)
-    entries = entries_of(model, **declared)
+    module = module_of(model, **declared)
+    entries = entries_in(module)
     rules, findings = _rules(scheme, entries)
     key = spec.named_key(jax.random.key(0), "audit")  # no draw that a model would have
     items = []
@@ -91,13 +89,14 @@ def audit(
                 f"a batch needs a model that can be called, got {type(model).__name__}; give the "
                 "nnx.Module, or a Linen module by jaxinit.adapt"
             )
-        findings += behaviour(module_of(model, **declared), batch, loss)
+        findings += behaviour(module, batch, loss)
+    by_name = {item.entry.name: item for item in items}
     return Report(
         model=_name_of(model),
         scheme="" if scheme is None else _scheme_name(scheme),
         recognized=defaults_of(items),
         parameters=sum(entry.size for entry in entries),
-        rows=tuple(_row(item, items) for item in items),
+        rows=tuple(_row(item, by_name) for item in items),
         findings=tuple(worst_first(findings)),
     )
 
@@ -139,7 +138,7 @@ def _rules(
     is a finding."""
     if scheme is None:
         return {}, []
-    known = scheme_named(scheme) if isinstance(scheme, str) else spec.as_scheme(scheme)
+    known = scheme_of(scheme)
     leaves = [entry.leaf for entry in entries if entry.leaf is not None]
     try:
         return spec.rules(known, leaves), []
@@ -168,10 +167,7 @@ def _loaded(
 ) -> list[Finding]:
     """Parameters that do not hold what was loaded."""
     if isinstance(weights, str | Path):
-        try:
-            weights = arrays_of(Path(weights))
-        except ValueError as error:
-            raise BadStudy(str(error)) from error
+        weights = arrays_in_file(weights)
     found = []
     for item in items:
         name = item.entry.name
@@ -205,7 +201,7 @@ def _loaded(
     return found
 
 
-def _row(item: Item, items: list[Item]) -> Row:
+def _row(item: Item, by_name: Mapping[str, Item]) -> Row:
     leaf, own = item.entry.leaf, item.measured
     expected, source, z = math.nan, "", item.z
     if item.expected is not None:
@@ -221,7 +217,7 @@ def _row(item: Item, items: list[Item]) -> Row:
         role=leaf.role if leaf is not None else "unknown",
         fan_in=leaf.fan_in if leaf is not None else 0,
         fan_out=leaf.fan_out if leaf is not None else 0,
-        law="orthogonal, fused" if is_fused_orthogonal(item.entry) else own.law,
+        law="orthogonal, fused" if item.fused else own.law,
         p=own.p,
         mean=own.mean,
         std=own.std,
@@ -229,18 +225,17 @@ def _row(item: Item, items: list[Item]) -> Row:
         source=source,
         noise=own.error / own.std if own.std else math.nan,
         z=z,
-        memory=_memory(item, items),
+        memory=_memory(item, by_name),
     )
 
 
-def _memory(item: Item, items: list[Item]) -> float:
+def _memory(item: Item, by_name: Mapping[str, Item]) -> float:
     """The half-life of the state at the start, in steps, of what decides it: the bias of a forget
     or an update gate, a pole's radius, a time step."""
     leaf = item.entry.leaf
-    if re.search(r"(dt_bias|dt_proj\.bias|dt_proj_bias)$", item.entry.name):
-        prefix = re.sub(r"(dt_bias|dt_proj\.bias|dt_proj_bias)$", "", item.entry.name)
-        by_name = {other.entry.name: other for other in items}
-        return float(np.median(half_lives(item, by_name.get(f"{prefix}A_log"))))
+    steps = half_lives(item, by_name)
+    if steps is not None:
+        return float(np.median(steps))
     if leaf is None or not item.measured.finite:
         return math.nan
     if leaf.role == "log_decay":

@@ -9,7 +9,7 @@ thousand parameters is as rarely blamed as one of ten.
 import hashlib
 import math
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -20,7 +20,7 @@ from scipy import stats as scipy_stats
 
 from jaxinit import spec, theory
 from jaxinit.auditing.inventory import Entry, matrices
-from jaxinit.auditing.laws import RANDOM, Measured, is_orthogonal, measure
+from jaxinit.auditing.laws import RANDOM, Measured, is_orthogonal, measure, sample
 from jaxinit.spec import Leaf, Rule
 
 Severity = Literal["serious", "warning", "note"]
@@ -30,9 +30,11 @@ ALPHA = 1e-3  # of a correct model to have any serious finding by chance
 TELLING = 0.02  # a relative difference of standard deviations that matters
 TWICE = 1 << 16  # entries up to which a second draw says whether all draws are equal
 LARGE = 1 << 20  # entries beyond which a law is compared by its formula, where it has one
+COMPARED = 5000  # entries of two laws that are compared
 FEWEST = 30  # entries whose standard deviation is compared
 # Values that sampling in a narrow dtype can give, of any law, and the entries that show it.
 VALUES_OF = {"bfloat16": (128, 1024), "float16": (1024, 4096)}
+TIME_STEPS = r"(dt_bias|dt_proj\.bias|dt_proj_bias)$"  # what codes call their biases
 HALF_LIVES = (2.0, 300.0)  # steps: a memory that is shorter or longer is no memory of a sequence
 
 
@@ -55,16 +57,16 @@ class Expected(NamedTuple):
     """What a parameter should be like: `measured` of one draw, `fixed` where all draws are equal,
     `std` of a law that is known by its formula."""
 
-    source: str
     std: float
-    measured: Measured | None = None
+    measured: Measured
     fixed: np.ndarray | None = None
     sample: np.ndarray | None = None
 
 
 class Item(NamedTuple):
     """An entry with what was measured of it: `expected` under the declared scheme, `known` the name
-    of the law that its values fit."""
+    of the law that its values fit, `fused` whether its copies are stored as one matrix that is
+    orthogonal as a whole."""
 
     entry: Entry
     measured: Measured
@@ -72,6 +74,7 @@ class Item(NamedTuple):
     expected: Expected | None
     digest: str
     z: float
+    fused: bool
 
 
 # The laws that people name, by the variance of a kernel's entries.
@@ -107,13 +110,14 @@ def look(entry: Entry, rule: Rule | None, key: jax.Array) -> Item:
     expected = None
     if rule is not None and entry.leaf is not None:
         expected = _expected(entry, rule, key)
+    fused = _is_fused_orthogonal(entry)
     known = ""
-    if entry.leaf is not None and entry.leaf.is_kernel and not is_fused_orthogonal(entry):
+    if entry.leaf is not None and entry.leaf.is_kernel and not fused:
         known = family(measured, entry.leaf.fan_in, entry.leaf.fan_out)
     z = math.nan
-    if expected is not None and expected.measured is not None:
+    if expected is not None:
         z = _z(measured, expected.measured)
-    return Item(entry, measured, known, expected, _digest(values), z)
+    return Item(entry, measured, known, expected, _digest(values), z, fused)
 
 
 def family(measured: Measured, fan_in: float, fan_out: float) -> str:
@@ -140,7 +144,7 @@ def _expected(entry: Entry, rule: Rule, key: jax.Array) -> Expected:
     if entry.size > LARGE and std is not None:
         # Known without a draw, which would need as much memory again.
         exact = Measured(entry.size, 0.0, std, 0.0, -math.inf, math.inf, 0, 0, 0, 0, law, math.nan)
-        return Expected("the scheme", std, exact)
+        return Expected(std, exact)
     init = spec.along(leaf.dims, rule.draw)
     own_key = spec.named_key(key, rule.key or leaf.name)
     dtype = jnp.dtype(entry.dtype)
@@ -151,18 +155,11 @@ def _expected(entry: Entry, rule: Rule, key: jax.Array) -> Expected:
         is_fixed = np.array_equal(drawn, again)
     else:
         is_fixed = measured.law not in RANDOM
-    sample = _spread(drawn)
+    some = sample(drawn.reshape(-1), COMPARED)
     if std is not None and measured.law in RANDOM:  # the formula's, free of one draw's noise
         measured = measured._replace(std=std, error=0.0)
     fixed = drawn if is_fixed and drawn.size <= 1 << 22 else None
-    return Expected("the scheme", measured.std, measured, fixed, sample)
-
-
-def _spread(values: np.ndarray, most: int = 5000) -> np.ndarray:
-    flat = values.reshape(-1)
-    if flat.size > most:
-        flat = flat[np.random.default_rng(0).integers(0, flat.size, most)]
-    return flat.astype(np.float64)
+    return Expected(measured.std, measured, fixed, some)
 
 
 def _digest(values: np.ndarray) -> str:
@@ -187,8 +184,8 @@ def all_findings(items: Sequence[Item], tests: int) -> Iterator[Finding]:
     """Every finding of the values of a model; `tests` is how many of them could be chance."""
     level = ALPHA / max(tests, 1)
     items = sorted(items, key=lambda item: -abs(item.z) if math.isfinite(item.z) else 0.0)
-    yield from _not_finite(items)
     for item in items:
+        yield from _not_finite(item)
         yield from _against_scheme(item, level)
         yield from _low_precision(item)
         if not _as_declared(item):
@@ -214,52 +211,45 @@ def _as_declared(item: Item) -> bool:
     return reference.law == item.measured.law and abs(item.z) < 4
 
 
-def _not_finite(items: Iterable[Item]) -> Iterator[Finding]:
-    for item in items:
-        own = item.measured
-        if not own.finite:
-            yield Finding(
-                "serious",
-                "not finite",
-                item.entry.name,
-                f"{own.nans} NaN and {own.infs} infinite of {own.size} entries",
-                "an overflow of a narrow dtype, a fan of 0, or weights that were saved broken",
-                "draw it again: jaxinit.reinitialize(model, scheme, key)",
-            )
+def _not_finite(item: Item) -> Iterator[Finding]:
+    own = item.measured
+    if own.finite:
+        return
+    yield Finding(
+        "serious",
+        "not finite",
+        item.entry.name,
+        f"{own.nans} NaN and {own.infs} infinite of {own.size} entries",
+        "an overflow of a narrow dtype, a fan of 0, or weights that were saved broken",
+        "draw it again: jaxinit.reinitialize(model, scheme, key)",
+    )
 
 
 def _against_scheme(item: Item, level: float) -> Iterator[Finding]:
     """Whether a parameter is what the declared scheme draws."""
     expected, own, entry = item.expected, item.measured, item.entry
-    if expected is None or expected.measured is None or not own.finite:
+    if expected is None or not own.finite:
         return
     reference = expected.measured
     repair = "jaxinit.reinitialize(model, scheme, key), or call the initializer where it is built"
+
+    def another(cause: str) -> Finding:
+        evidence = f"{_shape_of(own)} where {_shape_of(reference)} is declared"
+        what = "not what the scheme draws"
+        return Finding("serious", what, entry.name, evidence, cause, repair)
+
+    never_called = "an initializer that is never called, or is written over after it was"
     if expected.fixed is not None:
         values = entry.values().astype(np.float64)
         fixed = expected.fixed.astype(np.float64)
         size = max(float(np.abs(fixed).max()), 1e-30)
         if np.abs(values - fixed).max() > 0.02 * size:
-            yield Finding(
-                "serious",
-                "not what the scheme draws",
-                entry.name,
-                f"{_shape_of(own)} where {_shape_of(reference)} is declared",
-                "an initializer that is never called, or is written over after it was",
-                repair,
-            )
+            yield another(never_called)
         return
     if min(own.size, reference.size) < FEWEST:
         return
     if own.law not in RANDOM:
-        yield Finding(
-            "serious",
-            "not what the scheme draws",
-            entry.name,
-            f"{_shape_of(own)} where {_shape_of(reference)} is declared",
-            "an initializer that is never called, or is written over after it was",
-            repair,
-        )
+        yield another(never_called)
         return
     ratio = own.std / reference.std
     p = 2 * scipy_stats.norm.sf(abs(item.z))
@@ -275,18 +265,13 @@ def _against_scheme(item: Item, level: float) -> Iterator[Finding]:
         )
         return
     if "orthogonal" in (own.law, reference.law) and own.law != reference.law:
-        yield Finding(
-            "serious",
-            "not what the scheme draws",
-            entry.name,
-            f"{_shape_of(own)} where {_shape_of(reference)} is declared",
-            "another initializer of the same size",
-            repair,
-        )
+        yield another("another initializer of the same size")
         return
     if expected.sample is None:
         return
-    law: Any = scipy_stats.ks_2samp(_spread(entry.values()), expected.sample, method="asymp")
+    law: Any = scipy_stats.ks_2samp(
+        sample(entry.values().reshape(-1), COMPARED), expected.sample, method="asymp"
+    )
     if law.pvalue < level and law.statistic > 0.03:
         yield Finding(
             "warning",
@@ -313,18 +298,30 @@ def _factor(ratio: float, leaf: Leaf | None) -> str:
     if leaf is None or leaf.n_layers < 2:
         return ""
     depth = leaf.n_layers
-    factors = {
-        f"1/sqrt(2 x {depth})": (2 * depth) ** -0.5,
-        f"1/sqrt({depth})": depth**-0.5,
-        f"1/(2 x {depth})": 1 / (2 * depth),
+    others = {
         f"sqrt(2 x {depth})": (2 * depth) ** 0.5,
         f"sqrt({depth})": depth**0.5,
         "sqrt(2)": 2**0.5,
         "1/sqrt(2)": 2**-0.5,
     }
+    name = _nearest(ratio, _by_depth(depth) | others, TELLING)
+    return f", {name}" if name else ""
+
+
+def _by_depth(blocks: int) -> dict[str, float]:
+    """The factors by depth that codes have, by name."""
+    return {
+        f"1/sqrt(2 x {blocks})": (2 * blocks) ** -0.5,
+        f"1/sqrt({blocks})": blocks**-0.5,
+        f"1/(2 x {blocks})": 1 / (2 * blocks),
+    }
+
+
+def _nearest(ratio: float, factors: Mapping[str, float], tolerance: float) -> str:
+    """The name of the first factor that a ratio is, empty where it is none."""
     for name, factor in factors.items():
-        if abs(ratio / factor - 1) < TELLING:
-            return f", {name}"
+        if abs(ratio / factor - 1) < tolerance:
+            return name
     return ""
 
 
@@ -356,7 +353,7 @@ def _low_precision(item: Item) -> Iterator[Finding]:
     )
 
 
-def is_fused_orthogonal(entry: Entry) -> bool:
+def _is_fused_orthogonal(entry: Entry) -> bool:
     """Whether the copies of a kernel are stored as one matrix that is orthogonal as a whole."""
     if entry.leaf is None or entry.leaf.copies < 2 or len(entry.stored.shape) != 2:
         return False
@@ -369,7 +366,7 @@ def _fused(item: Item) -> Iterator[Finding]:
     if leaf is None or not leaf.is_kernel or leaf.copies < 2 or not entry.variable:
         return
     stored = np.asarray(entry.stored)
-    if item.measured.law == "orthogonal" or not is_fused_orthogonal(entry):
+    if item.measured.law == "orthogonal" or not item.fused:
         return
     by_copy = matrices(entry, entry.values())
     assert by_copy is not None
@@ -398,7 +395,7 @@ def _fans(item: Item) -> Iterator[Finding]:
         return
     if leaf is not None and (item.known or leaf.dims.lstrip(".").startswith("o")):
         return
-    if is_fused_orthogonal(entry):
+    if item.fused:
         return  # which `_fused` says
     window = math.prod(stored[:-2])
     named = family(own, stored[-2] * window, stored[-1] * window)
@@ -644,7 +641,7 @@ BRANCH_STARTS = ("query", "key", "value", "ffn_in")
 def _depth(items: Iterable[Item]) -> Iterator[Finding]:
     """The factor by depth of the kernels that end a branch: where it is, and of how many blocks.
 
-    Asked of models whose other kernels have one standard deviation, as GPT-2's, since only there a
+    Asked of models whose kernels start at 0.02, as GPT-2's, whatever their fans, since only there a
     factor can be told from a fan.
     """
     starts: list[Item] = []
@@ -667,11 +664,11 @@ def _depth(items: Iterable[Item]) -> Iterator[Finding]:
         return
     base = float(np.max(sizes))
     by_role = _by_role([*starts, *ends])
-    if not _constant_in_fan(starts) or _factor_of(base / 0.02) != 1:
+    if abs(base / 0.02 - 1) >= 2 * TELLING:
         return
     for role in BRANCH_STARTS:
         own = by_role.get(role)
-        factor = _depth_factor(own / base, blocks) if own else ""
+        factor = _nearest(own / base, _by_depth(blocks), 2 * TELLING) if own else ""
         if factor:
             yield Finding(
                 "serious",
@@ -690,7 +687,7 @@ def _depth(items: Iterable[Item]) -> Iterator[Finding]:
         ratio = own / base
         if abs(ratio / right - 1) < 2 * TELLING or abs(ratio - 1) < 2 * TELLING:
             continue
-        factor = _depth_factor(ratio, blocks)
+        factor = _nearest(ratio, _by_depth(blocks), 2 * TELLING)
         if factor or abs(ratio / 2**-0.5 - 1) < TELLING:
             yield Finding(
                 "warning",
@@ -703,22 +700,6 @@ def _depth(items: Iterable[Item]) -> Iterator[Finding]:
             )
 
 
-def _factor_of(ratio: float) -> int:
-    return 1 if abs(ratio - 1) < 2 * TELLING else 0
-
-
-def _depth_factor(ratio: float, blocks: int) -> str:
-    factors = {
-        f"1/sqrt(2 x {blocks})": (2 * blocks) ** -0.5,
-        f"1/sqrt({blocks})": blocks**-0.5,
-        f"1/(2 x {blocks})": 1 / (2 * blocks),
-    }
-    for name, factor in factors.items():
-        if abs(ratio / factor - 1) < 2 * TELLING:
-            return name
-    return ""
-
-
 def _by_role(items: Iterable[Item]) -> dict[str, float]:
     """The root mean square of the standard deviations of each role."""
     squares: dict[str, list[float]] = defaultdict(list)
@@ -726,17 +707,6 @@ def _by_role(items: Iterable[Item]) -> dict[str, float]:
         assert item.entry.leaf is not None
         squares[item.entry.leaf.role].append(item.measured.std**2)
     return {role: math.sqrt(float(np.mean(its))) for role, its in squares.items()}
-
-
-def _constant_in_fan(items: Iterable[Item]) -> bool:
-    """Whether the largest standard deviations of some kernels do not depend on their fans."""
-    largest = max(item.measured.std for item in items)
-    near = {
-        item.entry.leaf.role
-        for item in items
-        if item.entry.leaf is not None and abs(item.measured.std / largest - 1) < 4 * TELLING
-    }
-    return len(near) >= 1
 
 
 def _first_of(items: Iterable[Item], role: str) -> str:
@@ -751,10 +721,9 @@ def _time_steps(items: Sequence[Item]) -> Iterator[Finding]:
     logarithms, as Mamba's and its successors'."""
     by_name = {item.entry.name: item for item in items}
     for name, item in by_name.items():
-        match = re.search(r"(?P<prefix>.*?)(?P<own>dt_bias|dt_proj\.bias|dt_proj_bias)$", name)
-        if not match or not item.measured.finite:
+        steps = half_lives(item, by_name)
+        if steps is None:
             continue
-        steps = half_lives(item, by_name.get(f"{match['prefix']}A_log"))
         middle = float(np.median(steps))
         if HALF_LIVES[0] <= middle <= HALF_LIVES[1]:
             continue
@@ -769,13 +738,21 @@ def _time_steps(items: Sequence[Item]) -> Iterator[Finding]:
         )
 
 
-def half_lives(bias: Item, log_decay: Item | None) -> np.ndarray:
-    """Steps in which a state falls to its half at the start; the rate A is its geometric mean where
-    it has another shape than the bias, and 1 where it is not known."""
-    step_bias = bias.entry.values().astype(np.float64)
+def half_lives(item: Item, by_name: Mapping[str, Item]) -> np.ndarray | None:
+    """Steps in which a state falls to its half at the start, of a bias of time steps by its name;
+    None of all others.
+
+    The rate A is that of the `A_log` beside it, its geometric mean where it has another shape than
+    the bias, and 1 where there is none.
+    """
+    prefix = re.sub(TIME_STEPS, "", item.entry.name)
+    if prefix == item.entry.name or not item.measured.finite:
+        return None
+    step_bias = item.entry.values().astype(np.float64)
     log_rate = np.zeros(())
-    if log_decay is not None:
-        log_rate = log_decay.entry.values().astype(np.float64)
+    beside = by_name.get(f"{prefix}A_log")
+    if beside is not None:
+        log_rate = beside.entry.values().astype(np.float64)
         if log_rate.shape != step_bias.shape:
             log_rate = log_rate.mean()
     return np.asarray(theory.glr_half_life(step_bias, log_rate))
@@ -790,7 +767,7 @@ def worst_first(findings: Iterable[Finding]) -> list[Finding]:
 
 def defaults_of(items: Iterable[Item]) -> str:
     """The scheme that most kernels follow, by name; empty where there is none."""
-    counts: Mapping[tuple[str, str], int] = defaultdict(int)
+    counts: Counter[tuple[str, str]] = Counter()
     kernels = 0
     for item in items:
         leaf = item.entry.leaf
@@ -798,9 +775,9 @@ def defaults_of(items: Iterable[Item]) -> str:
             continue
         kernels += 1
         if item.known:
-            counts[item.known, item.measured.law] += 1  # pyright: ignore
+            counts[item.known, item.measured.law] += 1
     if not counts:
         return ""
-    named, most = max(counts.items(), key=lambda pair: pair[1])
+    ((named, most),) = counts.most_common(1)
     text = DEFAULTS.get(named, f"{named[0]}, {named[1]}")
     return f"{most} of {kernels} kernels: {text}"

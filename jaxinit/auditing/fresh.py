@@ -20,8 +20,8 @@ from rich.table import Table
 from rich.text import Text
 
 from jaxinit import spec
-from jaxinit.auditing.inventory import Entry, entries_of, module_of
-from jaxinit.introspect.parameters import cut, joined, name_of, variables_of
+from jaxinit.auditing.inventory import Entry, entries_in, entries_of, module_of, name_in_tree
+from jaxinit.introspect.parameters import cut, joined, variables_of
 from jaxinit.schemes import scheme_named
 from jaxinit.spec import Initializer, Leaf, Rule, Scheme
 from jaxinit.study import BadStudy
@@ -79,7 +79,7 @@ def plan(model: Any, scheme: str | Scheme | Initializer, **declared: Any) -> Pla
     Raises: BadStudy for a scheme that there is not, or that does not fit the model.
     """
     entries = entries_of(model, **declared)
-    known = _known(scheme)
+    known = scheme_of(scheme)
     rules = _rules(known, [entry.leaf for entry in entries if entry.leaf is not None])
     lines = []
     for entry in entries:
@@ -143,7 +143,7 @@ def reinitialize(
         raise BadStudy(f"key is jax.random.key(seed), got {key!r}")
     patterns = (exclude,) if isinstance(exclude, str) else tuple(exclude)
     module = module_of(model, **declared)
-    entries = entries_of(model, **declared)
+    entries = entries_in(module)
     names = [entry.name for entry in entries]
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
@@ -159,7 +159,7 @@ def reinitialize(
             "leave them as they are with exclude="
         )
     drawn_leaves = [entry.leaf for entry in fresh if entry.leaf is not None]
-    known = _known(scheme)
+    known = scheme_of(scheme)
     rules = _rules(known, drawn_leaves)
     scaled = [name for name, rule in rules.items() if rule.multiplier != 1.0]
     if scaled:
@@ -178,7 +178,8 @@ def _matches(entry: Entry, patterns: Iterable[str]) -> bool:
     return any(fnmatchcase(entry.name, pattern) for pattern in patterns)
 
 
-def _known(scheme: str | Scheme | Initializer) -> Scheme:
+def scheme_of(scheme: str | Scheme | Initializer) -> Scheme:
+    """The scheme of a name, or that is given."""
     return scheme_named(scheme) if isinstance(scheme, str) else spec.as_scheme(scheme)
 
 
@@ -216,22 +217,12 @@ def _filled(model: Any, stored: dict[str, Array]) -> Any:
         return copy
 
     def place(path: tuple[Any, ...], value: Any) -> Any:
-        name = _name(path)
-        new = stored.get(name)
+        new = stored.get(name_in_tree(path))
         if new is None:
             return value
         return np.asarray(new) if isinstance(value, np.ndarray) else new
 
     return jax.tree.map_with_path(place, model)
-
-
-def _name(path: tuple[Any, ...]) -> str:
-    words = []
-    for part in path:
-        words.append(str(getattr(part, "key", getattr(part, "name", getattr(part, "idx", "")))))
-    if words and words[0] == "params" and len(words) > 1:
-        words = words[1:]
-    return name_of(tuple(words))
 
 
 def _table(lines: Sequence[Planned]) -> Table:

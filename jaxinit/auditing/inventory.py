@@ -22,7 +22,7 @@ from flax import nnx
 
 from jaxinit import introspect, spec
 from jaxinit.finetune.checkpoint import arrays_of
-from jaxinit.introspect.adapters import Adapted, declare_by_names
+from jaxinit.introspect.adapters import Adapted, declare_by_names, names_on
 from jaxinit.introspect.parameters import cut, leaves_of, variables_of
 from jaxinit.spec import Leaf
 from jaxinit.study import BadStudy
@@ -57,7 +57,7 @@ class Entry:
     """One parameter: where it is, what is known of it, and its values, taken when asked for.
 
     `leaf` is None where its axes are not known; `stored` is the array as the model keeps it (or its
-    shape), `layer` the class that it belongs to, `beside` the names that are tied to it."""
+    shape), under the name `variable`, `layer` the class that it belongs to."""
 
     name: str
     stored: Any
@@ -85,11 +85,15 @@ def entries_of(model: Any, **declared: Any) -> list[Entry]:
     `declared` as `jaxinit.declare` takes it: roles, dims, split, n_layers, ...
     Raises: BadStudy for what is no model, and one without parameters.
     """
-    module = module_of(model, **declared)
+    return entries_in(module_of(model, **declared))
+
+
+def entries_in(module: nnx.Module) -> list[Entry]:
+    """The parameters of a module of `module_of`. Raises: BadStudy for one without any."""
     found = [*_entries(module)]
     if not found:
         raise BadStudy(
-            f"{type(model).__name__} has no parameters to audit; give a module whose parameters "
+            f"{type(module).__name__} has no parameters to audit; give a module whose parameters "
             "are nnx.Param, a tree of arrays, or a safetensors file"
         )
     return found
@@ -104,7 +108,7 @@ def module_of(model: Any, **declared: Any) -> nnx.Module:
     Raises: BadStudy for patterns of `declared` that match nothing.
     """
     if isinstance(model, str | Path):
-        model = _of_file(Path(model))
+        model = arrays_in_file(model)
     fresh, declare = _undeclared(model)
     try:
         module = declare(fresh(), **declared)
@@ -145,9 +149,10 @@ def _undeclared(model: Any) -> tuple[Callable[[], Any], Callable[..., nnx.Module
     return lambda: Adapted(_never_called, arrays), declare
 
 
-def _of_file(path: Path) -> dict[str, np.ndarray]:
+def arrays_in_file(path: str | Path) -> dict[str, np.ndarray]:
+    """The arrays of a safetensors file. Raises: BadStudy for one that cannot be read."""
     try:
-        return arrays_of(path)
+        return arrays_of(Path(path))
     except ValueError as error:
         raise BadStudy(str(error)) from error
 
@@ -165,24 +170,28 @@ def _arrays(model: Any) -> Any:
             value = value.get_value()
         if not isinstance(value, is_array):
             continue
-        words = []
-        for part in path:
-            word = getattr(part, "key", getattr(part, "name", getattr(part, "idx", "")))
-            words += str(word).split(".")  # PyTorch's names are paths
-        if words and words[0] == "params" and len(words) > 1:
-            words = words[1:]
-        if words and words[-1] in STATISTICS:
+        words = name_in_tree(path).split(".")
+        if words[-1] in STATISTICS:
             continue
         branch = nested
         for word in words[:-1]:
             branch = branch.setdefault(word, {})
-        branch[words[-1] if words else "array"] = value
+        branch[words[-1]] = value
     if not nested:
         raise BadStudy(
             f"{type(model).__name__} holds no arrays; give an nnx.Module, a tree of parameters "
             "(Linen, Haiku, Equinox), {name: array}, or a safetensors file"
         )
     return nested
+
+
+def name_in_tree(path: tuple[Any, ...]) -> str:
+    """The name of an array in a tree of parameters, without the `params` that Linen puts first;
+    PyTorch's names are paths already."""
+    names = names_on(path)
+    if len(names) > 1 and names[0] == "params":
+        names = names[1:]
+    return ".".join(names) or "array"
 
 
 def _said_of_torch(module: nnx.Module) -> dict[str, dict[str, Any]]:

@@ -71,8 +71,8 @@ def measure(values: np.ndarray, matrices: np.ndarray | None = None) -> Measured:
         zeros += int((chunk == 0).sum())
         total += float(chunk.sum())
         least, most = min(least, float(chunk.min())), max(most, float(chunk.max()))
-    sample = _sample(flat)
-    distinct = len(np.unique(sample))
+    some = sample(flat, MOST)
+    distinct = len(np.unique(some))
     if nans or infs:
         nan = math.nan
         return Measured(
@@ -88,7 +88,7 @@ def measure(values: np.ndarray, matrices: np.ndarray | None = None) -> Measured:
     std = math.sqrt(variance)
     kurtosis = fourth / flat.size / variance**2 if variance > 0 else 1.0
     error = std * math.sqrt(max(kurtosis - 1, 0.0) / (4 * flat.size))
-    law, p = _law(sample, matrices, std, zeros / flat.size, least == most)
+    law, p = _law(some, matrices, std, zeros / flat.size, least == most)
     return Measured(flat.size, mean, std, error, least, most, nans, infs, zeros, distinct, law, p)
 
 
@@ -97,11 +97,11 @@ def _chunks(flat: np.ndarray):
         yield flat[start : start + CHUNK].astype(np.float64)
 
 
-def _sample(flat: np.ndarray) -> np.ndarray:
-    """Entries spread over the whole, at most `MOST`, in float64."""
-    if flat.size <= MOST:
+def sample(flat: np.ndarray, most: int) -> np.ndarray:
+    """Entries spread over the whole, at most so many, in float64."""
+    if flat.size <= most:
         return flat.astype(np.float64)
-    places = np.random.default_rng(0).integers(0, flat.size, MOST)
+    places = np.random.default_rng(0).integers(0, flat.size, most)
     return flat[places].astype(np.float64)
 
 

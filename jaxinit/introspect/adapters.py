@@ -38,7 +38,7 @@ class Adapted(nnx.Module):
     def __init__(self, apply: Callable[[Any, Any], Array], params: Any):
         leaves, self._structure = jax.tree.flatten(params)
         self._apply = apply
-        self._paths = tuple(_names(path) for path, _ in jax.tree.leaves_with_path(params))
+        self._paths = tuple(names_on(path) for path, _ in jax.tree.leaves_with_path(params))
         for path, value in zip(self._paths, leaves, strict=True):
             branch: nnx.Module = self
             for name in path[:-1]:
@@ -200,7 +200,8 @@ def _in_a_cell(path: Path, paths: Collection[Path]) -> tuple[str | None, tuple[s
     return None, ()
 
 
-def _names(path: tuple[Any, ...]) -> Path:
+def names_on(path: tuple[Any, ...]) -> Path:
+    """The names on a path in a tree."""
     names = []
     for entry in path:
         value = getattr(entry, "key", getattr(entry, "name", getattr(entry, "idx", None)))

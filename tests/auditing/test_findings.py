@@ -339,7 +339,8 @@ def test_half_lives_are_those_of_a_simulation() -> None:
     bias = time_steps()
     entries = {entry.name: entry for entry in entries_of(Mamba(bias))}
     items = {name: look(entry, None, jax.random.key(0)) for name, entry in entries.items()}
-    steps = half_lives(items["dt_bias"], items["A_log"])
+    steps = half_lives(items["dt_bias"], items)
+    assert steps is not None
     dt = np.logaddexp(0, np.asarray(bias))
     decay = np.exp(-dt * np.linspace(1, 16, 64))
     by_hand = np.asarray([np.argmax(d ** np.arange(20_000) <= 0.5) for d in decay])
