@@ -292,6 +292,11 @@ class Study:
         name, *values = self.search_also
         return str(name), tuple(map(float, values))
 
+    def at_one_rate(self, rate: float) -> "Study":
+        """The same question where nothing is searched for and nothing compared with a baseline."""
+        first = next(iter(self.schemes), "")
+        return replace(self, search="grid", lrs=(rate,), search_also=(), baseline=first)
+
     @property
     def tuning(self) -> range:
         """The seeds that choose each scheme's rate and do not report it, of a grid of several

@@ -160,13 +160,7 @@ def _against(
     """Resolve the study at every size, before any is trained; then measure, and write."""
     _check_question(axis, sizes, steps)
     check_numbers(study)
-    one_rate = replace(
-        study,
-        search="grid",
-        lrs=(rate,),
-        search_also=(),
-        baseline=next(iter(study.schemes), ""),
-    )
+    one_rate = study.at_one_rate(rate)
     setting = "hidden" if axis == "width" else "layers"
     by_size: dict[int, Resolved] = {}
     for size in sorted(set(sizes)):

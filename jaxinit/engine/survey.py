@@ -5,7 +5,6 @@ verdict on them.
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -187,13 +186,7 @@ def _resolved_and_batch(
     study: Study, schemes: Mapping[str, Scheme] | None, examples: int
 ) -> tuple[Resolved, Batch]:
     check_numbers(study)  # also of what the signals do not depend on
-    one_rate = replace(
-        study,
-        search="grid",
-        lrs=(1.0,),
-        search_also=(),
-        baseline=next(iter(study.schemes), ""),
-    )
+    one_rate = study.at_one_rate(1.0)
     resolved = resolve(one_rate, schemes)
     data = resolved.task.data
     resolved.loss_of_outputs(data["valid_x"])  # refused here, before anything is written
