@@ -138,6 +138,7 @@ def test_a_pattern_that_matches_nothing_is_refused() -> None:
         entries_of(Language(nnx.Rngs(0)), roles={"nothing.*": "query"})
 
 
+@pytest.mark.parity
 def test_pytorchs_own_layers_are_clean_under_pytorchs_scheme() -> None:
     """Biases have the inputs of the kernel beside them, those of LSTMs the units; normalizations
     and attention have none."""
