@@ -92,7 +92,7 @@ def run(
     its trials, one after another (`map`, the default on CPU) or together (`vmap`), and
     `slots_per_device` how many of them it holds (default: `default_slots`). Call
     `sweep.one_device_per_core()` first to use all cores. Ctrl-C or SIGTERM ends the run after the
-    chunk under way and keeps what was computed: the result is then not `complete`, and running the
+    steps under way and keeps what was computed: the result is then not `complete`, and running the
     same study on the same folder goes on from there, as it does after a kill, to the same records:
     bit for bit under `map`, and under `vmap` with the same slots, whose number shapes the program
     and its rounding; on a GPU only where `devices.start(deterministic=True)` came first.
@@ -385,7 +385,7 @@ class Campaign:
         return self.courses.attrs["evaluations_per_epoch"]
 
     def train(self) -> bool:
-        """Train what the search of every scheme wants, chunk by chunk; False when a signal asked to
+        """Train what the search of every scheme wants, piece by piece; False when a signal asked to
         stop."""
         best = Best()
         self.report(self.courses.ended(), str(best))
@@ -427,7 +427,7 @@ class Campaign:
                 course.outcome = Outcome.STOPPED
                 if self.running.pop(point, None) is not None:
                     given_up.append(self.numbers[point])
-        joining = self._next_of_queue(wanted, room + len(given_up))
+        joining = self._next_of_queue(self._first(wanted), room + len(given_up))
         changed = {}
         for point in (*self.running, *joining):
             if self.running.get(point) != wanted[point]:
@@ -438,8 +438,22 @@ class Campaign:
             # One that was stopped sooner is trained again.
             self.courses.by_point[point].outcome = Outcome.UNFINISHED
             joined.append(self._joining(point)._replace(state=self.states.pop(point, None)))
+        if self._midway():
+            self.states.clear()  # of those for which there is no room, which begin anew
         budgets = {self.numbers[point]: budget for point, budget in changed.items()}
         return sweep.Orders(joined, given_up, budgets)
+
+    def _midway(self) -> bool:
+        """Whether saved trials are to go on in the midst of a chunk that they are in together."""
+        together = self.sweeper.mapping == "vmap"
+        return together and any(int(state.at) for state in self.states.values())
+
+    def _first(self, wanted: Mapping[Point, int]) -> Mapping[Point, int]:
+        """Those wanted that may join now: the others wait until a chunk has ended that saved trials
+        are in."""
+        if not self._midway():
+            return wanted
+        return {point: most for point, most in wanted.items() if point in self.states}
 
     def _next_of_queue(self, wanted: Mapping[Point, int], room: int) -> list[Point]:
         """The trials that join, as many as there is room for: who has waited longest comes first,
@@ -526,10 +540,11 @@ class Campaign:
 
     def _save(self, seats: Sequence[sweep.Seat]) -> None:
         arrays = self.courses.arrays()
-        points = list(self.courses.by_point)
-        seated = [points.index(self.points[seat.number]) for seat in seats]
-        arrays["seats"] = np.asarray(seated, np.int64)
-        states = [jax.tree.leaves(seat.state) for seat in seats]
+        places = {point: place for place, point in enumerate(self.courses.by_point)}
+        under_way = {self.points[seat.number]: seat.state for seat in seats}
+        under_way |= self.states  # saved before, and waiting to go on
+        arrays["seats"] = np.asarray([places[point] for point in under_way], np.int64)
+        states = [jax.tree.leaves(state) for state in under_way.values()]
         for k, leaves in enumerate(zip(*states, strict=True)):
             arrays[f"state{k}"] = np.stack(leaves)
         store.write_state(self.folder.path, arrays, self.identity, self.history.lives())
@@ -613,7 +628,7 @@ def _stop_requests() -> Iterator[list[int]]:
             raise KeyboardInterrupt
         received.append(number)
         print(
-            "\njaxinit: finishing the chunk under way (again to stop at once) ...", file=sys.stderr
+            "\njaxinit: finishing the steps under way (again to stop at once) ...", file=sys.stderr
         )
 
     if threading.current_thread() is not threading.main_thread():

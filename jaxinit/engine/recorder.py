@@ -39,13 +39,14 @@ class SignalRecorder:
     def record(self, points: Sequence[Point], running: Running) -> None:
         """Record the signals of the trials of that seed among those that go on."""
         chosen = self.resolved.study.reporting[0]
-        wanted = any(points[number].seed == chosen for number in running.slots)
+        between = [number for number, at in running.at.items() if at == 0]  # two chunks
+        wanted = {number for number in between if points[number].seed == chosen}
         if not self.examples or not wanted:
             return  # nothing need come to the host
         for number, state in running.seats():
-            point = points[number]
-            if point.seed != chosen:
+            if number not in wanted:
                 continue
+            point = points[number]
             trial = self.resolved.trial(point, self.program.evaluations_per_epoch)
             if (point, 0.0) not in self.recorded:
                 (drawn,) = of_points(self.initial, [point], self.resolved.study.first_seed)

@@ -2,15 +2,18 @@
 them.
 
 The number of slots shapes the program, so it stays: a trial that ends, or is given up, gives its
-slot to the next one. States stay on their devices from chunk to chunk. Under `map` an empty slot
-costs nothing. Under `vmap` it costs as much as a full one, so when nobody waits any more the slots
-shrink to the next power of two, each of which is compiled once. Trials never communicate.
+slot to the next one. States stay on their devices from piece to piece, as which trials advance:
+about a second of work, at most a chunk of epochs, so that whoever asks to stop is heard. Under
+`map` an empty slot costs nothing. Under `vmap` it costs as much as a full one, so when nobody waits
+any more the slots shrink to the next power of two, each of which is compiled once. Trials never
+communicate.
 """
 
 import math
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,6 +35,7 @@ from jaxinit.tasks.base import Data
 
 Mapping: TypeAlias = Literal["map", "vmap"]
 COMPILED = "/jax/core/compile/backend_compile_duration"
+PIECE = 1.5  # seconds of work between two looks at what is wanted
 SHARE_OF_MEMORY = 0.8  # of what is free on a device: what a program may need
 
 
@@ -115,11 +119,11 @@ def available_cores() -> int:
 
 
 class Row(NamedTuple):
-    """A trial after a chunk: its number in the queue, the records of the chunk, and how it
+    """A trial after a piece: its number in the queue, the records of the piece, and how it
     stands."""
 
     number: int
-    first: int  # evaluations done before the chunk
+    first: int  # evaluations done before the piece
     last: int  # and after it
     records: Records
     outcome: Outcome
@@ -143,7 +147,7 @@ class Joining(NamedTuple):
 
 
 class Orders(NamedTuple):
-    """What is to happen before the next chunk: which trials join, and by number which are given up,
+    """What is to happen before the next piece: which trials join, and by number which are given up,
     and after how many evaluations those that go on are to end."""
 
     joining: Sequence[Joining] = ()
@@ -152,14 +156,15 @@ class Orders(NamedTuple):
 
 
 class Running(NamedTuple):
-    """The trials that go on after a chunk, their states still on the devices.
+    """The trials that go on after a piece, their states still on the devices.
 
-    `slots` and `evaluations` have, by a trial's number, where it is and how far it has come. Slots
-    of no trial are at rest.
+    `slots`, `evaluations` and `at` have, by a trial's number, where it is, how far it has come, and
+    how many steps it is into its chunk of epochs. Slots of no trial are at rest.
     """
 
     slots: dict[int, int]
     evaluations: dict[int, int]
+    at: dict[int, int]
     states: State
     settings: Trial
 
@@ -171,7 +176,8 @@ class Running(NamedTuple):
         outcome = np.full(len(self.states.outcome), Outcome.CENSORED, np.int32)
         outcome[list(slots.values())] = Outcome.UNFINISHED
         placed = jax.device_put(outcome, self.states.outcome.sharding)
-        return self._replace(slots=slots, states=self.states._replace(outcome=placed))
+        at = {number: self.at[number] for number in slots}
+        return self._replace(slots=slots, at=at, states=self.states._replace(outcome=placed))
 
     def seats(self) -> list[Seat]:
         """All of them with their states on the host, to be saved."""
@@ -202,23 +208,29 @@ class Sweep:
         self.data = jax.device_put(self.data, NamedSharding(mesh, PartitionSpec()))
         advance = self.program.advance
 
-        def on_device(data: Data, states: State, trials: Trial) -> tuple[State, Records]:
+        def on_device(
+            data: Data, states: State, trials: Trial, steps: Array, at: Array
+        ) -> tuple[State, Records]:
             def advance_one(state_and_trial: tuple[State, Trial]) -> tuple[State, Records]:
-                return advance(data, *state_and_trial)
+                return advance(data, *state_and_trial, steps, together)
 
+            together = None if self.mapping == "map" else at
             if self.mapping == "map":
                 return jax.lax.map(advance_one, (states, trials))
             return jax.vmap(advance_one)((states, trials))
 
-        def training_program(data: Data, states: State, trials: Trial) -> tuple[State, Records]:
+        def training_program(
+            data: Data, states: State, trials: Trial, steps: Array, at: Array
+        ) -> tuple[State, Records]:
+            everywhere, split = PartitionSpec(), PartitionSpec("trial")
             mapped = jax.shard_map(
                 on_device,
                 mesh=mesh,
-                in_specs=(PartitionSpec(), PartitionSpec("trial"), PartitionSpec("trial")),
-                out_specs=PartitionSpec("trial"),
+                in_specs=(everywhere, split, split, everywhere, everywhere),
+                out_specs=split,
                 check_vma=False,
             )
-            return mapped(data, states, trials)
+            return mapped(data, states, trials, steps, at)
 
         def arrange(pools: Sequence[State], source: Array, live: Array) -> State:
             return jax.shard_map(
@@ -236,20 +248,25 @@ class Sweep:
     def run(
         self, order: Callable[[int], Orders], like: Joining
     ) -> Iterator[tuple[list[Row], Running]]:
-        """Train trials to their ends; after each chunk, yield a row for each that ran in it, and
+        """Train trials to their ends; after each piece, yield a row for each that ran in it, and
         those that go on.
 
-        Before each chunk `order(room)` says what is to happen, where `room` is how many more trials
+        Before each piece `order(room)` says what is to happen, where `room` is how many more trials
         there is room for, beside those that it gives up; the sweep ends when nothing runs and
-        nobody joins. `like` is any trial, for the shapes. States stay on the devices from chunk to
-        chunk; only records and how each trial stands come to the host.
+        nobody joins. Under `vmap` trials join at the start of a chunk of epochs alone, which all of
+        them begin together. `like` is any trial, for the shapes. States stay on the devices from
+        piece to piece; only records and how each trial stands come to the host.
         """
         running: Running | None = None
         trials: dict[int, Trial] = {}
         trial = jax.tree.map(np.asarray, like.trial)
         self._fit(jax.eval_shape(self.program.initial_state, like.params, trial), trial)
+        pace = Pace(self.program, self.mapping, len(self.devices))
         while True:
-            orders = order(self.slots - (0 if running is None else len(running.slots)))
+            orders = Orders()
+            if running is None or self.mapping == "map" or not any(running.at.values()):
+                held = 0 if running is None else len(running.slots)
+                orders = order(max(pace.trials(self.slots) - held, 0))
             joining = list(orders.joining)
             if running is not None:
                 running = running.without(orders.given_up)
@@ -263,7 +280,10 @@ class Sweep:
             running = self._seat(running, joining, trials)
             if budgets:
                 running = self._with_budgets(running, trials)
-            rows, running = self._chunk(running)
+            program = self._program(len(running.states.outcome), running.states, running.settings)
+            began, before = time.monotonic(), running
+            rows, running = self._piece(program, before, pace.steps(len(before.slots)))
+            pace.took(time.monotonic() - began, rows, before, running)
             yield rows, running
 
     def _with_budgets(self, running: Running, trials: dict[int, Trial]) -> Running:
@@ -320,12 +340,14 @@ class Sweep:
                 slots[number] = slot
                 source[slot], live[slot], numbers[slot] = place, True, number
         evaluations = {} if running is None else dict(running.evaluations)
+        at = {} if running is None else dict(running.at)
         for joined in joining:
-            done = 0 if joined.state is None else int(joined.state.evaluations)
-            evaluations[joined.number] = done
+            state = joined.state
+            evaluations[joined.number] = 0 if state is None else int(state.evaluations)
+            at[joined.number] = 0 if state is None else int(state.at)
         settings = _stacked([trials[number] for number in numbers])
         source, live, settings = jax.device_put((source, live, settings), self._split)
-        return Running(slots, evaluations, self._arrange(pools, source, live), settings)
+        return Running(slots, evaluations, at, self._arrange(pools, source, live), settings)
 
     def _pool(self, pooled: Sequence[Sequence[int]], joining: Sequence[Joining]) -> State:
         """The states of trials that join, on their devices; every device has as many, of whatever
@@ -352,30 +374,36 @@ class Sweep:
             return width
         return min(width, 2 ** (share - 1).bit_length())
 
-    def _chunk(self, running: Running) -> tuple[list[Row], Running]:
-        """Advance every trial by one chunk: a row for each, and those that go on."""
+    def _piece(
+        self, program: Callable[..., Any], running: Running, steps: int
+    ) -> tuple[list[Row], Running]:
+        """Advance every trial by so many steps, at most to the end of its chunk: a row for each,
+        and those that go on."""
         states, settings = running.states, running.settings
-        program = self._program(len(states.outcome), states, settings)
-        states, records = program(self.data, states, settings)
+        at = next(iter(running.at.values()))  # under vmap that of all
+        states, records = program(self.data, states, settings, np.int32(steps), np.int32(at))
         records = jax.tree.map(np.asarray, records)
-        outcomes, evaluations = np.asarray(states.outcome), np.asarray(states.evaluations)
-
-        rows, slots, done = [], {}, {}
+        outcomes, evaluations, places = (
+            np.asarray(a) for a in (states.outcome, states.evaluations, states.at)
+        )
+        rows = []
+        slots, done, at = {}, {}, {}
         for number, slot in running.slots.items():
             first, last = running.evaluations[number], int(evaluations[slot])
             outcome = Outcome(int(outcomes[slot]))
             ran = jax.tree.map(lambda a, slot=slot, n=last - first: a[slot, :n], records)
             rows.append(Row(number, first, last, ran, outcome))
             if outcome is Outcome.UNFINISHED:
-                slots[number], done[number] = slot, last
-        return rows, Running(slots, done, states, settings)
+                slots[number], done[number], at[number] = slot, last, int(places[slot])
+        return rows, Running(slots, done, at, states, settings)
 
     def _program(self, slots: int, states: Any, trials: Any) -> Any:
         """The training program compiled for a number of slots; the leading axis of what is given
         does not matter."""
         if slots not in self._compiled:
             shapes = self._shapes(slots, (states, trials))
-            self._compiled[slots] = self._advance.lower(self.data, *shapes).compile()
+            steps = np.int32(0)
+            self._compiled[slots] = self._advance.lower(self.data, *shapes, steps, steps).compile()
         return self._compiled[slots]
 
     def _shapes(self, slots: int, tree: Any) -> Any:
@@ -423,6 +451,40 @@ class Sweep:
             return arranging
         inputs_and_outputs = sizes.argument_size_in_bytes + sizes.output_size_in_bytes
         return max(arranging, inputs_and_outputs + sizes.temp_size_in_bytes)
+
+
+class Pace:
+    """How much is done in a piece, so that it takes about `PIECE` seconds.
+
+    At first a step, and under `map` of one trial a device, where empty slots cost nothing; at most
+    all slots, and a chunk of epochs.
+    """
+
+    def __init__(self, program: Program, mapping: Mapping, devices: int):
+        self.program, self.devices = program, devices
+        self.in_turn = mapping == "map"
+        self.seconds = math.inf  # of a step: of one trial under `map`, else of all of a device
+
+    def trials(self, slots: int) -> int:
+        """How many trials may run, of which a step each is not too long."""
+        if not self.in_turn:
+            return slots
+        return min(max(int(PIECE / self.seconds), 1) * self.devices, slots)
+
+    def steps(self, trials: int) -> int:
+        """How many steps each of so many trials is to make."""
+        turns = -(-trials // self.devices) if self.in_turn else 1
+        return min(max(int(PIECE / (self.seconds * turns)), 1), self.program.chunk)
+
+    def took(self, seconds: float, rows: Sequence[Row], before: Running, after: Running) -> None:
+        """Take note of how long a piece took."""
+        interval = self.program.interval
+        made = []
+        for row in rows:
+            rest = after.at.get(row.number, 0) % interval - before.at[row.number] % interval
+            made.append((row.last - row.first) * interval + rest)
+        steps = sum(made) / self.devices if self.in_turn else max(made)
+        self.seconds = max(seconds / max(steps, 1), 1e-6)
 
 
 def _arrange_on_device(pools: Sequence[State], source: Array, live: Array) -> State:

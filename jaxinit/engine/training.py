@@ -3,7 +3,8 @@
 Written for one trial; `sweep` maps it. Whatever is swept (initial parameters, seed, learning rate,
 clipping, decay, target, budget) is traced, so every scheme shares one compilation; what shapes the
 program (model, task, optimizer, batch) is fixed in `Program`. A run advances in chunks of epochs,
-and a trial that has ended does nothing more.
+and a trial that has ended does nothing more. A chunk may be cut anywhere between two steps, to the
+same records.
 """
 
 from collections.abc import Callable
@@ -92,6 +93,9 @@ class State(NamedTuple):
     recent: Float[Array, "window"]  # the last metrics, the newest last; NaN before there were any
     evaluations: Int[Array, ""]
     outcome: Int[Array, ""]
+    at: Int[Array, ""]  # steps into its chunk of epochs
+    losses: Float[Array, "steps"]  # of the steps of the interval under way
+    norms: Float[Array, "steps"]
 
 
 class Records(NamedTuple):
@@ -150,13 +154,23 @@ class Program:
         return nearest_divisor(self.steps, self.evaluations)
 
     @property
+    def interval(self) -> int:
+        """The number of steps from one evaluation to the next."""
+        return self.steps // self.evaluations_per_epoch
+
+    @property
+    def chunk(self) -> int:
+        """The number of steps of a chunk of epochs."""
+        return self.epochs * self.steps
+
+    @property
     def window(self) -> int:
         """Over how many evaluations the metric is averaged to be compared with the target."""
         return window(self.evaluations_per_epoch)
 
     @property
     def rows(self) -> int:
-        """The number of evaluations that one call of `advance` records."""
+        """The number of evaluations of a chunk: the most that one call of `advance` records."""
         return self.epochs * self.evaluations_per_epoch
 
     def made(self, trial: Trial) -> optax.GradientTransformation:
@@ -173,29 +187,62 @@ class Program:
             recent=jnp.full(self.window, jnp.nan, jnp.float32),
             evaluations=jnp.int32(0),
             outcome=jnp.int32(Outcome.UNFINISHED),
+            at=jnp.int32(0),
+            losses=jnp.zeros(self.interval, jnp.float32),
+            norms=jnp.zeros(self.interval, jnp.float32),
         )
 
-    def advance(self, data: Data, state: State, trial: Trial) -> tuple[State, Records]:
-        """The state after `epochs` more epochs, and the records of their `rows` evaluations."""
+    def advance(
+        self,
+        data: Data,
+        state: State,
+        trial: Trial,
+        steps: Int[Array, ""] | None = None,
+        at: Int[Array, ""] | None = None,
+    ) -> tuple[State, Records]:
+        """The state after `steps` more steps, none of them beyond the end of the chunk, and the
+        records of the evaluations on the way, NaN where there are fewer than `rows`.
+
+        `at` is where in its chunk the trial is, if not told by its state: of trials that run
+        together all are at one place, and loops with bounds of their own would be as long as the
+        longest and evaluate at every step.
+        """
         key = jax.random.key(trial.seed)
         data = self.task.of_seed(data, named_key(key, "split"))
         order_key = named_key(key, "data order")
         noise_key = named_key(key, "dropout")
         loss_key = named_key(key, "loss") if "key" in self.task.loss_sees else None
 
-        def epoch(state: State, _: None) -> tuple[State, Records]:
-            plan = self.plan(data, state, trial, order_key, noise_key, loss_key)
+        begin = state.at if at is None else at
+        end = jnp.int32(self.chunk)
+        if steps is not None:
+            end = jnp.minimum(begin + steps, end)
+        nothing = jnp.full(self.rows, jnp.nan, jnp.float32)
+        train = partial(self.train_interval, data, trial)
 
-            def interval(state: State, plan: Plan) -> tuple[State, Records]:
+        def epoch(carry: tuple[Array, State, Records]) -> tuple[Array, State, Records]:
+            at, state, records = carry
+            plan = self.plan(data, state, trial, order_key, noise_key, loss_key)
+            stop = jnp.minimum(end, next_multiple(at, self.steps))
+
+            def interval(carry: tuple[Array, State, Records]) -> tuple[Array, State, Records]:
+                at, state, records = carry
+                number = at % self.steps // self.interval
+                batches = jax.tree.map(lambda entries: entries[number], plan)
+                first = at % self.interval
+                last = first + jnp.minimum(stop, next_multiple(at, self.interval)) - at
                 # Under vmap both branches are computed, under map a trial at rest costs nothing.
                 running = state.outcome == Outcome.UNFINISHED
-                train = partial(self.train_interval, data, trial)
-                return jax.lax.cond(running, train, rest, state, plan)
+                state, record = jax.lax.cond(running, train, rest, state, batches, first, last)
+                row = at // self.interval - begin // self.interval
+                records = jax.tree.map(lambda rows, one: rows.at[row].set(one), records, record)
+                return at + last - first, state, records
 
-            return jax.lax.scan(interval, state, plan)
+            return jax.lax.while_loop(lambda carry: carry[0] < stop, interval, (at, state, records))
 
-        state, records = jax.lax.scan(epoch, state, None, length=self.epochs)
-        return state, jax.tree.map(lambda record: record.reshape(-1), records)
+        begun = begin, state, Records(*[nothing] * len(Records._fields))
+        _, state, records = jax.lax.while_loop(lambda carry: carry[0] < end, epoch, begun)
+        return state._replace(at=end % self.chunk), records
 
     def plan(
         self,
@@ -206,7 +253,7 @@ class Program:
         noise_key: KeyArray,
         loss_key: KeyArray | None,
     ) -> Plan:
-        """The batches of the epoch that a trial is about to begin, `[intervals, steps]`."""
+        """The batches of the epoch that a trial is in, or begins next, `[intervals, steps]`."""
         # A running trial enters every epoch having ended the one before, so that its own count
         # of evaluations numbers the epoch.
         intervals = self.evaluations_per_epoch
@@ -220,37 +267,48 @@ class Program:
             loss_keys = jax.random.split(jax.random.fold_in(loss_key, number), self.steps)
 
         def by_interval(entries: Array) -> Array:
-            return entries.reshape(intervals, self.steps // intervals, *entries.shape[1:])
+            return entries.reshape(intervals, self.interval, *entries.shape[1:])
 
         return jax.tree.map(by_interval, (tickets, keys, loss_keys))
 
     def train_interval(
-        self, data: Data, trial: Trial, state: State, plan: Plan
+        self, data: Data, trial: Trial, state: State, plan: Plan, first: Array, last: Array
     ) -> tuple[State, Records]:
-        """Train on the batches between two evaluations, and evaluate."""
+        """Train on the batches `first` to `last` of those between two evaluations and, after the
+        last of all, evaluate."""
+        pace = self.pace(state, trial, plan)
 
-        def step(carry: tuple[Params, Params, OptimizerState], at: Any) -> Any:
-            params, running, opt = carry
-            (ticket, key, loss_key), pace = at
+        def step(number: Array, carry: Any) -> Any:
+            params, running, opt, losses, norms = carry
+            (ticket, key, loss_key), factor = jax.tree.map(lambda a: a[number], (plan, pace))
             noise = Training()
             if key is not None:
                 noise = Training(key, 0.0 if trial.dropout is None else trial.dropout)
             x, y = self.task.batch(data, ticket)
             descend_from = jax.value_and_grad(self.loss, has_aux=True)
             (loss, running), grads = descend_from(params, running, trial, noise, x, y, loss_key)
-            params, opt, norm = self.descend(params, grads, opt, trial, pace)
-            return (params, running, opt), (loss, norm)
+            params, opt, norm = self.descend(params, grads, opt, trial, factor)
+            return params, running, opt, losses.at[number].set(loss), norms.at[number].set(norm)
 
-        carry = state.params, state.running, state.opt
-        pace = self.pace(state, trial, plan)
-        (params, running, opt), (losses, norms) = jax.lax.scan(step, carry, (plan, pace))
-        valid_loss, metric = self.validate(params, running, trial, data)
+        carry = state.params, state.running, state.opt, state.losses, state.norms
+        params, running, opt, losses, norms = jax.lax.fori_loop(first, last, step, carry)
+        state = state._replace(params=params, running=running, opt=opt, losses=losses, norms=norms)
+        whole = last == self.interval
+        return jax.lax.cond(whole, partial(self.evaluate, data, trial), rest, state)
+
+    def evaluate(self, data: Data, trial: Trial, state: State) -> tuple[State, Records]:
+        """Look at the validation set after the last step of an interval, and judge."""
+        valid_loss, metric = self.validate(state.params, state.running, trial, data)
+        losses, norms = state.losses, state.norms
         record = Records(jnp.mean(losses), jnp.mean(norms), valid_loss, metric)
         first_loss = jnp.where(jnp.isnan(state.first_loss), losses[0], state.first_loss)
         evaluations = state.evaluations + 1
         recent = jnp.append(state.recent[1:], metric)
         outcome = self.outcome(record, first_loss, recent, evaluations, trial)
-        return State(params, running, opt, first_loss, recent, evaluations, outcome), record
+        state = state._replace(
+            first_loss=first_loss, recent=recent, evaluations=evaluations, outcome=outcome
+        )
+        return state, record
 
     def pace(self, state: State, trial: Trial, plan: Plan) -> Array | None:
         """The factor of the rate at every step of a plan; None where there is none."""
@@ -401,11 +459,16 @@ def effective(params: Params, trial: Trial) -> Params:
     return jax.tree.map(jnp.multiply, widened(params), trial.scales.multiplier)
 
 
-def rest(state: State, plan: Plan) -> tuple[State, Records]:
-    """An interval of a trial that has ended: nothing happens, and the records say so."""
-    del plan
+def rest(state: State, *_: Any) -> tuple[State, Records]:
+    """What a trial does that has ended, or that is not yet to be evaluated: nothing, and the
+    records say so."""
     nothing = jnp.float32(jnp.nan)
     return state, Records(nothing, nothing, nothing, nothing)
+
+
+def next_multiple(number: Array, of: int) -> Array:
+    """The least multiple that is larger than a number."""
+    return (number // of + 1) * of
 
 
 def nearest_divisor(n: int, wanted: int) -> int:

@@ -10,12 +10,14 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray as xr
+from pieces import in_pieces
 from short_study import SHORT, STUDY
 
 import jaxinit
@@ -318,21 +320,28 @@ LONG = replace(STUDY, target=0.99, lrs=(0.1,), seeds=4)
 
 
 def interrupted(
-    folder: Path, number: signal.Signals, chunks: int, patch: pytest.MonkeyPatch
+    folder: Path,
+    number: signal.Signals,
+    pieces: int,
+    patch: pytest.MonkeyPatch,
+    steps: int = 2**30,
+    **options: Any,
 ) -> Result:
-    """Run LONG until a signal arrives in its chunk of that number."""
+    """Run LONG until a signal arrives in its piece of that number, which are whole chunks if not of
+    so many steps."""
     run, seen = sweep.Sweep.run, []
 
     def run_and_signal(self, *args, **kwargs):
         for chunk in run(self, *args, **kwargs):
             seen.append(chunk)
-            if len(seen) == chunks:
+            if len(seen) == pieces:
                 signal.raise_signal(number)
             yield chunk
 
     with patch.context() as patched:
+        in_pieces(patched, steps)
         patched.setattr(sweep.Sweep, "run", run_and_signal)
-        return campaign.run(LONG, out=folder, progress=False, slots_per_device=1)
+        return campaign.run(LONG, out=folder, progress=False, slots_per_device=1, **options)
 
 
 @pytest.fixture(scope="module")
@@ -355,7 +364,7 @@ def test_a_signal_saves_and_the_same_study_goes_on_bit_for_bit(
     assert partial.summary["trials"] == 8
     assert "interrupted" in json.loads((tmp_path / "s" / "study.json").read_text())["status"]
     assert any(note.startswith("interrupted: 4 trials") for note in partial.summary["notes"])
-    assert "finishing the chunk under way" in capsys.readouterr().err
+    assert "finishing the steps under way" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     # Other slots than before: a trial does not depend on where it runs.
     whole = campaign.run(LONG, out=tmp_path / "s", progress=False, slots_per_device=2)
@@ -366,6 +375,27 @@ def test_a_signal_saves_and_the_same_study_goes_on_bit_for_bit(
     first, second = whole.about["lives"]
     assert whole.summary["compilations"] == first["compilations"] + second["compilations"] == 2
     assert whole.summary["wall_s"] == first["wall_s"] + second["wall_s"] > first["wall_s"] > 0
+
+
+@pytest.mark.parametrize("mapping", ["map", "vmap"])
+def test_a_signal_in_the_midst_of_an_epoch_loses_none_of_it(
+    mapping: sweep.Mapping, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trials of which an epoch takes hours are saved between two steps; under vmap those that join
+    wait until a chunk begins."""
+    whole = campaign.run(
+        LONG, out=tmp_path / "whole", progress=False, slots_per_device=1, mapping=mapping
+    )
+    cut = interrupted(tmp_path / "s", signal.SIGTERM, 3, monkeypatch, steps=5, mapping=mapping)
+    assert not cut.complete
+    saved, _ = store.read_state(tmp_path / "s", cut.about["digest"])
+    assert saved is not None
+    places = [name for name in saved if name.startswith("state") and (saved[name] == 15).all()]
+    assert places, "no state says that it is 15 steps into its chunk"
+    again = campaign.run(
+        LONG, out=tmp_path / "s", progress=False, slots_per_device=1, mapping=mapping
+    )
+    xr.testing.assert_identical(again.records, whole.records)
 
 
 def test_a_torn_state_is_set_aside_and_the_one_before_is_used(

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
+from pieces import in_pieces
 
 from jaxinit.analysis import store
 from jaxinit.analysis.outcome import Outcome
@@ -89,6 +90,7 @@ def interrupted_where(
             yield rows, running
 
     with patch.context() as patched:
+        in_pieces(patched)
         patched.setattr(sweep.Sweep, "run", run_and_signal)
         return campaign.run(LADDER, out=folder, progress=False, slots_per_device=1)
 

@@ -88,7 +88,7 @@ class Drawn:
             slots = {number: slot for slot, number in enumerate(states)}
             # The last is nobody's: a sweep has slots at rest too.
             stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *states.values(), first)
-            yield rows, sweep.Running(slots, {}, stacked, like.trial)
+            yield rows, sweep.Running(slots, {}, dict.fromkeys(slots, 0), stacked, like.trial)
 
     def advance(self, number: int, state: State, trial: Trial, rows: int) -> sweep.Row:
         """A chunk of a trial, whose traces say whose they are."""

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from pieces import in_pieces
 
 from jaxinit.analysis.outcome import Outcome
 from jaxinit.engine import sweep as sweeps
@@ -32,6 +33,11 @@ DRAWN = jax.jit(jax.vmap(lambda s: draw(SCHEMES["orthogonal"], jax.random.key(s)
     SEEDS
 )
 PARAMS = [{name: np.asarray(value[k]) for name, value in DRAWN.items()} for k in range(COUNT)]
+
+
+@pytest.fixture(autouse=True)
+def whole_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    in_pieces(monkeypatch)
 
 
 def trials(lr: float = 0.05, budget: int = 6, target: float = 0.99) -> Trial:
@@ -211,6 +217,64 @@ def test_a_trial_goes_on_from_the_state_in_which_it_was_saved() -> None:
     assert np.isnan(metric[1, : PROGRAM.rows]).all()
 
 
+@pytest.mark.parametrize("mapping", ["map", "vmap"])
+@pytest.mark.parametrize("steps", [1, 7])
+def test_chunks_cut_anywhere_leave_the_same_records(
+    mapping: str, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    budget = np.asarray([2, 3, 4, 3, 2], np.int32)
+    settings = trials()._replace(budget=budget)
+    many = sweep(mapping, 2)
+    whole = collect(run(many, PARAMS[:5], settings))
+    in_pieces(monkeypatch, steps)
+    pieces = list(run(many, PARAMS[:5], settings))
+    assert len(pieces) >= 2 * PROGRAM.chunk // steps  # of two epochs, the longest trial's
+    cut = collect(pieces)
+    np.testing.assert_array_equal(cut[0], whole[0])
+    assert cut[1] == whole[1]
+
+
+def test_a_trial_goes_on_in_the_midst_of_an_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, _ = collect(run(sweep("map", 2), PARAMS[:2], trials()))
+    in_pieces(monkeypatch, PROGRAM.interval + 1)
+    _, running = next(run(sweep("map", 2), PARAMS[:2], trials()))
+    assert list(running.at.values()) == [PROGRAM.interval + 1] * 2
+    in_pieces(monkeypatch)
+    saved = [
+        joined._replace(state=seat.state)
+        for joined, seat in zip(joining(PARAMS[:2], trials()), running.seats(), strict=True)
+    ]
+    metric, _ = collect(sweep("map", 2).run(told(Orders(saved)), saved[0]))
+    np.testing.assert_array_equal(metric[:2, 1:], whole[:2, 1:])
+    assert np.isnan(metric[:, 0]).all()
+
+
+@pytest.mark.parametrize(("mapping", "trials_at_once"), [("map", 2), ("vmap", 100)])
+def test_a_piece_takes_about_as_long_as_it_should(
+    mapping: sweeps.Mapping, trials_at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    pace = sweeps.Pace(PROGRAM, mapping, devices=2)
+    assert pace.steps(1) == 1
+    assert pace.trials(100) == trials_at_once
+
+    def row(number: int) -> sweeps.Row:
+        return sweeps.Row(number, 0, 0, None, Outcome.UNFINISHED)  # pyright: ignore[reportArgumentType]
+
+    def at(place: int) -> sweeps.Running:
+        return sweeps.Running({}, {}, dict.fromkeys(range(4), place), None, None)  # pyright: ignore[reportArgumentType]
+
+    pace.took(0.8, [row(k) for k in range(4)], at(0), at(2))
+    # Two steps of two trials a device in turn, or two of all together.
+    assert pace.seconds == pytest.approx(0.2 if mapping == "map" else 0.4)
+    assert pace.steps(4) == 3
+    assert pace.trials(100) == (14 if mapping == "map" else 100)
+    pace.took(60.0, [row(0)], at(0), at(1))
+    assert pace.steps(1) == 1
+    pace.took(1e-9, [row(0)], at(0), at(1))
+    assert pace.steps(1) == PROGRAM.chunk
+
+
 def by_device(running: sweeps.Running, devices: int) -> list[set[int]]:
     """The trials on each device."""
     width = len(running.states.outcome) // devices
@@ -241,15 +305,15 @@ def test_trials_stay_on_their_devices_until_one_has_more_than_its_share() -> Non
 def test_states_pass_from_chunk_to_chunk_without_being_copied() -> None:
     many = sweep("map", 2, slots=12)
     entered, left = [], []
-    chunk = many._chunk
+    piece = many._piece
 
-    def spied(running: sweeps.Running):
+    def spied(program: Callable, running: sweeps.Running, steps: int):
         entered.append(running.states)
-        rows, after = chunk(running)
+        rows, after = piece(program, running, steps)
         left.append(after.states)
         return rows, after
 
-    many._chunk = spied
+    many._piece = spied
     list(run(many, PARAMS, trials()))
     assert len(left) > 2
     assert all(a is b for a, b in zip(left, entered[1:], strict=False))
