@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from jaxinit.auditing import audit as audit
     from jaxinit.auditing.fresh import plan as plan
     from jaxinit.auditing.fresh import reinitialize as reinitialize
+    from jaxinit.engine.again import extend as extend
+    from jaxinit.engine.again import rerun as rerun
     from jaxinit.engine.campaign import run as run
+    from jaxinit.engine.cluster import Cluster as Cluster
     from jaxinit.engine.coordcheck import coordinate_check as coordinate_check
     from jaxinit.engine.survey import survey as survey
     from jaxinit.engine.sweep import one_device_per_core as one_device_per_core
@@ -86,6 +89,8 @@ _HOME = {
     "signals.probes": ("probe",),
     "study": ("BadStudy", "Study"),
     "engine.campaign": ("run",),
+    "engine.again": ("extend", "rerun"),
+    "engine.cluster": ("Cluster",),
     "engine.survey": ("survey",),
     "engine.coordcheck": ("coordinate_check",),
     "engine.sweep": ("one_device_per_core",),

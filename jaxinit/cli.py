@@ -1,5 +1,5 @@
-"""The command line: `run`, `probe`, `coordcheck`, `audit`, `reproduce`, `list`, `plot`, `compare`.
-It parses before JAX is imported."""
+"""The command line: `run`, `resume`, `extend`, `rerun`, `probe`, `coordcheck`, `audit`,
+`reproduce`, `list`, `plot`, `compare`. It parses before JAX is imported."""
 
 import ast
 import inspect
@@ -8,8 +8,8 @@ import math
 import re
 import runpy
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import redirect_stderr
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import fields, make_dataclass, replace
 from functools import partial, wraps
 from importlib.metadata import version
@@ -44,6 +44,7 @@ from jaxinit.study import (
 
 if TYPE_CHECKING:
     from jaxinit.analysis.store import Result
+    from jaxinit.engine.cluster import Cluster
 
 STUDY = Study()  # the main job
 PROBED = Study(  # Glorot & Bengio (2010): both of their initializations
@@ -77,6 +78,8 @@ def run(
     force_resume: bool = False,
     platform: Literal["cpu", "gpu", "tpu"] | None = None,
     deterministic: bool = False,
+    cluster: str | None = None,
+    dry_run: bool = False,
 ) -> int:
     """Measure epochs to convergence for each initialization scheme, each at its own best learning
     rate.
@@ -93,8 +96,133 @@ def run(
         platform: Where to run, or not at all: cpu, gpu or tpu. Default: the best there is.
         deterministic: On a GPU, the same records bit for bit in every run, and after a kill too,
             at some cost in time; elsewhere they always are.
+        cluster: Train on the workers of a Dask scheduler, tcp://HOST:PORT or tls://HOST:PORT;
+            without an address on ones that are started here, a core or a GPU each.
+        dry_run: Say how many trials there would be, their time and memory, and write nothing.
     """
-    return exit_code(lambda: carry_out(study, out, slots, force_resume, platform, deterministic))
+    if dry_run:
+        return exit_code(lambda: say_cost(study, slots, platform))
+    return exit_code(
+        lambda: carry_out(study, out, slots, force_resume, platform, deterministic, cluster)
+    )
+
+
+def resume(
+    folder: tyro.conf.Positional[Path],
+    /,
+    slots: int | None = None,
+    force_resume: bool = False,
+    cluster: str | None = None,
+) -> int:
+    """Go on with the study of a folder, wherever and however it was stopped.
+
+    Args:
+        folder: The folder of the study.
+        slots: Trials that a device holds at once.
+        force_resume: Go on under other versions or another commit; the answer says so.
+        cluster: As of run.
+    """
+    from jaxinit.analysis.store import study_of
+
+    return exit_code(
+        lambda: carry_out(study_of(folder), folder, slots, force_resume, cluster=cluster)
+    )
+
+
+def extend(
+    folder: tyro.conf.Positional[Path],
+    /,
+    schemes: tuple[str, ...] = (),
+    seeds: int | None = None,
+    slots: int | None = None,
+    force_resume: bool = False,
+    cluster: str | None = None,
+) -> int:
+    """Add schemes, seeds or both to a finished study: what there is is kept, what lacks is trained.
+
+    Args:
+        folder: The folder of the study.
+        schemes: Schemes to add.
+        seeds: How many seeds there are to be at each rate that is reported, more than there are.
+        slots: Trials that a device holds at once.
+        force_resume: Under other versions or another commit; the answer says so.
+        cluster: As of run.
+    """
+
+    def more() -> "Result":
+        from jaxinit.engine import again
+
+        start(cluster=cluster)
+        with workers(cluster) as there:
+            result = again.extend(
+                folder,
+                schemes,
+                seeds,
+                slots_per_device=slots,
+                force_resume=force_resume,
+                cluster=there,
+            )
+        return show(result)
+
+    return exit_code(more)
+
+
+def rerun(
+    folder: tyro.conf.Positional[Path],
+    /,
+    check: bool = False,
+    out: Path | None = None,
+    cluster: str | None = None,
+) -> int:
+    """Run the study of a folder once more, in a new one; with --check say whether the records are
+    the same bit for bit, and exit with 1 where they are not.
+
+    Args:
+        folder: The folder of the study.
+        check: Compare the records.
+        out: The new folder. Default: that of the study, with -rerun.
+        cluster: As of run.
+    """
+
+    def once_more() -> int:
+        from jaxinit.engine import again
+
+        start(cluster=cluster)
+        with workers(cluster) as there:
+            both = again.rerun(
+                folder, out or folder.with_name(f"{folder.name}-rerun"), cluster=there
+            )
+        show(both.second)
+        if not check:
+            return 0
+        if not both.differences:
+            print(f"the records are the same, bit for bit, as those of {folder}")
+            return 0
+        print(f"the records are not those of {folder}:")
+        for difference in both.differences:
+            print(f"- {difference}")
+        return FAILED
+
+    return exit_code(once_more)
+
+
+def say_cost(study: Study, slots: int | None, platform: Literal["cpu", "gpu", "tpu"] | None) -> int:
+    """Print what a study would cost."""
+    from jaxinit.engine import again
+    from jaxinit.engine.sweep import devices_in_words
+
+    start(platform)
+    cost = again.forecast(study, slots)
+    hours, minutes = divmod(cost.seconds / 60, 60)
+    longest = f"{hours:.0f} h {minutes:.0f} min" if hours else f"{minutes:.1f} min"
+    print(f"trials: about {cost.trials}, of at most {cost.epochs} epochs each")
+    print(f"model: {cost.parameters:,} parameters")
+    print(f"memory: about {cost.memory / 2**20:,.0f} MiB, {cost.slots} trials a device at once")
+    print(
+        f"time: at most {longest} on {devices_in_words()}; trials that converge sooner end sooner"
+    )
+    print("nothing was written")
+    return 0
 
 
 def list_names(
@@ -451,6 +579,32 @@ def compare(first: tyro.conf.Positional[Path], second: tyro.conf.Positional[Path
     return exit_code(look)
 
 
+def start(
+    platform: Literal["cpu", "gpu", "tpu"] | None = None,
+    deterministic: bool = False,
+    cluster: str | None = None,
+) -> None:
+    """Start JAX, on all cores or on what is asked for; where workers train, this process leaves
+    their GPUs alone."""
+    from jaxinit.engine import devices, sweep
+
+    sweep.one_device_per_core()
+    sweep.keep_compilations()
+    devices.start("cpu" if cluster else platform, deterministic)
+
+
+@contextmanager
+def workers(cluster: str | None) -> "Iterator[Cluster | None]":
+    """The cluster of an address, None for none."""
+    from jaxinit.engine.cluster import Cluster
+
+    if cluster is None:
+        yield None
+        return
+    with Cluster(cluster) as there:
+        yield there
+
+
 def carry_out(
     study: Study,
     out: Path | None,
@@ -458,22 +612,28 @@ def carry_out(
     force_resume: bool = False,
     platform: Literal["cpu", "gpu", "tpu"] | None = None,
     deterministic: bool = False,
+    cluster: str | None = None,
 ) -> "Result":
-    """Run a study on all cores, draw its figures and print its answer: what the command and the
-    experiments do."""
-    from jaxinit.engine import devices, sweep
+    """Run a study on all cores, or a cluster, draw its figures and print its answer: what the
+    command and the experiments do."""
     from jaxinit.engine.campaign import run
 
-    sweep.one_device_per_core()
-    sweep.keep_compilations()
-    devices.start(platform, deterministic)
-    result = run(study, out=out, slots_per_device=slots, force_resume=force_resume)
+    start(platform, deterministic, cluster)
+    with workers(cluster) as there:
+        result = run(
+            study, out=out, slots_per_device=slots, force_resume=force_resume, cluster=there
+        )
+    return show(result)
+
+
+def show(result: "Result") -> "Result":
+    """Print a result that was computed or read, draw its figures, and say where it is."""
     _show(result)
     counts = (
         f"{result.summary['trials']} trials, {result.summary['compilations']} compilation(s) of "
         "the training program"
     )
-    where = "" if result.read_back else f" on {sweep.devices_in_words()}"
+    where = "" if result.read_back else f" on {result.devices}"
     print(f"{counts}, {result.summary['wall_s']:.0f} s{where}")
     if result.read_back:
         print(f"read from {result.folder}, {result.origin}")
@@ -511,6 +671,9 @@ def parsed(words: Sequence[str]) -> Callable[[], int]:
     """
     commands = {
         "run": run,
+        "resume": resume,
+        "extend": extend,
+        "rerun": rerun,
         "probe": probe,
         "coordcheck": coordcheck,
         "audit": audit,
@@ -604,6 +767,16 @@ def _with_help(name: str, command: Callable[..., int], words: Sequence[str]) -> 
     return shown
 
 
+def _with_address(words: Sequence[str]) -> list[str]:
+    """The words, with `local` after a --cluster that names no address."""
+    whole = []
+    for word, following in pairwise([*words, "-"]):
+        whole.append(word)
+        if word == "--cluster" and following.startswith("-"):
+            whole.append("local")
+    return whole
+
+
 def _model_named(words: Sequence[str]) -> str | None:
     """The model that the words name, the last of several; None where they name none."""
     named = None
@@ -647,7 +820,7 @@ def _in_one_line(box: str, words: Sequence[str]) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the `jaxinit` command."""
     make_printable()
-    words = list(sys.argv[1:] if argv is None else argv)
+    words = _with_address(sys.argv[1:] if argv is None else argv)
     if words == ["--version"]:
         return exit_code(print_version)
     return exit_code(lambda: parsed(words)())

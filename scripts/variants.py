@@ -166,8 +166,8 @@ def recording(evaluations: int, recorded: bool) -> Step:
     import jax
 
     from jaxinit import spec
-    from jaxinit.engine import campaign, training
-    from jaxinit.engine.resolve import resolve
+    from jaxinit.engine import training
+    from jaxinit.engine.resolve import VALIDATED_AT_ONCE, resolve
     from jaxinit.schemes import SCHEMES
     from jaxinit.study import Study
 
@@ -176,7 +176,7 @@ def recording(evaluations: int, recorded: bool) -> Step:
         "batch": 32,
         "evaluations": evaluations,
         "epochs": 1,
-        "at_once": campaign.VALIDATED_AT_ONCE,
+        "at_once": VALIDATED_AT_ONCE,
     }
     program = training.Program(resolved.model, resolved.task, resolved.optimizer, **sizes)
     drawn = spec.draw(SCHEMES["xavier_rnn"], jax.random.key(0), resolved.model.leaves)

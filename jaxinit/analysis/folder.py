@@ -136,14 +136,21 @@ class Folder:
             fault = "damaged: its content is not what was written"
         return None, fault
 
-    def write(self, kind: str, question: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
+    def write(
+        self,
+        kind: str,
+        question: Mapping[str, Any],
+        files: Mapping[str, bytes],
+        instead: Mapping[str, Any] | None = None,
+    ) -> None:
         """Write files as one, beside those that the folder holds already; needs the lock
-        (`locked`).
+        (`locked`). With `instead`, the folder holds an answer to that question, and is to hold one
+        to `question` from now on.
 
         Raises: OSError as the system does, with nothing changed.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        held = self.claim(kind, question)
+        held = self.claim(kind, question if instead is None else instead)
         listed = {}
         asked = plain(question)
         if held is not None:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray as xr
 
-from jaxinit.analysis.outcome import Outcome
+from jaxinit.analysis.outcome import LOST, Outcome
 from jaxinit.analysis.search import End, Purpose
 from jaxinit.analysis.survival import Times
 
@@ -98,7 +98,8 @@ class Courses:
         that goes on as if it had been stopped where it is."""
         ends = {}
         for point, course in self.by_point.items():
-            if (point.scheme, point.also) == (scheme, also) and course.evaluations:
+            ran = course.evaluations or course.outcome is Outcome.FAILED
+            if (point.scheme, point.also) == (scheme, also) and ran:
                 ends[point.rate, point.seed] = self.end(course)
         return ends
 
@@ -143,6 +144,20 @@ class Courses:
             "also": np.asarray([point.also for point in self.by_point], np.float64),
             "traces": np.asarray([course.traces for course in self.by_point.values()], np.float32),
         }
+
+    def take(self, records: xr.Dataset) -> None:
+        """Take up the trials of the records of a study that differs in its schemes and seeds."""
+        others = records.also.values if "also" in records.coords else [None] * len(records.trial)
+        columns = (records.scheme, records.lr, records.seed, records.purpose, records.outcome)
+        values = [column.values.tolist() for column in columns]
+        traces = np.stack([records[name].transpose("trial", "epoch") for name in TRACES], axis=1)
+        evaluations = np.rint(records.last_epoch.values * self.attrs["evaluations_per_epoch"])
+        for *at, purpose, outcome, also, its, count in zip(
+            *values, others, traces, evaluations, strict=True
+        ):
+            scheme, rate, seed = at
+            point = Point(scheme, rate, seed, None if also is None else float(also))
+            self.by_point[point] = Course(np.array(its), purpose, Outcome(outcome), int(count))
 
     def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Take up what `arrays` gave."""
@@ -236,13 +251,13 @@ def by_rate_and_seed(records: xr.Dataset, scheme: str, purpose: Purpose) -> xr.D
 def times_of(trials: xr.Dataset) -> Times:
     """The times to target of trials.
 
-    Those that never ran are left out; an interrupted one is censored where it stopped, a diverged
-    one at the budget. Raises: ValueError when none has run.
+    Those that never ran are left out; an interrupted one is censored where it stopped, one that
+    diverged or failed at the budget. Raises: ValueError when none has run.
     """
     outcome = trials.outcome.values
     last_epoch = trials.last_epoch.values
-    ran = last_epoch > 0
-    time = np.where(outcome == Outcome.DIVERGED, trials.attrs["budget"], last_epoch)
+    ran = (last_epoch > 0) | (outcome == Outcome.FAILED)
+    time = np.where(np.isin(outcome, LOST), trials.attrs["budget"], last_epoch)
     event = outcome == Outcome.CONVERGED
     return Times(time[ran], event[ran])
 
@@ -258,7 +273,7 @@ def ends_of(records: xr.Dataset, scheme: str) -> dict[tuple[float, int], End]:
         trials.metric.transpose("trial", "epoch").values,
         strict=True,
     ):
-        if epochs > 0:
+        if epochs > 0 or outcome == Outcome.FAILED:
             evaluations = round(epochs * per_epoch)
             ends[rate, seed] = _end(Outcome(outcome), evaluations, metric, records.attrs)
     return ends

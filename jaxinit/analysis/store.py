@@ -42,6 +42,7 @@ STATE, SPARE = "state.bin", "state.before.bin"
 CHECKSUM = 32  # bytes of a SHA-256, before the content of a state
 FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
 PACKAGES = ("jaxinit", "jax", "jaxlib", "flax", "optax", "numpy", "scipy", "xarray")
+OF_THE_STUDY = ("schema", "study", "command", "seeds")  # in study.json, by the study alone
 SCHEMA = 3  # of study.json and records.nc
 
 
@@ -66,9 +67,14 @@ class Result(NamedTuple):
     @property
     def origin(self) -> str:
         """Where and when this was computed, and on what: a line."""
-        device, versions = self.about["device"], self.about["versions"]
-        place = f"{device['count']} {device['kind']} device(s)"
-        return f"computed {self.about['written']} on {place}, JAX {versions['jax']}"
+        versions = self.about["versions"]
+        return f"computed {self.about['written']} on {self.devices}, JAX {versions['jax']}"
+
+    @property
+    def devices(self) -> str:
+        """What computed this: `2 cpu devices`, `1 NVIDIA H200 device`."""
+        device = self.about["device"]
+        return f"{device['count']} {device['kind']} device{'s' * (device['count'] != 1)}"
 
 
 def load(path: str | Path) -> Result:
@@ -129,6 +135,11 @@ def summarize_again(path: str | Path) -> Result:
         except OSError:
             pass  # a folder that cannot be written still prints its answer
     return Result(study, records, summary, folder.path, True, about)
+
+
+def study_of(path: str | Path) -> Study:
+    """The study of a folder, complete or not. Raises: BadStudy as `stored`."""
+    return Study.from_plain(stored(path)["study"])
 
 
 def stored(path: str | Path) -> dict[str, Any]:
@@ -246,18 +257,27 @@ def size_of_records(study: Study, evaluations_per_epoch: int) -> int:
 
 
 def write_study(
-    folder: Folder, study: Study, about: Mapping[str, Any], files: Mapping[str, bytes] | None = None
+    folder: Folder,
+    study: Study,
+    about: Mapping[str, Any],
+    files: Mapping[str, bytes] | None = None,
+    instead: Study | None = None,
 ) -> None:
     """Write study.json, all that is needed to run the study again and on what it ran, and other
-    files with it."""
+    files with it; `instead` of a study that the folder holds, if any."""
     content = {
-        "schema": SCHEMA,
+        "schema": SCHEMA,  # and all of OF_THE_STUDY
         "study": study.plain(),
         "command": study.command(),
         "seeds": {"tune": list(study.tuning), "report": list(study.reporting)},
         **about,
     }
-    folder.write("study", {"study": study.plain()}, {**(files or {}), STUDY: to_json(content)})
+    folder.write(
+        "study",
+        {"study": study.plain()},
+        {**(files or {}), STUDY: to_json(content)},
+        None if instead is None else {"study": instead.plain()},
+    )
 
 
 def conditions() -> dict[str, Any]:

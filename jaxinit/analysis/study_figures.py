@@ -14,7 +14,7 @@ import xarray as xr
 
 from jaxinit.analysis import survival, table
 from jaxinit.analysis.figure import MOST_COLUMNS, as_text, heading, save, small_multiples, style
-from jaxinit.analysis.outcome import Outcome
+from jaxinit.analysis.outcome import LOST, Outcome
 from jaxinit.analysis.records import schemes_of, select
 from jaxinit.analysis.table import SettingRow
 
@@ -34,6 +34,7 @@ MARKS: dict[Outcome, tuple[str | int, str]] = {
     Outcome.CONVERGED: ("o", "black"),
     Outcome.CENSORED: ("^", "white"),
     Outcome.DIVERGED: ("x", "black"),
+    Outcome.FAILED: ("x", "white"),
     Outcome.STOPPED: (6, "black"),  # matplotlib.markers.CARETUP: the time is longer
 }
 
@@ -158,9 +159,9 @@ def _draw_trials(axes: "Axes", trials: xr.Dataset, horizon: float) -> None:
 
 
 def _times_drawn(trials: xr.Dataset, horizon: float) -> np.ndarray:
-    """When each trial ended, a diverged one at the budget."""
-    diverged = trials.outcome.values == Outcome.DIVERGED
-    return np.where(diverged, horizon, trials.last_epoch.values)
+    """When each trial ended, one that is lost at the budget."""
+    lost = np.isin(trials.outcome.values, LOST)
+    return np.where(lost, horizon, trials.last_epoch.values)
 
 
 def learning_curves(records: xr.Dataset) -> "Figure":

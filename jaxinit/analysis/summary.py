@@ -101,6 +101,7 @@ def _notes(
         *_notes_on_also(study, rows),
         *_notes_on_rows(rows),
         *_notes_on_pairs(rows, pairs),
+        *_notes_on_failures(about),
         *_notes_on_lives(records, about),
         *_notes_on_calibrations(about),
     ]
@@ -204,6 +205,17 @@ def _notes_on_pairs(rows: list[Row], pairs: list[Pair]) -> list[str]:
     return [
         f"seeds that would tell {rows[0]['scheme']} apart, were the differences as they are here "
         f"(without a number: {MOST} or more): {', '.join(needed)}"
+    ]
+
+
+def _notes_on_failures(about: Mapping[str, Any]) -> list[str]:
+    """Which trials could not be run, a line for each reason."""
+    by_reason: dict[str, list[str]] = {}
+    for trial, reason in about.get("failures", {}).items():
+        by_reason.setdefault(reason, []).append(trial)
+    return [
+        f"failed, and counted with those that diverged: {', '.join(trials)} ({reason})"
+        for reason, trials in by_reason.items()
     ]
 
 

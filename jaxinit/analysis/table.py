@@ -28,7 +28,7 @@ from jaxinit.analysis.interval import (
     seeds_to_tell,
     share_interval,
 )
-from jaxinit.analysis.outcome import Outcome
+from jaxinit.analysis.outcome import LOST, Outcome
 from jaxinit.analysis.records import by_value, ends_of, schemes_of, select, times_of, window
 from jaxinit.analysis.search import doubtful, fails, next_rate
 from jaxinit.analysis.survival import Times, holm
@@ -266,7 +266,7 @@ def times_to(trials: xr.Dataset, target: float) -> Times:
     event = reached.any(axis=1)
     time = (reached.argmax(axis=1) + width) / per_epoch
     lost = np.where(
-        trials.outcome.values == Outcome.DIVERGED, trials.attrs["budget"], trials.last_epoch.values
+        np.isin(trials.outcome.values, LOST), trials.attrs["budget"], trials.last_epoch.values
     )
     return Times(np.where(event, time, lost), event)
 
@@ -441,7 +441,7 @@ def _row(
         seeds=len(own.time),
         converged=converged,
         censored=int((outcome == Outcome.CENSORED).sum()),
-        diverged=int((outcome == Outcome.DIVERGED).sum()),
+        diverged=int(np.isin(outcome, LOST).sum()),
     )
     if _seeds(its) < 2:  # too few for an interval
         return row

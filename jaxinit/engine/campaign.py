@@ -39,6 +39,7 @@ from jaxinit.analysis.store import Result
 from jaxinit.analysis.summary import summarize
 from jaxinit.analysis.table import best_points
 from jaxinit.engine import sweep, training
+from jaxinit.engine.cluster import Cluster, ClusterSweep, Question, clear_parts, take_parts
 from jaxinit.engine.identity import Identity, changed, combined, identify
 from jaxinit.engine.initial import Initial, calibrate_parameters, draw_parameters, of_points
 from jaxinit.engine.recorder import SignalRecorder
@@ -47,9 +48,6 @@ from jaxinit.spec import Scheme
 from jaxinit.study import BadStudy, Study
 from jaxinit.tasks import Task
 
-EPOCHS_PER_CHUNK = 2
-# examples on one core: what stays in its cache is faster than all at once (docs/performance.md)
-VALIDATED_AT_ONCE = 64
 SIGNALS = "signals.nc"
 SLOTS = 16  # of a device that runs its trials one after another
 MOST_SLOTS = 1024  # of one that runs them together
@@ -67,6 +65,17 @@ class Options:
     progress: bool
     signals: int
     force_resume: bool
+    cluster: Cluster | None
+    place: dict[str, Any]
+
+
+def place(mapping: sweep.Mapping | None, cluster: Cluster | None) -> dict[str, Any]:
+    """Where a study runs, and under what, as its lives have it: here, or on the workers of a
+    cluster."""
+    if cluster is None:
+        return store.conditions() | {"device": sweep.described(mapping or sweep.default_mapping())}
+    device = cluster.device | ({"mapping": mapping} if mapping else {})
+    return cluster.conditions | {"device": device}
 
 
 def run(
@@ -81,6 +90,7 @@ def run(
     models: Mapping[str, Callable[..., Any]] | None = None,
     signals: int = 0,
     force_resume: bool = False,
+    cluster: Cluster | None = None,
 ) -> Result:
     """Run a study, or read it when its folder holds it complete, and write its folder.
 
@@ -99,7 +109,9 @@ def run(
     What the folder holds is returned or gone on with only if settings, data, task, model, schemes,
     calibrations and precision are the same by their digests (`identity`), and gone on with only on
     the same kind of device, under the same versions and commit; `force_resume` goes on under
-    others, and the answer says so.
+    others, and the answer says so. On a `cluster` (`jaxinit.Cluster`) its workers train, and
+    trials under way begin anew where theirs dies; the records are the same, to the bit on the same
+    kind of device.
     Raises: BadStudy for anything wrong with the study or the folder, before any work is done.
     """
     began = time.time()
@@ -108,12 +120,26 @@ def run(
     resolved = resolve(study, schemes, tasks, models)
     if signals:
         resolved.loss_of_outputs(resolved.task.data["valid_x"])  # refused before any work
-    mapping = mapping or sweep.default_mapping()
-    slots = slots_per_device or default_slots(resolved.study, mapping, jax.device_count())
-    options = Options(mapping, slots, progress, signals, force_resume)
+    if cluster is not None:
+        _check_for_cluster(schemes, tasks, models, signals)
+    here = place(mapping, cluster)
+    device = here["device"]
+    slots = slots_per_device or default_slots(resolved.study, device["mapping"], device["count"])
+    options = Options(device["mapping"], slots, progress, signals, force_resume, cluster, here)
     folder = Folder(Path(out) if out is not None else resolved.study.folder)
     with sweep.numerics(study):
         return _run(resolved, folder, began, options)
+
+
+def _check_for_cluster(schemes: Any, tasks: Any, models: Any, signals: int) -> None:
+    """Raises: BadStudy for what only this process has, or can do."""
+    if schemes or tasks or models:
+        raise BadStudy(
+            "workers of a cluster do not see objects of this program; write them into a file that "
+            "workers can read and name them FILE.py:NAME"
+        )
+    if signals:
+        raise BadStudy("signals are not recorded on a cluster; run without signals, or without it")
 
 
 def _run(resolved: Resolved, folder: Folder, began: float, options: Options) -> Result:
@@ -121,7 +147,7 @@ def _run(resolved: Resolved, folder: Folder, began: float, options: Options) -> 
     identity = identify(resolved)
     if _is_answered(folder, resolved.study, identity):
         return _read_back(folder, options.signals)
-    program = _program(resolved, options.mapping)
+    program = resolved.program(options.mapping)
     recorded = store.size_of_records(resolved.study, program.evaluations_per_epoch)
     check_memory(resolved, jax.device_count(), recorded=recorded)
     with folder.locked():
@@ -179,20 +205,6 @@ def _read_back(folder: Folder, signals: int) -> Result:
     return result
 
 
-def _program(resolved: Resolved, mapping: sweep.Mapping) -> training.Program:
-    study = resolved.study
-    return training.Program(
-        resolved.model,
-        resolved.task,
-        resolved.optimizer,
-        batch=study.batch,
-        evaluations=study.evaluations,
-        epochs=min(EPOCHS_PER_CHUNK, study.epochs),
-        at_once=VALIDATED_AT_ONCE if mapping == "map" else None,
-        schedule=study.schedule,
-    )
-
-
 def _answer(
     resolved: Resolved,
     program: training.Program,
@@ -207,9 +219,9 @@ def _answer(
     saved, past = _saved(folder, study, digest)
     forced = []
     if saved is not None:
-        forced = _check_resume(folder, past[-1], options)
+        forced = check_resume(folder.path, past[-1], options.place, options.force_resume)
     courses = Courses(
-        store.attributes(study, program.evaluations_per_epoch, _task_attributes(resolved), digest),
+        store.attributes(study, program.evaluations_per_epoch, task_attributes(resolved), digest),
         study.epochs * program.evaluations_per_epoch,
     )
     with (
@@ -217,18 +229,17 @@ def _answer(
         _stop_requests() as stop,
         _progress(study, options.progress) as report,
     ):
-        initial, calibrated = calibrate_parameters(resolved, draw_parameters(resolved))
-        about = _about(resolved, program.evaluations_per_epoch, options.mapping)
+        initial, calibrated = None, {}
+        if options.cluster is None:
+            initial, calibrated = calibrate_parameters(resolved, draw_parameters(resolved))
+        about = _about(resolved, program.evaluations_per_epoch, options.place["device"])
         about |= {"identity": identity, "digest": digest, "calibrations": calibrated}
-        conditions = store.conditions() | {"device": about["device"]}
-        history = History(past, began, conditions, forced, compiled)
+        history = History(past, began, options.place, forced, compiled)
         store.write_study(folder, study, about | {"status": "running"} | history.about())
-        devices = jax.devices()
-        slots = options.slots_per_device * len(devices)
         campaign = Campaign(
             resolved,
             courses,
-            sweep.Sweep(program, resolved.task.data, slots, devices, options.mapping),
+            _sweeper(resolved, program, folder, digest, options, compiled),
             initial,
             folder,
             digest,
@@ -236,9 +247,10 @@ def _answer(
             saved,
             report,
             stop,
-            SignalRecorder(resolved, program, initial, options.signals),
+            SignalRecorder(resolved, program, initial or {}, options.signals),
         )
         complete = campaign.train()
+    about |= campaign.sweeper.about()
     records = courses.dataset()
     about |= {"status": "complete" if complete else "interrupted"} | history.about()
     files = {
@@ -251,6 +263,26 @@ def _answer(
     store.write_study(folder, study, about, files)
     if complete:
         store.clear_state(folder.path)
+        clear_parts(folder.path)
+
+
+def _sweeper(
+    resolved: Resolved,
+    program: training.Program,
+    folder: Folder,
+    digest: str,
+    options: Options,
+    compiled: sweep.CompileCounter,
+) -> sweep.Sweep | ClusterSweep:
+    """What trains: the devices of this process, or the workers of a cluster."""
+    if options.cluster is not None:
+        question = Question.of(
+            resolved.study, digest, folder.path, options.mapping, options.slots_per_device
+        )
+        return ClusterSweep(options.cluster, question, program, compiled)
+    devices = jax.devices()
+    slots = options.slots_per_device * len(devices)
+    return sweep.Sweep(program, resolved.task.data, slots, devices, options.mapping)
 
 
 def _saved(
@@ -279,26 +311,27 @@ def _lost_lives(folder: Folder, study: Study) -> list[dict[str, Any]]:
     return [life | {"forced": [], "lost": True} for life in about["lives"]]
 
 
-def _check_resume(folder: Folder, last: dict[str, Any], options: Options) -> list[str]:
+def check_resume(
+    path: Path, last: Mapping[str, Any], here: Mapping[str, Any], force: bool
+) -> list[str]:
     """The conditions that have changed since the last life of a study, where the caller forces it
-    to go on.
+    to go on; `here` are those of now (`place`).
 
     Raises: BadStudy when they have and nobody forces it, and for another kind of device.
     """
     before, now = (
-        f"{device['kind']} by {device['mapping']}"
-        for device in (last["device"], _device(options.mapping))
+        f"{life['device']['kind']} by {life['device']['mapping']}" for life in (last, here)
     )
     if before != now:
         raise BadStudy(
-            f"{folder.path} was begun on {before} and would go on on {now}, which rounds "
-            "otherwise; go on there, or give --out a new folder"
+            f"{path} was begun on {before} and would go on on {now}, which rounds otherwise; go on "
+            "there, or give --out a new folder"
         )
-    changes = store.changed_conditions(last, store.conditions())
-    if changes and not options.force_resume:
+    changes = store.changed_conditions(last, here)
+    if changes and not force:
         raise BadStudy(
-            f"{folder.path} was begun under other conditions ({'; '.join(changes)}); go on under "
-            "them, with --force-resume all the same, or give --out a new folder"
+            f"{path} was begun under other conditions ({'; '.join(changes)}); go on under them, "
+            "with --force-resume all the same, or give --out a new folder"
         )
     return changes
 
@@ -353,8 +386,8 @@ class Campaign:
 
     resolved: Resolved
     courses: Courses
-    sweeper: sweep.Sweep
-    initial: Initial
+    sweeper: sweep.Sweep | ClusterSweep
+    initial: Initial | None  # None where others draw
     folder: Folder
     identity: str
     history: History
@@ -379,6 +412,8 @@ class Campaign:
         if self.saved is not None:
             self.courses.restore(self.saved)
             self._take_up(self.saved)
+        for point, row in take_parts(self.folder.path):
+            self._take(point, row)
 
     @property
     def per_epoch(self) -> int:
@@ -394,13 +429,13 @@ class Campaign:
             before = self.courses.ended()
             for row in rows:
                 point = self.points[row.number]
-                course = self.courses.by_point[point]
-                course.add(row.first, row.records._asdict(), self._outcome(row))
+                self._take(point, row)
                 if row.outcome is not Outcome.UNFINISHED:
-                    del self.running[point]
+                    self.running.pop(point, None)
                 if row.outcome is Outcome.CONVERGED:
                     best = best.after(point.scheme, row.last / self.per_epoch)
-            self.recorder.record(self.points, running)
+            if isinstance(running, sweep.Running):
+                self.recorder.record(self.points, running)
             self.report(self.courses.ended() - before, str(best))
             if self.stop or time.monotonic() - self.last_save > SAVE_EVERY:
                 self._save(running.seats())
@@ -408,6 +443,13 @@ class Campaign:
                 return False
         self._trim()
         return True
+
+    def _take(self, point: Point, row: sweep.Row) -> None:
+        """Put in what a trial did."""
+        if point not in self.courses.by_point:
+            self.courses.begin(point, "coarse")  # until a stage says what it is wanted for
+        course = self.courses.by_point[point]
+        course.add(row.first, row.records._asdict(), self._outcome(row))
 
     def _outcome(self, row: sweep.Row) -> Outcome:
         """How a trial stands; at a cap sooner than the budget it is stopped and not censored."""
@@ -534,9 +576,11 @@ class Campaign:
         if point not in self.numbers:
             self.numbers[point] = len(self.points)
             self.points.append(point)
-        (params,) = of_points(self.initial, [point], self.first_seed)
+        params = None
+        if self.initial is not None:
+            (params,) = of_points(self.initial, [point], self.first_seed)
         trial = self.resolved.trial(point, self.per_epoch)
-        return sweep.Joining(self.numbers[point], trial, params)
+        return sweep.Joining(self.numbers[point], trial, params, point=point)
 
     def _save(self, seats: Sequence[sweep.Seat]) -> None:
         arrays = self.courses.arrays()
@@ -548,13 +592,15 @@ class Campaign:
         for k, leaves in enumerate(zip(*states, strict=True)):
             arrays[f"state{k}"] = np.stack(leaves)
         store.write_state(self.folder.path, arrays, self.identity, self.history.lives())
+        if isinstance(self.sweeper, ClusterSweep):
+            self.sweeper.saved()
         self.last_save = time.monotonic()
 
     def _take_up(self, saved: Mapping[str, np.ndarray]) -> None:
         """The saved trials under way, each in the state it was saved in."""
         points = list(self.courses.by_point)
         seats = saved["seats"].tolist()
-        if not seats:
+        if not seats or self.initial is None:  # states are not sent to others
             return
         (params,) = of_points(self.initial, points[:1], self.first_seed)
         trial = self.resolved.trial(points[0], self.per_epoch)
@@ -582,7 +628,7 @@ class Best(NamedTuple):
         return f"{self.scheme} {self.epochs:.3g} epochs" if self.scheme else "none yet"
 
 
-def _task_attributes(resolved: Resolved) -> dict[str, Any]:
+def task_attributes(resolved: Resolved) -> dict[str, Any]:
     task = resolved.task
     return {
         "task": task.name,
@@ -594,26 +640,16 @@ def _task_attributes(resolved: Resolved) -> dict[str, Any]:
     }
 
 
-def _about(resolved: Resolved, per_epoch: int, mapping: str) -> dict[str, Any]:
+def _about(resolved: Resolved, per_epoch: int, device: Mapping[str, Any]) -> dict[str, Any]:
     """What study.json says beside the study itself."""
     return {
         "evaluations_per_epoch": per_epoch,
-        "task": _task_attributes(resolved),
+        "task": task_attributes(resolved),
         "target_because": resolved.task.why
         if resolved.study.target == resolved.task.target
         else "given by the user",
         "parameters": sum(math.prod(leaf.shape) for leaf in resolved.model.leaves),
-        "device": _device(mapping),
-    }
-
-
-def _device(mapping: str) -> dict[str, Any]:
-    device = jax.devices()[0]
-    return {
-        "platform": device.platform,
-        "kind": device.device_kind,
-        "count": jax.device_count(),
-        "mapping": mapping,
+        "device": dict(device),
     }
 
 

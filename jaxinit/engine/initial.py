@@ -3,7 +3,7 @@
 Resolved -> draw_parameters -> calibrate_parameters -> arrays [seeds, ...] by scheme and name
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, TypeAlias
 
 import jax
@@ -25,8 +25,9 @@ Initial: TypeAlias = dict[str, dict[str, np.ndarray]]
 Reports: TypeAlias = dict[str, dict[str, dict[str, float]]]
 
 
-def draw_parameters(resolved: Resolved) -> Initial:
-    """The initial parameters of every scheme and seed, drawn by one program, in float32.
+def draw_parameters(resolved: Resolved, schemes: Collection[str] | None = None) -> Initial:
+    """The initial parameters of every scheme (or of some) and seed, drawn by one program, in
+    float32.
 
     The base key of a seed does not depend on the scheme, so that draws are paired.
     """
@@ -37,6 +38,8 @@ def draw_parameters(resolved: Resolved) -> Initial:
 
     by_scheme = {}
     for name, scheme in resolved.schemes.items():
+        if schemes is not None and name not in schemes:
+            continue
         by_scheme[name] = jax.vmap(lambda seed, scheme=scheme: draw_seed(scheme, seed))(
             _seeds(resolved)
         )
@@ -44,13 +47,15 @@ def draw_parameters(resolved: Resolved) -> Initial:
 
 
 def calibrate_parameters(resolved: Resolved, initial: Initial) -> tuple[Initial, Reports]:
-    """The initial parameters after the calibrations that the study asks for, in the dtype that it
-    keeps them in, and what the calibrations report.
+    """Initial parameters after the calibrations that the study asks for of their schemes, in the
+    dtype that it keeps them in, and what the calibrations report.
 
     Each seed is calibrated on batches of its own training set that depend on the seed alone.
     """
     initial, reports = dict(initial), {}
     for name in resolved.calibrations:
+        if name not in initial:
+            continue
         try:
             calibrated = calibrate.checked(_calibrated(resolved, name, initial[name]))
         except ValueError as error:

@@ -57,6 +57,9 @@ OWN_MODELS_TAKE = ("activation", "norm", "residual")
 WIDTHS = ("hidden", "hidden_features")  # what the width of a model is called
 WHILE_DRAWN = 3  # times the size of a validation set or of a model: what its drawing needs
 
+EPOCHS_PER_CHUNK = 2
+# examples on one core: what stays in its cache is faster than all at once (docs/performance.md)
+VALIDATED_AT_ONCE = 64
 Calibration: TypeAlias = Callable[
     [calibrate.Problem, Params, calibrate.Batch], calibrate.Calibrated
 ]
@@ -155,6 +158,20 @@ class Resolved:
     def trial(self, point: Point, evaluations_per_epoch: int) -> training.Trial:
         """The traced settings of the trial at a point."""
         return jax.tree.map(lambda a: a[0], self.trials([point], evaluations_per_epoch))
+
+    def program(self, mapping: sweep.Mapping) -> training.Program:
+        """The training program of a device that runs its trials so."""
+        study = self.study
+        return training.Program(
+            self.model,
+            self.task,
+            self.optimizer,
+            batch=study.batch,
+            evaluations=study.evaluations,
+            epochs=min(EPOCHS_PER_CHUNK, study.epochs),
+            at_once=VALIDATED_AT_ONCE if mapping == "map" else None,
+            schedule=study.schedule,
+        )
 
     def _scales(self) -> bool:
         """Whether any scheme scales anything: a study without such schemes need not multiply."""
@@ -538,11 +555,7 @@ def check_memory(
     of records. What else the compiled program needs is known only to its compiler.
     Raises: BadStudy that says what is needed, what is free, and which settings make most of it.
     """
-    batch = batch or resolved.study.batch
-    model = model or resolved.model
-    with sweep.numerics(resolved.study):
-        needs = [*_needs(resolved, trials_at_once, batch, model)]
-    needs.append(Need("the records", recorded, "make epochs, evaluations, seeds or lrs fewer"))
+    needs = memory_needs(resolved, trials_at_once, batch=batch, model=model, recorded=recorded)
     needed, free = sum(need.bytes for need in needs), memory.free_on_host()
     if jax.default_backend() != "cpu":
         free = min(free, memory.free_memory(jax.local_devices()))
@@ -560,6 +573,22 @@ class Need(NamedTuple):
     what: str
     bytes: int
     advice: str
+
+
+def memory_needs(
+    resolved: Resolved,
+    trials_at_once: int,
+    *,
+    batch: int | None = None,
+    model: Functional | None = None,
+    recorded: int = 0,
+) -> list[Need]:
+    """What `check_memory` counts."""
+    batch = batch or resolved.study.batch
+    model = model or resolved.model
+    with sweep.numerics(resolved.study):
+        needs = [*_needs(resolved, trials_at_once, batch, model)]
+    return [*needs, Need("the records", recorded, "make epochs, evaluations, seeds or lrs fewer")]
 
 
 def _needs(

@@ -28,6 +28,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from jaxinit.analysis.outcome import Outcome
+from jaxinit.analysis.records import Point
 from jaxinit.engine.memory import free_memory
 from jaxinit.engine.training import Program, Records, State, Trial
 from jaxinit.study import DEFAULTS, BadStudy, Study, check_precision
@@ -47,9 +48,7 @@ def one_device_per_core(count: int | None = None) -> None:
     Raises: RuntimeError when JAX has been initialized already.
     """
     cores = count or available_cores()
-    single = "--xla_cpu_multi_thread_eigen=false"
-    if single not in os.environ.get("XLA_FLAGS", ""):
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {single}".strip()
+    os.environ["XLA_FLAGS"] = one_thread(os.environ.get("XLA_FLAGS", ""))
     try:
         jax.config.update("jax_num_cpu_devices", cores)
     except RuntimeError as error:
@@ -58,6 +57,12 @@ def one_device_per_core(count: int | None = None) -> None:
             f"could set up one per core ({cores}); call jaxinit.engine.sweep.one_device_per_core() "
             "before the first JAX operation"
         ) from error
+
+
+def one_thread(flags: str) -> str:
+    """XLA's flags with the one by which a CPU device computes on one thread."""
+    single = "--xla_cpu_multi_thread_eigen=false"
+    return flags if single in flags else f"{flags} {single}".strip()
 
 
 @contextmanager
@@ -138,12 +143,13 @@ class Seat(NamedTuple):
 
 class Joining(NamedTuple):
     """A trial that is to run: its number, its settings, and the parameters it begins with, or the
-    state in which it was saved."""
+    state in which it was saved; where these are elsewhere, the point that says which they are."""
 
     number: int
     trial: Trial
     params: dict[str, np.ndarray] | None = None
     state: State | None = None
+    point: Point | None = None
 
 
 class Orders(NamedTuple):
@@ -244,6 +250,11 @@ class Sweep:
         self._arrange = jax.jit(arrange)
         self._initial = jax.jit(jax.vmap(self.program.initial_state))
         self._compiled: dict[int, Any] = {}  # by number of slots
+        self.pace = Pace(self.program, self.mapping, n)
+
+    def about(self) -> dict[str, Any]:
+        """What study.json says of it beside the device."""
+        return {}
 
     def run(
         self, order: Callable[[int], Orders], like: Joining
@@ -261,12 +272,11 @@ class Sweep:
         trials: dict[int, Trial] = {}
         trial = jax.tree.map(np.asarray, like.trial)
         self._fit(jax.eval_shape(self.program.initial_state, like.params, trial), trial)
-        pace = Pace(self.program, self.mapping, len(self.devices))
         while True:
             orders = Orders()
             if running is None or self.mapping == "map" or not any(running.at.values()):
                 held = 0 if running is None else len(running.slots)
-                orders = order(max(pace.trials(self.slots) - held, 0))
+                orders = order(max(self.pace.trials(self.slots) - held, 0))
             joining = list(orders.joining)
             if running is not None:
                 running = running.without(orders.given_up)
@@ -282,8 +292,8 @@ class Sweep:
                 running = self._with_budgets(running, trials)
             program = self._program(len(running.states.outcome), running.states, running.settings)
             began, before = time.monotonic(), running
-            rows, running = self._piece(program, before, pace.steps(len(before.slots)))
-            pace.took(time.monotonic() - began, rows, before, running)
+            rows, running = self._piece(program, before, self.pace.steps(len(before.slots)))
+            self.pace.took(time.monotonic() - began, rows, before, running)
             yield rows, running
 
     def _with_budgets(self, running: Running, trials: dict[int, Trial]) -> Running:
@@ -530,6 +540,17 @@ def devices_in_words() -> str:
     devices = jax.devices()
     ending = "" if len(devices) == 1 else "s"
     return f"{len(devices)} {devices[0].device_kind} device{ending}"
+
+
+def described(mapping: Mapping) -> dict[str, Any]:
+    """What this process computes on, as study.json says it."""
+    device = jax.devices()[0]
+    return {
+        "platform": device.platform,
+        "kind": device.device_kind,
+        "count": jax.device_count(),
+        "mapping": mapping,
+    }
 
 
 def default_mapping() -> Mapping:

@@ -36,7 +36,7 @@ def test_round_trip_keeps_axes_values_and_attributes(tmp_path: Path) -> None:
     assert result.complete
     assert dict(result.records.sizes) == {"trial": TRIALS, "epoch": 8}
     assert list(result.records.purpose.values[:4]) == ["tune", "report", "report", "tune"]
-    meanings = "unfinished converged censored diverged stopped"
+    meanings = "unfinished converged censored diverged stopped failed"
     assert result.records.outcome.attrs["flag_meanings"] == meanings
     names = ["manifest.json", "records.nc", "study.json", "summary.json"]
     assert sorted(p.name for p in (tmp_path / "s").iterdir()) == names
@@ -48,7 +48,7 @@ def test_round_trip_keeps_axes_values_and_attributes(tmp_path: Path) -> None:
     assert result.records.attrs["identity"] == "d"
     assert (
         result.origin
-        == f"computed 2026-11-25T12:00:00+00:00 on 2 cpu device(s), JAX {jax.__version__}"
+        == f"computed 2026-11-25T12:00:00+00:00 on 2 cpu devices, JAX {jax.__version__}"
     )
 
 

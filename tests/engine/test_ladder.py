@@ -109,7 +109,7 @@ def test_a_signal_after_every_chunk_changes_no_bit(
 def test_a_stopped_trial_is_trained_again_and_may_be_interrupted_then(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(campaign, "EPOCHS_PER_CHUNK", 1)  # or it would end in its first chunk
+    monkeypatch.setattr(resolve, "EPOCHS_PER_CHUNK", 1)  # or it would end in its first chunk
     reached: dict[int, int] = {}
 
     def trains_again(rows: Rows) -> bool:

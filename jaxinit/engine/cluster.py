@@ -1,0 +1,663 @@
+"""Trials over the workers of a Dask cluster: each runs a sweep of its own over those that it is
+assigned.
+
+    client, where the searches are: a study, and trials by number -> worker
+    worker: draws their parameters, which are the same everywhere, trains for some seconds -> rows
+
+A task is a slice of a worker's time and says all that the worker is to do from then on, so that a
+new worker in a dead one's place begins where it can: with the trials, anew. Before a worker answers
+it writes the courses of the trials that have ended into the study's folder, where it sees that
+folder; the client takes up what it finds there after a death, a worker's or its own.
+"""
+
+import contextlib
+import io
+import json
+import logging
+import os
+import shutil
+import subprocess
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxinit.analysis import store
+from jaxinit.analysis.folder import digest, write_synced
+from jaxinit.analysis.outcome import Outcome
+from jaxinit.analysis.records import Point
+from jaxinit.engine import sweep, training
+from jaxinit.engine.identity import combined, identify
+from jaxinit.engine.initial import (
+    Initial,
+    Reports,
+    calibrate_parameters,
+    draw_parameters,
+    of_points,
+)
+from jaxinit.engine.resolve import resolve
+from jaxinit.study import BadStudy, NoDevice, Study
+
+SLICE = 3.0  # seconds of work of a task, of which an empty one costs 4 to 10 ms
+CONNECT = 10.0  # seconds in which a scheduler must answer
+FIRST_WORKER = 60.0  # and a first worker must come
+PATIENCE = 600.0  # and another where all are gone
+LOOK = 0.5  # between two looks at what has come
+DEATHS = 3  # of workers that a trial may see alone before it has failed
+PARTS = ".parts"  # in a study's folder: what workers wrote that the client has not saved yet
+LOCAL = "local"  # the address of workers that are started here
+
+
+class Question(NamedTuple):
+    """What a worker needs to know of a study, once and for all."""
+
+    session: str
+    study: dict[str, Any]
+    digest: str
+    path: str  # of the folder of the study
+    home: str  # where the client runs, from which paths in the study are meant
+    mapping: sweep.Mapping
+    slots: int  # of a device
+
+    @classmethod
+    def of(
+        cls, study: Study, identity: str, path: Path, mapping: sweep.Mapping, slots: int
+    ) -> "Question":
+        """A study as it is asked of workers, from here."""
+        session = uuid.uuid4().hex[:12]
+        where = str(path.resolve()), os.getcwd()
+        return cls(session, study.plain(), identity, *where, mapping, slots)
+
+
+class Work(NamedTuple):
+    """What a worker is to do for a slice: its trials, and after how many evaluations each ends."""
+
+    number: int
+    points: dict[int, Point]
+    budgets: dict[int, int]
+
+
+class Done(NamedTuple):
+    """What a worker has done in a slice."""
+
+    rows: list[sweep.Row]
+    compilations: int
+    compile_s: float
+    calibrated: Reports
+
+
+# What a worker does.
+
+
+def describe(cores: int | None = None) -> dict[str, Any]:
+    """What a worker computes on and under; starts JAX, if nothing has, with a device per core."""
+    with contextlib.suppress(RuntimeError):  # it has been started
+        sweep.one_device_per_core(cores)
+    sweep.keep_compilations()
+    mapping = sweep.default_mapping()
+    return {"conditions": store.conditions(), "device": sweep.described(mapping)}
+
+
+def describe_worker(dask_worker: Any) -> dict[str, Any]:
+    """`describe` where Dask calls it."""
+    return describe(dask_worker.state.nthreads)
+
+
+_sessions: dict[str, "Session"] = {}
+
+
+def advance(question: Question, work: Work) -> Done:
+    """A slice of a worker's time."""
+    if question.session not in _sessions:
+        _sessions.clear()  # of studies that are over
+        _sessions[question.session] = Session(question)
+    return _sessions[question.session].advance(work)
+
+
+class Session:
+    """A study on a worker, from one slice to the next."""
+
+    def __init__(self, question: Question):
+        home = contextlib.nullcontext()
+        if Path(question.home).is_dir():
+            home = contextlib.chdir(question.home)
+        with home:
+            study = Study.from_plain(question.study)
+            self.resolved = resolve(study)
+        if combined(identify(self.resolved), study.plain()) != question.digest:
+            raise BadStudy(
+                "what the names of the study stand for is not what it is at the client (data, own "
+                "files, or the precision of JAX); let both see the same files"
+            )
+        self.question = question
+        self.initial: Initial = {}  # of the schemes that were asked for so far
+        self.calibrated: Reports = {}
+        self.program = self.resolved.program(question.mapping)
+        devices = jax.devices()
+        slots = question.slots * len(devices)
+        self.sweeper = sweep.Sweep(
+            self.program, self.resolved.task.data, slots, devices, question.mapping
+        )
+        self.pieces: Iterator[tuple[list[sweep.Row], sweep.Running]] | None = None
+        self.work = Work(0, {}, {})
+        self.running: dict[int, int] = {}  # with the budgets that the sweep knows
+        self.ended: set[int] = set()
+        self.courses: dict[int, list[sweep.Row]] = {}
+
+    def advance(self, work: Work) -> Done:
+        """Train what is wanted for a slice, or until all of it has ended."""
+        began = time.monotonic()
+        self.work, self.ended = work, set()
+        rows: list[sweep.Row] = []
+        counter = sweep.CompileCounter("training_program")
+        with counter, sweep.numerics(self.resolved.study):
+            while set(work.budgets) - self.ended:
+                if self.pieces is None:
+                    like = self._joining(next(iter(work.budgets)))
+                    self.pieces = self.sweeper.run(self._orders, like)
+                piece = next(self.pieces, None)
+                if piece is None:
+                    self.pieces = None
+                    continue
+                rows += piece[0]
+                self._note(piece[0])
+                if time.monotonic() - began > SLICE:
+                    break
+        return Done(rows, counter.count, counter.seconds, self.calibrated)
+
+    def _orders(self, room: int) -> sweep.Orders:
+        wanted = {n: most for n, most in self.work.budgets.items() if n not in self.ended}
+        given_up = [number for number in self.running if number not in wanted]
+        for number in given_up:
+            del self.running[number], self.courses[number]
+        waiting = [number for number in wanted if number not in self.running]
+        joining = waiting[: room + len(given_up)]
+        budgets = {}
+        for number in (*self.running, *joining):
+            if self.running.get(number) != wanted[number]:
+                self.running[number] = budgets[number] = wanted[number]
+        self.courses |= {number: [] for number in joining}
+        return sweep.Orders([self._joining(number) for number in joining], given_up, budgets)
+
+    def _joining(self, number: int) -> sweep.Joining:
+        point = self.work.points[number]
+        if point.scheme not in self.initial:
+            drawn = draw_parameters(self.resolved, [point.scheme])
+            initial, report = calibrate_parameters(self.resolved, drawn)
+            self.initial |= initial
+            self.calibrated |= report
+        (params,) = of_points(self.initial, [point], self.resolved.study.first_seed)
+        trial = self.resolved.trial(point, self.program.evaluations_per_epoch)
+        return sweep.Joining(number, trial, params)
+
+    def _note(self, rows: Sequence[sweep.Row]) -> None:
+        """Keep what trials did, and write the courses of those that have ended."""
+        ended = []
+        for row in rows:
+            self.courses[row.number].append(row)
+            if row.outcome is not Outcome.UNFINISHED:
+                del self.running[row.number]
+                ended.append((self.work.points[row.number], joined(self.courses.pop(row.number))))
+                self.ended.add(row.number)
+        folder = Path(self.question.path) / PARTS / self.question.session
+        if ended and folder.is_dir():  # where there is one file system
+            write_part(folder / f"{self.work.number}-{ended[0][1].number}.part", ended)
+
+
+# What a worker writes before it answers.
+
+
+def joined(rows: Sequence[sweep.Row]) -> sweep.Row:
+    """The rows of a trial as one, from its first evaluation on."""
+    records = jax.tree.map(lambda *parts: np.concatenate(parts), *[row.records for row in rows])
+    return rows[-1]._replace(first=rows[0].first, records=records)
+
+
+def write_part(path: Path, ended: Sequence[tuple[Point, sweep.Row]]) -> None:
+    """Write whole courses of trials, with a checksum."""
+    header = [(*point, row.first, row.last, int(row.outcome)) for point, row in ended]
+    payload = io.BytesIO()
+    records = np.concatenate([np.stack(row.records) for _, row in ended], axis=1)
+    np.savez(payload, header=np.frombuffer(json.dumps(header).encode(), np.uint8), records=records)
+    content = payload.getvalue()
+    fresh = path.with_suffix(".new")
+    write_synced(fresh, digest(content).encode() + content)
+    fresh.replace(path)
+
+
+def read_part(path: Path) -> list[tuple[Point, sweep.Row]]:
+    """What `write_part` wrote; nothing of a file that is torn."""
+    content = path.read_bytes()
+    if digest(content[64:]).encode() != content[:64]:
+        return []
+    with np.load(io.BytesIO(content[64:]), allow_pickle=False) as arrays:
+        header, records = json.loads(arrays["header"].tobytes()), arrays["records"]
+    ended, start = [], 0
+    for *point, first, last, outcome in header:
+        ran = traces(records[:, start : start + last - first])
+        ended.append((Point(*point), sweep.Row(-1, first, last, ran, Outcome(outcome))))
+        start += last - first
+    return ended
+
+
+def traces(columns: Any) -> training.Records:
+    """The records of a trial on the host, from an array of a row each."""
+    return training.Records(*columns)
+
+
+def take_parts(folder: Path) -> list[tuple[Point, sweep.Row]]:
+    """All that workers have written into a study's folder."""
+    return [one for path in sorted(folder.glob(f"{PARTS}/*/*.part")) for one in read_part(path)]
+
+
+def clear_parts(folder: Path) -> None:
+    """Remove all that workers have written."""
+    shutil.rmtree(folder / PARTS, ignore_errors=True)
+
+
+# What the client does.
+
+
+@dataclass
+class Post:
+    """A worker as the client sees it."""
+
+    address: str
+    slots: int
+    trials: dict[int, Point] = field(default_factory=dict)
+    future: Any = None
+    alone: bool = False  # with a trial that was there when a worker died
+    number: int = 0  # of its last slice
+
+
+class Away(NamedTuple):
+    """The trials that run elsewhere, as `sweep.Running` has them; their states stay there."""
+
+    slots: dict[int, int]
+    at: dict[int, int]
+
+    def seats(self) -> list[sweep.Seat]:
+        return []
+
+
+class Cluster:
+    """Workers of jaxinit under a Dask scheduler, for as many studies as are run with it; a context
+    manager.
+
+    `address` is that of a scheduler, `tcp://HOST:PORT` or `tls://HOST:PORT`, whose certificates
+    Dask's own configuration names, or `local` for one of this machine, with a worker a core, or a
+    GPU, that listens on the loopback alone.
+    Raises: NoDevice, in a line, where nobody answers, no worker comes, or one of them is of another
+    version.
+    """
+
+    def __init__(self, address: str = LOCAL):
+        try:
+            import distributed
+        except ImportError as error:
+            raise NoDevice(
+                f"a cluster needs Dask ({error}); install it with: pip install 'jaxinit[cluster]'"
+            ) from error
+        self.distributed = distributed
+        self.here: Any = None
+        self.address = address
+        if address == LOCAL:
+            self.here = _local_cluster(distributed)
+            address = self.here.scheduler_address
+        elif not address.startswith(("tcp://", "tls://")):
+            raise BadStudy(
+                f"a cluster's address is tcp://HOST:PORT or tls://HOST:PORT, got {address!r}"
+            )
+        security = distributed.Security(require_encryption=True) if "tls:" in address else None
+        try:
+            self.client = distributed.Client(
+                address, timeout=CONNECT, security=security, set_as_default=False
+            )
+        except Exception as error:  # of sockets, of TLS, of the protocol
+            self.close()
+            raise NoDevice(
+                f"no scheduler answers at {address} ({_first_line(error)}); start one with: dask "
+                "scheduler, and look at host, port and certificates"
+            ) from error
+        self.known: dict[str, dict[str, Any]] = {}
+        try:
+            self._await_first()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> "Cluster":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leave the scheduler, and end what was started here."""
+        with contextlib.suppress(Exception):
+            self.client.close()
+        if self.here is not None:
+            self.here.close()
+
+    def _await_first(self) -> None:
+        deadline = time.monotonic() + FIRST_WORKER
+        while not self.workers():
+            if time.monotonic() > deadline:
+                raise NoDevice(
+                    f"the scheduler at {self.address} has no workers; start some with: dask worker "
+                    f"{self.address}"
+                )
+            time.sleep(LOOK)
+
+    @property
+    def device(self) -> dict[str, Any]:
+        """What the workers compute on."""
+        first, *_ = self.known.values()
+        count = sum(about["device"]["count"] for about in self.known.values())
+        return first["device"] | {"count": count}
+
+    @property
+    def conditions(self) -> dict[str, Any]:
+        """Under what the workers run."""
+        first, *_ = self.known.values()
+        return first["conditions"]
+
+    def workers(self) -> dict[str, int]:
+        """The devices of every worker that is there, by its address. Raises: NoDevice where the
+        scheduler is gone, or a worker is of another version."""
+        if self.client.status not in ("running", "connecting"):
+            raise NoDevice(f"the scheduler at {self.address} answers no more")
+        addresses = self.client.scheduler_info(n_workers=-1)["workers"]
+        for address in addresses:
+            if address not in self.known:
+                about = self._described(address)
+                if about is not None:
+                    self._check(address, about)
+                    self.known[address] = about
+        return {
+            address: self.known[address]["device"]["count"]
+            for address in addresses
+            if address in self.known
+        }
+
+    def _described(self, address: str) -> dict[str, Any] | None:
+        """What a worker says of itself; None of one that is gone by now."""
+        answers: Any = self.client.run(describe_worker, workers=[address], on_error="return")
+        said = answers.get(address)
+        if isinstance(said, ImportError):
+            raise NoDevice(
+                f"worker {address} has no jaxinit ({said}); install the version that is here, "
+                f"{store.conditions()['versions']['jaxinit']}, with the extra `cluster`"
+            )
+        if isinstance(said, Exception) or said is None:
+            return None
+        return said
+
+    def _check(self, address: str, about: Mapping[str, Any]) -> None:
+        """Raises: NoDevice for a worker that would not compute what is computed here."""
+        here = {**store.conditions(), "arithmetic": about["conditions"]["arithmetic"]}
+        changes = store.changed_conditions(about["conditions"], here)
+        if changes:
+            raise NoDevice(
+                f"worker {address} is not as it is here ({'; '.join(changes)}); install the same "
+                "there"
+            )
+        for other, known in self.known.items():
+            kinds = known["device"]["kind"], about["device"]["kind"]
+            if kinds[0] != kinds[1]:
+                raise NoDevice(
+                    f"worker {other} computes on {kinds[0]} and {address} on {kinds[1]}, which "
+                    "round otherwise; start workers of one kind"
+                )
+
+
+def _local_cluster(distributed: Any) -> Any:
+    """A scheduler on the loopback, and a worker a core, or a GPU."""
+    for name in ("distributed.nanny", "distributed.scheduler", "distributed.core"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what happens is said by us
+    flags = sweep.one_thread(os.environ.get("XLA_FLAGS", ""))
+    workers: dict[int, Any] = {}
+    own: list[dict[str, str]] = [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus_of_this_machine()]
+    own = own or [{"JAX_PLATFORMS": "cpu"}] * sweep.available_cores()
+    for number, its in enumerate(own):
+        env = {"XLA_FLAGS": flags, "DASK_LOGGING__DISTRIBUTED": "critical"} | its
+        options = {"nthreads": 1, "env": env, "memory_limit": 0}
+        if "CUDA_VISIBLE_DEVICES" in its:
+            options["resources"] = {"GPU": 1}
+        workers[number] = {"cls": distributed.Nanny, "options": options}
+    scheduler = {
+        "cls": distributed.Scheduler,
+        "options": {"host": "127.0.0.1", "port": 0, "dashboard": False},
+    }
+    return distributed.SpecCluster(workers=workers, scheduler=scheduler, silence_logs=50)
+
+
+def gpus_of_this_machine() -> list[str]:
+    """The NVIDIA GPUs that processes may use, by what CUDA_VISIBLE_DEVICES calls them, found
+    without starting JAX, which would take their memory."""
+    if "cuda" not in os.environ.get("JAX_PLATFORMS", "cuda"):
+        return []
+    try:
+        listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True)
+    except OSError:
+        return []
+    there = [str(number) for number, _ in enumerate(listed.stdout.splitlines())]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return there if visible is None else [gpu for gpu in visible.split(",") if gpu]
+
+
+class ClusterSweep:
+    """A sweep as `sweep.Sweep`, of whoever is there of a cluster's workers."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        question: Question,
+        program: training.Program,
+        counter: sweep.CompileCounter,
+    ):
+        self.cluster, self.question, self.program, self.counter = (
+            cluster,
+            question,
+            program,
+            counter,
+        )
+        self.mapping = question.mapping
+        self.folder = Path(question.path) / PARTS
+        self.posts: dict[str, Post] = {}
+        self.suspects: dict[int, Point] = {}  # who were there when a worker died
+        self.deaths: Counter[int] = Counter()
+        self.failures: dict[Point, str] = {}  # by trial, why it has failed
+        self.budgets: dict[int, int] = {}
+        self.slices = 0
+        self.lost: list[sweep.Row] = []  # what those who died had written
+        self.taken = {*self.folder.glob("*/*.part")}  # parts that the client need not read again
+        self.calibrated: Reports = {}
+        (self.folder / question.session).mkdir(parents=True, exist_ok=True)
+
+    def run(
+        self, order: Callable[[int], sweep.Orders], like: sweep.Joining
+    ) -> Iterator[tuple[list[sweep.Row], Away]]:
+        """As `sweep.Sweep.run`; rows come as workers answer, and none while nobody does."""
+        del like
+        seen = time.monotonic()
+        try:
+            while True:
+                orders = order(self._room())
+                self._follow(orders)
+                if not self.budgets:
+                    return
+                rows = self._failed() + self.lost
+                self.lost = []
+                self._send()
+                rows += self._receive(patient=not rows)
+                if self.posts:
+                    seen = time.monotonic()
+                elif time.monotonic() - seen > PATIENCE:
+                    raise NoDevice(
+                        f"all workers of {self.cluster.address} are gone; what was computed is "
+                        "kept: start workers, and the same command goes on from there"
+                    )
+                for row in rows:
+                    if row.outcome is not Outcome.UNFINISHED:
+                        del self.budgets[row.number]
+                yield rows, Away(dict.fromkeys(self.budgets, 0), {})
+        finally:
+            for post in self.posts.values():
+                if post.future is not None:
+                    post.future.cancel()
+
+    def saved(self) -> None:
+        """The client has saved all that it was told: what workers wrote of it is not needed."""
+        for path in self.taken:
+            path.unlink(missing_ok=True)
+        self.taken.clear()
+
+    def about(self) -> dict[str, Any]:
+        """What study.json says of it: what calibrations report, and which trials have failed."""
+        failures = {
+            f"{point.scheme} at {point.rate:g}, seed {point.seed}": reason
+            for point, reason in self.failures.items()
+        }
+        return {"calibrations": self.calibrated, "failures": failures}
+
+    def _room(self) -> int:
+        """How many more trials the workers have room for."""
+        self._look()
+        slots = sum(post.slots for post in self.posts.values())
+        return max(slots - len(self.budgets), 0)
+
+    def _look(self) -> None:
+        """Who is there; the trials of those who are gone are to be tried alone."""
+        present = self.cluster.workers()
+        for address, devices in present.items():
+            if address not in self.posts:
+                self.posts[address] = Post(address, self.question.slots * devices)
+        for address in [address for address in self.posts if address not in present]:
+            self._mourn(self.posts.pop(address))
+
+    def _mourn(self, post: Post) -> None:
+        """What is left of a worker: what it has written, and trials that are to begin anew."""
+        if post.future is not None:
+            post.future.cancel()
+        numbers = {point: number for number, point in post.trials.items()}
+        for path in self._parts(post):
+            for point, row in read_part(path):
+                if point in numbers:
+                    self.lost.append(row._replace(number=numbers[point]))
+                    post.trials.pop(numbers[point], None)
+        self.suspects |= post.trials
+        if post.alone:
+            self.deaths.update(post.trials.keys())
+
+    def _parts(self, post: Post) -> list[Path]:
+        """What a worker has written in its last slice."""
+        return sorted((self.folder / self.question.session).glob(f"{post.number}-*.part"))
+
+    def _follow(self, orders: sweep.Orders) -> None:
+        """Do as the searches want."""
+        for number in orders.given_up:
+            self.budgets.pop(number, None)
+            self.suspects.pop(number, None)
+            for post in self.posts.values():
+                post.trials.pop(number, None)
+        self.budgets |= orders.budgets or {}
+        free = [post for post in self.posts.values() if not post.alone]
+        for joining in orders.joining:
+            assert joining.point is not None
+            if free:
+                post = min(free, key=lambda post: len(post.trials))
+                post.trials[joining.number] = joining.point
+            else:
+                self.suspects[joining.number] = joining.point
+
+    def _send(self) -> None:
+        """Give every idle worker a slice of work."""
+        for post in self.posts.values():
+            if post.future is not None:
+                continue
+            if not post.trials:
+                post.alone = False
+                if self.suspects:
+                    number = next(iter(self.suspects))
+                    post.trials = {number: self.suspects.pop(number)}
+                    post.alone = True
+            if not post.trials:
+                continue
+            self.slices += 1
+            post.number = self.slices
+            budgets = {number: self.budgets[number] for number in post.trials}
+            post.future = self.cluster.client.submit(
+                advance,
+                self.question,
+                Work(self.slices, dict(post.trials), budgets),
+                workers=[post.address],
+                allow_other_workers=False,
+                pure=False,
+                retries=0,
+            )
+
+    def _receive(self, patient: bool) -> list[sweep.Row]:
+        """The rows of the workers that have answered; where we are patient, after a moment if none
+        has."""
+        rows: list[sweep.Row] = []
+        busy = [post for post in self.posts.values() if post.future is not None]
+        if busy and patient:
+            futures = [post.future for post in busy]
+            dask = self.cluster.distributed
+            with self.cluster.client.as_current(), contextlib.suppress(dask.TimeoutError):
+                dask.wait(futures, LOOK, return_when="FIRST_COMPLETED")
+        elif patient:
+            time.sleep(LOOK)
+        for post in busy:
+            status = post.future.status
+            if status in ("pending", "cancelled"):
+                continue
+            future, post.future = post.future, None
+            self.taken.update(self._parts(post))
+            if status == "finished":
+                done: Done = future.result()
+                self.counter.count += done.compilations
+                self.counter.seconds += done.compile_s
+                self.calibrated |= done.calibrated
+                for row in done.rows:
+                    if row.number in post.trials:  # nobody gave it up meanwhile
+                        rows.append(row)
+                        if row.outcome is not Outcome.UNFINISHED:
+                            del post.trials[row.number]
+            else:
+                self._blame(post, future.exception())
+        return rows
+
+    def _blame(self, post: Post, error: Any) -> None:
+        """A slice has ended in an error: of the study, of a worker's death, or of a trial."""
+        if isinstance(error, BadStudy):
+            raise BadStudy(f"worker {post.address}: {error}") from error
+        for number, point in post.trials.items():
+            self.failures[point] = _first_line(error)
+            if post.alone:
+                self.deaths[number] += 1
+        self.suspects |= post.trials
+        post.trials, post.alone = {}, False
+
+    def _failed(self) -> list[sweep.Row]:
+        """A row for each trial that has cost too many workers."""
+        rows = []
+        for number in [number for number in self.suspects if self.deaths[number] >= DEATHS]:
+            point = self.suspects.pop(number)
+            said = self.failures.get(point, "the worker died")
+            self.failures[point] = f"{DEATHS} workers failed with it alone: {said}"
+            nothing = traces(np.zeros((len(training.Records._fields), 0), np.float32))
+            rows.append(sweep.Row(number, 0, 0, nothing, Outcome.FAILED))
+        return rows
+
+
+def _first_line(error: Any) -> str:
+    """What an error says, in a line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

@@ -1,0 +1,278 @@
+"""Studies on workers: the same records whoever dies, and a line for what cannot be.
+
+Most tests have workers in this process, whose deaths they choose; one starts Dask's own.
+"""
+
+import os
+import pickle
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import pytest
+import xarray as xr
+from pieces import in_pieces
+from short_study import STUDY
+
+from jaxinit.analysis import store
+from jaxinit.analysis.outcome import Outcome
+from jaxinit.analysis.records import Point
+from jaxinit.analysis.store import Result
+from jaxinit.engine import campaign, cluster, sweep
+from jaxinit.engine.cluster import Cluster, Question, Session, Work
+from jaxinit.study import BadStudy, NoDevice
+
+LONG = replace(STUDY, target=0.99, lrs=(0.1,), seeds=4)
+
+
+class Workers(Cluster):
+    """Stands for `Cluster`, and for Dask's client: workers in this process.
+
+    `dies(address, work)` says whether a worker is to die in a slice: None for no, `before` it
+    does anything, or `after` it has written what it did, but before it answers. One that dies is
+    replaced at once.
+    """
+
+    def __init__(self, dies: Callable[[str, Work], str | None] = lambda address, work: None):
+        self.dies = dies
+        self.address = "here"
+        self.client = self
+        self.distributed = SimpleNamespace(wait=lambda *a, **k: None, TimeoutError=TimeoutError)
+        self.sessions: dict[str, Session | None] = {"worker 0": None, "worker 1": None}
+        self.sent: list[tuple[Question, Work]] = []
+        self.died = 0
+
+    @property
+    def device(self) -> dict[str, Any]:
+        return sweep.described("map")
+
+    @property
+    def conditions(self) -> dict[str, Any]:
+        return store.conditions()
+
+    def workers(self) -> dict[str, int]:
+        return dict.fromkeys(self.sessions, jax.device_count())
+
+    def as_current(self) -> Any:
+        return jax.named_scope("nothing")
+
+    def submit(self, function: Any, question: Question, work: Work, workers: list[str], **_: Any):
+        (address,) = workers
+        self.sent.append((question, work))
+        death = self.dies(address, work)
+        future = SimpleNamespace(status="pending", cancel=lambda: None)
+        if death != "before":
+            try:
+                session = self.sessions[address] or Session(question)
+                self.sessions[address] = session
+                done = session.advance(work)
+            except Exception as error:
+                future.status, future.exception = "error", lambda error=error: error
+                return future
+            future.result = lambda: done
+        if death is None:
+            future.status = "finished"
+        else:
+            del self.sessions[address]
+            self.died += 1
+            self.sessions[f"worker {len(self.sent) + 1}"] = None
+        return future
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Result:
+    return campaign.run(LONG, out=tmp_path_factory.mktemp("whole") / "s", progress=False)
+
+
+def run(out: Path, workers: Any, **options: Any) -> Result:
+    return campaign.run(
+        LONG, out=out, progress=False, cluster=workers, slots_per_device=1, **options
+    )
+
+
+@pytest.fixture
+def short_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A chunk of epochs in a slice, so that every trial takes several."""
+    in_pieces(monkeypatch)
+    monkeypatch.setattr(cluster, "SLICE", 1e-9)
+
+
+def test_workers_leave_the_records_of_one_process(
+    whole: Result, tmp_path: Path, short_slices: None
+) -> None:
+    workers = Workers()
+    done = run(tmp_path / "s", workers)
+    xr.testing.assert_identical(done.records, whole.records)
+    assert sorted(path.name for path in (tmp_path / "s").iterdir()) == [
+        "manifest.json",
+        "records.nc",
+        "study.json",
+        "summary.json",
+    ]
+    # What is sent is a study and trials by number and point, and no array.
+    assert len(workers.sent) > 3
+    assert max(len(pickle.dumps(sent)) for sent in workers.sent) < 6000
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_death_costs_nothing_that_was_finished(
+    when: str, whole: Result, tmp_path: Path, short_slices: None
+) -> None:
+    """The third and the fifth slice end a worker, of which the latter ends trials."""
+    workers = Workers(lambda address, work: when if work.number in (3, 4) else None)
+    done = run(tmp_path / "s", workers)
+    assert workers.died == 2
+    xr.testing.assert_identical(done.records, whole.records)
+    if when == "after":  # what had ended was written, and is not done again
+        again = [work for _, work in workers.sent if work.number > 4]
+        assert not any(set(range(8)) & set(work.budgets) for work in again)
+
+
+def test_a_trial_that_kills_its_workers_has_failed_and_costs_no_other(
+    whole: Result, tmp_path: Path, short_slices: None
+) -> None:
+    poison = Point("orthogonal", 0.1, LONG.first_seed + 1)
+    workers = Workers(lambda address, work: "before" if poison in work.points.values() else None)
+    done = run(tmp_path / "s", workers)
+    assert workers.died == 1 + cluster.DEATHS  # with others first, then alone
+    records = done.records
+    failed = records.outcome.values == Outcome.FAILED
+    assert failed.sum() == 1
+    assert records.scheme.values[failed] == poison.scheme
+    assert records.seed.values[failed] == poison.seed
+    for name in records.data_vars:
+        xr.testing.assert_equal(
+            records[name].isel(trial=~failed), whole.records[name].isel(trial=~failed)
+        )
+    (row,) = [row for row in done.summary["table"] if row["scheme"] == poison.scheme]
+    assert row["diverged"] + row["censored"] + row["converged"] == LONG.seeds
+    assert any(
+        note.startswith(f"failed, and counted with those that diverged: {poison.scheme} at 0.1")
+        for note in done.summary["notes"]
+    )
+
+
+def test_a_client_that_was_stopped_goes_on_from_what_workers_wrote(
+    whole: Result, tmp_path: Path, short_slices: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client dies between two answers, and has saved nothing of the last."""
+    monkeypatch.setattr(campaign, "SAVE_EVERY", 1e9)
+    receive = cluster.ClusterSweep._receive
+
+    def killed(self: Any, patient: bool) -> Any:
+        rows = receive(self, patient)
+        if any(row.outcome is not Outcome.UNFINISHED for row in rows):
+            raise RuntimeError("killed")
+        return rows
+
+    with monkeypatch.context() as patched:
+        patched.setattr(cluster.ClusterSweep, "_receive", killed)
+        with pytest.raises(RuntimeError, match="killed"):
+            run(tmp_path / "s", Workers())
+    written = cluster.take_parts(tmp_path / "s")
+    assert written
+    workers = Workers()
+    done = run(tmp_path / "s", workers)
+    xr.testing.assert_identical(done.records, whole.records)
+    points = {point for _, work in workers.sent for point in work.points.values()}
+    assert not points & {point for point, _ in written}
+
+
+def test_a_torn_part_is_no_answer(tmp_path: Path) -> None:
+    rows = cluster.traces([[1.0], [2.0], [3.0], [4.0]])
+    row = sweep.Row(0, 0, 1, rows, Outcome.DIVERGED)
+    point = Point("orthogonal", 0.1, 3)
+    cluster.write_part(tmp_path / "a.part", [(point, row)])
+    ((read, its),) = cluster.read_part(tmp_path / "a.part")
+    assert read == point
+    assert its.outcome is Outcome.DIVERGED
+    assert [float(trace[0]) for trace in its.records] == [1.0, 2.0, 3.0, 4.0]
+    content = (tmp_path / "a.part").read_bytes()
+    for torn in (content[:-1], b"", content[:70] + b"x" + content[71:]):
+        (tmp_path / "a.part").write_bytes(torn)
+        assert cluster.read_part(tmp_path / "a.part") == []
+
+
+def test_a_signal_stops_a_study_on_workers_and_it_goes_on_here(
+    whole: Result, tmp_path: Path, short_slices: None
+) -> None:
+    def stop(address: str, work: Work) -> None:
+        if work.number == 3:
+            signal.raise_signal(signal.SIGTERM)
+
+    partial = run(tmp_path / "s", Workers(stop))
+    assert not partial.complete
+    done = campaign.run(LONG, out=tmp_path / "s", progress=False)
+    xr.testing.assert_identical(done.records, whole.records)
+
+
+def test_a_worker_that_sees_other_data_is_refused(tmp_path: Path, short_slices: None) -> None:
+    workers = Workers()
+    submit = workers.submit
+
+    def elsewhere(function: Any, question: Question, work: Work, **options: Any) -> Any:
+        return submit(function, question._replace(digest="another"), work, **options)
+
+    workers.submit = elsewhere  # pyright: ignore[reportAttributeAccessIssue]
+    with pytest.raises(BadStudy, match=r"worker worker 0: what the names of the study stand for"):
+        run(tmp_path / "s", workers)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"schemes": {"mine": None}}, "do not see objects of this program"),
+        ({"signals": 10}, "signals are not recorded on a cluster"),
+    ],
+)
+def test_what_a_cluster_cannot_do_is_refused(
+    options: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(BadStudy, match=message):
+        run(tmp_path / "s", Workers(), **options)
+    assert not (tmp_path / "s").exists()
+
+
+def test_addresses_that_are_none_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BadStudy, match=r"tcp://HOST:PORT or tls://HOST:PORT, got 'example'"):
+        Cluster("example")
+    monkeypatch.setattr(cluster, "CONNECT", 0.2)
+    with pytest.raises(NoDevice, match=r"no scheduler answers at tcp://127\.0\.0\.1:9 "):
+        Cluster("tcp://127.0.0.1:9")
+
+
+def test_gpus_are_found_without_starting_jax(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker for each, told which by CUDA_VISIBLE_DEVICES."""
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert cluster.gpus_of_this_machine() == []
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 'GPU 0: NVIDIA'\necho 'GPU 1: NVIDIA'\n")
+    tool.chmod(0o755)
+    assert cluster.gpus_of_this_machine() == ["0", "1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    assert cluster.gpus_of_this_machine() == ["3", "5"]
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    assert cluster.gpus_of_this_machine() == []
+
+
+@pytest.mark.slow  # processes that start JAX and compile
+def test_dasks_own_workers_and_a_kill(whole: Result, tmp_path: Path) -> None:
+    with Cluster() as workers:
+        started = {
+            address: workers.client.run(os.getpid, workers=[address])[address]  # pyright: ignore
+            for address in workers.workers()
+        }
+        assert workers.client.scheduler_info()["address"].startswith("tcp://127.0.0.1")
+        done = run(tmp_path / "s", workers)
+        xr.testing.assert_identical(done.records, whole.records)
+        os.kill(next(iter(started.values())), signal.SIGKILL)
+        again = run(tmp_path / "t", workers)
+        xr.testing.assert_identical(again.records, whole.records)
