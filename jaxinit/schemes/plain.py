@@ -180,12 +180,12 @@ def forget_bias(value: float = 1.0) -> Scheme:
 
 
 def mamba(low: float = 1e-3, high: float = 0.1) -> Scheme:
-    """Time steps log-uniform on [low, high], rates A ~ U[1, 16], LeCun kernels: Mamba-2, gated
-    DeltaNet.
+    """Time steps log-uniform on [low, high], rates A ~ U[1, 16], LeCun kernels: Mamba-2.
 
     For a `glr`, half of whose units then remember for 9.8 steps or more
     (`theory.median_half_life`). Source: Dao & Gu (2024), and its code; see
-    `initializers.time_steps`. Departure: their kernels are PyTorch's, of a third of the variance.
+    `initializers.time_steps`, and `log_rate` on gated DeltaNet's rates. Departure: their kernels
+    are PyTorch's, of a third of the variance.
     """
     if not 0 < low < high:
         raise ValueError(f"mamba: time steps must be 0 < low < high, got low={low}, high={high}")
