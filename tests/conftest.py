@@ -96,5 +96,6 @@ def fail_if_skipped(report: pytest.TestReport) -> None:
     if report.skipped:
         report.outcome = "failed"
         report.longrepr = (
-            f"skipped, though CI is set: install the extra `parity` and mup ({report.longrepr})"
+            "skipped, though CI is set: install the extra `parity`, mup and xlstm "
+            f"({report.longrepr})"
         )

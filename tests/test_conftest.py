@@ -44,4 +44,4 @@ def test_a_skip_becomes_a_failure(outcome: str, after: str) -> None:
     fail_if_skipped(report)
     assert report.outcome == after
     if outcome == "skipped":
-        assert "install the extra `parity` and mup" in str(report.longrepr)
+        assert "install the extra `parity`, mup and xlstm" in str(report.longrepr)

@@ -34,7 +34,9 @@ COMPARED = 5000  # entries of two laws that are compared
 FEWEST = 30  # entries whose standard deviation is compared
 # Values that sampling in a narrow dtype can give, of any law, and the entries that show it.
 VALUES_OF = {"bfloat16": (128, 1024), "float16": (1024, 4096)}
-TIME_STEPS = r"(dt_bias|dt_proj\.bias|dt_proj_bias)$"  # what codes call their biases
+# What codes call the biases of their time steps, and the logarithms of their rates.
+TIME_STEPS = r"(dt_bias|dt_proj\.bias|dt_proj_bias|step_bias)$"
+LOG_RATES = ("A_log", "log_rate")
 HALF_LIVES = (2.0, 300.0)  # steps: a memory that is shorter or longer is no memory of a sequence
 
 
@@ -742,16 +744,18 @@ def half_lives(item: Item, by_name: Mapping[str, Item]) -> np.ndarray | None:
     """Steps in which a state falls to its half at the start, of a bias of time steps by its name;
     None of all others.
 
-    The rate A is that of the `A_log` beside it, its geometric mean where it has another shape than
-    the bias, and 1 where there is none.
+    The rate A is that of the logarithm beside it, its geometric mean where it has another shape
+    than the bias, and 1 where there is none.
     """
     prefix = re.sub(TIME_STEPS, "", item.entry.name)
     if prefix == item.entry.name or not item.measured.finite:
         return None
     step_bias = item.entry.values().astype(np.float64)
     log_rate = np.zeros(())
-    beside = by_name.get(f"{prefix}A_log")
-    if beside is not None:
+    for name in LOG_RATES:
+        beside = by_name.get(prefix + name)
+        if beside is None:
+            continue
         log_rate = beside.entry.values().astype(np.float64)
         if log_rate.shape != step_bias.shape:
             log_rate = log_rate.mean()

@@ -73,8 +73,8 @@ def decay_logit(low: Number = 0.9, high: Number = 0.999, power: Number = 8.0) ->
     cast.
     Raises: ValueError unless 0 < low < high < 1 and power > 0.
     Source: De et al. (2024), Griffin, section 2.4: a^8 between 0.9 and 0.999. Their code
-    (recurrentgemma, `rnn_real_param_init`) has a itself there, `power=1`, so that memory fades
-    8 times as fast; it keeps -L.
+    (recurrentgemma 1.0.1, commit 2efa84d, `rnn_real_param_init`) has a itself there, `power=1`, so
+    that memory fades 8 times as fast; it keeps -L, and a^2 1e-8 larger.
     """
     if known(low, high) and not 0 < low < high < 1:
         raise ValueError(f"decay_logit needs decays 0 < low < high < 1, got low={low}, high={high}")
@@ -117,8 +117,9 @@ def time_steps(low: Number = 1e-3, high: Number = 0.1, floor: Number = 1e-4) -> 
     Shapes: any; dtypes: real, kept between the biases of the bounds by the cast. Units: dt is in
     steps, so that a unit of rate A forgets as e^(-A dt) a step.
     Raises: ValueError unless 0 < low < high, and 0 <= floor < high.
-    Source: Gu & Dao (2023), Mamba, section 3.6, and the code of Mamba, Mamba-2 and gated DeltaNet
-    (dt_min, dt_max, dt_init_floor).
+    Source: Gu & Dao (2023), Mamba, section 3.6, and the code (dt_min, dt_max, dt_init_floor) of
+    Mamba, Mamba-2 and Mamba-3 (mamba_ssm, commit e9594ce, 2026-07-23) and of gated DeltaNet
+    (NVlabs, commit 5ddd1e4, 2025-03-17).
     """
     if known(low, high) and not 0 < low < high:
         raise ValueError(f"time_steps needs steps 0 < low < high, got low={low}, high={high}")
@@ -145,7 +146,9 @@ def log_rate(low: Number = 1.0, high: Number = 16.0) -> Sampler:
     Shapes: any; dtypes: real, kept in [log low, log high] by the cast. Units: 1 / time; a unit
     forgets as e^(-A dt) in a step of time dt.
     Raises: ValueError unless 0 < low < high.
-    Source: Dao & Gu (2024), Mamba-2 (A_init_range in its code), and gated DeltaNet.
+    Source: Dao & Gu (2024), Mamba-2, A_init_range in its code (mamba_ssm, commit e9594ce,
+    2026-07-23). Gated DeltaNet's code (NVlabs, commit 5ddd1e4, 2025-03-17) has U[0, 16), whose
+    logarithm has no lower bound: units that forget nothing are among them.
     """
     if known(low, high) and not 0 < low < high:
         raise ValueError(f"log_rate needs rates 0 < low < high, got low={low}, high={high}")
@@ -166,7 +169,7 @@ def s4d_real() -> Sampler:
 
     A_n = -n, the same for every channel; nothing is random.
     Shapes: `(..., N)`; dtypes: real. Source: Gu et al. (2022), S4D-Real; Gu & Dao (2023), Mamba,
-    section 3.6, and its code.
+    section 3.6, and its code (mamba_ssm, commit e9594ce, `mamba_simple.py`).
     """
 
     def init(key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike) -> Array:
@@ -181,7 +184,8 @@ def s4d_lin() -> Sampler:
     frequencies.
 
     Shapes: `(..., N)`, N the poles that are kept, one of each conjugate pair; dtypes: real. Nothing
-    is random. Source: Gu et al. (2022), S4D-Lin, and its code.
+    is random. Source: Gu et al. (2022), S4D-Lin, and its code (state-spaces/s4, commit e757cef,
+    `dplr`).
     """
 
     def init(key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike) -> Array:
@@ -196,7 +200,8 @@ def s4d_inv() -> Sampler:
     A_n = -1/2 + i ..., the highest of which are those of HiPPO-LegS.
 
     Shapes: `(..., N)`, N the poles that are kept, one of each conjugate pair, of a state of size M;
-    dtypes: real. Nothing is random. Source: Gu et al. (2022), S4D-Inv, and its code.
+    dtypes: real. Nothing is random. Source: Gu et al. (2022), S4D-Inv, and its code
+    (state-spaces/s4, commit e757cef, `dplr`).
     """
 
     def init(key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike) -> Array:
@@ -228,8 +233,9 @@ def xlstm_biases(
     The b-th of n forget biases is low + (high - low) b / (n - 1): a unit keeps a share sigmoid(3) =
     0.953 to sigmoid(6) = 0.998 of its state a step.
     Shapes: `(gates, units)`; dtypes: real. Raises: ValueError for gates without forget and input.
-    Source: Beck et al. (2024), xLSTM, and its code (`mLSTMCell.reset_parameters`), where the units
-    are heads. Departure: their input gate is an exponential, and sees the bias as its logarithm.
+    Source: Beck et al. (2024), xLSTM, and its code (xlstm 2.0.6, `mLSTMCell.reset_parameters`),
+    where the units are heads and the kernels of these gates are 0. Departure: their input gate is
+    an exponential, and sees the bias as its logarithm.
     """
     missing = [gate for gate in ("forget", "input") if gate not in gates]
     if missing:

@@ -201,9 +201,10 @@ class GLR(GatedLinear):
     Shapes and keywords as in `RNN`, with `LinearRecurrentOptions`.
     Roles: `step_bias` and `log_rate`, to which a scheme that does not know them gives the laws of
     Mamba-2 (`initializers.time_steps`, `log_rate`); `input` (B, W) and `hidden` (C, D). How long
-    its units remember: `theory.glr_half_life`. States are float32 where the parameters are
-    narrower; matrix products keep the dtype of the parameters, of which `step_bias` and `log_rate`
-    may be wider than the others.
+    its units remember: `theory.glr_half_life`. With log_rate = 0 it is the minimal GRU of Feng et
+    al. (2024), section 3.1, whose gate sigmoid(x_t W + step_bias) sees the input alone: scheme
+    `min_gru`. States are float32 where the parameters are narrower; matrix products keep the dtype
+    of the parameters, of which `step_bias` and `log_rate` may be wider than the others.
     Source: Gu & Dao (2023), Mamba, algorithm 2, with the scalar decays of Dao & Gu (2024), Mamba-2.
     Departures: one state a unit and so no read-out by the input; 1 - a_t, the exact discretization
     of ds/dt = A (x B - s), in place of dt_t, so that time steps decide how long memory lasts and

@@ -3,7 +3,15 @@ them by name."""
 
 from jaxinit.schemes.catalogue import SCHEMES, SETTINGS, scheme_named, signature_of
 from jaxinit.schemes.combine import by_role, scale, with_bias
-from jaxinit.schemes.plain import chrono, forget_bias, griffin, mamba, xavier_rnn, zaremba
+from jaxinit.schemes.plain import (
+    chrono,
+    forget_bias,
+    griffin,
+    mamba,
+    min_gru,
+    xavier_rnn,
+    zaremba,
+)
 from jaxinit.schemes.transformer import deepnorm_pair, encoder_decoder
 
 __all__ = [
@@ -16,6 +24,7 @@ __all__ = [
     "forget_bias",
     "griffin",
     "mamba",
+    "min_gru",
     "scale",
     "scheme_named",
     "signature_of",

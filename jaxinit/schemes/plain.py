@@ -180,12 +180,12 @@ def forget_bias(value: float = 1.0) -> Scheme:
 
 
 def mamba(low: float = 1e-3, high: float = 0.1) -> Scheme:
-    """Time steps log-uniform on [low, high], rates A ~ U[1, 16], LeCun kernels: Mamba-2, gated
-    DeltaNet.
+    """Time steps log-uniform on [low, high], rates A ~ U[1, 16], LeCun kernels: Mamba-2.
 
     For a `glr`, half of whose units then remember for 9.8 steps or more
     (`theory.median_half_life`). Source: Dao & Gu (2024), and its code; see
-    `initializers.time_steps`. Departure: their kernels are PyTorch's, of a third of the variance.
+    `initializers.time_steps`, and `log_rate` on gated DeltaNet's rates. Departure: their kernels
+    are PyTorch's, of a third of the variance.
     """
     if not 0 < low < high:
         raise ValueError(f"mamba: time steps must be 0 < low < high, got low={low}, high={high}")
@@ -201,6 +201,36 @@ def mamba(low: float = 1e-3, high: float = 0.1) -> Scheme:
         return absent(leaves, TIME_CONSTANTS)
 
     return named("mamba", scheme, mamba.__doc__, unmatched)
+
+
+def min_gru(retention: float = 0.5) -> Scheme:
+    """Rates of 1, kernels U(+-1/sqrt(fan_in)): a `glr` that starts as the minimal GRU, Feng et al.
+    (2024).
+
+    At A = 1 a `glr` keeps exp(-softplus(u)) = 1 - sigmoid(u) of a state, and so is s_t = (1 - z_t)
+    s_{t-1} + z_t (x_t B) with a gate z_t = sigmoid(x_t W + c) that sees the input alone. c gives a
+    unit that sees nothing the `retention`, the share of its state that it keeps a step: 0.5 as in
+    the source, a half-life of one step.
+    Raises: ValueError for a retention outside of (0, 1).
+    Source: section 3.1; PyTorch's kernels and no biases as in minGRU-pytorch (lucidrains, commit
+    38b26e1, 2025-03-13), since the paper names no law. Departures: A is learned, from 1 on; x_t B
+    is not made positive, as that code does for a scan of logarithms.
+    """
+    if not 0 < retention < 1:
+        raise ValueError(f"min_gru: retention must be between 0 and 1, got {retention}")
+    step_bias = math.log1p(-retention) - math.log(retention)
+
+    def scheme(leaf: Leaf) -> Initializer:
+        if leaf.role == "step_bias":
+            return initializers.constant(step_bias)
+        if leaf.role == "log_rate":
+            return initializers.zeros
+        return vector(leaf) or initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+    def unmatched(leaves: Sequence[Leaf]) -> list[str]:
+        return absent(leaves, TIME_CONSTANTS)
+
+    return named("min_gru", scheme, min_gru.__doc__, unmatched)
 
 
 def griffin(low: float = 0.9, high: float = 0.999, power: float = 8.0) -> Scheme:

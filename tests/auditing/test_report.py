@@ -10,6 +10,8 @@ from flax import nnx
 import jaxinit
 from jaxinit.auditing import assert_well_initialized, audit
 from jaxinit.auditing.findings import Finding
+from jaxinit.models import GLR
+from jaxinit.schemes import scheme_named
 
 
 def test_the_table_names_the_law_of_every_kernel() -> None:
@@ -60,3 +62,16 @@ def test_the_memory_of_gates_at_the_start() -> None:
     )
     rows = {row.name: row.memory for row in audit(fresh).rows}
     assert rows["dense_h.bias"] == pytest.approx(2.21, rel=0.01)
+
+
+@pytest.mark.parametrize(("scheme", "expected"), [("min_gru", 1.0), ("min_gru(0.9)", 6.58)])
+def test_the_memory_of_a_gated_linear_recurrence_at_the_start(scheme: str, expected: float) -> None:
+    """ln 2 / -ln of the share that is kept a step; below 2 steps it is found."""
+    model = jaxinit.reinitialize(
+        GLR(4, 8, 2, rngs=nnx.Rngs(0)), scheme_named(scheme), nnx.Rngs(0).params()
+    )
+    report = audit(model)
+    rows = {row.name: row.memory for row in report.rows}
+    assert rows["layers.0.step_bias"] == pytest.approx(expected, rel=1e-3)
+    too_short = [f.parameter for f in report.findings if f.what.startswith("a memory of no use")]
+    assert too_short == (["layers.0.step_bias"] if expected < 2 else [])

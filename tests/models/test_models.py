@@ -22,6 +22,7 @@ from jaxinit.models.bptt import SLOPES
 from jaxinit.models.recurrent import shapes_of
 from jaxinit.options import ACTIVATIONS as ACTIVATION_NAMES
 from jaxinit.options import OPTIONS, RECURRENT_ACTIVATIONS
+from jaxinit.schemes import min_gru
 from jaxinit.study import ATTENTION, PICTURES
 
 KEY = jax.random.key(0)
@@ -436,6 +437,23 @@ def test_the_gated_linear_recurrence_by_its_equation() -> None:
     past = x[:, -1] @ layer["skip.kernel"] + layer["skip.bias"]
     h = gelu(s @ layer["mix"] + past)
     np.testing.assert_allclose(model(X), states_of(h, p), rtol=2e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("retention", [0.5, 0.9])
+def test_the_minimal_gru_is_a_gated_linear_recurrence_at_rates_of_one(retention: float) -> None:
+    """h = (1 - z) h + z h~ with z and h~ of the input alone, in Feng et al.'s own form."""
+    model = drawn(GLR(D, H, K, rngs=nnx.Rngs(0)), min_gru(retention))
+    p, x, h = exact(model), np.asarray(X, np.float64), np.zeros((B, H))
+    layer = {name.removeprefix("layers.0."): value for name, value in p.items()}
+    for t in range(T):
+        z = sigmoid(x[:, t] @ layer["time_step"] + np.log(1 / retention - 1))
+        h = (1 - z) * h + z * (x[:, t] @ layer["input"])
+    past = x[:, -1] @ layer["skip.kernel"]
+    np.testing.assert_allclose(
+        model(X), states_of(gelu(h @ layer["mix"] + past), p), rtol=2e-4, atol=2e-5
+    )
+    half_lives = theory.glr_half_life(layer["step_bias"], layer["log_rate"])
+    np.testing.assert_allclose(half_lives, theory.half_life(retention), rtol=1e-5)
 
 
 def test_the_real_gated_linear_recurrent_unit_by_its_equation() -> None:

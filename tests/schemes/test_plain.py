@@ -60,9 +60,11 @@ VARIANCE = {
     "chrono": glorot,
     "forget_bias": glorot,
     "mamba": lecun,
+    "min_gru": lecun_third,
     "griffin": lecun,
 }
-TIME_CONSTANTS = {"mamba": "glr", "griffin": "rg_lru"}  # the models that have those they rule on
+# The models that have those they rule on.
+TIME_CONSTANTS = {"mamba": "glr", "min_gru": "glr", "griffin": "rg_lru"}
 IDENTITY = {"identity": ("recurrent", "hidden"), "irnn": ("recurrent",)}
 ORTHOGONAL = {"orthogonal": ("recurrent", "hidden")}
 ELSEWHERE = {"np_rnn": ("recurrent",), "smart_tanh": ("recurrent",)}  # tested in test_structured
@@ -102,6 +104,7 @@ GATED_ONLY = {
     ("forget_bias", "gru"),
     *[(scheme, model) for scheme in TIME_CONSTANTS for model in ("lstm", "mlp", "lru")],
     ("mamba", "rg_lru"),
+    ("min_gru", "rg_lru"),
     ("griffin", "glr"),
 }
 
