@@ -19,7 +19,7 @@ octave apart, teacher, factors and inputs are drawn for every seed. Departures: 
 model and a linear layer in place of language models, not at the published scale; the new text
 differs from the old by its letters only. Size paper adds width and steps.
 
-Expect at quick (2026-11-29, 206 s on 2 cores; all claims and intervals: docs/results.md):
+Expect at quick (2026-11-29, 315 s on 2 cores; all claims and intervals: docs/results.md):
 - B1: Init[A]: slope of the largest stable rate against the width: -1.12 (-1.27 to -0.978); at least
   -0.7: does not hold; at most -0.3: holds.
 - B1: Init[B]: slope of the largest stable rate against the width: -1.56 (-1.78 to -1.34); at least
@@ -36,7 +36,7 @@ Expect at quick (2026-11-29, 206 s on 2 cores; all claims and intervals: docs/re
   -2.34); at least 0.5: does not hold.
 - B1: 256 inputs and outputs: decades between the losses of Init[B] and Init[A], each at its best
   rate: 1.06 (0.628 to 1.48); at least 0.02: holds.
-- and 12 more claims.
+- and 18 more claims.
 """
 
 import sys
