@@ -1,23 +1,25 @@
-"""LoRA's two initializations: A random and B = 0 (Init[A]), or A = 0 and B random (Init[B]) (claims
-B1, B6).
+"""How LoRA starts: A random and B = 0 (Init[A]), A = 0 and B random (Init[B]), both made of the
+kernel (PiSSA, OLoRA), or both random (claims B1, B6, D3).
 
 The questions: does an adapted model begin as the model itself (B6); does Init[A] allow a larger
-rate and converge sooner, as Hayou et al. (2024) say on average (B1); and does its largest stable
-rate fall with the width n as n^(-1/2) where Init[B]'s falls as n^(-1)? On a linear layer with a
-teacher of low rank, and on a character model that is trained here and then adapted to the same text
-with small and capital letters swapped.
+rate and converge sooner, as Hayou et al. (2024) say on average (B1); does its largest stable rate
+fall with the width n as n^(-1/2) where Init[B]'s falls as n^(-1); and do PiSSA (Meng et al. 2024),
+OLoRA (Büyükakyüz 2024) and orthogonal factors converge more rapidly than Init[A] (D3)? On a linear
+layer with a teacher of low rank (B1), and on a character model that is trained here and then
+adapted to the same text with small and capital letters swapped.
 
     python experiments/lora_init.py                 quick: layers of 64 to 4096, a model of width 32; minutes on 2 cores
     python experiments/lora_init.py --size smoke    seconds: checks that all of it works
     python experiments/lora_init.py --size paper    layers to 16384, a model of width 512: for an accelerator
 
 Epochs to a target are those of each initialization at its own best rate, searched for on a ladder.
-All seeds begin at one trained model. On linear layers, whose rates are an octave apart, teacher,
-factors and inputs are drawn for every seed. Departures: a small character model and a linear layer
-in place of language models; the new text differs from the old by its letters only. Size paper adds
-width and steps.
+All seeds begin at one trained model, of which every kernel is adapted, tables too. PiSSA and OLoRA
+draw nothing: their seeds differ by the order of the examples. On linear layers, whose rates are an
+octave apart, teacher, factors and inputs are drawn for every seed. Departures: a small character
+model and a linear layer in place of language models, not at the published scale; the new text
+differs from the old by its letters only. Size paper adds width and steps.
 
-Expect at quick (2026-11-29, 206 s on 2 cores; all claims and intervals: docs/results.md):
+Expect at quick (2026-11-29, 315 s on 2 cores; all claims and intervals: docs/results.md):
 - B1: Init[A]: slope of the largest stable rate against the width: -1.12 (-1.27 to -0.978); at least
   -0.7: does not hold; at most -0.3: holds.
 - B1: Init[B]: slope of the largest stable rate against the width: -1.56 (-1.78 to -1.34); at least
@@ -34,7 +36,7 @@ Expect at quick (2026-11-29, 206 s on 2 cores; all claims and intervals: docs/re
   -2.34); at least 0.5: does not hold.
 - B1: 256 inputs and outputs: decades between the losses of Init[B] and Init[A], each at its best
   rate: 1.06 (0.628 to 1.48); at least 0.02: holds.
-- and 12 more claims.
+- and 18 more claims.
 """
 
 import sys
@@ -48,6 +50,9 @@ import numpy as np
 from jaxinit.analysis.claims import Claim, at_least, make_claim, near
 from jaxinit.reproduce import (
     Results,
+    Side,
+    alone,
+    as_one,
     faster,
     finish,
     make_main,
@@ -63,6 +68,7 @@ from jaxinit.study import Study
 if TYPE_CHECKING:
     from jaxinit.finetune.trained import Trained
 
+OF_KERNELS = ("pissa", "olora")  # starts whose factors are made of the trained kernels
 TRAINED = Study(
     model="transformer",
     hidden=32,
@@ -80,8 +86,8 @@ ADAPTED = replace(
     TRAINED,
     model="adapted",
     task="swapped",
-    schemes=("init_a", "init_a_gaussian", "init_b"),
-    baseline="init_b",
+    schemes=("init_a", "init_a_gaussian", "init_b", "lora_orthogonal", *OF_KERNELS),
+    baseline="init_a",
     search="ladder",
     lrs=(),
     seeds=5,
@@ -147,97 +153,83 @@ SIZES = {
 def measure(size: Size, out: Path) -> int:
     claims = on_layers(size)
     trained = train_first(size.trained, out, TASKS)
-    adapted = adapted_model(trained, size.rank)
-    schemes = initializations(trained)
-    reports = step_zero(size, trained, adapted, schemes)
+    models, schemes = starts(trained, size.rank)
+    reports = step_zero(size, trained, models, schemes)
     full = replace(
         size.adapted,
         model="transformer",
         schemes=("pretrained", "xavier_transformer"),  # all of the trained model, and a new one
         baseline="xavier_transformer",
     )
-    studies = {"LoRA": size.adapted, "full": full, "rates": size.rates}
-    results = run_all(studies, out, schemes=schemes, tasks=TASKS, models={"adapted": adapted})
-    claims += on_step_zero(reports) + on_training(results)
+    lora = {}
+    for name in size.adapted.schemes:
+        model = name if name in OF_KERNELS else "adapted"
+        lora[name] = alone(size.adapted, name, model=model)
+    studies = lora | {"full": full, "rates": size.rates}
+    results = run_all(studies, out, schemes=schemes, tasks=TASKS, models=models)
+    sides = {name: (results[name], name) for name in lora}
+    claims += on_step_zero(reports) + on_training(results, sides) + on_starts(sides)
     title = f"Adapting to swapped letters: epochs to {size.adapted.target:g} bits per character"
+    rows = as_one({name: results[name] for name in lora}, "LoRA", size.adapted.baseline)
     # Of the study of the rates epochs to a target are not the question.
-    rows = rows_of({name: results[name] for name in ("LoRA", "full")})
+    rows += rows_of({"full": results["full"]})
     return finish(out, studies, results, claims, title, rows=rows, step_zero=reports)
 
 
-def adapted_model(trained: "Trained", rank: int) -> Callable[..., Any]:
-    """How to make the trained model with LoRA of a rank."""
+def starts(trained: "Trained", rank: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Models by name, and schemes: the trained model with LoRA of a rank, four initializations of
+    its factors, those made of its kernels, and the trained model as it is.
+
+    Factors made of kernels leave another rest frozen, so that each kind is a model of its own.
+    """
     from flax import nnx
 
-    from jaxinit import finetune
-    from jaxinit.models import Transformer
+    from jaxinit import finetune, introspect
 
-    def adapted(
-        in_features: int,
-        hidden: int,
-        out_features: int,
-        *,
-        layers: int,
-        readout: Any,
-        length: int,
-        rngs: nnx.Rngs,
-    ) -> Any:
-        base = Transformer(
-            in_features,
-            hidden,
-            out_features,
-            layers=layers,
-            readout=readout,
-            length=length,
-            rngs=rngs,
-            init=finetune.pretrained(trained.values, finetune.lora_kaiming),
-        )
-        return finetune.LoRA(base, rank, rngs=rngs)
+    base = trained.resolved.model.filled(trained.values)
 
-    return adapted
+    def adapted(factors: Any = None) -> Callable[..., Any]:
+        # What a study gives is as in the trained model, and its schemes draw the factors.
+        def make(*sizes: int, **options: Any) -> Any:
+            return finetune.LoRA(base, rank, factors=factors, rngs=nnx.Rngs(0))
 
+        return make
 
-def initializations(trained: "Trained") -> dict[str, Any]:
-    """The schemes by name: three of the factors, and the trained model as it is."""
-    from jaxinit import finetune
-
-    return {
+    models = {"adapted": adapted()}
+    schemes = {
         "init_a": finetune.lora_kaiming,
         "init_a_gaussian": finetune.lora_gaussian,
         "init_b": finetune.lora_init_b,
+        "lora_orthogonal": finetune.lora_orthogonal,
         "pretrained": finetune.pretrained(trained.values, finetune.lora_kaiming),
     }
+    for name in OF_KERNELS:
+        models[name] = adapted(getattr(finetune, name))
+        values = introspect.values(models[name]())
+        schemes[name] = finetune.pretrained(values, finetune.lora_kaiming)
+    return models, schemes
 
 
 def step_zero(
-    size: Size, trained: "Trained", adapted: Callable[..., Any], schemes: dict[str, Any]
+    size: Size, trained: "Trained", models: dict[str, Any], schemes: dict[str, Any]
 ) -> dict[str, dict[str, list[float]]]:
     """What each initialization of the factors does to the trained model before the first step, a
     number for each draw."""
     import jax
-    from flax import nnx
 
     from jaxinit import finetune
     from jaxinit.introspect import functional
     from jaxinit.spec import draw
 
-    task, study = trained.resolved.task, size.adapted
-    data = TASKS["swapped"](study.length).data
+    task = trained.resolved.task
+    data = TASKS["swapped"](size.adapted.length).data
     batch = data["valid_x"][:64], data["valid_y"][:64]
     before = trained.resolved.model.apply(trained.values, batch[0])
-    model = functional(
-        lambda: adapted(
-            task.in_features,
-            study.hidden,
-            task.out_features,
-            layers=study.layers,
-            readout="all",
-            length=study.length,
-            rngs=nnx.Rngs(0),
-        )
-    )
+    # One of each, so that a kind is compiled once.
+    made = {name: functional(make) for name, make in models.items()}
     reports: dict[str, dict[str, list[float]]] = {}
-    for name in study.schemes:
+    for name in size.adapted.schemes:
+        model = made.get(name, made["adapted"])
         shifts, into_a, into_b = [], [], []
         for seed in seeds_of_run(size.draws):
             params = draw(schemes[name], jax.random.key(seed), model.leaves)
@@ -265,25 +257,25 @@ def on_step_zero(reports: dict[str, dict[str, list[float]]]) -> list[Claim]:
     for name, report in reports.items():
         statement = f"{name}: shift of the outputs at step 0, over their spread"
         note = "64 windows of the new text"
-        # No draw has a say in it: one of the factors is 0.
+        # No draw has a say in it but by rounding: what is added to the model is 0.
         band, shift = (0.0, 1e-5), report["shift"]
         claims.append(make_claim("B6", statement, shift, "0", band, note, exact=True))
     return claims
 
 
-def on_training(results: Results) -> list[Claim]:
+def on_training(results: Results, sides: dict[str, Side]) -> list[Claim]:
     """B1 on the character model: best rates, and epochs to the target."""
-    lora, full, rates = results["LoRA"], results["full"], results["rates"]
+    full, rates = results["full"], results["rates"]
     study = rates.study
     statement = "octaves between the best rates of Init[A] and Init[B]"
     apart = optimum(rates, "init_a") - optimum(rates, "init_b")
     note = f"character model, training loss after {study.epochs} epochs, {len(study.lrs)} rates"
     claims = [make_claim("B1", statement, apart, "above 0", at_least(LARGER), note)]
-    init_a, pretrained = (lora, "init_a"), (full, "pretrained")
-    gaussian, anew = (lora, "init_a_gaussian"), (full, "xavier_transformer")
+    init_a, init_b, gaussian = sides["init_a"], sides["init_b"], sides["init_a_gaussian"]
+    pretrained, anew = (full, "pretrained"), (full, "xavier_transformer")
     average = "at least as fast, on average"
     pairs = (
-        ("Init[A] against Init[B]", init_a, (lora, "init_b"), average),
+        ("Init[A] against Init[B]", init_a, init_b, average),
         ("Gaussian A against Kaiming's", gaussian, init_a, "no number"),
         ("Init[A] against training all of the trained model", init_a, pretrained, "no number"),
         ("the trained model against a new one", pretrained, anew, "no number"),
@@ -292,6 +284,23 @@ def on_training(results: Results) -> list[Claim]:
         statement = f"times fewer epochs, {pair}"
         band, family = at_least(1.05), len(pairs)
         claims.append(faster("B1", statement, side, against, published, band, family=family))
+    return claims
+
+
+def on_starts(sides: dict[str, Side]) -> list[Claim]:
+    """D3: starts from which both factors learn at once, against Init[A]."""
+    rapidly = "converges more rapidly"
+    starts = (
+        ("PiSSA", "pissa", rapidly),
+        ("OLoRA", "olora", rapidly),
+        ("orthogonal factors", "lora_orthogonal", "no number"),
+    )
+    against, band, family = sides["init_a"], at_least(1.0), len(starts)
+    claims = []
+    for start, name, published in starts:
+        statement = f"times fewer epochs, {start} against Init[A]"
+        side = sides[name]
+        claims.append(faster("D3", statement, side, against, published, band, family=family))
     return claims
 
 
