@@ -2,6 +2,7 @@
 time."""
 
 import atexit
+import gc
 import os
 import shutil
 import tempfile
@@ -30,6 +31,10 @@ flags = [os.environ.get("XLA_FLAGS", ""), "--xla_backend_optimization_level=0"]
 if tuple(map(int, version("jaxlib").split(".")[:2])) <= (0, 10):
     flags.append("--xla_cpu_use_fusion_emitters=false")
 os.environ["XLA_FLAGS"] = " ".join(flags).strip()
+
+# Tracing makes and drops many small objects, and Python looks through all that live for circles
+# among them: with its own thresholds an eighth of the time.
+gc.set_threshold(100_000, 20, 100)
 
 import jax  # noqa: E402
 import jaxtyping  # noqa: E402
@@ -60,6 +65,7 @@ def few_mappings() -> Generator[None, None, None]:
     mappings = Path("/proc/self/maps")
     if mappings.is_file() and mappings.read_bytes().count(b"\n") > MOST_MAPPINGS:
         jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture

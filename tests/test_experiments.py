@@ -20,12 +20,19 @@ from jaxinit.study import Study, check_settings
 EXPERIMENTS = sorted((Path(__file__).parent.parent / "experiments").glob("*.py"))
 NO_EPOCHS = {"mup_transfer", "depth_transfer"}  # where epochs to a target are not the question
 
-# Of those that share their parts with a quicker one, and would be a sixth of the suite's time.
+# Of those whose parts a quicker one has too: they would be half of all smoke runs' time.
 SLOW = {
     "convnets",
+    "deep_transformers",
+    "depth_transfer",
+    "forget_bias2015",
     "glorot2010",
     "he2015",
+    "irnn2015",
     "lora_init",
+    "memory2016",
+    "pascanu2013",
+    "remedies_mlp",
     "residual_scaling",
     "uniform01",
     "vocab_extension",

@@ -54,12 +54,8 @@ def shapeset() -> Task:
     2000, drawn once for each seed. Source: Glorot & Bengio (2010), section 2.1.
     """
 
-    def validation(key: Key[Array, ""]) -> Data:
-        x, y = jax.vmap(picture)(jax.random.split(key, VALID))
-        return {"valid_x": x, "valid_y": y}
-
     def split(data: Data, key: Key[Array, ""]) -> Data:
-        return data | validation(key)
+        return data | _validation(key)
 
     def tickets(data: Data, key: Key[Array, ""], steps: int, batch: int) -> Array:
         del data
@@ -76,7 +72,7 @@ def shapeset() -> Task:
         out_features=len(CLASSES),
         readout="last",
         examples=EXAMPLES,
-        data=jax.jit(validation)(named_key(jax.random.key(0), "shapeset valid")),
+        data=_validation_once(named_key(jax.random.key(0), "shapeset valid")),
         tickets=tickets,
         batch=batch,
         loss=cross_entropy,
@@ -104,10 +100,9 @@ def from_pool(images: int, examples: int = EXAMPLES) -> Task:
         raise ValueError(f"a pool of shapes needs 1 image or more, got {images}")
     endless = shapeset()
     keys = jax.random.split(named_key(jax.random.key(0), "shapeset pool"), images)
-    draw = jax.jit(jax.vmap(picture))
     greys, classes = [], []
     for start in range(0, images, BLOCK):
-        x, y = draw(keys[start : start + BLOCK])
+        x, y = _pictures(keys[start : start + BLOCK])
         greys.append(_as_bytes(x))
         classes.append(y)
     greys.append(_as_bytes(endless.data["valid_x"]))
@@ -171,6 +166,16 @@ def picture(key: Key[Array, ""]) -> tuple[Float[Array, "1 1024"], Int[Array, ""]
     pixels = (2 * image - 1).reshape(1, -1)
     class_of_pair = jnp.asarray(PAIRS)[kinds[0], kinds[1]]
     return pixels, jnp.where(two, class_of_pair, kinds[0])
+
+
+def _validation(key: Key[Array, ""]) -> Data:
+    x, y = jax.vmap(picture)(jax.random.split(key, VALID))
+    return {"valid_x": x, "valid_y": y}
+
+
+# One program for all the tasks and pools that a process makes.
+_validation_once = jax.jit(_validation)
+_pictures = jax.jit(jax.vmap(picture))
 
 
 def _second_shape(key: Key[Array, ""], kind: Int[Array, ""], first: Shape) -> Shape:

@@ -5,7 +5,7 @@ no two seeds of a study validate on the same.
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -162,11 +162,16 @@ def parity(length: int = 10) -> Task:
     )
 
 
+@cache
+def _temporal_by(tenths: tuple[tuple[int, int], ...]) -> Example:
+    return partial(_temporal_example, tenths)
+
+
 def _temporal(name: str, length: int, tenths: tuple[tuple[int, int], ...]) -> Task:
     check_length(name, length, 10, "has symbols in tenths of the sequence, so it ")
     return _generated(
         name,
-        partial(_temporal_example, tenths),
+        _temporal_by(tenths),
         delay=length,
         length=length,
         in_features=2 + DISTRACTORS,
@@ -256,6 +261,15 @@ def _generated(name: str, example: Example, *, delay: int, **rest: Any) -> Task:
     return Task(name=name, **defaults | rest, **_drawn(name, example, delay))
 
 
+def _validation(example: Example, delay: int, key: Key[Array, ""]) -> Data:
+    x, y = jax.vmap(lambda key: example(key, delay))(jax.random.split(key, VALID))
+    return {"valid_x": x, "valid_y": y}
+
+
+# One program for all tasks of an example and a delay that a process makes.
+_validation_by = jax.jit(_validation, static_argnums=(0, 1))
+
+
 def _drawn(name: str, example: Example, delay: int) -> dict[str, Any]:
     """The part of such a task that draws: its data, batches and splits."""
 
@@ -271,12 +285,8 @@ def _drawn(name: str, example: Example, delay: int) -> dict[str, Any]:
         del data
         return examples(jax.random.wrap_key_data(ticket))
 
-    def validation(key: Key[Array, ""]) -> Data:
-        x, y = examples(jax.random.split(key, VALID))
-        return {"valid_x": x, "valid_y": y}
-
     def split(data: Data, key: Key[Array, ""]) -> Data:
-        return data | validation(key)
+        return data | _validation(example, delay, key)
 
-    data = jax.jit(validation)(named_key(jax.random.key(0), f"{name} valid"))
+    data = _validation_by(example, delay, named_key(jax.random.key(0), f"{name} valid"))
     return {"data": data, "tickets": tickets, "batch": batch, "split": split}

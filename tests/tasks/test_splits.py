@@ -30,9 +30,10 @@ GENERATED = (
 PARTS = ("train_x", "train_y", "valid_x", "valid_y")
 
 
-def split_of(task: Task, seed: int) -> dict[str, np.ndarray]:
-    data = jax.jit(task.of_seed)(task.data, jax.random.key(seed))
-    return jax.tree.map(np.asarray, data)
+def splits_of(task: Task, *seeds: int) -> list[dict[str, np.ndarray]]:
+    """By one program for all seeds."""
+    of_seed = jax.jit(task.of_seed)
+    return [jax.tree.map(np.asarray, of_seed(task.data, jax.random.key(seed))) for seed in seeds]
 
 
 def greys(x: np.ndarray) -> np.ndarray:
@@ -54,8 +55,7 @@ def test_every_seed_partitions_the_same_digits(name: str) -> None:
     task = TASKS[name]()
     stored = jax.tree.map(np.asarray, dict(task.data))
     validating = {np.sort(greys(stored["valid_x"]), 0).tobytes()}
-    for seed in range(4):
-        own = split_of(task, seed)
+    for own in splits_of(task, *range(4)):
         assert {part: own[part].shape for part in PARTS} == {
             part: stored[part].shape for part in PARTS
         }
@@ -88,7 +88,7 @@ def test_every_example_validates_as_often_as_any_other() -> None:
 @pytest.mark.parametrize("name", [*DIGITS[:1], "adding", "text", "shapeset"])
 def test_the_split_depends_on_the_seed_alone_and_maps(name: str) -> None:
     task = TASKS[name]()
-    again, first, second = split_of(task, 3), split_of(task, 3), split_of(task, 4)
+    again, first, second = splits_of(task, 3, 3, 4)
     keys = jnp.stack([jax.random.key(3), jax.random.key(4)])
     together = jax.jit(jax.vmap(task.of_seed, (None, 0)))(task.data, keys)
     for part in ("valid_x", "valid_y"):
@@ -101,15 +101,14 @@ def test_the_split_depends_on_the_seed_alone_and_maps(name: str) -> None:
 @pytest.mark.parametrize("name", GENERATED)
 def test_generated_tasks_draw_their_validation_set_from_the_seed(name: str) -> None:
     task = TASKS[name]()
-    first, second = split_of(task, 0), split_of(task, 1)
+    first, second = splits_of(task, 0, 1)
     for other in (second["valid_x"], np.asarray(task.data["valid_x"])):
         assert first["valid_x"].shape == other.shape
         assert (first["valid_x"] != other).any()
     ticket = task.tickets(task.data, jax.random.key(5), 2, 64)[0]
     # What is not the validation set stays.
-    own_data = task.of_seed(task.data, jax.random.key(0))
-    stored = task.batch(task.data, ticket)
-    for part, drawn in zip(stored, task.batch(own_data, ticket), strict=True):
+    batch = jax.jit(task.batch)
+    for part, drawn in zip(batch(task.data, ticket), batch(first, ticket), strict=True):
         np.testing.assert_array_equal(part, drawn)
 
 
@@ -119,18 +118,21 @@ def test_a_pool_of_shapes_trains_on_all_pictures_but_those_that_validate() -> No
     # Numbers in the place of classes show which pictures are read.
     numbered = pool.data | {"classes": jnp.arange(count, dtype=jnp.int32)}
     starts = set()
+    of_seed, batch = jax.jit(pool.of_seed), jax.jit(pool.batch)
+    pictures = np.asarray(pool.data["pictures"])
     for seed in range(4):
-        own = pool.of_seed(numbered, jax.random.key(seed))
-        x, trained = pool.batch(own, jnp.arange(64))
+        own = of_seed(numbered, jax.random.key(seed))
+        x, trained = map(np.asarray, batch(own, jnp.arange(64)))
+        own = jax.tree.map(np.asarray, own)
         parts = np.concatenate([trained, own["valid_y"]])
         np.testing.assert_array_equal(np.sort(parts), np.arange(count))
         starts.add(int(own["valid_start"]))
         for picture, number in ((x[3], trained[3]), (own["valid_x"][5], own["valid_y"][5])):
-            grey = pool.data["pictures"][int(number)].astype(jnp.float32)
+            grey = pictures[int(number)].astype(np.float32)
             np.testing.assert_allclose(picture, grey / 127.5 - 1, atol=1e-6)
     assert len(starts) == 4
     np.testing.assert_allclose(
-        pool.data["valid_x"], np.asarray(pool.data["pictures"][64:]) / 127.5 - 1, atol=1e-6
+        pool.data["valid_x"], pictures[64:] / np.float32(127.5) - 1, atol=1e-6
     )
 
 
@@ -178,7 +180,7 @@ def test_the_stored_split_of_a_text_is_its_last_tenth() -> None:
     x, _ = task.batch(task.data, jnp.asarray([0, total - 50]))
     np.testing.assert_array_equal(x[0], numbers[:50])
     np.testing.assert_array_equal(x[1], numbers[total - 50 : total])
-    starts = {int(split_of(task, seed)["valid_start"]) for seed in range(8)}
+    starts = {int(own["valid_start"]) for own in splits_of(task, *range(8))}
     assert len(starts) == 8
 
 
