@@ -357,7 +357,6 @@ def look_at_values(
 ) -> int:
     """Audit what a name stands for and print it; 1 on a serious finding."""
     from jaxinit import auditing
-    from jaxinit.analysis.report import Terminal
     from jaxinit.auditing.built import batch_of, built, drawn_twice
 
     examples = None if batch is None else batch_of(batch)
@@ -367,7 +366,7 @@ def look_at_values(
     if as_json:
         print(report.to_json())
     else:
-        report.print(Terminal())
+        report.print()
     return 1 if report.serious else 0
 
 

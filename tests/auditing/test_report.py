@@ -1,11 +1,13 @@
 """A report in a terminal, as JSON, and as an assertion."""
 
+import io
 import json
 
 import jax.numpy as jnp
 import pytest
 from audited import Language
 from flax import nnx
+from rich.console import Console
 
 import jaxinit
 from jaxinit.auditing import assert_well_initialized, audit
@@ -60,3 +62,17 @@ def test_the_memory_of_gates_at_the_start() -> None:
     )
     rows = {row.name: row.memory for row in audit(fresh).rows}
     assert rows["dense_h.bias"] == pytest.approx(2.21, rel=0.01)
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_no_width_cuts_a_number(width: int) -> None:
+    report = audit(Language(nnx.Rngs(0)), "llama")
+    out = io.StringIO()
+    report.print(Console(width=width, file=out))
+    text = out.getvalue()
+    assert max(len(line.rstrip()) for line in text.splitlines()) <= width
+    assert "…" not in text
+    words = text.replace(";", "").split()
+    for row in report.rows[:40]:
+        assert row.name in words
+        assert f"{row.std:.3g}" in words
