@@ -248,6 +248,7 @@ def before_training(
     `[seed, ...]`, of so many seeds."""
     import jax
 
+    from jaxinit.engine import progress
     from jaxinit.spec import draw, rules
 
     by_name = rules(scheme, model.leaves)
@@ -257,10 +258,11 @@ def before_training(
         return measure(model.filled(params))
 
     values = []
-    for seed in seeds_of_run(count):
-        drawn = draw(scheme, jax.random.key(seed), model.leaves)
-        params = {name: w * by_name[name].multiplier for name, w in drawn.items()}
-        values.append(jax.tree.map(float, measured(params)))
+    with progress.work("measuring before training", count, "seeds") as measuring:
+        for seed in measuring.each(seeds_of_run(count)):
+            drawn = draw(scheme, jax.random.key(seed), model.leaves)
+            params = {name: w * by_name[name].multiplier for name, w in drawn.items()}
+            values.append(jax.tree.map(float, measured(params)))
     return np.asarray(values)
 
 

@@ -225,7 +225,7 @@ class Screen:
             ended, about, best = standing.trials
             said.append(f"{ended:,} of about {about:,} trials ended")
             said.append(f"best {best}")
-        if left is not None:
+        if left is not None and left >= 0.5:
             said.append(f"about {in_words(left)} left")
         return said
 
