@@ -80,6 +80,9 @@ def run(
     deterministic: bool = False,
     cluster: str | None = None,
     dry_run: bool = False,
+    quiet: bool = False,
+    json: bool = False,
+    verbose: bool = False,
 ) -> int:
     """Measure epochs to convergence for each initialization scheme, each at its own best learning
     rate.
@@ -99,12 +102,28 @@ def run(
         cluster: Train on the workers of a Dask scheduler, tcp://HOST:PORT or tls://HOST:PORT;
             without an address on ones that are started here, a core or a GPU each.
         dry_run: Say how many trials there would be, their time and memory, and write nothing.
+        quiet: No progress, only the answer.
+        json: The answer as one object of JSON, what summary.json has and the folder; progress as
+            objects too, one a line, on the error stream.
+        verbose: Also what compiles and for how long, slots and memory, and where states are saved.
     """
     if dry_run:
         return exit_code(lambda: say_cost(study, slots, platform))
-    return exit_code(
-        lambda: carry_out(study, out, slots, force_resume, platform, deterministic, cluster)
-    )
+
+    def carried() -> "Result":
+        asked = _asked(quiet=quiet, json=json, verbose=verbose)
+        return carry_out(study, out, slots, force_resume, platform, deterministic, cluster, asked)
+
+    return exit_code(carried)
+
+
+def _asked(**flags: bool) -> str:
+    """The one of the flags that is given, empty for none. Raises: BadStudy for several."""
+    given = [name for name, wanted in flags.items() if wanted]
+    if len(given) > 1:
+        words = " and ".join(f"--{name}" for name in given)
+        raise BadStudy(f"{words} exclude each other; give one of them")
+    return "".join(given)
 
 
 def resume(
@@ -351,14 +370,15 @@ def look(study: Study, examples: int, only: str, out: Path | None) -> int:
     from jaxinit.analysis.figure import save, style
     from jaxinit.analysis.health import REMEDIES
     from jaxinit.analysis.signal_figures import draw_all, lens, memory
-    from jaxinit.engine import devices, sweep
+    from jaxinit.engine import devices, progress, sweep
     from jaxinit.engine.survey import survey, through_time, verdicts
 
     sweep.one_device_per_core()
     sweep.keep_compilations()
     devices.start()
     folder = out or study.folder.with_name(f"probe-{study.folder.name}")
-    signals = survey(study, examples=examples, only=only, out=folder)
+    with progress.shown():
+        signals = survey(study, examples=examples, only=only, out=folder)
     for scheme, judged in verdicts(signals).items():
         if not judged:
             print(f"{scheme}: nothing to judge")
@@ -371,7 +391,8 @@ def look(study: Study, examples: int, only: str, out: Path | None) -> int:
             print(f"  try: {REMEDIES[worst]}")
     figures = draw_all(signals, folder / "figures")
     if study.model in RECURRENT and not study.bidirectional:
-        courses = through_time(study, examples=examples, out=folder)
+        with progress.shown():
+            courses = through_time(study, examples=examples, out=folder)
         for scheme in study.schemes:
             length = memory(courses, scheme)
             print(
@@ -422,7 +443,7 @@ def check_coordinates(
     """Run a coordinate check, draw it and print its slopes; 1 when the first scheme fails."""
     from jaxinit.analysis.figure import save, style
     from jaxinit.analysis.signal_figures import coordinates
-    from jaxinit.engine import devices, sweep
+    from jaxinit.engine import devices, progress, sweep
     from jaxinit.engine.coordcheck import coordinate_check, depth_check, passes, slopes
 
     sweep.one_device_per_core()
@@ -432,7 +453,8 @@ def check_coordinates(
         f"{'depth' if depths else 'coord'}check-{study.folder.name}"
     )
     check = depth_check if depths else coordinate_check
-    sizes = check(study, depths or widths, steps=steps, rate=rate, out=folder)
+    with progress.shown():
+        sizes = check(study, depths or widths, steps=steps, rate=rate, out=folder)
     rows = slopes(sizes)
     for scheme in study.schemes:
         print(f"{scheme}: {'pass' if passes(rows, scheme) else 'FAIL'}")
@@ -485,7 +507,6 @@ def look_at_values(
 ) -> int:
     """Audit what a name stands for and print it; 1 on a serious finding."""
     from jaxinit import auditing
-    from jaxinit.analysis.report import Terminal
     from jaxinit.auditing.built import batch_of, built, drawn_twice
 
     examples = None if batch is None else batch_of(batch)
@@ -495,7 +516,7 @@ def look_at_values(
     if as_json:
         print(report.to_json())
     else:
-        report.print(Terminal())
+        report.print()
     return 1 if report.serious else 0
 
 
@@ -504,6 +525,7 @@ def reproduce(
     /,
     size: Literal["smoke", "quick", "paper"] = "quick",
     out: Path | None = None,
+    quiet: bool = False,
 ) -> int:
     """Run an experiment that reproduces a paper or answers a question; `jaxinit list experiments`
     names them.
@@ -512,12 +534,15 @@ def reproduce(
         name: The experiment, such as glorot2010.
         size: smoke (seconds), quick (minutes on two cores) or paper (for an accelerator).
         out: Folder of the results. Default: results/<name>-<size>.
+        quiet: No progress, only the answer.
     """
     known = experiments()
 
     def checked() -> int:
         check_name("experiment", name, known)
         arguments = ["--size", size, *(["--out", str(out)] if out else [])]
+        if quiet:
+            arguments.append("--quiet")
         return runpy.run_path(str(known[name]))["main"](arguments)
 
     return exit_code(checked)
@@ -594,15 +619,19 @@ def start(
 
 
 @contextmanager
-def workers(cluster: str | None) -> "Iterator[Cluster | None]":
-    """The cluster of an address, None for none."""
+def workers(cluster: str | None, asked: str = "") -> "Iterator[Cluster | None]":
+    """The cluster of an address, None for none; what runs inside shows how far it has come, as it
+    is `asked`: quiet, json or verbose."""
+    from jaxinit.engine import progress
     from jaxinit.engine.cluster import Cluster
 
-    if cluster is None:
-        yield None
-        return
-    with Cluster(cluster) as there:
-        yield there
+    kinds: Any = {"quiet": "quiet", "json": "json"}
+    with progress.shown(kinds.get(asked, "text"), asked == "verbose"):
+        if cluster is None:
+            yield None
+            return
+        with Cluster(cluster) as there:
+            yield there
 
 
 def carry_out(
@@ -613,16 +642,21 @@ def carry_out(
     platform: Literal["cpu", "gpu", "tpu"] | None = None,
     deterministic: bool = False,
     cluster: str | None = None,
+    asked: str = "",
 ) -> "Result":
-    """Run a study on all cores, or a cluster, draw its figures and print its answer: what the
-    command and the experiments do."""
+    """Run a study on all cores, or a cluster, draw its figures and print its answer; `asked` how:
+    quiet, json or verbose."""
     from jaxinit.engine.campaign import run
 
     start(platform, deterministic, cluster)
-    with workers(cluster) as there:
+    with workers(cluster, asked) as there:
         result = run(
             study, out=out, slots_per_device=slots, force_resume=force_resume, cluster=there
         )
+    if asked == "json":
+        _draw(result)
+        _print_json(result)
+        return result
     return show(result)
 
 
@@ -647,21 +681,31 @@ def show(result: "Result") -> "Result":
     return result
 
 
-def _show(result: "Result") -> int:
+def _show(result: "Result") -> None:
     """Print an answer and draw its figures, where its folder can be written."""
     from jaxinit.analysis.report import print_answer
-    from jaxinit.analysis.study_figures import draw_all
 
     print_answer(result)
+    print(f"answer and records: {result.folder}; {_draw(result)}")
+
+
+def _draw(result: "Result") -> str:
+    """Draw the figures of an answer, where its folder can be written; says where they are."""
+    from jaxinit.analysis.study_figures import draw_all
+
     try:
         paths = draw_all(result.records, result.folder / "figures")
     except OSError as error:
-        print(f"answer and records: {result.folder}; no figures: {error.strerror or error}")
-        return 0
-    print(
-        f"answer and records: {result.folder}; figures: {' '.join(map(str, paths)) or 'none yet'}"
-    )
-    return 0
+        return f"no figures: {error.strerror or error}"
+    return f"figures: {' '.join(map(str, paths)) or 'none yet'}"
+
+
+def _print_json(result: "Result") -> None:
+    """Print an answer for programs: what summary.json has, its folder, and whether it is whole."""
+    from jaxinit.analysis.folder import to_json
+
+    about = {"folder": str(result.folder), "complete": result.complete}
+    print(to_json({**about, **result.summary}).decode(), end="")
 
 
 def parsed(words: Sequence[str]) -> Callable[[], int]:

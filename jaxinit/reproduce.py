@@ -7,7 +7,6 @@ An experiment's claims are made by `claims.make_claim` (a number) and by `faster
 to the target).
 """
 
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -72,6 +71,8 @@ class Settings:
     """Folder of the results. Default: results/<name>-<size>, and -from-<first seed> but for 0."""
     first_seed: int = 0
     """The first seed of every study: another one repeats the experiment with other seeds."""
+    quiet: bool = False
+    """No progress, only the answer."""
 
 
 def make_main(
@@ -90,13 +91,19 @@ def make_main(
         out = settings.out or Path("results") / f"{name}-{settings.size}{again}"
 
         def alone() -> int:
+            from jaxinit.engine import progress
+
             _run.set(Run(name, settings.size, first, time.monotonic()))
             folder = Folder(out)
             identity = {"experiment": name, "size": settings.size, "first_seed": first}
             with folder.locked():
                 folder.write("experiment", identity, {})
                 use_all_cores()
-                with _all_digits():
+                with (
+                    _all_digits(),
+                    progress.shown("quiet" if settings.quiet else "text"),
+                    progress.work("measuring"),
+                ):
                     return carry_out(sizes[settings.size], out)
 
         judging = no_verdicts() if settings.size == "smoke" else nullcontext()
@@ -180,24 +187,26 @@ def run_all(
 
     What is complete already is read. Raises: Interrupted when one was stopped.
     """
-    from jaxinit.engine import campaign
+    from jaxinit.engine import campaign, progress
 
     results = {}
     for k, (name, study) in enumerate(studies.items()):
-        print(f"{k + 1}/{len(studies)} {name}", file=sys.stderr)
+        progress.note(f"{k + 1}/{len(studies)} {name}")
         folder = out / _folder_name(name)
-        results[name] = campaign.run(
-            _with_its_seeds(study),
-            out=folder,
-            schemes=schemes,
-            tasks=tasks,
-            models=models,
-            signals=signals,
-        )
+        with progress.part(f"study {k + 1} of {len(studies)} ({name})"):
+            results[name] = campaign.run(
+                _with_its_seeds(study),
+                out=folder,
+                schemes=schemes,
+                tasks=tasks,
+                models=models,
+                signals=signals,
+            )
         if not results[name].complete:
             raise Interrupted
         if results[name].read_back:
-            print(f"  read from {folder}, {results[name].origin}", file=sys.stderr)
+            progress.note(f"  read from {folder}, {results[name].origin}")
+    progress.now("claims")
     return results
 
 
@@ -239,6 +248,7 @@ def before_training(
     `[seed, ...]`, of so many seeds."""
     import jax
 
+    from jaxinit.engine import progress
     from jaxinit.spec import draw, rules
 
     by_name = rules(scheme, model.leaves)
@@ -248,10 +258,11 @@ def before_training(
         return measure(model.filled(params))
 
     values = []
-    for seed in seeds_of_run(count):
-        drawn = draw(scheme, jax.random.key(seed), model.leaves)
-        params = {name: w * by_name[name].multiplier for name, w in drawn.items()}
-        values.append(jax.tree.map(float, measured(params)))
+    with progress.work("measuring before training", count, "seeds") as measuring:
+        for seed in measuring.each(seeds_of_run(count)):
+            drawn = draw(scheme, jax.random.key(seed), model.leaves)
+            params = {name: w * by_name[name].multiplier for name, w in drawn.items()}
+            values.append(jax.tree.map(float, measured(params)))
     return np.asarray(values)
 
 
@@ -458,11 +469,15 @@ def finish(
     """
     if rows is None:
         rows = rows_of(results)
+    from jaxinit.engine import progress
+
     settings = {name: _with_its_seeds(study).plain() for name, study in studies.items()}
     write_summary(out, {"table": rows, "claims": claims, "studies": settings, **more})
     if rows:
         with style():
             save(forest(rows, title), out / "figures", "epochs")
+    progress.pause()  # an answer follows, which is to stay
+    if rows:
         print_rows(rows)
     return _say(claims, out)
 
@@ -475,7 +490,10 @@ def conclude(
     **more: Any,
 ) -> int:
     """`finish` for rows of another kind, which are printed as the lines `shown`."""
+    from jaxinit.engine import progress
+
     write_summary(out, {"table": rows, "claims": claims, **more})
+    progress.pause()
     for line in shown:
         print(line)
     return _say(claims, out)

@@ -1,6 +1,7 @@
 """The command as a user meets it: help, lists, one-line errors, exit codes, and the default study's
 options."""
 
+import json
 import os
 import shlex
 import subprocess
@@ -167,6 +168,51 @@ def test_run_then_again_then_plot(tmp_path: Path) -> None:
     other = jaxinit("run", *SMALL.split(), "--seeds", "3", "--out", str(out))
     assert other.returncode == 2
     assert "holds another study (seeds is 2 there, 3 here)" in other.stderr
+
+
+def test_a_study_as_json(tmp_path: Path) -> None:
+    words = ["run", *SMALL.split(), "--out", str(tmp_path / "study"), "--json"]
+    done = jaxinit(*words)
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    summary = json.loads((tmp_path / "study" / "summary.json").read_text())
+    assert answer.pop("folder") == str(tmp_path / "study")
+    assert answer.pop("complete")
+    assert answer == summary
+    assert (tmp_path / "study" / "figures" / "learning_curves.png").exists()
+    phases = [json.loads(line)["phase"] for line in done.stderr.splitlines()]
+    assert {"drawing", "training", "comparing schemes"} <= set(phases)
+    again = jaxinit(*words)
+    assert json.loads(again.stdout)["table"] == summary["table"]
+    assert again.stderr == "", "it is read back"
+
+
+def test_a_study_with_few_words_and_with_many(tmp_path: Path) -> None:
+    quiet = jaxinit("run", *SMALL.split(), "--out", str(tmp_path / "quiet"), "--quiet")
+    assert quiet.returncode == 0, quiet.stderr
+    assert quiet.stderr == ""
+    assert "4 trials, 1 compilation(s) of the training program" in quiet.stdout
+    many = jaxinit("run", *SMALL.split(), "--out", str(tmp_path / "many"), "--verbose")
+    assert many.returncode == 0, many.stderr
+    assert "compiled jit(training_program) in " in many.stderr
+    assert " slots on " in many.stderr
+    assert " MiB that it may use" in many.stderr
+    assert f"states are saved in {tmp_path / 'many' / 'state.bin'} every 5 s" in many.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ("--quiet --json", "--quiet and --json exclude each other; give one of them"),
+        ("--verbose --json --quiet", "--quiet and --json and --verbose exclude each other"),
+    ],
+)
+def test_ways_to_answer_exclude_each_other(
+    flags: str, said: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert cli.main(["run", *flags.split(), "--out", str(tmp_path / "s")]) == 2
+    assert capsys.readouterr().err.startswith(f"jaxinit: {said}")
+    assert not (tmp_path / "s").exists()
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from jaxinit.analysis import table
 from jaxinit.analysis.claims import IN_WORDS, make_claim, near, ratio_claim
 from jaxinit.analysis.outcome import Outcome
 from jaxinit.analysis.store import Result
-from jaxinit.engine import campaign
+from jaxinit.engine import campaign, progress
 from jaxinit.engine.resolve import resolve
 from jaxinit.spec import Rule
 from jaxinit.study import BadStudy, Interrupted, Study
@@ -99,6 +99,41 @@ def test_an_interrupted_study_ends_the_experiment(
         "x", "About x.", {"quick": STUDIES}, lambda of, out: len(reproduce.run_all(of, out))
     )
     assert main(["--out", str(tmp_path / "x")]) == 130
+
+
+@pytest.mark.usefixtures("as_users_run")
+def test_an_experiment_says_which_of_its_studies_it_is_at(
+    results: tuple[reproduce.Results, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def training(study: Study, **_: object) -> Result:
+        with progress.work("training"):
+            return results[0]["a ReLU" if study.activation else "T=8"]
+
+    def carry_out(studies: dict[str, Study], out: Path) -> int:
+        found = reproduce.run_all(studies, out)
+        return reproduce.finish(out, studies, found, [])
+
+    monkeypatch.setattr(campaign, "run", training)
+    monkeypatch.setattr(progress, "EVERY", 0.0)
+    main = reproduce.make_main("x", "About x.", {"quick": STUDIES}, carry_out)
+    assert main(["--out", str(tmp_path)]) == 0
+    said = capsys.readouterr()
+    for line in (
+        "1/2 T=8",
+        "jaxinit: study 1 of 2 (T=8), training",
+        "2/2 a ReLU",
+        "jaxinit: study 2 of 2 (a ReLU), training",
+        "jaxinit: claims",
+    ):
+        assert line in said.err.splitlines()
+    assert "small_normal" in said.out
+    assert main(["--out", str(tmp_path), "--quiet"]) == 0
+    quiet = capsys.readouterr()
+    assert quiet.err == ""
+    assert quiet.out == said.out
 
 
 @pytest.mark.usefixtures("as_users_run")

@@ -3,9 +3,13 @@
 import errno
 import os
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
+from rich.measure import Measurement
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -16,13 +20,30 @@ from jaxinit.analysis.store import Result
 from jaxinit.analysis.summary import Summary
 from jaxinit.analysis.table import Row, SettingRow
 
-# Headers of the tables; two lines each keep a table within 80 columns.
-RATE = "rate"
-EPOCHS = "epochs\n(95 %)"
-TIMES_FEWER = "times fewer\n(95 %)"
-COUNTS = "conv/\ncens/div"
 DIGITS = 3  # of epochs and ratios: more would not fit, nor be known
-ROW_WIDTH = 120  # what the rows of several studies need, whatever the terminal says
+PAGE = 120  # columns of what is printed where there is no terminal
+NARROW = 20  # columns that a folded name needs
+INDENT = 2  # of stacked entries
+
+
+class Column(NamedTuple):
+    """A column of a table: its header, in two lines where that keeps a table within 80 columns, and
+    its name in stacked rows where that is another."""
+
+    header: str
+    stacked: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.stacked or self.header.replace("/\n", "/").replace("\n", " ")
+
+
+RATE = Column("rate")
+EPOCHS = Column("epochs\n(95 %)")
+TIMES_FEWER = Column("times fewer\n(95 %)")
+P_VALUE = Column("p")
+LETTERS = Column("", "letters")
+COUNTS = Column("conv/\ncens/div")
 
 
 class Terminal(Console):
@@ -31,6 +52,94 @@ class Terminal(Console):
     def on_broken_pipe(self) -> None:
         # Rich would exit with 1, as if the machine were at fault.
         raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+
+def terminal_or_page() -> Terminal:
+    """The terminal as wide as it is, or where there is none, and nobody has set COLUMNS, a page."""
+    console = Terminal()
+    if console.is_terminal or "COLUMNS" in os.environ:
+        return console
+    return Terminal(width=max(PAGE, console.width))
+
+
+def packed(parts: Iterable[str], width: int, separator: str) -> list[str]:
+    """Parts laid one after another in lines of at most so many columns; a part that is longer has a
+    line of its own."""
+    lines: list[str] = []
+    for part in parts:
+        if lines and cell_len(joined := f"{lines[-1]}{separator}{part}") < width:
+            lines[-1] = joined
+            continue
+        if lines:
+            lines[-1] += separator.rstrip()
+        lines.append(part)
+    return lines
+
+
+def print_columns(
+    console: Console,
+    names: Sequence[str],
+    columns: Sequence[Column],
+    rows: Iterable[Sequence[str]],
+    *,
+    title: str = "",
+    apart: int = 0,
+    folded: bool = False,
+) -> None:
+    """Print rows of names, then numbers: as a table where it fits, else each row stacked below its
+    names, so that no number is cut.
+
+    `apart` is the space between columns beyond the table's own; `folded` lets a table break its
+    names where it is too wide.
+    """
+    shown = [[_text(console, cell) for cell in row] for row in rows]
+    table = Table(
+        title=_text(console, title) if title else None,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, apart, 0, 0),
+    )
+    for name in names:
+        table.add_column(name, no_wrap=not folded, overflow="fold")
+    for column in columns:
+        table.add_column(_text(console, column.header), justify="right", no_wrap=True)
+    for row in shown:
+        table.add_row(*row)
+    if _fits(table, console, len(names) if folded else 0):
+        console.print(table)
+        return
+    if title:
+        _print(console, (title, "bold"))
+    for row in shown:
+        _print_stacked(console, columns, row[: len(names)], row[len(names) :])
+
+
+def _fits(table: Table, console: Console, folded: int) -> bool:
+    """Whether a table is whole in the width of a console, its first columns folded."""
+    options = console.options.update(max_width=10**6)
+    needed = Measurement.get(console, options, table).maximum
+    for column in table.columns[:folded]:
+        widest = max(Measurement.get(console, options, cell).maximum for cell in column.cells)
+        needed -= max(widest - NARROW, 0)
+    return needed <= console.width
+
+
+def _print_stacked(
+    console: Console, columns: Sequence[Column], names: Sequence[Text], cells: Sequence[Text]
+) -> None:
+    """Print a row as its names, then its entries with their headers, wrapped between them."""
+    for name in filter(None, names):
+        console.print(name, style="bold", highlight=False, overflow="fold")
+    pairs = []
+    for column, cell in zip(columns, cells, strict=True):
+        if cell:
+            pairs.append(f"{column.name}: {cell.plain}" if column.name else cell.plain)
+    for line in packed(pairs, console.width - INDENT, "; "):
+        console.print(
+            Padding(_text(console, line), (0, 0, 0, INDENT), expand=False), highlight=False
+        )
 
 
 def print_answer(result: Result, console: Console | None = None) -> None:
@@ -51,7 +160,7 @@ def print_answer(result: Result, console: Console | None = None) -> None:
         f"conv/cens/div: trials converged, censored at {summary['budget']:g} epochs, diverged.",
     )
     if len(summary["targets"]) > 1 and len(summary["table"]) > 1:
-        console.print(_table_of_targets(summary, console))
+        _print_targets(summary, console)
     for claim in summary["claims"]:
         _print_claim(claim, console)
     for note in summary["notes"]:
@@ -61,21 +170,9 @@ def print_answer(result: Result, console: Console | None = None) -> None:
 def print_table(rows: Sequence[Row], console: Console, title: str = "", also: str = "") -> None:
     """Print the rows of a study, in 80 columns, under what was asked; `also` is the name of the
     setting that is searched beside the rate, if any."""
-    table = Table(
-        title=_text(console, title) if title else None,
-        title_justify="left",
-        title_style="bold",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        padding=0,
-    )
-    table.add_column("scheme", no_wrap=True)
-    rate = _text(console, f"{RATE},\n{also}" if also else RATE)
-    for header in (rate, EPOCHS, TIMES_FEWER, "p", "", COUNTS):
-        table.add_column(header, justify="right", no_wrap=True)
-    for row in rows:
-        table.add_row(*[_text(console, entry) for entry in entries(row)])
-    console.print(table)
+    rate = Column(f"{RATE.header},\n{also}") if also else RATE
+    columns = (rate, EPOCHS, TIMES_FEWER, P_VALUE, LETTERS, COUNTS)
+    print_columns(console, ["scheme"], columns, map(entries, rows), title=title)
 
 
 def _title(result: Result) -> str:
@@ -88,27 +185,19 @@ def _title(result: Result) -> str:
     )
 
 
-def _table_of_targets(summary: Summary, console: Console) -> Table:
-    """How many times fewer epochs at easier targets, from the same records."""
-    table = Table(
-        title="Times fewer epochs at easier targets, at the same rates",
-        title_justify="left",
-        title_style="bold",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        padding=0,
-    )
-    table.add_column("scheme", no_wrap=True)
-    for at in summary["targets"]:
-        table.add_column(f"{at['target']:.3g}", justify="right", no_wrap=True)
+def _print_targets(summary: Summary, console: Console) -> None:
+    """Print how many times fewer epochs at easier targets, from the same records."""
+    columns = [Column(f"{at['target']:.3g}") for at in summary["targets"]]
+    rows = []
     for row in summary["table"]:
         if row["scheme"] == summary["baseline"]:
             continue
         cells = [row["scheme"]]
         for at in summary["targets"]:
             cells.append(_with_bound(*at["ratios"][row["scheme"]], digits=2))
-        table.add_row(*[_text(console, cell) for cell in cells])
-    return table
+        rows.append(cells)
+    title = "Times fewer epochs at easier targets, at the same rates"
+    print_columns(console, ["scheme"], columns, rows, title=title)
 
 
 def _print_claim(claim: Claim, console: Console) -> None:
@@ -119,11 +208,8 @@ def _print_claim(claim: Claim, console: Console) -> None:
 def print_agreements(first: Result, second: Result, console: Console | None = None) -> None:
     """Print whether two studies agree, scheme by scheme, and in what they were asked otherwise."""
     console = console or Terminal()
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
-    table.add_column("scheme", no_wrap=True)
-    for header in ("epochs,\nfirst / second", "times fewer,\nfirst / second", ""):
-        table.add_column(header, justify="right", no_wrap=True)
     found = agreements(first, second)
+    rows = []
     for one in found:
         ratio = "-"
         if one.ratio is not None:
@@ -132,9 +218,13 @@ def print_agreements(first: Result, second: Result, console: Console | None = No
             ratio = "baseline"
         epochs = _with_bound(*one.epochs, "=", 3)
         verdict = {True: "agree", False: "DIFFER", None: "none converged"}[one.agree]
-        cells = (one.scheme, epochs, ratio, verdict)
-        table.add_row(*[_text(console, cell) for cell in cells])
-    console.print(table)
+        rows.append((one.scheme, epochs, ratio, verdict))
+    columns = [
+        Column("epochs,\nfirst / second"),
+        Column("times fewer,\nfirst / second"),
+        Column(""),
+    ]
+    print_columns(console, ["scheme"], columns, rows)
     agreeing = sum(one.agree is True for one in found)
     unknown = sum(one.agree is None for one in found)
     rest = f"; of {unknown} no trial converged" if unknown else ""
@@ -152,15 +242,9 @@ def print_agreements(first: Result, second: Result, console: Console | None = No
 
 def print_rows(rows: Sequence[SettingRow], console: Console | None = None) -> None:
     """Print the rows of several studies as one table, each with its setting."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("setting", no_wrap=True)
-    table.add_column("scheme", no_wrap=True)
-    for header in (RATE, EPOCHS, TIMES_FEWER, COUNTS):
-        table.add_column(header, justify="right", no_wrap=True)
-    console = console or Terminal(width=max(ROW_WIDTH, Terminal().width))
-    for shown in entries_by_setting(rows):
-        table.add_row(*[_text(console, entry) for entry in shown])
-    console.print(table)
+    columns = (RATE, EPOCHS, TIMES_FEWER, COUNTS)
+    shown = entries_by_setting(rows)
+    print_columns(console or terminal_or_page(), ["setting", "scheme"], columns, shown, apart=1)
 
 
 def print_claims(claims: Iterable[Claim]) -> None:

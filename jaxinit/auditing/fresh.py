@@ -14,12 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Key
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from jaxinit import spec
+from jaxinit.analysis.report import Column, print_columns
 from jaxinit.auditing.inventory import Entry, entries_in, entries_of, module_of, name_in_tree
 from jaxinit.introspect.parameters import cut, joined, variables_of
 from jaxinit.schemes import scheme_named
@@ -60,7 +59,7 @@ class Plan:
         console = Console(width=120, force_terminal=False)
         with console.capture() as captured:
             console.print(Text(self._headline(), "bold"))
-            console.print(_table(self.lines))
+            _print_table(self.lines, console)
             if self.unknown:
                 names = ", ".join(self.unknown)
                 console.print(f"not drawn, say dims= and roles= of: {names}", highlight=False)
@@ -225,23 +224,22 @@ def _filled(model: Any, stored: dict[str, Array]) -> Any:
     return jax.tree.map_with_path(place, model)
 
 
-def _table(lines: Sequence[Planned]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("parameter", no_wrap=True)
-    for header in ("shape", "role", "block", "fans", "law", "times", "rate", "decay"):
-        table.add_column(header, justify="right", overflow="fold")
+def _print_table(lines: Sequence[Planned], console: Console) -> None:
+    names = ("shape", "role", "block", "fans", "law", "times", "rate", "decay")
+    rows = []
     for line in lines:
         block = f"{line.layer} of {line.n_layers}" if line.n_layers else ""
-        cells = [
-            line.name,
-            "x".join(map(str, line.shape)) or "scalar",
-            line.role,
-            block,
-            f"{line.fan_in}, {line.fan_out}",
-            line.law,
-            f"{line.multiplier:.3g}",
-            f"{line.lr_scale:.3g}",
-            f"{line.wd_scale:.3g}",
-        ]
-        table.add_row(*map(Text, cells))
-    return table
+        rows.append(
+            (
+                line.name,
+                "x".join(map(str, line.shape)) or "scalar",
+                line.role,
+                block,
+                f"{line.fan_in}, {line.fan_out}",
+                line.law,
+                f"{line.multiplier:.3g}",
+                f"{line.lr_scale:.3g}",
+                f"{line.wd_scale:.3g}",
+            )
+        )
+    print_columns(console, ["parameter"], [*map(Column, names)], rows, apart=1, folded=True)

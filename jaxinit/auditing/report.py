@@ -7,16 +7,14 @@ from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from typing import Any
 
-from rich import box
 from rich.console import Console
 from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
+from jaxinit.analysis.report import Column, print_columns, terminal_or_page
 from jaxinit.auditing.findings import SEVERITIES, Finding, worst_first
 
 SHOWN = 40  # rows in a terminal; all of them are in JSON
-WIDTH = 100  # columns that the table needs, whatever the terminal says
 ALIKE = 3  # findings of one kind that are shown with their numbers
 MARKS = {"serious": "!!", "warning": "! ", "note": "  "}
 
@@ -75,10 +73,9 @@ class Report:
 
     def print(self, console: Console | None = None) -> None:
         """Print the table, and the findings below it."""
-        console = console or Console()
-        console.width = max(console.width, WIDTH)  # numbers are not cut
+        console = console or terminal_or_page()
         console.print(Text(self.headline(), "bold"))
-        console.print(_table(self.rows))
+        _print_table(self.rows, console)
         if any(not math.isnan(row.memory) for row in self.rows):
             console.print("memory: half-life of a state at the start, in steps", highlight=False)
         if len(self.rows) > SHOWN:
@@ -103,14 +100,12 @@ class Report:
         return captured.get()
 
 
-def _table(rows: Sequence[Row]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("parameter", overflow="fold")
-    for header in ("shape", "role", "law", "std", "expected", "z"):
-        table.add_column(header, justify="right", no_wrap=True)
+def _print_table(rows: Sequence[Row], console: Console) -> None:
+    columns = [Column(name) for name in ("shape", "role", "law", "std", "expected", "z")]
     memories = any(not math.isnan(row.memory) for row in rows)
     if memories:
-        table.add_column("memory", justify="right", no_wrap=True)
+        columns.append(Column("memory"))
+    shown = []
     for row in rows[:SHOWN]:
         cells = [
             row.name,
@@ -123,8 +118,8 @@ def _table(rows: Sequence[Row]) -> Table:
         ]
         if memories:
             cells.append(_number(row.memory, ".3g"))
-        table.add_row(*map(Text, cells))
-    return table
+        shown.append(cells)
+    print_columns(console, ["parameter"], columns, shown, apart=1, folded=True)
 
 
 def _law(row: Row) -> str:

@@ -8,9 +8,9 @@ folder written.
 import datetime
 import math
 import signal
-import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,13 +19,11 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from jaxinit.analysis import store
 from jaxinit.analysis.folder import Folder, another, quoted, to_json
 from jaxinit.analysis.outcome import Outcome
 from jaxinit.analysis.records import Course, Courses, Point
-from jaxinit.analysis.report import Terminal
 from jaxinit.analysis.search import (
     REPORTED,
     End,
@@ -38,10 +36,18 @@ from jaxinit.analysis.search import (
 from jaxinit.analysis.store import Result
 from jaxinit.analysis.summary import summarize
 from jaxinit.analysis.table import best_points
-from jaxinit.engine import sweep, training
-from jaxinit.engine.cluster import Cluster, ClusterSweep, Question, clear_parts, take_parts
+from jaxinit.engine import progress, sweep, training
+from jaxinit.engine.cluster import (
+    Away,
+    Cluster,
+    ClusterSweep,
+    Question,
+    clear_parts,
+    take_parts,
+)
 from jaxinit.engine.identity import Identity, changed, combined, identify
 from jaxinit.engine.initial import Initial, calibrate_parameters, draw_parameters, of_points
+from jaxinit.engine.progress import Best, Standing, allowed
 from jaxinit.engine.recorder import SignalRecorder
 from jaxinit.engine.resolve import Resolved, check_memory, resolve
 from jaxinit.spec import Scheme
@@ -53,7 +59,7 @@ SLOTS = 16  # of a device that runs its trials one after another
 MOST_SLOTS = 1024  # of one that runs them together
 SAVE_EVERY = 5.0  # seconds between saved states of a running study
 
-Report = Callable[[int, str], None]  # trials ended since the last report, best so far
+Report = Callable[[Standing], None]
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,6 @@ class Options:
 
     mapping: sweep.Mapping
     slots_per_device: int
-    progress: bool
     signals: int
     force_resume: bool
     cluster: Cluster | None
@@ -125,9 +130,9 @@ def run(
     here = place(mapping, cluster)
     device = here["device"]
     slots = slots_per_device or default_slots(resolved.study, device["mapping"], device["count"])
-    options = Options(device["mapping"], slots, progress, signals, force_resume, cluster, here)
+    options = Options(device["mapping"], slots, signals, force_resume, cluster, here)
     folder = Folder(Path(out) if out is not None else resolved.study.folder)
-    with sweep.numerics(study):
+    with allowed(progress), sweep.numerics(study):
         return _run(resolved, folder, began, options)
 
 
@@ -200,7 +205,7 @@ def _read_back(folder: Folder, signals: int) -> Result:
             f"no signals were recorded when {folder.path} was computed; to have them, give out= a "
             "new folder"
         )
-        print(f"jaxinit: {remark}", file=sys.stderr)
+        progress.say(remark)
         return result._replace(remark=remark)
     return result
 
@@ -226,9 +231,12 @@ def _answer(
     )
     with (
         sweep.CompileCounter("training_program") as compiled,
+        sweep.compilations_told(),
         _stop_requests() as stop,
-        _progress(study, options.progress) as report,
+        progress.work("preparing", at_once=True) as shown,
     ):
+        state = folder.path / store.STATE
+        progress.detail(f"states are saved in {state} every {SAVE_EVERY:g} s")
         initial, calibrated = None, {}
         if options.cluster is None:
             initial, calibrated = calibrate_parameters(resolved, draw_parameters(resolved))
@@ -245,7 +253,7 @@ def _answer(
             digest,
             history,
             saved,
-            report,
+            shown.stands,
             stop,
             SignalRecorder(resolved, program, initial or {}, options.signals),
         )
@@ -253,10 +261,9 @@ def _answer(
     about |= campaign.sweeper.about()
     records = courses.dataset()
     about |= {"status": "complete" if complete else "interrupted"} | history.about()
-    files = {
-        store.RECORDS: store.netcdf(records),
-        store.SUMMARY: to_json(summarize(records, study, about)),
-    }
+    with progress.work("comparing schemes"):
+        summary = summarize(records, study, about)
+    files = {store.RECORDS: store.netcdf(records), store.SUMMARY: to_json(summary)}
     signals = campaign.recorder.courses(best_points(records))
     if signals is not None:
         files[SIGNALS] = store.netcdf(signals)
@@ -297,7 +304,7 @@ def _saved(
         if folder.holds(store.RECORDS):
             remark += f", and will write over {store.RECORDS}; to keep it, stop and copy it"
     if remark:
-        print(f"jaxinit: {remark}", file=sys.stderr)
+        progress.say(remark)
     return saved, past
 
 
@@ -409,6 +416,7 @@ class Campaign:
         self.queue: list[Point] = []
         self.running: dict[Point, int] = {}  # and after how many evaluations each may be stopped
         self.states: dict[Point, training.State] = {}  # in which saved trials go on
+        self.settled: set[Line] = set()  # whose searches want no more trials
         if self.saved is not None:
             self.courses.restore(self.saved)
             self._take_up(self.saved)
@@ -422,11 +430,10 @@ class Campaign:
     def train(self) -> bool:
         """Train what the search of every scheme wants, piece by piece; False when a signal asked to
         stop."""
-        best = Best()
-        self.report(self.courses.ended(), str(best))
+        best = self._best()
+        self.report(self._standing(best))
         like = self._joining(self._point(self.lines[0], (0, 0)))
         for rows, running in self.sweeper.run(self._orders, like):
-            before = self.courses.ended()
             for row in rows:
                 point = self.points[row.number]
                 self._take(point, row)
@@ -436,11 +443,12 @@ class Campaign:
                     best = best.after(point.scheme, row.last / self.per_epoch)
             if isinstance(running, sweep.Running):
                 self.recorder.record(self.points, running)
-            self.report(self.courses.ended() - before, str(best))
+            self.report(self._standing(best, running))
             if self.stop or time.monotonic() - self.last_save > SAVE_EVERY:
                 self._save(running.seats())
             if self.stop:
                 return False
+        self.report(self._standing(best))
         self._trim()
         return True
 
@@ -450,6 +458,33 @@ class Campaign:
             self.courses.begin(point, "coarse")  # until a stage says what it is wanted for
         course = self.courses.by_point[point]
         course.add(row.first, row.records._asdict(), self._outcome(row))
+
+    def _best(self) -> Best:
+        """The best of the trials that an earlier run has ended."""
+        best = Best()
+        for point, course in self.courses.by_point.items():
+            if course.outcome is Outcome.CONVERGED:
+                best = best.after(point.scheme, course.evaluations / self.per_epoch)
+        return best
+
+    def _standing(self, best: Best, running: sweep.Running | Away | None = None) -> Standing:
+        """How far the study has come, in evaluations, and how many it is likely to make."""
+        known = Counter(Line(point.scheme, point.also) for point in self.courses.by_point)
+        a_search = trials_of_a_search(self.resolved.study)
+        trials = 0
+        for line in self.lines:
+            trials += known[line] if line in self.settled else max(known[line], a_search)
+        courses = [
+            (course.evaluations, course.outcome is not Outcome.UNFINISHED)
+            for course in self.courses.by_point.values()
+        ]
+        done = float(sum(evaluations for evaluations, _ in courses))
+        total = progress.likely_total(courses, trials, self.courses.evaluations)
+        if running is not None:  # an evaluation may take longer than a piece
+            interval = self.sweeper.program.interval
+            done += sum(at % interval for at in running.at.values()) / interval
+        ended = progress.Trials(self.courses.ended(), trials, best)
+        return Standing("training", done, max(total, done), "evaluations", ended)
 
     def _outcome(self, row: sweep.Row) -> Outcome:
         """How a trial stands; at a cap sooner than the budget it is stopped and not censored."""
@@ -462,7 +497,10 @@ class Campaign:
         run are to end."""
         wanted: dict[Point, int] = {}
         for line in self.lines:
-            wanted |= self._wanted(line)
+            of_line = self._wanted(line)
+            wanted |= of_line
+            if not of_line:
+                self.settled.add(line)
         given_up = []
         for point, course in self.courses.by_point.items():
             if course.outcome is Outcome.UNFINISHED and point not in wanted:
@@ -615,19 +653,6 @@ class Campaign:
             self.states[points[place]] = jax.tree.unflatten(form, leaves)
 
 
-class Best(NamedTuple):
-    """The trial that converged first so far, as the progress bar names it."""
-
-    scheme: str = ""
-    epochs: float = math.inf
-
-    def after(self, scheme: str, epochs: float) -> "Best":
-        return Best(scheme, epochs) if epochs < self.epochs else self
-
-    def __str__(self) -> str:
-        return f"{self.scheme} {self.epochs:.3g} epochs" if self.scheme else "none yet"
-
-
 def task_attributes(resolved: Resolved) -> dict[str, Any]:
     task = resolved.task
     return {
@@ -663,9 +688,7 @@ def _stop_requests() -> Iterator[list[int]]:
         if received:
             raise KeyboardInterrupt
         received.append(number)
-        print(
-            "\njaxinit: finishing the steps under way (again to stop at once) ...", file=sys.stderr
-        )
+        progress.say("finishing the steps under way (again to stop at once) ...")
 
     if threading.current_thread() is not threading.main_thread():
         yield received  # signals reach the main thread only
@@ -676,31 +699,3 @@ def _stop_requests() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-@contextmanager
-def _progress(study: Study, shown: bool) -> Iterator[Report]:
-    """A progress bar over the trials of a study, as many as it is likely to have, on the error
-    stream."""
-    total = searches_of(study) * trials_of_a_search(study)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=10),
-        MofNCompleteColumn(),
-        TextColumn("best {task.fields[best]},", markup=False),  # a scheme's name may hold brackets
-        TimeRemainingColumn(compact=True),
-        TextColumn("left"),
-    )
-    with Progress(*columns, console=Terminal(file=sys.stderr), disable=not shown) as bar:
-        task = bar.add_task("compiling", total=total, best="none yet")
-        ended = 0
-
-        def report(more: int, best: str) -> None:
-            nonlocal ended
-            ended += more
-            bar.update(
-                task, completed=ended, total=max(total, ended), best=best, description="training"
-            )
-
-        yield report
-        bar.update(task, total=ended)

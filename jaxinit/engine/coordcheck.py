@@ -25,7 +25,7 @@ from scipy import stats
 from jaxinit.analysis import store
 from jaxinit.analysis.folder import Folder, to_json
 from jaxinit.analysis.records import Point
-from jaxinit.engine import sweep, training
+from jaxinit.engine import progress, sweep, training
 from jaxinit.engine.identity import claim
 from jaxinit.engine.initial import draw_parameters, kept, of_points
 from jaxinit.engine.resolve import Resolved, check_memory, check_one_input, resolve
@@ -174,7 +174,8 @@ def _against(
     at_sizes = []
     with sweep.numerics(study):
         for size, resolved in by_size.items():
-            at_sizes.append(measure(resolved, steps).expand_dims({axis: [size]}))
+            with progress.part(f"{axis} {size}, {len(at_sizes) + 1} of {len(by_size)}"):
+                at_sizes.append(measure(resolved, steps).expand_dims({axis: [size]}))
     coordinates: Any = xr.concat(at_sizes, axis)
     fixed = {"layers": study.layers} if axis == "width" else {"units": study.hidden}
     coordinates.attrs = {
@@ -411,11 +412,12 @@ def _sizes(
     trials = resolved.trials(points, program.evaluations_per_epoch)
     measure = jax.jit(partial(_measured, resolved, program, steps, look, known, scores))
     rows = []
-    for k, point in enumerate(points):
-        trial = jax.tree.map(lambda a, k=k: a[k], trials)
-        multipliers = jax.tree.map(np.float32, resolved.multipliers(point.scheme))
-        measured = measure(jax.tree.map(jnp.asarray, params[k]), trial, multipliers)
-        rows.append(jax.tree.map(np.asarray, measured))
+    with progress.work("training and measuring", len(points), "networks") as measuring:
+        for k, point in measuring.each(enumerate(points)):
+            trial = jax.tree.map(lambda a, k=k: a[k], trials)
+            multipliers = jax.tree.map(np.float32, resolved.multipliers(point.scheme))
+            measured = measure(jax.tree.map(jnp.asarray, params[k]), trial, multipliers)
+            rows.append(jax.tree.map(np.asarray, measured))
     return _to_dataset(resolved, rows, known)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxinit import calibrate
 from jaxinit.analysis.records import Point
+from jaxinit.engine import progress
 from jaxinit.engine.resolve import Resolved
 from jaxinit.introspect import Params
 from jaxinit.spec import Scheme, draw, named_key
@@ -37,13 +38,14 @@ def draw_parameters(resolved: Resolved, schemes: Collection[str] | None = None) 
         return draw(scheme, named_key(jax.random.key(seed), "parameters"), leaves)
 
     by_scheme = {}
-    for name, scheme in resolved.schemes.items():
-        if schemes is not None and name not in schemes:
-            continue
-        by_scheme[name] = jax.vmap(lambda seed, scheme=scheme: draw_seed(scheme, seed))(
-            _seeds(resolved)
-        )
-    return jax.tree.map(np.asarray, by_scheme)
+    drawn = {n: s for n, s in resolved.schemes.items() if schemes is None or n in schemes}
+    with progress.work("drawing", len(drawn), "schemes") as drawing:
+        for name, scheme in drawn.items():
+            by_scheme[name] = jax.vmap(lambda seed, scheme=scheme: draw_seed(scheme, seed))(
+                _seeds(resolved)
+            )
+            drawing.at(len(by_scheme))
+        return jax.tree.map(np.asarray, by_scheme)
 
 
 def calibrate_parameters(resolved: Resolved, initial: Initial) -> tuple[Initial, Reports]:
@@ -57,7 +59,10 @@ def calibrate_parameters(resolved: Resolved, initial: Initial) -> tuple[Initial,
         if name not in initial:
             continue
         try:
-            calibrated = calibrate.checked(_calibrated(resolved, name, initial[name]))
+            with progress.work(
+                f"calibrating {name} ({len(reports) + 1} of {len(resolved.calibrations)})"
+            ):
+                calibrated = calibrate.checked(_calibrated(resolved, name, initial[name]))
         except ValueError as error:
             raise BadStudy(f"{name}: {error}") from error
         initial[name] = {leaf: np.asarray(w) for leaf, w in calibrated.params.items()}

@@ -15,7 +15,7 @@ import xarray as xr
 
 from jaxinit.analysis import health, store
 from jaxinit.analysis.folder import Folder, to_json
-from jaxinit.engine import sweep
+from jaxinit.engine import progress, sweep
 from jaxinit.engine.identity import claim
 from jaxinit.engine.initial import calibrate_parameters, draw_parameters
 from jaxinit.engine.resolve import Resolved, check_memory, resolve
@@ -85,18 +85,20 @@ def _signals(resolved: Resolved, batch: Batch, only: str) -> xr.Dataset:
         return probes.signals(apply, loss, leaves, params, batch, only, update)
 
     by_scheme = []
-    for scheme in resolved.schemes:
-        multipliers = jax.tree.map(np.float32, resolved.multipliers(scheme))
-        by_seed = []
-        # Not a loop that is compiled: in one, XLA's CPU takes back convolutions slowly.
-        for row in range(resolved.study.seeds):
-            params = {name: a[row] for name, a in initial[scheme].items()}
-            on_device = look(jax.tree.map(jnp.asarray, params), multipliers, batch)
-            of_seed = jax.tree.map(np.asarray, on_device)
-            signals = probes.to_dataset(of_seed, leaves)
-            kernels = signals.parameter.values.tolist()
-            by_seed.append(signals.assign(probes.spectra(leaves, params, kernels)))
-        by_scheme.append(xr.concat(by_seed, "seed"))
+    networks = len(resolved.schemes) * resolved.study.seeds
+    with progress.work("measuring signals", networks, "networks") as measuring:
+        for scheme in resolved.schemes:
+            multipliers = jax.tree.map(np.float32, resolved.multipliers(scheme))
+            by_seed = []
+            # Not a loop that is compiled: in one, XLA's CPU takes back convolutions slowly.
+            for row in measuring.each(range(resolved.study.seeds)):
+                params = {name: a[row] for name, a in initial[scheme].items()}
+                on_device = look(jax.tree.map(jnp.asarray, params), multipliers, batch)
+                of_seed = jax.tree.map(np.asarray, on_device)
+                signals = probes.to_dataset(of_seed, leaves)
+                kernels = signals.parameter.values.tolist()
+                by_seed.append(signals.assign(probes.spectra(leaves, params, kernels)))
+            by_scheme.append(xr.concat(by_seed, "seed"))
     joined: Any = xr.concat(by_scheme, xr.Variable("scheme", list(resolved.schemes)))
     return joined
 
@@ -171,13 +173,15 @@ def _courses(resolved: Resolved, batch: Batch) -> xr.Dataset:
         return xr.Dataset(variables, {"lag": lags, "step": np.arange(1, steps + 1)})
 
     by_scheme = []
-    for scheme in resolved.schemes:
-        multipliers = jax.tree.map(np.float32, resolved.multipliers(scheme))
-        by_seed = []
-        for row in range(resolved.study.seeds):
-            params = {name: jnp.asarray(a[row]) for name, a in initial[scheme].items()}
-            by_seed.append(of_seed(resolved.effective(params, multipliers)))
-        by_scheme.append(xr.concat(by_seed, "seed"))
+    networks = len(resolved.schemes) * resolved.study.seeds
+    with progress.work("measuring gradients by step", networks, "networks") as measuring:
+        for scheme in resolved.schemes:
+            multipliers = jax.tree.map(np.float32, resolved.multipliers(scheme))
+            by_seed = []
+            for row in measuring.each(range(resolved.study.seeds)):
+                params = {name: jnp.asarray(a[row]) for name, a in initial[scheme].items()}
+                by_seed.append(of_seed(resolved.effective(params, multipliers)))
+            by_scheme.append(xr.concat(by_seed, "seed"))
     joined: Any = xr.concat(by_scheme, xr.Variable("scheme", list(resolved.schemes)))
     return joined
 

@@ -11,7 +11,6 @@ communicate.
 
 import math
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -29,6 +28,7 @@ from jaxtyping import Array
 
 from jaxinit.analysis.outcome import Outcome
 from jaxinit.analysis.records import Point
+from jaxinit.engine import progress
 from jaxinit.engine.memory import free_memory
 from jaxinit.engine.training import Program, Records, State, Trial
 from jaxinit.study import DEFAULTS, BadStudy, Study, check_precision
@@ -36,6 +36,7 @@ from jaxinit.tasks.base import Data
 
 Mapping: TypeAlias = Literal["map", "vmap"]
 COMPILED = "/jax/core/compile/backend_compile_duration"
+WORTH_A_LINE = 0.1  # seconds of compilation
 PIECE = 1.5  # seconds of work between two looks at what is wanted
 SHARE_OF_MEMORY = 0.8  # of what is free on a device: what a program may need
 
@@ -115,7 +116,7 @@ def keep_compilations(folder: Path | None = None) -> None:
 
 @cache
 def _say_once(line: str) -> None:
-    print(f"jaxinit: {line}", file=sys.stderr)
+    progress.say(line)
 
 
 def available_cores() -> int:
@@ -413,7 +414,9 @@ class Sweep:
         if slots not in self._compiled:
             shapes = self._shapes(slots, (states, trials))
             steps = np.int32(0)
-            self._compiled[slots] = self._advance.lower(self.data, *shapes, steps, steps).compile()
+            with progress.work(f"compiling the training program for {slots} trials"):
+                lowered = self._advance.lower(self.data, *shapes, steps, steps)
+                self._compiled[slots] = lowered.compile()
         return self._compiled[slots]
 
     def _shapes(self, slots: int, tree: Any) -> Any:
@@ -440,13 +443,18 @@ class Sweep:
             )
         if self.slots < wanted or needed > memory:
             line = (
-                f"jaxinit: {wanted} trials at a time need more than the {memory / 2**20:,.0f} MiB "
+                f"{wanted} trials at a time need more than the {memory / 2**20:,.0f} MiB "
                 f"a device may use; there are {self.slots} at a time, which need "
                 f"{needed / 2**20:,.0f} MiB"
             )
             if needed > memory:
                 line += ", and may not fit: make batch, hidden or length smaller"
-            print(line, file=sys.stderr)
+            progress.say(line)
+        turns = "one after another" if self.mapping == "map" else "together"
+        progress.detail(
+            f"{self.slots} slots on {devices_in_words()}, the trials of a device {turns}; each "
+            f"needs {needed / 2**20:,.0f} MiB of the {memory / 2**20:,.0f} MiB that it may use"
+        )
 
     def _needs(self, one_slot: tuple[Any, Any]) -> int:
         """Bytes on each device: of the program or, where that is more, of arranging states."""
@@ -555,6 +563,22 @@ def described(mapping: Mapping) -> dict[str, Any]:
 
 def default_mapping() -> Mapping:
     return "map" if jax.default_backend() == "cpu" else "vmap"
+
+
+@contextmanager
+def compilations_told() -> Iterator[None]:
+    """Name every program that takes long to compile, for those who asked for details."""
+
+    def listen(event: str, duration_secs: float, **kwargs: str | int) -> None:
+        if event == COMPILED and duration_secs >= WORTH_A_LINE:
+            name = kwargs.get("fun_name", "a program")
+            progress.detail(f"compiled {name} in {duration_secs:.1f} s")
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
 
 
 class CompileCounter:

@@ -7,7 +7,6 @@ A study compares such a scheme with others at its own best rate.
 """
 
 import math
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -18,12 +17,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
-from rich.console import Console
-from rich.progress import track
 
 from jaxinit.analysis.records import Point
 from jaxinit.engine import sweep, training
 from jaxinit.engine.initial import draw_parameters, kept, of_points
+from jaxinit.engine.progress import allowed, work
 from jaxinit.engine.resolve import Resolved, resolve
 from jaxinit.introspect import Params
 from jaxinit.spec import (
@@ -233,11 +231,11 @@ def pretrain(
             f"{scheme} multiplies parameters in the forward pass, which values alone cannot carry "
             "on"
         )
-    with sweep.numerics(study):
-        return _train_alone(resolved, progress)
+    with allowed(progress), sweep.numerics(study):
+        return _train_alone(resolved)
 
 
-def _train_alone(resolved: Resolved, progress: bool) -> Trained:
+def _train_alone(resolved: Resolved) -> Trained:
     """The only scheme of a study trained at its only rate. Raises: BadStudy if it diverges."""
     study = resolved.study
     program = training.Program(
@@ -259,11 +257,10 @@ def _train_alone(resolved: Resolved, progress: bool) -> Trained:
     state = program.initial_state(jax.tree.map(jnp.asarray, params), trial)
     advance = jax.jit(program.advance)  # an epoch, so that progress can be shown after each
     metric = math.nan
-    console = Console(file=sys.stderr)
-    epochs = range(study.epochs)
-    for _ in track(epochs, "pre-training", console=console, disable=not progress):
-        state, records = advance(resolved.task.data, state, trial)
-        metric = float(records.metric[-1])
+    with work("pre-training", study.epochs, "epochs") as shown:
+        for _ in shown.each(range(study.epochs)):
+            state, records = advance(resolved.task.data, state, trial)
+            metric = float(records.metric[-1])
     if not math.isfinite(metric):
         raise BadStudy(f"pre-training diverged at a rate of {lr:g}; choose a lower one")
     return Trained(resolved, state.params, metric)

@@ -9,6 +9,7 @@ import xarray as xr
 from rich.console import Console
 
 from jaxinit.analysis import report
+from jaxinit.analysis.agreement import Agreement
 from jaxinit.analysis.claims import make_claim
 from jaxinit.analysis.store import Result
 from jaxinit.study import Study
@@ -204,3 +205,60 @@ def test_a_claim_that_is_a_bound_says_what_is_sure() -> None:
         "A10 Xavier is faster. Published: no source found. Measured: at least 7.9. At least 2: "
         "holds; at most 10: open. 8 seeds" in said
     )
+
+
+@pytest.mark.parametrize("width", [30, 60, 80, 200])
+def test_no_width_cuts_a_number(width: int) -> None:
+    out = io.StringIO()
+    console = Console(width=width, file=out)
+    records = xr.Dataset(attrs={"higher_is_better": 1})
+    report.print_answer(Result(Study(), records, SUMMARY, Path("r"), True), console)
+    report.print_rows([ROW | {"setting": "lstm, T=64"}], console)
+    text = out.getvalue()
+    assert "…" not in text
+    assert max(len(line.rstrip()) for line in text.splitlines()) <= width
+    for number in ("12.3 (11.1-13.3)", "4.36 (3.84-5.05)", "4.4 (3.8-5.0)", "8/0/0", "0.003"):
+        assert number in " ".join(text.split()), number
+
+
+def test_where_a_table_is_too_wide_its_rows_are_stacked() -> None:
+    out = io.StringIO()
+    report.print_table([ROW, BASELINE], Console(width=60, file=out), "Epochs", also="momentum")
+    lines = [line.rstrip() for line in out.getvalue().splitlines()]
+    assert lines[:5] == [
+        "Epochs",
+        "glorot_uniform",
+        "  rate, momentum: 0.003; epochs (95 %): 12.3 (11.1-13.3);",
+        "  times fewer (95 %): 4.36 (3.84-5.05); p: 0.0003;",
+        "  letters: ab; conv/cens/div: 8/0/0",
+    ]
+    assert "times fewer (95 %): baseline" in lines[7]
+    assert "p: ;" not in out.getvalue(), "what is empty is left out"
+
+
+def test_agreements_are_whole_in_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = Agreement("small_normal", (1.02, 0.93, 1.11), (0.98, 0.91, 1.06), 8)
+    monkeypatch.setattr(report, "agreements", lambda *_: [one])
+    monkeypatch.setattr(report, "differences_of", lambda *_: {})
+    monkeypatch.setattr(report, "seeds_in_common", lambda *_: 0)
+    result = Result(Study(), xr.Dataset(), SUMMARY, Path("r"), True)
+    for width in (40, 80, 200):
+        out = io.StringIO()
+        report.print_agreements(result, result, Console(width=width, file=out))
+        said = " ".join(out.getvalue().split())
+        assert "1.02 (0.93-1.11)" in said
+        assert "0.98 (0.91-1.06)" in said
+        assert "…" not in said
+
+
+def test_a_page_is_wide_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    assert report.terminal_or_page().width == report.PAGE
+    monkeypatch.setenv("COLUMNS", "60")
+    assert report.terminal_or_page().width == 60
+
+
+def test_lines_are_packed_between_their_parts() -> None:
+    assert report.packed(["aa", "bb", "cc"], 7, ", ") == ["aa, bb,", "cc"]
+    assert report.packed(["a" * 9, "b"], 4, "; ") == ["a" * 9 + ";", "b"]
+    assert report.packed([], 4, "; ") == []

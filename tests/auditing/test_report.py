@@ -1,11 +1,13 @@
 """A report in a terminal, as JSON, and as an assertion."""
 
+import io
 import json
 
 import jax.numpy as jnp
 import pytest
 from audited import Language
 from flax import nnx
+from rich.console import Console
 
 import jaxinit
 from jaxinit.auditing import assert_well_initialized, audit
@@ -75,3 +77,17 @@ def test_the_memory_of_a_gated_linear_recurrence_at_the_start(scheme: str, expec
     assert rows["layers.0.step_bias"] == pytest.approx(expected, rel=1e-3)
     too_short = [f.parameter for f in report.findings if f.what.startswith("a memory of no use")]
     assert too_short == (["layers.0.step_bias"] if expected < 2 else [])
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_no_width_cuts_a_number(width: int) -> None:
+    report = audit(Language(nnx.Rngs(0)), "llama")
+    out = io.StringIO()
+    report.print(Console(width=width, file=out))
+    text = out.getvalue()
+    assert max(len(line.rstrip()) for line in text.splitlines()) <= width
+    assert "…" not in text
+    words = text.replace(";", "").split()
+    for row in report.rows[:40]:
+        assert row.name in words
+        assert f"{row.std:.3g}" in words

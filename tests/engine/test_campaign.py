@@ -1,6 +1,7 @@
 """A study from question to folder, small: the records, the answer, what is paired, what bad input
 costs."""
 
+import io
 import json
 import os
 import signal
@@ -18,6 +19,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from pieces import in_pieces
+from rich.console import Console
 from short_study import SHORT, STUDY
 
 import jaxinit
@@ -26,7 +28,7 @@ from jaxinit.analysis import store
 from jaxinit.analysis.outcome import Outcome
 from jaxinit.analysis.records import select
 from jaxinit.analysis.store import Result
-from jaxinit.engine import campaign, devices, initial, resolve, sweep
+from jaxinit.engine import campaign, devices, initial, progress, resolve, sweep
 from jaxinit.initializers import glorot_scheme, normal, zeros
 from jaxinit.study import BadStudy, Study
 from jaxinit.tasks import TASKS, Task
@@ -396,6 +398,22 @@ def test_a_signal_in_the_midst_of_an_epoch_loses_none_of_it(
         LONG, out=tmp_path / "s", progress=False, slots_per_device=1, mapping=mapping
     )
     xr.testing.assert_identical(again.records, whole.records)
+
+
+def test_a_study_that_goes_on_counts_what_was_done_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    partial = interrupted(tmp_path / "s", signal.SIGTERM, 3, monkeypatch)
+    out = io.StringIO()
+    with progress.shown("json", console=Console(file=out)):
+        whole = campaign.run(LONG, out=tmp_path / "s", slots_per_device=1)
+    shown = [json.loads(line) for line in out.getvalue().splitlines()]
+    assert shown[0]["remark"].startswith("going on from")
+    first = next(one for one in shown if one.get("phase") == "training")
+    assert first["done"] == round(float(partial.records.last_epoch.sum()) * 4) > 0
+    assert first["ended"] == (partial.records.outcome != Outcome.UNFINISHED).sum() > 0
+    assert first["trials"] == whole.summary["trials"]
+    assert first["total"] >= first["done"]
 
 
 def test_a_torn_state_is_set_aside_and_the_one_before_is_used(
