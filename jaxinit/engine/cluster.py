@@ -419,15 +419,15 @@ class Cluster:
 
 def _local_cluster(distributed: Any) -> Any:
     """A scheduler on the loopback, and a worker a core, or a GPU."""
-    for name in ("distributed.nanny", "distributed.scheduler", "distributed.core"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # what happens is said by us
+    # What happens is said by us. Workers read this when they start, also in a dead one's place.
+    os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "critical")
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
     flags = sweep.one_thread(os.environ.get("XLA_FLAGS", ""))
     workers: dict[int, Any] = {}
     own: list[dict[str, str]] = [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus_of_this_machine()]
     own = own or [{"JAX_PLATFORMS": "cpu"}] * sweep.available_cores()
     for number, its in enumerate(own):
-        env = {"XLA_FLAGS": flags, "DASK_LOGGING__DISTRIBUTED": "critical"} | its
-        options = {"nthreads": 1, "env": env, "memory_limit": 0}
+        options = {"nthreads": 1, "env": {"XLA_FLAGS": flags} | its, "memory_limit": 0}
         if "CUDA_VISIBLE_DEVICES" in its:
             options["resources"] = {"GPU": 1}
         workers[number] = {"cls": distributed.Nanny, "options": options}
