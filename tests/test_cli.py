@@ -257,7 +257,7 @@ def test_bad_input_is_one_line_and_exit_code_2(
             "run --hidden",
             "Missing value for argument '--hidden'. Expected 1 values; see jaxinit run --help",
         ),
-        ("frob", "Unrecognized options: frob; Available subcommands: run, probe, "),
+        ("frob", "Unrecognized options: frob; Available subcommands: run, resume, "),
         ("probe --schemes", "schemes must be one or more different names, got none"),
         ("coordcheck --schemes", "schemes must be one or more different names, got none"),
         ("coordcheck --widths 8 -1", "hidden must be 1 to 2147483647, got -1"),

@@ -267,35 +267,74 @@ class Sweep:
         there is room for, beside those that it gives up; the sweep ends when nothing runs and
         nobody joins. Under `vmap` trials join at the start of a chunk of epochs alone, which all of
         them begin together. `like` is any trial, for the shapes. States stay on the devices from
-        piece to piece; only records and how each trial stands come to the host.
+        piece to piece; only records and how each trial stands come to the host. Where a device runs
+        out of memory all the same, half as many trials go on and the others wait.
         """
         running: Running | None = None
         trials: dict[int, Trial] = {}
+        began: dict[int, Joining] = {}
+        waiting: list[Joining] = []
         trial = jax.tree.map(np.asarray, like.trial)
         self._fit(jax.eval_shape(self.program.initial_state, like.params, trial), trial)
         while True:
             orders = Orders()
+            joining: list[Joining] = []
             if running is None or self.mapping == "map" or not any(running.at.values()):
-                held = 0 if running is None else len(running.slots)
+                held = len(waiting) + (0 if running is None else len(running.slots))
                 orders = order(max(self.pace.trials(self.slots) - held, 0))
-            joining = list(orders.joining)
-            if running is not None:
-                running = running.without(orders.given_up)
+                if running is not None:
+                    running = running.without(orders.given_up)
+                for joined in orders.joining:
+                    began[joined.number] = joined
+                    trials[joined.number] = jax.tree.map(np.asarray, joined.trial)
+                waiting += orders.joining
+                waiting = [joined for joined in waiting if joined.number not in orders.given_up]
+                room = self.slots - (0 if running is None else len(running.slots))
+                joining, waiting = waiting[:room], waiting[room:]
             if not (joining or (running is not None and running.slots)):
                 return
-            for joined in joining:
-                trials[joined.number] = jax.tree.map(np.asarray, joined.trial)
             budgets = orders.budgets or {}
             for number, budget in budgets.items():
                 trials[number] = trials[number]._replace(budget=np.int32(budget))
-            running = self._seat(running, joining, trials)
-            if budgets:
-                running = self._with_budgets(running, trials)
-            program = self._program(len(running.states.outcome), running.states, running.settings)
-            began, before = time.monotonic(), running
-            rows, running = self._piece(program, before, self.pace.steps(len(before.slots)))
-            self.pace.took(time.monotonic() - began, rows, before, running)
+            last = running
+            try:
+                running = self._seat(running, joining, trials)
+                if budgets:
+                    running = self._with_budgets(running, trials)
+                rows, running = self._timed(running)
+            except jax.errors.JaxRuntimeError as error:
+                if "RESOURCE_EXHAUSTED" not in str(error) or not self._fewer():
+                    raise
+                seats = [] if last is None else last.seats()
+                back = [began[number]._replace(state=state) for number, state in seats]
+                waiting = [self._rested(joined) for joined in (*back, *joining)] + waiting
+                running = None
+                continue
             yield rows, running
+
+    def _timed(self, running: Running) -> tuple[list[Row], Running]:
+        """A piece of about the length that pieces should have."""
+        program = self._program(len(running.states.outcome), running.states, running.settings)
+        began = time.monotonic()
+        rows, after = self._piece(program, running, self.pace.steps(len(running.slots)))
+        self.pace.took(time.monotonic() - began, rows, running, after)
+        return rows, after
+
+    def _fewer(self) -> bool:
+        """Halve the slots, and say so; False where every device has one."""
+        n = len(self.devices)
+        if self.slots <= n:
+            return False
+        self.slots = max(self.slots // n // 2, 1) * n
+        self._compiled.clear()
+        progress.say(f"out of memory: from here on {self.slots} trials at a time")
+        return True
+
+    def _rested(self, joined: Joining) -> Joining:
+        """A trial that waits: in its state or, in the midst of a chunk that others are in together,
+        anew."""
+        midway = joined.state is not None and self.mapping == "vmap" and int(joined.state.at)
+        return joined._replace(state=None) if midway else joined
 
     def _with_budgets(self, running: Running, trials: dict[int, Trial]) -> Running:
         """The running trials with the budgets that they have now."""

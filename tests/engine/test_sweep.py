@@ -275,6 +275,45 @@ def test_a_piece_takes_about_as_long_as_it_should(
     assert pace.steps(1) == PROGRAM.chunk
 
 
+@pytest.mark.parametrize("mapping", ["map", "vmap"])
+@pytest.mark.parametrize("steps", [2**30, 5])
+def test_a_device_that_runs_out_of_memory_goes_on_with_fewer_trials(
+    mapping: str, steps: int, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    """At its third piece, whose trials are saved if they are between two chunks."""
+    whole, ends = collect(run(sweep(mapping, 2, slots=8), PARAMS, trials()))
+    in_pieces(monkeypatch, steps)
+    many = sweep(mapping, 2, slots=8)
+    piece, pieces = many._piece, []
+
+    def full(program: Callable, running: sweeps.Running, steps: int):
+        pieces.append(len(running.slots))
+        if len(pieces) >= 3 and len(running.slots) > 2:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+        return piece(program, running, steps)
+
+    many._piece = full
+    metric, outcome = collect(run(many, PARAMS, trials()))
+    assert outcome == ends
+    np.testing.assert_allclose(metric, whole, rtol=1e-5)
+    assert many.slots == 2
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "jaxinit: out of memory: from here on 2 trials at a time"
+    )
+    assert max(pieces[-3:]) <= 2
+
+
+def test_where_not_even_one_trial_has_room_the_error_is_the_devices_own() -> None:
+    many = sweep("map", 1, slots=2)
+
+    def full(*_: object) -> None:
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+
+    many._piece = full
+    with pytest.raises(jax.errors.JaxRuntimeError, match="RESOURCE_EXHAUSTED"):
+        list(run(many, PARAMS[:2], trials()))
+
+
 def by_device(running: sweeps.Running, devices: int) -> list[set[int]]:
     """The trials on each device."""
     width = len(running.states.outcome) // devices
