@@ -526,6 +526,7 @@ def reproduce(
     size: Literal["smoke", "quick", "paper"] = "quick",
     out: Path | None = None,
     quiet: bool = False,
+    cluster: str | None = None,
 ) -> int:
     """Run an experiment that reproduces a paper or answers a question; `jaxinit list experiments`
     names them.
@@ -535,6 +536,7 @@ def reproduce(
         size: smoke (seconds), quick (minutes on two cores) or paper (for an accelerator).
         out: Folder of the results. Default: results/<name>-<size>.
         quiet: No progress, only the answer.
+        cluster: As of run; what an experiment has of its own trains here.
     """
     known = experiments()
 
@@ -543,6 +545,8 @@ def reproduce(
         arguments = ["--size", size, *(["--out", str(out)] if out else [])]
         if quiet:
             arguments.append("--quiet")
+        if cluster is not None:
+            arguments += ["--cluster", cluster]
         return runpy.run_path(str(known[name]))["main"](arguments)
 
     return exit_code(checked)

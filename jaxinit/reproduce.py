@@ -31,10 +31,12 @@ from jaxinit.analysis.store import Result
 from jaxinit.analysis.study_figures import forest
 from jaxinit.analysis.survival import LEVEL, Times
 from jaxinit.analysis.table import SettingRow, reported, samples_of, speed, times_reported
+from jaxinit.cli import start, workers
 from jaxinit.console import exit_code
 from jaxinit.study import DEFAULTS, RATES, SYNTHETIC, Interrupted, Study
 
 if TYPE_CHECKING:
+    from jaxinit.engine.cluster import Cluster
     from jaxinit.finetune.trained import Trained
     from jaxinit.introspect import Functional
     from jaxinit.spec import Scheme
@@ -44,13 +46,14 @@ Results = dict[str, Result]
 
 
 class Run(NamedTuple):
-    """A run of an experiment: its name and size, its first seed, and when it began
-    (`time.monotonic`)."""
+    """A run of an experiment: its name and size, its first seed, when it began (`time.monotonic`),
+    and the cluster that its studies may use."""
 
     experiment: str
     size: str
     first_seed: int
     began: float
+    cluster: "Cluster | None" = None
 
 
 _run: ContextVar[Run | None] = ContextVar("run", default=None)
@@ -73,6 +76,9 @@ class Settings:
     """The first seed of every study: another one repeats the experiment with other seeds."""
     quiet: bool = False
     """No progress, only the answer."""
+    cluster: str | None = None
+    """Train on the workers of a Dask scheduler, tcp://HOST:PORT, or `local` for ones that are
+    started here; studies with objects of the experiment's own train in its process."""
 
 
 def make_main(
@@ -93,17 +99,17 @@ def make_main(
         def alone() -> int:
             from jaxinit.engine import progress
 
-            _run.set(Run(name, settings.size, first, time.monotonic()))
             folder = Folder(out)
             identity = {"experiment": name, "size": settings.size, "first_seed": first}
             with folder.locked():
                 folder.write("experiment", identity, {})
-                use_all_cores()
+                use_all_cores(settings.cluster)
                 with (
                     _all_digits(),
-                    progress.shown("quiet" if settings.quiet else "text"),
+                    workers(settings.cluster, "quiet" if settings.quiet else "") as there,
                     progress.work("measuring"),
                 ):
+                    _run.set(Run(name, settings.size, first, time.monotonic(), there))
                     return carry_out(sizes[settings.size], out)
 
         judging = no_verdicts() if settings.size == "smoke" else nullcontext()
@@ -120,14 +126,10 @@ def _all_digits() -> AbstractContextManager[Any]:
     return jax.default_matmul_precision(DEFAULTS["matmul_precision"])
 
 
-def use_all_cores() -> None:
+def use_all_cores(cluster: str | None = None) -> None:
     """What an experiment needs before its first use of JAX: a device per core, and kept
     compilations."""
-    from jaxinit.engine import devices, sweep
-
-    sweep.one_device_per_core()
-    sweep.keep_compilations()
-    devices.start()
+    start(cluster=cluster)
 
 
 def smoke(study: Study, **changes: Any) -> Study:
@@ -185,10 +187,14 @@ def run_all(
 ) -> Results:
     """Run studies one after another on all cores, each in a folder of its own below `out`.
 
-    What is complete already is read. Raises: Interrupted when one was stopped.
+    What is complete already is read. On the run's cluster go those whose schemes, tasks and models
+    are all found by name. Raises: Interrupted when one was stopped.
     """
     from jaxinit.engine import campaign, progress
 
+    run = _run.get()
+    by_name = not (schemes or tasks or models or signals)
+    cluster = run.cluster if run is not None and by_name else None
     results = {}
     for k, (name, study) in enumerate(studies.items()):
         progress.note(f"{k + 1}/{len(studies)} {name}")
@@ -201,6 +207,7 @@ def run_all(
                 tasks=tasks,
                 models=models,
                 signals=signals,
+                cluster=cluster,
             )
         if not results[name].complete:
             raise Interrupted
