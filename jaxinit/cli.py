@@ -488,7 +488,8 @@ def audit(
     Args:
         model: FILE.py:NAME, a model or a function of rngs that builds one (and of in_features,
             out_features, where --batch says them), or a *.safetensors file.
-        batch: Examples, FILE.npz with x and y: also what only shows when the model runs.
+        batch: Examples, FILE.npz with x and y, of which the first 256 are looked at: also what only
+            shows when the model runs.
         scheme: The scheme that it is meant to follow; every parameter is compared with a draw.
         loss: cross_entropy or squared_error. Default: by y.
         weights: What was loaded into it, *.safetensors: which parameters hold other values?

@@ -20,7 +20,7 @@ from jaxinit.auditing.findings import Finding
 from jaxinit.introspect.parameters import variables_of
 from jaxinit.signals.probes import probe
 from jaxinit.study import BadStudy
-from jaxinit.tasks.arrays import LOSSES
+from jaxinit.tasks.arrays import LOSSES, loss_named
 from jaxinit.tasks.losses import in_one_line
 
 Loss = Callable[[Any, Any], jax.Array]
@@ -62,9 +62,10 @@ def _loss(loss: str | Loss | None, y: Any) -> Loss:
     if loss is None:
         of_classes = np.issubdtype(np.asarray(y).dtype, np.integer)
         loss = "cross_entropy" if of_classes else "squared_error"
-    if loss not in LOSSES:
-        raise BadStudy(f"loss is {', '.join(LOSSES)} or a function of (outputs, y), got {loss!r}")
-    return LOSSES[loss]
+    try:
+        return loss_named(loss)
+    except ValueError as error:
+        raise BadStudy(str(error)) from error
 
 
 def _check_labels(outputs: Any, y: Any) -> None:

@@ -25,6 +25,7 @@ from jaxinit import introspect
 from jaxinit.signals import trace
 from jaxinit.signals.statistics import EDGES, Stats, stats
 from jaxinit.spec import Leaf
+from jaxinit.tasks.arrays import loss_named
 
 Params: TypeAlias = dict[str, Array]
 Loss: TypeAlias = Callable[[Array, Array], Array]
@@ -217,21 +218,23 @@ def _check_seen(kernels: Sequence[Leaf], by_kernel: dict[str, _Use]) -> None:
 
 
 def probe(
-    model: nnx.Module, batch: tuple[Array, Array], loss: Loss, *, only: str = "*"
+    model: nnx.Module, batch: tuple[Array, Array], loss: Loss | str, *, only: str = "*"
 ) -> xr.Dataset:
     """Every signal of a module in training, without noise: a Dataset over (parameter, step, copy),
     NaN for none.
 
-    Variables `<signal>_<statistic>` as in `signals` and `Stats`, and `gradient_norm` of each
-    kernel.
-    Raises: ValueError as `signals`, and for a module whose parameters declare no dims and role.
+    `loss` is a function of (outputs, y), or cross_entropy or squared_error by name. Variables are
+    `<signal>_<statistic>` as in `signals` and `Stats`, and `gradient_norm` of each kernel.
+    Raises: ValueError as `signals`, for a loss that there is not, and for a module whose parameters
+    declare no dims and role.
     """
+    cost = loss_named(loss)
     pure = introspect.functional(lambda: model)
     params = introspect.values(model)
 
     @jax.jit
     def look(params: Params, batch: tuple[Array, Array]) -> dict[str, dict[str, Any]]:
-        return signals(pure.as_trained, loss, pure.leaves, params, batch, only)
+        return signals(pure.as_trained, cost, pure.leaves, params, batch, only)
 
     return to_dataset(look(params, batch), pure.leaves)
 

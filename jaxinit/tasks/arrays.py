@@ -91,10 +91,7 @@ def task(
     _check_pairs(xs, ys)
     classes = np.issubdtype(ys[0].dtype, np.integer)
     kind = loss if loss is not None else ("cross_entropy" if classes else "squared_error")
-    if kind not in LOSSES and not callable(kind):
-        raise ValueError(
-            f"loss is 'cross_entropy', 'squared_error' or a function of (outputs, y), got {loss!r}"
-        )
+    loss_named(kind)  # refused here, before all else of it
     if kind == "cross_entropy" and not classes:
         raise ValueError(f"cross-entropy needs whole numbers as classes, got y {ys[0].dtype}")
     if kind == "squared_error":
@@ -151,6 +148,16 @@ LOSSES: dict[str, Callable[..., Array]] = {
     "cross_entropy": cross_entropy,
     "squared_error": squared_error,
 }
+
+
+def loss_named(loss: str | Callable[..., Array]) -> Callable[..., Array]:
+    """A loss by its name, or as it is. Raises: ValueError for a name that is none."""
+    if callable(loss):
+        return loss
+    if loss not in LOSSES:
+        names = ", ".join(map(repr, LOSSES))
+        raise ValueError(f"loss is {names} or a function of (outputs, y), got {loss!r}")
+    return LOSSES[loss]
 
 
 def is_file_of_arrays(name: str) -> bool:

@@ -105,7 +105,7 @@ def test_linen_modules_are_built_for_the_batch() -> None:
     [
         ((X[:, :5], Y), None, "Layered failed on a batch"),
         ((X, Y[:7]), None, "the loss failed on outputs"),
-        ((X, Y), "hinge", "loss is cross_entropy, squared_error or a function"),
+        ((X, Y), "hinge", "loss is 'cross_entropy', 'squared_error' or a function"),
     ],
 )
 def test_batches_that_do_not_fit_are_refused(batch: Any, loss: Any, message: str) -> None:

@@ -88,7 +88,7 @@ def test_gradients_of_a_loop_are_seen_step_by_step() -> None:
 @pytest.mark.parametrize("model", ["lstm", "gru"])
 def test_gates_have_signals_of_their_own(model: str) -> None:
     module = MODELS[model](3, 16, 4, init=SCHEMES["orthogonal"], rngs=nnx.Rngs(0))
-    data = probes.probe(module, (X, Y), cross_entropy)
+    data = probes.probe(module, (X, Y), "cross_entropy")
     gates = len(MODELS[model].gates)
     assert dict(data.sizes) == {"parameter": 3, "step": 6, "copy": gates, "bin": 81}
     recurrent = data.sel(parameter="layers.0.recurrent")
