@@ -170,6 +170,36 @@ def test_run_then_again_then_plot(tmp_path: Path) -> None:
     assert "holds another study (seeds is 2 there, 3 here)" in other.stderr
 
 
+def test_a_study_is_forecast_gone_on_with_extended_and_run_again(
+    tmp_path: Path, as_users_run: None, capsys
+) -> None:
+    out = str(tmp_path / "study")
+    assert cli.main(["run", *SMALL.split(), "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "trials: about 4, of at most 1 epochs each" in said
+    assert "nothing was written" in said
+    assert not (tmp_path / "study").exists()
+    assert cli.main(["run", *SMALL.split(), "--out", out]) == 0
+    assert cli.main(["resume", out]) == 0
+    assert f"read from {out}" in capsys.readouterr().out
+    assert cli.main(["extend", out, "--schemes", "he_normal"]) == 0
+    assert "6 trials, " in capsys.readouterr().out
+    assert cli.main(["extend", out, "--schemes", "he_normal"]) == 2
+    assert "has all of these schemes and seeds" in capsys.readouterr().err
+    assert cli.main(["rerun", out, "--check"]) == 0
+    assert f"bit for bit, as those of {out}" in capsys.readouterr().out
+    assert cli.main(["rerun", out, "--check"]) == 2
+    assert "is not empty; give --out a new folder" in capsys.readouterr().err
+    assert cli.main(["resume", str(tmp_path / "none")]) == 2
+
+
+def test_a_cluster_without_an_address_is_started_here() -> None:
+    assert cli._with_address(["run", "--cluster"]) == ["run", "--cluster", "local"]
+    assert cli._with_address(["run", "--cluster", "--seeds", "2"])[2:] == ["local", "--seeds", "2"]
+    words = ["run", "--cluster", "tcp://10.0.0.1:8786", "--seeds", "2"]
+    assert cli._with_address(words) == words
+
+
 def test_a_study_as_json(tmp_path: Path) -> None:
     words = ["run", *SMALL.split(), "--out", str(tmp_path / "study"), "--json"]
     done = jaxinit(*words)
