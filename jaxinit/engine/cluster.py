@@ -161,12 +161,16 @@ class Session:
                 if self.pieces is None:
                     like = self._joining(next(iter(work.budgets)))
                     self.pieces = self.sweeper.run(self._orders, like)
-                piece = next(self.pieces, None)
-                if piece is None:
-                    self.pieces = None
-                    continue
+                try:
+                    piece = next(self.pieces, None)
+                    if piece is None:
+                        self.pieces = None
+                        continue
+                    self._note(piece[0])
+                except Exception:
+                    self.pieces, self.running, self.courses = None, {}, {}  # to begin anew
+                    raise
                 rows += piece[0]
-                self._note(piece[0])
                 if time.monotonic() - began > SLICE:
                     break
         return Done(rows, counter.count, counter.seconds, self.calibrated)
@@ -207,7 +211,8 @@ class Session:
                 self.ended.add(row.number)
         folder = Path(self.question.path) / PARTS / self.question.session
         if ended and folder.is_dir():  # where there is one file system
-            write_part(folder / f"{self.work.number}-{ended[0][1].number}.part", ended)
+            with contextlib.suppress(OSError):  # as on a full disk: the answer has them too
+                write_part(folder / f"{self.work.number}-{ended[0][1].number}.part", ended)
 
 
 # What a worker writes before it answers.

@@ -156,6 +156,38 @@ def test_a_trial_that_kills_its_workers_has_failed_and_costs_no_other(
     )
 
 
+def test_a_trial_that_raises_has_failed_and_costs_no_other(
+    whole: Result, tmp_path: Path, short_slices: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker lives on, and what else it was training begins anew."""
+    poison = Point("orthogonal", 0.1, LONG.first_seed + 1)
+    note = Session._note
+
+    def raises(self: Session, rows: Any) -> None:
+        if poison in [self.work.points[row.number] for row in rows]:
+            raise ValueError("no such number")
+        note(self, rows)
+
+    monkeypatch.setattr(Session, "_note", raises)
+    done = run(tmp_path / "s", Workers())
+    failed = done.records.outcome.values == Outcome.FAILED
+    assert failed.sum() == 1
+    xr.testing.assert_equal(
+        done.records.metric.isel(trial=~failed), whole.records.metric.isel(trial=~failed)
+    )
+    assert any("ValueError: no such number" in note for note in done.summary["notes"])
+
+
+def test_a_worker_that_cannot_write_answers_all_the_same(
+    whole: Result, tmp_path: Path, short_slices: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, ended: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(cluster, "write_part", full)
+    xr.testing.assert_identical(run(tmp_path / "s", Workers()).records, whole.records)
+
+
 def test_a_client_that_was_stopped_goes_on_from_what_workers_wrote(
     whole: Result, tmp_path: Path, short_slices: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
