@@ -160,22 +160,26 @@ def _readout(leaves: tuple[Leaf, ...]) -> _Readout:
 def _inputs(
     problem: Problem, params: Params, readout: _Readout, x: Array
 ) -> Float[Array, "count batch *steps units"]:
-    """What the readout multiplies, as the forward pass has it.
+    """What the readout multiplies, as the forward pass has it, multipliers on the kernel included.
 
-    The slope of an output along its column of a linear readout is that, whatever network is before
-    it and whatever multiplier is on it.
+    Outputs under a kernel of unit vectors, without a bias, are entries of that, whatever network is
+    before it.
     """
     kernel = params[readout.kernel]
+    units, outputs = kernel.shape
+    kernels = -(-units // outputs)  # so many have a unit vector for every unit
+    unit_vectors = jnp.eye(units, kernels * outputs, dtype=kernel.dtype)
+    by_kernel = jnp.moveaxis(unit_vectors.reshape(units, kernels, outputs), 1, 0)
+    without_bias = dict(params)
+    if readout.bias is not None:
+        without_bias[readout.bias] = jnp.zeros_like(params[readout.bias])
 
-    def first_output(column: Array, example: Array) -> Array:
-        by_column = params | {readout.kernel: kernel.at[:, 0].set(column)}
-        return problem.apply(by_column, example[None])[0, ..., 0]
+    def seen_by(kernel: Array) -> Array:
+        return _outputs(problem, without_bias | {readout.kernel: kernel}, x)
 
-    def of_batch(examples: Array) -> Array:
-        slopes = jax.vmap(jax.jacrev(first_output), (None, 0))(kernel[:, 0], examples)
-        return slopes.astype(sampling_dtype(kernel.dtype))
-
-    return jax.lax.map(of_batch, x)
+    # Only the readout sees the mapped axis: the network before it runs once.
+    seen = jnp.moveaxis(jax.vmap(seen_by)(by_kernel), 0, -2)
+    return seen.reshape(*seen.shape[:-2], kernels * outputs)[..., :units]
 
 
 def _outputs(problem: Problem, params: Params, x: Array) -> Array:

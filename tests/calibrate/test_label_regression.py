@@ -128,15 +128,23 @@ def test_the_loss_falls_on_other_examples_too_and_nothing_but_the_readout_moves(
     assert done.report["loss_after"] < 0.6 * done.report["loss_before"]
 
 
-def test_a_multiplier_on_the_kernel_is_seen() -> None:
-    """The readout multiplies h as the forward pass has it: the same function with half the
-    kernel."""
+def test_a_multiplier_and_a_normalization_over_the_batch_are_seen() -> None:
+    """The readout multiplies h as the forward pass of a batch has it."""
 
     def doubled(p: dict[str, Array], x: Array) -> Array:
         return linear(p | {"kernel": 2 * p["kernel"]}, x)
 
-    plain, twice = calibrated(NUMBERS), calibrated(NUMBERS, doubled)
-    np.testing.assert_allclose(2 * twice.params["kernel"], plain.params["kernel"], rtol=0.01)
+    def normalized(p: dict[str, Array], x: Array) -> Array:
+        return linear(p, standard(x, 0))
+
+    def standard(x: Array, axis: int) -> Array:
+        return (x - x.mean(axis, keepdims=True)) / x.std(axis, keepdims=True)
+
+    for apply, h in ((doubled, 2 * X), (normalized, standard(X, 1))):
+        done = calibrated(NUMBERS, apply, subsets=1, share=1.0)
+        seen = exact(h).reshape(ROWS, UNITS)
+        kernel, _ = closed_form(seen, targets_of(NUMBERS, 1.0), float(done.report["ridge"]))
+        np.testing.assert_allclose(done.params["kernel"], kernel, rtol=1e-3, atol=1e-4)
 
 
 def test_what_no_regression_gives_is_refused() -> None:
