@@ -38,6 +38,7 @@ VALUES_OF = {"bfloat16": (128, 1024), "float16": (1024, 4096)}
 TIME_STEPS = r"(dt_bias|dt_proj\.bias|dt_proj_bias|step_bias)$"
 LOG_RATES = ("A_log", "log_rate")
 HALF_LIVES = (2.0, 300.0)  # steps: a memory that is shorter or longer is no memory of a sequence
+SHORT_LIVES = 0.5  # steps: some published recurrences, as the minimal GRU, start with one of 1
 
 
 class Finding(NamedTuple):
@@ -729,8 +730,9 @@ def _time_steps(items: Sequence[Item]) -> Iterator[Finding]:
         middle = float(np.median(steps))
         if HALF_LIVES[0] <= middle <= HALF_LIVES[1]:
             continue
+        published = SHORT_LIVES <= middle < HALF_LIVES[0]
         yield Finding(
-            "serious",
+            "warning" if published else "serious",
             "a memory of no use at the start",
             name,
             f"half-life {middle:.2g} steps (log-uniform time steps of 1e-3 to 0.1: about 9.9), "

@@ -212,8 +212,8 @@ def min_gru(retention: float = 0.5) -> Scheme:
     unit that sees nothing the `retention`, the share of its state that it keeps a step: 0.5 as in
     the source, a half-life of one step.
     Raises: ValueError for a retention outside of (0, 1).
-    Source: section 3.1; PyTorch's kernels and no biases as in minGRU-pytorch (lucidrains, commit
-    38b26e1, 2025-03-13), since the paper names no law. Departures: A is learned, from 1 on; x_t B
+    Source: the paper's equations; PyTorch's kernels and no biases as in minGRU-pytorch (lucidrains,
+    commit 38b26e1, 2025-03-13), another author's code. Departures: A is learned, from 1 on; x_t B
     is not made positive, as that code does for a scan of logarithms.
     """
     if not 0 < retention < 1:
