@@ -235,7 +235,7 @@ class Screen:
         if self.parts:
             said["part"] = ", ".join(self.parts)
         if standing.total:
-            said |= {"done": round(float(standing.done), 2), "total": round(standing.total)}
+            said |= {"done": round(float(standing.done), 2), "total": math.ceil(standing.total)}
             said |= {"unit": standing.unit, "seconds_left": None if left is None else round(left)}
         if standing.trials:
             ended, about, best = standing.trials
