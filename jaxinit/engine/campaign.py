@@ -223,7 +223,7 @@ def _answer(
     digest = combined(identity, study.plain())
     saved, past = _saved(folder, study, digest)
     forced = []
-    if saved is not None:
+    if saved is not None or (past and take_parts(folder.path, digest)):
         forced = check_resume(folder.path, past[-1], options.place, options.force_resume)
     courses = Courses(
         store.attributes(study, program.evaluations_per_epoch, task_attributes(resolved), digest),
@@ -420,7 +420,7 @@ class Campaign:
         if self.saved is not None:
             self.courses.restore(self.saved)
             self._take_up(self.saved)
-        for point, row in take_parts(self.folder.path):
+        for point, row in take_parts(self.folder.path, self.identity):
             self._take(point, row)
 
     @property

@@ -211,8 +211,9 @@ class Session:
                 self.ended.add(row.number)
         folder = Path(self.question.path) / PARTS / self.question.session
         if ended and folder.is_dir():  # where there is one file system
+            path = folder / f"{self.work.number}-{ended[0][1].number}.part"
             with contextlib.suppress(OSError):  # as on a full disk: the answer has them too
-                write_part(folder / f"{self.work.number}-{ended[0][1].number}.part", ended)
+                write_part(path, self.question.digest, ended)
 
 
 # What a worker writes before it answers.
@@ -224,9 +225,10 @@ def joined(rows: Sequence[sweep.Row]) -> sweep.Row:
     return rows[-1]._replace(first=rows[0].first, records=records)
 
 
-def write_part(path: Path, ended: Sequence[tuple[Point, sweep.Row]]) -> None:
-    """Write whole courses of trials, with a checksum."""
-    header = [(*point, row.first, row.last, int(row.outcome)) for point, row in ended]
+def write_part(path: Path, identity: str, ended: Sequence[tuple[Point, sweep.Row]]) -> None:
+    """Write whole courses of trials of the study of this identity, with a checksum."""
+    courses = [(*point, row.first, row.last, int(row.outcome)) for point, row in ended]
+    header = {"identity": identity, "courses": courses}
     payload = io.BytesIO()
     records = np.concatenate([np.stack(row.records) for _, row in ended], axis=1)
     np.savez(payload, header=np.frombuffer(json.dumps(header).encode(), np.uint8), records=records)
@@ -236,15 +238,17 @@ def write_part(path: Path, ended: Sequence[tuple[Point, sweep.Row]]) -> None:
     fresh.replace(path)
 
 
-def read_part(path: Path) -> list[tuple[Point, sweep.Row]]:
-    """What `write_part` wrote; nothing of a file that is torn."""
+def read_part(path: Path, identity: str) -> list[tuple[Point, sweep.Row]]:
+    """What `write_part` wrote; nothing of a file that is torn, or of another study."""
     content = path.read_bytes()
     if digest(content[64:]).encode() != content[:64]:
         return []
     with np.load(io.BytesIO(content[64:]), allow_pickle=False) as arrays:
         header, records = json.loads(arrays["header"].tobytes()), arrays["records"]
+    if header["identity"] != identity:
+        return []
     ended, start = [], 0
-    for *point, first, last, outcome in header:
+    for *point, first, last, outcome in header["courses"]:
         ran = traces(records[:, start : start + last - first])
         ended.append((Point(*point), sweep.Row(-1, first, last, ran, Outcome(outcome))))
         start += last - first
@@ -256,9 +260,10 @@ def traces(columns: Any) -> training.Records:
     return training.Records(*columns)
 
 
-def take_parts(folder: Path) -> list[tuple[Point, sweep.Row]]:
-    """All that workers have written into a study's folder."""
-    return [one for path in sorted(folder.glob(f"{PARTS}/*/*.part")) for one in read_part(path)]
+def take_parts(folder: Path, identity: str) -> list[tuple[Point, sweep.Row]]:
+    """All that workers have written of a study into its folder."""
+    paths = sorted(folder.glob(f"{PARTS}/*/*.part"))
+    return [one for path in paths for one in read_part(path, identity)]
 
 
 def clear_parts(folder: Path) -> None:
@@ -553,7 +558,7 @@ class ClusterSweep:
             post.future.cancel()
         numbers = {point: number for number, point in post.trials.items()}
         for path in self._parts(post):
-            for point, row in read_part(path):
+            for point, row in read_part(path, self.question.digest):
                 if point in numbers:
                     self.lost.append(row._replace(number=numbers[point]))
                     post.trials.pop(numbers[point], None)

@@ -26,6 +26,7 @@ from jaxinit.engine import campaign, cluster, sweep
 from jaxinit.engine.cluster import Cluster, Question, Session, Work
 from jaxinit.study import BadStudy, NoDevice
 
+store_conditions = store.conditions
 LONG = replace(STUDY, target=0.99, lrs=(0.1,), seeds=4)
 
 
@@ -181,7 +182,7 @@ def test_a_trial_that_raises_has_failed_and_costs_no_other(
 def test_a_worker_that_cannot_write_answers_all_the_same(
     whole: Result, tmp_path: Path, short_slices: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(path: Path, ended: Any) -> None:
+    def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(cluster, "write_part", full)
@@ -205,8 +206,14 @@ def test_a_client_that_was_stopped_goes_on_from_what_workers_wrote(
         patched.setattr(cluster.ClusterSweep, "_receive", killed)
         with pytest.raises(RuntimeError, match="killed"):
             run(tmp_path / "s", Workers())
-    written = cluster.take_parts(tmp_path / "s")
+    written = cluster.take_parts(tmp_path / "s", str(whole.about["digest"]))
     assert written
+    # What is left was computed under these versions, and goes on under no others.
+    with monkeypatch.context() as patched:
+        versions = store.conditions()["versions"] | {"jax": "0.0"}
+        patched.setattr(store, "conditions", lambda: {**store_conditions(), "versions": versions})
+        with pytest.raises(BadStudy, match=r"begun under other conditions .* 0\.0 here"):
+            run(tmp_path / "s", Workers())
     workers = Workers()
     done = run(tmp_path / "s", workers)
     xr.testing.assert_identical(done.records, whole.records)
@@ -218,15 +225,16 @@ def test_a_torn_part_is_no_answer(tmp_path: Path) -> None:
     rows = cluster.traces([[1.0], [2.0], [3.0], [4.0]])
     row = sweep.Row(0, 0, 1, rows, Outcome.DIVERGED)
     point = Point("orthogonal", 0.1, 3)
-    cluster.write_part(tmp_path / "a.part", [(point, row)])
-    ((read, its),) = cluster.read_part(tmp_path / "a.part")
+    cluster.write_part(tmp_path / "a.part", "this", [(point, row)])
+    ((read, its),) = cluster.read_part(tmp_path / "a.part", "this")
     assert read == point
     assert its.outcome is Outcome.DIVERGED
     assert [float(trace[0]) for trace in its.records] == [1.0, 2.0, 3.0, 4.0]
     content = (tmp_path / "a.part").read_bytes()
+    assert cluster.read_part(tmp_path / "a.part", "another") == []
     for torn in (content[:-1], b"", content[:70] + b"x" + content[71:]):
         (tmp_path / "a.part").write_bytes(torn)
-        assert cluster.read_part(tmp_path / "a.part") == []
+        assert cluster.read_part(tmp_path / "a.part", "this") == []
 
 
 def test_a_signal_stops_a_study_on_workers_and_it_goes_on_here(
