@@ -254,7 +254,8 @@ def _losses(
 
         return jax.vmap(of_scale)(scales)
 
-    return jax.vmap(of_ridge)(ridges)
+    # One by one: batched decompositions may wait for each other for ever (docs/decisions).
+    return jax.lax.map(of_ridge, ridges)
 
 
 def _with_readout(params: Params, readout: _Readout, line: Line) -> Params:
