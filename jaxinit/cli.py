@@ -79,6 +79,7 @@ def run(
     platform: Literal["cpu", "gpu", "tpu"] | None = None,
     deterministic: bool = False,
     cluster: str | None = None,
+    sharded: bool = False,
     dry_run: bool = False,
     quiet: bool = False,
     json: bool = False,
@@ -101,6 +102,8 @@ def run(
             at some cost in time; elsewhere they always are.
         cluster: Train on the workers of a Dask scheduler, tcp://HOST:PORT or tls://HOST:PORT;
             without an address on ones that are started here, a core or a GPU each.
+        sharded: One trial at a time, its parameters split over all devices: for models that are
+            larger than one of them.
         dry_run: Say how many trials there would be, their time and memory, and write nothing.
         quiet: No progress, only the answer.
         json: The answer as one object of JSON, what summary.json has and the folder; progress as
@@ -111,8 +114,12 @@ def run(
         return exit_code(lambda: say_cost(study, slots, platform))
 
     def carried() -> "Result":
+        if sharded and cluster:
+            raise BadStudy("--sharded and --cluster exclude each other; give one of them")
         asked = _asked(quiet=quiet, json=json, verbose=verbose)
-        return carry_out(study, out, slots, force_resume, platform, deterministic, cluster, asked)
+        return carry_out(
+            study, out, slots, force_resume, platform, deterministic, cluster, asked, sharded
+        )
 
     return exit_code(carried)
 
@@ -648,6 +655,7 @@ def carry_out(
     deterministic: bool = False,
     cluster: str | None = None,
     asked: str = "",
+    sharded: bool = False,
 ) -> "Result":
     """Run a study on all cores, or a cluster, draw its figures and print its answer; `asked` how:
     quiet, json or verbose."""
@@ -656,7 +664,12 @@ def carry_out(
     start(platform, deterministic, cluster)
     with workers(cluster, asked) as there:
         result = run(
-            study, out=out, slots_per_device=slots, force_resume=force_resume, cluster=there
+            study,
+            out=out,
+            slots_per_device=slots,
+            force_resume=force_resume,
+            cluster=there,
+            mapping="sharded" if sharded else None,
         )
     if asked == "json":
         _draw(result)

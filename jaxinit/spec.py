@@ -588,9 +588,10 @@ def draw(
     key: Key[Array, ""],
     leaves: Iterable[Leaf],
     dtype: DTypeLike = jnp.float32,
+    place: Callable[[str, Array], Array] = lambda name, value: value,
 ) -> dict[str, Array]:
     """Draw every parameter under a scheme: `{name: array}`, the one place where a scheme meets a
-    model.
+    model; each is put in its `place` before the next is drawn.
 
     The key of a leaf is `key` folded with the leaf's name (or its rule's): the same key gives
     paired draws across schemes. `scheme` may be an initializer, ours or JAX's: it then draws every
@@ -608,7 +609,7 @@ def draw(
         init = along(leaf.dims, rule.draw)
         try:
             own_key = named_key(key, rule.key or leaf.name)
-            drawn[leaf.name] = init(own_key, leaf.shape, dtype)
+            drawn[leaf.name] = place(leaf.name, init(own_key, leaf.shape, dtype))
         # What initializers raise knows no names: they are added here, the one place that has them.
         except (ValueError, TypeError) as error:
             remedy = ""

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxinit.analysis import store
@@ -50,6 +51,7 @@ from jaxinit.engine.initial import Initial, calibrate_parameters, draw_parameter
 from jaxinit.engine.progress import Best, Standing, allowed
 from jaxinit.engine.recorder import SignalRecorder
 from jaxinit.engine.resolve import Resolved, check_memory, resolve
+from jaxinit.engine.sharded import One, ShardedSweep
 from jaxinit.spec import Scheme
 from jaxinit.study import BadStudy, Study
 from jaxinit.tasks import Task
@@ -104,7 +106,8 @@ def run(
     length, rngs)`. With `signals`, the signals of the first reporting seed of every scheme, at its
     best rate, on that many validation examples are recorded after every chunk of epochs, in
     signals.nc (those of chunks before an interruption are lost). `mapping` says how a device runs
-    its trials, one after another (`map`, the default on CPU) or together (`vmap`), and
+    its trials, one after another (`map`, the default on CPU) or together (`vmap`), or that all
+    devices run one trial, whose parameters are split over them (`sharded`), and
     `slots_per_device` how many of them it holds (default: `default_slots`). Call
     `sweep.one_device_per_core()` first to use all cores. Ctrl-C or SIGTERM ends the run after the
     steps under way and keeps what was computed: the result is then not `complete`, and running the
@@ -154,7 +157,8 @@ def _run(resolved: Resolved, folder: Folder, began: float, options: Options) -> 
         return _read_back(folder, options.signals)
     program = resolved.program(options.mapping)
     recorded = store.size_of_records(resolved.study, program.evaluations_per_epoch)
-    check_memory(resolved, jax.device_count(), recorded=recorded)
+    if options.mapping != "sharded":  # which draws and trains one trial, on all devices
+        check_memory(resolved, jax.device_count(), recorded=recorded)
     with folder.locked():
         if _is_answered(folder, resolved.study, identity):  # by another process, meanwhile
             return _read_back(folder, options.signals)
@@ -173,6 +177,8 @@ def default_slots(study: Study, mapping: sweep.Mapping, devices: int) -> int:
     """
     if mapping == "map":
         return SLOTS
+    if mapping == "sharded":
+        return 1
     if study.search == "grid":
         of_search = max(len(study.lrs) * study.tune_seeds, study.seeds)
     else:
@@ -238,7 +244,7 @@ def _answer(
         state = folder.path / store.STATE
         progress.detail(f"states are saved in {state} every {SAVE_EVERY:g} s")
         initial, calibrated = None, {}
-        if options.cluster is None:
+        if options.cluster is None and options.mapping != "sharded":
             initial, calibrated = calibrate_parameters(resolved, draw_parameters(resolved))
         about = _about(resolved, program.evaluations_per_epoch, options.place["device"])
         about |= {"identity": identity, "digest": digest, "calibrations": calibrated}
@@ -280,7 +286,7 @@ def _sweeper(
     digest: str,
     options: Options,
     compiled: sweep.CompileCounter,
-) -> sweep.Sweep | ClusterSweep:
+) -> sweep.Sweep | ClusterSweep | ShardedSweep:
     """What trains: the devices of this process, or the workers of a cluster."""
     if options.cluster is not None:
         question = Question.of(
@@ -288,6 +294,8 @@ def _sweeper(
         )
         return ClusterSweep(options.cluster, question, program, compiled)
     devices = jax.devices()
+    if options.mapping == "sharded":
+        return ShardedSweep(resolved, program, devices)
     slots = options.slots_per_device * len(devices)
     return sweep.Sweep(program, resolved.task.data, slots, devices, options.mapping)
 
@@ -393,7 +401,7 @@ class Campaign:
 
     resolved: Resolved
     courses: Courses
-    sweeper: sweep.Sweep | ClusterSweep
+    sweeper: sweep.Sweep | ClusterSweep | ShardedSweep
     initial: Initial | None  # None where others draw
     folder: Folder
     identity: str
@@ -467,7 +475,7 @@ class Campaign:
                 best = best.after(point.scheme, course.evaluations / self.per_epoch)
         return best
 
-    def _standing(self, best: Best, running: sweep.Running | Away | None = None) -> Standing:
+    def _standing(self, best: Best, running: sweep.Running | Away | One | None = None) -> Standing:
         """How far the study has come, in evaluations, and how many it is likely to make."""
         known = Counter(Line(point.scheme, point.also) for point in self.courses.by_point)
         a_search = trials_of_a_search(self.resolved.study)
@@ -638,9 +646,13 @@ class Campaign:
         """The saved trials under way, each in the state it was saved in."""
         points = list(self.courses.by_point)
         seats = saved["seats"].tolist()
-        if not seats or self.initial is None:  # states are not sent to others
+        if not seats or isinstance(self.sweeper, ClusterSweep):  # states are not sent to others
             return
-        (params,) = of_points(self.initial, points[:1], self.first_seed)
+        dtype = jnp.dtype(self.resolved.study.param_dtype)
+        params = {
+            leaf.name: jax.ShapeDtypeStruct(leaf.shape, dtype)
+            for leaf in self.resolved.model.leaves
+        }
         trial = self.resolved.trial(points[0], self.per_epoch)
         first = jax.eval_shape(self.sweeper.program.initial_state, params, trial)
         form = jax.tree.structure(first)

@@ -34,7 +34,8 @@ from jaxinit.engine.training import Program, Records, State, Trial
 from jaxinit.study import DEFAULTS, BadStudy, Study, check_precision
 from jaxinit.tasks.base import Data
 
-Mapping: TypeAlias = Literal["map", "vmap"]
+# How trials are put on devices: on each one after another, or together, or one on all of them.
+Mapping: TypeAlias = Literal["map", "vmap", "sharded"]
 COMPILED = "/jax/core/compile/backend_compile_duration"
 WORTH_A_LINE = 0.1  # seconds of compilation
 PIECE = 1.5  # seconds of work between two looks at what is wanted
