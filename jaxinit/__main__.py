@@ -1,8 +1,6 @@
 """`python -m jaxinit` is the `jaxinit` command."""
 
-import sys
-
-from jaxinit.cli import main
+from jaxinit.cli import command
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

@@ -5,11 +5,12 @@ import ast
 import inspect
 import io
 import math
+import os
 import re
 import runpy
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import fields, make_dataclass, replace
 from functools import partial, wraps
 from importlib.metadata import version
@@ -888,5 +889,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     return exit_code(lambda: parsed(words)())
 
 
+def command() -> None:
+    """The `jaxinit` command as a process: it ends when its answer is there, also while a program
+    still compiles that was asked for before somebody interrupted."""
+    code = main()
+    sweep = sys.modules.get("jaxinit.engine.sweep")  # without JAX nothing compiles
+    if sweep is not None and sweep.compiling():
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError):
+                stream.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

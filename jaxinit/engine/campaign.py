@@ -53,7 +53,7 @@ from jaxinit.engine.recorder import SignalRecorder
 from jaxinit.engine.resolve import Resolved, check_memory, resolve
 from jaxinit.engine.sharded import One, ShardedSweep
 from jaxinit.spec import Scheme
-from jaxinit.study import BadStudy, Study
+from jaxinit.study import BadStudy, Interrupted, Study
 from jaxinit.tasks import Task
 
 SIGNALS = "signals.nc"
@@ -253,7 +253,7 @@ def _answer(
         campaign = Campaign(
             resolved,
             courses,
-            _sweeper(resolved, program, folder, digest, options, compiled),
+            _sweeper(resolved, program, folder, digest, options, compiled, stop),
             initial,
             folder,
             digest,
@@ -263,7 +263,10 @@ def _answer(
             stop,
             SignalRecorder(resolved, program, initial or {}, options.signals),
         )
-        complete = campaign.train()
+        try:
+            complete = campaign.train()
+        except Interrupted:  # while a program compiled: the last saved state stands
+            complete = False
     about |= campaign.sweeper.about()
     records = courses.dataset()
     about |= {"status": "complete" if complete else "interrupted"} | history.about()
@@ -286,6 +289,7 @@ def _sweeper(
     digest: str,
     options: Options,
     compiled: sweep.CompileCounter,
+    stop: list[int],
 ) -> sweep.Sweep | ClusterSweep | ShardedSweep:
     """What trains: the devices of this process, or the workers of a cluster."""
     if options.cluster is not None:
@@ -295,9 +299,16 @@ def _sweeper(
         return ClusterSweep(options.cluster, question, program, compiled)
     devices = jax.devices()
     if options.mapping == "sharded":
-        return ShardedSweep(resolved, program, devices)
+        return ShardedSweep(resolved, program, devices, lambda: bool(stop))
     slots = options.slots_per_device * len(devices)
-    return sweep.Sweep(program, resolved.task.data, slots, devices, options.mapping)
+    return sweep.Sweep(
+        program,
+        resolved.task.data,
+        slots,
+        devices,
+        options.mapping,
+        stopped=lambda: bool(stop),
+    )
 
 
 def _saved(

@@ -20,7 +20,7 @@ from jaxinit.analysis.outcome import Outcome
 from jaxinit.analysis.records import Point
 from jaxinit.engine import progress
 from jaxinit.engine.resolve import Resolved
-from jaxinit.engine.sweep import Joining, Orders, Pace, Row, Seat
+from jaxinit.engine.sweep import Joining, Orders, Pace, Row, Seat, compiled
 from jaxinit.engine.training import Program, Records, State, Trial
 from jaxinit.introspect import Params
 from jaxinit.spec import draw, named_key
@@ -51,14 +51,20 @@ class ShardedSweep:
 
     mapping = "sharded"
 
-    def __init__(self, resolved: Resolved, program: Program, devices: Sequence[Any]):
+    def __init__(
+        self,
+        resolved: Resolved,
+        program: Program,
+        devices: Sequence[Any],
+        stopped: Callable[[], bool] = lambda: False,
+    ):
         if resolved.calibrations:
             names = ", ".join(resolved.calibrations)
             raise BadStudy(
                 f"calibrations look at a whole model on one device: leave them out of {names}, or "
                 "run without --sharded"
             )
-        self.resolved, self.program = resolved, program
+        self.resolved, self.program, self.stopped = resolved, program, stopped
         self.mesh = Mesh(np.asarray(devices), (AXIS,))
         everywhere = NamedSharding(self.mesh, PartitionSpec())
         self.data: Data = jax.device_put(resolved.task.data, everywhere)
@@ -130,7 +136,7 @@ class ShardedSweep:
         if self._compiled is None:
             with progress.work("compiling the training program over all devices"):
                 lowered = self._advance.lower(self.data, state, trial, steps)
-                self._compiled = lowered.compile()
+                self._compiled = compiled(lowered, self.stopped)
         began, before = time.monotonic(), int(state.at)
         state, records = self._compiled(self.data, state, trial, steps)
         last, outcome = int(state.evaluations), Outcome(int(state.outcome))

@@ -12,6 +12,7 @@ communicate.
 import math
 import os
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -31,7 +32,7 @@ from jaxinit.analysis.records import Point
 from jaxinit.engine import progress
 from jaxinit.engine.memory import free_memory
 from jaxinit.engine.training import Program, Records, State, Trial
-from jaxinit.study import DEFAULTS, BadStudy, Study, check_precision
+from jaxinit.study import DEFAULTS, BadStudy, Interrupted, Study, check_precision
 from jaxinit.tasks.base import Data
 
 # How trials are put on devices: on each one after another, or together, or one on all of them.
@@ -207,6 +208,7 @@ class Sweep:
     devices: Sequence[Any]  # jax.Device, which is no type to a checker
     mapping: Mapping
     memory: int | None = None
+    stopped: Callable[[], bool] = lambda: False  # whether somebody has asked to stop
 
     def __post_init__(self):
         n = len(self.devices)
@@ -456,7 +458,7 @@ class Sweep:
             steps = np.int32(0)
             with progress.work(f"compiling the training program for {slots} trials"):
                 lowered = self._advance.lower(self.data, *shapes, steps, steps)
-                self._compiled[slots] = lowered.compile()
+                self._compiled[slots] = compiled(lowered, self.stopped)
         return self._compiled[slots]
 
     def _shapes(self, slots: int, tree: Any) -> Any:
@@ -581,6 +583,41 @@ def over_devices(function: Callable[..., Any], *columns: np.ndarray) -> Any:
     with jax.default_matmul_precision(DEFAULTS["matmul_precision"]):
         out = jax.jit(mapped)(*jax.device_put(padded, NamedSharding(mesh, spec)))
     return jax.tree.map(lambda a: np.asarray(a)[:count], out)
+
+
+_compilations: list[threading.Thread] = []
+
+
+def compiled(lowered: Any, stopped: Callable[[], bool]) -> Any:
+    """A lowered program, compiled on a thread of its own: one that compiles hears of no signal.
+
+    Raises: Interrupted where somebody asks to stop meanwhile; the compilation cannot be stopped,
+    and ends by itself or with the process (`compiling`).
+    """
+    done: list[Any] = []
+    failed: list[Exception] = []
+
+    def compile_it() -> None:
+        try:
+            done.append(lowered.compile())
+        except Exception as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=compile_it, daemon=True)
+    _compilations[:] = [thread]
+    thread.start()
+    while thread.is_alive():
+        if stopped():
+            raise Interrupted
+        thread.join(0.1)
+    if failed:
+        raise failed[0]
+    return done[0]
+
+
+def compiling() -> bool:
+    """Whether a program still compiles that nobody waits for."""
+    return any(thread.is_alive() for thread in _compilations)
 
 
 def devices_in_words() -> str:

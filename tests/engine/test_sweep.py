@@ -4,6 +4,7 @@ stays at home."""
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 
 import jax
@@ -21,7 +22,7 @@ from jaxinit.introspect import functional
 from jaxinit.models import RNN
 from jaxinit.schemes import SCHEMES
 from jaxinit.spec import draw
-from jaxinit.study import BadStudy
+from jaxinit.study import BadStudy, Interrupted
 from jaxinit.tasks import TASKS
 
 TASK = TASKS["digits_rows"]()
@@ -485,3 +486,31 @@ def test_rows_are_dealt_over_all_devices_and_come_back_in_order() -> None:
     total, pair = over_devices(lambda a, b: (a + b.sum(), b), a, b)
     np.testing.assert_array_equal(total, a + b.sum(1))
     np.testing.assert_array_equal(pair, b)
+
+
+def test_a_compilation_ends_the_wait_when_somebody_asks_to_stop() -> None:
+    """The signal comes while a program compiles that takes long."""
+    asked: list[int] = []
+
+    class Lowered:
+        def compile(self) -> str:
+            asked.append(1)
+            time.sleep(1.0)
+            return "program"
+
+    began = time.monotonic()
+    with pytest.raises(Interrupted):
+        sweeps.compiled(Lowered(), lambda: bool(asked))
+    assert time.monotonic() - began < 0.9
+    assert sweeps.compiling()
+    assert sweeps.compiled(Lowered(), lambda: False) == "program"
+    assert not sweeps.compiling()
+
+
+def test_what_a_compilation_raises_is_raised() -> None:
+    class Lowered:
+        def compile(self) -> None:
+            raise ValueError("no such operation")
+
+    with pytest.raises(ValueError, match="no such operation"):
+        sweeps.compiled(Lowered(), lambda: False)
