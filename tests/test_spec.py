@@ -187,7 +187,7 @@ def test_any_layout_asks_for_one_canonical_matrix_a_copy(
         asked.append((shape, dtype))
         return jax.random.uniform(key) + jnp.arange(math.prod(shape), dtype=dtype).reshape(shape)
 
-    drawn = draw(lambda _: numbered, KEY, [leaf], dtype)["w"]
+    drawn = jax.jit(lambda key: draw(lambda _: numbered, key, [leaf], dtype)["w"])(KEY)
     assert (drawn.shape, drawn.dtype) == (shape, dtype)
     window = tuple(size for letter, size in axes if letter == "w")
     if "i" in dims and "o" in dims:
@@ -196,7 +196,7 @@ def test_any_layout_asks_for_one_canonical_matrix_a_copy(
     else:
         expected = tuple(size for kind in "wio" for letter, size in axes if letter == kind)
     assert asked == [(expected, jnp.float32)], "one draw, mapped over copies, sampled wide"
-    wide = np.asarray(draw(lambda _: numbered, KEY, [leaf])["w"])
+    wide = np.asarray(jax.jit(lambda key: draw(lambda _: numbered, key, [leaf])["w"])(KEY))
     np.testing.assert_array_equal(drawn, wide.astype(drawn.dtype))
     order = [axis for kind in ".wio" for axis, letter in enumerate(dims) if letter == kind]
     copies = wide.transpose(order).reshape(-1, math.prod(expected))

@@ -1,7 +1,7 @@
 """Theory against closed forms, against its own derivatives, and against wide networks."""
 
 import math
-from functools import cache, partial
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -241,7 +241,7 @@ def test_the_critical_line() -> None:
     # phi'(0) = 1 at no bias, where q* goes to 0
     assert critical_sigma_w2("tanh") == pytest.approx(1.0, abs=0.02)
     assert critical_sigma_w2("erf") == pytest.approx(math.pi / 4, rel=0.02)
-    bias_variances = (0.01, 0.05, 0.1, 0.3, 1.0)
+    bias_variances = (0.01, 0.1, 1.0)
     line = [critical_sigma_w2("tanh", sigma_b2) for sigma_b2 in bias_variances]
     assert (np.diff(line) > 0).all()
     for sigma_b2, w2 in zip(bias_variances, line, strict=True):
@@ -321,13 +321,12 @@ def test_maps_against_wide_nets(activation: str, sigma_w2: float, sigma_b2: floa
     assert grown == pytest.approx(math.log(chi(activation, sigma_w2, q)), abs=0.05)
 
 
-@cache
 def relu_jacobians(weights: str) -> dict[int, np.ndarray]:
-    """Of 12 wide ReLU nets, by depth: the mean of their squared singular values and of their fourth
-    powers, `[12, 2]`."""
+    """Of 8 wide ReLU nets, by depth: the mean of their squared singular values and of their fourth
+    powers, `[8, 2]`."""
     n, draws = 400, np.random.default_rng(1)
     by_depth: dict[int, list[tuple[float, float]]] = {depth: [] for depth in (1, 3, 6)}
-    for _ in range(12):
+    for _ in range(8):
         jacobian = np.eye(n)
         z = draws.normal(size=n)
         for depth in range(1, 7):
@@ -347,19 +346,19 @@ def relu_jacobians(weights: str) -> dict[int, np.ndarray]:
 
 
 @pytest.mark.parametrize("weights", ["gaussian", "orthogonal"])
-@pytest.mark.parametrize("depth", [1, 3, 6])
-def test_the_spread_of_a_relu_jacobian_grows_with_depth(weights: str, depth: int) -> None:
-    squares, fourths = relu_jacobians(weights)[depth].T
-    m1, variance = theory.jacobian_moments("relu", 2.0, 0.0, depth, weights)
-    assert m1 == pytest.approx(1)
-    assert variance == pytest.approx(depth * (2 if weights == "gaussian" else 1))
-
+def test_the_spread_of_a_relu_jacobian_grows_with_depth(weights: str) -> None:
     def error(of_nets: np.ndarray) -> float:
         return np.std(of_nets, ddof=1) / math.sqrt(len(of_nets))
 
-    assert squares.mean() == pytest.approx(m1, abs=4 * error(squares))
-    spreads = fourths - 2 * m1 * squares + m1**2  # finite width adds a few per cent
-    assert spreads.mean() == pytest.approx(variance, abs=4 * error(spreads) + 0.05 * variance)
+    for depth, moments in relu_jacobians(weights).items():
+        squares, fourths = moments.T
+        m1, variance = theory.jacobian_moments("relu", 2.0, 0.0, depth, weights)
+        assert m1 == pytest.approx(1)
+        assert variance == pytest.approx(depth * (2 if weights == "gaussian" else 1))
+        assert squares.mean() == pytest.approx(m1, abs=4 * error(squares)), depth
+        spreads = fourths - 2 * m1 * squares + m1**2  # finite width adds a few per cent
+        room = 4 * error(spreads) + 0.05 * variance
+        assert spreads.mean() == pytest.approx(variance, abs=room), depth
 
 
 def test_the_quarter_circle() -> None:

@@ -1,5 +1,8 @@
 """Verdicts on signals whose fate is known."""
 
+from collections.abc import Callable
+from functools import cache
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,21 +20,25 @@ from jaxinit.signals import probes
 from jaxinit.tasks.base import cross_entropy
 
 
-def probed(
-    model: str, scheme: spec.Scheme, seeds: int = 3, length: int = 30, **options
-) -> xr.Dataset:
+@cache
+def looked_at(model: str, length: int, options: tuple) -> tuple[tuple[spec.Leaf, ...], Callable]:
+    """The leaves of a model, and its signals at parameters, compiled."""
     x = jax.random.normal(jax.random.key(1), (64, length, 4))
     y = jax.random.randint(jax.random.key(2), (64,), 0, 5)
     inputs = 4 * length if model == "mlp" else 4
     leaves, apply, *_ = functional(
-        lambda: MODELS[model](inputs, 64, 5, rngs=nnx.Rngs(0), **options)
+        lambda: MODELS[model](inputs, 64, 5, rngs=nnx.Rngs(0), **dict(options))
     )
-    of = jax.jit(
-        lambda seed: probes.signals(
-            apply, cross_entropy, leaves, spec.draw(scheme, jax.random.key(seed), leaves), (x, y)
-        )
-    )
-    return xr.concat([probes.to_dataset(of(seed), leaves) for seed in range(seeds)], "seed")
+    return leaves, jax.jit(lambda p: probes.signals(apply, cross_entropy, leaves, p, (x, y)))
+
+
+def probed(
+    model: str, scheme: spec.Scheme, seeds: int = 3, length: int = 30, **options
+) -> xr.Dataset:
+    leaves, signals = looked_at(model, length, tuple(options.items()))
+    draw = jax.jit(lambda seed: spec.draw(scheme, jax.random.key(seed), leaves))
+    found = [probes.to_dataset(signals(draw(seed)), leaves) for seed in range(seeds)]
+    return xr.concat(found, "seed")
 
 
 def found(dataset: xr.Dataset, signal: str, along: str = "layer"):

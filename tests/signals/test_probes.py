@@ -47,7 +47,7 @@ def test_every_signal_of_a_net() -> None:
             h = jnp.tanh(h @ p[f"layers.{k}.kernel"] + shift[f"layers.{k}"])
         return cross_entropy(h @ p["readout.kernel"], Y)
 
-    slopes, gradients = jax.grad(cost, argnums=(0, 1))(params, shift)
+    slopes, gradients = jax.jit(jax.grad(cost, argnums=(0, 1)))(params, shift)
     h = X.reshape(40, -1)
     for k in range(3):
         name = f"layers.{k}.kernel"
@@ -70,7 +70,8 @@ def test_every_signal_of_a_net() -> None:
 def test_gradients_of_a_loop_are_seen_step_by_step() -> None:
     leaves, apply, params = parts("rnn")
     kernel, recurrent = params["layers.0.input"], params["layers.0.recurrent"]
-    signals = probes.signals(apply, cross_entropy, leaves, params, (X, Y))["layers.0.recurrent"]
+
+    signals = compiled_signals(apply, leaves, params)["layers.0.recurrent"]
     assert signals["product"].mean.shape == (6, 1)
 
     def cost(shift: Array) -> Array:
@@ -79,7 +80,7 @@ def test_gradients_of_a_loop_are_seen_step_by_step() -> None:
             h = jnp.tanh(X[:, t] @ kernel + h @ recurrent + shift[t])
         return cross_entropy(h @ params["readout.kernel"], Y)
 
-    gradients = 40 * jax.grad(cost)(jnp.zeros((6, 40, 16)))
+    gradients = 40 * jax.jit(jax.grad(cost))(jnp.zeros((6, 40, 16)))
     by_step = signals["gradient"].mean_square[:, 0]
     np.testing.assert_allclose(by_step, (gradients**2).mean((1, 2)), rtol=1e-3)
     assert float(signals["product"].mean_square[0, 0]) == 0, "the state before the first step is 0"
@@ -102,7 +103,7 @@ def test_gates_have_signals_of_their_own(model: str) -> None:
     def cost(params: dict[str, Array]) -> Array:
         return cross_entropy(apply(params, X), Y)
 
-    slopes = jax.grad(cost)(introspect.values(module))
+    slopes = jax.jit(jax.grad(cost))(introspect.values(module))
     expected = jnp.linalg.norm(slopes["layers.0.recurrent"])
     np.testing.assert_allclose(recurrent.gradient_norm, expected, rtol=1e-3)
 
@@ -186,7 +187,7 @@ def test_signals_of_a_branch_are_seen_where_it_is_taken_and_missing_where_it_is_
     params = spec.draw(SCHEMES["xavier_rnn"], jax.random.key(0), CHOSEN)
     signals = compiled_signals(chosen, CHOSEN, params)
     params_taken = {"v": params["v"], "w": params["w"]}
-    expected = probes.signals(always_taken, cross_entropy, CHOSEN[:2], params_taken, (X, Y))
+    expected = compiled_signals(always_taken, CHOSEN[:2], params_taken)
     for name, kernel_signals in expected.items():
         for signal, stats in kernel_signals.items():
             if signal == "place":

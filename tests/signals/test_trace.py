@@ -132,7 +132,7 @@ def test_heads_stacks_tables_convolutions_and_tied_weights() -> None:
         convolved = convolution(h, p["conv"])
         return heads.sum() + tied(h, p["table"]).sum() + convolved.sum()
 
-    by_name = products(model, LEAVES, params)
+    _, by_name = compiled_products(model, LEAVES, params)
     check(by_name["w"], *[X @ params["w"][:, head] for head in range(4)])
     rows = params["table"][words]
     h = 2 * rows
@@ -269,7 +269,7 @@ def test_a_joined_product_has_the_entries_and_gradients_of_single_ones() -> None
         assert [site.name for site in sites] == ["query", "key"]
         taps = [jnp.zeros_like(site.product) for site in sites]
         measured = [(site.copies, site.product, site.given) for site in sites]
-        return measured, jax.grad(cost, (0, 1))(params, taps)
+        return measured, jax.jit(jax.grad(cost, (0, 1)))(params, taps)
 
     check_close(sites_and_gradients(together), sites_and_gradients(apart), rtol=1e-5, atol=1e-5)
 
@@ -306,8 +306,10 @@ def test_a_watched_function_can_be_differentiated() -> None:
         _, by_name = trace.products(apply, leaves, params, scale * X)
         return by_name["layers.0.input"].variance.sum()
 
-    check_close(jax.grad(total)(params), jax.grad(watched_total)(params), rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(jax.grad(variance)(1.0), 2 * variance(1.0), rtol=1e-4)
+    slopes, watched = (jax.jit(jax.grad(f))(params) for f in (total, watched_total))
+    check_close(slopes, watched, rtol=1e-4, atol=1e-5)
+    value, slope = jax.jit(jax.value_and_grad(variance))(1.0)
+    np.testing.assert_allclose(slope, 2 * value, rtol=1e-4)
 
 
 def test_named_values_are_found_inside_calls() -> None:
