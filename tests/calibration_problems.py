@@ -1,5 +1,7 @@
 """Small nets on digits to calibrate, and what their kernels and first steps do, in plain code."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,9 +29,19 @@ ETA = {"sgd": 0.1, "adam": 0.001}
 BOUND = {"sgd": 1.0, "adam": 1000.0}
 
 
+def variances_in(problem: Problem) -> Callable[..., dict[str, Array]]:
+    """The variances of a problem's products at its parameters on inputs, compiled."""
+
+    @jax.jit
+    def measure(params: dict[str, Array], x: Array) -> dict[str, Array]:
+        products = trace.products(problem.apply, problem.leaves, params, x)[1]
+        return {name: moments.variance for name, moments in products.items()}
+
+    return measure
+
+
 def variances(problem: Problem, params: dict[str, Array], x: Array) -> dict[str, np.ndarray]:
-    products = trace.products(problem.apply, problem.leaves, params, x)[1]
-    return {name: np.asarray(moments.variance) for name, moments in products.items()}
+    return jax.tree.map(np.asarray, variances_in(problem)(params, x))
 
 
 def deep(std: float) -> tuple[Problem, dict[str, Array], tuple[Array, Array]]:

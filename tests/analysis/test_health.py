@@ -36,8 +36,8 @@ def probed(
     model: str, scheme: spec.Scheme, seeds: int = 3, length: int = 30, **options
 ) -> xr.Dataset:
     leaves, signals = looked_at(model, length, tuple(options.items()))
-    draw = jax.jit(lambda seed: spec.draw(scheme, jax.random.key(seed), leaves))
-    found = [probes.to_dataset(signals(draw(seed)), leaves) for seed in range(seeds)]
+    draws = [spec.draw(scheme, jax.random.key(seed), leaves) for seed in range(seeds)]
+    found = [probes.to_dataset(signals(params), leaves) for params in draws]
     return xr.concat(found, "seed")
 
 

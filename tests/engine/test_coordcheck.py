@@ -225,7 +225,15 @@ def test_sizes_without_a_slope_fail_by_name(kinds: dict[str, list[float]], note:
     )
 
 
-@pytest.mark.parametrize("model", MODELS)
+# Of models that take the same settings one stands for the others.
+STANDS_IN = {"rnn": "lstm", "gru": "lstm", "mgu": "lstm", "glr": "rg_lru", "vit": "transformer"}
+MODEL_CASES = []
+for _model in MODELS:
+    _marks = [pytest.mark.slow] if _model in STANDS_IN else []
+    MODEL_CASES.append(pytest.param(_model, marks=_marks))
+
+
+@pytest.mark.parametrize("model", MODEL_CASES)
 def test_every_model_goes_through(
     model: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -62,8 +62,8 @@ def loss_and_slopes(resolved: Resolved, params: Any) -> Any:
         assert outputs.dtype == F32
         return resolved.task.loss(outputs, y)
 
-    both = jax.value_and_grad(loss)
-    return *jax.jit(both)(params), jax.make_jaxpr(both)(params)
+    traced = jax.jit(jax.value_and_grad(loss)).trace(params)
+    return *traced.lower().compile()(params), traced.jaxpr
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -429,8 +429,16 @@ def test_same_key_same_values_eager_jit_vmap_and_sharded(name: str) -> None:
         assert len(np.unique(eager.reshape(8, -1), axis=0)) == 8
 
 
-@pytest.mark.parametrize("explicit", [False, True])
-@pytest.mark.parametrize("name", CATALOGUE)
+# Axes that are explicit are a part of a draw's type, over which any law may stumble; of automatic
+# ones no law knows.
+PLACED = []
+for _name in CATALOGUE:
+    PLACED.append(pytest.param(_name, True, id=f"{_name}-explicit"))
+    _marks = [] if _name in ("constant", "normal", "orthogonal", "ring") else [pytest.mark.slow]
+    PLACED.append(pytest.param(_name, False, id=f"{_name}-automatic", marks=_marks))
+
+
+@pytest.mark.parametrize(("name", "explicit"), PLACED)
 def test_jaxs_whole_protocol_by_name_and_placed(name: str, explicit: bool) -> None:
     init, shape = EXAMPLES[name]
     dtype = jnp.complex64 if name == "ring" else jnp.float32

@@ -413,13 +413,8 @@ def test_everything_is_computed_in_the_dtype_of_the_parameters(name: str, dtype:
     """Outputs, gradients, a scan of SGD steps, and the two sides of every product."""
     with jax.enable_x64(dtype == "float64"):
         model = functional(partial(make, **OPTIONS[name]))
-
-        @jax.jit
-        def drawn_in_dtype(key):
-            values = spec.draw(normal_beside_scales, key, model.leaves)
-            return {n: value.astype(dtype) for n, value in values.items()}
-
-        params = drawn_in_dtype(jax.random.key(0))
+        values = spec.draw(normal_beside_scales, jax.random.key(0), model.leaves)
+        params = {n: value.astype(dtype) for n, value in values.items()}
         noise = Training(jax.random.key(1), 0.25)
 
         def cost(p):

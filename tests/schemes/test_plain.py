@@ -129,12 +129,7 @@ def test_variance_mean_and_biases(scheme: str, model: str) -> None:
     if (scheme, model) in GATED_ONLY:
         return
     leaves = leaves_of(model)
-
-    @jax.jit
-    def draw_all(key: jax.Array) -> dict[str, jax.Array]:
-        return draw(SCHEMES[scheme], key, leaves)
-
-    drawn = draw_all(KEY)
+    drawn = draw(SCHEMES[scheme], KEY, leaves)
     for leaf in leaves:
         w = np.asarray(drawn[leaf.name], np.float64)
         if leaf.role == "bias":
@@ -180,7 +175,8 @@ def test_biases_that_are_not_zero() -> None:
 
 @pytest.mark.parametrize("scheme", ["zaremba", "orthogonal", "pytorch", "mup", "mamba"])
 def test_time_constants_have_their_law_under_every_scheme(scheme: str) -> None:
-    leaves = leaves_of("glr", (8, 2000, 4), layers=1)
+    # the kernels beside them are drawn in test_variance_mean_and_biases, and smaller
+    leaves = [leaf for leaf in leaves_of("glr", (8, 2000, 4), layers=1) if not leaf.is_kernel]
     drawn = draw(SCHEMES[scheme], KEY, leaves)
     dt = np.logaddexp(0, np.asarray(drawn["layers.0.step_bias"], float))
     assert stats.kstest(np.log(dt), stats.uniform(np.log(1e-3), np.log(100)).cdf).pvalue > 1e-3
@@ -190,7 +186,7 @@ def test_time_constants_have_their_law_under_every_scheme(scheme: str) -> None:
 
 @pytest.mark.parametrize("power", [1.0, 8.0])
 def test_griffins_decays_as_in_the_paper_and_as_in_its_code(power: float) -> None:
-    leaves = leaves_of("rg_lru", (8, 2000, 4), layers=1)
+    leaves = [leaf for leaf in leaves_of("rg_lru", (8, 2000, 4), layers=1) if not leaf.is_kernel]
     drawn = draw(griffin(power=power), KEY, leaves)
     a = 1 / (1 + np.exp(-np.asarray(drawn["layers.0.decay_logit"], float)))
     low, high = 0.9**2, 0.999**2

@@ -218,7 +218,7 @@ def test_a_pool_of_shapes_holds_the_same_pictures() -> None:
     pool = shapeset.from_pool(64)
     x, y = pool.batch(pool.data, jnp.arange(4))
     keys = jax.random.split(named_key(jax.random.key(0), "shapeset pool"), 64)
-    x_again, y_again = jax.vmap(shapeset.picture)(keys[:4])
+    x_again, y_again = jax.jit(jax.vmap(shapeset.picture))(keys[:4])
     np.testing.assert_allclose(x, x_again, atol=1 / 127)
     np.testing.assert_array_equal(y, y_again)
     assert pool.examples == shapeset.EXAMPLES
