@@ -1,32 +1,34 @@
-"""Damage folders of studies, kill studies, and start two on one folder: nothing may be lost, wrong
-or a traceback.
+"""Damage folders of studies, kill studies, their workers, schedulers and clients, start two on one
+folder, and try senseless commands: nothing may be lost, wrong or a traceback.
 
-Prints a line for each kind of damage: how often it was tried, how often it was named in one line,
-did no harm, went unnoticed though the answer changed (silent), or ended in a traceback; and a line
-each for kills and pairs.
-Exit code 1 when anything was silent, lost or a traceback.
+Prints a line for each kind: how often it was tried, and what came of it; of damage, how often it
+was named in one line, did no harm, went unnoticed though the answer changed (silent), or ended in a
+traceback. Last, what saving and workers cost.
+Exit code 1 when anything was silent, lost, wrong or a traceback. 0 of a kind leaves it out.
 """
 
 import contextlib
 import io
 import json
 import shutil
-import subprocess
 import sys
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import hostile
+import killed
 import numpy as np
+import on_workers
 import tyro
 
 from jaxinit import cli
 from jaxinit.analysis import store
-from jaxinit.engine import campaign, sweep
+from jaxinit.analysis.records import Courses
+from jaxinit.engine import campaign, cluster, sweep
 from jaxinit.study import Study
 
 STUDY = Study(
@@ -38,8 +40,6 @@ STUDY = Study(
     epochs=6,
     target=0.9,
 )
-# A ladder, whose trials are stopped and trained again.
-KILLED = "run --hidden 64 --schemes small_normal xavier_rnn --seeds 6 --epochs 60 --target 0.97"
 Damage = Callable[[bytes, np.random.Generator], bytes | None]
 
 
@@ -51,10 +51,35 @@ class Settings:
     """Files torn or altered."""
     flips: int = 800
     """Single bits flipped in records.nc."""
-    kills: int = 40
-    """Studies killed at a random moment and gone on with."""
+    parts: int = 300
+    """Files of what workers wrote, torn or altered."""
+    resumed: int = 10
+    """Studies that go on with one of these."""
+    kills: int = 165
+    """Studies killed at random moments and gone on with, of three shapes."""
+    kills_on_workers: int = 36
+    """As many on workers of this machine, which must end with them."""
+    jobs: int = 2
+    """Studies that run at once while they are killed."""
     pairs: int = 8
     """Pairs of processes on one folder."""
+    lines: int = 2000
+    """Hostile command lines."""
+    storms: int = 2
+    """Studies whose workers are killed all the time."""
+    mean: float = 8.0
+    """Seconds between two deaths of workers, on average."""
+    poisoned: bool = True
+    """A scheme that ends every worker that draws it."""
+    schedulers: int = 1
+    """Schedulers killed under their clients, and clients of new ones."""
+    cost_pairs: int = 3
+    """Pairs of one study here and on workers, by which their costs are measured."""
+    cost_study: str = (
+        "run --hidden 128 --schemes small_normal xavier_rnn orthogonal --seeds 6 --epochs 60 "
+        "--target 0.97"
+    )
+    """That study: a minute or two."""
     seed: int = 0
     """Of the random choices."""
 
@@ -246,89 +271,120 @@ def interrupted(folder: Path) -> store.Result:
         sweep.Sweep.run, campaign.SAVE_EVERY = run, seconds
 
 
-def start(folder: Path) -> subprocess.Popen:
-    """A process that runs a study in a folder."""
-    command = [sys.executable, "-m", "jaxinit.cli", *KILLED.split(), "--out", str(folder)]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-
-
-def finish(folder: Path) -> tuple[int, str]:
-    """Run a study in a folder to its end: exit code, and errors."""
-    process = start(folder)
-    _, errors = process.communicate()
-    return process.returncode, errors
-
-
-def killed_studies(settings: Settings, there: Path) -> bool:
-    """Each study killed once at a moment of its life, then run to its end: its records must be
-    those of a whole one."""
-    began = time.monotonic()
-    code, errors = finish(there / "whole")
-    length = time.monotonic() - began
-    if code:
-        raise RuntimeError(errors)
-    whole = store.load(there / "whole").records
-    draws = np.random.default_rng(settings.seed)
+def damaged_parts(settings: Settings, there: Path) -> bool:
+    """What workers wrote of a study whose client died, one file of it damaged: it counts as it was
+    written or not at all, and the study goes on from it to the same records."""
+    finished = store.load(there / "finished")
+    identity = str(finished.about["digest"])
+    folder, foreign = there / "written", there / "written elsewhere"
+    for out, study in ((folder, STUDY), (foreign, replace(STUDY, seeds=3))):
+        shutil.copytree(there / "unfinished", out) if study is STUDY else out.mkdir()
+        write_parts(out, finished if study is STUDY else store.load(there / "foreign"))
+    paths = sorted(folder.glob(".parts/*/*.part"))
+    others = [path.read_bytes() for path in sorted(foreign.glob(".parts/*/*.part"))]
+    written = {path: path.read_bytes() for path in paths}
+    said = {path: str(read(path, identity)) for path in paths}
+    draws = np.random.default_rng(settings.seed + 1)
     tally: Counter = Counter()
-    for number in range(settings.kills):
-        folder = there / f"killed{number}"
-        process = start(folder)
-        time.sleep(draws.uniform(0.1, 1.0) * length)
-        process.kill()  # SIGKILL, which no handler sees
-        process.communicate()
-        looked = subprocess.run(
-            [sys.executable, "-m", "jaxinit.cli", "plot", str(folder)],
-            capture_output=True,
-            text=True,
-        )
-        tally["unreadable"] += "Traceback" in looked.stderr
-        code, errors = finish(folder)
-        tally["resumed"] += "going on from" in errors
-        if code or "Traceback" in errors:
-            tally["lost"] += 1
+    for number in range(settings.parts):
+        path = paths[draws.integers(len(paths))]
+        choice = draws.integers(len(DAMAGES) + 1)
+        damage = others[draws.integers(len(others))]
+        if choice < len(DAMAGES):
+            damage = DAMAGES[choice](written[path], draws)
+        path.unlink() if damage is None else path.write_bytes(damage)
+        if path.exists():
+            taken = str(read(path, identity))
+            tally["dropped"] += taken == "[]"
+            tally["harmless"] += taken == said[path]
+            tally["silent"] += taken not in ("[]", said[path])
         else:
-            tally["wrong"] += not store.load(folder).records.identical(whole)
-        shutil.rmtree(folder)
+            tally["dropped"] += 1
+        if number < settings.resumed:
+            copy = there / "gone on"
+            shutil.copytree(folder, copy)
+            done = campaign.run(STUDY, out=copy, progress=False)
+            tally["resumed"] += 1
+            tally["wrong"] += not done.records.identical(finished.records)
+            shutil.rmtree(copy)
+        path.write_bytes(written[path])
     print(
-        f"{settings.kills} studies killed: {tally['resumed']} went on from a saved state, "
-        f"{tally['lost']} lost, {tally['wrong']} wrong, {tally['unreadable']} unreadable"
+        f"{settings.parts} damages to what workers wrote: {tally['dropped']} dropped, "
+        f"{tally['harmless']} harmless, {tally['silent']} silent; {tally['resumed']} studies went "
+        f"on with one, {tally['wrong']} of them wrong",
+        flush=True,
     )
-    return not (tally["lost"] or tally["wrong"] or tally["unreadable"])
+    return not (tally["silent"] or tally["wrong"])
 
 
-def pairs_of_processes(settings: Settings, there: Path) -> bool:
-    """Two processes on one folder: one does the work, the other is refused in a line or reads the
-    answer."""
-    whole = store.load(there / "whole").records
-    tally: Counter = Counter()
-    for number in range(settings.pairs):
-        folder = there / f"pair{number}"
-        both = [start(folder), start(folder)]
-        done = refused = 0
-        for process in both:
-            _, errors = process.communicate()
-            done += process.returncode == 0
-            refused += process.returncode == 2 and "is being written by process" in errors
-        tally["one refused"] += refused == 1
-        tally["died"] += done + refused < 2
-        tally["wrong"] += not done or not store.load(folder).records.identical(whole)
-    print(
-        f"{settings.pairs} pairs of processes on one folder: in {tally['one refused']} one was "
-        f"refused in a line, {tally['died']} died, {tally['wrong']} wrong answers"
+def read(path: Path, identity: str) -> Any:
+    """What a client takes of a file that a worker wrote; the error where that is a traceback."""
+    try:
+        return cluster.read_part(path, identity)
+    except Exception as error:
+        return error
+
+
+def write_parts(folder: Path, result: store.Result) -> None:
+    """Write courses of a study as its workers do, two a file, of half of its trials."""
+    courses = Courses(dict(result.records.attrs), len(result.records.epoch))
+    courses.take(result.records)
+    ended = []
+    for point, course in courses.by_point.items():
+        traces = cluster.traces(course.traces[:, : course.evaluations])
+        ended.append((point, sweep.Row(-1, 0, course.evaluations, traces, course.outcome)))
+    session = folder / cluster.PARTS / "session"
+    session.mkdir(parents=True)
+    for at in range(0, len(ended) // 2, 2):
+        cluster.write_part(
+            session / f"1-{at}.part", str(result.about["digest"]), ended[at : at + 2]
+        )
+
+
+def hostile_lines(settings: Settings, there: Path) -> bool:
+    """Random command lines: each is carried out, or refused in a line, and leaves nothing
+    behind."""
+    place = there / "hostile"
+    place.mkdir()
+    with hostile.prepared(place):
+        ends, faults = hostile.try_many(settings.lines, settings.seed, place)
+    counts = ", ".join(
+        f"{count} {'would begin' if code is None else f'code {code}'}"
+        for code, count in sorted(ends.items(), key=lambda end: -end[1])
     )
-    return not (tally["died"] or tally["wrong"])
+    print(f"{settings.lines} hostile command lines: {counts}; {len(faults)} faults", flush=True)
+    for fault in faults:
+        print(f"  {fault}", flush=True)
+    return not faults
 
 
 def main() -> int:
     settings = tyro.cli(Settings, description=__doc__)
-    sweep.one_device_per_core()
+    draws = np.random.default_rng(settings.seed)
     sweep.keep_compilations()
+    sound = True
     with tempfile.TemporaryDirectory() as folder:
         there = Path(folder)
-        sound = damaged_folders(settings, there)
-        if settings.kills or settings.pairs:
-            sound &= killed_studies(settings, there)
-            sound &= pairs_of_processes(settings, there)
+        # First what forks processes, which must not have started JAX.
+        if settings.kills or settings.kills_on_workers:
+            sound &= killed.killed_studies(
+                settings.kills, settings.kills_on_workers, settings.jobs, draws, there
+            )
+        if settings.pairs:
+            sound &= killed.pairs_of_processes(settings.pairs, there)
+        if settings.storms:
+            sound &= on_workers.dying_workers(settings.storms, settings.mean, draws, there)
+        if settings.poisoned:
+            sound &= on_workers.poisoned_trials(there)
+        sound &= on_workers.dying_schedulers(settings.schedulers, there)
+        sound &= on_workers.costs(settings.cost_pairs, settings.cost_study.split(), there)
+        sweep.one_device_per_core()
+        if settings.files or settings.flips or settings.parts:
+            sound &= damaged_folders(settings, there)
+            sound &= damaged_parts(settings, there)
+        if settings.lines:
+            sound &= hostile_lines(settings, there)
+    print("nothing was lost, wrong or a traceback" if sound else "NOT SOUND: see above")
     return 0 if sound else 1
 
 

@@ -248,6 +248,11 @@ def by_rate_and_seed(records: xr.Dataset, scheme: str, purpose: Purpose) -> xr.D
     return trials.set_index(trial=["lr", "seed"]).unstack("trial")
 
 
+def have_run(trials: xr.Dataset) -> np.ndarray:
+    """Which trials have begun, or could not be run and have failed."""
+    return (trials.last_epoch.values > 0) | (trials.outcome.values == Outcome.FAILED)
+
+
 def times_of(trials: xr.Dataset) -> Times:
     """The times to target of trials.
 
@@ -256,7 +261,7 @@ def times_of(trials: xr.Dataset) -> Times:
     """
     outcome = trials.outcome.values
     last_epoch = trials.last_epoch.values
-    ran = (last_epoch > 0) | (outcome == Outcome.FAILED)
+    ran = have_run(trials)
     time = np.where(np.isin(outcome, LOST), trials.attrs["budget"], last_epoch)
     event = outcome == Outcome.CONVERGED
     return Times(time[ran], event[ran])

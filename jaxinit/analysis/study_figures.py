@@ -176,6 +176,8 @@ def learning_curves(records: xr.Dataset) -> "Figure":
     def draw(axes: "Axes", scheme: str, line: dict) -> None:
         metric = _held_metric(select(records, scheme, "report", rates[scheme]))
         end = metric.shape[1]
+        if not end:  # no trial could be run
+            return
         median = np.median(metric, axis=0)
         axes.plot(epoch[:end], median, **line)
         if line is OWN:
@@ -202,7 +204,7 @@ def _held_metric(trials: xr.Dataset) -> np.ndarray:
     ran = ends > 0
     ends = ends[ran]
     metric = trials.metric.transpose("trial", "epoch").values[ran]
-    evaluations = np.minimum(np.arange(ends.max()), ends[:, None] - 1)
+    evaluations = np.minimum(np.arange(ends.max(initial=0)), ends[:, None] - 1)
     return np.take_along_axis(metric, evaluations, axis=1)
 
 

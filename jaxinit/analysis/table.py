@@ -29,7 +29,15 @@ from jaxinit.analysis.interval import (
     share_interval,
 )
 from jaxinit.analysis.outcome import LOST, Outcome
-from jaxinit.analysis.records import by_value, ends_of, schemes_of, select, times_of, window
+from jaxinit.analysis.records import (
+    by_value,
+    ends_of,
+    have_run,
+    schemes_of,
+    select,
+    times_of,
+    window,
+)
 from jaxinit.analysis.search import doubtful, fails, next_rate
 from jaxinit.analysis.survival import Times, holm
 
@@ -340,7 +348,7 @@ def _seeds(samples: Sequence[Sample]) -> int:
 def _sample_at(records: xr.Dataset, scheme: str, sample: Sample, target: float) -> Sample:
     """A sample at another target."""
     trials = by_value(select(records, scheme, "report", sample.rate))[sample.also]
-    trials = trials.isel(trial=np.flatnonzero(trials.last_epoch.values > 0))
+    trials = trials.isel(trial=np.flatnonzero(have_run(trials)))
     return replace(sample, times=times_to(trials, target))
 
 

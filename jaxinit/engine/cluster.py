@@ -19,7 +19,7 @@ import shutil
 import subprocess
 import time
 import uuid
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,6 +50,7 @@ FIRST_WORKER = 60.0  # and a first worker must come
 PATIENCE = 600.0  # and another where all are gone
 LOOK = 0.5  # between two looks at what has come
 DEATHS = 3  # of workers that a trial may see alone before it has failed
+LATE = 0.2  # as what share of a death counts one after it had answered: by chance, most likely
 PARTS = ".parts"  # in a study's folder: what workers wrote that the client has not saved yet
 LOCAL = "local"  # the address of workers that are started here
 
@@ -167,7 +168,7 @@ class Session:
                         self.pieces = None
                         continue
                     self._note(piece[0])
-                except Exception:
+                except BaseException:
                     self.pieces, self.running, self.courses = None, {}, {}  # to begin anew
                     raise
                 rows += piece[0]
@@ -284,6 +285,7 @@ class Post:
     future: Any = None
     alone: bool = False  # with a trial that was there when a worker died
     number: int = 0  # of its last slice
+    answered: bool = False  # since it is alone with its trial
 
 
 class Away(NamedTuple):
@@ -315,10 +317,17 @@ class Cluster:
                 f"a cluster needs Dask ({error}); install it with: pip install 'jaxinit[cluster]'"
             ) from error
         self.distributed = distributed
+        _silence()
         self.here: Any = None
         self.address = address
         if address == LOCAL:
-            self.here = _local_cluster(distributed)
+            try:
+                self.here = _local_cluster(distributed)
+            except (RuntimeError, OSError) as error:  # a worker died, or there is no port
+                raise NoDevice(
+                    f"no workers could be started here ({_first_line(error)}); run without "
+                    "--cluster, or try again"
+                ) from error
             address = self.here.scheduler_address
         elif not address.startswith(("tcp://", "tls://")):
             raise BadStudy(
@@ -383,6 +392,8 @@ class Cluster:
         scheduler is gone, or a worker is of another version."""
         if self.client.status not in ("running", "connecting"):
             raise NoDevice(f"the scheduler at {self.address} answers no more")
+        if self.client.status == "connecting":  # the scheduler is gone, perhaps for a moment
+            return {}
         addresses = self.client.scheduler_info(n_workers=-1)["workers"]
         for address in addresses:
             if address not in self.known:
@@ -427,11 +438,18 @@ class Cluster:
                 )
 
 
+def _silence() -> None:
+    """What happens is said by us, in a line, and not by Dask's loggers, each of which has a level
+    of its own."""
+    for name in ("distributed", *logging.root.manager.loggerDict):
+        if name.partition(".")[0] == "distributed":
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
 def _local_cluster(distributed: Any) -> Any:
     """A scheduler on the loopback, and a worker a core, or a GPU."""
-    # What happens is said by us. Workers read this when they start, also in a dead one's place.
+    # Workers read this when they start, also in a dead one's place.
     os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "critical")
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
     flags = sweep.one_thread(os.environ.get("XLA_FLAGS", ""))
     workers: dict[int, Any] = {}
     own: list[dict[str, str]] = [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus_of_this_machine()]
@@ -482,7 +500,8 @@ class ClusterSweep:
         self.folder = Path(question.path) / PARTS
         self.posts: dict[str, Post] = {}
         self.suspects: dict[int, Point] = {}  # who were there when a worker died
-        self.deaths: Counter[int] = Counter()
+        self.again: dict[int, Point] = {}  # who begin anew, and nobody is to blame
+        self.deaths: defaultdict[int, float] = defaultdict(float)
         self.failures: dict[Point, str] = {}  # by trial, why it has failed
         self.budgets: dict[int, int] = {}
         self.slices = 0
@@ -514,6 +533,7 @@ class ClusterSweep:
                         f"all workers of {self.cluster.address} are gone; what was computed is "
                         "kept: start workers, and the same command goes on from there"
                     )
+                rows = [row for row in rows if row.number in self.budgets]  # nobody gave them up
                 for row in rows:
                     if row.outcome is not Outcome.UNFINISHED:
                         del self.budgets[row.number]
@@ -538,10 +558,11 @@ class ClusterSweep:
         return {"calibrations": self.calibrated, "failures": failures}
 
     def _room(self) -> int:
-        """How many more trials the workers have room for."""
+        """How many more trials the workers have room for: one where nothing is under way, since who
+        has no workers for a moment still has to hear whether anything is wanted."""
         self._look()
         slots = sum(post.slots for post in self.posts.values())
-        return max(slots - len(self.budgets), 0)
+        return max(slots - len(self.budgets), 0 if self.budgets else 1)
 
     def _look(self) -> None:
         """Who is there; the trials of those who are gone are to be tried alone."""
@@ -554,6 +575,14 @@ class ClusterSweep:
 
     def _mourn(self, post: Post) -> None:
         """What is left of a worker: what it has written, and trials that are to begin anew."""
+        self._keep_written(post)
+        self.suspects |= post.trials
+        if post.alone:
+            for number in post.trials:
+                self.deaths[number] += LATE if post.answered else 1
+
+    def _keep_written(self, post: Post) -> None:
+        """Take up what a worker has written and not answered."""
         if post.future is not None:
             post.future.cancel()
         numbers = {point: number for number, point in post.trials.items()}
@@ -562,9 +591,6 @@ class ClusterSweep:
                 if point in numbers:
                     self.lost.append(row._replace(number=numbers[point]))
                     post.trials.pop(numbers[point], None)
-        self.suspects |= post.trials
-        if post.alone:
-            self.deaths.update(post.trials.keys())
 
     def _parts(self, post: Post) -> list[Path]:
         """What a worker has written in its last slice."""
@@ -575,17 +601,18 @@ class ClusterSweep:
         for number in orders.given_up:
             self.budgets.pop(number, None)
             self.suspects.pop(number, None)
+            self.again.pop(number, None)
             for post in self.posts.values():
                 post.trials.pop(number, None)
         self.budgets |= orders.budgets or {}
-        free = [post for post in self.posts.values() if not post.alone]
         for joining in orders.joining:
             assert joining.point is not None
-            if free:
-                post = min(free, key=lambda post: len(post.trials))
-                post.trials[joining.number] = joining.point
-            else:
-                self.suspects[joining.number] = joining.point
+            self.again[joining.number] = joining.point
+        free = [post for post in self.posts.values() if not post.alone]
+        while free and self.again:
+            number = next(iter(self.again))
+            post = min(free, key=lambda post: len(post.trials))
+            post.trials[number] = self.again.pop(number)
 
     def _send(self) -> None:
         """Give every idle worker a slice of work."""
@@ -597,7 +624,7 @@ class ClusterSweep:
                 if self.suspects:
                     number = next(iter(self.suspects))
                     post.trials = {number: self.suspects.pop(number)}
-                    post.alone = True
+                    post.alone, post.answered = True, False
             if not post.trials:
                 continue
             self.slices += 1
@@ -621,17 +648,22 @@ class ClusterSweep:
         if busy and patient:
             futures = [post.future for post in busy]
             dask = self.cluster.distributed
-            with self.cluster.client.as_current(), contextlib.suppress(dask.TimeoutError):
+            silent = (dask.TimeoutError, dask.CancelledError)
+            with self.cluster.client.as_current(), contextlib.suppress(*silent):
                 dask.wait(futures, LOOK, return_when="FIRST_COMPLETED")
         elif patient:
             time.sleep(LOOK)
+        if any(post.future.status == "cancelled" for post in busy):
+            self._begin_anew()
+            return rows
         for post in busy:
             status = post.future.status
-            if status in ("pending", "cancelled"):
+            if status == "pending":
                 continue
             future, post.future = post.future, None
             self.taken.update(self._parts(post))
             if status == "finished":
+                post.answered = True
                 done: Done = future.result()
                 self.counter.count += done.compilations
                 self.counter.seconds += done.compile_s
@@ -644,6 +676,16 @@ class ClusterSweep:
             else:
                 self._blame(post, future.exception())
         return rows
+
+    def _begin_anew(self) -> None:
+        """The connection to the scheduler was lost, and what was sent with it: all trials under way
+        begin anew, in a new session, since workers that are still there have gone on with them."""
+        for post in self.posts.values():
+            self._keep_written(post)
+            self.again |= post.trials
+        self.posts = {}
+        self.question = self.question._replace(session=uuid.uuid4().hex[:12])
+        (self.folder / self.question.session).mkdir(parents=True, exist_ok=True)
 
     def _blame(self, post: Post, error: Any) -> None:
         """A slice has ended in an error: of the study, of a worker's death, or of a trial."""
@@ -662,7 +704,7 @@ class ClusterSweep:
         for number in [number for number in self.suspects if self.deaths[number] >= DEATHS]:
             point = self.suspects.pop(number)
             said = self.failures.get(point, "the worker died")
-            self.failures[point] = f"{DEATHS} workers failed with it alone: {said}"
+            self.failures[point] = f"{DEATHS} workers or more failed with it alone: {said}"
             nothing = traces(np.zeros((len(training.Records._fields), 0), np.float32))
             rows.append(sweep.Row(number, 0, 0, nothing, Outcome.FAILED))
         return rows

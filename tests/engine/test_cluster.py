@@ -6,6 +6,7 @@ Most tests have workers in this process, whose deaths they choose; one starts Da
 import os
 import pickle
 import signal
+from asyncio import CancelledError
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from jaxinit.analysis import store
 from jaxinit.analysis.outcome import Outcome
 from jaxinit.analysis.records import Point
 from jaxinit.analysis.store import Result
+from jaxinit.analysis.study_figures import draw_all
 from jaxinit.engine import campaign, cluster, sweep
 from jaxinit.engine.cluster import Cluster, Question, Session, Work
 from jaxinit.study import BadStudy, NoDevice
@@ -42,7 +44,9 @@ class Workers(Cluster):
         self.dies = dies
         self.address = "here"
         self.client = self
-        self.distributed = SimpleNamespace(wait=lambda *a, **k: None, TimeoutError=TimeoutError)
+        self.distributed = SimpleNamespace(
+            wait=lambda *a, **k: None, TimeoutError=TimeoutError, CancelledError=CancelledError
+        )
         self.sessions: dict[str, Session | None] = {"worker 0": None, "worker 1": None}
         self.sent: list[tuple[Question, Work]] = []
         self.died = 0
@@ -68,7 +72,9 @@ class Workers(Cluster):
         future = SimpleNamespace(status="pending", cancel=lambda: None)
         if death != "before":
             try:
-                session = self.sessions[address] or Session(question)
+                session = self.sessions[address]
+                if session is None or session.question.session != question.session:
+                    session = Session(question)
                 self.sessions[address] = session
                 done = session.advance(work)
             except Exception as error:
@@ -187,6 +193,101 @@ def test_a_worker_that_cannot_write_answers_all_the_same(
 
     monkeypatch.setattr(cluster, "write_part", full)
     xr.testing.assert_identical(run(tmp_path / "s", Workers()).records, whole.records)
+
+
+def test_a_trial_whose_workers_die_by_chance_has_not_failed(
+    whole: Result, tmp_path: Path, short_slices: None
+) -> None:
+    """Four die with it, each after it has answered, as where workers are lent for a while."""
+    unlucky = Point("orthogonal", 0.1, LONG.first_seed + 1)
+    answered: dict[str, int] = {}
+    died = []
+
+    def dies(address: str, work: Work) -> str | None:
+        if unlucky not in work.points.values() or len(died) > cluster.DEATHS:
+            return None
+        answered[address] = answered.get(address, 0) + 1
+        if answered[address] < 2:
+            return None
+        died.append(address)
+        return "before"
+
+    done = run(tmp_path / "s", Workers(dies))
+    assert len(died) == cluster.DEATHS + 1
+    xr.testing.assert_identical(done.records, whole.records)
+
+
+def test_a_scheme_that_no_worker_survives_is_a_row_of_the_answer(
+    whole: Result, tmp_path: Path, short_slices: None
+) -> None:
+    def dies(address: str, work: Work) -> str | None:
+        poisoned = any(point.scheme == "orthogonal" for point in work.points.values())
+        return "before" if poisoned else None
+
+    done = run(tmp_path / "s", Workers(dies))
+    (row,) = [row for row in done.summary["table"] if row["scheme"] == "orthogonal"]
+    assert row["diverged"] == LONG.seeds
+    others = done.records.scheme.values != "orthogonal"
+    assert (done.records.outcome.values[~others] == Outcome.FAILED).all()
+    xr.testing.assert_equal(
+        done.records.isel(trial=others).valid_loss, whole.records.isel(trial=others).valid_loss
+    )
+    assert draw_all(done.records, tmp_path / "figures")
+
+
+def test_a_moment_without_workers_does_not_end_a_study(
+    whole: Result, tmp_path: Path, short_slices: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At its start, and whenever nothing is under way."""
+    monkeypatch.setattr(cluster, "LOOK", 0.0)
+    looks, looked = iter(range(10**9)), cluster.ClusterSweep._look
+
+    def look(self: Any) -> None:
+        if self.budgets or next(looks) % 3 == 2:
+            looked(self)
+        else:
+            self.posts.clear()
+
+    monkeypatch.setattr(cluster.ClusterSweep, "_look", look)
+    workers = Workers()
+    done = run(tmp_path / "s", workers)
+    xr.testing.assert_identical(done.records, whole.records)
+
+
+def test_a_scheduler_that_comes_back_costs_what_was_under_way(
+    whole: Result, tmp_path: Path, short_slices: None
+) -> None:
+    """What was sent is cancelled, though the workers did it."""
+    workers = Workers()
+    submit = workers.submit
+
+    def lost(function: Any, question: Question, work: Work, **options: Any) -> Any:
+        future = submit(function, question, work, **options)
+        if work.number in (2, 5):
+            future.status = "cancelled"
+        return future
+
+    workers.submit = lost  # pyright: ignore[reportAttributeAccessIssue]
+    done = run(tmp_path / "s", workers)
+    xr.testing.assert_identical(done.records, whole.records)
+    assert len({question.session for question, _ in workers.sent}) > 1
+
+
+def test_trials_of_a_slice_that_failed_begin_anew(
+    whole: Result, tmp_path: Path, short_slices: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a worker had no memory for a moment; it goes on as it was."""
+    pieces, failed = sweep.Sweep._piece, []
+
+    def short_of_memory(self: Any, *args: Any) -> Any:
+        if not failed:
+            failed.append(True)
+            raise MemoryError("no more")
+        return pieces(self, *args)
+
+    monkeypatch.setattr(sweep.Sweep, "_piece", short_of_memory)
+    done = run(tmp_path / "s", Workers())
+    xr.testing.assert_identical(done.records, whole.records)
 
 
 def test_a_client_that_was_stopped_goes_on_from_what_workers_wrote(
@@ -310,6 +411,8 @@ def test_dasks_own_workers_and_a_kill(whole: Result, tmp_path: Path) -> None:
             address: workers.client.run(os.getpid, workers=[address])[address]  # pyright: ignore
             for address in workers.workers()
         }
+        # One would round otherwise than several.
+        assert min(workers.workers().values()) > 1
         assert workers.client.scheduler_info()["address"].startswith("tcp://127.0.0.1")
         done = run(tmp_path / "s", workers)
         xr.testing.assert_identical(done.records, whole.records)
