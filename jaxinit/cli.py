@@ -112,7 +112,8 @@ def run(
         verbose: Also what compiles and for how long, slots and memory, and where states are saved.
     """
     if dry_run:
-        return exit_code(lambda: say_cost(study, slots, platform))
+        others = {"cluster": cluster, "sharded": sharded, "json": json}
+        return exit_code(lambda: say_cost(study, slots, platform, others))
 
     def carried() -> "Result":
         if sharded and cluster:
@@ -149,11 +150,14 @@ def resume(
         force_resume: Go on under other versions or another commit; the answer says so.
         cluster: As of run.
     """
-    from jaxinit.analysis.store import study_of
+    from jaxinit.analysis.store import stored, study_of
 
-    return exit_code(
-        lambda: carry_out(study_of(folder), folder, slots, force_resume, cluster=cluster)
-    )
+    def go_on() -> "Result":
+        study = study_of(folder)
+        sharded = not cluster and stored(folder)["device"]["mapping"] == "sharded"
+        return carry_out(study, folder, slots, force_resume, cluster=cluster, sharded=sharded)
+
+    return exit_code(go_on)
 
 
 def extend(
@@ -214,12 +218,13 @@ def rerun(
     def once_more() -> int:
         from jaxinit.engine import again
 
+        whole = folder.resolve()  # `.` has no name
         start(cluster=cluster)
         with workers(cluster) as there:
-            both = again.rerun(
-                folder, out or folder.with_name(f"{folder.name}-rerun"), cluster=there
-            )
+            both = again.rerun(folder, out or whole.with_name(f"{whole.name}-rerun"), cluster=there)
         show(both.second)
+        if not both.second.complete:
+            return INTERRUPTED
         if not check:
             return 0
         if not both.differences:
@@ -233,11 +238,20 @@ def rerun(
     return exit_code(once_more)
 
 
-def say_cost(study: Study, slots: int | None, platform: Literal["cpu", "gpu", "tpu"] | None) -> int:
-    """Print what a study would cost."""
+def say_cost(
+    study: Study,
+    slots: int | None,
+    platform: Literal["cpu", "gpu", "tpu"] | None,
+    others: Mapping[str, object],
+) -> int:
+    """Print what a study would cost in this process; with none of the `others`, of which it knows
+    nothing."""
     from jaxinit.engine import again
     from jaxinit.engine.sweep import devices_in_words
 
+    given = [f"--{name}" for name, value in others.items() if value]
+    if given:
+        raise BadStudy(f"--dry-run measures this process; leave out {' and '.join(given)}")
     start(platform)
     cost = again.forecast(study, slots)
     hours, minutes = divmod(cost.seconds / 60, 60)

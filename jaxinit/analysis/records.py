@@ -146,18 +146,19 @@ class Courses:
         }
 
     def take(self, records: xr.Dataset) -> None:
-        """Take up the trials of the records of a study that differs in its schemes and seeds."""
+        """Take up the trials of the records of a study that differs in its schemes and seeds; what
+        they are wanted for is to be said anew."""
         others = records.also.values if "also" in records.coords else [None] * len(records.trial)
-        columns = (records.scheme, records.lr, records.seed, records.purpose, records.outcome)
+        columns = (records.scheme, records.lr, records.seed, records.outcome)
         values = [column.values.tolist() for column in columns]
         traces = np.stack([records[name].transpose("trial", "epoch") for name in TRACES], axis=1)
         evaluations = np.rint(records.last_epoch.values * self.attrs["evaluations_per_epoch"])
-        for *at, purpose, outcome, also, its, count in zip(
+        for *at, outcome, also, its, count in zip(
             *values, others, traces, evaluations, strict=True
         ):
             scheme, rate, seed = at
             point = Point(scheme, rate, seed, None if also is None else float(also))
-            self.by_point[point] = Course(np.array(its), purpose, Outcome(outcome), int(count))
+            self.by_point[point] = Course(np.array(its), "coarse", Outcome(outcome), int(count))
 
     def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Take up what `arrays` gave."""

@@ -17,10 +17,18 @@ from jaxinit.analysis.records import Courses, Point
 from jaxinit.analysis.search import plan_of, searches_of, trials_of_a_search
 from jaxinit.analysis.store import Result
 from jaxinit.engine import sweep
-from jaxinit.engine.campaign import check_resume, default_slots, place, run, task_attributes
+from jaxinit.engine.campaign import (
+    check_resume,
+    check_slots,
+    default_slots,
+    place,
+    run,
+    task_attributes,
+)
 from jaxinit.engine.cluster import Cluster
 from jaxinit.engine.identity import changed, combined, identify
-from jaxinit.engine.resolve import Resolved, memory_needs, resolve
+from jaxinit.engine.resolve import Resolved, check_memory, memory_needs, resolve
+from jaxinit.engine.sharded import check_sharded
 from jaxinit.spec import draw, named_key
 from jaxinit.study import BadStudy, Name, Study
 
@@ -34,6 +42,7 @@ def extend(
     *,
     mapping: sweep.Mapping | None = None,
     cluster: Cluster | None = None,
+    slots_per_device: int | None = None,
     force_resume: bool = False,
     **options: Any,
 ) -> Result:
@@ -62,12 +71,19 @@ def extend(
         raise BadStudy(
             f"the study in {path} has all of these schemes and seeds; name others, or more seeds"
         )
+    check_slots(slots_per_device)
+    mapping = mapping or _mapping(held, cluster)
     check_resume(Path(path), held.about["lives"][-1], place(mapping, cluster), force_resume)
     resolved = resolve(larger)
     larger = resolved.study
     with sweep.numerics(larger):
         identity = identify(resolved)
-        program = resolved.program(sweep.default_mapping())
+        program = resolved.program(mapping or sweep.default_mapping())
+        recorded = store.size_of_records(larger, program.evaluations_per_epoch)
+        if mapping == "sharded":
+            check_sharded(resolved)
+        else:
+            check_memory(resolved, jax.device_count(), recorded=recorded)
     there = held.about["identity"]
     here = identity | {
         part: {name: digest for name, digest in identity[part].items() if name in there[part]}
@@ -92,8 +108,19 @@ def extend(
         store.write_state(folder.path, arrays, digest, held.about["lives"])
         store.write_study(folder, larger, about, instead=held.study)
     return run(
-        larger, out=path, mapping=mapping, cluster=cluster, force_resume=force_resume, **options
+        larger,
+        out=path,
+        mapping=mapping,
+        cluster=cluster,
+        slots_per_device=slots_per_device,
+        force_resume=force_resume,
+        **options,
     )
+
+
+def _mapping(held: Result, cluster: Cluster | None) -> sweep.Mapping | None:
+    """How a study was run, which is how it goes on here."""
+    return held.about["lives"][-1]["device"]["mapping"] if cluster is None else None
 
 
 class Rerun(NamedTuple):
@@ -104,16 +131,20 @@ class Rerun(NamedTuple):
     differences: list[str]
 
 
-def rerun(path: str | Path, out: str | Path, **options: Any) -> Rerun:
+def rerun(
+    path: str | Path, out: str | Path, *, cluster: Cluster | None = None, **options: Any
+) -> Rerun:
     """Run the study of a folder again in a new one, and compare the records bit for bit.
 
     Under other versions, processors or devices they may part by rounding; how the conditions differ
     is among the differences.
     """
     first = store.load(path)
-    if Path(out).exists() and any(Path(out).iterdir()):
+    new = Path(out)
+    if new.exists() and (not new.is_dir() or any(new.iterdir())):
         raise BadStudy(f"{out} is not empty; give --out a new folder for the study run again")
-    second = run(first.study, out=out, **options)
+    options = {"mapping": _mapping(first, cluster)} | options
+    second = run(first.study, out=out, cluster=cluster, **options)
     return Rerun(first, second, differences(first, second))
 
 
@@ -128,13 +159,13 @@ def differences(first: Result, second: Result) -> list[str]:
         lines.append(f"{len(only[0])} trials are in the first alone, {len(only[1])} in the second")
     parted = []
     for point in sorted(one.keys() & other.keys()):
-        for name in ("train_loss", "valid_loss", "metric", "outcome", "last_epoch"):
-            a, b = one[point][name].values, other[point][name].values
-            if not np.array_equal(a, b, equal_nan=name not in ("outcome", "last_epoch")):
+        for name in (*first.records.data_vars, "purpose"):
+            a, b = one[point][name], other[point][name]
+            if not a.equals(b):  # NaN equals NaN
                 parted.append((point, name))
                 break
     if parted:
-        (scheme, rate, seed), name = parted[0]
+        (scheme, rate, seed, _), name = parted[0]
         lines.append(
             f"{len(parted)} of {len(one.keys() & other.keys())} trials differ, the first of them "
             f"{scheme} at {rate:g}, seed {seed}, in {name}"
@@ -148,8 +179,9 @@ def _trials(result: Result) -> list[Any]:
     return [result.records.isel(trial=k) for k in range(result.records.sizes["trial"])]
 
 
-def _point(trial: Any) -> tuple[str, float, int]:
-    return str(trial.scheme.values), float(trial.lr), int(trial.seed)
+def _point(trial: Any) -> tuple[str, float, int, float]:
+    also = float(trial.also) if "also" in trial.coords else 0.0
+    return str(trial.scheme.values), float(trial.lr), int(trial.seed), also
 
 
 class Forecast(NamedTuple):
@@ -167,6 +199,7 @@ class Forecast(NamedTuple):
 def forecast(study: Study, slots_per_device: int | None = None) -> Forecast:
     """What a study would cost here: its training program is compiled and runs for a second, and
     nothing is written. Raises: BadStudy as `run`."""
+    check_slots(slots_per_device)
     resolved = resolve(study)
     study = resolved.study
     mapping, devices = sweep.default_mapping(), jax.devices()

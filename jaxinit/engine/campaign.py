@@ -51,7 +51,7 @@ from jaxinit.engine.initial import Initial, calibrate_parameters, draw_parameter
 from jaxinit.engine.progress import Best, Standing, allowed
 from jaxinit.engine.recorder import SignalRecorder
 from jaxinit.engine.resolve import Resolved, check_memory, resolve
-from jaxinit.engine.sharded import One, ShardedSweep
+from jaxinit.engine.sharded import One, ShardedSweep, check_sharded
 from jaxinit.spec import Scheme
 from jaxinit.study import BadStudy, Interrupted, Study
 from jaxinit.tasks import Task
@@ -123,24 +123,37 @@ def run(
     Raises: BadStudy for anything wrong with the study or the folder, before any work is done.
     """
     began = time.time()
-    if slots_per_device is not None and not 1 <= slots_per_device <= MOST_SLOTS:
-        raise BadStudy(f"slots must be 1 to {MOST_SLOTS}, got {slots_per_device}")
+    check_slots(slots_per_device)
     resolved = resolve(study, schemes, tasks, models)
     if signals:
         resolved.loss_of_outputs(resolved.task.data["valid_x"])  # refused before any work
     if cluster is not None:
-        _check_for_cluster(schemes, tasks, models, signals)
+        _check_for_cluster(schemes, tasks, models, signals, mapping)
     here = place(mapping, cluster)
     device = here["device"]
     slots = slots_per_device or default_slots(resolved.study, device["mapping"], device["count"])
     options = Options(device["mapping"], slots, signals, force_resume, cluster, here)
+    if device["mapping"] == "sharded":
+        check_sharded(resolved)
     folder = Folder(Path(out) if out is not None else resolved.study.folder)
     with allowed(progress), sweep.numerics(study):
         return _run(resolved, folder, began, options)
 
 
-def _check_for_cluster(schemes: Any, tasks: Any, models: Any, signals: int) -> None:
+def check_slots(slots: int | None) -> None:
+    """Raises: BadStudy for a number of slots that no device can have."""
+    if slots is not None and not 1 <= slots <= MOST_SLOTS:
+        raise BadStudy(f"slots must be 1 to {MOST_SLOTS}, got {slots}")
+
+
+def _check_for_cluster(
+    schemes: Any, tasks: Any, models: Any, signals: int, mapping: sweep.Mapping | None
+) -> None:
     """Raises: BadStudy for what only this process has, or can do."""
+    if mapping == "sharded":
+        raise BadStudy(
+            "workers of a cluster train whole trials; give a cluster, or mapping=sharded"
+        )
     if schemes or tasks or models:
         raise BadStudy(
             "workers of a cluster do not see objects of this program; write them into a file that "
@@ -440,7 +453,9 @@ class Campaign:
             self.courses.restore(self.saved)
             self._take_up(self.saved)
         for point, row in take_parts(self.folder.path, self.identity):
-            self._take(point, row)
+            course = self.courses.by_point.get(point)
+            if course is None or course.outcome is Outcome.UNFINISHED:
+                self._take(point, row)
 
     @property
     def per_epoch(self) -> int:
@@ -526,6 +541,7 @@ class Campaign:
                 course.outcome = Outcome.STOPPED
                 if self.running.pop(point, None) is not None:
                     given_up.append(self.numbers[point])
+        self.states = {point: state for point, state in self.states.items() if point in wanted}
         joining = self._next_of_queue(self._first(wanted), room + len(given_up))
         changed = {}
         for point in (*self.running, *joining):
@@ -591,12 +607,13 @@ class Campaign:
         return ends
 
     def _trim(self) -> None:
-        """Drop what trials did beyond the caps of all stages that wanted them: as if those of a
-        stage had run side by side.
+        """Drop what trials did beyond the caps of all stages that wanted them, as if those of a
+        stage had run side by side, and trials of a smaller study that no stage of this one wants.
 
         Not before the study has ended: what a trial has left is never taken back while the searches
         go on, so that a stage that has ended stays ended.
         """
+        wanted: set[Point] = set()
         for line in self.lines:
             ends = self._ends(line)
             caps: dict[Trial, int] = {}
@@ -605,7 +622,11 @@ class Campaign:
                 for trial in stage.trials:
                     caps[trial] = max(cap, caps.get(trial, 0))
             for trial, cap in caps.items():
-                self.courses.by_point[self._point(line, trial)].stop(cap)
+                point = self._point(line, trial)
+                self.courses.by_point[point].stop(cap)
+                wanted.add(point)
+        for point in self.courses.by_point.keys() - wanted:
+            del self.courses.by_point[point]
 
     def _course(self, line: Line, trial: Trial, stage: Stage) -> Course:
         point = self._point(line, trial)

@@ -17,6 +17,7 @@ import logging
 import os
 import shutil
 import subprocess
+import threading
 import time
 import uuid
 from collections import defaultdict
@@ -48,6 +49,7 @@ SLICE = 3.0  # seconds of work of a task, of which an empty one costs 4 to 10 ms
 CONNECT = 10.0  # seconds in which a scheduler must answer
 FIRST_WORKER = 60.0  # and a first worker must come
 PATIENCE = 600.0  # and another where all are gone
+IDLE = 60.0  # after which a worker forgets a study
 LOOK = 0.5  # between two looks at what has come
 DEATHS = 3  # of workers that a trial may see alone before it has failed
 LATE = 0.2  # as what share of a death counts one after it had answered: by chance, most likely
@@ -111,14 +113,18 @@ def describe_worker(dask_worker: Any) -> dict[str, Any]:
 
 
 _sessions: dict[str, "Session"] = {}
+_one_at_a_time = threading.Lock()  # of a worker's threads
 
 
 def advance(question: Question, work: Work) -> Done:
     """A slice of a worker's time."""
-    if question.session not in _sessions:
-        _sessions.clear()  # of studies that are over
-        _sessions[question.session] = Session(question)
-    return _sessions[question.session].advance(work)
+    with _one_at_a_time:
+        if question.session not in _sessions:
+            now = time.monotonic()
+            for name in [name for name, its in _sessions.items() if now - its.used > IDLE]:
+                del _sessions[name]  # of studies that are over
+            _sessions[question.session] = Session(question)
+        return _sessions[question.session].advance(work)
 
 
 class Session:
@@ -150,11 +156,14 @@ class Session:
         self.running: dict[int, int] = {}  # with the budgets that the sweep knows
         self.ended: set[int] = set()
         self.courses: dict[int, list[sweep.Row]] = {}
+        self.points: dict[int, Point] = {}  # of all trials so far: one may end that is not wanted
+        self.used = time.monotonic()
 
     def advance(self, work: Work) -> Done:
         """Train what is wanted for a slice, or until all of it has ended."""
         began = time.monotonic()
-        self.work, self.ended = work, set()
+        self.work, self.ended, self.used = work, set(), began
+        self.points |= work.points
         rows: list[sweep.Row] = []
         counter = sweep.CompileCounter("training_program")
         with counter, sweep.numerics(self.resolved.study):
@@ -191,7 +200,7 @@ class Session:
         return sweep.Orders([self._joining(number) for number in joining], given_up, budgets)
 
     def _joining(self, number: int) -> sweep.Joining:
-        point = self.work.points[number]
+        point = self.points[number]
         if point.scheme not in self.initial:
             drawn = draw_parameters(self.resolved, [point.scheme])
             initial, report = calibrate_parameters(self.resolved, drawn)
@@ -205,10 +214,12 @@ class Session:
         """Keep what trials did, and write the courses of those that have ended."""
         ended = []
         for row in rows:
+            if row.first == 0:  # also of one that begins anew
+                self.courses[row.number] = []
             self.courses[row.number].append(row)
             if row.outcome is not Outcome.UNFINISHED:
                 del self.running[row.number]
-                ended.append((self.work.points[row.number], joined(self.courses.pop(row.number))))
+                ended.append((self.points[row.number], joined(self.courses.pop(row.number))))
                 self.ended.add(row.number)
         folder = Path(self.question.path) / PARTS / self.question.session
         if ended and folder.is_dir():  # where there is one file system
@@ -430,6 +441,12 @@ class Cluster:
                 "there"
             )
         for other, known in self.known.items():
+            changes = store.changed_conditions(known["conditions"], about["conditions"])
+            if changes:
+                raise NoDevice(
+                    f"workers {other} and {address} round otherwise ({'; '.join(changes)}); start "
+                    "workers that are alike"
+                )
             kinds = known["device"]["kind"], about["device"]["kind"]
             if kinds[0] != kinds[1]:
                 raise NoDevice(
@@ -502,6 +519,7 @@ class ClusterSweep:
         self.suspects: dict[int, Point] = {}  # who were there when a worker died
         self.again: dict[int, Point] = {}  # who begin anew, and nobody is to blame
         self.deaths: defaultdict[int, float] = defaultdict(float)
+        self.blamed: set[tuple[int, str]] = set()  # trials, and workers that raised with them alone
         self.failures: dict[Point, str] = {}  # by trial, why it has failed
         self.budgets: dict[int, int] = {}
         self.slices = 0
@@ -586,6 +604,7 @@ class ClusterSweep:
         if post.future is not None:
             post.future.cancel()
         numbers = {point: number for number, point in post.trials.items()}
+        self.taken.update(self._parts(post))
         for path in self._parts(post):
             for point, row in read_part(path, self.question.digest):
                 if point in numbers:
@@ -664,7 +683,11 @@ class ClusterSweep:
             self.taken.update(self._parts(post))
             if status == "finished":
                 post.answered = True
-                done: Done = future.result()
+                try:
+                    done: Done = future.result(timeout=CONNECT)
+                except Exception as error:  # it died before it could be asked
+                    self._blame(post, error)
+                    continue
                 self.counter.count += done.compilations
                 self.counter.seconds += done.compile_s
                 self.calibrated |= done.calibrated
@@ -674,7 +697,7 @@ class ClusterSweep:
                         if row.outcome is not Outcome.UNFINISHED:
                             del post.trials[row.number]
             else:
-                self._blame(post, future.exception())
+                self._blame(post, future.exception(timeout=CONNECT))
         return rows
 
     def _begin_anew(self) -> None:
@@ -691,10 +714,14 @@ class ClusterSweep:
         """A slice has ended in an error: of the study, of a worker's death, or of a trial."""
         if isinstance(error, BadStudy):
             raise BadStudy(f"worker {post.address}: {error}") from error
+        self._keep_written(post)
         for number, point in post.trials.items():
             self.failures[point] = _first_line(error)
-            if post.alone:
+            # One that is broken itself fails with every trial: what counts is how many there are.
+            before = (number, post.address) in self.blamed
+            if post.alone and (not before or len(self.posts) == 1):
                 self.deaths[number] += 1
+                self.blamed.add((number, post.address))
         self.suspects |= post.trials
         post.trials, post.alone = {}, False
 

@@ -42,12 +42,18 @@ class One(NamedTuple):
         return [Seat(number, jax.tree.map(np.asarray, self.state)) for number in self.slots]
 
 
-class ShardedSweep:
-    """A sweep as `sweep.Sweep`, whose only slot is all devices.
+def check_sharded(resolved: Resolved) -> None:
+    """Raises: BadStudy for schemes that are calibrated."""
+    if resolved.calibrations:
+        names = ", ".join(resolved.calibrations)
+        raise BadStudy(
+            f"calibrations look at a whole model on one device: leave them out of {names}, or run "
+            "without --sharded"
+        )
 
-    Raises: BadStudy for schemes that are calibrated, whose calibrations look at a whole model on
-    one device.
-    """
+
+class ShardedSweep:
+    """A sweep as `sweep.Sweep`, whose only slot is all devices."""
 
     mapping = "sharded"
 
@@ -58,12 +64,6 @@ class ShardedSweep:
         devices: Sequence[Any],
         stopped: Callable[[], bool] = lambda: False,
     ):
-        if resolved.calibrations:
-            names = ", ".join(resolved.calibrations)
-            raise BadStudy(
-                f"calibrations look at a whole model on one device: leave them out of {names}, or "
-                "run without --sharded"
-            )
         self.resolved, self.program, self.stopped = resolved, program, stopped
         self.mesh = Mesh(np.asarray(devices), (AXIS,))
         everywhere = NamedSharding(self.mesh, PartitionSpec())

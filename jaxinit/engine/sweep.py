@@ -9,6 +9,7 @@ any more the slots shrink to the next power of two, each of which is compiled on
 communicate.
 """
 
+import contextvars
 import math
 import os
 import tempfile
@@ -607,8 +608,9 @@ def compiled(lowered: Any, stopped: Callable[[], bool]) -> Any:
         except Exception as error:
             failed.append(error)
 
-    thread = threading.Thread(target=compile_it, daemon=True)
-    _compilations[:] = [thread]
+    here = contextvars.copy_context()  # of how progress is shown
+    thread = threading.Thread(target=lambda: here.run(compile_it), daemon=True)
+    _compilations[:] = [other for other in _compilations if other.is_alive()] + [thread]
     thread.start()
     while thread.is_alive():
         if stopped():

@@ -10,4 +10,5 @@ def test_codes_are_stable() -> None:
         "CENSORED": 2,
         "DIVERGED": 3,
         "STOPPED": 4,
+        "FAILED": 5,
     }
