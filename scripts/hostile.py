@@ -11,7 +11,7 @@ import random
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from unittest.mock import patch
 
@@ -284,7 +284,7 @@ def prepared(place: Path) -> Iterator[None]:
         instead("engine.again.identify", lambda cell: NO_IDENTITY)
         stack.enter_context(contextlib.chdir(place))
         for name, schemes in (("study", STUDY.schemes), ("other", STUDY.schemes[:1])):
-            study = Study(**(vars(STUDY) | {"schemes": schemes}))
+            study = replace(STUDY, schemes=schemes)
             campaign.run(study, out=place / name, progress=False)
         for where in (
             "engine.campaign.draw_parameters",
