@@ -53,10 +53,14 @@ def same(folder: Path, whole: Path) -> bool:
     return store.load(folder).records.identical(store.load(whole).records)
 
 
-def dying_workers(storms: int, mean: float, draws: np.random.Generator, there: Path) -> bool:
-    """Workers killed at random, on average one in so many seconds, until the study ends."""
+def dying_workers(storms: int, expected: float, draws: np.random.Generator, there: Path) -> bool:
+    """Workers killed at random until the study ends, on average so many in the time that it takes
+    undisturbed."""
     assert not Life(STUDY, there / "whole").finish()[0]
-    sound = True
+    began = time.monotonic()
+    assert not Life([*STUDY, "--cluster"], there / "undisturbed").finish()[0]
+    mean = (time.monotonic() - began) / expected
+    sound = same(there / "undisturbed", there / "whole")
     for number in range(storms):
         folder = there / f"storm{number}"
         life = Life([*STUDY, "--cluster"], folder)
@@ -71,7 +75,7 @@ def dying_workers(storms: int, mean: float, draws: np.random.Generator, there: P
         right = code == 0 and same(folder, there / "whole")
         sound &= right
         print(
-            f"workers killed, one in {mean:g} s on average: {deaths} deaths in "
+            f"workers killed, one in {mean:.0f} s on average: {deaths} deaths in "
             f"{time.monotonic() - began:.0f} s, records "
             f"{'the same' if right else f'WRONG {errors}'}",
             flush=True,

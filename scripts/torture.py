@@ -67,8 +67,8 @@ class Settings:
     """Hostile command lines."""
     storms: int = 2
     """Studies whose workers are killed all the time."""
-    mean: float = 8.0
-    """Seconds between two deaths of workers, on average."""
+    deaths: float = 4.0
+    """Of workers, on average, in the time that such a study takes undisturbed."""
     poisoned: bool = True
     """A scheme that ends every worker that draws it."""
     schedulers: int = 1
@@ -373,7 +373,7 @@ def main() -> int:
         if settings.pairs:
             sound &= killed.pairs_of_processes(settings.pairs, there)
         if settings.storms:
-            sound &= on_workers.dying_workers(settings.storms, settings.mean, draws, there)
+            sound &= on_workers.dying_workers(settings.storms, settings.deaths, draws, there)
         if settings.poisoned:
             sound &= on_workers.poisoned_trials(there)
         sound &= on_workers.dying_schedulers(settings.schedulers, there)

@@ -275,3 +275,37 @@ def test_what_takes_too_long_is_ended_with_all_that_it_started(tmp_path: Path) -
     assert not child.exists() or child.read_text().split()[2] == "Z"
     done = on_accelerator.run_within(60, ["bash", "-c", "echo out; exit 3"])
     assert (done.returncode, done.stdout) == (3, "out\n")
+
+
+def torture(words: str) -> str:
+    """What the script says of the kinds that are named, none of the others."""
+    none = {
+        **dict.fromkeys(("files", "flips", "parts", "lines", "kills", "pairs"), 0),
+        **dict.fromkeys(("kills-on-workers", "storms", "schedulers", "cost-pairs"), 0),
+    }
+    left = [f"--{name}={number}" for name, number in none.items()]
+    command = [sys.executable, str(ROOT / "scripts" / "torture.py"), *left, *words.split()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.endswith("nothing was lost, wrong or a traceback\n")
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_some_torture_of_folders_and_commands() -> None:
+    said = torture("--files 20 --flips 10 --parts 20 --resumed 1 --lines 20 --no-poisoned")
+    assert "20 damages to what workers wrote" in said
+    assert "20 hostile command lines" in said
+
+
+@pytest.mark.slow
+def test_some_torture_of_processes() -> None:
+    said = torture("--kills 6 --pairs 1 --no-poisoned")
+    assert "dropout, momentum searched too, here" in said
+
+
+@pytest.mark.slow
+def test_some_torture_of_workers() -> None:
+    said = torture("--kills-on-workers 3 --storms 1 --schedulers 1")
+    assert "2 of its 2 trials have failed" in said
+    assert "a scheduler died: its client ended in" in said

@@ -8,6 +8,7 @@ epoch) are NaN from the end of the trial on.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -83,6 +84,12 @@ class Courses:
     evaluations: int
     by_point: dict[Point, Course] = field(default_factory=dict)
 
+    def __post_init__(self):
+        # A study asks for all ends after every piece: what is known of trials is not found anew.
+        self._by_search: dict[tuple[str, float | None], list[Point]] = {}
+        self._indexed = 0  # trials that these have; none is ever taken away
+        self._ends: dict[Point, tuple[Outcome, int, End]] = {}
+
     def begin(self, point: Point, purpose: Purpose) -> None:
         """Make room for a trial."""
         traces = np.full((len(TRACES), self.evaluations), np.nan, np.float32)
@@ -96,16 +103,23 @@ class Courses:
     def ends(self, scheme: str, also: float | None = None) -> dict[tuple[float, int], End]:
         """How the trials of a scheme stand at a value of the other setting, by rate and seed: one
         that goes on as if it had been stopped where it is."""
+        for point in islice(self.by_point, self._indexed, None):
+            self._by_search.setdefault((point.scheme, point.also), []).append(point)
+        self._indexed = len(self.by_point)
         ends = {}
-        for point, course in self.by_point.items():
-            ran = course.evaluations or course.outcome is Outcome.FAILED
-            if (point.scheme, point.also) == (scheme, also) and ran:
-                ends[point.rate, point.seed] = self.end(course)
+        for point in self._by_search.get((scheme, also), ()):
+            course = self.by_point[point]
+            if course.evaluations or course.outcome is Outcome.FAILED:
+                ends[point.rate, point.seed] = self._end(point, course)
         return ends
 
-    def end(self, course: Course) -> End:
-        metric = course.traces[list(TRACES).index("metric")]
-        return _end(course.outcome, course.evaluations, metric, self.attrs)
+    def _end(self, point: Point, course: Course) -> End:
+        known = self._ends.get(point)
+        if known is None or known[:2] != (course.outcome, course.evaluations):
+            metric = course.traces[list(TRACES).index("metric")]
+            end = _end(course.outcome, course.evaluations, metric, self.attrs)
+            self._ends[point] = known = course.outcome, course.evaluations, end
+        return known[2]
 
     def dataset(self) -> xr.Dataset:
         """The records, ordered by scheme as the study names them, rate and seed."""

@@ -520,7 +520,8 @@ class ClusterSweep:
         self.again: dict[int, Point] = {}  # who begin anew, and nobody is to blame
         self.deaths: defaultdict[int, float] = defaultdict(float)
         self.blamed: set[tuple[int, str]] = set()  # trials, and workers that raised with them alone
-        self.failures: dict[Point, str] = {}  # by trial, why it has failed
+        self.said: dict[Point, str] = {}  # by trial, the last error of a worker that had it
+        self.failures: dict[Point, str] = {}  # by trial that has failed, why
         self.budgets: dict[int, int] = {}
         self.slices = 0
         self.lost: list[sweep.Row] = []  # what those who died had written
@@ -716,7 +717,7 @@ class ClusterSweep:
             raise BadStudy(f"worker {post.address}: {error}") from error
         self._keep_written(post)
         for number, point in post.trials.items():
-            self.failures[point] = _first_line(error)
+            self.said[point] = _first_line(error)
             # One that is broken itself fails with every trial: what counts is how many there are.
             before = (number, post.address) in self.blamed
             if post.alone and (not before or len(self.posts) == 1):
@@ -730,7 +731,7 @@ class ClusterSweep:
         rows = []
         for number in [number for number in self.suspects if self.deaths[number] >= DEATHS]:
             point = self.suspects.pop(number)
-            said = self.failures.get(point, "the worker died")
+            said = self.said.get(point, "the worker died")
             self.failures[point] = f"{DEATHS} workers or more failed with it alone: {said}"
             nothing = traces(np.zeros((len(training.Records._fields), 0), np.float32))
             rows.append(sweep.Row(number, 0, 0, nothing, Outcome.FAILED))

@@ -46,7 +46,7 @@ SHARE_OF_MEMORY = 0.8  # of what is free on a device: what a program may need
 
 
 def one_device_per_core(count: int | None = None) -> None:
-    """Give JAX one CPU device per core (or `count`), at least two, each on a thread of its own.
+    """Give JAX one CPU device per core (or `count`), two or more, each on a thread of its own.
 
     XLA compiles a program for one device in another way than for several, and rounds otherwise
     (measured: an MLP with dropout); for two, three or eight it gives the same bits.
