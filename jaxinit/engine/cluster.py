@@ -718,10 +718,11 @@ class ClusterSweep:
         self._keep_written(post)
         for number, point in post.trials.items():
             self.said[point] = _first_line(error)
-            # One that is broken itself fails with every trial: what counts is how many there are.
-            before = (number, post.address) in self.blamed
-            if post.alone and (not before or len(self.posts) == 1):
-                self.deaths[number] += 1
+            if post.alone:
+                # One that is broken itself fails with every trial: others are asked first.
+                everybody = all((number, address) in self.blamed for address in self.posts)
+                if everybody or (number, post.address) not in self.blamed:
+                    self.deaths[number] += 1
                 self.blamed.add((number, post.address))
         self.suspects |= post.trials
         post.trials, post.alone = {}, False

@@ -78,9 +78,9 @@ class Workers(Cluster):
                 self.sessions[address] = session
                 done = session.advance(work)
             except Exception as error:
-                future.status, future.exception = "error", lambda error=error: error
+                future.status, future.exception = "error", lambda timeout, error=error: error
                 return future
-            future.result = lambda: done
+            future.result = lambda timeout: done
         if death is None:
             future.status = "finished"
         else:
