@@ -17,7 +17,7 @@ from jaxinit.analysis import store
 from jaxinit.analysis.outcome import Outcome
 from jaxinit.analysis.records import select
 from jaxinit.analysis.store import Result
-from jaxinit.engine import campaign, sweep
+from jaxinit.engine import campaign, resolve, sweep
 from jaxinit.study import Study
 
 # Noise of dropout spreads the seeds, so that some trial is stopped whose rate is reported.
