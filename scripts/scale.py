@@ -2,7 +2,8 @@
 and the time of statistics, figures and `jaxinit plot`.
 
 Trials are as small as they can be, so that what is not training shows. Each size runs in a process
-of its own, whose peak of memory it is.
+of its own, whose peak of memory it is. Seconds are those of a processor, which other work on the
+machine does not change.
 """
 
 import json
@@ -22,7 +23,7 @@ import tyro
 
 ROWS = {
     "trials": "trials",
-    "wall": "whole run, s",
+    "whole": "whole run, s",
     "each": "training loop, ms a trial",
     "orders": "of which searches, ms a trial",
     "saves": "states saved",
@@ -80,9 +81,9 @@ def measure(trials: int, there: Path) -> dict[str, Any]:
         method, seconds = getattr(owner, name), spent.setdefault(name, [])
 
         def measured(*args: Any, **options: Any) -> Any:
-            began = time.monotonic()
+            began = time.process_time()
             done = method(*args, **options)
-            seconds.append(time.monotonic() - began)
+            seconds.append(time.process_time() - began)
             if name == "_save":
                 sizes.append((there / "study" / store.STATE).stat().st_size)
             return done
@@ -93,19 +94,19 @@ def measure(trials: int, there: Path) -> dict[str, Any]:
         time_of(campaign.Campaign, name)
     time_of(campaign, "summarize")
     time_of(study_figures, "draw_all")
-    began = time.monotonic()
+    began = time.process_time()
     result = campaign.run(study, out=there / "study", progress=False)
-    wall = time.monotonic() - began
-    began = time.monotonic()
+    whole = time.process_time() - began
+    began = time.process_time()
     assert cli.main(["plot", str(there / "study")]) == 0
-    plot = time.monotonic() - began
+    plot = time.process_time() - began
     count = len(result.records.trial)
     assert result.summary["trials"] == count, summary
     (training,), saves = spent["train"], spent["_save"]
     return {
         "trials": count,
         "outcomes": dict(Counter(result.records.outcome.values.tolist())),
-        "wall": wall,
+        "whole": whole,
         "each": 1e3 * training / count,
         "orders": 1e3 * sum(spent["_orders"]) / count,
         "saves": len(saves),

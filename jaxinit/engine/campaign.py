@@ -583,12 +583,12 @@ class Campaign:
         """The trials that the search of a scheme waits for, and after how many evaluations each may
         be stopped; empty when all have ended."""
         ends = self._ends(line)
-        reported: tuple[Trial, ...] = ()
+        reported: frozenset[Trial] = frozenset()
         for stage in self.plan.stages(ends, self.budget):
             if stage.purpose == "report":
                 for trial in reported:  # until now
                     self._course(line, trial, stage).purpose = "fine"
-                reported = stage.trials
+                reported = frozenset(stage.trials)
             for trial in stage.trials:
                 course = self._course(line, trial, stage)
                 if trial not in reported or stage.purpose == "report":

@@ -406,6 +406,8 @@ class Cluster:
         if self.client.status == "connecting":  # the scheduler is gone, perhaps for a moment
             return {}
         addresses = self.client.scheduler_info(n_workers=-1)["workers"]
+        if self.here is not None and len(addresses) < len(self.here.worker_spec):
+            self.here.sync(_start_again, self.here)
         for address in addresses:
             if address not in self.known:
                 about = self._described(address)
@@ -455,9 +457,20 @@ class Cluster:
                 )
 
 
+async def _start_again(here: Any) -> None:
+    """Start workers of this machine again that Dask has given up, as one that was killed while it
+    started."""
+    for name, nanny in list(here.workers.items()):
+        if nanny.status.name in ("closed", "failed"):
+            del here.workers[name]
+    if len(here.workers) < len(here.worker_spec):
+        here.scale(len(here.worker_spec))
+
+
 def _silence() -> None:
     """What happens is said by us, in a line, and not by Dask's loggers, each of which has a level
     of its own."""
+    logging.getLogger("tornado.application").setLevel(logging.CRITICAL)
     for name in ("distributed", *logging.root.manager.loggerDict):
         if name.partition(".")[0] == "distributed":
             logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -465,8 +478,12 @@ def _silence() -> None:
 
 def _local_cluster(distributed: Any) -> Any:
     """A scheduler on the loopback, and a worker a core, or a GPU."""
+    import dask
+
     # Workers read this when they start, also in a dead one's place.
     os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "critical")
+    # After 15 s Dask would give up one that starts again, which takes longer on a busy machine.
+    dask.config.set({"distributed.deploy.lost-worker-timeout": PATIENCE})
     flags = sweep.one_thread(os.environ.get("XLA_FLAGS", ""))
     workers: dict[int, Any] = {}
     own: list[dict[str, str]] = [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus_of_this_machine()]
