@@ -33,7 +33,8 @@ if tuple(map(int, version("jaxlib").split(".")[:2])) <= (0, 10):
 os.environ["XLA_FLAGS"] = " ".join(flags).strip()
 
 # Tracing makes and drops many small objects, and Python looks through all that live for circles
-# among them: with its own thresholds an eighth of the time.
+# among them: with its own thresholds for 2 % and 13 % of the processor's time in two measurements.
+# Neither the memory of a worker nor its mappings were more without.
 gc.set_threshold(100_000, 20, 100)
 
 import jax  # noqa: E402

@@ -23,6 +23,7 @@ TINY = {
     "probe": "--hidden 8 --seeds 2 --examples 10",
     "coordcheck": "--seeds 2 --widths 64 128 --steps 1",
 }
+FULL = "lrs=(0.1, 0.3), seeds=4, epochs=5"  # of the studies in Python
 FEWER = {"--length": "12", "--layers": "2"}
 
 
@@ -121,13 +122,19 @@ def test_the_other_commands_are_those_that_other_tests_run() -> None:
     }
 
 
-def test_the_python_runs_as_it_stands(tmp_path: Path) -> None:
+@pytest.mark.parametrize("fewer", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_the_python_runs_as_it_stands(fewer: bool, tmp_path: Path) -> None:
+    """But for the sizes of its studies, where `fewer`."""
     blocks = re.findall(r"^```python\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
     assert len(blocks) >= 2
-    program = tmp_path / "readme.py"
-    program.write_text("\n".join(blocks))
-    # optimized as for its reader: it trains for half a minute
-    environment = os.environ | {"XLA_FLAGS": ""}
+    program, text = tmp_path / "readme.py", "\n".join(blocks)
+    environment = dict(os.environ)
+    if fewer:
+        assert text.count(FULL) == 2
+        text = text.replace(FULL, "lrs=(0.1,), seeds=2, epochs=1")
+    else:  # optimized as for its reader: it trains for half a minute
+        environment["XLA_FLAGS"] = ""
+    program.write_text(text)
     done = subprocess.run(
         [sys.executable, program.name],
         cwd=tmp_path,
