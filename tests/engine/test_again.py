@@ -49,7 +49,6 @@ def test_a_study_that_is_extended_is_the_larger_one_run_anew(
     assert store.load(folder).study == whole.study
     first, second = more.about["lives"]
     assert first == small.about["lives"][0]
-    assert second["wall_s"] < whole.summary["wall_s"]
     assert more.summary["wall_s"] == pytest.approx(first["wall_s"] + second["wall_s"])
     table = [[row[key] for key in ("scheme", "lr", "epochs")] for row in more.summary["table"]]
     assert table == [
