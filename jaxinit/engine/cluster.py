@@ -483,7 +483,7 @@ def _local_cluster(distributed: Any) -> Any:
     # Workers read this when they start, also in a dead one's place.
     os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "critical")
     # After 15 s Dask would give up one that starts again, which takes longer on a busy machine.
-    dask.config.set({"distributed.deploy.lost-worker-timeout": PATIENCE})
+    dask.config.set({"distributed.deploy.lost-worker-timeout": PATIENCE})  # pyright: ignore[reportPrivateImportUsage]
     flags = sweep.one_thread(os.environ.get("XLA_FLAGS", ""))
     workers: dict[int, Any] = {}
     own: list[dict[str, str]] = [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus_of_this_machine()]
