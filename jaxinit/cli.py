@@ -150,11 +150,12 @@ def resume(
         force_resume: Go on under other versions or another commit; the answer says so.
         cluster: As of run.
     """
-    from jaxinit.analysis.store import stored, study_of
+    from jaxinit.analysis.store import stored
 
     def go_on() -> "Result":
-        study = study_of(folder)
-        sharded = not cluster and stored(folder)["device"]["mapping"] == "sharded"
+        about = stored(folder)
+        study = Study.from_plain(about["study"])
+        sharded = not cluster and about["device"]["mapping"] == "sharded"
         return carry_out(study, folder, slots, force_resume, cluster=cluster, sharded=sharded)
 
     return exit_code(go_on)
@@ -710,7 +711,7 @@ def show(result: "Result") -> "Result":
             f"interrupted: what was computed is in {result.folder}; look at it with: jaxinit plot "
             f"{folder}"
         )
-        print("the same command goes on from there")
+        print(f"go on with: jaxinit resume {folder}")
     return result
 
 

@@ -39,7 +39,7 @@ from jaxinit.study import BadStudy, Study
 
 STUDY, RECORDS, SUMMARY = "study.json", "records.nc", "summary.json"
 STATE, SPARE = "state.bin", "state.before.bin"
-CHECKSUM = 32  # bytes of a SHA-256, before the content of a state
+CHECKSUM = 32  # bytes of a SHA-256, before the content of what is sealed
 FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
 PACKAGES = ("jaxinit", "jax", "jaxlib", "flax", "optax", "numpy", "scipy", "xarray")
 OF_THE_STUDY = ("schema", "study", "command", "seeds")  # in study.json, by the study alone
@@ -135,11 +135,6 @@ def summarize_again(path: str | Path) -> Result:
         except OSError:
             pass  # a folder that cannot be written still prints its answer
     return Result(study, records, summary, folder.path, True, about)
-
-
-def study_of(path: str | Path) -> Study:
-    """The study of a folder, complete or not. Raises: BadStudy as `stored`."""
-    return Study.from_plain(stored(path)["study"])
 
 
 def stored(path: str | Path) -> dict[str, Any]:
@@ -324,6 +319,25 @@ def changed_conditions(there: Mapping[str, Any], here: Mapping[str, Any]) -> lis
     return changes
 
 
+def sealed(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> bytes:
+    """A header and arrays as the content of a file, a checksum before it."""
+    payload = io.BytesIO()
+    save: Any = np.savez
+    save(payload, header=np.frombuffer(to_json(header), np.uint8), **arrays)
+    content = payload.getvalue()
+    return hashlib.sha256(content).digest() + content
+
+
+def opened(content: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
+    """The header and the arrays of what `sealed` made; None where the checksum is wrong."""
+    checksum, payload = content[:CHECKSUM], content[CHECKSUM:]
+    if hashlib.sha256(payload).digest() != checksum:
+        return None
+    with np.load(io.BytesIO(payload), allow_pickle=False) as file:
+        arrays = dict(file)
+    return json.loads(arrays.pop("header").tobytes()), arrays
+
+
 def write_state(
     path: Path, arrays: Mapping[str, np.ndarray], identity: str, lives: Sequence[Mapping]
 ) -> None:
@@ -332,15 +346,10 @@ def write_state(
     `identity` is the digest of the study that it belongs to, `lives` what study.json says of the
     runs so far.
     """
-    payload = io.BytesIO()
-    header = np.frombuffer(to_json({"identity": identity, "lives": list(lives)}), np.uint8)
-    save: Any = np.savez
-    save(payload, header=header, **arrays)
-    content = payload.getvalue()
     state = path / STATE
     fresh = path / f".{STATE}.new"
     try:
-        write_synced(fresh, hashlib.sha256(content).digest() + content)
+        write_synced(fresh, sealed({"identity": identity, "lives": list(lives)}, arrays))
     except OSError:
         fresh.unlink(missing_ok=True)
         raise
@@ -369,9 +378,10 @@ def read_state(
         remarks = f"{path / STATE} is missing; "
     for name, content in contents.items():
         file = path / name
-        state = _parse_state(content)
-        if state is not None and state.pop("identity") == identity:
-            return state, f"{remarks}going on from {file}"
+        state = opened(content)
+        if state is not None and state[0]["identity"] == identity:
+            header, arrays = state
+            return {**arrays, "lives": header["lives"]}, f"{remarks}going on from {file}"
         fault = "torn" if state is None else "foreign"
         reason = "is torn" if state is None else "belongs to another study"
         if set_aside:
@@ -395,17 +405,6 @@ def _state_files(path: Path) -> dict[str, bytes]:
             # A folder or a loop of links in its place is set aside as a torn one is.
             contents[name] = b""
     return contents
-
-
-def _parse_state(content: bytes) -> dict[str, Any] | None:
-    """The arrays of a state with its `identity` and `lives`; None where its checksum is wrong."""
-    checksum, payload = content[:CHECKSUM], content[CHECKSUM:]
-    if hashlib.sha256(payload).digest() != checksum:
-        return None
-    with np.load(io.BytesIO(payload), allow_pickle=False) as arrays:
-        state: dict[str, Any] = dict(arrays)
-    header = json.loads(state.pop("header").tobytes())
-    return state | {"identity": header["identity"], "lives": header["lives"]}
 
 
 def clear_state(path: Path) -> None:

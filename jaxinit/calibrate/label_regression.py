@@ -23,9 +23,8 @@ from jaxinit.tasks.base import cross_entropy, squared_error
 
 RIDGES = (0.01, 0.1, 1.0, 10.0, 100.0)  # penalties that cross-validation chooses from
 SCALES = (1.0, 2.0, 3.0, 4.0, 5.0, 6.0)  # and sizes of the logits that stand for a class
-LINEAR = (
-    0.05  # a share of the outputs beyond which a deviation from a linear readout is no rounding
-)
+# A share of the outputs beyond which a deviation from a linear readout is no rounding.
+LINEAR = 0.05
 
 Measure: TypeAlias = Callable[[Array, Array], Array]
 

@@ -27,9 +27,9 @@ from jaxinit.engine.campaign import (
 )
 from jaxinit.engine.cluster import Cluster
 from jaxinit.engine.identity import changed, combined, identify
+from jaxinit.engine.initial import draw_seed, kept
 from jaxinit.engine.resolve import Resolved, check_memory, memory_needs, resolve
 from jaxinit.engine.sharded import check_sharded
-from jaxinit.spec import draw, named_key
 from jaxinit.study import BadStudy, Name, Study
 
 SECONDS = 1.0  # of training, by which a study's time is estimated
@@ -227,13 +227,11 @@ def _seconds_of_a_step(resolved: Resolved, many: sweep.Sweep) -> float:
     study = resolved.study
     scheme, also = study.schemes[0], study.also[1][0] if study.also else None
     point = Point(scheme, plan_of(study).rate(0), study.first_seed, also)
-    key = named_key(jax.random.key(point.seed), "parameters")
-    drawn = draw(resolved.schemes[scheme], key, resolved.model.leaves, study.param_dtype)
+    drawn = jax.tree.map(np.asarray, {scheme: draw_seed(resolved, scheme, point.seed)})
+    params = kept(resolved, drawn)[scheme]
     trial = resolved.trial(point, many.program.evaluations_per_epoch)
     together = len(many.devices) if many.mapping == "map" else many.slots
-    waiting = [
-        sweep.Joining(number, trial, jax.tree.map(np.asarray, drawn)) for number in range(together)
-    ]
+    waiting = [sweep.Joining(number, trial, params) for number in range(together)]
 
     def order(room: int) -> sweep.Orders:
         del room

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxinit.analysis import store
@@ -242,7 +241,8 @@ def _answer(
     digest = combined(identity, study.plain())
     saved, past = _saved(folder, study, digest)
     forced = []
-    if saved is not None or (past and take_parts(folder.path, digest)):
+    written = take_parts(folder.path, digest)
+    if saved is not None or (past and written):
         forced = check_resume(folder.path, past[-1], options.place, options.force_resume)
     courses = Courses(
         store.attributes(study, program.evaluations_per_epoch, task_attributes(resolved), digest),
@@ -272,6 +272,7 @@ def _answer(
             digest,
             history,
             saved,
+            written,
             shown.stands,
             stop,
             SignalRecorder(resolved, program, initial or {}, options.signals),
@@ -431,6 +432,7 @@ class Campaign:
     identity: str
     history: History
     saved: dict[str, Any] | None
+    written: list[tuple[Point, sweep.Row]]  # by workers, and not in what is saved
     report: Report
     stop: list[int]
     recorder: SignalRecorder
@@ -452,7 +454,7 @@ class Campaign:
         if self.saved is not None:
             self.courses.restore(self.saved)
             self._take_up(self.saved)
-        for point, row in take_parts(self.folder.path, self.identity):
+        for point, row in self.written:
             course = self.courses.by_point.get(point)
             if course is None or course.outcome is Outcome.UNFINISHED:
                 self._take(point, row)
@@ -680,13 +682,9 @@ class Campaign:
         seats = saved["seats"].tolist()
         if not seats or isinstance(self.sweeper, ClusterSweep):  # states are not sent to others
             return
-        dtype = jnp.dtype(self.resolved.study.param_dtype)
-        params = {
-            leaf.name: jax.ShapeDtypeStruct(leaf.shape, dtype)
-            for leaf in self.resolved.model.leaves
-        }
         trial = self.resolved.trial(points[0], self.per_epoch)
-        first = jax.eval_shape(self.sweeper.program.initial_state, params, trial)
+        shapes = self.resolved.shapes
+        first = jax.eval_shape(self.sweeper.program.initial_state, shapes, trial)
         form = jax.tree.structure(first)
         for row, place in enumerate(seats):
             # Files know no bfloat16: its bytes come back as such, and are what they were.

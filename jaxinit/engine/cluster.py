@@ -11,8 +11,6 @@ folder; the client takes up what it finds there after a death, a worker's or its
 """
 
 import contextlib
-import io
-import json
 import logging
 import os
 import shutil
@@ -30,7 +28,7 @@ import jax
 import numpy as np
 
 from jaxinit.analysis import store
-from jaxinit.analysis.folder import digest, write_synced
+from jaxinit.analysis.folder import write_synced
 from jaxinit.analysis.outcome import Outcome
 from jaxinit.analysis.records import Point
 from jaxinit.engine import sweep, training
@@ -238,30 +236,24 @@ def joined(rows: Sequence[sweep.Row]) -> sweep.Row:
 
 
 def write_part(path: Path, identity: str, ended: Sequence[tuple[Point, sweep.Row]]) -> None:
-    """Write whole courses of trials of the study of this identity, with a checksum."""
+    """Write whole courses of trials of the study of this identity."""
     courses = [(*point, row.first, row.last, int(row.outcome)) for point, row in ended]
-    header = {"identity": identity, "courses": courses}
-    payload = io.BytesIO()
     records = np.concatenate([np.stack(row.records) for _, row in ended], axis=1)
-    np.savez(payload, header=np.frombuffer(json.dumps(header).encode(), np.uint8), records=records)
-    content = payload.getvalue()
     fresh = path.with_suffix(".new")
-    write_synced(fresh, digest(content).encode() + content)
+    header = {"identity": identity, "courses": courses}
+    write_synced(fresh, store.sealed(header, {"records": records}))
     fresh.replace(path)
 
 
 def read_part(path: Path, identity: str) -> list[tuple[Point, sweep.Row]]:
     """What `write_part` wrote; nothing of a file that is torn, or of another study."""
-    content = path.read_bytes()
-    if digest(content[64:]).encode() != content[:64]:
+    part = store.opened(path.read_bytes())
+    if part is None or part[0]["identity"] != identity:
         return []
-    with np.load(io.BytesIO(content[64:]), allow_pickle=False) as arrays:
-        header, records = json.loads(arrays["header"].tobytes()), arrays["records"]
-    if header["identity"] != identity:
-        return []
+    header, arrays = part
     ended, start = [], 0
     for *point, first, last, outcome in header["courses"]:
-        ran = traces(records[:, start : start + last - first])
+        ran = traces(arrays["records"][:, start : start + last - first])
         ended.append((Point(*point), sweep.Row(-1, first, last, ran, Outcome(outcome))))
         start += last - first
     return ended
@@ -401,10 +393,10 @@ class Cluster:
     def workers(self) -> dict[str, int]:
         """The devices of every worker that is there, by its address. Raises: NoDevice where the
         scheduler is gone, or a worker is of another version."""
-        if self.client.status not in ("running", "connecting"):
-            raise NoDevice(f"the scheduler at {self.address} answers no more")
         if self.client.status == "connecting":  # the scheduler is gone, perhaps for a moment
             return {}
+        if self.client.status != "running":
+            raise NoDevice(f"the scheduler at {self.address} answers no more")
         addresses = self.client.scheduler_info(n_workers=-1)["workers"]
         if self.here is not None and len(addresses) < len(self.here.worker_spec):
             self.here.sync(_start_again, self.here)

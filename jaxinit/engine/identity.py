@@ -150,7 +150,7 @@ def _task_digest(resolved: Resolved) -> str:
     digest.update(repr((numbers, answer)).encode())
     first = _first_batch(task, study.batch)
     digest.update(program_digest(first, task.data, jax.random.key(0)).encode())
-    params = _shapes(resolved)
+    params = resolved.shapes
     x, y = task.data["valid_x"], task.data["valid_y"]
     judges = [task.loss, task.metric]
     if task.loss_sees:  # of the loss a program of all that it may see
@@ -178,7 +178,7 @@ def _split_digest(task: Task) -> str:
 def _model_digest(resolved: Resolved) -> str:
     task = resolved.task
     digest = hashlib.sha256(repr(resolved.model.leaves).encode())
-    params = _shapes(resolved)
+    params = resolved.shapes
     digest.update(program_digest(resolved.model.apply, params, task.data["valid_x"]).encode())
     x, y = jax.eval_shape(_first_batch(task, resolved.study.batch), task.data, jax.random.key(0))
 
@@ -207,7 +207,7 @@ def _model_digest(resolved: Resolved) -> str:
 
 def _optimizer_digest(resolved: Resolved) -> str:
     """Its first step, as a function of the rate: a later one is the same program."""
-    params = _shapes(resolved)
+    params = resolved.shapes
 
     def step(lr: Any, params: Any, grads: Any) -> Any:
         optimizer = resolved.optimizer(lr)
@@ -225,14 +225,6 @@ def _first_batch(task: Task, size: int) -> Callable[[Any, Any], Any]:
         return task.batch(data, jax.tree.map(lambda ticket: ticket[0], tickets))
 
     return first
-
-
-def _shapes(resolved: Resolved) -> Any:
-    """The parameters of the study's model as they are kept, as shapes."""
-    first, dtype = next(iter(resolved.schemes.values())), resolved.study.param_dtype
-    return jax.eval_shape(
-        lambda key: draw(first, key, resolved.model.leaves, dtype), jax.random.key(0)
-    )
 
 
 def _source_digest(function: Callable[..., Any]) -> str:

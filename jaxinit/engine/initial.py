@@ -3,7 +3,8 @@
 Resolved -> draw_parameters -> calibrate_parameters -> arrays [seeds, ...] by scheme and name
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 import jax
@@ -15,7 +16,7 @@ from jaxinit.analysis.records import Point
 from jaxinit.engine import progress
 from jaxinit.engine.resolve import Resolved
 from jaxinit.introspect import Params
-from jaxinit.spec import Scheme, draw, named_key
+from jaxinit.spec import draw, named_key
 from jaxinit.study import BadStudy
 
 CALIBRATION_BATCHES = 8  # what a calibration looks at, as many as fit into the training set
@@ -32,20 +33,25 @@ def draw_parameters(resolved: Resolved, schemes: Collection[str] | None = None) 
 
     The base key of a seed does not depend on the scheme, so that draws are paired.
     """
-    leaves = resolved.model.leaves
-
-    def draw_seed(scheme: Scheme, seed: jax.Array) -> Params:
-        return draw(scheme, named_key(jax.random.key(seed), "parameters"), leaves)
-
     by_scheme = {}
-    drawn = {n: s for n, s in resolved.schemes.items() if schemes is None or n in schemes}
+    drawn = [name for name in resolved.schemes if schemes is None or name in schemes]
     with progress.work("drawing", len(drawn), "schemes") as drawing:
-        for name, scheme in drawn.items():
-            by_scheme[name] = jax.vmap(lambda seed, scheme=scheme: draw_seed(scheme, seed))(
-                _seeds(resolved)
-            )
+        for name in drawn:
+            by_scheme[name] = jax.vmap(partial(draw_seed, resolved, name))(_seeds(resolved))
             drawing.at(len(by_scheme))
         return jax.tree.map(np.asarray, by_scheme)
+
+
+def draw_seed(
+    resolved: Resolved,
+    scheme: str,
+    seed: int | jax.Array,
+    place: Callable[[str, jax.Array], jax.Array] = lambda name, value: value,
+) -> Params:
+    """The initial parameters of a scheme and a seed, in float32, each put in its `place` before the
+    next is drawn."""
+    key = named_key(jax.random.key(seed), "parameters")
+    return draw(resolved.schemes[scheme], key, resolved.model.leaves, place=place)
 
 
 def calibrate_parameters(resolved: Resolved, initial: Initial) -> tuple[Initial, Reports]:

@@ -30,9 +30,8 @@ OFTEN = 1.0  # seconds between two objects of JSON
 WINDOW = 30.0  # seconds over which the speed is measured
 BAR = 10  # columns of the bar
 BAR_FROM = 80  # and of a terminal that has room for it
-MEASURED = (
-    2.0  # seconds of work that tell a speed, which a first piece, that also compiles, may not
-)
+# Seconds of work that tell a speed, which a first piece, that also compiles, may not.
+MEASURED = 2.0
 LONG = 3.0  # seconds after which work that is not counted says how long it has taken
 
 

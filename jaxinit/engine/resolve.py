@@ -84,6 +84,12 @@ class Resolved:
     rules: dict[str, dict[str, Rule]]
     calibrations: dict[str, Calibration]
 
+    @property
+    def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """The parameters as they are kept, by shape and dtype alone."""
+        dtype = jnp.dtype(self.study.param_dtype)
+        return {leaf.name: jax.ShapeDtypeStruct(leaf.shape, dtype) for leaf in self.model.leaves}
+
     def multipliers(self, scheme: str) -> dict[str, float]:
         """What a scheme multiplies each parameter by in the forward pass."""
         return {leaf: rule.multiplier for leaf, rule in self.rules[scheme].items()}
@@ -600,8 +606,7 @@ def _needs(
     width = _size_of(largest, study)
     length = "length" if study.length else "layers"
     schemes, seeds = len(resolved.schemes), len(study.tuning) + study.seeds
-    kept_in = jnp.dtype(study.param_dtype)
-    params = {leaf.name: jax.ShapeDtypeStruct(leaf.shape, kept_in) for leaf in leaves}
+    params = resolved.shapes
     drawn = 4 * sum(math.prod(leaf.shape) for leaf in leaves)
     drawing = 8 * math.prod(largest.shape)  # random bits, and what is made of them
     yield Need(

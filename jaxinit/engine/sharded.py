@@ -19,11 +19,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxinit.analysis.outcome import Outcome
 from jaxinit.analysis.records import Point
 from jaxinit.engine import progress
+from jaxinit.engine.initial import draw_seed
 from jaxinit.engine.resolve import Resolved
 from jaxinit.engine.sweep import Joining, Orders, Pace, Row, Seat, compiled
 from jaxinit.engine.training import Program, Records, State, Trial
 from jaxinit.introspect import Params
-from jaxinit.spec import draw, named_key
 from jaxinit.study import BadStudy
 from jaxinit.tasks.base import Data
 
@@ -69,10 +69,7 @@ class ShardedSweep:
         everywhere = NamedSharding(self.mesh, PartitionSpec())
         self.data: Data = jax.device_put(resolved.task.data, everywhere)
         trial = self._trial(self._first())
-        dtype = jnp.dtype(resolved.study.param_dtype)
-        params = {
-            leaf.name: jax.ShapeDtypeStruct(leaf.shape, dtype) for leaf in resolved.model.leaves
-        }
+        params = resolved.shapes
         state = jax.eval_shape(program.initial_state, params, trial)
         self.of_params, self.of_state = self._shardings(params), self._shardings(state)
         self._initial = jax.jit(program.initial_state, out_shardings=self.of_state)
@@ -97,9 +94,7 @@ class ShardedSweep:
         def place(name: str, value: jax.Array) -> jax.Array:
             return jax.device_put(value.astype(dtype), self.of_params[name])
 
-        key = named_key(jax.random.key(point.seed), "parameters")
-        scheme = self.resolved.schemes[point.scheme]
-        return draw(scheme, key, self.resolved.model.leaves, place=place)
+        return draw_seed(self.resolved, point.scheme, point.seed, place)
 
     def run(self, order: Callable[[int], Orders], like: Joining) -> Iterator[tuple[list[Row], One]]:
         """As `sweep.Sweep.run`."""
@@ -137,13 +132,14 @@ class ShardedSweep:
             with progress.work("compiling the training program over all devices"):
                 lowered = self._advance.lower(self.data, state, trial, steps)
                 self._compiled = compiled(lowered, self.stopped)
-        began, before = time.monotonic(), int(state.at)
+        began, before = time.monotonic(), {number: int(state.at)}
         state, records = self._compiled(self.data, state, trial, steps)
         last, outcome = int(state.evaluations), Outcome(int(state.outcome))
-        made = (int(state.at) - before - 1) % self.program.chunk + 1
-        self.pace.seconds = max((time.monotonic() - began) / made, 1e-6)
         ran = jax.tree.map(lambda a: np.asarray(a)[: last - first], records)
-        return Row(number, first, last, ran, outcome), state
+        row = Row(number, first, last, ran, outcome)
+        after = {number: int(state.at)} if outcome is Outcome.UNFINISHED else {}
+        self.pace.took(time.monotonic() - began, [row], before, after)
+        return row, state
 
     def _begun(self, joined: Joining, point: Point) -> State:
         """The state in which a trial begins, or in which it was saved."""

@@ -325,7 +325,7 @@ class Sweep:
         program = self._program(len(running.states.outcome), running.states, running.settings)
         began = time.monotonic()
         rows, after = self._piece(program, running, self.pace.steps(len(running.slots)))
-        self.pace.took(time.monotonic() - began, rows, running, after)
+        self.pace.took(time.monotonic() - began, rows, running.at, after.at)
         return rows, after
 
     def _fewer(self) -> bool:
@@ -541,12 +541,15 @@ class Pace:
         turns = -(-trials // self.devices) if self.in_turn else 1
         return min(max(int(PIECE / (self.seconds * turns)), 1), self.program.chunk)
 
-    def took(self, seconds: float, rows: Sequence[Row], before: Running, after: Running) -> None:
-        """Take note of how long a piece took."""
+    def took(
+        self, seconds: float, rows: Sequence[Row], before: dict[int, int], after: dict[int, int]
+    ) -> None:
+        """Take note of how long a piece took, of trials that were so many steps into their chunks
+        `before`, and `after` it those that go on."""
         interval = self.program.interval
         made = []
         for row in rows:
-            rest = after.at.get(row.number, 0) % interval - before.at[row.number] % interval
+            rest = after.get(row.number, 0) % interval - before[row.number] % interval
             made.append((row.last - row.first) * interval + rest)
         steps = sum(made) / self.devices if self.in_turn else max(made)
         self.seconds = max(seconds / max(steps, 1), 1e-6)

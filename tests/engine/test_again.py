@@ -86,7 +86,7 @@ def test_an_extension_that_was_stopped_goes_on(
     held = store.load(folder)
     assert not held.complete
     assert held.records.sizes["trial"] == before.sizes["trial"]
-    done = campaign.run(store.study_of(folder), out=folder, progress=False)
+    done = campaign.run(held.study, out=folder, progress=False)
     whole = campaign.run(replace(LARGE, seeds=2), out=tmp_path / "whole", progress=False)
     xr.testing.assert_identical(done.records, whole.records)
 
