@@ -290,7 +290,7 @@ def prepared(place: Path) -> Iterator[None]:
             "engine.campaign.draw_parameters",
             "engine.survey.draw_parameters",
             "engine.coordcheck.draw_parameters",
-            "engine.again.draw",
+            "engine.again.draw_seed",
             "engine.cluster._local_cluster",
             "auditing.audit",
             "cli.runpy.run_path",
