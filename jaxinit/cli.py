@@ -11,7 +11,7 @@ import runpy
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, suppress
-from dataclasses import fields, make_dataclass, replace
+from dataclasses import dataclass, fields, make_dataclass, replace
 from functools import partial, wraps
 from importlib.metadata import version
 from itertools import pairwise
@@ -46,6 +46,7 @@ from jaxinit.study import (
 if TYPE_CHECKING:
     from jaxinit.analysis.store import Result
     from jaxinit.engine.cluster import Cluster
+    from jaxinit.engine.peers import Peers
 
 STUDY = Study()  # the main job
 PROBED = Study(  # Glorot & Bengio (2010): both of their initializations
@@ -69,6 +70,24 @@ CHECKED = Study(
 )
 
 
+@dataclass(frozen=True)
+class Processes:
+    """Several processes with one model between them."""
+
+    distributed: bool = False
+    """This is one of several processes that share one trial at a time, as --sharded does with the
+    devices of one. All are given the same command; the first has the folder and the answer. SLURM,
+    MPI and Kubernetes say how many and which; elsewhere the next three do."""
+    coordinator_address: str | None = None
+    """HOST:PORT on which process 0 listens."""
+    num_processes: int | None = None
+    """How many there are."""
+    process_id: int | None = None
+    """Which this is, from 0 on."""
+
+
+ALONE = Processes()
+
 ASKED = {"run": STUDY, "probe": PROBED, "coordcheck": CHECKED}  # by the commands that ask one
 
 
@@ -81,6 +100,7 @@ def run(
     deterministic: bool = False,
     cluster: str | None = None,
     sharded: bool = False,
+    processes: tyro.conf.OmitArgPrefixes[Processes] = ALONE,
     dry_run: bool = False,
     quiet: bool = False,
     json: bool = False,
@@ -105,6 +125,7 @@ def run(
             without an address on ones that are started here, a core or a GPU each.
         sharded: One trial at a time, its parameters split over all devices: for models that are
             larger than one of them.
+        processes: Several processes with one model between them.
         dry_run: Say how many trials there would be, their time and memory, and write nothing.
         quiet: No progress, only the answer.
         json: The answer as one object of JSON, what summary.json has and the folder; progress as
@@ -112,15 +133,24 @@ def run(
         verbose: Also what compiles and for how long, slots and memory, and where states are saved.
     """
     if dry_run:
-        others = {"cluster": cluster, "sharded": sharded, "json": json}
+        others = {"cluster": cluster, "sharded": sharded or processes.distributed, "json": json}
         return exit_code(lambda: say_cost(study, slots, platform, others))
 
-    def carried() -> "Result":
-        if sharded and cluster:
+    def carried() -> "Result | int":
+        if (sharded or processes.distributed) and cluster:
             raise BadStudy("--sharded and --cluster exclude each other; give one of them")
         asked = _asked(quiet=quiet, json=json, verbose=verbose)
         return carry_out(
-            study, out, slots, force_resume, platform, deterministic, cluster, asked, sharded
+            study,
+            out,
+            slots,
+            force_resume,
+            platform,
+            deterministic,
+            cluster,
+            asked,
+            sharded,
+            processes,
         )
 
     return exit_code(carried)
@@ -141,6 +171,7 @@ def resume(
     slots: int | None = None,
     force_resume: bool = False,
     cluster: str | None = None,
+    processes: tyro.conf.OmitArgPrefixes[Processes] = ALONE,
 ) -> int:
     """Go on with the study of a folder, wherever and however it was stopped.
 
@@ -149,14 +180,23 @@ def resume(
         slots: Trials that a device holds at once.
         force_resume: Go on under other versions or another commit; the answer says so.
         cluster: As of run.
+        processes: As of run; all of them must see the folder.
     """
     from jaxinit.analysis.store import stored
 
-    def go_on() -> "Result":
+    def go_on() -> "Result | int":
         about = stored(folder)
         study = Study.from_plain(about["study"])
         sharded = not cluster and about["device"]["mapping"] == "sharded"
-        return carry_out(study, folder, slots, force_resume, cluster=cluster, sharded=sharded)
+        return carry_out(
+            study,
+            folder,
+            slots,
+            force_resume,
+            cluster=cluster,
+            sharded=sharded,
+            processes=processes,
+        )
 
     return exit_code(go_on)
 
@@ -636,14 +676,26 @@ def start(
     platform: Literal["cpu", "gpu", "tpu"] | None = None,
     deterministic: bool = False,
     cluster: str | None = None,
-) -> None:
+    processes: Processes = ALONE,
+) -> "Peers | None":
     """Start JAX, on all cores or on what is asked for; where workers train, this process leaves
-    their GPUs alone."""
-    from jaxinit.engine import devices, sweep
+    their GPUs alone. With other processes: what this one is among them."""
+    from jaxinit.engine import devices, peers, sweep
 
+    which = (processes.coordinator_address, processes.num_processes, processes.process_id)
+    if not processes.distributed and which != (None, None, None):
+        raise BadStudy(
+            "--coordinator-address, --num-processes and --process-id say which of several "
+            "processes this is; give --distributed too"
+        )
     sweep.one_device_per_core()
     sweep.keep_compilations()
-    devices.start("cpu" if cluster else platform, deterministic)
+    if not processes.distributed:
+        devices.start("cpu" if cluster else platform, deterministic)
+        return None
+    joined = peers.join(*which, platform)
+    devices.start(platform, deterministic)
+    return joined
 
 
 @contextmanager
@@ -672,12 +724,15 @@ def carry_out(
     cluster: str | None = None,
     asked: str = "",
     sharded: bool = False,
-) -> "Result":
-    """Run a study on all cores, or a cluster, draw its figures and print its answer; `asked` how:
-    quiet, json or verbose."""
-    from jaxinit.engine.campaign import run
+    processes: Processes = ALONE,
+) -> "Result | int":
+    """Run a study on all cores, a cluster or with other processes, draw its figures and print its
+    answer; `asked` how: quiet, json or verbose."""
+    from jaxinit.engine.campaign import follow, run
 
-    start(platform, deterministic, cluster)
+    peers = start(platform, deterministic, cluster, processes)
+    if peers is not None and not peers.leads:
+        return 0 if follow(study, peers) else INTERRUPTED
     with workers(cluster, asked) as there:
         result = run(
             study,
@@ -685,7 +740,8 @@ def carry_out(
             slots_per_device=slots,
             force_resume=force_resume,
             cluster=there,
-            mapping="sharded" if sharded else None,
+            mapping="sharded" if sharded or peers is not None else None,
+            peers=peers,
         )
     if asked == "json":
         _draw(result)
@@ -908,8 +964,9 @@ def command() -> None:
     """The `jaxinit` command as a process: it ends when its answer is there, also while a program
     still compiles that was asked for before somebody interrupted."""
     code = main()
-    sweep = sys.modules.get("jaxinit.engine.sweep")  # without JAX nothing compiles
-    if sweep is not None and sweep.compiling():
+    sweep, peers = (sys.modules.get(f"jaxinit.engine.{name}") for name in ("sweep", "peers"))
+    # Without JAX nothing compiles. With others JAX would wait for them.
+    if (sweep is not None and sweep.compiling()) or (peers is not None and peers.joined()):
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError):
                 stream.flush()

@@ -47,6 +47,7 @@ from jaxinit.engine.cluster import (
 )
 from jaxinit.engine.identity import Identity, changed, combined, identify
 from jaxinit.engine.initial import Initial, calibrate_parameters, draw_parameters, of_points
+from jaxinit.engine.peers import Peers, watched
 from jaxinit.engine.progress import Best, Standing, allowed
 from jaxinit.engine.recorder import SignalRecorder
 from jaxinit.engine.resolve import Resolved, check_memory, resolve
@@ -72,6 +73,7 @@ class Options:
     signals: int
     force_resume: bool
     cluster: Cluster | None
+    peers: Peers | None
     place: dict[str, Any]
 
 
@@ -97,6 +99,7 @@ def run(
     signals: int = 0,
     force_resume: bool = False,
     cluster: Cluster | None = None,
+    peers: Peers | None = None,
 ) -> Result:
     """Run a study, or read it when its folder holds it complete, and write its folder.
 
@@ -118,7 +121,8 @@ def run(
     the same kind of device, under the same versions and commit; `force_resume` goes on under
     others, and the answer says so. On a `cluster` (`jaxinit.Cluster`) its workers train, and
     trials under way begin anew where theirs dies; the records are the same, to the bit on the same
-    kind of device.
+    kind of device. With `peers` (`peers.join`), of which this process is the first, one trial is
+    split over the devices of several processes, and the others `follow`.
     Raises: BadStudy for anything wrong with the study or the folder, before any work is done.
     """
     began = time.time()
@@ -131,12 +135,35 @@ def run(
     here = place(mapping, cluster)
     device = here["device"]
     slots = slots_per_device or default_slots(resolved.study, device["mapping"], device["count"])
-    options = Options(device["mapping"], slots, signals, force_resume, cluster, here)
+    options = Options(device["mapping"], slots, signals, force_resume, cluster, peers, here)
     if device["mapping"] == "sharded":
         check_sharded(resolved)
+    elif peers is not None:
+        raise BadStudy(
+            "several processes share one model, which is mapping='sharded', got "
+            f"{device['mapping']!r}"
+        )
     folder = Folder(Path(out) if out is not None else resolved.study.folder)
-    with allowed(progress), sweep.numerics(study):
-        return _run(resolved, folder, began, options)
+    with allowed(progress), sweep.numerics(study), watched(peers):
+        result = _run(resolved, folder, began, options)
+    if peers is not None:
+        peers.end(complete=result.complete)
+    return result
+
+
+def follow(study: Study, peers: Peers) -> bool:
+    """Train with the first of several processes, which runs the study; whether it was completed.
+
+    Raises: BadStudy as `run`, and where the first was given another study; Interrupted where it
+    ends while a program compiles.
+    """
+    resolved = resolve(study)
+    check_sharded(resolved)
+    with allowed(False), sweep.numerics(study), peers.following():
+        digest = combined(identify(resolved), resolved.study.plain())
+        program = resolved.program("sharded")
+        follower = ShardedSweep(resolved, program, jax.devices(), lambda: peers.over, peers)
+        return follower.follow(digest)
 
 
 def check_slots(slots: int | None) -> None:
@@ -313,7 +340,11 @@ def _sweeper(
         return ClusterSweep(options.cluster, question, program, compiled)
     devices = jax.devices()
     if options.mapping == "sharded":
-        return ShardedSweep(resolved, program, devices, lambda: bool(stop))
+        peers = options.peers
+        if peers is not None:
+            peers.stop = stop  # of the others too
+            peers.tell("study", digest=digest)
+        return ShardedSweep(resolved, program, devices, lambda: bool(stop), peers)
     slots = options.slots_per_device * len(devices)
     return sweep.Sweep(
         program,

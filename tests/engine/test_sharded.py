@@ -29,7 +29,7 @@ def test_draws_are_those_of_one_device_and_lie_in_parts(study: Study) -> None:
     many = ShardedSweep(resolved, resolved.program("sharded"), jax.devices())
     point = Point("orthogonal", 0.1, resolved.study.first_seed + 1)
     (whole,) = of_points(draw_parameters(resolved), [point], resolved.study.first_seed)
-    parts = many.params(point)
+    parts = many.split.params(point.scheme, point.seed)
     for name, value in whole.items():
         np.testing.assert_array_equal(np.asarray(parts[name]), value, err_msg=name)
     held = [0] * len(jax.devices())
