@@ -170,6 +170,8 @@ def resume(
     /,
     slots: int | None = None,
     force_resume: bool = False,
+    platform: Literal["cpu", "gpu", "tpu"] | None = None,
+    deterministic: bool = False,
     cluster: str | None = None,
     processes: tyro.conf.OmitArgPrefixes[Processes] = ALONE,
 ) -> int:
@@ -179,6 +181,8 @@ def resume(
         folder: The folder of the study.
         slots: Trials that a device holds at once.
         force_resume: Go on under other versions or another commit; the answer says so.
+        platform: As of run.
+        deterministic: As of run.
         cluster: As of run.
         processes: As of run; all of them must see the folder.
     """
@@ -193,7 +197,9 @@ def resume(
             folder,
             slots,
             force_resume,
-            cluster=cluster,
+            platform,
+            deterministic,
+            cluster,
             sharded=sharded,
             processes=processes,
         )
@@ -208,6 +214,8 @@ def extend(
     seeds: int | None = None,
     slots: int | None = None,
     force_resume: bool = False,
+    platform: Literal["cpu", "gpu", "tpu"] | None = None,
+    deterministic: bool = False,
     cluster: str | None = None,
 ) -> int:
     """Add schemes, seeds or both to a finished study: what there is is kept, what lacks is trained.
@@ -218,13 +226,15 @@ def extend(
         seeds: How many seeds there are to be at each rate that is reported, more than there are.
         slots: Trials that a device holds at once.
         force_resume: Under other versions or another commit; the answer says so.
+        platform: As of run.
+        deterministic: As of run.
         cluster: As of run.
     """
 
     def more() -> "Result":
         from jaxinit.engine import again
 
-        start(cluster=cluster)
+        start(platform, deterministic, cluster)
         with workers(cluster) as there:
             result = again.extend(
                 folder,
@@ -244,6 +254,8 @@ def rerun(
     /,
     check: bool = False,
     out: Path | None = None,
+    platform: Literal["cpu", "gpu", "tpu"] | None = None,
+    deterministic: bool = False,
     cluster: str | None = None,
 ) -> int:
     """Run the study of a folder once more, in a new one; with --check say whether the records are
@@ -253,6 +265,8 @@ def rerun(
         folder: The folder of the study.
         check: Compare the records.
         out: The new folder. Default: that of the study, with -rerun.
+        platform: As of run.
+        deterministic: As of run.
         cluster: As of run.
     """
 
@@ -260,7 +274,7 @@ def rerun(
         from jaxinit.engine import again
 
         whole = folder.resolve()  # `.` has no name
-        start(cluster=cluster)
+        start(platform, deterministic, cluster)
         with workers(cluster) as there:
             both = again.rerun(folder, out or whole.with_name(f"{whole.name}-rerun"), cluster=there)
         show(both.second)

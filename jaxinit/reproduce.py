@@ -33,7 +33,7 @@ from jaxinit.analysis.survival import LEVEL, Times
 from jaxinit.analysis.table import SettingRow, reported, samples_of, speed, times_reported
 from jaxinit.cli import start, workers
 from jaxinit.console import exit_code
-from jaxinit.study import DEFAULTS, RATES, SYNTHETIC, Interrupted, Study
+from jaxinit.study import DEFAULTS, RATES, SYNTHETIC, BadStudy, Interrupted, NoDevice, Study
 
 if TYPE_CHECKING:
     from jaxinit.engine.cluster import Cluster
@@ -188,31 +188,49 @@ def run_all(
     """Run studies one after another on all cores, each in a folder of its own below `out`.
 
     What is complete already is read. On the run's cluster go those whose schemes, tasks and models
-    are all found by name. Raises: Interrupted when one was stopped.
+    are all found by name. One that fails costs no other.
+    Raises: Interrupted when one was stopped; what failed, by name, when all others have ended.
     """
     from jaxinit.engine import campaign, progress
 
     run = _run.get()
     by_name = not (schemes or tasks or models or signals)
     cluster = run.cluster if run is not None and by_name else None
-    results = {}
+    results: dict[str, Result] = {}
+    failed: dict[str, Exception] = {}
     for k, (name, study) in enumerate(studies.items()):
         progress.note(f"{k + 1}/{len(studies)} {name}")
         folder = out / _folder_name(name)
-        with progress.part(f"study {k + 1} of {len(studies)} ({name})"):
-            results[name] = campaign.run(
-                _with_its_seeds(study),
-                out=folder,
-                schemes=schemes,
-                tasks=tasks,
-                models=models,
-                signals=signals,
-                cluster=cluster,
-            )
+        try:
+            with progress.part(f"study {k + 1} of {len(studies)} ({name})"):
+                results[name] = campaign.run(
+                    _with_its_seeds(study),
+                    out=folder,
+                    schemes=schemes,
+                    tasks=tasks,
+                    models=models,
+                    signals=signals,
+                    cluster=cluster,
+                )
+        except (Interrupted, NoDevice, OSError):  # which the next one would meet too
+            raise
+        except Exception as error:
+            if len(studies) == 1:
+                raise
+            failed[name] = error
+            progress.say(f"{name} failed: {error}")
+            continue
         if not results[name].complete:
             raise Interrupted
         if results[name].read_back:
             progress.note(f"  read from {folder}, {results[name].origin}")
+    if failed:
+        name, first = next(iter(failed.items()))
+        kind = BadStudy if isinstance(first, BadStudy) else RuntimeError
+        raise kind(
+            f"{len(failed)} of {len(studies)} studies failed, the first of them {name} ({first}); "
+            f"the others are kept in {out}, and the same command goes on"
+        ) from first
     progress.now("claims")
     return results
 

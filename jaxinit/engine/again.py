@@ -53,11 +53,6 @@ def extend(
     where what its names stand for has changed.
     """
     held = store.load(path)
-    if not held.complete:
-        raise BadStudy(
-            f"the study in {path} is not complete; go on with it first: jaxinit resume "
-            f"{quoted(Path(path))}"
-        )
     new = [scheme for scheme in schemes if scheme not in held.study.schemes]
     if seeds is not None and seeds < held.study.seeds:
         raise BadStudy(
@@ -67,14 +62,28 @@ def extend(
     larger = replace(
         held.study, schemes=(*held.study.schemes, *new), seeds=seeds or held.study.seeds
     )
+    how: dict[str, Any] = {
+        "mapping": mapping or _mapping(held, cluster),
+        "cluster": cluster,
+        "slots_per_device": slots_per_device,
+        "force_resume": force_resume,
+        **options,
+    }
+    if not held.complete:
+        if larger == held.study:  # an extension that was stopped
+            return run(larger, out=path, **how)
+        raise BadStudy(
+            f"the study in {path} is not complete; go on with it first: jaxinit resume "
+            f"{quoted(Path(path))}"
+        )
     if larger == held.study:
         raise BadStudy(
             f"the study in {path} has all of these schemes and seeds; name others, or more seeds"
         )
     check_slots(slots_per_device)
-    mapping = mapping or _mapping(held, cluster)
+    mapping = how["mapping"]
     check_resume(Path(path), held.about["lives"][-1], place(mapping, cluster), force_resume)
-    resolved = resolve(larger)
+    resolved = resolve(larger, None, options.get("tasks"), options.get("models"))
     larger = resolved.study
     with sweep.numerics(larger):
         identity = identify(resolved)
@@ -107,15 +116,7 @@ def extend(
         arrays = courses.arrays() | {"seats": none}
         store.write_state(folder.path, arrays, digest, held.about["lives"])
         store.write_study(folder, larger, about, instead=held.study)
-    return run(
-        larger,
-        out=path,
-        mapping=mapping,
-        cluster=cluster,
-        slots_per_device=slots_per_device,
-        force_resume=force_resume,
-        **options,
-    )
+    return run(larger, out=path, **how)
 
 
 def _mapping(held: Result, cluster: Cluster | None) -> sweep.Mapping | None:

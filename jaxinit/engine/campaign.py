@@ -130,6 +130,8 @@ def run(
     resolved = resolve(study, schemes, tasks, models)
     if signals:
         resolved.loss_of_outputs(resolved.task.data["valid_x"])  # refused before any work
+    if signals and mapping == "sharded":
+        raise BadStudy("signals are not recorded of a model in parts; run without one or the other")
     if cluster is not None:
         _check_for_cluster(schemes, tasks, models, signals, mapping)
     here = place(mapping, cluster)
@@ -287,7 +289,10 @@ def _answer(
         if options.cluster is None and options.mapping != "sharded":
             initial, calibrated = calibrate_parameters(resolved, draw_parameters(resolved))
         about = _about(resolved, program.evaluations_per_epoch, options.place["device"])
-        about |= {"identity": identity, "digest": digest, "calibrations": calibrated}
+        earlier = store.answered(folder, study) or {}
+        about |= {name: earlier[name] for name in ("calibrations", "failures") if name in earlier}
+        about |= {"identity": identity, "digest": digest}
+        about["calibrations"] = about.get("calibrations", {}) | calibrated
         history = History(past, began, options.place, forced, compiled)
         store.write_study(folder, study, about | {"status": "running"} | history.about())
         campaign = Campaign(
@@ -308,7 +313,8 @@ def _answer(
             complete = campaign.train()
         except Interrupted:  # while a program compiled: the last saved state stands
             complete = False
-    about |= campaign.sweeper.about()
+    for name, its in campaign.sweeper.about().items():
+        about[name] = {**about.get(name, {}), **its} if isinstance(its, dict) else its
     records = courses.dataset()
     about |= {"status": "complete" if complete else "interrupted"} | history.about()
     with progress.work("comparing schemes"):

@@ -31,7 +31,7 @@ from jaxinit.analysis import store
 from jaxinit.analysis.folder import write_synced
 from jaxinit.analysis.outcome import Outcome
 from jaxinit.analysis.records import Point
-from jaxinit.engine import sweep, training
+from jaxinit.engine import progress, sweep, training
 from jaxinit.engine.identity import combined, identify
 from jaxinit.engine.initial import (
     Initial,
@@ -48,6 +48,7 @@ CONNECT = 10.0  # seconds in which a scheduler must answer
 FIRST_WORKER = 60.0  # and a first worker must come
 PATIENCE = 600.0  # and another where all are gone
 IDLE = 60.0  # after which a worker forgets a study
+DESCRIBED = 60.0  # a worker must say what it is, which starts JAX
 LOOK = 0.5  # between two looks at what has come
 DEATHS = 3  # of workers that a trial may see alone before it has failed
 LATE = 0.2  # as what share of a death counts one after it had answered: by chance, most likely
@@ -77,11 +78,13 @@ class Question(NamedTuple):
 
 
 class Work(NamedTuple):
-    """What a worker is to do for a slice: its trials, and after how many evaluations each ends."""
+    """What a worker is to do for a slice: its trials, after how many evaluations each ends, and
+    which of them begin."""
 
     number: int
     points: dict[int, Point]
     budgets: dict[int, int]
+    anew: tuple[int, ...] = ()  # trials that begin, also where the worker was in one before
 
 
 class Done(NamedTuple):
@@ -105,9 +108,11 @@ def describe(cores: int | None = None) -> dict[str, Any]:
     return {"conditions": store.conditions(), "device": sweep.described(mapping)}
 
 
-def describe_worker(dask_worker: Any) -> dict[str, Any]:
-    """`describe` where Dask calls it."""
-    return describe(dask_worker.state.nthreads)
+def describe_worker() -> dict[str, Any]:
+    """`describe` on one of Dask's workers."""
+    from distributed import get_worker
+
+    return describe(get_worker().state.nthreads)
 
 
 _sessions: dict[str, "Session"] = {}
@@ -153,6 +158,7 @@ class Session:
         self.work = Work(0, {}, {})
         self.running: dict[int, int] = {}  # with the budgets that the sweep knows
         self.ended: set[int] = set()
+        self.stale: set[int] = set()  # that are to begin anew at the next orders
         self.courses: dict[int, list[sweep.Row]] = {}
         self.points: dict[int, Point] = {}  # of all trials so far: one may end that is not wanted
         self.used = time.monotonic()
@@ -161,6 +167,7 @@ class Session:
         """Train what is wanted for a slice, or until all of it has ended."""
         began = time.monotonic()
         self.work, self.ended, self.used = work, set(), began
+        self.stale = {number for number in work.anew if number in self.running}
         self.points |= work.points
         rows: list[sweep.Row] = []
         counter = sweep.CompileCounter("training_program")
@@ -174,18 +181,20 @@ class Session:
                     if piece is None:
                         self.pieces = None
                         continue
-                    self._note(piece[0])
+                    current = [row for row in piece[0] if row.number not in self.stale]
+                    self._note(current)
                 except BaseException:
                     self.pieces, self.running, self.courses = None, {}, {}  # to begin anew
                     raise
-                rows += piece[0]
+                rows += current
                 if time.monotonic() - began > SLICE:
                     break
         return Done(rows, counter.count, counter.seconds, self.calibrated)
 
     def _orders(self, room: int) -> sweep.Orders:
         wanted = {n: most for n, most in self.work.budgets.items() if n not in self.ended}
-        given_up = [number for number in self.running if number not in wanted]
+        given_up = [n for n in self.running if n not in wanted or n in self.stale]
+        self.stale.clear()
         for number in given_up:
             del self.running[number], self.courses[number]
         waiting = [number for number in wanted if number not in self.running]
@@ -284,7 +293,9 @@ class Post:
 
     address: str
     slots: int
+    resources: dict[str, int]  # that a slice takes of it
     trials: dict[int, Point] = field(default_factory=dict)
+    anew: set[int] = field(default_factory=set)  # of these, which it has not been told of yet
     future: Any = None
     alone: bool = False  # with a trial that was there when a worker died
     number: int = 0  # of its last slice
@@ -348,6 +359,7 @@ class Cluster:
                 "scheduler, and look at host, port and certificates"
             ) from error
         self.known: dict[str, dict[str, Any]] = {}
+        self.unfit: set[str] = set()  # workers that came later and round otherwise
         try:
             self._await_first()
         except BaseException:
@@ -401,10 +413,18 @@ class Cluster:
         if self.here is not None and len(addresses) < len(self.here.worker_spec):
             self.here.sync(_start_again, self.here)
         for address in addresses:
-            if address not in self.known:
+            if address not in self.known and address not in self.unfit:
                 about = self._described(address)
-                if about is not None:
+                if about is None:
+                    continue
+                try:
                     self._check(address, about)
+                except NoDevice as error:
+                    if not self.known:
+                        raise
+                    self.unfit.add(address)
+                    progress.say(f"{error}; it gets no work")
+                else:
                     self.known[address] = about
         return {
             address: self.known[address]["device"]["count"]
@@ -412,18 +432,26 @@ class Cluster:
             if address in self.known
         }
 
+    def resources(self, address: str) -> dict[str, int]:
+        """What a slice takes of a worker: a GPU, where it was started with such a resource."""
+        workers = self.client.scheduler_info(n_workers=-1)["workers"]
+        return {"GPU": 1} if workers.get(address, {}).get("resources", {}).get("GPU") else {}
+
     def _described(self, address: str) -> dict[str, Any] | None:
-        """What a worker says of itself; None of one that is gone by now."""
-        answers: Any = self.client.run(describe_worker, workers=[address], on_error="return")
-        said = answers.get(address)
-        if isinstance(said, ImportError):
+        """What a worker says of itself; None of one that is gone by now, or does not say."""
+        asked = self.client.submit(
+            describe_worker, workers=[address], allow_other_workers=False, pure=False, retries=0
+        )
+        try:
+            return asked.result(timeout=DESCRIBED)
+        except ImportError as error:
             raise NoDevice(
-                f"worker {address} has no jaxinit ({said}); install the version that is here, "
+                f"worker {address} has no jaxinit ({error}); install the version that is here, "
                 f"{store.conditions()['versions']['jaxinit']}, with the extra `cluster`"
-            )
-        if isinstance(said, Exception) or said is None:
+            ) from error
+        except Exception:
+            asked.cancel()
             return None
-        return said
 
     def _check(self, address: str, about: Mapping[str, Any]) -> None:
         """Raises: NoDevice for a worker that would not compute what is computed here."""
@@ -597,7 +625,8 @@ class ClusterSweep:
         present = self.cluster.workers()
         for address, devices in present.items():
             if address not in self.posts:
-                self.posts[address] = Post(address, self.question.slots * devices)
+                slots = self.question.slots * devices
+                self.posts[address] = Post(address, slots, self.cluster.resources(address))
         for address in [address for address in self.posts if address not in present]:
             self._mourn(self.posts.pop(address))
 
@@ -642,6 +671,7 @@ class ClusterSweep:
             number = next(iter(self.again))
             post = min(free, key=lambda post: len(post.trials))
             post.trials[number] = self.again.pop(number)
+            post.anew.add(number)
 
     def _send(self) -> None:
         """Give every idle worker a slice of work."""
@@ -653,6 +683,7 @@ class ClusterSweep:
                 if self.suspects:
                     number = next(iter(self.suspects))
                     post.trials = {number: self.suspects.pop(number)}
+                    post.anew = {number}
                     post.alone, post.answered = True, False
             if not post.trials:
                 continue
@@ -662,12 +693,14 @@ class ClusterSweep:
             post.future = self.cluster.client.submit(
                 advance,
                 self.question,
-                Work(self.slices, dict(post.trials), budgets),
+                Work(self.slices, dict(post.trials), budgets, tuple(sorted(post.anew))),
                 workers=[post.address],
+                resources=post.resources,
                 allow_other_workers=False,
                 pure=False,
                 retries=0,
             )
+            post.anew = set()
 
     def _receive(self, patient: bool) -> list[sweep.Row]:
         """The rows of the workers that have answered; where we are patient, after a moment if none

@@ -295,8 +295,8 @@ class Sweep:
                 for joined in orders.joining:
                     began[joined.number] = joined
                     trials[joined.number] = jax.tree.map(np.asarray, joined.trial)
-                waiting += orders.joining
                 waiting = [joined for joined in waiting if joined.number not in orders.given_up]
+                waiting += orders.joining  # one that is given up may join anew
                 room = self.slots - (0 if running is None else len(running.slots))
                 joining, waiting = waiting[:room], waiting[room:]
             if not (joining or (running is not None and running.slots)):

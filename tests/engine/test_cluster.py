@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import jax
+import numpy as np
 import pytest
 import xarray as xr
 from pieces import in_pieces
@@ -26,6 +27,8 @@ from jaxinit.analysis.store import Result
 from jaxinit.analysis.study_figures import draw_all
 from jaxinit.engine import campaign, cluster, sweep
 from jaxinit.engine.cluster import Cluster, Question, Session, Work
+from jaxinit.engine.identity import combined, identify
+from jaxinit.engine.resolve import resolve
 from jaxinit.study import BadStudy, NoDevice
 
 store_conditions = store.conditions
@@ -61,6 +64,9 @@ class Workers(Cluster):
 
     def workers(self) -> dict[str, int]:
         return dict.fromkeys(self.sessions, jax.device_count())
+
+    def resources(self, address: str) -> dict[str, int]:
+        return {}
 
     def as_current(self) -> Any:
         return jax.named_scope("nothing")
@@ -419,3 +425,39 @@ def test_dasks_own_workers_and_a_kill(whole: Result, tmp_path: Path) -> None:
         os.kill(next(iter(started.values())), signal.SIGKILL)
         again = run(tmp_path / "t", workers)
         xr.testing.assert_identical(again.records, whole.records)
+
+
+def test_a_trial_that_is_wanted_again_begins_anew(tmp_path: Path, short_slices: None) -> None:
+    """It was given up while its slice was under way, so that what it did then is not known."""
+    resolved = resolve(LONG)
+    digest = combined(identify(resolved), LONG.plain())
+    session = Session(Question.of(LONG, digest, tmp_path, "map", 1))
+    points = {0: Point(LONG.schemes[0], 0.1, LONG.first_seed)}
+    first = session.advance(Work(1, points, {0: 100}, (0,))).rows
+    then = session.advance(Work(2, points, {0: 100})).rows
+    anew = session.advance(Work(3, points, {0: 100}, (0,))).rows
+    assert [row.first for row in (first[0], then[0], anew[0])] == [0, first[-1].last, 0]
+    jax.tree.map(np.testing.assert_array_equal, anew[0].records, first[0].records)
+
+
+def test_a_worker_that_comes_late_and_is_another_gets_no_work(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    workers = {"one": {"conditions": store.conditions(), "device": sweep.described("map")}}
+    workers["two"] = workers["one"] | {
+        "conditions": store.conditions() | {"versions": {"jax": "0"}}
+    }
+    there = Cluster.__new__(Cluster)
+    there.address, there.here, there.known, there.unfit = "tcp://x:1", None, {}, set()
+    there.client = SimpleNamespace(
+        status="running",
+        scheduler_info=lambda n_workers: {
+            "workers": {"one": {}, "two": {"resources": {"GPU": 1.0}}}
+        },
+    )
+    monkeypatch.setattr(there, "_described", workers.get)
+    assert list(there.workers()) == list(there.workers()) == ["one"]
+    said = capsys.readouterr().err
+    assert said.count("worker two is not as it is here") == 1
+    assert "it gets no work" in said
+    assert (there.resources("one"), there.resources("two")) == ({}, {"GPU": 1})
