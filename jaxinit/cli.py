@@ -420,6 +420,7 @@ def probe(
     examples: int = 300,
     only: str = "*",
     out: Path | None = None,
+    sharded: bool = False,
 ) -> int:
     """Look at a network's signals before training: figures by layer and by step, and a verdict for
     each scheme.
@@ -437,12 +438,14 @@ def probe(
         examples: How many examples of the validation set to look at.
         only: A pattern: which kernels to look at, such as "layers.*".
         out: Folder of the answer. Default: results/probe-<model>-<task>-<hash>.
+        sharded: One seed at a time, its parameters split over all devices, for models that are
+            larger than one of them; without lens.png.
     """
     layers = study.layers or (5 if study.model == "mlp" else 1)
-    return exit_code(lambda: look(replace(study, layers=layers), examples, only, out))
+    return exit_code(lambda: look(replace(study, layers=layers), examples, only, out, sharded))
 
 
-def look(study: Study, examples: int, only: str, out: Path | None) -> int:
+def look(study: Study, examples: int, only: str, out: Path | None, sharded: bool = False) -> int:
     """Probe a network, draw its figures and print the verdicts."""
     from jaxinit.analysis.figure import save, style
     from jaxinit.analysis.health import REMEDIES
@@ -455,7 +458,7 @@ def look(study: Study, examples: int, only: str, out: Path | None) -> int:
     devices.start()
     folder = out or study.folder.with_name(f"probe-{study.folder.name}")
     with progress.shown():
-        signals = survey(study, examples=examples, only=only, out=folder)
+        signals = survey(study, examples=examples, only=only, out=folder, sharded=sharded)
     for scheme, judged in verdicts(signals).items():
         if not judged:
             print(f"{scheme}: nothing to judge")
@@ -467,7 +470,7 @@ def look(study: Study, examples: int, only: str, out: Path | None) -> int:
         if worst != "healthy":
             print(f"  try: {REMEDIES[worst]}")
     figures = draw_all(signals, folder / "figures")
-    if study.model in RECURRENT and not study.bidirectional:
+    if study.model in RECURRENT and not study.bidirectional and not sharded:
         with progress.shown():
             courses = through_time(study, examples=examples, out=folder)
         for scheme in study.schemes:

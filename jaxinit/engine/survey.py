@@ -4,7 +4,7 @@ verdict on them.
     Study -> Resolved -> initial parameters -> signals -> signals.nc, verdicts.json
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -19,6 +19,7 @@ from jaxinit.engine import progress, sweep
 from jaxinit.engine.identity import claim
 from jaxinit.engine.initial import calibrate_parameters, draw_parameters
 from jaxinit.engine.resolve import Resolved, check_memory, resolve
+from jaxinit.engine.sharded import Split, check_sharded
 from jaxinit.introspect import Params
 from jaxinit.options import OPTIONS
 from jaxinit.signals import probes
@@ -42,6 +43,7 @@ def survey(
     examples: int = 300,
     only: str = "*",
     out: str | Path | None = None,
+    sharded: bool = False,
 ) -> xr.Dataset:
     """Signals before training: a Dataset over (scheme, seed, parameter, step, copy), as
     `probes.to_dataset`.
@@ -49,16 +51,17 @@ def survey(
     The update among them is the first step of the study's optimizer at a rate of 1.
     The network, the task, the schemes (calibrated ones too) and the seeds that report are those of
     `study`; the signals are those of `examples` examples of the validation set. With `out`,
-    signals.nc and verdicts.json are written there. Raises: BadStudy as `resolve.resolve`, for more
-    examples than the validation set has, or a filter that matches nothing.
+    signals.nc and verdicts.json are written there. A model that is `sharded` lies in parts on all
+    devices, one seed at a time. Raises: BadStudy as `resolve.resolve`, for more examples than the
+    validation set has, a filter that matches nothing, or calibrations of a sharded model.
     """
-    resolved, batch = _resolved_and_batch(study, schemes, examples)
+    resolved, batch = _resolved_and_batch(study, schemes, examples, sharded)
     question = {"study": study.plain(), "examples": examples, "only": only}
     if out is not None:
         question = claim(Folder(Path(out)), "probe", question, resolved)
     try:
         with sweep.numerics(study):
-            signals = _signals(resolved, batch, only)
+            signals = _signals(resolved, batch, only, sharded)
     except ValueError as error:
         raise BadStudy(str(error)) from error
     signals.attrs = _about(study, resolved, examples)
@@ -67,10 +70,19 @@ def survey(
     return signals
 
 
-def _signals(resolved: Resolved, batch: Batch, only: str) -> xr.Dataset:
+def _params_by_seed(resolved: Resolved, sharded: bool) -> Callable[[str, int], Params]:
+    """What gives the initial parameters of a scheme and a seed, the seed by its place."""
+    if sharded:
+        split, seeds = Split(resolved, jax.devices()), resolved.study.reporting
+        return lambda scheme, row: split.params(scheme, seeds[row])
+    initial, _ = calibrate_parameters(resolved, draw_parameters(resolved))
+    return lambda scheme, row: {name: jnp.asarray(a[row]) for name, a in initial[scheme].items()}
+
+
+def _signals(resolved: Resolved, batch: Batch, only: str, sharded: bool) -> xr.Dataset:
     """The signals of every scheme and seed, before the first step."""
     leaves, loss = resolved.model.leaves, resolved.loss_of_outputs(batch[0])
-    initial, _ = calibrate_parameters(resolved, draw_parameters(resolved))
+    params_of = _params_by_seed(resolved, sharded)
     optimizer = resolved.optimizer(1.0)
 
     @jax.jit
@@ -92,12 +104,13 @@ def _signals(resolved: Resolved, batch: Batch, only: str) -> xr.Dataset:
             by_seed = []
             # Not a loop that is compiled: in one, XLA's CPU takes back convolutions slowly.
             for row in measuring.each(range(resolved.study.seeds)):
-                params = {name: a[row] for name, a in initial[scheme].items()}
-                on_device = look(jax.tree.map(jnp.asarray, params), multipliers, batch)
+                params = params_of(scheme, row)
+                on_device = look(params, multipliers, batch)
                 of_seed = jax.tree.map(np.asarray, on_device)
                 signals = probes.to_dataset(of_seed, leaves)
                 kernels = signals.parameter.values.tolist()
-                by_seed.append(signals.assign(probes.spectra(leaves, params, kernels)))
+                on_host = {name: np.asarray(params[name]) for name in kernels}
+                by_seed.append(signals.assign(probes.spectra(leaves, on_host, kernels)))
             by_scheme.append(xr.concat(by_seed, "seed"))
     joined: Any = xr.concat(by_scheme, xr.Variable("scheme", list(resolved.schemes)))
     return joined
@@ -149,7 +162,7 @@ def through_time(
 def _courses(resolved: Resolved, batch: Batch) -> xr.Dataset:
     """States and gradients by step, of every scheme and seed."""
     model, loss = resolved.whole, resolved.loss_of_outputs(batch[0])
-    initial, _ = calibrate_parameters(resolved, draw_parameters(resolved))
+    params_of = _params_by_seed(resolved, sharded=False)
     look = jax.jit(lambda params, batch: states_and_gradients(model, loss, params, batch))
     jacobians = jax.jit(lambda params, x: step_jacobians(model, params, x))
     activation = resolved.study.activation or "tanh"
@@ -179,7 +192,7 @@ def _courses(resolved: Resolved, batch: Batch) -> xr.Dataset:
             multipliers = jax.tree.map(np.float32, resolved.multipliers(scheme))
             by_seed = []
             for row in measuring.each(range(resolved.study.seeds)):
-                params = {name: jnp.asarray(a[row]) for name, a in initial[scheme].items()}
+                params = params_of(scheme, row)
                 by_seed.append(of_seed(resolved.effective(params, multipliers)))
             by_scheme.append(xr.concat(by_seed, "seed"))
     joined: Any = xr.concat(by_scheme, xr.Variable("scheme", list(resolved.schemes)))
@@ -187,7 +200,7 @@ def _courses(resolved: Resolved, batch: Batch) -> xr.Dataset:
 
 
 def _resolved_and_batch(
-    study: Study, schemes: Mapping[str, Scheme] | None, examples: int
+    study: Study, schemes: Mapping[str, Scheme] | None, examples: int, sharded: bool = False
 ) -> tuple[Resolved, Batch]:
     check_numbers(study)  # also of what the signals do not depend on
     one_rate = study.at_one_rate(1.0)
@@ -200,7 +213,10 @@ def _resolved_and_batch(
             f"examples must be 1 to {available}, the validation set of {resolved.task.name!r}; "
             f"got {examples}"
         )
-    check_memory(resolved, 1, batch=examples, model=resolved.whole)
+    if sharded:
+        check_sharded(resolved)
+    else:
+        check_memory(resolved, 1, batch=examples, model=resolved.whole)
     return resolved, (data["valid_x"][:examples], data["valid_y"][:examples])
 
 

@@ -11,6 +11,7 @@ import pytest
 from ended_trials import sample, times
 from scipy import stats
 
+from jaxinit.analysis import interval
 from jaxinit.analysis.interval import (
     Limits,
     Sample,
@@ -407,3 +408,16 @@ def test_so_many_seeds_as_are_planned_tell_two_schemes_apart_four_times_of_five(
     assert told / TRIES == pytest.approx(0.8, abs=0.05)
     assert seeds_to_tell(Limits(0.0, -half, half), seeds) is None
     assert seeds_to_tell(Limits(9.0, 8.9, 9.1), seeds) == 4
+
+
+def test_the_p_value_of_many_seeds_is_the_normal_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    draws = np.random.default_rng(0)
+    for shift in (0.05,):
+        a, b = (times(*np.exp(draws.normal(mean, 0.5, 600))) for mean in (1.0, 1.0 + shift))
+        limit = permutation_p(a, b, HORIZON)
+        with monkeypatch.context() as patched:
+            patched.setattr(interval, "MANY", math.inf)
+            sampled = permutation_p(a, b, HORIZON)
+        # Four standard errors of a share of 20,000 permutations, of one side.
+        error = 4 * 2 * math.sqrt(max(sampled, 1e-4) / 2 / 20_000)
+        assert limit == pytest.approx(sampled, abs=error)

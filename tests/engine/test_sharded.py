@@ -17,6 +17,7 @@ from jaxinit.engine import campaign
 from jaxinit.engine.initial import draw_parameters, of_points
 from jaxinit.engine.resolve import resolve
 from jaxinit.engine.sharded import ShardedSweep
+from jaxinit.engine.survey import survey
 from jaxinit.study import BadStudy, Study
 
 SMALL = replace(STUDY, target=0.99, lrs=(0.1,), schemes=("orthogonal", "small_normal"))
@@ -79,3 +80,16 @@ def test_calibrations_are_refused(tmp_path: Path) -> None:
     study = replace(SMALL, schemes=("orthogonal+lsuv", "small_normal"))
     with pytest.raises(BadStudy, match=r"leave them out of orthogonal\+lsuv, or run without"):
         campaign.run(study, out=tmp_path / "s", progress=False, mapping="sharded")
+
+
+def test_signals_are_those_of_one_device_within_rounding() -> None:
+    study = replace(SMALL, model="mlp", layers=2, hidden=32, seeds=2)
+    alone, parts = (survey(study, examples=64, sharded=sharded) for sharded in (False, True))
+    assert set(alone) == set(parts)
+    for name in alone:
+        # Which entries are exactly zero, or in which bin, rounding decides.
+        if alone[name].dtype.kind == "f" and not str(name).endswith(("_zero", "histogram")):
+            scale = float(np.nanmax(np.abs(alone[name].values), initial=0.0))
+            np.testing.assert_allclose(
+                parts[name], alone[name], rtol=2e-3, atol=2e-4 * scale, err_msg=name
+            )
