@@ -57,7 +57,8 @@ from jaxinit.study import BadStudy, Interrupted, Study
 from jaxinit.tasks import Task
 
 SIGNALS = "signals.nc"
-SLOTS = 16  # of a device that runs its trials one after another
+SLOTS = 16  # of a device that runs its trials one after another, or more in a large study
+FILLED = 64  # times that the slots of a large study are filled
 MOST_SLOTS = 1024  # of one that runs them together
 SAVE_EVERY = 5.0  # seconds between saved states of a running study
 
@@ -210,14 +211,16 @@ def _run(resolved: Resolved, folder: Folder, began: float, options: Options) -> 
 def default_slots(study: Study, mapping: sweep.Mapping, devices: int) -> int:
     """How many trials each of so many devices holds.
 
-    One after another, enough that a chunk is worth its start. Together, all that the largest stage
+    One after another, enough that a chunk is worth its start, and in a study of thousands of trials
+    that they are filled not too often, since the searches then look at all trials. Together, all that the largest stage
     of a study has, every scheme's seeds at each rate that is reported, or that it looks for first:
     one that runs alone leaves most of a GPU idle. Where memory does not hold them there are fewer
     (`sweep.Sweep`). It depends on the study and the machine alone, since under `vmap` it shapes the
     program.
     """
     if mapping == "map":
-        return SLOTS
+        trials = searches_of(study) * trials_of_a_search(study)
+        return min(max(trials // (FILLED * devices), SLOTS), MOST_SLOTS)
     if mapping == "sharded":
         return 1
     if study.search == "grid":
@@ -482,6 +485,7 @@ class Campaign:
         self.first_seed = study.first_seed
         values = study.also[1] if study.also else (None,)
         self.lines = [Line(scheme, value) for scheme in self.resolved.schemes for value in values]
+        self.known: dict[tuple[Line, Trial], Point] = {}
         self.numbers: dict[Point, int] = {}
         self.points: list[Point] = []
         self.queue: list[Point] = []
@@ -674,8 +678,12 @@ class Campaign:
         return self.courses.by_point[point]
 
     def _point(self, line: Line, trial: Trial) -> Point:
-        rung, seed = trial
-        return Point(line.scheme, self.plan.rate(rung), self.first_seed + seed, line.also)
+        known = self.known.get((line, trial))
+        if known is None:
+            rung, seed = trial
+            known = Point(line.scheme, self.plan.rate(rung), self.first_seed + seed, line.also)
+            self.known[line, trial] = known
+        return known
 
     def _evaluations(self, cap: float) -> int:
         """The evaluations after which a trial is past a number of epochs, at most the budget's."""

@@ -27,6 +27,7 @@ from jaxinit import spec
 from jaxinit.analysis import store
 from jaxinit.analysis.outcome import Outcome
 from jaxinit.analysis.records import select
+from jaxinit.analysis.search import trials_of_a_search
 from jaxinit.analysis.store import Result
 from jaxinit.engine import campaign, devices, initial, progress, resolve, sweep
 from jaxinit.initializers import glorot_scheme, normal, zeros
@@ -623,6 +624,15 @@ def test_by_default_an_accelerator_holds_all_trials_that_may_run_together() -> N
     assert campaign.default_slots(grid, "vmap", 1) == schemes * 9
     many = replace(ladder, seeds=10_000)
     assert campaign.default_slots(many, "vmap", 1) == campaign.MOST_SLOTS
+
+
+def test_on_a_cpu_a_large_study_has_more_slots() -> None:
+    large = replace(STUDY, lrs=(0.1,), seeds=3_000)
+    trials = len(large.schemes) * trials_of_a_search(large)
+    assert trials > 9_000
+    assert campaign.default_slots(large, "map", 1) == trials // 64
+    assert campaign.default_slots(large, "map", 1000) == campaign.SLOTS
+    assert campaign.default_slots(replace(large, seeds=10**6), "map", 2) == campaign.MOST_SLOTS
 
 
 @pytest.mark.parametrize("slots", [0, -1, 100_000])
