@@ -214,9 +214,9 @@ def default_slots(study: Study, mapping: sweep.Mapping, devices: int) -> int:
     One after another, enough that a chunk is worth its start, and in a study of thousands of trials
     that they are filled not too often, since the searches then look at all trials. Together, all
     that the largest stage of a study has, every scheme's seeds at each rate that is reported, or
-    that it looks for first: one that runs alone leaves most of a GPU idle. Where memory does not hold
-    them there are fewer (`sweep.Sweep`). It depends on the study and the machine alone, since under
-    `vmap` it shapes the program.
+    that it looks for first: one that runs alone leaves most of a GPU idle. Where memory does not
+    hold them there are fewer (`sweep.Sweep`). It depends on the study and the machine alone, since
+    under `vmap` it shapes the program.
     """
     if mapping == "map":
         trials = searches_of(study) * trials_of_a_search(study)
