@@ -1,5 +1,5 @@
 """The command line: `run`, `resume`, `extend`, `rerun`, `probe`, `coordcheck`, `audit`,
-`reproduce`, `list`, `plot`, `compare`. It parses before JAX is imported."""
+`reproduce`, `list`, `plot`, `compare`, `doctor`. It parses before JAX is imported."""
 
 import ast
 import inspect
@@ -641,6 +641,26 @@ def experiments() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.py"))}
 
 
+def doctor() -> int:
+    """Say what a study would run on here (versions, devices, precision, caches, data), and what is
+    amiss; exit code 1 where something is.
+    """
+
+    def look() -> int:
+        from jaxinit.engine.doctor import examine
+
+        start()
+        amiss = 0
+        for line in examine():
+            print(f"{'!' if line.repair else ' '} {line.what:18} {line.found}")
+            if line.repair:
+                amiss += 1
+                print(f"  {'':18} {line.repair}")
+        return FAILED if amiss else 0
+
+    return exit_code(look)
+
+
 def print_version() -> int:
     """Print the version of the installed package."""
     print(f"jaxinit {version('jaxinit')}")
@@ -832,6 +852,7 @@ def parsed(words: Sequence[str]) -> Callable[[], int]:
         "list": list_names,
         "plot": plot,
         "compare": compare,
+        "doctor": doctor,
     }
     later: dict[str, Callable[..., Any]] = {
         name: _later(command) for name, command in commands.items()
