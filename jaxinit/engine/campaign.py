@@ -61,6 +61,7 @@ SLOTS = 16  # of a device that runs its trials one after another, or more in a l
 FILLED = 64  # times that the slots of a large study are filled
 MOST_SLOTS = 1024  # of one that runs them together
 SAVE_EVERY = 5.0  # seconds between saved states of a running study
+SAVED_IN = 0.1  # as long as one takes no longer than this to save, which is 2 %; else less often
 
 Report = Callable[[Standing], None]
 
@@ -478,7 +479,7 @@ class Campaign:
     recorder: SignalRecorder
 
     def __post_init__(self):
-        self.last_save = time.monotonic()
+        self.last_save, self.saving = time.monotonic(), 0.0
         study = self.resolved.study
         self.plan = plan_of(study)
         self.budget = float(study.epochs)
@@ -521,7 +522,8 @@ class Campaign:
             if isinstance(running, sweep.Running):
                 self.recorder.record(self.points, running)
             self.report(self._standing(best, running))
-            if self.stop or time.monotonic() - self.last_save > SAVE_EVERY:
+            since = time.monotonic() - self.last_save
+            if self.stop or since > SAVE_EVERY * max(1.0, self.saving / SAVED_IN):
                 self._save(running.seats())
             if self.stop:
                 return False
@@ -708,6 +710,7 @@ class Campaign:
         return sweep.Joining(self.numbers[point], trial, params, point=point)
 
     def _save(self, seats: Sequence[sweep.Seat]) -> None:
+        began = time.monotonic()
         arrays = self.courses.arrays()
         places = {point: place for place, point in enumerate(self.courses.by_point)}
         under_way = {self.points[seat.number]: seat.state for seat in seats}
@@ -720,6 +723,7 @@ class Campaign:
         if isinstance(self.sweeper, ClusterSweep):
             self.sweeper.saved()
         self.last_save = time.monotonic()
+        self.saving = self.last_save - began
 
     def _take_up(self, saved: Mapping[str, np.ndarray]) -> None:
         """The saved trials under way, each in the state it was saved in."""
