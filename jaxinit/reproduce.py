@@ -500,7 +500,8 @@ def finish(
     write_summary(out, {"table": rows, "claims": claims, "studies": settings, **more})
     if rows:
         with style():
-            save(forest(rows, title), out / "figures", "epochs")
+            schemes = [scheme for study in studies.values() for scheme in study.schemes]
+            save(forest(rows, title, schemes), out / "figures", "epochs")
     progress.pause()  # an answer follows, which is to stay
     if rows:
         print_rows(rows)

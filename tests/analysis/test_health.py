@@ -11,7 +11,7 @@ import xarray as xr
 from flax import nnx
 
 from jaxinit import spec
-from jaxinit.analysis.health import REMEDIES, judge
+from jaxinit.analysis.health import judge, remedies
 from jaxinit.initializers import constant, orthogonal
 from jaxinit.introspect import declare, functional
 from jaxinit.models import MODELS
@@ -62,7 +62,7 @@ def test_a_linear_net_changes_by_its_gain(gain: float, kind: str) -> None:
     worst = judge(dataset)[0]
     assert worst.kind == kind
     assert "decades per layer" in str(worst)
-    assert REMEDIES[worst.kind]
+    assert remedies(worst.kind)
 
 
 @pytest.mark.parametrize(
