@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, SubFigure
 
 FORMATS = ("png", "svg")
 # Those of Okabe & Ito (2008), apart for the color-blind too: without yellow, which is lost on
@@ -61,11 +61,12 @@ def looks(names: Iterable[str]) -> dict[str, Look]:
     return found
 
 
-def shade(k: int, count: int) -> Any:
+def shade(k: int, count: int) -> str:
     """The color of layer k of `count`: from dark to light, in grey too."""
     import matplotlib
+    from matplotlib.colors import to_hex
 
-    return matplotlib.colormaps["viridis"](LAST_SHADE * k / max(count - 1, 1))
+    return to_hex(matplotlib.colormaps["viridis"](LAST_SHADE * k / max(count - 1, 1)))
 
 
 def grid(
@@ -140,14 +141,27 @@ def name_panel(axes: "Axes", text: str, look: Look) -> None:
     axes.scatter([0], [1], s=20, transform=axes.transAxes + before_title, clip_on=False, **look)
 
 
-def legend(place: "Axes | Figure", lines: Mapping[str, Any], **options: Any) -> None:
-    """A legend of lines by their names.
+def legend(figure: "Figure | SubFigure", lines: Mapping[str, Any], title: str = "") -> None:
+    """A legend of lines by their names below all panels, where it hides nothing, in as many columns
+    as fit.
 
     Names are not given to the lines themselves, since matplotlib leaves out a label that begins
     with "_".
     """
     names = [as_text(name) for name in lines]
-    place.legend(list(lines.values()), names, frameon=False, fontsize=7, **options)
+    size = 7
+    widest = max(map(len, names), default=0) * size * LETTER + 5 * size  # with its line
+    columns = int(figure.bbox.width / figure.dpi * 72 / widest)
+    figure.legend(
+        list(lines.values()),
+        names,
+        title=title,
+        loc="outside lower center",
+        ncols=min(max(columns, 1), 5),
+        frameon=False,
+        fontsize=size,
+        title_fontsize=size,
+    )
 
 
 def band(

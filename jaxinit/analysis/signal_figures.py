@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from jaxinit import theory
 from jaxinit.analysis.figure import (
     MARKS,
+    MOST_COLUMNS,
     Look,
     as_text,
     band,
@@ -45,14 +46,12 @@ COORDINATES = {
     "gradient": "size of weight gradients",
 }
 WIDEST = 4.0  # a histogram's axis, at most, in those of the scheme in the middle
-ROUNDING = 1e-16  # sizes below that part of a curve's largest are those of rounding
-CUT = f"a curve ends where a seed is below {ROUNDING:g} of its largest"
-MOST_DECADES = 24  # of an axis of sizes
+ROUNDING = 1e-16  # what falls below that part of a curve's largest is lost in rounding
+CUT = f"a curve ends where a seed has fallen below {ROUNDING:g} of its largest"
 FEWEST_DECADES = 2  # of the axes of a coordinate check
-MOST_NAMED = 6  # layers that a legend names
+MOST_NAMED = 5  # layers that a legend names
 THEORY: Look = {"linewidth": 0.9, "linestyle": ":"}
 LINE: Look = {"linewidth": 1.1, "markersize": 4}
-BELOW: Any = {"loc": "outside lower center", "ncols": 5}  # where legends hide nothing
 
 
 def draw_all(signals: xr.Dataset, folder: Path) -> list[Path]:
@@ -68,8 +67,9 @@ def histograms(signals: xr.Dataset) -> "Figure":
     """Densities of activations, back-propagated gradients and weight gradients, a row for each
     scheme, a line for each layer; all schemes in the same bins."""
     schemes = _names(signals.scheme)
+    height = 1.15 if len(schemes) > MOST_COLUMNS else 1.6
     figure, panels = grid(
-        len(schemes), len(NAMES), panel=(2.7, 1.15), margin=(0.2, 1.5), sharex="col"
+        len(schemes), len(NAMES), panel=(2.7, height), margin=(0.2, 1.5), sharex="col"
     )
     look_of = looks(schemes)
     lines: dict[str, Any] = {}
@@ -87,7 +87,7 @@ def histograms(signals: xr.Dataset) -> "Figure":
         axes.set_ylabel("density")
     ordered = {name: lines[name] for name in names if name in lines}
     title = "layer, by its kernel"
-    legend(figure, _some(ordered), title=title, title_fontsize=7, **BELOW)
+    legend(figure, _some(ordered), title=title)
     note = (
         "all schemes on the same axis and bins, each panel to its own height; activations as the "
         "next kernel sees them"
@@ -113,10 +113,10 @@ def _draw_densities(
     bins = layers.bin.values
     own_edges = np.append(bins, 2 * bins[-1] - bins[-2]) - (bins[1] - bins[0]) / 2
     lines = {}
-    for k in range(count):
+    sizes = np.sqrt(layers[f"{signal}_mean_square"].mean(("seed", "step", "copy"), skipna=True))
+    for k, size in enumerate(sizes.values.tolist()):
         layer = layers.isel(parameter=k)
-        size = float(np.sqrt(layer[f"{signal}_mean_square"].mean(skipna=True)))
-        if not size > 0:
+        if not 0 < size <= edges[-1]:
             continue
         density = layer[f"{signal}_histogram"].mean(("seed", "step", "copy"), skipna=True).values
         # Histograms are of signals over their size: what lies below each edge is put into the
@@ -128,9 +128,11 @@ def _draw_densities(
             middles, shares / np.diff(edges), color=shade(k, count), linewidth=1.1
         )
     if not lines:
-        axes.text(0.5, 0.5, "zero", transform=axes.transAxes, ha="center")
+        why = "far wider than the others" if (sizes > edges[-1]).any() else "zero"
+        axes.text(0.5, 0.5, why, transform=axes.transAxes, ha="center")
     axes.set(xlim=(edges[0], edges[-1]), ylim=(0, None), yticks=[])
-    axes.ticklabel_format(axis="x", scilimits=(-2, 3))
+    axes.locator_params(axis="x", nbins=4)
+    axes.xaxis.set_major_formatter("{x:g}")
     axes.spines["left"].set_visible(False)
     return lines
 
@@ -154,14 +156,15 @@ def sizes(signals: xr.Dataset) -> "Figure":
             kernels = signals.sel(scheme=scheme).isel(parameter=layers)
             mean_square = kernels[f"{signal}_mean_square"].mean(("step", "copy"), skipna=True)
             size = (mean_square**0.5).transpose("seed", "parameter").values
-            lines[scheme] = _draw_sizes(axes, place, size, look)
+            backwards = signal != "activation"
+            lines[scheme] = _draw_sizes(axes, place, size, look, backwards)
             expected = _expected(kernels, signal)
             if expected is not None:
-                axes.plot(place, expected, color=look["color"], **THEORY)
+                _draw_theory(axes, lines[scheme], expected)
         axes.set(title=name, xlabel="kernel, from the input on", ylabel="root mean square")
         axes.locator_params(axis="x", integer=True)
         _finish_sizes(axes)
-    legend(figure, lines, **BELOW)
+    legend(figure, lines)
     note = f"geometric mean over seeds; band: their range; {CUT}"
     if _expected(signals.isel(scheme=0), "activation") is not None:
         note += "; dotted: mean-field theory from the first kernel on"
@@ -171,31 +174,37 @@ def sizes(signals: xr.Dataset) -> "Figure":
 def _draw_sizes(
     axes: "Axes", x: NDArray, sizes: NDArray, look: Look, backwards: bool = False
 ) -> Any:
-    """Sizes `[seed, x]` on a logarithmic axis: their geometric mean and range over seeds, as far as
-    no seed is lost in rounding, seen from the left, or from the right (`backwards`)."""
-    with np.errstate(invalid="ignore"):
-        above = (sizes > ROUNDING * np.nanmax(sizes, initial=0)).all(0)
+    """Sizes `[seed, x]` on a logarithmic axis: their geometric mean and range over seeds, where no
+    seed has fallen below rounding on its way from the left, or from the right (`backwards`)."""
+    way = sizes[:, ::-1] if backwards else sizes
+    finite = np.where(np.isfinite(way), way, np.nan)
+    largest = np.fmax.accumulate(finite, axis=1)
+    above = (finite > ROUNDING * largest).all(0)
     if backwards:
-        above = np.logical_and.accumulate(above[::-1])[::-1]
+        above = above[::-1]
     kept = np.where(above, sizes, np.nan)
-    mean = np.exp(np.log(kept).mean(0))
     places = np.flatnonzero(above)
     marked = places[:: max(len(places) // 8, 1)].tolist()
-    (line,) = axes.plot(x, mean, markevery=marked, **look, **LINE)
+    (line,) = axes.plot(x, np.exp(np.log(kept).mean(0)), markevery=marked, **look, **LINE)
     band(axes, x, kept.min(0), kept.max(0), look["color"])
     axes.set_yscale("log")
     return line
 
 
+def _draw_theory(axes: "Axes", line: Any, expected: NDArray | xr.DataArray) -> None:
+    """What theory expects of a line, as far as it is drawn."""
+    x, drawn = line.get_data()
+    axes.plot(x, np.where(np.isfinite(drawn), expected, np.nan), color=line.get_color(), **THEORY)
+
+
 def _finish_sizes(axes: "Axes", fewest: float = 1.0) -> None:
-    """Let a logarithmic y axis span some decades at least, or a tenth of one looks steep, and not
-    so many that curves which vanish press all others together; ticks at powers of ten."""
+    """Let a logarithmic y axis span some decades at least, or a tenth of one looks steep; ticks at
+    powers of ten."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
     low, high = axes.get_ylim()
     missing = max(0.0, fewest - np.log10(high / low)) / 2
-    low = max(low / 10**missing, high / 10**MOST_DECADES)
-    axes.set_ylim(low, high * 10**missing)
+    axes.set_ylim(low / 10**missing, high * 10**missing)
     axes.yaxis.set_major_locator(LogLocator(numticks=7))
     axes.yaxis.set_minor_formatter(NullFormatter())
 
@@ -223,14 +232,14 @@ def by_step(signals: xr.Dataset) -> "Figure":
                 course = gradients.sel(scheme=scheme).isel(parameter=row, copy=gate)
                 # Before the first state some gates have no gradient at all.
                 size = course.transpose("seed", "step").values
-                lines[scheme] = _draw_sizes(axes, steps, size, look)
-            axes.locator_params(axis="x", integer=True)
-            _finish_sizes(axes)
+                lines[scheme] = _draw_sizes(axes, steps, size, look, backwards=True)
+    if lines:
+        _finish_sizes(panels[0, 0])  # and with it all others
     names = str(signals.attrs.get("gates", "")).split()
     titles = [f"{names[gate]} gate" if gate < len(names) else "" for gate in gates]
     ylabels = [f"gradient at\n{as_text(name)}" for name in _names(signals.parameter[kernels])]
     label_edges(panels, titles or [""], ylabels, "time step")
-    legend(figure, lines, **BELOW)
+    legend(figure, lines)
     note = f"root mean square, geometric mean over seeds; band: their range; {CUT}"
     return _finish(figure, signals, "Gradients through time", note)
 
@@ -255,15 +264,12 @@ def lens(courses: xr.Dataset) -> "Figure":
         variances = of_output.transpose("layer", "seed", "step")
         name = f"{scheme}: {memory(courses, scheme)}"
         for layer in range(layers):
-            back = norms.values[layer]
-            lines[name] = _draw_sizes(
-                panels[layer, 0], steps[-1] - steps, back, look, backwards=True
-            )
-            _draw_sizes(panels[layer, 1], steps, variances.values[layer], look)
+            back = steps[-1] - steps
+            lines[name] = _draw_sizes(panels[layer, 0], back, norms.values[layer], look, True)
+            of_layer = _draw_sizes(panels[layer, 1], steps, variances.values[layer], look)
+            if not layer and not np.isnan(course.expected).all():
+                _draw_theory(panels[0, 1], of_layer, course.expected.mean("seed"))
         _draw_jacobians(panels[-1, 2], course.jacobian, look)
-        if not np.isnan(course.expected).all():
-            expected = course.expected.mean("seed")
-            panels[0, 1].plot(steps, expected, color=look["color"], **THEORY)
     for layer in range(layers):
         panels[layer, 0].set(
             xlabel="steps back from the last", ylabel=f"|dC/ds|, layer {layer + 1}"
@@ -277,7 +283,7 @@ def lens(courses: xr.Dataset) -> "Figure":
         if axes.get_visible():
             _finish_sizes(axes)
     title = "steps back until the gradient has fallen to 1/e (range over seeds)"
-    legend(figure, lines, title=title, title_fontsize=7, **BELOW)
+    legend(figure, lines, title=title)
     note = f"geometric mean over seeds; band: their range; {CUT}"
     return _finish(figure, courses, "Through time", note)
 
@@ -327,7 +333,7 @@ def coordinates(check: xr.Dataset) -> "Figure":
     for axes in panels[-1]:
         axes.set_xlabel("units" if axis == "width" else "layers")
     if check.sizes["parameter"] <= 2 * len(MARKS):
-        legend(figure, lines, **BELOW)
+        legend(figure, lines)
     heading(figure, _about_check(check), size=8)
     return figure
 
@@ -403,7 +409,7 @@ def through_training(courses: xr.Dataset, rows: dict[str, str], title: str, note
     for axes, (scheme, look) in zip(panels[0], looks(schemes).items(), strict=True):
         axes.set_title("")
         name_panel(axes, scheme, look)
-    legend(figure, _some(lines), title="hidden layer", title_fontsize=7, **BELOW)
+    legend(figure, _some(lines), title="hidden layer")
     heading(figure, as_text(f"{title}\n{note}"))
     return figure
 

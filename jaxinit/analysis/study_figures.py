@@ -371,7 +371,7 @@ def _panels(
         shown[f"baseline, {baseline}"] = look_of[baseline] | BASELINE
     shown |= {"the other schemes": OTHERS} | extra
     lines = {name: Line2D([], [], **line) for name, line in shown.items()}
-    legend(figure, lines, loc="outside lower left", ncols=len(lines))
+    legend(figure, lines)
     return figure, panels
 
 

@@ -82,8 +82,8 @@ def test_a_legend_has_every_name_as_it_is() -> None:
     with style():
         figure, panels = grid(1, 1, panel=(3.0, 2.0))
         lines = {name: panels[0, 0].plot([0, 1])[0] for name in ("_hidden", "$x$")}
-        legend(panels[0, 0], lines)
-        shown = panels[0, 0].get_legend().get_texts()
+        legend(figure, lines)
+        shown = figure.legends[0].get_texts()
     assert [text.get_text() for text in shown] == ["_hidden", r"\$x\$"]
     plt.close(figure)
 
@@ -140,7 +140,9 @@ def test_a_name_keeps_its_look_and_ninety_names_differ() -> None:
 
 
 def test_layers_go_from_dark_to_light_in_grey_too() -> None:
-    greys = [np.dot(shade(k, 6)[:3], (0.299, 0.587, 0.114)) for k in range(6)]
+    from matplotlib.colors import to_rgb
+
+    greys = [np.dot(to_rgb(shade(k, 6)), (0.299, 0.587, 0.114)) for k in range(6)]
     assert np.all(np.diff(greys) > 0.05)
     assert greys[-1] < LAST_SHADE
     assert shade(0, 1) == shade(0, 6)
