@@ -57,7 +57,7 @@ LINE: Look = {"linewidth": 1.1, "markersize": 4}
 def draw_all(signals: xr.Dataset, folder: Path) -> list[Path]:
     """Every figure that the signals can fill, as PNG and SVG in `folder`; the paths of the PNGs."""
     figures = {"histograms": histograms, "sizes": sizes}
-    if signals.sizes["step"] > 2:
+    if signals.sizes["step"] > 2 and "recurrent" in signals.role:
         figures["through_time"] = by_step
     with style():
         return [save(draw(signals), folder, name) for name, draw in figures.items()]
@@ -72,12 +72,12 @@ def histograms(signals: xr.Dataset) -> "Figure":
         len(schemes), len(NAMES), panel=(2.7, height), margin=(0.2, 1.5), sharex="col"
     )
     look_of = looks(schemes)
+    names = _names(signals.parameter[:-1])
     lines: dict[str, Any] = {}
     for column, signal in enumerate(NAMES):
         # The inputs, and what the loss gives the readout, belong to no hidden layer.
         hidden = slice(1, None) if signal == "activation" else slice(None, -1)
         layers = signals.isel(parameter=hidden)
-        names = _names(signals.parameter[:-1])
         edges = _common_edges(layers, signal)
         for axes, scheme in zip(panels[:, column], schemes, strict=True):
             lines |= _draw_densities(axes, layers.sel(scheme=scheme), signal, edges, names)
@@ -113,8 +113,9 @@ def _draw_densities(
     bins = layers.bin.values
     own_edges = np.append(bins, 2 * bins[-1] - bins[-2]) - (bins[1] - bins[0]) / 2
     lines = {}
-    sizes = np.sqrt(layers[f"{signal}_mean_square"].mean(("seed", "step", "copy"), skipna=True))
-    for k, size in enumerate(sizes.values.tolist()):
+    mean_square = layers[f"{signal}_mean_square"].mean(("seed", "step", "copy"), skipna=True)
+    sizes = np.sqrt(mean_square.values)
+    for k, size in enumerate(sizes.tolist()):
         layer = layers.isel(parameter=k)
         if not 0 < size <= edges[-1]:
             continue
@@ -179,7 +180,7 @@ def _draw_sizes(
     way = sizes[:, ::-1] if backwards else sizes
     finite = np.where(np.isfinite(way), way, np.nan)
     largest = np.fmax.accumulate(finite, axis=1)
-    above = (finite > ROUNDING * largest).all(0)
+    above = np.all(finite > ROUNDING * largest, axis=0)
     if backwards:
         above = above[::-1]
     kept = np.where(above, sizes, np.nan)
@@ -219,7 +220,7 @@ def by_step(signals: xr.Dataset) -> "Figure":
     steps = np.arange(1, signals.sizes["step"] + 1)
     figure, panels = grid(
         len(kernels),
-        max(len(gates), 1),
+        len(gates),
         panel=(2.4, 2.1),
         margin=(max(1.2, 5.5 - 2.4 * len(gates)), 1.5),
         sharex=True,
@@ -227,18 +228,17 @@ def by_step(signals: xr.Dataset) -> "Figure":
     )
     lines = {}
     for row in range(len(kernels)):
-        for axes, gate in zip(panels[row], gates, strict=False):
+        for axes, gate in zip(panels[row], gates, strict=True):
             for scheme, look in looks(_names(signals.scheme)).items():
                 course = gradients.sel(scheme=scheme).isel(parameter=row, copy=gate)
                 # Before the first state some gates have no gradient at all.
                 size = course.transpose("seed", "step").values
                 lines[scheme] = _draw_sizes(axes, steps, size, look, backwards=True)
-    if lines:
-        _finish_sizes(panels[0, 0])  # and with it all others
+    _finish_sizes(panels[0, 0])  # and with it all others
     names = str(signals.attrs.get("gates", "")).split()
     titles = [f"{names[gate]} gate" if gate < len(names) else "" for gate in gates]
     ylabels = [f"gradient at\n{as_text(name)}" for name in _names(signals.parameter[kernels])]
-    label_edges(panels, titles or [""], ylabels, "time step")
+    label_edges(panels, titles, ylabels, "time step")
     legend(figure, lines)
     note = f"root mean square, geometric mean over seeds; band: their range; {CUT}"
     return _finish(figure, signals, "Gradients through time", note)
