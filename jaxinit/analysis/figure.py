@@ -40,7 +40,7 @@ LETTER = 0.54  # the width of a letter on average, of its size
 # Ticks in a decade of a logarithmic axis, from many to few: those are taken that fit.
 STEPS = (
     (1, 1.1, 1.2, 1.3, 1.4, 1.6, 1.8, 2, 2.2, 2.5, 2.8, 3.2, 3.6, 4, 4.5, 5, 5.6, 6.3, 7, 8, 9),
-    (1, 1.5, 2, 3, 4, 5, 6, 8),
+    (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8),
     (1, 2, 5),
     (1,),
 )

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 # how all others look there.
 OWN: Look = {"linewidth": 1.6, "markersize": 4.5, "zorder": 3}
 BASELINE: Look = {"linewidth": 1.0, "markersize": 3, "linestyle": (0, (4, 2)), "zorder": 2}
-OTHERS: Look = {"color": "0.8", "linewidth": 0.9, "zorder": 1}
+OTHERS: Look = {"color": "0.72", "linewidth": 0.9, "zorder": 1}
 TARGET: Look = {"color": "0.35", "linewidth": 1.0, "linestyle": ":", "zorder": 2}
 MARKS_APART = 0.15  # of a panel's diagonal, between the marks of a curve
 
