@@ -22,9 +22,11 @@ from scipy import stats
 
 from jaxinit.analysis import store
 from jaxinit.analysis.claims import Band, Claim, at_least, make_claim, no_verdicts, ratio_claim
+from jaxinit.analysis.experiment_page import experiment_page
 from jaxinit.analysis.figure import as_text, lines, save, saved_figure, style
-from jaxinit.analysis.folder import Folder, to_json
+from jaxinit.analysis.folder import Folder, quoted, to_json
 from jaxinit.analysis.interval import compare
+from jaxinit.analysis.page import REPORT, write
 from jaxinit.analysis.records import by_rate_and_seed, select
 from jaxinit.analysis.report import print_claims, print_rows
 from jaxinit.analysis.store import Result
@@ -531,4 +533,6 @@ def write_summary(out: Path, content: Mapping[str, Any]) -> None:
 def _say(claims: list[Claim], out: Path) -> int:
     print_claims(claims)
     print(f"summary, records and figures: {out}")
+    path = write(experiment_page(out), out / REPORT)
+    print(f"report: {path}; see it with: jaxinit open {quoted(out)}")
     return 0
