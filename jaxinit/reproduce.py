@@ -488,7 +488,7 @@ def finish(
     progress.pause()  # an answer follows, which is to stay
     if rows:
         print_rows(rows)
-    return _say(claims, out)
+    return _say(claims, out, results.values())
 
 
 def conclude(
@@ -530,9 +530,9 @@ def write_summary(out: Path, content: Mapping[str, Any]) -> None:
     Folder(out).write("experiment", {}, {store.SUMMARY: to_json({"about": about, **content})})
 
 
-def _say(claims: list[Claim], out: Path) -> int:
+def _say(claims: list[Claim], out: Path, results: Iterable[Result] = ()) -> int:
     print_claims(claims)
     print(f"summary, records and figures: {out}")
-    path = write(experiment_page(out), out / REPORT)
+    path = write(experiment_page(out, results), out / REPORT)
     print(f"report: {path}; see it with: jaxinit open {quoted(out)}")
     return 0

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from jaxinit.analysis.outcome import LOST, Outcome
 from jaxinit.analysis.records import select
 from jaxinit.analysis.survival import kaplan_meier
-from jaxinit.analysis.table import reported, times_reported
+from jaxinit.analysis.table import times_reported
 
 COLUMNS = 160  # of pixels, into which a course is put: twice as many would not be told apart
 
@@ -84,14 +84,13 @@ def when_ended(trials: xr.Dataset) -> NDArray[np.floating]:
     return np.minimum(np.where(lost, budget, trials.last_epoch.values), budget)
 
 
-def course(records: xr.Dataset, scheme: str) -> Curve:
-    """The median over seeds of the validation metric at the scheme's best rate, with the range over
-    seeds.
+def course(records: xr.Dataset, scheme: str, rate: float) -> Curve:
+    """The median over seeds of a scheme's validation metric at a rate, with the range over seeds.
 
     A trial that has ended keeps its last number, and the course stops when the last of them ends;
     it has no point where no trial has run.
     """
-    trials = select(records, scheme, "report", reported(records)[scheme])
+    trials = select(records, scheme, "report", rate)
     metric = trials.metric.transpose("trial", "epoch").values.astype(float)
     # One that diverged keeps its last number.
     has_value = np.isfinite(metric)

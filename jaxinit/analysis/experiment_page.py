@@ -5,7 +5,7 @@ folder -> summary.json, and the folders of studies below it -> Page
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from jaxinit.analysis import study_page
 from jaxinit.analysis.claims import IN_WORDS
 from jaxinit.analysis.folder import MANIFEST, Folder, quoted
 from jaxinit.analysis.page import Block, Cell, Facts, Lines, Page, Section, Table
-from jaxinit.analysis.store import SUMMARY
+from jaxinit.analysis.store import SUMMARY, Result
 from jaxinit.analysis.study_page import Parts
 from jaxinit.study import BadStudy
 
@@ -21,9 +21,9 @@ OF_ALL = ("about", "table", "claims", "studies")  # in every summary.json; the r
 LONGEST = 2000  # characters of what an experiment keeps beside its rows
 
 
-def experiment_page(path: Path) -> Page:
-    """The page of an experiment's folder, of whatever can be read of it. Raises: BadStudy for a
-    folder that holds none."""
+def experiment_page(path: Path, results: Iterable[Result] = ()) -> Page:
+    """The page of an experiment's folder, of whatever can be read of it; `results` are those of its
+    studies that have been read already. Raises: BadStudy for a folder that holds none."""
     folder = Folder(path)
     held = folder.manifest()
     if held is None or held.kind != "experiment":
@@ -43,7 +43,7 @@ def experiment_page(path: Path) -> Page:
             f"the experiment has not ended, and has no {SUMMARY}; go on with: jaxinit reproduce "
             f"{name} --size {size} --out {quoted(path)}"
         )
-    studies = _studies(path, missing)
+    studies = _studies(path, {result.folder: result for result in results}, missing)
     about = summary.get("about") or held.question
     return Page(
         title=f"{about.get('experiment', path.name)}, size {about.get('size', '?')}",
@@ -55,13 +55,16 @@ def experiment_page(path: Path) -> Page:
     )
 
 
-def _studies(path: Path, missing: list[str]) -> dict[str, Parts]:
+def _studies(path: Path, known: Mapping[Path, Result], missing: list[str]) -> dict[str, Parts]:
     """The studies below a folder, by their paths in it; what cannot be read is `missing`."""
     found = {}
     for manifest in sorted(path.rglob(MANIFEST)):
         if manifest.parent == path:
             continue
         name = str(manifest.parent.relative_to(path))
+        if manifest.parent in known:
+            found[name] = study_page.parts_of(known[manifest.parent])
+            continue
         try:
             if (held := Folder(manifest.parent).manifest()) and held.kind == "study":
                 found[name] = study_page.read(manifest.parent)
@@ -79,7 +82,7 @@ def _answer(summary: Mapping[str, Any]) -> str:
         return "It makes no claims; see its rows."
     counts = Counter(claim["verdict"] for claim in claims)
     said = [f"{words}: {counts[verdict]}" for verdict, words in IN_WORDS.items() if counts[verdict]]
-    return f"Claims: {len(claims)}. Of them {'; '.join(said)}."
+    return f"{len(claims)} claim{'s' * (len(claims) != 1)} ({', '.join(said)})."
 
 
 def _warnings(studies: Mapping[str, Parts]) -> list[str]:
@@ -112,9 +115,8 @@ def _sections(
         if name not in OF_ALL:
             sections.append(Section(name.replace("_", " "), [_own(value)], folded=True))
     for name, parts in studies.items():
-        blocks: list[Block] = [Lines("", [study_page.answer(parts)])]
-        for section in study_page.sections(parts):
-            blocks += section.blocks
+        said = Lines("", [study_page.answer(parts)])
+        blocks: list[Block] = [said, *study_page.blocks_of(parts)]
         sections.append(Section(f"Study: {name}", blocks, folded=True))
     sections.append(Section("How it was measured", _how(path, about)))
     return sections

@@ -25,6 +25,7 @@ from jaxinit.study import BadStudy
 ASSETS = Path(__file__).parent / "assets"
 REPORT = "report.html"
 DIGITS = 4  # of what is drawn
+LONG = 40  # characters of a cell that needs a wide column
 
 Scalar: TypeAlias = str | int | float | bool | None
 Span: TypeAlias = tuple[float, float, float]  # a value between its limits
@@ -51,7 +52,8 @@ class Cell:
 @dataclass(frozen=True)
 class Table:
     """Rows of cells under their headers; `numeric` names the columns of numbers, and `records` are
-    the rows as data, all of their entries, for whoever takes the table away."""
+    the rows as data, all of their entries, for whoever takes the table away. On a phone the rows of
+    a table of `words` are stacked."""
 
     title: str
     columns: Sequence[str]
@@ -59,6 +61,7 @@ class Table:
     note: str = ""
     numeric: frozenset[str] = frozenset()
     records: Sequence[Mapping[str, Any]] = ()
+    words: bool = False
 
     @property
     def kind(self) -> str:
@@ -220,6 +223,7 @@ def rendered(page: Page) -> str:
     return environment.get_template("report.html").render(
         page=page,
         number_of=number_of,
+        long=LONG,
         style=(ASSETS / "report.css").read_text(encoding="utf-8"),
         script=(ASSETS / "report.js").read_text(encoding="utf-8"),
         numbers=embedded(numbers),

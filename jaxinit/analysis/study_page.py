@@ -275,6 +275,16 @@ def sections(parts: Parts) -> list[Section]:
     return made
 
 
+def blocks_of(parts: Parts) -> list[Block]:
+    """All that is known of a study, as a part of another page."""
+    blocks: list[Block] = []
+    for section in sections(parts):
+        for block in section.blocks:
+            named = block.title or section.title
+            blocks.append(replace(block, title=named))
+    return blocks
+
+
 # Tables.
 
 
@@ -377,7 +387,8 @@ def claims_table(claims: Sequence[Claim]) -> Table:
         )
         records.append({key: _flat(value) for key, value in claim.items()})
     columns = ("claim", "statement", "published", "measured (95 %)", "band", "verdict", "note")
-    return Table("", columns, rows, numeric=frozenset(columns[3:4]), records=records)
+    numeric = frozenset(columns[3:4])
+    return Table("", columns, rows, numeric=numeric, records=records, words=True)
 
 
 def _flat(value: Any) -> Any:
@@ -391,62 +402,62 @@ def charts_of(records: xr.Dataset) -> list[Block]:
     """Share converged, rates and learning curves, of what the records can fill; where another
     setting is searched beside the rate, at its best value."""
     records = at_best_value(records)
-    about = records.attrs
-    known = reported(records)
-    first = 1 / about["evaluations_per_epoch"]
-    epochs = (first, about["budget"])
+    rates = reported(records)
     charts: list[Block] = []
-
-    def of_each(make: Callable[[xr.Dataset, str], Curve]) -> dict[str, Curve]:
-        return {scheme: make(records, scheme) for scheme in known}
-
-    if known:
-        charts.append(
-            Chart(
-                "Who has converged by when",
-                "epochs",
-                "share of trials converged",
-                of_each(curves.share_converged),
-                "1 - Kaplan-Meier at each scheme's best rate; band: 95 %, pointwise.",
-                steps=True,
-                x_range=(0, about["budget"]),
-                y_range=(0, 1),
-            )
-        )
+    if rates:
+        charts.append(_share_chart(records, rates))
     if len(set(records.lr.values.tolist())) > 1:
-        charts.append(
-            Chart(
-                "Each scheme at every learning rate that was tried",
-                f"learning rate ({about['optimizer']})",
-                "epochs to target",
-                {scheme: curves.time_by_rate(records, scheme) for scheme in schemes_of(records)},
-                "Line: mean, restricted to the budget, where a trial that was lost lies. Every "
-                "trial: ● converged, △ not within the budget, × diverged or failed, ∧ stopped, as "
-                "another rate was better.",
-                {scheme: curves.trials_of(records, scheme) for scheme in schemes_of(records)},
-                x_log=True,
-                y_range=(0, about["budget"] * 1.02),
-            )
-        )
-    if known:
-        higher = bool(about["higher_is_better"])
-        by_scheme = of_each(curves.course)
-        positive = all((curve.low > 0).all() for curve in by_scheme.values())
-        charts.append(
-            Chart(
-                "Learning curves at each scheme's best rate",
-                "epochs",
-                about["metric_name"],
-                by_scheme,
-                "Median over seeds; band: their range; dotted: the target. A curve ends when its "
-                "last seed has ended.",
-                x_log=True,
-                y_log=positive and not higher,
-                x_range=epochs if epochs[0] < epochs[1] else None,
-                target=about["target"],
-            )
-        )
+        charts.append(_rate_chart(records))
+    if rates:
+        charts.append(_course_chart(records, rates))
     return charts
+
+
+def _share_chart(records: xr.Dataset, rates: Mapping[str, float]) -> Chart:
+    return Chart(
+        "Who has converged by when",
+        "epochs",
+        "share of trials converged",
+        {scheme: curves.share_converged(records, scheme) for scheme in rates},
+        "1 - Kaplan-Meier at each scheme's best rate; band: 95 %, pointwise.",
+        steps=True,
+        x_range=(0, records.attrs["budget"]),
+        y_range=(0, 1),
+    )
+
+
+def _rate_chart(records: xr.Dataset) -> Chart:
+    schemes = schemes_of(records)
+    return Chart(
+        "Every learning rate that was tried",
+        f"learning rate ({records.attrs['optimizer']})",
+        "epochs to target",
+        {scheme: curves.time_by_rate(records, scheme) for scheme in schemes},
+        "Line: mean, restricted to the budget, at which lost trials lie. Every trial: ● converged, "
+        "△ not within the budget, × diverged or failed, ∧ stopped, as another rate was better.",
+        {scheme: curves.trials_of(records, scheme) for scheme in schemes},
+        x_log=True,
+        y_range=(0, records.attrs["budget"] * 1.02),
+    )
+
+
+def _course_chart(records: xr.Dataset, rates: Mapping[str, float]) -> Chart:
+    about = records.attrs
+    by_scheme = {scheme: curves.course(records, scheme, rate) for scheme, rate in rates.items()}
+    positive = all((curve.low > 0).all() for curve in by_scheme.values())
+    first, last = 1 / about["evaluations_per_epoch"], about["budget"]
+    return Chart(
+        "Learning curves at the best rate",
+        "epochs",
+        about["metric_name"],
+        by_scheme,
+        "Median over seeds; band: their range; dotted: the target. A curve ends when its last seed "
+        "has ended.",
+        x_log=True,
+        y_log=positive and not about["higher_is_better"],
+        x_range=(first, last) if first < last else None,
+        target=about["target"],
+    )
 
 
 def signal_charts(signals: xr.Dataset) -> list[Block]:
@@ -603,8 +614,7 @@ def comparison_page(first: Result, second: Result) -> Page:
         blocks.append(Lines("Asked otherwise", lines))
     parts = [Section("Scheme by scheme", blocks)]
     for name, result in (("The first", first), ("The second", second)):
-        its = parts_of(result)
-        inside = [block for section in sections(its) for block in section.blocks]
+        inside = blocks_of(parts_of(result))
         parts.append(Section(f"{name}: {result.folder}", inside, folded=True))
     return Page(
         title="Do two studies agree?",

@@ -147,7 +147,7 @@ def _findings_table(findings: Sequence[Finding]) -> Table:
         rows.append([severity, *(Cell(text) for text in said)])
     records = [finding._asdict() for finding in findings]
     note = "" if findings else "Nothing was found."
-    return Table("", columns, rows, note, records=records)
+    return Table("", columns, rows, note, records=records, words=True)
 
 
 def _parameters_table(rows: Sequence[Row]) -> Table:

@@ -40,7 +40,7 @@ def test_a_rate_whose_trials_were_all_stopped_has_no_point() -> None:
 
 def test_a_course_holds_what_has_ended_and_stops_with_the_last() -> None:
     trials = two_schemes()
-    course = curves.course(trials, "fast")
+    course = curves.course(trials, "fast", 1.0)
     assert course.x.tolist() == [1, 2, 3, 4]
     assert course.y == pytest.approx([0.1, 0.1, 0.5, 0.5])
     assert course.low == pytest.approx([0.1, 0.1, 0.1, 0.5])
@@ -50,9 +50,9 @@ def test_a_course_holds_what_has_ended_and_stops_with_the_last() -> None:
 def test_a_course_that_diverged_keeps_its_last_number() -> None:
     trials = records([Ended("s", 0.1, 0, 4), Ended("s", 0.1, 1, 3, Outcome.DIVERGED)])
     trials.metric.values[1, 2] = np.nan
-    assert np.isfinite(curves.course(trials, "s").low).all()
+    assert np.isfinite(curves.course(trials, "s", 0.1).low).all()
     trials.metric.values[:] = np.nan
-    assert not curves.course(trials, "s").x.size
+    assert not curves.course(trials, "s", 0.1).x.size
 
 
 @pytest.mark.parametrize("logarithmic", [False, True])

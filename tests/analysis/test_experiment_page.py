@@ -44,7 +44,7 @@ def test_claims_rows_and_studies_are_on_one_page(tmp_path: Path) -> None:
     write(tmp_path, {"table": rows, "claims": claims, "studies": {}, "scores": {"orthogonal": 0.5}})
     read = page_of(tmp_path)
     assert asks_for_nothing(read)
-    assert "Claims: 2. Of them holds: 1; does not hold: 1." in lines(read)
+    assert "2 claims (holds: 1, does not hold: 1)." in lines(read)
     verdicts = [row[5] for row in read.cells if len(row) == 7 and row[0] in "AB"]
     assert verdicts == ["at least 0.5: holds", "at least 2.5: does not hold"]
     assert len(read.numbers["charts"]) == 6
@@ -52,6 +52,7 @@ def test_claims_rows_and_studies_are_on_one_page(tmp_path: Path) -> None:
     assert [row[0] for row in read.cells if len(row) == 10] == ["setting", "T=8", "T=8"]
     assert "jaxinit reproduce an_experiment --size quick" in lines(read)
     assert "0.5" in read.texts["dd"]
+    assert Read(rendered(experiment_page(tmp_path, [result]))).numbers == read.numbers
 
 
 def test_rows_of_its_own_are_shown_as_they_are(tmp_path: Path) -> None:

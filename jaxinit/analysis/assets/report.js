@@ -166,6 +166,7 @@ function draw(figure) {
     const ys = place(y);
     if (low) make(group, "path", { class: "band", d: bandOf(xs, place(low), place(high), chart.steps) });
     make(group, "path", { class: "curve", d: pathOf(xs, ys, chart.steps), "stroke-dasharray": dash(s) });
+    if (x.length === 1 && Number.isFinite(ys[0])) make(group, "circle", { class: "dot converged", cx: xs[0], cy: ys[0], r: 3.5 });
     x.forEach((v, k) => {
       if (!Number.isFinite(ys[k])) return;
       const band = low && low[k] !== null ? ` (${shown(low[k])} to ${shown(high[k])})` : "";
