@@ -425,6 +425,7 @@ def look(study: Study, examples: int, only: str, out: Path | None) -> int:
         with style():
             figures.append(save(lens(courses), folder / "figures", "lens"))
     print(f"signals: {folder}; figures: {' '.join(map(str, figures))}")
+    print(f"report: {_write_report(folder)}; see it with: jaxinit open {quoted(folder)}")
     return 0
 
 
@@ -622,11 +623,11 @@ def plot(folder: tyro.conf.Positional[Path], /) -> int:
 
 
 def report(folder: tyro.conf.Positional[Path], /) -> int:
-    """Write report.html into the folder of a study or an experiment, also of one that is unfinished
-    or damaged: one page that needs nothing else.
+    """Write report.html into the folder of a study, an experiment or a probe, also of one that is
+    unfinished or damaged: one page that needs nothing else.
 
     Args:
-        folder: The folder of the study or the experiment.
+        folder: The folder of the study, the experiment or the probe.
     """
 
     def written() -> int:
@@ -637,11 +638,11 @@ def report(folder: tyro.conf.Positional[Path], /) -> int:
 
 
 def open_report(folder: tyro.conf.Positional[Path], /) -> int:
-    """Show the report of a study or an experiment in the browser; it is written first where it is
-    missing, or older than its study.
+    """Show the report of a study, an experiment or a probe in the browser; it is written first
+    where it is missing, or older than what it is about.
 
     Args:
-        folder: The folder of the study or the experiment.
+        folder: The folder of the study, the experiment or the probe.
     """
     import webbrowser
 

@@ -24,7 +24,7 @@ from jaxinit.analysis import store
 from jaxinit.analysis.claims import Band, Claim, at_least, make_claim, no_verdicts, ratio_claim
 from jaxinit.analysis.experiment_page import experiment_page
 from jaxinit.analysis.figure import as_text, lines, save, saved_figure, style
-from jaxinit.analysis.folder import Folder, quoted, to_json
+from jaxinit.analysis.folder import Folder, folder_name, quoted, to_json
 from jaxinit.analysis.interval import compare
 from jaxinit.analysis.page import REPORT, write
 from jaxinit.analysis.records import by_rate_and_seed, select
@@ -200,7 +200,7 @@ def run_all(
     results = {}
     for k, (name, study) in enumerate(studies.items()):
         progress.note(f"{k + 1}/{len(studies)} {name}")
-        folder = out / _folder_name(name)
+        folder = out / folder_name(name)
         with progress.part(f"study {k + 1} of {len(studies)} ({name})"):
             results[name] = campaign.run(
                 _with_its_seeds(study),
@@ -217,12 +217,6 @@ def run_all(
             progress.note(f"  read from {folder}, {results[name].origin}")
     progress.now("claims")
     return results
-
-
-def _folder_name(name: str) -> str:
-    """The name of a study without what a shell would want quoted, as spaces and commas."""
-    letters = [letter if letter.isalnum() or letter in "-.=" else "_" for letter in name]
-    return "".join(letters)
 
 
 def short_text() -> "Task":

@@ -469,6 +469,7 @@ def test_probe_prints_verdicts_and_draws(tmp_path: Path) -> None:
         "signals.nc",
         "verdicts.json",
         "manifest.json",
+        "report.html",
         "figures",
     }
     wrong = jaxinit(*words, str(tmp_path / "q"), "--only", "conv*")

@@ -11,7 +11,7 @@ from typing import Any
 
 from jaxinit.analysis import study_page
 from jaxinit.analysis.claims import IN_WORDS
-from jaxinit.analysis.folder import MANIFEST, Folder, quoted
+from jaxinit.analysis.folder import MANIFEST, Folder, folder_name, quoted
 from jaxinit.analysis.page import Block, Cell, Facts, Lines, Page, Section, Table
 from jaxinit.analysis.store import SUMMARY, Result
 from jaxinit.analysis.study_page import Parts
@@ -114,12 +114,23 @@ def _sections(
     for name, value in summary.items():
         if name not in OF_ALL:
             sections.append(Section(name.replace("_", " "), [_own(value)], folded=True))
-    for name, parts in studies.items():
+    for name, parts in _in_order(summary, studies).items():
         said = Lines("", [study_page.answer(parts)])
         blocks: list[Block] = [said, *study_page.blocks_of(parts)]
         sections.append(Section(f"Study: {name}", blocks, folded=True))
     sections.append(Section("How it was measured", _how(path, about)))
     return sections
+
+
+def _in_order(summary: Mapping[str, Any], studies: Mapping[str, Parts]) -> dict[str, Parts]:
+    """The studies as the experiment names and orders them, then those that it does not."""
+    settings = [str(row["setting"]) for row in summary.get("table", ()) if "setting" in row]
+    left, named = dict(studies), {}
+    for name in (*summary.get("studies", ()), *settings):
+        parts = left.pop(folder_name(name), None)
+        if parts is not None:
+            named[name] = parts
+    return named | left
 
 
 def _rows(rows: Sequence[Mapping[str, Any]]) -> Table:

@@ -53,7 +53,8 @@ class Cell:
 class Table:
     """Rows of cells under their headers; `numeric` names the columns of numbers, and `records` are
     the rows as data, all of their entries, for whoever takes the table away. On a phone the rows of
-    a table of `words` are stacked."""
+    a table of `words` are stacked. Intervals are drawn on one scale for all rows that are alike in
+    the column `scale_by`."""
 
     title: str
     columns: Sequence[str]
@@ -62,25 +63,29 @@ class Table:
     numeric: frozenset[str] = frozenset()
     records: Sequence[Mapping[str, Any]] = ()
     words: bool = False
+    scale_by: str = ""
 
     @property
     def kind(self) -> str:
         return "table"
 
-    @property
-    def limits(self) -> tuple[float, float] | None:
-        """Of all intervals that are drawn; None where none is."""
-        spans = [cell.span for row in self.rows for cell in row if cell.span is not None]
-        ends = [end for span in spans for end in span if end > 0]
-        return (min(ends), max(ends)) if ends else None
+    def limits(self, row: Sequence[Cell]) -> tuple[float, float]:
+        """The ends of all intervals that are drawn on the scale of a row."""
+        ends = []
+        for other in self.rows:
+            if self._scale(other) == self._scale(row):
+                ends += [end for cell in other for end in cell.span or () if end > 0]
+        return min(ends), max(ends)
 
-    def places(self, cell: Cell) -> list[float]:
+    def places(self, row: Sequence[Cell], cell: Cell) -> list[float]:
         """Where the interval of a cell lies in its column, on a logarithmic scale from 0 to 100."""
         assert cell.span is not None
-        assert self.limits is not None
-        low, high = map(math.log, self.limits)
-        scale = 100 / (high - low or 1)
-        return [round(scale * (math.log(max(end, self.limits[0])) - low), 1) for end in cell.span]
+        least, most = self.limits(row)
+        width = math.log(most / least) or 1.0
+        return [round(100 * math.log(max(end, least) / least) / width, 1) for end in cell.span]
+
+    def _scale(self, row: Sequence[Cell]) -> str:
+        return row[self.columns.index(self.scale_by)].text if self.scale_by else ""
 
     def csv(self) -> str:
         """The records as comma-separated values."""
@@ -185,7 +190,7 @@ class Section:
     folded: bool = False
 
     @property
-    def has_charts(self) -> bool:
+    def schemes_are_drawn(self) -> bool:
         return any(block.kind == "chart" for block in self.blocks)
 
 
@@ -200,6 +205,12 @@ class Page:
     sections: Sequence[Section]
     warnings: Sequence[str] = ()
     schemes: Sequence[str] = ()
+
+    @property
+    def open_sections(self) -> list[tuple[int, Section]]:
+        """Those that are not folded, with their numbers: what a reader goes to."""
+        numbered = enumerate(self.sections, 1)
+        return [(number, section) for number, section in numbered if not section.folded]
 
 
 def rendered(page: Page) -> str:

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import xarray as xr
@@ -49,11 +49,16 @@ SIGNALS = "signals.nc"
 MOST_LAYERS = 6  # of which signals are drawn
 SIZES = {
     "activation": "activations",
-    "gradient": "back-propagated gradients",
+    "gradient": "gradients",
     "weight_gradient": "weight gradients",
 }
 COLUMNS = ("scheme", "rate", "epochs (95 %)", "times fewer (95 %)", "p", "letters")
-COUNTS = ("converged", "censored", "diverged")
+COUNTS: dict[Literal["converged", "censored", "diverged"], str] = {  # and their headers
+    "converged": "conv.",
+    "censored": "cens.",
+    "diverged": "div.",
+}
+NUMERIC = frozenset((*COLUMNS[1:5], *COUNTS.values()))
 VERDICTS: dict[str | None, Sign | None] = {
     "supported": "good",
     "refuted": "bad",
@@ -64,7 +69,8 @@ HOW_TO_READ = (
     "times fewer: epochs of {baseline} over those of the scheme. p: permutation of seeds against "
     "{baseline}, Holm-corrected. Schemes that share a letter are not told apart. > before epochs: "
     "no seed converged; ≥ and ≤: only a bound is known; ?: too few converged to say; *: another "
-    "rate may do better, see the notes."
+    "rate may do better, see the notes. conv., cens., div.: trials that converged, were censored "
+    "at the budget, diverged."
 )
 
 
@@ -300,23 +306,25 @@ def schemes_table(rows: Sequence[Row], note: str = "") -> Table:
     """A row for each scheme, at its own best rate."""
     return Table(
         "Each scheme at its own best learning rate",
-        (*COLUMNS, *COUNTS),
+        (*COLUMNS, *COUNTS.values()),
         [scheme_cells(row) for row in rows],
         note,
-        frozenset((*COLUMNS[1:5], *COUNTS)),
+        NUMERIC,
         [dict(row) for row in rows],
     )
 
 
-def settings_table(rows: Sequence[SettingRow], note: str = "") -> Table:
+def settings_table(rows: Sequence[SettingRow]) -> Table:
     """Rows of several studies, each with its setting."""
+    note = HOW_TO_READ.format(baseline="the baseline")
     return Table(
         "Each scheme at its own best learning rate, by setting",
-        ("setting", *COLUMNS, *COUNTS),
+        ("setting", *COLUMNS, *COUNTS.values()),
         [[Cell(row["setting"]), *scheme_cells(row)] for row in rows],
         note,
-        frozenset((*COLUMNS[1:5], *COUNTS)),
+        NUMERIC,
         [dict(row) for row in rows],
+        scale_by="setting",
     )
 
 
@@ -462,27 +470,29 @@ def _course_chart(records: xr.Dataset, rates: Mapping[str, float]) -> Chart:
 
 def signal_charts(signals: xr.Dataset) -> list[Block]:
     """Sizes of signals by layer: during training where there are epochs, else before it."""
-    charts: list[Block] = []
     names = [str(name) for name in signals.parameter.values]
     of = [str(scheme) for scheme in signals.scheme.values]
+    blocks: list[Block] = []
     if "epoch" not in signals.dims:
         places = np.arange(1, len(names) + 1)
         for signal, label in SIZES.items():
-            by_scheme = {s: _size(signals.sel(scheme=s), signal, places, "parameter") for s in of}
-            note = f"Mean over seeds; band: their range. Kernels: {', '.join(names)}."
-            charts.append(
-                Chart(label, "kernel, from the input on", "root mean square", by_scheme, note)
-            )
-        return [_logarithmic(chart) for chart in charts if isinstance(chart, Chart)]
+            sizes = {s: _size(signals.sel(scheme=s), signal, places, "parameter") for s in of}
+            blocks.append(_size_chart(label, "kernel, from the input on", sizes))
+        numbered = [f"{place} {name}" for place, name in enumerate(names, 1)]
+        note = f"Mean over seeds; band: their range. Kernels: {', '.join(numbered)}."
+        return [*blocks, Lines("", [note])]
+    epochs = signals.epoch.values
     chosen = np.unique(np.linspace(0, len(names) - 1, min(len(names), MOST_LAYERS)).round())
     for k in chosen.astype(int).tolist():
+        layer = signals.isel(parameter=k)
         for signal, label in SIZES.items():
-            layer = signals.isel(parameter=k)
-            epochs = signals.epoch.values
-            by_scheme = {s: _size(layer.sel(scheme=s), signal, epochs, "epoch") for s in of}
-            chart = Chart(f"{names[k]}: {label}", "epochs", "root mean square", by_scheme)
-            charts.append(_logarithmic(chart))
-    return charts
+            sizes = {s: _size(layer.sel(scheme=s), signal, epochs, "epoch") for s in of}
+            blocks.append(_size_chart(f"{names[k]}: {label}", "epochs", sizes))
+    note = (
+        "Of the first seed that reports, at each scheme's best rate; epoch 0 is before the first "
+        "step. Gradients are those that are propagated back to a kernel's product."
+    )
+    return [*blocks, Lines("", [note])]
 
 
 def _size(signals: xr.Dataset, signal: str, x: np.ndarray, axis: str) -> Curve:
@@ -496,11 +506,12 @@ def _size(signals: xr.Dataset, signal: str, x: np.ndarray, axis: str) -> Curve:
     return Curve(x.astype(float), size.mean(0), size.min(0), size.max(0))
 
 
-def _logarithmic(chart: Chart) -> Chart:
-    """The chart with a logarithmic axis of sizes, where none of them is 0."""
-    values = np.concatenate([curve.y for curve in chart.curves.values()])
+def _size_chart(title: str, x: str, sizes: Mapping[str, Curve]) -> Chart:
+    """On a logarithmic axis, unless a size is 0."""
+    values = np.concatenate([curve.y for curve in sizes.values()])
     finite = values[np.isfinite(values)]
-    return replace(chart, y_log=bool(finite.size and (finite > 0).all()))
+    positive = bool(finite.size and (finite > 0).all())
+    return Chart(title, x, "root mean square", sizes, y_log=positive)
 
 
 # How it was measured.

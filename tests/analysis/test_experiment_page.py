@@ -34,9 +34,9 @@ def lines(read: Read) -> str:
 
 def test_claims_rows_and_studies_are_on_one_page(tmp_path: Path) -> None:
     write(tmp_path, None)
-    result = keep(tmp_path / "T=8")
+    result = keep(tmp_path / "rnn__T=8")
     keep(tmp_path / "deep" / "T=16")
-    rows = [{"setting": "T=8", **row} for row in result.summary["table"]]
+    rows = [{"setting": "rnn, T=8", **row} for row in result.summary["table"]]
     claims = [
         make_claim("A", "a first", [1.0, 1.1, 0.9, 1.0], "1", at_least(0.5)),
         make_claim("B", "a second", [1.0, 1.1, 0.9, 1.0], "3", at_least(2.5)),
@@ -49,7 +49,11 @@ def test_claims_rows_and_studies_are_on_one_page(tmp_path: Path) -> None:
     assert verdicts == ["at least 0.5: holds", "at least 2.5: does not hold"]
     assert len(read.numbers["charts"]) == 6
     assert read.numbers["schemes"] == list(STUDY.schemes)
-    assert [row[0] for row in read.cells if len(row) == 10] == ["setting", "T=8", "T=8"]
+    assert [row[0] for row in read.cells if len(row) == 10] == ["setting"] + ["rnn, T=8"] * 2
+    assert [title for title in read.texts["h2"] if title.startswith("Study: ")] == [
+        "Study: rnn, T=8",
+        "Study: deep/T=16",
+    ]
     assert "jaxinit reproduce an_experiment --size quick" in lines(read)
     assert "0.5" in read.texts["dd"]
     assert Read(rendered(experiment_page(tmp_path, [result]))).numbers == read.numbers

@@ -61,11 +61,17 @@ def test_embedded_json_is_what_it_was() -> None:
     assert json.loads(text) == content
 
 
-def test_intervals_lie_on_one_logarithmic_scale() -> None:
-    cells = [Cell("a", 2.0, (1.0, 2.0, 4.0)), Cell("b", 8.0, (4.0, 8.0, 16.0))]
-    table = Table("", ("x",), [cells[:1], cells[1:]])
-    assert table.limits == (1.0, 16.0)
-    assert [table.places(cell) for cell in cells] == [[0.0, 25.0, 50.0], [50.0, 75.0, 100.0]]
+def test_intervals_lie_on_a_logarithmic_scale_for_rows_that_are_alike() -> None:
+    spans = {"a": (1.0, 2.0, 4.0), "b": (4.0, 8.0, 16.0), "c": (100.0, 200.0, 400.0)}
+    rows = [
+        [Cell("same" if name < "c" else "other"), Cell(name, 1.0, spans[name])] for name in spans
+    ]
+    table = Table("", ("setting", "x"), rows, scale_by="setting")
+    assert [table.places(row, row[1]) for row in rows] == [
+        [0.0, 25.0, 50.0],
+        [50.0, 75.0, 100.0],
+        [0.0, 50.0, 100.0],
+    ]
 
 
 @pytest.mark.parametrize(

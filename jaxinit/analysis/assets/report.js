@@ -129,7 +129,7 @@ function draw(figure) {
   const height = Math.round(Math.min(Math.max(width * 0.62, 220), 330));
   const lines = chart.lines.filter((line) => !off.has(line.s));
   const dots = chart.dots.filter((dot) => !off.has(dot.s));
-  const [left, right, top, bottom] = [52, width - 10, 8, height - 38];
+  const [left, right, top, bottom] = [62, width - 10, 8, height - 38];
   const all = (key) => [...lines, ...dots].flatMap((one) => one[key] ?? []);
   const xRange = rangeOf(chart.xRange, all("x"), chart.xLog);
   const extra = chart.target === null ? [] : [chart.target];
@@ -150,7 +150,7 @@ function draw(figure) {
   }
   make(svg, "path", { class: "axis", d: `M${left} ${top}V${bottom}H${right}` });
   make(svg, "text", { x: (left + right) / 2, y: height - 4, "text-anchor": "middle" }, chart.x);
-  make(svg, "text", { x: 12, y: (top + bottom) / 2, "text-anchor": "middle", transform: `rotate(-90 12 ${(top + bottom) / 2})` }, chart.y);
+  make(svg, "text", { x: 13, y: (top + bottom) / 2, "text-anchor": "middle", transform: `rotate(-90 13 ${(top + bottom) / 2})` }, chart.y);
   if (chart.target !== null)
     make(svg, "line", { class: "target", x1: left, x2: right, y1: Y(chart.target), y2: Y(chart.target) });
   figure.points = [];
