@@ -689,8 +689,8 @@ def compare(
         both = load(first), load(second)
         print_agreements(*both)
         if out is not None:
+            from jaxinit.analysis.comparison_page import comparison_page
             from jaxinit.analysis.page import write
-            from jaxinit.analysis.study_page import comparison_page
 
             print(f"report: {write(comparison_page(*both), out)}")
         return 0

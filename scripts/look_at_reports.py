@@ -1,7 +1,7 @@
 """Reports in a browser: opened from disk, sorted, filtered, by keyboard, in the dark, on a phone,
 printed; what goes wrong is said.
 
-    pip install playwright           # and Chromium: Debian's, or `playwright install chromium`
+    pip install -e '.[browser]'      # and Chromium: Debian's, or `playwright install chromium`
     python scripts/look_at_reports.py results/... [more folders or FILE.html] --pictures FOLDER
 
 Exit code 1 where a page does not do what it should; 0, with a line, where there is no browser.
@@ -38,7 +38,7 @@ class Asked:
 def main(argv: Sequence[str] | None = None) -> int:
     asked = tyro.cli(Asked, args=argv, prog="look_at_reports", description=__doc__)
     if importlib.util.find_spec("playwright") is None:
-        print("not looked at: there is no Playwright; pip install playwright")
+        print("not looked at: there is no Playwright; pip install -e '.[browser]'")
         return 0
     wrong = 0
     with browser() as launched:

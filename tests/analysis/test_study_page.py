@@ -18,7 +18,7 @@ from jaxinit.analysis.folder import Folder
 from jaxinit.analysis.outcome import Outcome
 from jaxinit.analysis.page import rendered
 from jaxinit.analysis.store import netcdf
-from jaxinit.study import BadStudy, Study
+from jaxinit.study import BadStudy
 
 EVIL = "<script>alert(1)</script>"
 
@@ -163,21 +163,3 @@ def test_signals_are_drawn_where_they_were_recorded(tmp_path: Path) -> None:
     assert charts[0]["lines"][0]["y"] == pytest.approx([1.0, (1 + 6 / 7) ** 0.5], rel=1e-3)
     before = study_page.signal_charts(signals(epochs=False))
     assert [block.kind for block in before] == ["chart"] * 3 + ["lines"]
-
-
-def test_two_studies_are_compared_on_a_page(tmp_path: Path) -> None:
-    first = keep(tmp_path / "a")
-    second = keep(tmp_path / "b", replace(STUDY, first_seed=100, batch=64))
-    read = Read(rendered(study_page.comparison_page(first, second)))
-    said = lines(read)
-    assert "schemes agree (95 % over all of them)" in said
-    assert "batch is 32 in the first, 64 in the second" in said
-    assert len(read.numbers["charts"]) == 6
-    assert {row["scheme"] for row in read.records()} == set(STUDY.schemes)
-    assert asks_for_nothing(read)
-    other = Study(schemes=("he_normal",), baseline="he_normal", search="grid", lrs=(0.1,), seeds=2)
-    attrs = store.attributes(other, 4, about("complete")["task"], "d")
-    trials = [Ended("he_normal", 0.1, seed, 1.0) for seed in (0, 1)]
-    third = keep(tmp_path / "c", other, courses(trials, **attrs).dataset())
-    with pytest.raises(BadStudy, match="report no scheme in common"):
-        study_page.comparison_page(first, third)
