@@ -40,6 +40,7 @@ from jaxinit.study import BadStudy, Study
 
 SIGNALS = "signals.nc"
 MOST_LAYERS = 6  # of which signals are drawn
+NAMED = 8  # schemes in a sentence
 SIZES = {
     "activation": "activations",
     "gradient": "gradients",
@@ -195,7 +196,8 @@ def answer(parts: Parts) -> str:
     said += _against_baseline(first, rows, baseline)
     alike = [row["scheme"] for row in rows[1:] if set(row["letters"]) & set(first["letters"])]
     if alike:
-        said += f" Not told apart from it: {', '.join(alike)}."
+        more = f" and {len(alike) - NAMED} more" if len(alike) > NAMED else ""
+        said += f" Not told apart from it: {', '.join(alike[:NAMED])}{more}."
     elif len(rows) > 1 and first["letters"]:
         said += " Every other scheme is told apart from it."
     return said
