@@ -3,7 +3,6 @@
 two results -> agreements -> Page, with all of each study below
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -82,7 +81,7 @@ def _agreement_table(found: Sequence[Agreement], first: Result, second: Result) 
         cells.append(Cell(word, sign=sign))
         rows.append(cells)
         record |= dict(zip(("epochs", "epochs_low", "epochs_high"), one.epochs, strict=True))
-        ratios = one.ratio or (math.nan,) * 3
+        ratios = one.ratio or (None,) * 3
         record |= dict(zip(("ratio", "ratio_low", "ratio_high"), ratios, strict=True))
         records.append(record | {"agree": one.agree})
     columns = (
