@@ -1,5 +1,6 @@
 """The command line: `run`, `resume`, `extend`, `rerun`, `probe`, `coordcheck`, `audit`,
-`reproduce`, `list`, `plot`, `compare`, `doctor`. It parses before JAX is imported."""
+`reproduce`, `list`, `plot`, `report`, `open`, `compare`, `doctor`. It parses before JAX is
+imported."""
 
 import ast
 import inspect
@@ -482,6 +483,7 @@ def look(study: Study, examples: int, only: str, out: Path | None, sharded: bool
         with style():
             figures.append(save(lens(courses), folder / "figures", "lens"))
     print(f"signals: {folder}; figures: {' '.join(map(str, figures))}")
+    print(f"report: {_write_report(folder)}; see it with: jaxinit open {quoted(folder)}")
     return 0
 
 
@@ -559,6 +561,7 @@ def audit(
     loss: str | None = None,
     weights: Path | None = None,
     json: bool = False,
+    report: Path | None = None,
 ) -> int:
     """Is a model initialized the way you think it is? The law of every parameter, and what is
     wrong.
@@ -574,8 +577,9 @@ def audit(
         loss: cross_entropy or squared_error. Default: by y.
         weights: What was loaded into it, *.safetensors: which parameters hold other values?
         json: All of it as JSON.
+        report: A page of it too, FILE.html.
     """
-    return exit_code(lambda: look_at_values(model, batch, scheme, loss, weights, json))
+    return exit_code(lambda: look_at_values(model, batch, scheme, loss, weights, json, report))
 
 
 def look_at_values(
@@ -585,6 +589,7 @@ def look_at_values(
     loss: str | None,
     weights: Path | None,
     as_json: bool,
+    page: Path | None = None,
 ) -> int:
     """Audit what a name stands for and print it; 1 on a serious finding."""
     from jaxinit import auditing
@@ -594,10 +599,16 @@ def look_at_values(
     model = auditing.adapted(built(place, examples), examples)
     report = auditing.audit(model, scheme, examples, loss=loss, weights=weights)
     report = report.with_findings(drawn_twice(place, model, examples))
+    if page is not None:
+        from jaxinit.analysis.page import write
+
+        write(report.page(), page)
     if as_json:
         print(report.to_json())
     else:
         report.print()
+        if page is not None:
+            print(f"report: {page}")
     return 1 if report.serious else 0
 
 
@@ -689,7 +700,56 @@ def plot(folder: tyro.conf.Positional[Path], /) -> int:
     return exit_code(look)
 
 
-def compare(first: tyro.conf.Positional[Path], second: tyro.conf.Positional[Path], /) -> int:
+def report(folder: tyro.conf.Positional[Path], /) -> int:
+    """Write report.html into the folder of a study, an experiment or a probe, also of one that is
+    unfinished or damaged: one page that needs nothing else.
+
+    Args:
+        folder: The folder of the study, the experiment or the probe.
+    """
+
+    def written() -> int:
+        print(f"report: {_write_report(folder)}")
+        return 0
+
+    return exit_code(written)
+
+
+def open_report(folder: tyro.conf.Positional[Path], /) -> int:
+    """Show the report of a study, an experiment or a probe in the browser; it is written first
+    where it is missing, or older than what it is about.
+
+    Args:
+        folder: The folder of the study, the experiment or the probe.
+    """
+    import webbrowser
+
+    from jaxinit.analysis.page import REPORT
+    from jaxinit.analysis.pages import is_current
+
+    def shown() -> int:
+        page = folder / REPORT if is_current(folder) else _write_report(folder)
+        opened = webbrowser.open(page.resolve().as_uri())
+        print(f"report: {page}" if opened else f"no browser was found; the report: {page}")
+        return 0
+
+    return exit_code(shown)
+
+
+def _write_report(folder: Path) -> Path:
+    """Write the page of what a folder holds."""
+    from jaxinit.analysis.page import REPORT, write
+    from jaxinit.analysis.pages import page_of
+
+    return write(page_of(folder), folder / REPORT)
+
+
+def compare(
+    first: tyro.conf.Positional[Path],
+    second: tyro.conf.Positional[Path],
+    /,
+    out: Path | None = None,
+) -> int:
     """Say whether two studies agree, such as a study and the same with another --first-seed.
 
     For every scheme that both report: the epochs of the first over those of the second, and the
@@ -698,12 +758,19 @@ def compare(first: tyro.conf.Positional[Path], second: tyro.conf.Positional[Path
     Args:
         first: The folder of a study.
         second: The folder of another.
+        out: A page of it too, FILE.html.
     """
     from jaxinit.analysis.report import print_agreements
     from jaxinit.analysis.store import load
 
     def look() -> int:
-        print_agreements(load(first), load(second))
+        both = load(first), load(second)
+        print_agreements(*both)
+        if out is not None:
+            from jaxinit.analysis.comparison_page import comparison_page
+            from jaxinit.analysis.page import write
+
+            print(f"report: {write(comparison_page(*both), out)}")
         return 0
 
     return exit_code(look)
@@ -782,6 +849,7 @@ def carry_out(
         )
     if asked == "json":
         _draw(result)
+        _report(result)
         _print_json(result)
         return result
     return show(result)
@@ -814,6 +882,7 @@ def _show(result: "Result") -> None:
 
     print_answer(result)
     print(f"answer and records: {result.folder}; {_draw(result)}")
+    print(_report(result))
 
 
 def _draw(result: "Result") -> str:
@@ -825,6 +894,17 @@ def _draw(result: "Result") -> str:
     except OSError as error:
         return f"no figures: {error.strerror or error}"
     return f"figures: {' '.join(map(str, paths)) or 'none yet'}"
+
+
+def _report(result: "Result") -> str:
+    """Write the page of an answer, where its folder can be written; says how to see it."""
+    from jaxinit.analysis.study_page import write_study
+
+    try:
+        path = write_study(result)
+    except OSError as error:
+        return f"no report: {error.strerror or error}"
+    return f"report: {path}; see it with: jaxinit open {quoted(result.folder)}"
 
 
 def _print_json(result: "Result") -> None:
@@ -851,6 +931,8 @@ def parsed(words: Sequence[str]) -> Callable[[], int]:
         "reproduce": reproduce,
         "list": list_names,
         "plot": plot,
+        "report": report,
+        "open": open_report,
         "compare": compare,
         "doctor": doctor,
     }

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 import xarray as xr
+from kept_study import keep
 
 from jaxinit import cli, console
 from jaxinit.analysis.outcome import Outcome
@@ -140,6 +141,8 @@ def test_run_then_again_then_plot(tmp_path: Path) -> None:
     assert first.returncode == 0, first.stderr
     assert "4 trials, 1 compilation(s) of the training program" in first.stdout
     assert "orthogonal" in first.stdout
+    assert f"report: {out / 'report.html'}; see it with: jaxinit open {out}" in first.stdout
+    assert (out / "report.html").exists()
     pictures = sorted(path.name for path in (out / "figures").iterdir())
     assert pictures == [
         "answer.png",
@@ -193,6 +196,49 @@ def test_a_study_is_forecast_gone_on_with_extended_and_run_again(
     assert cli.main(["rerun", out, "--check"]) == 2
     assert "is not empty; give --out a new folder" in capsys.readouterr().err
     assert cli.main(["resume", str(tmp_path / "none")]) == 2
+
+
+def test_a_report_is_written_opened_and_compared(
+    tmp_path: Path,
+    as_users_run: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder, page = tmp_path / "s", tmp_path / "s" / "report.html"
+    keep(folder)
+    assert cli.main(["report", str(folder)]) == 0
+    assert capsys.readouterr().out == f"report: {page}\n"
+    addresses: list[str] = []
+    monkeypatch.setattr("webbrowser.open", lambda address: addresses.append(address) or True)
+    page.unlink()
+    assert cli.main(["open", str(folder)]) == 0
+    assert page.exists()
+    assert addresses == [page.as_uri()]
+    assert capsys.readouterr().out == f"report: {page}\n"
+    page.write_text("as it was", encoding="utf-8")
+    monkeypatch.setattr("webbrowser.open", lambda address: False)
+    assert cli.main(["open", str(folder)]) == 0
+    assert "no browser was found; the report: " in capsys.readouterr().out
+    assert page.read_text(encoding="utf-8") == "as it was"
+    other = tmp_path / "other.html"
+    assert cli.main(["compare", str(folder), str(folder), "--out", str(other)]) == 0
+    assert f"report: {other}" in capsys.readouterr().out
+    assert "Do two studies agree?" in other.read_text(encoding="utf-8")
+    assert cli.main(["compare", str(folder), str(folder), "--out", str(folder / "records.nc")]) == 2
+    assert "a page is written into a file *.html" in capsys.readouterr().err
+    for command in ("report", "open"):
+        assert cli.main([command, str(tmp_path / "none")]) == 2
+        assert "holds no study" in capsys.readouterr().err
+
+
+def test_an_audit_has_a_page(tmp_path: Path, as_users_run: None) -> None:
+    model = tmp_path / "mine.py"
+    model.write_text(
+        "from flax import nnx\n\n\ndef build(rngs):\n    return nnx.Linear(8, 8, rngs=rngs)\n"
+    )
+    page = tmp_path / "audit.html"
+    assert cli.main(["audit", f"{model}:build", "--report", str(page)]) == 0
+    assert "0 serious" in page.read_text(encoding="utf-8")
 
 
 def test_a_cluster_without_an_address_is_started_here() -> None:
@@ -425,6 +471,7 @@ def test_probe_prints_verdicts_and_draws(tmp_path: Path) -> None:
         "signals.nc",
         "verdicts.json",
         "manifest.json",
+        "report.html",
         "figures",
     }
     wrong = jaxinit(*words, str(tmp_path / "q"), "--only", "conv*")

@@ -117,6 +117,8 @@ def test_the_other_commands_are_those_that_other_tests_run() -> None:
         "jaxinit audit model.safetensors",
         "jaxinit compare results/a results/b",
         "jaxinit doctor",
+        "jaxinit open results/...",
+        "jaxinit report results/...",
         "jaxinit list",
         "jaxinit plot results/...",
         "jaxinit run --help",

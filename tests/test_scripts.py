@@ -17,6 +17,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 pitfalls: Any = importlib.import_module("pitfalls")
 on_accelerator: Any = importlib.import_module("accelerator")
+look_at_reports: Any = importlib.import_module("look_at_reports")
 
 
 @pytest.fixture
@@ -309,3 +310,13 @@ def test_some_torture_of_workers() -> None:
     said = torture("--kills-on-workers 3 --storms 1 --schedulers 1")
     assert "2 of its 2 trials have failed" in said
     assert "a scheduler died: its client ended in" in said
+
+
+def test_reports_are_not_looked_at_where_there_is_no_browser(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert look_at_reports.main(["results/some"]) == 0
+    assert capsys.readouterr().out == (
+        "not looked at: there is no Playwright; pip install -e '.[browser]'\n"
+    )
