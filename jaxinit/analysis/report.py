@@ -1,6 +1,7 @@
 """The answer in words: the table, the claims and the notes of a summary, for a terminal."""
 
 import errno
+import io
 import os
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -165,6 +166,13 @@ def print_answer(result: Result, console: Console | None = None) -> None:
         _print_claim(claim, console)
     for note in summary["notes"]:
         _print(console, f"- {note}")
+
+
+def answer_in_words(result: Result, width: int = 100) -> str:
+    """`print_answer` as text."""
+    printed = io.StringIO()
+    print_answer(result, Terminal(file=printed, width=width))
+    return "\n".join(line.rstrip() for line in printed.getvalue().splitlines()).strip("\n")
 
 
 def print_table(rows: Sequence[Row], console: Console, title: str = "", also: str = "") -> None:
