@@ -1,6 +1,6 @@
 """The command line: `run`, `resume`, `extend`, `rerun`, `probe`, `coordcheck`, `audit`,
-`reproduce`, `list`, `plot`, `report`, `open`, `compare`, `doctor`. It parses before JAX is
-imported."""
+`reproduce`, `claims`, `list`, `plot`, `report`, `open`, `compare`, `doctor`. It parses before JAX
+is imported."""
 
 import ast
 import inspect
@@ -9,6 +9,7 @@ import math
 import os
 import re
 import runpy
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, suppress
@@ -16,13 +17,14 @@ from dataclasses import dataclass, fields, make_dataclass, replace
 from functools import partial, wraps
 from importlib.metadata import version
 from itertools import pairwise
+from json import loads
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from jaxinit.analysis.folder import quoted
+from jaxinit.analysis.folder import Folder, quoted
 from jaxinit.console import (
     CLOSED,
     DEBUG,
@@ -644,6 +646,55 @@ def reproduce(
     return exit_code(checked)
 
 
+def claims(
+    only: tuple[str, ...] = (),
+    size: Literal["smoke", "quick", "paper"] = "quick",
+    out: Path = Path("results/claims"),
+) -> int:
+    """Measure every statement that this project judges, experiment by experiment, and make a page
+    of them: statement, published number, ours with its interval, verdict, command.
+
+    The same command goes on where it was stopped; what has been measured is read. All of them at
+    size quick take some two hours on two cores. An experiment that fails costs no other.
+
+    Args:
+        only: Claims by their ids, such as A10 or D3, and the experiments that have them.
+        size: As of reproduce.
+        out: Folder of the page, and of a folder for each experiment.
+    """
+    from jaxinit.analysis.claims_page import chosen, claims_page, is_named
+    from jaxinit.analysis.page import REPORT, write
+    from jaxinit.analysis.report import print_claims
+    from jaxinit.analysis.store import SUMMARY
+
+    def measured() -> int:
+        named = {n: path for n, path in experiments().items() if is_named(path.read_text(), only)}
+        if not named:
+            raise BadStudy(f"no experiment has a claim {' or '.join(only)}; leave --only out")
+        summaries, missing, code = {}, [], 0
+        for k, name in enumerate(named):
+            folder = Folder(out / f"{name}-{size}")
+            if not folder.holds(SUMMARY):
+                print(f"{k + 1}/{len(named)} {name}", flush=True)
+                words = ["reproduce", name, "--size", size, "--out", str(folder.path)]
+                # A process each: JAX starts once in one, and what fails costs no other.
+                code = subprocess.run([sys.executable, "-m", "jaxinit", *words]).returncode
+            try:
+                summaries[name] = loads(folder.read(SUMMARY))
+            except BadStudy as error:
+                missing.append(f"{name}: {error}")
+            if code == INTERRUPTED:
+                break
+        print_claims(c for its in summaries.values() for c in chosen(its["claims"], only))
+        page = write(claims_page(summaries, only, missing), out / REPORT)
+        for line in missing:
+            print(line, file=sys.stderr)
+        print(f"page: {page}")
+        return code if code == INTERRUPTED else FAILED if missing else 0
+
+    return exit_code(measured)
+
+
 def experiments() -> dict[str, Path]:
     """The experiments by name: a wheel carries them inside the package, a checkout beside it."""
     package = Path(__file__).parent
@@ -929,6 +980,7 @@ def parsed(words: Sequence[str]) -> Callable[[], int]:
         "coordcheck": coordcheck,
         "audit": audit,
         "reproduce": reproduce,
+        "claims": claims,
         "list": list_names,
         "plot": plot,
         "report": report,
