@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cases import quick
 
 from jaxinit import cli
 from jaxinit.engine.initial import calibrate_parameters, draw_parameters
@@ -67,7 +68,16 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, as_users_run: Non
     return tmp_path
 
 
-@pytest.mark.parametrize("command", of_kind("run"))
+# Of these a study is drawn and calibrated for seconds, and its model is no other than in tests of
+# its own.
+LARGE = ("transformer", "vit", "cnn", "resnet", "metainit", "--length 100")
+STUDIES = of_kind("run")
+
+
+@pytest.mark.parametrize(
+    "command",
+    quick(*(c for c in STUDIES if not any(words in c for words in LARGE)), of=STUDIES),
+)
 def test_every_study_passes_its_checks_and_draws_its_starts(
     command: str, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -93,7 +103,9 @@ def test_every_study_runs(command: str, elsewhere: Path) -> None:
     assert list((folder / "figures").glob("*.png"))
 
 
-@pytest.mark.parametrize("command", [*of_kind("probe"), *of_kind("coordcheck")])
+@pytest.mark.parametrize(
+    "command", quick(of_kind("probe")[-1], of=[*of_kind("probe"), *of_kind("coordcheck")])
+)
 def test_every_look_before_training_runs(command: str, elsewhere: Path) -> None:
     words = tiny(command)
     assert cli.main(words) in ((0, 1) if words[0] == "coordcheck" else (0,))  # 1 is its verdict

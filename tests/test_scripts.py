@@ -145,6 +145,7 @@ def test_no_space(clone: Path) -> None:
     assert "1 MiB are free" in done.stderr
 
 
+@pytest.mark.slow
 def test_no_network(clone: Path) -> None:
     nowhere = "http://127.0.0.1:9"
     done = run(
@@ -164,6 +165,7 @@ def rows() -> list[Any]:
     return [row for pitfall in pitfalls.PITFALLS for row in pitfall()]
 
 
+@pytest.mark.slow
 def test_no_pitfall_is_ours_and_what_is_measured_tells_them_apart() -> None:
     """Ours is at the law, within its sampling error; the same bound fails on the library, where it
     has a figure."""
@@ -189,6 +191,7 @@ def accelerator(*words: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True, timeout=600)
 
 
+@pytest.mark.slow
 def test_the_accelerator_script_says_its_options_and_what_it_finds(tmp_path: Path) -> None:
     shown = accelerator("--help")
     assert shown.returncode == 0, shown.stderr
