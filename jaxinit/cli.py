@@ -1,6 +1,6 @@
 """The command line: `run`, `resume`, `extend`, `rerun`, `probe`, `coordcheck`, `audit`,
-`reproduce`, `claims`, `list`, `plot`, `report`, `open`, `compare`, `doctor`. It parses before JAX
-is imported."""
+`reproduce`, `claims`, `list`, `plot`, `report`, `open`, `compare`, `export`, `doctor`. It parses
+before JAX is imported."""
 
 import ast
 import inspect
@@ -703,6 +703,36 @@ def experiments() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.py"))}
 
 
+def export(
+    folder: tyro.conf.Positional[Path],
+    /,
+    to: Literal["csv", "tensorboard", "wandb"] = "csv",
+    all_trials: bool = False,
+    out: Path | None = None,
+) -> int:
+    """Write the records of a study for other tools: every evaluation of every trial that reports.
+
+    Args:
+        folder: The folder of the study.
+        to: A table, or runs of TensorBoard (pip install tensorboardX) or Weights & Biases (pip
+            install wandb; WANDB_MODE=offline without an account).
+        all_trials: Those too that chose the rate.
+        out: The file, or the folder of runs. Default: records.csv, tensorboard or wandb in the
+            folder of the study.
+    """
+
+    def written() -> int:
+        from jaxinit.analysis.export import export as write
+        from jaxinit.analysis.store import load
+
+        place = out or folder / ("records.csv" if to == "csv" else to)
+        count = write(load(folder), to, place, all_trials=all_trials)
+        print(f"{count} trials: {place}")
+        return 0
+
+    return exit_code(written)
+
+
 def doctor() -> int:
     """Say what a study would run on here (versions, devices, precision, caches, data), and what is
     amiss; exit code 1 where something is.
@@ -986,6 +1016,7 @@ def parsed(words: Sequence[str]) -> Callable[[], int]:
         "report": report,
         "open": open_report,
         "compare": compare,
+        "export": export,
         "doctor": doctor,
     }
     later: dict[str, Callable[..., Any]] = {
