@@ -39,7 +39,7 @@ COVERAGE = "coverage"
 REPLICATIONS = "replications"
 SHOWN = 8  # claims of an experiment in its docstring
 WIDTH = 100
-MADE = "Made by `scripts/results.py` from [summaries](summaries/): not edited by hand."
+MADE = "Made by `scripts/results.py` from [summaries](summaries/README.md): not edited by hand."
 # Between these, in the README, is what this script makes.
 TABLE = "<!-- the main job, by scripts/results.py -->", "<!-- end of the main job -->"
 COVERED = "<!-- coverage, by scripts/results.py -->", "<!-- end of coverage -->"
