@@ -23,6 +23,7 @@ nb_execution_mode = "off"  # tests/test_docs.py runs what the pages show
 autodoc_typehints = "none"  # the docstrings say shapes and units
 default_role = "code"
 smartquotes = False
+highlight_language = "none"
 nitpicky = True
 nitpick_ignore_regex = [("py:.*", r"(?!jaxinit\.).*")]  # what is ours must be found
 

@@ -448,7 +448,7 @@ def probe(
 def look(study: Study, examples: int, only: str, out: Path | None, sharded: bool = False) -> int:
     """Probe a network, draw its figures and print the verdicts."""
     from jaxinit.analysis.figure import save, style
-    from jaxinit.analysis.health import REMEDIES
+    from jaxinit.analysis.health import remedies
     from jaxinit.analysis.signal_figures import draw_all, lens, memory
     from jaxinit.engine import devices, progress, sweep
     from jaxinit.engine.survey import survey, through_time, verdicts
@@ -468,7 +468,7 @@ def look(study: Study, examples: int, only: str, out: Path | None, sharded: bool
         for verdict in judged:
             print(f"  {verdict}")
         if worst != "healthy":
-            print(f"  try: {REMEDIES[worst]}")
+            print(f"  try: {remedies(worst, scheme)}")
     figures = draw_all(signals, folder / "figures")
     if study.model in RECURRENT and not study.bidirectional and not sharded:
         with progress.shown():

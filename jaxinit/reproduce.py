@@ -22,7 +22,7 @@ from scipy import stats
 
 from jaxinit.analysis import store
 from jaxinit.analysis.claims import Band, Claim, at_least, make_claim, no_verdicts, ratio_claim
-from jaxinit.analysis.figure import as_text, lines, save, saved_figure, style
+from jaxinit.analysis.figure import as_text, legend, lines, save, saved_figure, style
 from jaxinit.analysis.folder import Folder, to_json
 from jaxinit.analysis.interval import compare
 from jaxinit.analysis.records import by_rate_and_seed, select
@@ -474,7 +474,7 @@ def draw_transfer(results: Results, title: str, folder: Path) -> None:
             axes.set(xscale="log", yscale="log", xlabel=f"learning rate ({first.study.optimizer})")
             axes.set_title(as_text(scheme))
         panels[0].set_ylabel("training loss")
-        panels[0].legend(frameon=False, fontsize=7)
+        legend(panels[0].figure, dict(zip(results, panels[0].lines, strict=True)))
 
 
 def finish(
@@ -500,7 +500,8 @@ def finish(
     write_summary(out, {"table": rows, "claims": claims, "studies": settings, **more})
     if rows:
         with style():
-            save(forest(rows, title), out / "figures", "epochs")
+            schemes = [scheme for study in studies.values() for scheme in study.schemes]
+            save(forest(rows, title, schemes), out / "figures", "epochs")
     progress.pause()  # an answer follows, which is to stay
     if rows:
         print_rows(rows)

@@ -142,6 +142,8 @@ def test_run_then_again_then_plot(tmp_path: Path) -> None:
     assert "orthogonal" in first.stdout
     pictures = sorted(path.name for path in (out / "figures").iterdir())
     assert pictures == [
+        "answer.png",
+        "answer.svg",
         "learning_curves.png",
         "learning_curves.svg",
         "share_converged.png",

@@ -1,8 +1,10 @@
-"""What all figures share: a style that is quiet and readable in grey, panels on a grid, and files
-that are written whole."""
+"""What all figures share: a color and a mark for each scheme, a style that is quiet and readable in
+grey, panels on a grid, and files that are written whole."""
 
+import math
+import textwrap
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,14 +14,59 @@ from numpy.typing import ArrayLike, NDArray
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, SubFigure
 
 FORMATS = ("png", "svg")
-MARKS = ("o", "s", "^", "v", "D", "P", "X", "*")
-LAST_GREY = 0.75
+# Those of Okabe & Ito (2008), apart for the color-blind too: without yellow, which is lost on
+# white, and with two dark ones of Tol's.
+COLORS = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#E69F00",
+    "#56B4E9",
+    "#CC79A7",
+    "#882255",
+    "#332288",
+    "#000000",
+)
+# Their number has no divisor in common with that of the colors, so that pairs of both last long.
+MARKS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
+LAST_SHADE = 0.85  # of the map of layers, whose end is lost on white
 MOST_COLUMNS = 3  # of small multiples
+MOST_TICKS = 10
+LETTER = 0.54  # the width of a letter on average, of its size
+
+# Ticks in a decade of a logarithmic axis, from many to few: those are taken that fit.
+STEPS = (
+    (1, 1.1, 1.2, 1.3, 1.4, 1.6, 1.8, 2, 2.2, 2.5, 2.8, 3.2, 3.6, 4, 4.5, 5, 5.6, 6.3, 7, 8, 9),
+    (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8),
+    (1, 2, 5),
+    (1,),
+)
 
 Size = tuple[float, float]  # width and height in inches
+Look = dict[str, Any]  # how a line is drawn, as arguments of `plot`
+
+
+def looks(names: Iterable[str]) -> dict[str, Look]:
+    """The color and the mark of every name, by its place in the list.
+
+    The list is that of the study, and not of what a figure shows or in which order, so that a
+    scheme looks the same in every figure. The first 90 all differ.
+    """
+    found = {}
+    for k, name in enumerate(dict.fromkeys(names)):
+        found[name] = {"color": COLORS[k % len(COLORS)], "marker": MARKS[k % len(MARKS)]}
+    return found
+
+
+def shade(k: int, count: int) -> str:
+    """The color of layer k of `count`: from dark to light, in grey too."""
+    import matplotlib
+    from matplotlib.colors import to_hex
+
+    return to_hex(matplotlib.colormaps["viridis"](LAST_SHADE * k / max(count - 1, 1)))
 
 
 def grid(
@@ -79,28 +126,49 @@ def label_edges(
 
 
 def heading(figure: "Figure", text: str, size: float = 9) -> None:
-    """Put text above all panels, from the left edge on."""
-    figure.suptitle(text, fontsize=size, x=0.01, ha="left")
+    """Put text above all panels, from the left edge on, in lines that fit."""
+    letters = int(figure.get_figwidth() * 72 / (LETTER * size))
+    wrapped = [textwrap.fill(line, letters) for line in text.split("\n")]
+    figure.suptitle("\n".join(wrapped), fontsize=size, x=0.01, ha="left")
 
 
-def legend(place: "Axes | Figure", lines: Mapping[str, Any], **options: Any) -> None:
-    """A legend of lines by their names.
+def name_panel(axes: "Axes", text: str, look: Look) -> None:
+    """Put a name above a panel, from its left edge on, behind the mark of what it names."""
+    from matplotlib.transforms import ScaledTranslation
+
+    axes.set_title(as_text(text), fontsize=9, loc="left")
+    before_title = ScaledTranslation(-8 / 72, 9 / 72, axes.figure.dpi_scale_trans)
+    axes.scatter([0], [1], s=20, transform=axes.transAxes + before_title, clip_on=False, **look)
+
+
+def legend(figure: "Figure | SubFigure", lines: Mapping[str, Any], title: str = "") -> None:
+    """A legend of lines by their names below all panels, where it hides nothing, in as many columns
+    as fit.
 
     Names are not given to the lines themselves, since matplotlib leaves out a label that begins
     with "_".
     """
     names = [as_text(name) for name in lines]
-    place.legend(list(lines.values()), names, frameon=False, fontsize=7, **options)
+    size = 7
+    widest = max(map(len, names), default=0) * size * LETTER + 5 * size  # with its line
+    columns = int(figure.bbox.width / figure.dpi * 72 / widest)
+    figure.legend(
+        list(lines.values()),
+        names,
+        title=title,
+        loc="outside lower center",
+        ncols=min(max(columns, 1), 5),
+        frameon=False,
+        fontsize=size,
+        title_fontsize=size,
+    )
 
 
-def grey(k: int, count: int, lightest: float = LAST_GREY) -> str:
-    """The color of line k of `count`: from black to `lightest`, where 1 is white."""
-    return str(lightest * k / max(count - 1, 1))
-
-
-def band(axes: "Axes", x: ArrayLike, low: ArrayLike, high: ArrayLike, color: str) -> None:
-    """A transparent band about a line of the same color, for the range over seeds."""
-    axes.fill_between(x, low, high, color=color, alpha=0.2, linewidth=0)
+def band(
+    axes: "Axes", x: ArrayLike, low: ArrayLike, high: ArrayLike, color: str, **options: Any
+) -> None:
+    """A transparent band behind all lines in the color of its own, for the range over seeds."""
+    axes.fill_between(x, low, high, color=color, alpha=0.12, linewidth=0, zorder=0.5, **options)
 
 
 def save(figure: "Figure", folder: Path, name: str) -> Path:
@@ -132,8 +200,10 @@ def as_text(name: object) -> str:
 def style() -> Iterator[None]:
     """Matplotlib without a display and with quiet axes, for the figures drawn inside."""
     import matplotlib
+    from cycler import cycler
 
     settings: Any = {
+        "axes.prop_cycle": cycler(color=COLORS),
         "font.size": 8,
         "axes.spines.top": False,
         "axes.spines.right": False,
@@ -174,24 +244,38 @@ def saved_figure(
 
 
 def lines(axes: "Axes", x: Any, curves: Mapping[str, Any], **line: Any) -> None:
-    """A line with marks for each curve, from black to grey, by its name in the legend.
+    """A line with marks for each curve, by its name in the legend.
 
     Shapes: x `[x]`; a curve `[x]`, or `[x, seed]`, which is drawn as its mean over seeds with their
     range as a band. `line` are matplotlib's settings for all lines.
     """
     x = np.asarray(x)
     shared: dict[str, Any] = {"markersize": 4, "linewidth": 1} | line
-    for k, (name, curve) in enumerate(curves.items()):
-        values = np.asarray(curve)
-        color = grey(k, len(curves), lightest=0.6)
-        marker = MARKS[k % len(MARKS)]
+    for name, look in looks(curves).items():
+        values = np.asarray(curves[name])
         mean = values.mean(1) if values.ndim == 2 else values
-        axes.plot(x, mean, color=color, marker=marker, label=as_text(name), **shared)
+        axes.plot(x, mean, label=as_text(name), **look, **shared)
         if values.ndim == 2:
-            band(axes, x, values.min(1), values.max(1), color)
+            band(axes, x, values.min(1), values.max(1), look["color"])
 
 
 def tick_at(axes: "Axes", values: Sequence[float]) -> None:
     """Ticks at these values of x alone, as a logarithmic axis would not have them."""
     axes.set_xticks(values, [f"{value:g}" for value in values])
     axes.minorticks_off()
+
+
+def log_ticks(axes: "Axes") -> None:
+    """Ticks of a logarithmic x axis between its limits, as many as do not touch each other."""
+    low, high = axes.get_xlim()
+    size = 8  # points of the labels, with a letter's room between them
+    letters = axes.bbox.width / axes.figure.dpi * 72 / size / LETTER
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks: list[float] = []
+    for steps in STEPS:
+        ticks = [step * 10.0**decade for decade in decades for step in steps]
+        ticks = [tick for tick in ticks if low <= tick <= high]
+        width = sum(len(f"{tick:g}") + 1.5 for tick in ticks)
+        if len(ticks) <= MOST_TICKS and width <= letters:
+            break
+    tick_at(axes, ticks)

@@ -34,19 +34,58 @@ SEVERITY: dict[Kind, int] = {
     "healthy": 3,
 }
 
-REMEDIES: dict[Kind, str] = {
-    "healthy": "none needed",
-    "vanishing": "variance by the activation's gain (by_gain, he_normal for ReLU), orthogonal "
-    "kernels, lsuv, residual connections or normalization; in time a gated cell, an identity or "
-    "orthogonal recurrent kernel, chrono biases",
-    "exploding": "a smaller gain or spectral radius, orthogonal kernels, lsuv, clipping of "
-    "gradients, a lower rate",
-    "saturated": "a smaller gain, lsuv, softsign or ReLU in place of tanh or sigmoid, "
-    "normalization before the activation",
-    "not finite": "a smaller gain (the first kernel named is where it begins), a lower rate, "
-    "clipping of gradients",
-    "dead": "he_normal, a positive bias or a leaky ReLU, a lower rate",
+REMEDIES: dict[Kind, tuple[str, ...]] = {
+    "healthy": ("none needed",),
+    "vanishing": (
+        "variance by the activation's gain (by_gain, he_normal for ReLU)",
+        "orthogonal kernels",
+        "lsuv",
+        "residual connections or normalization",
+        "in time a gated cell",
+        "an identity or orthogonal recurrent kernel",
+        "chrono biases",
+    ),
+    "exploding": (
+        "a smaller gain or spectral radius",
+        "orthogonal kernels",
+        "lsuv",
+        "clipping of gradients",
+        "a lower rate",
+    ),
+    "saturated": (
+        "a smaller gain",
+        "lsuv",
+        "softsign or ReLU in place of tanh or sigmoid",
+        "normalization before the activation",
+    ),
+    "not finite": (
+        "a smaller gain (the first kernel named is where it begins)",
+        "a lower rate",
+        "clipping of gradients",
+    ),
+    "dead": ("he_normal", "a positive bias or a leaky ReLU", "a lower rate"),
 }
+# What schemes are whose names have these words: none is advised to become what it is.
+IS_ALREADY = {
+    "by_gain": ("by_gain", "he_normal", "he_uniform"),
+    "he_normal": ("he_normal",),
+    "orthogonal": ("orthogonal",),
+    "identity": ("identity", "irnn"),
+    "lsuv": ("lsuv",),
+    "chrono": ("chrono",),
+}
+
+
+def remedies(kind: Kind, scheme: str = "") -> str:
+    """What helps against a verdict, but for what a scheme of this name already is."""
+    is_already = [
+        advice for advice, words in IS_ALREADY.items() if any(word in scheme for word in words)
+    ]
+    pieces = []
+    for piece in REMEDIES[kind]:
+        if not any(advice in piece for advice in is_already):
+            pieces.append(piece)
+    return ", ".join(pieces)
 
 
 class Verdict(NamedTuple):

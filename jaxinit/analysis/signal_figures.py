@@ -1,8 +1,8 @@
 """Figures of signals in the spirit of Glorot & Bengio (2010): histograms and sizes by layer, sizes
 by step.
 
-Layers go from black (the first) to light grey (the last); bands are the range over seeds; theory is
-a thin dotted line."""
+Schemes have the colors and marks that they have in figures of studies; layers go from dark (the
+first) to light (the last); bands are the range over seeds; theory is a thin dotted line."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,17 +13,22 @@ from numpy.typing import NDArray
 
 from jaxinit import theory
 from jaxinit.analysis.figure import (
-    LAST_GREY,
     MARKS,
+    MOST_COLUMNS,
+    Look,
     as_text,
     band,
-    grey,
     grid,
     heading,
     label_edges,
     legend,
+    log_ticks,
+    looks,
+    name_panel,
     save,
+    shade,
     style,
+    tick_at,
 )
 
 if TYPE_CHECKING:
@@ -40,116 +45,203 @@ COORDINATES = {
     "update": "size of their changes",
     "gradient": "size of weight gradients",
 }
-LAST_SCHEME = 0.6  # the grey of the last scheme, whose marks have to stay readable
-MOST_DECADES = 24  # of an axis of sizes
+WIDEST = 4.0  # a histogram's axis, at most, in those of the scheme in the middle
+ROUNDING = 1e-16  # what falls below that part of a curve's largest is lost in rounding
+CUT = f"a curve ends where a seed has fallen below {ROUNDING:g} of its largest"
 FEWEST_DECADES = 2  # of the axes of a coordinate check
-THEORY = {"linewidth": 0.9, "linestyle": ":"}
+MOST_NAMED = 5  # layers that a legend names
+THEORY: Look = {"linewidth": 0.9, "linestyle": ":"}
+LINE: Look = {"linewidth": 1.1, "markersize": 4}
 
 
 def draw_all(signals: xr.Dataset, folder: Path) -> list[Path]:
     """Every figure that the signals can fill, as PNG and SVG in `folder`; the paths of the PNGs."""
     figures = {"histograms": histograms, "sizes": sizes}
-    if signals.sizes["step"] > 2:
+    if signals.sizes["step"] > 2 and "recurrent" in signals.role:
         figures["through_time"] = by_step
     with style():
         return [save(draw(signals), folder, name) for name, draw in figures.items()]
 
 
 def histograms(signals: xr.Dataset) -> "Figure":
-    """Densities of activations, back-propagated gradients and weight gradients, a line for each
-    layer."""
+    """Densities of activations, back-propagated gradients and weight gradients, a row for each
+    scheme, a line for each layer; all schemes in the same bins."""
     schemes = _names(signals.scheme)
-    figure, panels = grid(len(NAMES), len(schemes), panel=(2.6, 2.0), margin=(2.2, 1.2))
-    for row, signal in enumerate(NAMES):
-        for column, scheme in enumerate(schemes):
-            _draw_densities(panels[row, column], signals.sel(scheme=scheme), signal)
-    label_edges(panels, schemes, [f"density of\n{name}" for name in NAMES.values()], "value")
+    height = 1.15 if len(schemes) > MOST_COLUMNS else 1.6
+    figure, panels = grid(
+        len(schemes), len(NAMES), panel=(2.7, height), margin=(0.2, 1.5), sharex="col"
+    )
+    look_of = looks(schemes)
+    names = _names(signals.parameter[:-1])
+    lines: dict[str, Any] = {}
+    for column, signal in enumerate(NAMES):
+        # The inputs, and what the loss gives the readout, belong to no hidden layer.
+        hidden = slice(1, None) if signal == "activation" else slice(None, -1)
+        layers = signals.isel(parameter=hidden)
+        edges = _common_edges(layers, signal)
+        for axes, scheme in zip(panels[:, column], schemes, strict=True):
+            lines |= _draw_densities(axes, layers.sel(scheme=scheme), signal, edges, names)
+        panels[-1, column].set_xlabel(f"value of {NAMES[signal]}")
+    for axes, scheme in zip(panels[:, 0], schemes, strict=True):
+        name_panel(axes, scheme, look_of[scheme])
+        axes.set_ylabel("density")
+    ordered = {name: lines[name] for name in names if name in lines}
+    title = "layer, by its kernel"
+    legend(figure, _some(ordered), title=title)
     note = (
-        "hidden layers, black: the first, light grey: the last; activations as the next kernel "
-        "sees them"
+        "all schemes on the same axis and bins, each panel to its own height; activations as the "
+        "next kernel sees them"
     )
     return _finish(figure, signals, "Signals by layer", note)
 
 
-def _draw_densities(axes: "Axes", signals: xr.Dataset, signal: str) -> None:
-    """The density of a signal of one scheme in every hidden layer."""
-    count = len(signals.parameter)
-    # The inputs, and what the loss gives the readout, belong to no hidden layer.
-    outside = 0 if signal == "activation" else count - 1
-    widest = 0.0
-    for k in range(count):
-        layer = signals.isel(parameter=k)
-        size = float(np.sqrt(layer[f"{signal}_mean_square"].mean(skipna=True)))
-        if k == outside or not size > 0:
+def _common_edges(layers: xr.Dataset, signal: str) -> NDArray:
+    """Edges of the bins of all schemes, wide enough for every scheme that is not far wider than the
+    others."""
+    mean_square = layers[f"{signal}_mean_square"].mean(("seed", "step", "copy"), skipna=True)
+    widths = 3 * np.sqrt(mean_square.max("parameter").values)
+    widths = widths[np.isfinite(widths) & (widths > 0)]
+    width = min(widths.max(), WIDEST * np.median(widths)) if len(widths) else 1.0
+    return np.linspace(-width, width, layers.sizes["bin"] + 1)
+
+
+def _draw_densities(
+    axes: "Axes", layers: xr.Dataset, signal: str, edges: NDArray, names: list[str]
+) -> dict[str, Any]:
+    """The density of a signal of one scheme in every hidden layer; the lines, by layer."""
+    count = layers.sizes["parameter"]
+    bins = layers.bin.values
+    own_edges = np.append(bins, 2 * bins[-1] - bins[-2]) - (bins[1] - bins[0]) / 2
+    lines = {}
+    mean_square = layers[f"{signal}_mean_square"].mean(("seed", "step", "copy"), skipna=True)
+    sizes = np.sqrt(mean_square.values)
+    for k, size in enumerate(sizes.tolist()):
+        layer = layers.isel(parameter=k)
+        if not 0 < size <= edges[-1]:
             continue
         density = layer[f"{signal}_histogram"].mean(("seed", "step", "copy"), skipna=True).values
-        # Histograms are of signals over their size, so that all layers have the same bins.
-        axes.plot(signals.bin.values * size, density / size, color=grey(k, count), linewidth=1.1)
-        widest = max(widest, 3 * size)
-    axes.set(xlim=(-widest or -1, widest or 1), yticks=[])
-    axes.ticklabel_format(axis="x", scilimits=(-2, 2))
+        # Histograms are of signals over their size: what lies below each edge is put into the
+        # common bins.
+        below = np.concatenate([[0.0], np.cumsum(density * np.diff(own_edges))])
+        shares = np.diff(np.interp(edges, own_edges * size, below))
+        middles = (edges[1:] + edges[:-1]) / 2
+        (lines[names[k]],) = axes.plot(
+            middles, shares / np.diff(edges), color=shade(k, count), linewidth=1.1
+        )
+    if not lines:
+        why = "far wider than the others" if (sizes > edges[-1]).any() else "zero"
+        axes.text(0.5, 0.5, why, transform=axes.transAxes, ha="center")
+    axes.set(xlim=(edges[0], edges[-1]), ylim=(0, None), yticks=[])
+    axes.locator_params(axis="x", nbins=4)
+    axes.xaxis.set_major_formatter("{x:g}")
     axes.spines["left"].set_visible(False)
+    return lines
+
+
+def _some(lines: dict[str, Any]) -> dict[str, Any]:
+    """The lines that a legend of layers names: all, or some from the first to the last."""
+    names = list(lines)
+    places = np.linspace(0, len(names) - 1, min(len(names), MOST_NAMED)).round().astype(int)
+    return {names[place]: lines[names[place]] for place in places}
 
 
 def sizes(signals: xr.Dataset) -> "Figure":
     """Root mean squares against the layer, a mark for each scheme, with what theory says of
     them."""
-    figure, panels = grid(1, len(NAMES), panel=(3.0, 3.8), margin=(1.4, 0.0))
+    figure, panels = grid(1, len(NAMES), panel=(3.2, 2.6), margin=(0.0, 1.5))
     layers = np.flatnonzero(signals.role.values != "recurrent")
-    place = np.arange(len(layers))
+    place = np.arange(1, len(layers) + 1)
     lines = {}
     for axes, (signal, name) in zip(panels[0], NAMES.items(), strict=True):
-        for k, scheme in enumerate(_names(signals.scheme)):
+        for scheme, look in looks(_names(signals.scheme)).items():
             kernels = signals.sel(scheme=scheme).isel(parameter=layers)
             mean_square = kernels[f"{signal}_mean_square"].mean(("step", "copy"), skipna=True)
-            size = (mean_square**0.5).transpose("seed", "parameter")
-            look = _scheme_look(k, signals.sizes["scheme"])
-            (lines[scheme],) = axes.plot(place, size.mean("seed"), **look)
-            band(axes, place, size.min("seed"), size.max("seed"), look["color"])
+            size = (mean_square**0.5).transpose("seed", "parameter").values
+            backwards = signal != "activation"
+            lines[scheme] = _draw_sizes(axes, place, size, look, backwards)
             expected = _expected(kernels, signal)
             if expected is not None:
-                axes.plot(place, expected, color=look["color"], **THEORY)
-        axes.set(
-            yscale="log", title=name, xlabel="kernel, from the input on", ylabel="root mean square"
-        )
-        axes.set_xticks(place, [str(k + 1) for k in place])
-    legend(panels[0, 0], lines)
-    note = "mean over seeds; band: their range"
+                _draw_theory(axes, lines[scheme], expected)
+        axes.set(title=name, xlabel="kernel, from the input on", ylabel="root mean square")
+        axes.locator_params(axis="x", integer=True)
+        _finish_sizes(axes)
+    legend(figure, lines)
+    note = f"geometric mean over seeds; band: their range; {CUT}"
     if _expected(signals.isel(scheme=0), "activation") is not None:
         note += "; dotted: mean-field theory from the first kernel on"
     return _finish(figure, signals, "Sizes of signals by layer", note)
 
 
+def _draw_sizes(
+    axes: "Axes", x: NDArray, sizes: NDArray, look: Look, backwards: bool = False
+) -> Any:
+    """Sizes `[seed, x]` on a logarithmic axis: their geometric mean and range over seeds, where no
+    seed has fallen below rounding on its way from the left, or from the right (`backwards`)."""
+    way = sizes[:, ::-1] if backwards else sizes
+    finite = np.where(np.isfinite(way), way, np.nan)
+    largest = np.fmax.accumulate(finite, axis=1)
+    above = np.all(finite > ROUNDING * largest, axis=0)
+    if backwards:
+        above = above[::-1]
+    kept = np.where(above, sizes, np.nan)
+    places = np.flatnonzero(above)
+    marked = places[:: max(len(places) // 8, 1)].tolist()
+    (line,) = axes.plot(x, np.exp(np.log(kept).mean(0)), markevery=marked, **look, **LINE)
+    band(axes, x, kept.min(0), kept.max(0), look["color"])
+    axes.set_yscale("log")
+    return line
+
+
+def _draw_theory(axes: "Axes", line: Any, expected: NDArray | xr.DataArray) -> None:
+    """What theory expects of a line, as far as it is drawn."""
+    x, drawn = line.get_data()
+    axes.plot(x, np.where(np.isfinite(drawn), expected, np.nan), color=line.get_color(), **THEORY)
+
+
+def _finish_sizes(axes: "Axes", fewest: float = 1.0) -> None:
+    """Let a logarithmic y axis span some decades at least, or a tenth of one looks steep; ticks at
+    powers of ten."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    low, high = axes.get_ylim()
+    missing = max(0.0, fewest - np.log10(high / low)) / 2
+    axes.set_ylim(low / 10**missing, high * 10**missing)
+    axes.yaxis.set_major_locator(LogLocator(numticks=7))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
 def by_step(signals: xr.Dataset) -> "Figure":
-    """Root mean square of the gradient at every step of the recurrent kernels, a line for each
-    gate."""
+    """Root mean square of the gradient at every step of the recurrent kernels, a row for each
+    kernel, a column for each gate, a line for each scheme."""
     kernels = np.flatnonzero(signals.role.values == "recurrent")
-    schemes = _names(signals.scheme)
+    gradients = signals.gradient_mean_square.isel(parameter=kernels) ** 0.5
+    in_use = gradients.notnull().any(("scheme", "seed", "step", "parameter")).values
+    gates = np.flatnonzero(in_use).tolist()
+    steps = np.arange(1, signals.sizes["step"] + 1)
     figure, panels = grid(
-        len(kernels), len(schemes), panel=(2.5, 2.5), margin=(1.4, 1.0), sharey=True
+        len(kernels),
+        len(gates),
+        panel=(2.4, 2.1),
+        margin=(max(1.2, 5.5 - 2.4 * len(gates)), 1.5),
+        sharex=True,
+        sharey=True,
     )
-    for row, kernel in enumerate(kernels):
-        for column, scheme in enumerate(schemes):
-            gradients = signals.gradient_mean_square.sel(scheme=scheme).isel(parameter=kernel)
-            _draw_gates(panels[row, column], gradients**0.5)
-    names = [as_text(name) for name in signals.parameter.values[kernels]]
-    ylabels = [f"gradient at\n{name}\n(root mean square)" for name in names]
-    label_edges(panels, schemes, ylabels, "time step")
-    return _finish(
-        figure, signals, "Gradients through time", "a line for each gate, from the first (black) on"
-    )
-
-
-def _draw_gates(axes: "Axes", gradients: xr.DataArray) -> None:
-    """Gradients of one recurrent kernel against the step, a line for each gate that has any."""
-    has_values = gradients.notnull().any(("seed", "step")).values
-    gates = np.flatnonzero(has_values).tolist()
-    steps = np.arange(1, gradients.sizes["step"] + 1)
-    for gate in gates:
-        size = gradients.isel(copy=gate).transpose("seed", "step").mean("seed")
-        size = size.where(size > 0)  # before the first state some gates have none
-        axes.plot(steps, size, color=grey(gate, len(gates)), linewidth=1.1)
-    axes.set(yscale="log", xlabel="time step")
+    lines = {}
+    for row in range(len(kernels)):
+        for axes, gate in zip(panels[row], gates, strict=True):
+            for scheme, look in looks(_names(signals.scheme)).items():
+                course = gradients.sel(scheme=scheme).isel(parameter=row, copy=gate)
+                # Before the first state some gates have no gradient at all.
+                size = course.transpose("seed", "step").values
+                lines[scheme] = _draw_sizes(axes, steps, size, look, backwards=True)
+    _finish_sizes(panels[0, 0])  # and with it all others
+    names = str(signals.attrs.get("gates", "")).split()
+    titles = [f"{names[gate]} gate" if gate < len(names) else "" for gate in gates]
+    ylabels = [f"gradient at\n{as_text(name)}" for name in _names(signals.parameter[kernels])]
+    label_edges(panels, titles, ylabels, "time step")
+    legend(figure, lines)
+    note = f"root mean square, geometric mean over seeds; band: their range; {CUT}"
+    return _finish(figure, signals, "Gradients through time", note)
 
 
 def lens(courses: xr.Dataset) -> "Figure":
@@ -160,85 +252,56 @@ def lens(courses: xr.Dataset) -> "Figure":
     last one.
     """
     layers = courses.sizes["layer"]
-    figure, panels = grid(layers, 3, panel=(3.5, 2.9), margin=(0.5, 1.3))
+    figure, panels = grid(layers, 3, panel=(3.3, 2.6), margin=(0.0, 1.6))
     with_theory = not np.isnan(courses.expected).all()
+    steps = courses.step.values
     lines = {}
-    for k, scheme in enumerate(_names(courses.scheme)):
+    for scheme, look in looks(_names(courses.scheme)).items():
         course = courses.sel(scheme=scheme)
-        look = _scheme_look(k, courses.sizes["scheme"]) | {"linewidth": 1.1}
+        norms = xr.ufuncs.sqrt((course.gradient**2).sum("carry")).transpose("layer", "seed", "step")
+        # Of a constant state the difference may be rounded to below 0.
+        of_output = (course.mean_square - course["mean"] ** 2).clip(0).isel(carry=0)
+        variances = of_output.transpose("layer", "seed", "step")
+        name = f"{scheme}: {memory(courses, scheme)}"
         for layer in range(layers):
-            lines[scheme] = _draw_gradients_back(
-                panels[layer, 0], course.gradient.isel(layer=layer), look
-            )
-            _draw_variances(panels[layer, 1], course.isel(layer=layer), look)
+            back = steps[-1] - steps
+            lines[name] = _draw_sizes(panels[layer, 0], back, norms.values[layer], look, True)
+            of_layer = _draw_sizes(panels[layer, 1], steps, variances.values[layer], look)
+            if not layer and not np.isnan(course.expected).all():
+                _draw_theory(panels[0, 1], of_layer, course.expected.mean("seed"))
         _draw_jacobians(panels[-1, 2], course.jacobian, look)
-        if not np.isnan(course.expected).all():
-            expected = course.expected.mean("seed")
-            panels[0, 1].plot(courses.step.values, expected, color=look["color"], **THEORY)
     for layer in range(layers):
-        panels[layer, 0].set_ylabel(f"|dC/ds|, layer {layer + 1}")
+        panels[layer, 0].set(
+            xlabel="steps back from the last", ylabel=f"|dC/ds|, layer {layer + 1}"
+        )
+        panels[layer, 1].set(xlabel="time step", ylabel=f"variance of h, layer {layer + 1}")
     if with_theory:
         panels[0, 1].set_ylabel("variance of h; dotted: mean-field")
     for axes in panels[:-1, 2]:
         axes.set_visible(False)
     for axes in panels.flat:
-        _limit_decades(axes)
-    legend(panels[0, 0], lines)
-    lengths = ", ".join(f"{name} {memory(courses, name)}" for name in courses.scheme.values)
-    note = f"band: range over seeds; steps back until the gradient has fallen to 1/e: {lengths}"
+        if axes.get_visible():
+            _finish_sizes(axes)
+    title = "steps back until the gradient has fallen to 1/e (range over seeds)"
+    legend(figure, lines, title=title)
+    note = f"geometric mean over seeds; band: their range; {CUT}"
     return _finish(figure, courses, "Through time", note)
 
 
-def _draw_gradients_back(axes: "Axes", gradients: xr.DataArray, look: dict[str, Any]) -> Any:
-    """Norms of the gradients of one layer's states against the steps back; returns the line."""
-    norm = xr.ufuncs.sqrt((gradients**2).sum("carry")).transpose("seed", "step")
-    norm = norm.where(norm > 0)  # what has underflowed has no place on a logarithmic axis
-    steps = gradients.step.values
-    back = steps[-1] - steps
-    (line,) = axes.plot(back, norm.mean("seed"), markevery=_mark_every(steps), **look)
-    band(axes, back, norm.min("seed"), norm.max("seed"), look["color"])
-    axes.set(yscale="log", xlabel="steps back from the last")
-    return line
-
-
-def _draw_variances(axes: "Axes", course: xr.Dataset, look: dict[str, Any]) -> None:
-    """Variances of one layer's first carry, its output, against the step."""
-    variance = (course.mean_square - course["mean"] ** 2).isel(carry=0)
-    steps = course.step.values
-    # Of a constant state the difference may be rounded to below 0.
-    mean = variance.clip(0).mean("seed")
-    axes.plot(steps, mean, markevery=_mark_every(steps), **look)
-    axes.set(yscale="log", xlabel="time step", ylabel="variance of h")
-
-
-def _draw_jacobians(axes: "Axes", jacobian: xr.DataArray, look: dict[str, Any]) -> None:
-    """Singular values of Jacobians against the lag: the largest, and dashed the median."""
-    values = jacobian.where(jacobian > 0).transpose("seed", "lag", "index")
-    largest = xr.ufuncs.log10(values.isel(index=0)).mean("seed")
-    median = xr.ufuncs.log10(values.median("index")).mean("seed")
-    axes.plot(jacobian.lag, 10.0**largest, **look)
-    axes.plot(
-        jacobian.lag, 10.0**median, color=look["color"], linewidth=look["linewidth"], linestyle="--"
-    )
+def _draw_jacobians(axes: "Axes", jacobian: xr.DataArray, look: Look) -> None:
+    """Singular values of Jacobians against the lag: the largest, and dashed the median, as far as
+    rounding of the largest does not hide it."""
+    values = jacobian.transpose("seed", "lag", "index").values
+    largest = values[..., 0]
+    median = np.median(values, axis=-1)
+    median = np.where(median > ROUNDING * largest, median, 0)
+    lags = jacobian.lag.values
+    _draw_sizes(axes, lags, largest, look)
+    _draw_sizes(axes, lags, median, {"color": look["color"], "linestyle": "--"})
     axes.set(
-        xscale="log",
-        yscale="log",
-        xlabel="lag",
-        ylabel="singular values of ds_T/ds_t\n(largest; dashed: median)",
+        xscale="log", xlabel="lag", ylabel="singular values of ds_T/ds_t\n(largest; dashed: median)"
     )
-
-
-def _mark_every(steps: NDArray) -> int:
-    """Every how many steps a line of a course has a mark, so that it has about eight."""
-    return max(len(steps) // 8, 1)
-
-
-def _limit_decades(axes: "Axes") -> None:
-    """Cut an axis of sizes off below, where one that underflows would press all others together."""
-    low, high = axes.get_ylim()
-    lowest = high / 10**MOST_DECADES
-    if low < lowest:
-        axes.set_ylim(lowest, high)
+    log_ticks(axes)
 
 
 def coordinates(check: xr.Dataset) -> "Figure":
@@ -252,23 +315,25 @@ def coordinates(check: xr.Dataset) -> "Figure":
     figure, panels = grid(
         len(schemes),
         len(COORDINATES),
-        panel=(3.0, 2.4),
-        margin=(1.0, 1.4),
+        panel=(2.9, 1.7),
+        margin=(0.4, 1.4),
         sharex=True,
         sharey="col",
     )
+    look_of = looks(schemes)
     lines = {}
     for row, scheme in enumerate(schemes):
         for axes, (kind, label) in zip(panels[row], COORDINATES.items(), strict=True):
             signal = check[kind].sel(scheme=scheme).transpose("parameter", axis, "seed")
             lines |= _draw_against_size(axes, signal, check[axis].values)
-            axes.set_title(as_text(f"{scheme}: {label}"))
+            axes.set_ylabel(label)
+        name_panel(panels[row, 0], scheme, look_of[scheme])
     for axes in panels[0]:
-        _widen_to_decades(axes)
+        _finish_sizes(axes, FEWEST_DECADES)
     for axes in panels[-1]:
         axes.set_xlabel("units" if axis == "width" else "layers")
     if check.sizes["parameter"] <= 2 * len(MARKS):
-        legend(figure, lines, loc="outside lower center", ncols=4)
+        legend(figure, lines)
     heading(figure, _about_check(check), size=8)
     return figure
 
@@ -278,21 +343,12 @@ def _draw_against_size(axes: "Axes", signal: xr.DataArray, sizes: NDArray) -> di
     lines = {}
     count = signal.sizes["parameter"]
     for k, parameter in enumerate(_names(signal.parameter)):
-        look = _look(k, count, LAST_GREY)
-        (lines[parameter],) = axes.plot(
-            sizes, signal.isel(parameter=k).mean("seed"), linewidth=1, markersize=3, **look
-        )
-    axes.set(xscale="log", yscale="log")
-    axes.set_xticks(sizes, [str(size) for size in sizes])
-    axes.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
+        look: Look = {"color": shade(k, count), "marker": MARKS[k % len(MARKS)]}
+        values = signal.isel(parameter=k).transpose("seed", ...).values
+        lines[parameter] = _draw_sizes(axes, sizes, values, look)
+    axes.set_xscale("log")
+    tick_at(axes, sizes.tolist())
     return lines
-
-
-def _widen_to_decades(axes: "Axes") -> None:
-    """Let an axis of sizes span two decades at least, or a tenth of one looks steep."""
-    low, high = axes.get_ylim()
-    missing = max(0.0, 1 - np.log10(high / low) / FEWEST_DECADES)
-    axes.set_ylim(low / 10**missing, high * 10**missing)
 
 
 def _about_check(check: xr.Dataset) -> str:
@@ -337,6 +393,7 @@ def through_training(courses: xr.Dataset, rows: dict[str, str], title: str, note
         len(rows), len(schemes), panel=(2.9, 2.1), margin=(1.6, 1.0), sharex=True, sharey="row"
     )
     count = courses.sizes["parameter"]
+    lines = {}
     for row, variable in enumerate(rows):
         first = 1 if variable.startswith("activation") else 0
         hidden = courses[variable].isel(parameter=slice(first, first + count - 1))
@@ -345,10 +402,15 @@ def through_training(courses: xr.Dataset, rows: dict[str, str], title: str, note
             axes = panels[row, column]
             for k in range(count - 1):
                 values = means.sel(scheme=scheme).isel(parameter=k)
-                axes.plot(courses.epoch.values, values, color=grey(k, count - 1), linewidth=1.2)
+                (lines[str(k + 1)],) = axes.plot(
+                    courses.epoch.values, values, color=shade(k, count - 1), linewidth=1.2
+                )
     label_edges(panels, schemes, list(rows.values()), "epochs")
-    text = as_text(f"{title}\n{note}")
-    heading(figure, f"{text}\nblack: the first hidden layer, light grey: the last")
+    for axes, (scheme, look) in zip(panels[0], looks(schemes).items(), strict=True):
+        axes.set_title("")
+        name_panel(axes, scheme, look)
+    legend(figure, _some(lines), title="hidden layer")
+    heading(figure, as_text(f"{title}\n{note}"))
     return figure
 
 
@@ -386,15 +448,6 @@ def _expected(signals: xr.Dataset, signal: str) -> NDArray[np.floating] | None:
 
 def _names(coordinate: xr.DataArray) -> list[str]:
     return [str(name) for name in coordinate.values]
-
-
-def _look(k: int, count: int, lightest: float) -> dict[str, Any]:
-    """The shade and the mark of line k of `count`, as arguments of `plot`."""
-    return {"color": grey(k, count, lightest), "marker": MARKS[k % len(MARKS)]}
-
-
-def _scheme_look(k: int, count: int) -> dict[str, Any]:
-    return _look(k, count, LAST_SCHEME) | {"markersize": 4}
 
 
 def _finish(figure: "Figure", signals: xr.Dataset, title: str, note: str) -> "Figure":

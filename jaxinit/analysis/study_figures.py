@@ -1,11 +1,11 @@
-"""Figures of studies, from records and their statistics only: small multiples, one panel a scheme,
-readable in grey.
+"""Figures of studies, from records and their statistics only: the answer, and small multiples, one
+panel a scheme.
 
-Each panel shows one scheme in black over all the others in light grey; the baseline is dashed
-everywhere.
+Each panel shows one scheme in its own color over all the others in light grey; the baseline is
+dashed everywhere.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,53 +13,62 @@ import numpy as np
 import xarray as xr
 
 from jaxinit.analysis import survival, table
-from jaxinit.analysis.figure import MOST_COLUMNS, as_text, heading, save, small_multiples, style
+from jaxinit.analysis.figure import (
+    MOST_COLUMNS,
+    Look,
+    as_text,
+    band,
+    heading,
+    legend,
+    log_ticks,
+    looks,
+    name_panel,
+    save,
+    small_multiples,
+    style,
+)
 from jaxinit.analysis.outcome import LOST, Outcome
 from jaxinit.analysis.records import schemes_of, select
-from jaxinit.analysis.table import SettingRow
+from jaxinit.analysis.table import Row, SettingRow
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# How lines look, as arguments of `plot`: the panel's own scheme, the baseline, all others.
-OWN = {"color": "black", "linewidth": 1.8, "zorder": 3}
-BASELINE = {"color": "0.35", "linewidth": 1.3, "linestyle": (0, (4, 2)), "zorder": 2}
-OTHERS = {"color": "0.8", "linewidth": 0.9, "zorder": 1}
-BAND = {"color": "0.55", "alpha": 0.35, "linewidth": 0, "zorder": 2}
-TARGET = {"color": "0.35", "linewidth": 1.0, "linestyle": ":", "zorder": 2}
+# What is added to the look of a scheme in its own panel, and to that of the baseline in others; and
+# how all others look there.
+OWN: Look = {"linewidth": 1.6, "markersize": 4.5, "zorder": 3}
+BASELINE: Look = {"linewidth": 1.0, "markersize": 3, "linestyle": (0, (4, 2)), "zorder": 2}
+OTHERS: Look = {"color": "0.72", "linewidth": 0.9, "zorder": 1}
+TARGET: Look = {"color": "0.35", "linewidth": 1.0, "linestyle": ":", "zorder": 2}
+MARKS_APART = 0.15  # of a panel's diagonal, between the marks of a curve
 
 # How a trial ended, as a mark and its face.
-MARKS: dict[Outcome, tuple[str | int, str]] = {
-    Outcome.CONVERGED: ("o", "black"),
+OUTCOMES: dict[Outcome, tuple[str | int, str]] = {
+    Outcome.CONVERGED: ("o", "0.3"),
     Outcome.CENSORED: ("^", "white"),
-    Outcome.DIVERGED: ("x", "black"),
+    Outcome.DIVERGED: ("x", "0.3"),
     Outcome.FAILED: ("x", "white"),
-    Outcome.STOPPED: (6, "black"),  # matplotlib.markers.CARETUP: the time is longer
+    Outcome.STOPPED: (6, "0.3"),  # matplotlib.markers.CARETUP: the time is longer
 }
+ROOM = 1.05  # by which the axis of epochs goes beyond what it shows
+BEYOND = 1.3  # by which the arrow of a scheme that never converged does
+READING = "hollow: some did not converge, a lower bound; arrow: none did; line and band: baseline"
 
-# Ticks in a decade of a logarithmic axis, by the ratio of the axis's ends at most: matplotlib's own
-# are too few on a short axis and collide on a long one.
-FINEST = (1, 1.1, 1.2, 1.3, 1.4, 1.6, 1.8, 2, 2.2, 2.5, 2.8, 3.2, 3.6, 4, 4.5, 5, 5.6, 6.3, 7, 8, 9)
-FINE = (1, 1.5, 2, 3, 4, 5, 7)
-COARSE = (1, 2, 5)
-COARSEST = (1,)
-TICKS = ((2.0, FINEST), (6.0, FINE), (60.0, COARSE), (float("inf"), COARSEST))
-
-LEGEND_HEIGHT = 0.28  # inches below the panels
-HEADLINE_HEIGHT = 0.68  # and above them
-
-Draw = Callable[["Axes", str, dict], None]
+Draw = Callable[["Axes", str, Look], None]
 
 
 def draw_all(records: xr.Dataset, folder: Path) -> list[Path]:
     """Every figure that the records can fill, as PNG and SVG in `folder`; the paths of the PNGs.
 
-    Where another setting is searched beside the rate, they show each scheme at its best value of
-    it.
+    Where another setting is searched beside the rate, all but the answer show each scheme at its
+    best value of it.
     """
+    every_value = records
     records = table.at_best_value(records)
     figures: dict[str, Callable[[xr.Dataset], Figure]] = {}
+    if table.reported(records):
+        figures["answer"] = lambda _: answer(every_value)
     if len(set(records.lr.values)) > 1:
         figures["epochs_by_rate"] = epochs_by_rate
     if table.reported(records):
@@ -68,22 +77,114 @@ def draw_all(records: xr.Dataset, folder: Path) -> list[Path]:
         return [save(draw(records), folder, name) for name, draw in figures.items()]
 
 
+def answer(records: xr.Dataset) -> "Figure":
+    """Epochs to the target of every scheme, the best first, with 95 % intervals, how many trials
+    converged, and the baseline as a thin line in its band."""
+    rows = table.rows_without_tests(records, records.attrs["baseline"])
+    figure, (axes,) = small_multiples(
+        1, panel=(6.8, 0.6 + 0.27 * len(rows)), margin=(0.0, 1.0), least_width=6.8
+    )
+    _draw_rows(axes, rows, looks(schemes_of(records)))
+    axes.annotate("converged", (1.02, 1), xycoords="axes fraction", fontsize=8, va="bottom")
+    note = (
+        f"mean up to the budget of {records.attrs['budget']:g} epochs, 95 % interval, each scheme "
+        f"at its best rate\n{READING}"
+    )
+    _headline(figure, records, "Epochs to the target", note)
+    return figure
+
+
+def forest(rows: Sequence[SettingRow], title: str, schemes: Iterable[str] = ()) -> "Figure":
+    """`answer` of several studies, a panel for each setting. `schemes` are those of the studies, in
+    their order, which gives each its color and mark; others come after them."""
+    settings: dict[str, list[Row]] = {}
+    for row in rows:
+        settings.setdefault(row["setting"], []).append(row)
+    most = max(map(len, settings.values()))
+    figure, panels = small_multiples(
+        len(settings), panel=(4.0, 0.75 + 0.2 * most), margin=(1.2, 0.7), least_width=8.5
+    )
+    look_of = looks([*schemes, *(row["scheme"] for row in rows)])
+    for axes, (setting, its_rows) in zip(panels, settings.items(), strict=True):
+        _draw_rows(axes, its_rows, look_of)
+        axes.set_title(as_text(setting), fontsize=9)
+    counts = sorted({row["seeds"] for row in rows})
+    n = " or ".join(map(str, counts))
+    text = (
+        f"{as_text(title)}\nmean up to the budget, 95 % interval, n = {n} seeds, each scheme at "
+        f"its best rate; right: how many converged\n{READING}"
+    )
+    heading(figure, text, size=8)
+    return figure
+
+
+def _draw_rows(axes: "Axes", rows: Sequence[Row], look_of: dict[str, Look]) -> None:
+    """A row for each scheme, the first on top, over the baseline's line and band."""
+    upwards = rows[::-1]
+    for y, row in enumerate(upwards):
+        look = look_of[row["scheme"]]
+        _draw_row(axes, y, row, look)
+        if row["scheme"] == row["baseline"]:
+            axes.axvline(row["epochs"], color=look["color"], linewidth=0.8, zorder=0.6)
+            span = _interval(row)
+            if span:
+                axes.axvspan(*span, color=look["color"], alpha=0.12, linewidth=0, zorder=0.5)
+    names = [as_text(row["scheme"]) for row in upwards]
+    axes.set_yticks(range(len(names)), names)
+    axes.tick_params(axis="y", length=0)
+    axes.set(xscale="log", xlabel="epochs to the target", ylim=(-0.6, len(names) - 0.4))
+    low, high = axes.get_xlim()
+    axes.set_xlim(low / ROOM, high * ROOM)
+    axes.grid(axis="x", color="0.92", linewidth=0.7)
+    log_ticks(axes)
+
+
+def _draw_row(axes: "Axes", y: int, row: Row, look: Look) -> None:
+    """A scheme's mean and interval at height y, and at the right how its trials ended."""
+    epochs = row["epochs"]
+    if not row["converged"]:  # at the budget, and nobody knows how far beyond
+        arrow = {"arrowstyle": "-|>", "color": look["color"], "linewidth": 1.4}
+        axes.annotate("", (epochs * BEYOND, y), (epochs, y), arrowprops=arrow)
+        axes.plot(epochs * BEYOND, y, alpha=0)  # the arrow needs the room
+    interval = _interval(row)
+    if interval:
+        axes.plot(interval, [y, y], color=look["color"], linewidth=1.4)
+    face = look["color"] if row["converged"] == row["seeds"] else "white"
+    axes.plot(epochs, y, **look, mfc=face, markersize=6, linestyle="none", zorder=3)
+    ended = f"{row['converged']}/{row['seeds']}"
+    if row["diverged"]:
+        ended += f", {row['diverged']} diverged"
+    place = ("axes fraction", "data")
+    axes.annotate(ended, (1.02, y), xycoords=place, fontsize=7, va="center", color="0.25")
+
+
+def _interval(row: Row) -> tuple[float, float] | None:
+    """The interval of a scheme's epochs; None where the mean is at the budget, and of one seed."""
+    low, high = row["epochs_low"], row["epochs_high"]
+    if not row["converged"] or low is None or high is None:
+        return None
+    return low, high
+
+
 def share_converged(records: xr.Dataset) -> "Figure":
     """Share of trials that have reached the target against epochs (1 - Kaplan-Meier), with its 95 %
     band."""
     curves = {}
     for scheme in table.reported(records):
-        curves[scheme] = survival.kaplan_meier(table.times_reported(records, scheme))
-
-    def draw(axes: "Axes", scheme: str, line: dict) -> None:
         # The last step goes on to the budget.
-        time, share, low, high = (np.append(curve, curve[-1]) for curve in curves[scheme])
-        time[-1] = records.attrs["budget"]
-        axes.step(time, share, where="post", **line)
-        if line is OWN:
-            axes.fill_between(time, low, high, step="post", **BAND)
+        estimate = survival.kaplan_meier(table.times_reported(records, scheme))
+        curves[scheme] = [np.append(curve, curve[-1]) for curve in estimate]
+        curves[scheme][0][-1] = records.attrs["budget"]
 
-    figure, panels = _panels(records, draw, "share of trials converged", "epochs")
+    def draw(axes: "Axes", scheme: str, line: Look) -> None:
+        time, share, _, _ = curves[scheme]
+        axes.step(time, share, where="post", markevery=MARKS_APART, **line)
+
+    def detail(axes: "Axes", scheme: str, look: Look) -> None:
+        time, _, low, high = curves[scheme]
+        band(axes, time, low, high, look["color"], step="post")
+
+    figure, panels = _panels(records, draw, detail, "share of trials converged", "epochs")
     for axes in panels:
         _epoch_axis(axes, records)
         axes.set(ylim=(-0.03, 1.03), yticks=(0, 0.5, 1))
@@ -111,26 +212,25 @@ def epochs_by_rate(records: xr.Dataset) -> "Figure":
             means.append(np.minimum(times, horizon).mean())
         curves[name] = tried, means
 
-    def draw(axes: "Axes", scheme: str, line: dict) -> None:
+    def draw(axes: "Axes", scheme: str, line: Look) -> None:
         axes.plot(*curves[scheme], **line)
-        if line is not OWN:
-            return
+
+    def detail(axes: "Axes", scheme: str, look: Look) -> None:
         trials = select(records, scheme)
         _draw_trials(axes, trials, horizon)
         if (trials.outcome.values == Outcome.CONVERGED).any():
             for sample in table.samples_of(records, scheme):
-                axes.axvline(sample.rate, color="0.35", linewidth=0.8, zorder=1)
+                axes.axvline(sample.rate, color=look["color"], linewidth=0.8, zorder=1)
 
     xlabel = f"learning rate ({records.attrs['optimizer']})"
-    figure, panels = _panels(records, draw, "epochs to target", xlabel)
+    figure, panels = _panels(records, draw, detail, "epochs to the target", xlabel)
     for axes in panels:
         axes.set(
             xscale="log", ylim=(0, horizon * 1.04), xlim=(rates.min() / 1.5, rates.max() * 1.5)
         )
-        _ticks_by_span(axes)
+        log_ticks(axes)
     note = (
-        "● converged   △ not within the budget   × diverged   ▴ stopped: another rate was better   "
-        "│ reported"
+        "trials: ● converged   △ not within the budget   × diverged   ▴ stopped early   │ reported"
     )
     _headline(figure, records, "Each scheme at every learning rate that was tried", note)
     return figure
@@ -140,7 +240,7 @@ def _draw_trials(axes: "Axes", trials: xr.Dataset, horizon: float) -> None:
     """Every trial of a scheme as a mark at its time, a diverged one at the budget."""
     outcomes = trials.outcome.values
     times = _times_drawn(trials, horizon)
-    for outcome, (marker, face) in MARKS.items():
+    for outcome, (marker, face) in OUTCOMES.items():
         chosen = outcomes == outcome
         if not chosen.any():
             continue
@@ -149,10 +249,10 @@ def _draw_trials(axes: "Axes", trials: xr.Dataset, horizon: float) -> None:
             times[chosen],
             linestyle="none",
             marker=marker,
-            color="black",
+            color="0.3",
             mfc=face,
-            mew=0.9,
-            ms=4.5,
+            mew=0.7,
+            ms=3,
             zorder=4,
             clip_on=False,  # marks at the budget lie on the edge
         )
@@ -172,19 +272,26 @@ def learning_curves(records: xr.Dataset) -> "Figure":
     """
     rates = table.reported(records)
     epoch = records.epoch.values
+    metrics = {}
+    for scheme, rate in rates.items():
+        metric = _held_metric(select(records, scheme, "report", rate))
+        if metric.size:  # some trial could be run
+            metrics[scheme] = metric
 
-    def draw(axes: "Axes", scheme: str, line: dict) -> None:
-        metric = _held_metric(select(records, scheme, "report", rates[scheme]))
-        end = metric.shape[1]
-        if not end:  # no trial could be run
-            return
-        median = np.median(metric, axis=0)
-        axes.plot(epoch[:end], median, **line)
-        if line is OWN:
-            axes.fill_between(epoch[:end], metric.min(axis=0), metric.max(axis=0), **BAND)
-            axes.plot(epoch[end - 1], median[-1], "o", color="black", markersize=4, zorder=4)
+    def draw(axes: "Axes", scheme: str, line: Look) -> None:
+        if scheme in metrics:
+            median = np.median(metrics[scheme], axis=0)
+            axes.plot(epoch[: len(median)], median, markevery=MARKS_APART, **line)
 
-    figure, panels = _panels(records, draw, as_text(records.attrs["metric_name"]), "epochs")
+    def detail(axes: "Axes", scheme: str, look: Look) -> None:
+        if scheme in metrics:
+            metric = metrics[scheme]
+            past = epoch[: metric.shape[1]]
+            band(axes, past, metric.min(axis=0), metric.max(axis=0), look["color"])
+            axes.plot(past[-1], np.median(metric[:, -1]), **look, markersize=7, zorder=4)
+
+    ylabel = as_text(records.attrs["metric_name"])
+    figure, panels = _panels(records, draw, detail, ylabel, "epochs", target=TARGET)
     for axes in panels:
         axes.axhline(records.attrs["target"], **TARGET)
         _epoch_axis(axes, records)
@@ -192,8 +299,10 @@ def learning_curves(records: xr.Dataset) -> "Figure":
             axes.set_ylim(0, 1.03)
         else:
             axes.set_yscale("log")
-    note = "median and range over seeds; a curve ends (●) when its last seed has ended"
-    _headline(figure, records, "Learning curves at each scheme's best rate", note, has_target=True)
+    note = (
+        "median and range over seeds; a curve ends, at a large mark, when its last seed has ended"
+    )
+    _headline(figure, records, "Learning curves at each scheme's best rate", note)
     return figure
 
 
@@ -206,84 +315,6 @@ def _held_metric(trials: xr.Dataset) -> np.ndarray:
     metric = trials.metric.transpose("trial", "epoch").values[ran]
     evaluations = np.minimum(np.arange(ends.max(initial=0)), ends[:, None] - 1)
     return np.take_along_axis(metric, evaluations, axis=1)
-
-
-def forest(rows: Sequence[SettingRow], title: str) -> "Figure":
-    """Epochs to target of every scheme, a panel for each setting, with 95 % intervals and how many
-    trials converged.
-
-    Filled: all trials converged; open: some did not, and the mean is a lower bound; beside it how
-    many of how many.
-    """
-    settings: dict[str, list[SettingRow]] = {}
-    for row in rows:
-        settings.setdefault(row["setting"], []).append(row)
-    most = max(map(len, settings.values()))
-    figure, panels = small_multiples(
-        len(settings), panel=(4.0, 0.75 + 0.2 * most), margin=(1.2, 0.7), least_width=8.5
-    )
-    for axes, (setting, its_rows) in zip(panels, settings.items(), strict=True):
-        # The first row is the fastest, and y grows upwards.
-        upwards = its_rows[::-1]
-        for y, row in enumerate(upwards):
-            _draw_row(axes, y, row)
-        names = [as_text(row["scheme"]) for row in upwards]
-        axes.set_yticks(range(len(names)), names, fontsize=7)
-        axes.set(
-            title=as_text(setting),
-            xscale="log",
-            xlabel="epochs to target",
-            ylim=(-0.6, len(names) - 0.4),
-        )
-        _ticks_by_span(axes)
-        axes.grid(axis="x", color="0.9", linewidth=0.7)
-    counts = sorted({row["seeds"] for row in rows})
-    n = " or ".join(map(str, counts))
-    text = (
-        f"{as_text(title)}\nrestricted mean up to the budget, 95 % interval, n = {n} seeds, each "
-        "scheme at its own best rate; right: how many converged\nopen: some did not converge, so "
-        "the mean is a lower bound"
-    )
-    heading(figure, text, size=8)
-    return figure
-
-
-def _draw_row(axes: "Axes", y: int, row: SettingRow) -> None:
-    """A scheme's mean and interval at height y, and at the right how many trials converged."""
-    if row["epochs_low"] is not None and row["epochs_high"] is not None:
-        interval = [row["epochs_low"], row["epochs_high"]]
-        axes.plot(interval, [y, y], color="0.5", linewidth=1.4, zorder=1)
-    face = "black" if row["converged"] == row["seeds"] else "white"
-    axes.plot(row["epochs"], y, "o", color="black", mfc=face, ms=4.5, zorder=2)
-    axes.annotate(
-        f"{row['converged']}/{row['seeds']}",
-        (1.01, y),
-        xycoords=("axes fraction", "data"),
-        fontsize=6.5,
-        va="center",
-        color="0.25",
-    )
-
-
-def _ticks_by_span(axes: "Axes") -> None:
-    """Ticks of a logarithmic x axis, the finer the less it spans."""
-    low, high = axes.get_xlim()
-    for most, steps in TICKS:
-        if high / low <= most:
-            _log_ticks(axes, low, high, steps)
-            return
-
-
-def _log_ticks(axes: "Axes", low: float, high: float, steps: Sequence[float]) -> None:
-    """Ticks of a logarithmic x axis from `low` to `high`, at the given steps of every decade."""
-    ticks = []
-    for power in range(-3, 6):
-        for step in steps:
-            tick = step * 10.0**power
-            if low <= tick <= high:
-                ticks.append(tick)
-    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    axes.minorticks_off()
 
 
 def _by_speed(records: xr.Dataset) -> list[str]:
@@ -299,37 +330,48 @@ def _by_speed(records: xr.Dataset) -> list[str]:
 
 
 def _panels(
-    records: xr.Dataset, draw: Draw, ylabel: str, xlabel: str
+    records: xr.Dataset, draw: Draw, detail: Draw, ylabel: str, xlabel: str, **extra: Look
 ) -> tuple["Figure", list["Axes"]]:
     """One panel a scheme on shared axes, the fastest first.
 
-    `draw(axes, scheme, line)` is called for the others, the baseline, and the panel's own scheme,
-    which lies above all.
+    `draw(axes, scheme, line)` draws the curves of the others, of the baseline, and of the panel's
+    own scheme, which lies above all; `detail(axes, scheme, look)` what only its own panel
+    has; `extra` are more lines for the legend.
     """
+    from matplotlib.lines import Line2D
+
     schemes = _by_speed(records)
+    look_of = looks(schemes_of(records))
     best = table.best_points(records)
     baseline = records.attrs["baseline"]
     figure, panels = small_multiples(
-        len(schemes), panel=(2.6, 1.8), margin=(0.6, 1.2), least_width=5.6, shared=True
+        len(schemes), panel=(2.6, 1.8), margin=(0.6, 1.2), least_width=6.4, shared=True
     )
     for axes, scheme in zip(panels, schemes, strict=True):
         for other in schemes:
             if other not in (scheme, baseline):
                 draw(axes, other, OTHERS)
         if baseline in schemes and scheme != baseline:
-            draw(axes, baseline, BASELINE)
-        draw(axes, scheme, OWN)
+            draw(axes, baseline, look_of[baseline] | BASELINE)
+        draw(axes, scheme, look_of[scheme] | OWN)
+        detail(axes, scheme, look_of[scheme])
         title = scheme
         if scheme in best:
             rate, also = best[scheme]
             title += f", rate {rate:g}"
             if also is not None:
                 title += f", {records.attrs['also']} {also:g}"
-        axes.set_title(as_text(title), fontsize=9, loc="left")
+        name_panel(axes, title, look_of[scheme])
     for axes in _lowest(panels):
         axes.set_xlabel(xlabel)
         axes.tick_params(labelbottom=True)  # also above a panel that is hidden
     figure.supylabel(ylabel, fontsize=9)
+    shown: dict[str, Look] = {"the panel's scheme": {"color": "black"} | OWN}
+    if baseline in look_of:
+        shown[f"baseline, {baseline}"] = look_of[baseline] | BASELINE
+    shown |= {"the other schemes": OTHERS} | extra
+    lines = {name: Line2D([], [], **line) for name, line in shown.items()}
+    legend(figure, lines)
     return figure, panels
 
 
@@ -342,46 +384,14 @@ def _lowest(panels: Sequence["Axes"]) -> Sequence["Axes"]:
 def _epoch_axis(axes: "Axes", records: xr.Dataset) -> None:
     """Epochs on a log scale, from the first evaluation to the budget."""
     first = 1 / records.attrs["evaluations_per_epoch"]
-    last = records.attrs["budget"]
-    axes.set(xscale="log", xlim=(first * 0.9, last * 1.05))
-    _log_ticks(axes, first, last, COARSE)
+    axes.set(xscale="log", xlim=(first * 0.9, records.attrs["budget"] * 1.1))
+    log_ticks(axes)
 
 
-def _headline(
-    figure: "Figure", records: xr.Dataset, title: str, note: str, has_target: bool = False
-) -> None:
-    """What the figure shows, in which setting, and how to read it; then the layout, once for all
-    formats."""
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-    from matplotlib.lines import Line2D
-
+def _headline(figure: "Figure", records: xr.Dataset, title: str, note: str) -> None:
+    """What the figure shows, in which setting, and how to read it."""
     about = records.attrs
     sign = "≥" if about["higher_is_better"] else "≤"
     setting = f"{about['model']}, {about['hidden']} units, {about['task']}, {about['optimizer']}"
     target = f"target: {about['metric_name']} {sign} {about['target']:.4g}"
-    text = as_text(f"{setting}; {target}\n{note}")
-    inch = 1 / figure.get_figheight()  # in fractions of the figure, as all below
-    figure.text(0.02, 1 - 0.08 * inch, title, fontsize=11, va="top")
-    figure.text(0.02, 1 - 0.33 * inch, text, fontsize=8, va="top", color="0.25")
-    lines = {
-        "this scheme": OWN,
-        f"baseline, {about['baseline']}": BASELINE,
-        "the other schemes": OTHERS,
-    }
-    if has_target:
-        lines["target"] = TARGET
-    figure.legend(
-        [Line2D([], [], **line) for line in lines.values()],
-        [as_text(label) for label in lines],
-        loc="lower left",
-        ncols=len(lines),
-        frameon=False,
-        fontsize=8,
-        bbox_to_anchor=(0.01, 0),
-    )
-    layout = figure.get_layout_engine()
-    assert isinstance(layout, ConstrainedLayoutEngine)
-    height = 1 - (LEGEND_HEIGHT + HEADLINE_HEIGHT) * inch
-    layout.set(rect=(0, LEGEND_HEIGHT * inch, 1, height))
-    layout.execute(figure)
-    figure.set_layout_engine("none")
+    heading(figure, as_text(f"{title}\n{setting}; {target}\n{note}"))

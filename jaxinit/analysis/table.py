@@ -190,18 +190,22 @@ def make_table(records: xr.Dataset, baseline: str, pairs: Iterable[Pair]) -> lis
 
     `pairs` are those of `make_pairs`, for the letters.
     """
-    samples = _all_samples(records)
+    rows = rows_without_tests(records, baseline)
     horizon = records.attrs["budget"]
-    times = {scheme: best(its, horizon) for scheme, its in samples.items()}
+    times = {scheme: best(its, horizon) for scheme, its in _all_samples(records).items()}
     p_values = _adjusted_p_values(times, baseline, horizon)
     of_pairs = {(pair["scheme"], pair["other"]): pair["p_holm"] for pair in pairs}
     letters = _letters(times, of_pairs, horizon)
-    rows = []
-    for scheme in samples:
-        row = _row(records, baseline, scheme, samples)
-        row["p_holm"] = p_values.get(scheme)
-        row["letters"] = letters[scheme]
-        rows.append(row)
+    for row in rows:
+        row["p_holm"] = p_values.get(row["scheme"])
+        row["letters"] = letters[row["scheme"]]
+    return rows
+
+
+def rows_without_tests(records: xr.Dataset, baseline: str) -> list[Row]:
+    """The rows of `make_table`, without what permutations of seeds tell: p-values and letters."""
+    samples = _all_samples(records)
+    rows = [_row(records, baseline, scheme, samples) for scheme in samples]
     return sorted(rows, key=speed)
 
 

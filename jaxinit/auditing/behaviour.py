@@ -15,7 +15,7 @@ import numpy as np
 from flax import nnx
 
 from jaxinit import introspect
-from jaxinit.analysis.health import REMEDIES, judge
+from jaxinit.analysis.health import judge, remedies
 from jaxinit.auditing.findings import Finding
 from jaxinit.introspect.parameters import variables_of
 from jaxinit.signals.probes import probe
@@ -246,5 +246,5 @@ def _of_signals(model: nnx.Module, x: Any, y: Any, cost: Loss) -> Iterator[Findi
                 verdict.where,
                 str(verdict),
                 "the size of the kernels does not fit their activations",
-                REMEDIES[verdict.kind],
+                remedies(verdict.kind),
             )

@@ -224,6 +224,7 @@ def _about(study: Study, resolved: Resolved, examples: int) -> dict[str, Any]:
     default = getattr(OPTIONS.get(study.model), "activation", "tanh")
     if any(leaf.gate for leaf in resolved.model.leaves):
         default = "its gates"
+    gates = [leaf.gate for leaf in resolved.model.leaves if leaf.role == "recurrent"]
     return {
         "model": study.model,
         "hidden": study.hidden,
@@ -231,6 +232,7 @@ def _about(study: Study, resolved: Resolved, examples: int) -> dict[str, Any]:
         "activation": study.activation or default,
         "task": resolved.task.name,
         "examples": examples,
+        "gates": " ".join(gates[0]) if gates else "",
     }
 
 

@@ -1,19 +1,25 @@
 """Panels, labels and files of figures."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from jaxinit.analysis.figure import (
-    grey,
+    COLORS,
+    LAST_SHADE,
     grid,
     heading,
     label_edges,
     legend,
     lines,
+    log_ticks,
+    looks,
+    name_panel,
     save,
     saved_figure,
+    shade,
     small_multiples,
     style,
     tick_at,
@@ -76,16 +82,113 @@ def test_a_legend_has_every_name_as_it_is() -> None:
     with style():
         figure, panels = grid(1, 1, panel=(3.0, 2.0))
         lines = {name: panels[0, 0].plot([0, 1])[0] for name in ("_hidden", "$x$")}
-        legend(panels[0, 0], lines)
-        shown = panels[0, 0].get_legend().get_texts()
+        legend(figure, lines)
+        shown = figure.legends[0].get_texts()
     assert [text.get_text() for text in shown] == ["_hidden", r"\$x\$"]
     plt.close(figure)
 
 
-def test_lines_go_from_black_to_light_grey() -> None:
-    assert [grey(k, 3) for k in range(3)] == ["0.0", "0.375", "0.75"]
-    assert grey(0, 1) == "0.0"
-    assert grey(1, 2, lightest=0.6) == "0.6"
+# From linear RGB, how the color-blind see it: Machado, Oliveira & Fernandes (2009), severity 1.
+SEEN_BY = {
+    "everyone": np.eye(3),
+    "protanopes": [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ],
+    "deuteranopes": [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.011820, 0.042940, 0.968881],
+    ],
+}
+# And to Oklab, in which distances are those that are seen: Ottosson (2020).
+TO_CONES = [
+    [0.4122214708, 0.5363325363, 0.0514459929],
+    [0.2119034982, 0.6806995451, 0.1073969566],
+    [0.0883024619, 0.2817188376, 0.6299787005],
+]
+TO_OKLAB = [
+    [0.2104542553, 0.7936177850, -0.0040720468],
+    [1.9779984951, -2.4285922050, 0.4505937099],
+    [0.0259040371, 0.7827717662, -0.8086757660],
+]
+
+
+@pytest.mark.parametrize("eyes", SEEN_BY)
+def test_nine_colors_are_apart_for_all_eyes_and_seen_on_white(eyes: str) -> None:
+    from matplotlib.colors import to_rgb
+
+    rgb = np.array([to_rgb(color) for color in COLORS])
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    seen = np.clip(linear @ np.transpose(SEEN_BY[eyes]), 0, 1)
+    oklab = np.cbrt(seen @ np.transpose(TO_CONES)) @ np.transpose(TO_OKLAB)
+    distances = np.linalg.norm(oklab[:, None] - oklab, axis=-1)[np.triu_indices(len(COLORS), 1)]
+    assert len(COLORS) == 9
+    assert distances.min() > 0.07  # the eight of Okabe & Ito: 0.076
+    assert oklab[:, 0].max() < 0.8
+
+
+def test_a_name_keeps_its_look_and_ninety_names_differ() -> None:
+    names = [f"scheme {k}" for k in range(90)]
+    many = looks(names)
+    assert len({tuple(look.values()) for look in many.values()}) == 90
+    first_nine = list(many.values())[:9]
+    assert all(len({look[part] for look in first_nine}) == 9 for part in ("color", "marker"))
+    assert looks(names[:2]) == {name: many[name] for name in names[:2]}
+    assert looks(["a", "b", "a"]) == looks(["a", "b"])
+
+
+def test_layers_go_from_dark_to_light_in_grey_too() -> None:
+    from matplotlib.colors import to_rgb
+
+    greys = [np.dot(to_rgb(shade(k, 6)), (0.299, 0.587, 0.114)) for k in range(6)]
+    assert np.all(np.diff(greys) > 0.05)
+    assert greys[-1] < LAST_SHADE
+    assert shade(0, 1) == shade(0, 6)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "ticks"),
+    [
+        (2.1, 2.9, ["2.2", "2.5", "2.8"]),
+        (1.9, 21.0, ["2", "5", "10", "20"]),
+        (1e-4, 10.0, ["0.0001", "0.001", "0.01", "0.1", "1", "10"]),
+    ],
+)
+def test_ticks_of_a_logarithmic_axis_do_not_collide(
+    low: float, high: float, ticks: list[str]
+) -> None:
+    import matplotlib.pyplot as plt
+
+    with style():
+        figure, panels = grid(1, 1, panel=(3.2, 1.5))
+        axes = panels[0, 0]
+        axes.set(xscale="log", xlim=(low, high))
+        log_ticks(axes)
+        figure.draw_without_rendering()
+    labels = axes.get_xticklabels()
+    shown = [label.get_text() for label in labels]
+    assert set(ticks) <= set(shown)
+    assert not axes.get_xticks(minor=True).size
+    boxes = [label.get_window_extent() for label in labels]
+    assert all(left.x1 < right.x0 for left, right in pairwise(boxes))
+    plt.close(figure)
+
+
+def test_a_heading_is_broken_where_the_figure_ends() -> None:
+    import matplotlib.pyplot as plt
+
+    with style():
+        figure, panels = grid(1, 1, panel=(4.0, 2.0))
+        heading(figure, "title\n" + "a word or two " * 20)
+        name_panel(panels[0, 0], "$a$", looks(["a"])["a"])
+        figure.draw_without_rendering()
+        title = figure.texts[0].get_window_extent()
+    assert figure.get_suptitle().startswith("title\na word")
+    assert title.x1 < figure.bbox.x1
+    assert panels[0, 0].get_title(loc="left") == r"\$a\$"
+    plt.close(figure)
 
 
 def test_a_saved_figure_has_its_panels_its_title_and_a_line_for_each_curve(tmp_path: Path) -> None:

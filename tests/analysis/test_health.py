@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import cache
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ import xarray as xr
 from flax import nnx
 
 from jaxinit import spec
-from jaxinit.analysis.health import REMEDIES, judge
+from jaxinit.analysis.health import Kind, judge, remedies
 from jaxinit.initializers import constant, orthogonal
 from jaxinit.introspect import declare, functional
 from jaxinit.models import MODELS
@@ -62,7 +63,7 @@ def test_a_linear_net_changes_by_its_gain(gain: float, kind: str) -> None:
     worst = judge(dataset)[0]
     assert worst.kind == kind
     assert "decades per layer" in str(worst)
-    assert REMEDIES[worst.kind]
+    assert remedies(worst.kind)
 
 
 @pytest.mark.parametrize(
@@ -156,3 +157,22 @@ def test_a_gate_that_is_idle_at_the_first_step_does_not_vanish() -> None:
     signals = probes.probe(declare(last, n_layers=1, width=16), (x, y), cross_entropy)
     changes = {v.where: v.change for v in judge(signals) if v.along == "step"}
     assert max(changes.values()) - min(changes.values()) < 0.3, changes
+
+
+@pytest.mark.parametrize(
+    ("scheme", "left_out"),
+    [
+        ("orthogonal", "orthogonal"),
+        ("saxe_orthogonal", "orthogonal"),
+        ("glorot_uniform+lsuv", "lsuv"),
+        ("he_normal", "he_normal"),
+        ("irnn", "identity"),
+        ("chrono(longest=100)", "chrono"),
+    ],
+)
+def test_no_scheme_is_advised_to_become_what_it_is(scheme: str, left_out: str) -> None:
+    assert left_out in remedies("vanishing")
+    assert left_out not in remedies("vanishing", scheme)
+    for kind in get_args(Kind):
+        assert remedies(kind, scheme)
+        assert left_out not in remedies(kind, scheme)

@@ -10,13 +10,24 @@ import pytest
 import xarray as xr
 from ended_trials import Ended
 from ended_trials import records as records_of
+from matplotlib.axes import Axes
+from matplotlib.collections import FillBetweenPolyCollection as FillBetween
 
 from jaxinit.analysis import study_figures, survival, table
-from jaxinit.analysis.figure import as_text
+from jaxinit.analysis.figure import MARKS, as_text, looks
 from jaxinit.analysis.outcome import Outcome
+from jaxinit.analysis.study_figures import OWN
 
 SCHEMES = ("orthogonal", "small_normal", "uniform01", "identity")
-ROW = {"converged": 2, "seeds": 2, "epochs": 3.0, "epochs_low": 2.0, "epochs_high": 4.0}
+ROW = {
+    "baseline": "small_normal",
+    "converged": 2,
+    "diverged": 0,
+    "seeds": 2,
+    "epochs": 3.0,
+    "epochs_low": 2.0,
+    "epochs_high": 4.0,
+}
 
 
 def outcome_of(scheme: str, rate: float) -> Outcome:
@@ -51,10 +62,11 @@ def records(higher_is_better: int = 1, report: bool = True, search: str = "grid"
     )
 
 
-def test_three_figures_in_two_formats(tmp_path: Path) -> None:
+def test_four_figures_in_two_formats(tmp_path: Path) -> None:
     before = matplotlib.get_backend()
     paths = study_figures.draw_all(records(), tmp_path / "figures")
-    assert [path.stem for path in paths] == ["epochs_by_rate", "share_converged", "learning_curves"]
+    names = ["answer", "epochs_by_rate", "share_converged", "learning_curves"]
+    assert [path.stem for path in paths] == names
     assert {path.suffix for path in (tmp_path / "figures").iterdir()} == {".png", ".svg"}
     assert all(path.stat().st_size > 10_000 for path in paths)
     assert matplotlib.get_backend() == before
@@ -78,7 +90,8 @@ def test_a_ladder_shows_every_trial_and_the_rates_that_are_reported() -> None:
     marks = {line.get_marker(): line for line in panel.lines if line.get_marker() != "None"}
     np.testing.assert_array_equal(marks[6].get_xdata(), [0.03])
     np.testing.assert_array_equal(marks[6].get_ydata(), [2.0])
-    assert len(marks["o"].get_xdata()) == 10
+    trials = [line for line in panel.lines if line.get_linestyle() == "None"]
+    assert sum(len(line.get_xdata()) for line in trials if line.get_marker() == "o") == 10
     reported = {line.get_xdata()[0] for line in panel.lines if len(set(line.get_xdata())) == 1}
     assert reported >= {0.1, 0.3}
     plt.close(drawn)
@@ -101,14 +114,16 @@ def test_one_panel_a_scheme_the_fastest_first_with_labels(figure) -> None:
     assert drawn.axes[3].get_xlabel()
     assert drawn.get_supylabel()
     assert [text.get_text() for text in drawn.legends[0].get_texts()][:2] == [
-        "this scheme",
+        "the panel's scheme",
         "baseline, small_normal",
     ]
     plt.close(drawn)
 
 
-def test_names_are_drawn_as_they_are(tmp_path: Path) -> None:
+def test_names_are_drawn_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import matplotlib.pyplot as plt
+
+    monkeypatch.setattr("jaxinit.analysis.figure.FORMATS", ("png",))
 
     names = ["$\\frac{1}$", "_a", "a $b$ c", r"\$d\$"]
     data = records()
@@ -116,7 +131,7 @@ def test_names_are_drawn_as_they_are(tmp_path: Path) -> None:
     of_trials = np.array([called[scheme] for scheme in data.scheme.values], object)
     data = data.assign_coords(scheme=("trial", of_trials))
     data = data.assign_attrs(baseline=names[0], task="$t$ $u")
-    assert len(study_figures.draw_all(data, tmp_path)) == 3
+    assert len(study_figures.draw_all(data, tmp_path)) == 4
     drawn = study_figures.share_converged(data)
     shown = {
         axes.title.get_text() or axes.get_title(loc="left")
@@ -139,8 +154,93 @@ def test_the_survival_panel_shows_the_kaplan_meier_estimate() -> None:
     data = records()
     drawn = study_figures.share_converged(data)
     panel = next(axes for axes in drawn.axes if axes.get_title(loc="left").startswith("orthogonal"))
-    own = next(line for line in panel.lines if line.get_color() == "black")
+    color = looks(SCHEMES)["orthogonal"]["color"]
+    own = next(line for line in panel.lines if line.get_color() == color)
     time, share, _, _ = survival.kaplan_meier(table.times_reported(data, "orthogonal"))
     np.testing.assert_allclose(own.get_xdata()[:-1], time)
     np.testing.assert_allclose(own.get_ydata()[:-1], share)
     plt.close(drawn)
+
+
+def test_the_answer_shows_intervals_and_what_did_not_converge() -> None:
+    import matplotlib.pyplot as plt
+
+    data = records()
+    rows = table.rows_without_tests(data, "small_normal")
+    figure = study_figures.answer(data)
+    (axes,) = figure.axes
+    assert axes.get_xscale() == "log"
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    assert labels[::-1] == [row["scheme"] for row in rows]
+    dots = [line for line in axes.lines if line.get_marker() in MARKS]
+    assert [line.get_xdata()[0] for line in dots][::-1] == [row["epochs"] for row in rows]
+    hollow = [label for label, dot in zip(labels, dots, strict=True) if dot.get_mfc() == "white"]
+    assert hollow == ["uniform01"]
+    arrows = [text.xy for text in axes.texts if getattr(text, "arrow_patch", None)]
+    assert arrows == [(4.0 * study_figures.BEYOND, labels.index("uniform01"))]
+    shares = [text.get_text() for text in axes.texts]
+    assert shares.count("3/3") == 3
+    assert "0/3" in shares
+    baseline = next(row for row in rows if row["scheme"] == "small_normal")
+    ends = [list(line.get_xdata()) for line in axes.lines]
+    assert [baseline["epochs"], baseline["epochs"]] in ends
+    assert [baseline["epochs_low"], baseline["epochs_high"]] in ends
+    low, high = axes.get_xlim()
+    assert all(low < end < high for line in ends for end in line)
+    plt.close(figure)
+
+
+def test_the_diverged_are_told_from_the_censored() -> None:
+    import matplotlib.pyplot as plt
+
+    lost = ROW | {"setting": "a", "scheme": "s", "converged": 0, "diverged": 1}
+    figure = study_figures.forest([lost], "title")  # pyright: ignore[reportArgumentType]
+    assert "0/2, 1 diverged" in [text.get_text() for text in figure.axes[0].texts]
+    plt.close(figure)
+
+
+def test_a_scheme_has_one_color_and_mark_in_every_figure() -> None:
+    import matplotlib.pyplot as plt
+
+    data = records()
+    expected = looks(SCHEMES)
+    (axes,) = (answer := study_figures.answer(data)).axes
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    dots = [line for line in axes.lines if line.get_marker() in MARKS]
+    for label, dot in zip(labels, dots, strict=True):
+        assert look_of(dot) == expected[label]
+    plt.close(answer)
+    for draw in (
+        study_figures.share_converged,
+        study_figures.epochs_by_rate,
+        study_figures.learning_curves,
+    ):
+        figure = draw(data)
+        for panel in filter(Axes.get_visible, figure.axes):
+            scheme = panel.get_title(loc="left").split(",")[0]
+            # Others are grey, and the baseline is dashed.
+            own = [line for line in panel.lines if line.get_linewidth() == OWN["linewidth"]]
+            assert [look_of(line) for line in own[:1]] == [expected[scheme]]
+            dashed = [look_of(line) for line in panel.lines if line.get_linestyle() == "--"]
+            assert dashed == [expected["small_normal"]] * (scheme != "small_normal")
+        plt.close(figure)
+    rows = [{"setting": "a", "scheme": name} | ROW for name in reversed(SCHEMES)]
+    figure = study_figures.forest(rows, "title", SCHEMES)  # pyright: ignore[reportArgumentType]
+    dots = [line for line in figure.axes[0].lines if line.get_marker() in MARKS]
+    assert [look_of(dot) for dot in dots] == [expected[name] for name in SCHEMES]
+    plt.close(figure)
+
+
+def look_of(line) -> dict[str, str]:
+    return {"color": line.get_color(), "marker": line.get_marker()}
+
+
+def test_bands_hide_no_curve() -> None:
+    import matplotlib.pyplot as plt
+
+    figure = study_figures.share_converged(records())
+    for panel in filter(Axes.get_visible, figure.axes):
+        (slab,) = [shape for shape in panel.collections if isinstance(shape, FillBetween)]
+        assert slab.get_alpha() <= 0.2
+        assert slab.get_zorder() < min(line.get_zorder() for line in panel.lines)
+    plt.close(figure)

@@ -68,7 +68,7 @@ def test_figures_and_notes_are_of_the_best_value(result: Result, tmp_path: Path)
     best = table.at_best_value(result.records)
     for scheme, (_, also) in table.best_points(result.records).items():
         assert set(select(best, scheme).also.values) == {also}
-    assert len(draw_all(result.records, tmp_path)) == 3
+    assert len(draw_all(result.records, tmp_path)) == 4
     assert any(
         note.startswith("momentum was searched beside the rate, each scheme at each of 0.5, 0.9")
         and "best at an end of these" in note

@@ -115,7 +115,8 @@ def test_a_network_through_time(tmp_path: Path) -> None:
     with xr.open_dataset(tmp_path / "s" / "through_time.nc", engine="h5netcdf") as kept:
         xr.testing.assert_allclose(kept.load(), courses)
     figure = signal_figures.lens(courses)
-    assert "orthogonal 2" in figure.get_suptitle()
+    named = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert "orthogonal: 2" in named
     with pytest.raises(BadStudy, match="no time loop"):
         through_time(STUDY)
 
