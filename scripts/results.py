@@ -181,7 +181,9 @@ def pages() -> dict[Path, str]:
     answer = f"{main_table(main_job)}\n\n{main_words(main_job, replications)}"
     front = between(readme.read_text(), *TABLE, answer)
     front = between(front, *COVERED, coverage_words(coverage))
+    tutorial = ROOT / "docs" / "tutorial.md"
     texts = {
+        tutorial: between(tutorial.read_text(), *TABLE, main_table(main_job)),
         ROOT / "docs" / "results.md": results_page(kept),
         ROOT / "docs" / "coverage.md": coverage_page(coverage),
         readme: between(front, *LIST, list_of_experiments(kept)),
