@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
-from pages import PAGES, README, ROOT, all_commands, commands, of_kind, python, tiny, with_fewer
+from shown import PAGES, README, ROOT, all_commands, commands, of_kind, python, tiny, with_fewer
 
 import jaxinit
 from jaxinit import cli

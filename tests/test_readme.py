@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from pages import FULL, README, python, with_fewer
+from shown import FULL, README, python, with_fewer
 
 
 @pytest.mark.parametrize("fewer", [True, pytest.param(False, marks=pytest.mark.slow)])
