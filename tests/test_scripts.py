@@ -61,7 +61,7 @@ def tools(folder: Path, *names: str, **scripts: str) -> str:
 BASICS = ("bash", "cat", "cksum", "df", "awk", "head", "tail", "dirname", "sort", "cut", "tr")
 
 
-@pytest.mark.parametrize("script", ["quickstart", "test", "check"])
+@pytest.mark.parametrize("script", ["quickstart", "test", "check", "docs"])
 def test_no_suitable_python(clone: Path, script: str) -> None:
     path = tools(clone / "bin", *BASICS, python3="exit 1")
     done = run(clone, script, PATH=path, HOME=str(clone), PYENV_ROOT=str(clone))
