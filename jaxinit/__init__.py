@@ -11,9 +11,10 @@ if TYPE_CHECKING:
     from jaxinit import initializers as initializers
     from jaxinit import introspect as introspect
     from jaxinit import theory as theory
+    from jaxinit.analysis.answer import Answer as Answer
+    from jaxinit.analysis.answer import load as load
     from jaxinit.analysis.health import judge as judge
     from jaxinit.analysis.store import Result as Result
-    from jaxinit.analysis.store import load as load
     from jaxinit.auditing import assert_well_initialized as assert_well_initialized
     from jaxinit.auditing import audit as audit
     from jaxinit.auditing.fresh import plan as plan
@@ -95,7 +96,8 @@ _HOME = {
     "engine.coordcheck": ("coordinate_check",),
     "engine.sweep": ("one_device_per_core",),
     "analysis.health": ("judge",),
-    "analysis.store": ("Result", "load"),
+    "analysis.answer": ("Answer", "load"),
+    "analysis.store": ("Result",),
     "auditing": ("audit", "assert_well_initialized"),
     "auditing.fresh": ("plan", "reinitialize"),
     "finetune": (

@@ -1,5 +1,6 @@
 """The command line: `run`, `resume`, `extend`, `rerun`, `probe`, `coordcheck`, `audit`,
-`reproduce`, `list`, `plot`, `compare`, `doctor`. It parses before JAX is imported."""
+`reproduce`, `claims`, `list`, `plot`, `report`, `open`, `compare`, `export`, `doctor`. It parses
+before JAX is imported."""
 
 import ast
 import inspect
@@ -8,6 +9,7 @@ import math
 import os
 import re
 import runpy
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, suppress
@@ -15,13 +17,14 @@ from dataclasses import dataclass, fields, make_dataclass, replace
 from functools import partial, wraps
 from importlib.metadata import version
 from itertools import pairwise
+from json import loads
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from jaxinit.analysis.folder import quoted
+from jaxinit.analysis.folder import Folder, quoted
 from jaxinit.console import (
     CLOSED,
     DEBUG,
@@ -482,6 +485,7 @@ def look(study: Study, examples: int, only: str, out: Path | None, sharded: bool
         with style():
             figures.append(save(lens(courses), folder / "figures", "lens"))
     print(f"signals: {folder}; figures: {' '.join(map(str, figures))}")
+    print(f"report: {_write_report(folder)}; see it with: jaxinit open {quoted(folder)}")
     return 0
 
 
@@ -559,6 +563,7 @@ def audit(
     loss: str | None = None,
     weights: Path | None = None,
     json: bool = False,
+    report: Path | None = None,
 ) -> int:
     """Is a model initialized the way you think it is? The law of every parameter, and what is
     wrong.
@@ -574,8 +579,9 @@ def audit(
         loss: cross_entropy or squared_error. Default: by y.
         weights: What was loaded into it, *.safetensors: which parameters hold other values?
         json: All of it as JSON.
+        report: A page of it too, FILE.html.
     """
-    return exit_code(lambda: look_at_values(model, batch, scheme, loss, weights, json))
+    return exit_code(lambda: look_at_values(model, batch, scheme, loss, weights, json, report))
 
 
 def look_at_values(
@@ -585,6 +591,7 @@ def look_at_values(
     loss: str | None,
     weights: Path | None,
     as_json: bool,
+    page: Path | None = None,
 ) -> int:
     """Audit what a name stands for and print it; 1 on a serious finding."""
     from jaxinit import auditing
@@ -594,10 +601,16 @@ def look_at_values(
     model = auditing.adapted(built(place, examples), examples)
     report = auditing.audit(model, scheme, examples, loss=loss, weights=weights)
     report = report.with_findings(drawn_twice(place, model, examples))
+    if page is not None:
+        from jaxinit.analysis.page import write
+
+        write(report.page(), page)
     if as_json:
         print(report.to_json())
     else:
         report.print()
+        if page is not None:
+            print(f"report: {page}")
     return 1 if report.serious else 0
 
 
@@ -633,12 +646,91 @@ def reproduce(
     return exit_code(checked)
 
 
+def claims(
+    only: tuple[str, ...] = (),
+    size: Literal["smoke", "quick", "paper"] = "quick",
+    out: Path = Path("results/claims"),
+) -> int:
+    """Measure every statement that this project judges, experiment by experiment, and make a page
+    of them: statement, published number, ours with its interval, verdict, command.
+
+    The same command goes on where it was stopped; what has been measured is read. All of them at
+    size quick take some two hours on two cores. An experiment that fails costs no other.
+
+    Args:
+        only: Claims by their ids, such as A10 or D3, and the experiments that have them.
+        size: As of reproduce.
+        out: Folder of the page, and of a folder for each experiment.
+    """
+    from jaxinit.analysis.claims_page import chosen, claims_page, is_named
+    from jaxinit.analysis.page import REPORT, write
+    from jaxinit.analysis.report import print_claims
+    from jaxinit.analysis.store import SUMMARY
+
+    def measured() -> int:
+        named = {n: path for n, path in experiments().items() if is_named(path.read_text(), only)}
+        if not named:
+            raise BadStudy(f"no experiment has a claim {' or '.join(only)}; leave --only out")
+        summaries, missing, code = {}, [], 0
+        for k, name in enumerate(named):
+            folder = Folder(out / f"{name}-{size}")
+            if not folder.holds(SUMMARY):
+                print(f"{k + 1}/{len(named)} {name}", flush=True)
+                words = ["reproduce", name, "--size", size, "--out", str(folder.path)]
+                # A process each: JAX starts once in one, and what fails costs no other.
+                code = subprocess.run([sys.executable, "-m", "jaxinit", *words]).returncode
+            try:
+                summaries[name] = loads(folder.read(SUMMARY))
+            except BadStudy as error:
+                missing.append(f"{name}: {error}")
+            if code == INTERRUPTED:
+                break
+        print_claims(c for its in summaries.values() for c in chosen(its["claims"], only))
+        page = write(claims_page(summaries, only, missing), out / REPORT)
+        for line in missing:
+            print(line, file=sys.stderr)
+        print(f"page: {page}")
+        return code if code == INTERRUPTED else FAILED if missing else 0
+
+    return exit_code(measured)
+
+
 def experiments() -> dict[str, Path]:
     """The experiments by name: a wheel carries them inside the package, a checkout beside it."""
     package = Path(__file__).parent
     inside = package / "experiments"
     folder = inside if inside.is_dir() else package.parent / "experiments"
     return {path.stem: path for path in sorted(folder.glob("*.py"))}
+
+
+def export(
+    folder: tyro.conf.Positional[Path],
+    /,
+    to: Literal["csv", "tensorboard", "wandb"] = "csv",
+    all_trials: bool = False,
+    out: Path | None = None,
+) -> int:
+    """Write the records of a study for other tools: every evaluation of every trial that reports.
+
+    Args:
+        folder: The folder of the study.
+        to: A table, or runs of TensorBoard (pip install tensorboardX) or Weights & Biases (pip
+            install wandb; WANDB_MODE=offline without an account).
+        all_trials: Those too that chose the rate.
+        out: The file, or the folder of runs. Default: records.csv, tensorboard or wandb in the
+            folder of the study.
+    """
+
+    def written() -> int:
+        from jaxinit.analysis.export import export as write
+        from jaxinit.analysis.store import load
+
+        place = out or folder / ("records.csv" if to == "csv" else to)
+        count = write(load(folder), to, place, all_trials=all_trials)
+        print(f"{count} trials: {place}")
+        return 0
+
+    return exit_code(written)
 
 
 def doctor() -> int:
@@ -689,7 +781,56 @@ def plot(folder: tyro.conf.Positional[Path], /) -> int:
     return exit_code(look)
 
 
-def compare(first: tyro.conf.Positional[Path], second: tyro.conf.Positional[Path], /) -> int:
+def report(folder: tyro.conf.Positional[Path], /) -> int:
+    """Write report.html into the folder of a study, an experiment or a probe, also of one that is
+    unfinished or damaged: one page that needs nothing else.
+
+    Args:
+        folder: The folder of the study, the experiment or the probe.
+    """
+
+    def written() -> int:
+        print(f"report: {_write_report(folder)}")
+        return 0
+
+    return exit_code(written)
+
+
+def open_report(folder: tyro.conf.Positional[Path], /) -> int:
+    """Show the report of a study, an experiment or a probe in the browser; it is written first
+    where it is missing, or older than what it is about.
+
+    Args:
+        folder: The folder of the study, the experiment or the probe.
+    """
+    import webbrowser
+
+    from jaxinit.analysis.page import REPORT
+    from jaxinit.analysis.pages import is_current
+
+    def shown() -> int:
+        page = folder / REPORT if is_current(folder) else _write_report(folder)
+        opened = webbrowser.open(page.resolve().as_uri())
+        print(f"report: {page}" if opened else f"no browser was found; the report: {page}")
+        return 0
+
+    return exit_code(shown)
+
+
+def _write_report(folder: Path) -> Path:
+    """Write the page of what a folder holds."""
+    from jaxinit.analysis.page import REPORT, write
+    from jaxinit.analysis.pages import page_of
+
+    return write(page_of(folder), folder / REPORT)
+
+
+def compare(
+    first: tyro.conf.Positional[Path],
+    second: tyro.conf.Positional[Path],
+    /,
+    out: Path | None = None,
+) -> int:
     """Say whether two studies agree, such as a study and the same with another --first-seed.
 
     For every scheme that both report: the epochs of the first over those of the second, and the
@@ -698,12 +839,19 @@ def compare(first: tyro.conf.Positional[Path], second: tyro.conf.Positional[Path
     Args:
         first: The folder of a study.
         second: The folder of another.
+        out: A page of it too, FILE.html.
     """
     from jaxinit.analysis.report import print_agreements
     from jaxinit.analysis.store import load
 
     def look() -> int:
-        print_agreements(load(first), load(second))
+        both = load(first), load(second)
+        print_agreements(*both)
+        if out is not None:
+            from jaxinit.analysis.comparison_page import comparison_page
+            from jaxinit.analysis.page import write
+
+            print(f"report: {write(comparison_page(*both), out)}")
         return 0
 
     return exit_code(look)
@@ -782,6 +930,7 @@ def carry_out(
         )
     if asked == "json":
         _draw(result)
+        _report(result)
         _print_json(result)
         return result
     return show(result)
@@ -814,6 +963,7 @@ def _show(result: "Result") -> None:
 
     print_answer(result)
     print(f"answer and records: {result.folder}; {_draw(result)}")
+    print(_report(result))
 
 
 def _draw(result: "Result") -> str:
@@ -825,6 +975,17 @@ def _draw(result: "Result") -> str:
     except OSError as error:
         return f"no figures: {error.strerror or error}"
     return f"figures: {' '.join(map(str, paths)) or 'none yet'}"
+
+
+def _report(result: "Result") -> str:
+    """Write the page of an answer, where its folder can be written; says how to see it."""
+    from jaxinit.analysis.study_page import write_study
+
+    try:
+        path = write_study(result)
+    except OSError as error:
+        return f"no report: {error.strerror or error}"
+    return f"report: {path}; see it with: jaxinit open {quoted(result.folder)}"
 
 
 def _print_json(result: "Result") -> None:
@@ -849,9 +1010,13 @@ def parsed(words: Sequence[str]) -> Callable[[], int]:
         "coordcheck": coordcheck,
         "audit": audit,
         "reproduce": reproduce,
+        "claims": claims,
         "list": list_names,
         "plot": plot,
+        "report": report,
+        "open": open_report,
         "compare": compare,
+        "export": export,
         "doctor": doctor,
     }
     later: dict[str, Callable[..., Any]] = {

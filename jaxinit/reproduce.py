@@ -22,9 +22,11 @@ from scipy import stats
 
 from jaxinit.analysis import store
 from jaxinit.analysis.claims import Band, Claim, at_least, make_claim, no_verdicts, ratio_claim
+from jaxinit.analysis.experiment_page import experiment_page
 from jaxinit.analysis.figure import as_text, legend, lines, save, saved_figure, style
-from jaxinit.analysis.folder import Folder, to_json
+from jaxinit.analysis.folder import Folder, folder_name, quoted, to_json
 from jaxinit.analysis.interval import compare
+from jaxinit.analysis.page import REPORT, write
 from jaxinit.analysis.records import by_rate_and_seed, select
 from jaxinit.analysis.report import print_claims, print_rows
 from jaxinit.analysis.store import Result
@@ -200,7 +202,7 @@ def run_all(
     failed: dict[str, Exception] = {}
     for k, (name, study) in enumerate(studies.items()):
         progress.note(f"{k + 1}/{len(studies)} {name}")
-        folder = out / _folder_name(name)
+        folder = out / folder_name(name)
         try:
             with progress.part(f"study {k + 1} of {len(studies)} ({name})"):
                 results[name] = campaign.run(
@@ -233,12 +235,6 @@ def run_all(
         ) from first
     progress.now("claims")
     return results
-
-
-def _folder_name(name: str) -> str:
-    """The name of a study without what a shell would want quoted, as spaces and commas."""
-    letters = [letter if letter.isalnum() or letter in "-.=" else "_" for letter in name]
-    return "".join(letters)
 
 
 def short_text() -> "Task":
@@ -505,7 +501,7 @@ def finish(
     progress.pause()  # an answer follows, which is to stay
     if rows:
         print_rows(rows)
-    return _say(claims, out)
+    return _say(claims, out, results.values())
 
 
 def conclude(
@@ -547,7 +543,9 @@ def write_summary(out: Path, content: Mapping[str, Any]) -> None:
     Folder(out).write("experiment", {}, {store.SUMMARY: to_json({"about": about, **content})})
 
 
-def _say(claims: list[Claim], out: Path) -> int:
+def _say(claims: list[Claim], out: Path, results: Iterable[Result] = ()) -> int:
     print_claims(claims)
     print(f"summary, records and figures: {out}")
+    path = write(experiment_page(out, results), out / REPORT)
+    print(f"report: {path}; see it with: jaxinit open {quoted(out)}")
     return 0

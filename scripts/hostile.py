@@ -36,6 +36,8 @@ COMMANDS = (
     "reproduce",
     "list",
     "plot",
+    "report",
+    "open",
     "compare",
 )
 NUMBERS = (
@@ -163,11 +165,13 @@ OF_COMMANDS = {
     "rerun": ("out", "check", "cluster"),
     "probe": ("out", "examples", "only"),
     "coordcheck": ("out", "widths", "depths", "steps", "rate"),
-    "audit": ("batch", "scheme", "loss", "weights", "json"),
+    "audit": ("batch", "scheme", "loss", "weights", "json", "report"),
     "reproduce": ("out", "size"),
     "list": ("verbose",),
     "plot": (),
-    "compare": (),
+    "report": (),
+    "open": (),
+    "compare": ("out",),
 }
 SEVERAL = ("schemes", "lrs", "widths", "depths")
 FLAGS = (
@@ -184,7 +188,7 @@ POSITIONALS: dict[str, tuple[str, ...]] = {
     "reproduce": ("glorot2010",),
     "list": ("models", "all"),
     "audit": MADE,
-    **dict.fromkeys(("resume", "extend", "rerun", "plot", "compare"), FOLDERS),
+    **dict.fromkeys(("resume", "extend", "rerun", "plot", "report", "open", "compare"), FOLDERS),
 }
 STUDY = Study(
     model="mlp",
@@ -259,7 +263,7 @@ def value(chance: random.Random, name: str) -> str:
         return chance.choice(KNOWN[name] if chance.random() < 0.7 else NAMES)
     if name == "cluster":
         return chance.choice(ADDRESSES)
-    if name in ("out", "text", "batch", "weights"):
+    if name in ("out", "text", "batch", "weights", "report"):
         return chance.choice((*PATHS, *FOLDERS))
     if name in ("only", "size", "loss", "platform"):
         return chance.choice(("*", "layers.*", "smoke", "cross_entropy", "cpu", "gpu", *NAMES))
@@ -302,6 +306,8 @@ def prepared(place: Path) -> Iterator[None]:
         instead("engine.memory.free_on_host", lambda: 2**30)
         instead("engine.cluster.CONNECT", 0.1)
         instead("analysis.study_figures.draw_all", lambda *_: [])
+        instead("analysis.page.put", lambda *_: None)
+        stack.enter_context(patch("webbrowser.open", lambda *_: True))
         with contextlib.suppress(Begun):
             campaign.run(STUDY, out=place / "begun", progress=False)
         (place / "folder").mkdir()

@@ -196,10 +196,11 @@ def judge(folder: Path, whole: store.Result, answer: str) -> str:
 
 def damaged_folders(settings: Settings, there: Path) -> bool:
     """Folders of a finished and of an unfinished study, one file of each damaged."""
-    from jaxinit.analysis import study_figures
+    from jaxinit.analysis import page, study_figures
 
-    # Figures are drawn from the records: not what is tried here.
+    # Figures and pages are made from the records: not what is tried here.
     study_figures.draw_all = lambda *_: []
+    page.put = lambda *_: None
     finished = campaign.run(STUDY, out=there / "finished", progress=False)
     unfinished = interrupted(there / "unfinished")
     foreign = campaign.run(replace(STUDY, seeds=3), out=there / "foreign", progress=False)

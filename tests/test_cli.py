@@ -12,6 +12,8 @@ import jax
 import numpy as np
 import pytest
 import xarray as xr
+from cases import every
+from kept_study import keep
 
 from jaxinit import cli, console
 from jaxinit.analysis.outcome import Outcome
@@ -140,6 +142,8 @@ def test_run_then_again_then_plot(tmp_path: Path) -> None:
     assert first.returncode == 0, first.stderr
     assert "4 trials, 1 compilation(s) of the training program" in first.stdout
     assert "orthogonal" in first.stdout
+    assert f"report: {out / 'report.html'}; see it with: jaxinit open {out}" in first.stdout
+    assert (out / "report.html").exists()
     pictures = sorted(path.name for path in (out / "figures").iterdir())
     assert pictures == [
         "answer.png",
@@ -195,6 +199,49 @@ def test_a_study_is_forecast_gone_on_with_extended_and_run_again(
     assert cli.main(["resume", str(tmp_path / "none")]) == 2
 
 
+def test_a_report_is_written_opened_and_compared(
+    tmp_path: Path,
+    as_users_run: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder, page = tmp_path / "s", tmp_path / "s" / "report.html"
+    keep(folder)
+    assert cli.main(["report", str(folder)]) == 0
+    assert capsys.readouterr().out == f"report: {page}\n"
+    addresses: list[str] = []
+    monkeypatch.setattr("webbrowser.open", lambda address: addresses.append(address) or True)
+    page.unlink()
+    assert cli.main(["open", str(folder)]) == 0
+    assert page.exists()
+    assert addresses == [page.as_uri()]
+    assert capsys.readouterr().out == f"report: {page}\n"
+    page.write_text("as it was", encoding="utf-8")
+    monkeypatch.setattr("webbrowser.open", lambda address: False)
+    assert cli.main(["open", str(folder)]) == 0
+    assert "no browser was found; the report: " in capsys.readouterr().out
+    assert page.read_text(encoding="utf-8") == "as it was"
+    other = tmp_path / "other.html"
+    assert cli.main(["compare", str(folder), str(folder), "--out", str(other)]) == 0
+    assert f"report: {other}" in capsys.readouterr().out
+    assert "Do two studies agree?" in other.read_text(encoding="utf-8")
+    assert cli.main(["compare", str(folder), str(folder), "--out", str(folder / "records.nc")]) == 2
+    assert "a page is written into a file *.html" in capsys.readouterr().err
+    for command in ("report", "open"):
+        assert cli.main([command, str(tmp_path / "none")]) == 2
+        assert "holds no study" in capsys.readouterr().err
+
+
+def test_an_audit_has_a_page(tmp_path: Path, as_users_run: None) -> None:
+    model = tmp_path / "mine.py"
+    model.write_text(
+        "from flax import nnx\n\n\ndef build(rngs):\n    return nnx.Linear(8, 8, rngs=rngs)\n"
+    )
+    page = tmp_path / "audit.html"
+    assert cli.main(["audit", f"{model}:build", "--report", str(page)]) == 0
+    assert "0 serious" in page.read_text(encoding="utf-8")
+
+
 def test_a_cluster_without_an_address_is_started_here() -> None:
     assert cli._with_address(["run", "--cluster"]) == ["run", "--cluster", "local"]
     assert cli._with_address(["run", "--cluster", "--seeds", "2"])[2:] == ["local", "--seeds", "2"]
@@ -219,6 +266,7 @@ def test_a_study_as_json(tmp_path: Path) -> None:
     assert again.stderr == "", "it is read back"
 
 
+@pytest.mark.slow
 def test_a_study_with_few_words_and_with_many(tmp_path: Path) -> None:
     quiet = jaxinit("run", *SMALL.split(), "--out", str(tmp_path / "quiet"), "--quiet")
     assert quiet.returncode == 0, quiet.stderr
@@ -331,6 +379,7 @@ def test_output_that_cannot_be_written(to: str, code: int) -> None:
     assert done.stderr == ("jaxinit: the output: No space left on device\n" if code else "")
 
 
+@pytest.mark.slow
 def test_what_the_environment_says_of_arithmetic_changes_no_record(tmp_path: Path) -> None:
     study = Study(
         hidden=8,
@@ -388,15 +437,18 @@ def test_commands_work_whatever_the_environment_says(
 
 @pytest.mark.parametrize(
     ("platforms", "words", "said", "todo"),
-    [
-        ("rocm", "run", "no GPU", "unset JAX_PLATFORMS, which is 'rocm'"),
-        ("cuda", "run", "no GPU", "unset JAX_PLATFORMS, which is 'cuda'"),
-        ("cuda", "probe", "no GPU", "unset JAX_PLATFORMS, which is 'cuda'"),
-        ("tpu", "run", "no TPU", "unset JAX_PLATFORMS, which is 'tpu'"),
-        ("metal", "run", "no device of 'metal'", "unset JAX_PLATFORMS, which is 'metal'"),
-        ("", "run --platform gpu", "no GPU", "leave --platform out"),
-        ("cpu", "run --platform gpu", "no GPU", "unset JAX_PLATFORMS, which is 'cpu'"),
-    ],
+    every(
+        6,
+        of=[
+            ("rocm", "run", "no GPU", "unset JAX_PLATFORMS, which is 'rocm'"),
+            ("cuda", "run", "no GPU", "unset JAX_PLATFORMS, which is 'cuda'"),
+            ("cuda", "probe", "no GPU", "unset JAX_PLATFORMS, which is 'cuda'"),
+            ("tpu", "run", "no TPU", "unset JAX_PLATFORMS, which is 'tpu'"),
+            ("metal", "run", "no device of 'metal'", "unset JAX_PLATFORMS, which is 'metal'"),
+            ("", "run --platform gpu", "no GPU", "leave --platform out"),
+            ("cpu", "run --platform gpu", "no GPU", "unset JAX_PLATFORMS, which is 'cpu'"),
+        ],
+    ),
 )
 def test_a_device_that_is_not_there_is_one_line(
     platforms: str, words: str, said: str, todo: str, tmp_path: Path
@@ -425,6 +477,7 @@ def test_probe_prints_verdicts_and_draws(tmp_path: Path) -> None:
         "signals.nc",
         "verdicts.json",
         "manifest.json",
+        "report.html",
         "figures",
     }
     wrong = jaxinit(*words, str(tmp_path / "q"), "--only", "conv*")

@@ -11,8 +11,9 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from cases import marked, quick
 from flax import nnx
-from shown import PAGES, README, ROOT, all_commands, commands, of_kind, python, tiny, with_fewer
+from shown import PAGES, README, ROOT, all_commands, of_kind, python, tiny, with_fewer
 
 import jaxinit
 from jaxinit import cli
@@ -47,7 +48,16 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, as_users_run: Non
     return tmp_path
 
 
-@pytest.mark.parametrize("command", of_kind("run"))
+# Of these a study is drawn and calibrated for seconds, and its model is no other than in tests of
+# its own.
+LARGE = ("transformer", "vit", "cnn", "resnet", "metainit", "--length 100")
+STUDIES = of_kind("run")
+
+
+@pytest.mark.parametrize(
+    "command",
+    quick(*(c for c in STUDIES if not any(words in c for words in LARGE)), of=STUDIES),
+)
 def test_every_study_passes_its_checks_and_draws_its_starts(
     command: str, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -65,7 +75,7 @@ def test_every_study_passes_its_checks_and_draws_its_starts(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", of_kind("run"))
+@pytest.mark.parametrize("command", STUDIES)
 def test_every_study_runs(command: str, elsewhere: Path) -> None:
     assert cli.main(tiny(command)) == 0
     (folder,) = (elsewhere / "results").iterdir()
@@ -73,16 +83,10 @@ def test_every_study_runs(command: str, elsewhere: Path) -> None:
     assert list((folder / "figures").glob("*.png"))
 
 
-def looks() -> list:
-    """Those that the page of commands has not are slow."""
-    shown = commands(ROOT / "docs" / "commands.md")
-    found = []
-    for command in [*of_kind("probe"), *of_kind("coordcheck")]:
-        found.append(pytest.param(command, marks=[] if command in shown else pytest.mark.slow))
-    return found
+LOOKS = [*of_kind("probe"), *of_kind("coordcheck")]
 
 
-@pytest.mark.parametrize("command", looks())
+@pytest.mark.parametrize("command", quick(of_kind("probe")[1], of=LOOKS))
 def test_every_look_before_training_runs(command: str, elsewhere: Path) -> None:
     words = tiny(command)
     assert cli.main(words) in ((0, 1) if words[0] == "coordcheck" else (0,))  # 1 is its verdict
@@ -121,11 +125,7 @@ def importable(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pat
 
 
 @pytest.mark.parametrize(
-    "page",
-    [
-        pytest.param(page, marks=pytest.mark.slow if page.name in LONG else [], id=page.name)
-        for page in DOCS
-    ],
+    "page", [marked(page, page.name not in LONG) for page in DOCS], ids=[page.name for page in DOCS]
 )
 def test_the_python_of_a_page_runs(page: Path, importable: Path) -> None:
     """In sizes that take seconds; its own tests and its experiment are carried out."""

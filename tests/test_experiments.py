@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cases import quick
 
 from jaxinit import cli
 from jaxinit.analysis.claims import IN_WORDS
@@ -20,30 +21,9 @@ from jaxinit.study import Study, check_settings
 EXPERIMENTS = sorted((Path(__file__).parent.parent / "experiments").glob("*.py"))
 NO_EPOCHS = {"mup_transfer", "depth_transfer"}  # where epochs to a target are not the question
 
-# Of those whose parts a quicker one has too: they would be half of all smoke runs' time.
-SLOW = {
-    "convnets",
-    "deep_transformers",
-    "depth_transfer",
-    "forget_bias2015",
-    "glorot2010",
-    "he2015",
-    "irnn2015",
-    "lora_init",
-    "memory2016",
-    "pascanu2013",
-    "remedies_mlp",
-    "residual_scaling",
-    "uniform01",
-    "vocab_extension",
-    "warmup",
-    "xavier_rnn",
-    "zaremba2014",
-}
-SMOKES = []
-for path in EXPERIMENTS:
-    marks = [pytest.mark.slow] if path.stem in SLOW else []
-    SMOKES.append(pytest.param(path.stem, marks=marks))
+# Recurrent networks, transformers and linear ones. All the others would be most of the suite.
+CHECKED_ALWAYS = {"rnn_convergence", "residual_scaling", "saxe2013"}
+SMOKES = quick(*CHECKED_ALWAYS, of=(path.stem for path in EXPERIMENTS))
 
 
 # All of them in this process: they share what is imported and compiled.

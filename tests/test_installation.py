@@ -19,6 +19,7 @@ COMMANDS = [
     "list",
     f"run {SMALL} --lrs 0.1 --epochs 1 --batch 128 --target 0.5 --out results/study",
     "plot results/study",
+    "report results/study",
     f"probe {SMALL} --examples 20",
     f"coordcheck {SMALL} --widths 8 16 --steps 1",
     "reproduce saxe2013 --size smoke",
@@ -135,6 +136,8 @@ def test_every_command_works_from_a_wheel_in_an_empty_folder(scripts: Path, tmp_
     assert {"study", "saxe2013-smoke"} <= made
     assert {name.split("-")[0] for name in made} == {"study", "saxe2013", "probe", "coordcheck"}
     assert (tmp_path / "results" / "saxe2013-smoke" / "summary.json").exists()
+    for name in ("study", "saxe2013-smoke"):
+        assert (tmp_path / "results" / name / "report.html").exists()
 
 
 def test_an_unknown_experiment_is_named_from_a_wheel_too(scripts: Path, tmp_path: Path) -> None:

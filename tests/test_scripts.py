@@ -17,6 +17,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 pitfalls: Any = importlib.import_module("pitfalls")
 on_accelerator: Any = importlib.import_module("accelerator")
+look_at_reports: Any = importlib.import_module("look_at_reports")
 
 
 @pytest.fixture
@@ -144,6 +145,7 @@ def test_no_space(clone: Path) -> None:
     assert "1 MiB are free" in done.stderr
 
 
+@pytest.mark.slow
 def test_no_network(clone: Path) -> None:
     nowhere = "http://127.0.0.1:9"
     done = run(
@@ -163,6 +165,7 @@ def rows() -> list[Any]:
     return [row for pitfall in pitfalls.PITFALLS for row in pitfall()]
 
 
+@pytest.mark.slow
 def test_no_pitfall_is_ours_and_what_is_measured_tells_them_apart() -> None:
     """Ours is at the law, within its sampling error; the same bound fails on the library, where it
     has a figure."""
@@ -188,6 +191,7 @@ def accelerator(*words: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True, timeout=600)
 
 
+@pytest.mark.slow
 def test_the_accelerator_script_says_its_options_and_what_it_finds(tmp_path: Path) -> None:
     shown = accelerator("--help")
     assert shown.returncode == 0, shown.stderr
@@ -309,3 +313,13 @@ def test_some_torture_of_workers() -> None:
     said = torture("--kills-on-workers 3 --storms 1 --schedulers 1")
     assert "2 of its 2 trials have failed" in said
     assert "a scheduler died: its client ended in" in said
+
+
+def test_reports_are_not_looked_at_where_there_is_no_browser(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert look_at_reports.main(["results/some"]) == 0
+    assert capsys.readouterr().out == (
+        "not looked at: there is no Playwright; pip install -e '.[browser]'\n"
+    )

@@ -2,10 +2,11 @@
 
 import math
 from functools import partial
-from itertools import pairwise
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
+from cases import every, quick
 from scipy import integrate
 
 from jaxinit import theory
@@ -176,10 +177,12 @@ def test_pairs_are_right_at_every_variance_and_correlation(q: float, c: float) -
     assert got == pytest.approx(relu_slopes, rel=1e-9, abs=1e-9)
 
 
+SMOOTH = ["tanh", "sigmoid", "softsign", "hard_tanh", "gelu", "silu", "elu"]
+
+
 @pytest.mark.parametrize(
-    "activation", ["tanh", "sigmoid", "softsign", "hard_tanh", "gelu", "silu", "elu"]
+    ("activation", "q"), every(3, of=product(SMOOTH, [1e-2, 1.0, 1e3, 1e6, 1e12]))
 )
-@pytest.mark.parametrize("q", [1e-2, 1.0, 1e3, 1e6, 1e12])
 def test_pairs_of_slopes_are_the_derivative_of_pairs_of_values(activation: str, q: float) -> None:
     # d E[phi(u1) phi(u2)] / dc = q E[phi'(u1) phi'(u2)] (Price 1958), so the integral over c is
     # what the first grows by.
@@ -233,6 +236,7 @@ def test_fixed_points_with_a_closed_form() -> None:
     assert q == pytest.approx(2.0 * 2 / math.pi * math.asin(2 * q / (1 + 2 * q)) + 0.1, rel=1e-9)
 
 
+@pytest.mark.slow
 def test_the_critical_line() -> None:
     # by 200-node Gauss-Hermite, independently
     assert critical_sigma_w2("tanh", 0.05) == pytest.approx(1.7610, abs=1e-3)
@@ -297,13 +301,16 @@ def deep_net(
 
 @pytest.mark.parametrize(
     ("activation", "sigma_w2", "sigma_b2"),
-    [
-        ("tanh", 1.3, 0.05),
-        ("tanh", 2.5, 0.05),
-        ("erf", 2.0, 0.1),
-        ("relu", 1.8, 0.2),
-        ("hard_tanh", 1.5, 0.1),
-    ],
+    every(
+        2,
+        of=[
+            ("tanh", 1.3, 0.05),
+            ("tanh", 2.5, 0.05),
+            ("erf", 2.0, 0.1),
+            ("relu", 1.8, 0.2),
+            ("hard_tanh", 1.5, 0.1),
+        ],
+    ),
 )
 def test_maps_against_wide_nets(activation: str, sigma_w2: float, sigma_b2: float) -> None:
     depth = 6
@@ -345,7 +352,7 @@ def relu_jacobians(weights: str) -> dict[int, np.ndarray]:
     return {depth: np.asarray(moments) for depth, moments in by_depth.items()}
 
 
-@pytest.mark.parametrize("weights", ["gaussian", "orthogonal"])
+@pytest.mark.parametrize("weights", quick("gaussian", of=["gaussian", "orthogonal"]))
 def test_the_spread_of_a_relu_jacobian_grows_with_depth(weights: str) -> None:
     def error(of_nets: np.ndarray) -> float:
         return np.std(of_nets, ddof=1) / math.sqrt(len(of_nets))

@@ -1,10 +1,12 @@
 """What all figures share: a color and a mark for each scheme, a style that is quiet and readable in
 grey, panels on a grid, and files that are written whole."""
 
+import base64
+import io
 import math
 import textwrap
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -188,6 +190,18 @@ def save(figure: "Figure", folder: Path, name: str) -> Path:
         figure.set_layout_engine("none")
     plt.close(figure)
     return folder / f"{name}.png"
+
+
+def as_html(draw: Callable[[], "Figure"]) -> str:
+    """A figure as an image inside a page; it is closed."""
+    import matplotlib.pyplot as plt
+
+    content = io.BytesIO()
+    with style():
+        figure = draw()
+        figure.savefig(content, format="png", dpi=100, bbox_inches="tight")
+        plt.close(figure)
+    return f'<img src="data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}">'
 
 
 def as_text(name: object) -> str:

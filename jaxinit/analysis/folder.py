@@ -320,6 +320,12 @@ def another(path: Path, kind: str, changes: list[str], look: str = "") -> BadStu
     )
 
 
+def folder_name(name: str) -> str:
+    """The name of a study without what a shell would want quoted, as spaces and commas."""
+    letters = [letter if letter.isalnum() or letter in "-.=" else "_" for letter in name]
+    return "".join(letters)
+
+
 def a(kind: str) -> str:
     """A kind of answer with its article."""
     return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"

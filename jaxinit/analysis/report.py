@@ -1,6 +1,7 @@
 """The answer in words: the table, the claims and the notes of a summary, for a terminal."""
 
 import errno
+import io
 import os
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -151,7 +152,7 @@ def print_answer(result: Result, console: Console | None = None) -> None:
             console, "No scheme has been reported yet: the run ended while rates were being chosen."
         )
         return
-    print_table(summary["table"], console, _title(result), result.records.attrs.get("also", ""))
+    print_table(summary["table"], console, title_of(result), result.records.attrs.get("also", ""))
     baseline = summary["baseline"]
     _print(
         console,
@@ -167,6 +168,13 @@ def print_answer(result: Result, console: Console | None = None) -> None:
         _print(console, f"- {note}")
 
 
+def answer_in_words(result: Result, width: int = 100) -> str:
+    """`print_answer` as text."""
+    printed = io.StringIO()
+    print_answer(result, Terminal(file=printed, width=width))
+    return "\n".join(line.rstrip() for line in printed.getvalue().splitlines()).strip("\n")
+
+
 def print_table(rows: Sequence[Row], console: Console, title: str = "", also: str = "") -> None:
     """Print the rows of a study, in 80 columns, under what was asked; `also` is the name of the
     setting that is searched beside the rate, if any."""
@@ -175,7 +183,7 @@ def print_table(rows: Sequence[Row], console: Console, title: str = "", also: st
     print_columns(console, ["scheme"], columns, map(entries, rows), title=title)
 
 
-def _title(result: Result) -> str:
+def title_of(result: Result) -> str:
     """What was asked of a study."""
     study, summary = result.study, result.summary
     sign = "≥" if result.records.attrs["higher_is_better"] else "≤"
@@ -194,7 +202,7 @@ def _print_targets(summary: Summary, console: Console) -> None:
             continue
         cells = [row["scheme"]]
         for at in summary["targets"]:
-            cells.append(_with_bound(*at["ratios"][row["scheme"]], digits=2))
+            cells.append(with_bound(*at["ratios"][row["scheme"]], digits=2))
         rows.append(cells)
     title = "Times fewer epochs at easier targets, at the same rates"
     print_columns(console, ["scheme"], columns, rows, title=title)
@@ -213,10 +221,10 @@ def print_agreements(first: Result, second: Result, console: Console | None = No
     for one in found:
         ratio = "-"
         if one.ratio is not None:
-            ratio = _with_bound(*one.ratio, "=", 3)
+            ratio = with_bound(*one.ratio, "=", 3)
         elif one.scheme == first.study.baseline:
             ratio = "baseline"
-        epochs = _with_bound(*one.epochs, "=", 3)
+        epochs = with_bound(*one.epochs, "=", 3)
         verdict = {True: "agree", False: "DIFFER", None: "none converged"}[one.agree]
         rows.append((one.scheme, epochs, ratio, verdict))
     columns = [
@@ -259,13 +267,13 @@ def entries(row: Row) -> list[str]:
 
     Of what is only a bound the bound is given, and an unresolved best rate is marked.
     """
-    epochs = _number(row["epochs"], DIGITS)
+    epochs = in_digits(row["epochs"], DIGITS)
     if not row["converged"]:
         epochs = f">{epochs}"
     elif row["epochs_low"] is not None:
         assert row["epochs_high"] is not None
-        low = _number(row["epochs_low"], DIGITS)
-        high = _number(row["epochs_high"], DIGITS)
+        low = in_digits(row["epochs_low"], DIGITS)
+        high = in_digits(row["epochs_high"], DIGITS)
         epochs += f" ({low}-{high})"
     mark = "*" if row["unresolved"] and row["converged"] else ""
     rate = f"{row['lr']:g}{mark}"
@@ -296,12 +304,12 @@ def _ratio(row: Row) -> str:
         return "-"
     assert row["ratio_low"] is not None
     assert row["ratio_high"] is not None
-    return _with_bound(row["ratio"], row["ratio_low"], row["ratio_high"], row["ratio_is"], DIGITS)
+    return with_bound(row["ratio"], row["ratio_low"], row["ratio_high"], row["ratio_is"], DIGITS)
 
 
-def _with_bound(ratio: float, low: float, high: float, bound: Bound, digits: int) -> str:
+def with_bound(ratio: float, low: float, high: float, bound: Bound, digits: int) -> str:
     """A ratio with its interval; of a bound the end that is sure, and nothing where none is."""
-    value, least, most = (_number(number, digits) for number in (ratio, low, high))
+    value, least, most = (in_digits(number, digits) for number in (ratio, low, high))
     if bound == ">=":
         return f"≥{least}"
     if bound == "<=":
@@ -311,7 +319,7 @@ def _with_bound(ratio: float, low: float, high: float, bound: Bound, digits: int
     return f"{value} ({least}-{most})"
 
 
-def _number(value: float, digits: int) -> str:
+def in_digits(value: float, digits: int) -> str:
     """A number in so many digits, or all of those before its point."""
     before = len(str(int(value)))
     return f"{value:.{max(digits - before, 0)}f}"

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
+from jaxinit.analysis.page import Cell, Page, Section, Sign, Table
 from jaxinit.analysis.report import Column, print_columns, terminal_or_page
 from jaxinit.auditing.findings import SEVERITIES, Finding, worst_first
 
@@ -93,6 +94,19 @@ class Report:
         seen = f"; {self.recognized}" if self.recognized else ""
         return f"{self.model}: {self.parameters:,} parameters in {len(self.rows)}{against}{seen}"
 
+    def page(self) -> Page:
+        """All of it as a page: the findings, the worst first, and every parameter."""
+        counts = [sum(f.severity == severity for f in self.findings) for severity in SEVERITIES]
+        return Page(
+            title=f"Is this model initialized as it should be? {self.model}",
+            subtitle=self.headline(),
+            answer=f"{counts[0]} serious, {counts[1]} warnings, {counts[2]} notes.",
+            sections=[
+                Section("Findings", [_findings_table(self.findings)]),
+                Section("Parameters", [_parameters_table(self.rows)]),
+            ],
+        )
+
     def __str__(self) -> str:
         console = Console(width=120, force_terminal=False)
         with console.capture() as captured:
@@ -120,6 +134,37 @@ def _print_table(rows: Sequence[Row], console: Console) -> None:
             cells.append(_number(row.memory, ".3g"))
         shown.append(cells)
     print_columns(console, ["parameter"], columns, shown, apart=1, folded=True)
+
+
+def _findings_table(findings: Sequence[Finding]) -> Table:
+    signs: dict[str, Sign | None] = {"serious": "bad", "warning": "open", "note": None}
+    columns = ("severity", "what", "parameter", "evidence", "likely", "repair")
+    rows = []
+    for number, finding in enumerate(findings):
+        # Sorted by how bad they are, not by the word.
+        severity = Cell(finding.severity, float(number), sign=signs[finding.severity])
+        said = (finding.what, finding.parameter, finding.evidence, finding.cause, finding.repair)
+        rows.append([severity, *(Cell(text) for text in said)])
+    records = [finding._asdict() for finding in findings]
+    note = "" if findings else "Nothing was found."
+    return Table("", columns, rows, note, records=records, words=True)
+
+
+def _parameters_table(rows: Sequence[Row]) -> Table:
+    numbers = ("fan in", "fan out", "std", "expected", "z", "memory")
+    columns = ("parameter", "shape", "role", "law", *numbers, "expected by")
+    shown, records = [], []
+    for row in rows:
+        words = (row.name, "x".join(map(str, row.shape)) or "scalar", row.role, _law(row))
+        values = (row.fan_in, row.fan_out, row.std, row.expected, row.z, row.memory)
+        formats = ("d", "d", ".3g", ".3g", "+.1f", ".3g")
+        cells = [Cell(word) for word in words]
+        for value, spec in zip(values, formats, strict=True):
+            cells.append(Cell(_number(value, spec), float(value)))
+        shown.append([*cells, Cell(row.source)])
+        records.append(asdict(row))
+    note = "memory: half-life of a state at the start, in steps"
+    return Table("", columns, shown, note, frozenset(numbers), records)
 
 
 def _law(row: Row) -> str:

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from jaxinit.analysis import store
+from jaxinit.analysis.answer import Answer
 from jaxinit.analysis.folder import Folder, quoted
 from jaxinit.analysis.records import Courses, Point
 from jaxinit.analysis.search import plan_of, searches_of, trials_of_a_search
@@ -45,7 +46,7 @@ def extend(
     slots_per_device: int | None = None,
     force_resume: bool = False,
     **options: Any,
-) -> Result:
+) -> Answer:
     """Add schemes, seeds or both to a finished study: what its folder holds is kept, what it lacks
     is trained, and the records are those of the larger study run anew. Options are those of `run`.
 

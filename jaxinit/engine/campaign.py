@@ -21,6 +21,7 @@ import jax
 import numpy as np
 
 from jaxinit.analysis import store
+from jaxinit.analysis.answer import Answer
 from jaxinit.analysis.folder import Folder, another, quoted, to_json
 from jaxinit.analysis.outcome import Outcome
 from jaxinit.analysis.records import Course, Courses, Point
@@ -102,7 +103,7 @@ def run(
     force_resume: bool = False,
     cluster: Cluster | None = None,
     peers: Peers | None = None,
-) -> Result:
+) -> Answer:
     """Run a study, or read it when its folder holds it complete, and write its folder.
 
     `schemes`, `tasks` and `models` add to the names that the study may use; a model is what builds
@@ -152,7 +153,7 @@ def run(
         result = _run(resolved, folder, began, options)
     if peers is not None:
         peers.end(complete=result.complete)
-    return result
+    return Answer(*result)
 
 
 def follow(study: Study, peers: Peers) -> bool:

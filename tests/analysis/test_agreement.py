@@ -75,6 +75,7 @@ def test_where_nothing_converges_nothing_agrees() -> None:
     assert slow.agree is None
 
 
+@pytest.mark.slow
 def test_studies_agree_at_the_level_that_is_said() -> None:
     """200 pairs of like studies: both schemes agree in 95 % or more, since limits are joined."""
     agreeing = []

@@ -136,6 +136,7 @@ class Chain(nnx.Module):
         return x
 
 
+@pytest.mark.slow
 def test_a_verdict_does_not_depend_on_the_names_of_layers() -> None:
     x, y = jax.random.normal(jax.random.key(1), (64, 16)), jnp.zeros(64, int)
     verdicts = []

@@ -4,10 +4,11 @@ SciPy where there is nothing to choose, and against cases done by hand."""
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import combinations
+from itertools import combinations, product
 
 import numpy as np
 import pytest
+from cases import every, quick
 from ended_trials import sample, times
 from scipy import stats
 
@@ -67,8 +68,7 @@ def test_limits_at_one_rate_cover_what_they_say(seeds: int, spread: float) -> No
     assert hits / TRIES == pytest.approx(0.95, abs=NOISE + APPROXIMATE)
 
 
-@pytest.mark.parametrize("seeds", [5, 8])
-@pytest.mark.parametrize("second", [5.0, 5.3, 7.0])
+@pytest.mark.parametrize(("second", "seeds"), every(3, of=product([5.0, 5.3, 7.0], [5, 8])))
 def test_limits_cover_the_best_of_two_rates_whichever_it_is(seeds: int, second: float) -> None:
     """At least, since nothing is known of how far apart the two are."""
     draws = np.random.default_rng(0)
@@ -80,8 +80,10 @@ def test_limits_cover_the_best_of_two_rates_whichever_it_is(seeds: int, second: 
     assert hits / TRIES > 0.95 - NOISE
 
 
-@pytest.mark.parametrize("seeds", [5, 8])
-@pytest.mark.parametrize("others", [(5.0,) * 5, (5.2, 5.4, 5.6, 6.0, 7.0), (5.2, 8.0, 9.0, 12.0)])
+OTHERS = [(5.0,) * 5, (5.2, 5.4, 5.6, 6.0, 7.0), (5.2, 8.0, 9.0, 12.0)]
+
+
+@pytest.mark.parametrize(("others", "seeds"), every(3, of=product(OTHERS, [5, 8])))
 def test_limits_cover_the_best_of_many_pairs_of_a_rate_and_another_setting(
     seeds: int, others: tuple[float, ...]
 ) -> None:
@@ -95,8 +97,10 @@ def test_limits_cover_the_best_of_many_pairs_of_a_rate_and_another_setting(
     assert hits / TRIES > 0.95 - NOISE
 
 
-@pytest.mark.parametrize("seeds", [5, 8])
-@pytest.mark.parametrize("lost", [(0.3,), (0.6,), (0.1, 0.1), (0.3, 0.3)])
+LOST = [(0.3,), (0.6,), (0.1, 0.1), (0.3, 0.3)]
+
+
+@pytest.mark.parametrize(("lost", "seeds"), every(3, of=product(LOST, [5, 8])))
 def test_limits_of_trials_that_were_lost_cover_the_restricted_mean(
     seeds: int, lost: tuple[float, ...]
 ) -> None:
@@ -110,8 +114,7 @@ def test_limits_of_trials_that_were_lost_cover_the_restricted_mean(
     assert hits / TRIES > 0.95 - NOISE - 2 * APPROXIMATE
 
 
-@pytest.mark.parametrize("seeds", [5, 8])
-@pytest.mark.parametrize("rates", [1, 2])
+@pytest.mark.parametrize(("rates", "seeds"), quick((2, 5), of=product([1, 2], [5, 8])))
 def test_ratios_cover_what_they_say(seeds: int, rates: int) -> None:
     draws = np.random.default_rng(0)
     hits = 0
@@ -253,8 +256,7 @@ def siblings(draws: np.random.Generator, seeds: int, flat: float) -> tuple[list[
     return tuple(sides)
 
 
-@pytest.mark.parametrize("flat", [1.0, 1.2])
-@pytest.mark.parametrize("seeds", [5, 8, 20])
+@pytest.mark.parametrize(("seeds", "flat"), every(3, of=product([5, 8, 20], [1.0, 1.2])))
 def test_seeds_that_go_together_make_ratios_surer_and_they_still_cover(
     seeds: int, flat: float
 ) -> None:

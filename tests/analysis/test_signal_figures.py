@@ -32,6 +32,7 @@ def recurrent() -> xr.Dataset:
     return survey(Study(model="lstm", hidden=8, schemes=("glorot_uniform",), seeds=2), examples=20)
 
 
+@pytest.mark.slow
 def test_theory_passes_through_the_points(deep: xr.Dataset) -> None:
     for scheme in deep.scheme.values:
         of = deep.sel(scheme=scheme)
@@ -51,6 +52,7 @@ def test_histograms_leave_out_inputs_and_readout(deep: xr.Dataset) -> None:
     assert all(one.get_xlabel() and one.get_ylabel() and one.get_title() for one in labelled)
 
 
+@pytest.mark.slow
 def test_a_recurrent_net_has_a_figure_through_time(recurrent: xr.Dataset, tmp_path: Path) -> None:
     paths = signal_figures.draw_all(recurrent, tmp_path)
     assert [path.stem for path in paths] == ["histograms", "sizes", "through_time"]

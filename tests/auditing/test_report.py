@@ -7,9 +7,11 @@ import jax.numpy as jnp
 import pytest
 from audited import Language
 from flax import nnx
+from pages import Read, asks_for_nothing
 from rich.console import Console
 
 import jaxinit
+from jaxinit.analysis.page import rendered
 from jaxinit.auditing import assert_well_initialized, audit
 from jaxinit.auditing.findings import Finding
 from jaxinit.models import GLR
@@ -44,6 +46,16 @@ def test_findings_come_the_worst_first_and_alike_ones_together() -> None:
     assert [finding.severity for finding in report.findings] == ["serious", "note"]
     many = audit(Language(nnx.Rngs(0)), "llama")
     assert str(many).count("another standard deviation than declared") == 1
+
+
+def test_the_page_has_every_finding_and_every_parameter() -> None:
+    report = audit(Language(nnx.Rngs(0)), "llama")
+    read = Read(rendered(report.page()))
+    assert asks_for_nothing(read)
+    findings, parameters = read.records(0), read.records(1)
+    assert [finding["what"] for finding in findings] == [f.what for f in report.findings]
+    assert [row["name"] for row in parameters] == [row.name for row in report.rows]
+    assert f"{len(report.serious)} serious" in read.texts["p"][1]
 
 
 def test_an_assertion_for_a_users_own_tests() -> None:

@@ -13,6 +13,7 @@ from jaxinit.calibrate import Problem, first_step, gradinit
 from jaxinit.calibrate.problem import factors_of_one
 
 
+@pytest.mark.slow
 def test_gradinit_keeps_the_gradient_bounded() -> None:
     problem, params, data = deep(std=0.3)  # chaotic: its gradient is large
     report = jax.jit(lambda p: gradinit(problem, p, data))(params).report

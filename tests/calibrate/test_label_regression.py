@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from calibration_problems import DIGITS, shallow
+from cases import quick
 from jaxtyping import Array
 
 from jaxinit.calibrate import Calibrated, Problem, scbi
@@ -69,7 +70,9 @@ def loss_of(outputs: np.ndarray, y: Array, rows: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("y", [NUMBERS, LABELS], ids=["numbers", "classes"])
-@pytest.mark.parametrize(("subsets", "share"), [(1, 1.0), (1, 0.5), (10, 0.5)])
+@pytest.mark.parametrize(
+    ("subsets", "share"), quick((1, 1.0), (10, 0.5), of=[(1, 1.0), (1, 0.5), (10, 0.5)])
+)
 def test_the_readout_is_the_mean_of_ridge_regressions(y: Array, subsets: int, share: float) -> None:
     done = calibrated(y, subsets=subsets, share=share)
     h = exact(X).reshape(ROWS, UNITS)

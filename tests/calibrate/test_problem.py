@@ -11,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 from calibration_problems import DIGITS, deep, shallow
+from cases import every, quick
 from flax import nnx
 from jaxtyping import Array
 
@@ -22,7 +23,7 @@ from jaxinit.schemes import SCHEMES
 from jaxinit.tasks.base import cross_entropy
 
 
-@pytest.mark.parametrize("name", ["lsuv", "metainit", "gradinit"])
+@pytest.mark.parametrize("name", quick("lsuv", of=["lsuv", "metainit", "gradinit"]))
 def test_calibrations_only_rescale_and_map_over_seeds(name: str) -> None:
     leaves, apply, *_ = functional(lambda: MODELS["gru"](8, 8, 10, rngs=nnx.Rngs(0)))
     problem = Problem(leaves, apply, cross_entropy, "adam")
@@ -87,14 +88,17 @@ def dead(name: str, value: float) -> tuple[Problem, dict[str, Array], tuple[Arra
 
 @pytest.mark.parametrize(
     ("calibration", "value", "message"),
-    [
-        (lsuv, 0.0, "lsuv: the product with 'layers.1.kernel' has variance 0"),
-        (lsuv, jnp.nan, "lsuv: the product with 'layers.1.kernel' is not finite"),
-        (metainit, 0.0, "metainit: 'layers.1.kernel' is zero"),
-        (metainit, jnp.nan, "metainit: 'layers.1.kernel' is not finite"),
-        (gradinit, 0.0, "gradinit: 'layers.1.kernel' is zero"),
-        (gradinit, jnp.nan, "gradinit: 'layers.1.kernel' is not finite"),
-    ],
+    every(
+        2,
+        of=[
+            (lsuv, 0.0, "lsuv: the product with 'layers.1.kernel' has variance 0"),
+            (lsuv, jnp.nan, "lsuv: the product with 'layers.1.kernel' is not finite"),
+            (metainit, jnp.nan, "metainit: 'layers.1.kernel' is not finite"),
+            (metainit, 0.0, "metainit: 'layers.1.kernel' is zero"),
+            (gradinit, 0.0, "gradinit: 'layers.1.kernel' is zero"),
+            (gradinit, jnp.nan, "gradinit: 'layers.1.kernel' is not finite"),
+        ],
+    ),
 )
 def test_parameters_that_cannot_be_calibrated_are_refused_by_name(
     calibration, value: float, message: str
@@ -116,6 +120,7 @@ def test_parameters_that_cannot_be_calibrated_are_refused_by_name(
             lsuv(problem, params, data)
 
 
+@pytest.mark.slow
 def test_calibrations_keep_dtypes() -> None:
     problem, params, (x, y) = shallow(1.0, "adam", "mlp")
     halves = {name: w.astype(jnp.bfloat16) for name, w in params.items()}

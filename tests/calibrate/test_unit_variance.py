@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from calibration_problems import shallow, variances, variances_in
+from cases import quick
 from flax import nnx
 from jaxtyping import Array
 
@@ -51,7 +52,12 @@ def batches(features: int, count: int = 4, batch: int = 64) -> tuple[Array, Arra
 
 
 @pytest.mark.parametrize(
-    ("leaves", "apply"), [(PLAIN, plain(jnp.tanh)), (PLAIN, plain(jax.nn.relu)), (BLOCKS, residual)]
+    ("leaves", "apply"),
+    [
+        pytest.param(PLAIN, plain(jnp.tanh), marks=pytest.mark.slow),
+        (PLAIN, plain(jax.nn.relu)),
+        pytest.param(BLOCKS, residual, marks=pytest.mark.slow),
+    ],
 )
 def test_lsuv_gives_every_layer_of_twenty_unit_variance(leaves: tuple, apply) -> None:
     problem = Problem(leaves, apply, cross_entropy)
@@ -82,7 +88,7 @@ def check_unit_variance(
     assert done.report["variance_high"] <= 1.1
 
 
-@pytest.mark.parametrize("model", ["rnn", "lstm", "gru"])
+@pytest.mark.parametrize("model", quick("gru", of=["rnn", "lstm", "gru"]))
 def test_lsuv_reaches_recurrent_matrices_gate_by_gate(model: str) -> None:
     leaves, apply, *_ = functional(lambda: MODELS[model](8, 32, 10, layers=2, rngs=nnx.Rngs(0)))
     problem = Problem(leaves, apply, cross_entropy)
@@ -211,7 +217,7 @@ def test_a_product_that_is_constant_has_no_variance() -> None:
         lsuv(problem, {"first": jnp.full((3, 4), 0.3)}, (x, x))
 
 
-@pytest.mark.parametrize("positions", ["learned", "rotary", None])
+@pytest.mark.parametrize("positions", quick("learned", of=["learned", "rotary", None]))
 def test_lsuv_of_transformers_leaves_positions_as_they_are(positions) -> None:
     options = {"heads": 2, "length": 6, "positions": positions, "scan": False}
 

@@ -70,6 +70,7 @@ def test_what_was_there_is_not_trained_again(folder: Path, monkeypatch: pytest.M
     assert {point.scheme for point in trained} == {"he_normal"}
 
 
+@pytest.mark.slow
 def test_an_extension_that_was_stopped_goes_on(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

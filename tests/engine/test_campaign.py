@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray as xr
+from cases import quick
 from pieces import in_pieces
 from rich.console import Console
 from short_study import SHORT, STUDY
@@ -132,6 +134,7 @@ def test_mappings_agree(result: Result, tmp_path: Path) -> None:
     np.testing.assert_allclose(together.records.train_loss, result.records.train_loss, rtol=2e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.accelerator
 def test_trials_together_are_those_one_by_one_within_rounding(
     tmp_path: Path, record_property: Callable[[str, object], None]
@@ -194,6 +197,7 @@ def test_a_folder_knows_an_own_scheme_that_has_changed(tmp_path: Path) -> None:
         campaign.run(study, out=tmp_path / "s", schemes=make(normal(0.2)), progress=False)
 
 
+@pytest.mark.slow
 def test_a_calibrated_scheme_beside_its_own_base(tmp_path: Path) -> None:
     names = ("saxe_orthogonal", "saxe_orthogonal+lsuv")
     study = replace(
@@ -214,8 +218,15 @@ def test_a_calibrated_scheme_beside_its_own_base(tmp_path: Path) -> None:
         assert not ratio.size or np.ptp(ratio.reshape(len(start), -1), axis=1).max() < 1e-3
 
 
-@pytest.mark.parametrize("model", ["lstm", "gru", "mlp"])
-@pytest.mark.parametrize("task", ["adding", "digits_rows"])
+@pytest.mark.parametrize(
+    ("task", "model"),
+    quick(
+        ("adding", "gru"),
+        ("adding", "mlp"),
+        ("digits_rows", "lstm"),
+        of=product(["adding", "digits_rows"], ["lstm", "gru", "mlp"]),
+    ),
+)
 def test_every_model_runs_on_tasks_of_both_kinds(model: str, task: str, tmp_path: Path) -> None:
     study = replace(
         STUDY,
@@ -354,7 +365,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Result:
     )
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", quick(signal.SIGTERM, of=[signal.SIGINT, signal.SIGTERM]))
 def test_a_signal_saves_and_the_same_study_goes_on_bit_for_bit(
     number: signal.Signals,
     uninterrupted: Result,
@@ -380,7 +391,7 @@ def test_a_signal_saves_and_the_same_study_goes_on_bit_for_bit(
     assert whole.summary["wall_s"] == first["wall_s"] + second["wall_s"] > first["wall_s"] > 0
 
 
-@pytest.mark.parametrize("mapping", ["map", "vmap"])
+@pytest.mark.parametrize("mapping", quick("map", of=["map", "vmap"]))
 def test_a_signal_in_the_midst_of_an_epoch_loses_none_of_it(
     mapping: sweep.Mapping, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -440,6 +451,7 @@ def test_a_torn_state_is_set_aside_and_the_one_before_is_used(
     xr.testing.assert_identical(whole.records, uninterrupted.records)
 
 
+@pytest.mark.slow
 def test_a_study_whose_states_are_gone_says_so_and_starts_anew(
     uninterrupted: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 import pytest
 import xarray as xr
+from cases import quick
 from pieces import in_pieces
 from short_study import STUDY
 
@@ -131,7 +132,7 @@ def test_workers_leave_the_records_of_one_process(
     assert max(len(pickle.dumps(sent)) for sent in workers.sent) < 6000
 
 
-@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("when", quick("before", of=["before", "after"]))
 def test_a_death_costs_nothing_that_was_finished(
     when: str, whole: Result, tmp_path: Path, short_slices: None
 ) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
+from cases import quick
 
 from jaxinit import cli
 from jaxinit.engine import coordcheck
@@ -71,7 +72,7 @@ def test_the_seeds_are_those_from_the_first_on() -> None:
     xr.testing.assert_allclose(later, whole.sel(seed=[1, 2]), rtol=1e-4)
 
 
-@pytest.mark.parametrize("model", ["mlp", "rnn"])
+@pytest.mark.parametrize("model", quick("rnn", of=["mlp", "rnn"]))
 def test_mup_and_its_kin_pass(model: str) -> None:
     """Sizes in the draw (muP, spectral) or in a multiplier (u-muP): the network computes the same
     but for factors."""
@@ -226,14 +227,7 @@ def test_sizes_without_a_slope_fail_by_name(kinds: dict[str, list[float]], note:
 
 
 # Of models that take the same settings one stands for the others.
-STANDS_IN = {"rnn": "lstm", "gru": "lstm", "mgu": "lstm", "glr": "rg_lru", "vit": "transformer"}
-MODEL_CASES = []
-for _model in MODELS:
-    _marks = [pytest.mark.slow] if _model in STANDS_IN else []
-    MODEL_CASES.append(pytest.param(_model, marks=_marks))
-
-
-@pytest.mark.parametrize("model", MODEL_CASES)
+@pytest.mark.parametrize("model", quick("lstm", "rg_lru", "mlp", "transformer", of=MODELS))
 def test_every_model_goes_through(
     model: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
+from cases import quick
 from pieces import in_pieces
 
 from jaxinit.analysis import store
@@ -214,7 +215,7 @@ def adding(tmp_path_factory: pytest.TempPathFactory) -> Result:
     return campaign.run(study, out=tmp_path_factory.mktemp("adding") / "s", progress=False)
 
 
-@pytest.mark.parametrize("name", ["ladder", "adding"])
+@pytest.mark.parametrize("name", quick("ladder", of=["ladder", "adding"]))
 def test_a_trial_converges_where_the_last_epoch_is_at_the_target_on_average(
     name: str, request: pytest.FixtureRequest
 ) -> None:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray as xr
+from cases import quick
 
 from jaxinit.analysis.outcome import Outcome
 from jaxinit.analysis.store import Result
@@ -121,7 +122,7 @@ def answer(drawn: Drawn, folder: Path, patch: pytest.MonkeyPatch, study: Study =
 
 
 # In which some trial is stopped and trained again.
-@pytest.mark.parametrize("case", [3, 4, 9, 10])
+@pytest.mark.parametrize("case", quick(9, 10, of=[3, 4, 9, 10]))
 def test_the_order_in_which_trials_end_changes_no_decision(
     case: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -138,7 +139,7 @@ def test_the_order_in_which_trials_end_changes_no_decision(
 @pytest.mark.parametrize(
     ("case", "rates", "every"),
     [
-        (0, RATES, 3),
+        pytest.param(0, RATES, 3, marks=pytest.mark.slow),
         (10, (), 4),
         pytest.param(10, (), 1, marks=pytest.mark.slow),
         pytest.param(0, RATES, 1, marks=pytest.mark.slow),

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 import pytest
 import xarray as xr
+from cases import quick
 from flax import nnx
 from programs import equations
 
@@ -66,7 +67,7 @@ def loss_and_slopes(resolved: Resolved, params: Any) -> Any:
     return *traced.lower().compile()(params), traced.jaxpr
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", quick("lstm", "glr", "cnn", "transformer", of=MODELS))
 def test_loss_and_gradient_in_bfloat16_are_those_of_float32_to_its_rounding(model: str) -> None:
     exact, narrow = resolve(of_model(model)), resolve(of_model(model, dtype="bfloat16"))
     (drawn,) = initial.draw_parameters(exact).values()
@@ -176,6 +177,7 @@ def test_a_step_of_narrow_parameters_is_one_in_float32_rounded_once(optimizer: s
         )
 
 
+@pytest.mark.slow
 def test_a_study_in_bfloat16_goes_on_after_a_signal_to_the_same_records(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -266,7 +268,7 @@ def watching(inputs: int, units: int, outputs: int, *, layers: int, rngs: Any, *
     return Watching(8 * inputs, units, outputs, layers=layers, rngs=rngs)
 
 
-@pytest.mark.parametrize("asked", ["highest", "high"])
+@pytest.mark.parametrize("asked", quick("highest", of=["highest", "high"]))
 def test_training_calibrations_probes_and_checks_are_traced_in_it(
     asked: str, tmp_path: Path
 ) -> None:

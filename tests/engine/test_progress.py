@@ -251,9 +251,10 @@ LOOKED_AT = Study(hidden=8, schemes=("small_normal", "orthogonal+lsuv"), seeds=2
 @pytest.mark.parametrize(
     ("look", "phases"),
     [
-        (
+        pytest.param(
             lambda: survey(LOOKED_AT, examples=8),
             ["drawing", "calibrating orthogonal+lsuv (1 of 1)", "measuring signals"],
+            marks=pytest.mark.slow,
         ),
         (
             lambda: coordinate_check(

@@ -47,6 +47,7 @@ def test_signals_are_recorded_between_chunks_and_own_tasks_run(tmp_path: Path) -
     )
 
 
+@pytest.mark.slow
 def test_of_a_ladder_the_signals_are_those_of_the_best_rate(tmp_path: Path) -> None:
     """Which trains its first seed at many rates."""
     study = replace(

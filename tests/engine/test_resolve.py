@@ -188,17 +188,15 @@ def training_step(study: Study) -> str:
     return str(jax.make_jaxpr(jax.grad(loss))(params, resolved.model.running, jax.random.key(0)))
 
 
-SLOW = ("lstm", "gru", "mgu", "glr", "rg_lru", "cnn")
+SLOW = ("lstm", "gru", "mgu", "lru", "glr", "rg_lru", "cnn", "vit")
 
 
 @pytest.mark.parametrize(
     "model",
     [
         "rnn",
-        "lru",
         "mlp",
         "resnet",
-        "vit",
         *(pytest.param(m, marks=pytest.mark.slow) for m in SLOW),
     ],
 )

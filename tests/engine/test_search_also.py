@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 import xarray as xr
+from cases import every
 from short_study import STUDY
 
 from jaxinit.analysis import table
@@ -96,7 +97,15 @@ def test_a_study_that_was_stopped_goes_on_bit_for_bit(
 
 @pytest.mark.parametrize(
     ("setting", "values"),
-    [("warmup", (0.0, 0.5)), ("weight_decay", (0.0, 0.1)), ("clip", (0.1, 1.0)), ("l2", (0, 0.1))],
+    every(
+        2,
+        of=[
+            ("warmup", (0.0, 0.5)),
+            ("weight_decay", (0.0, 0.1)),
+            ("clip", (0.1, 1.0)),
+            ("l2", (0, 0.1)),
+        ],
+    ),
 )
 def test_settings_of_a_study_are_traced_as_if_they_were_given(
     setting: str, values: tuple[float, float], tmp_path: Path

@@ -29,6 +29,7 @@ def signals(tmp_path_factory: pytest.TempPathFactory) -> tuple[xr.Dataset, Path]
     return survey(STUDY, out=folder), folder
 
 
+@pytest.mark.slow
 def test_glorot_and_bengio_at_the_start(signals: tuple[xr.Dataset, Path]) -> None:
     found, folder = signals
     judged = verdicts(found)
@@ -71,6 +72,7 @@ def test_bad_requests_are_one_line(tmp_path: Path) -> None:
     assert not (tmp_path / "s").exists()
 
 
+@pytest.mark.slow
 def test_every_step_of_a_long_sequence_is_seen_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """A study trains long sequences in segments; a probe looks at all steps, not at those of the
     first segment."""
@@ -121,6 +123,7 @@ def test_a_network_through_time(tmp_path: Path) -> None:
         through_time(STUDY)
 
 
+@pytest.mark.slow
 def test_other_data_under_the_same_name_is_another_answer(tmp_path: Path) -> None:
     (tmp_path / "t.txt").write_text("It was the best of times, it was the worst of times. " * 40)
     study = Study(

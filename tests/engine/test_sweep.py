@@ -6,11 +6,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from itertools import product
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import quick
 from flax import nnx
 from pieces import in_pieces
 
@@ -128,7 +130,10 @@ def one_by_one() -> tuple[float, np.ndarray, dict[int, Outcome]]:
 
 
 @pytest.mark.parametrize(
-    ("mapping", "devices"), [("map", 1), ("map", 2), ("map", 8), ("vmap", 1), ("vmap", 8)]
+    ("mapping", "devices"),
+    quick(
+        ("map", 2), ("vmap", 8), of=[("map", 1), ("map", 2), ("map", 8), ("vmap", 1), ("vmap", 8)]
+    ),
 )
 def test_mapped_equals_looped_on_a_stable_scheme(mapping: str, devices: int, one_by_one) -> None:
     target, expected, ends = one_by_one
@@ -218,8 +223,9 @@ def test_a_trial_goes_on_from_the_state_in_which_it_was_saved() -> None:
     assert np.isnan(metric[1, : PROGRAM.rows]).all()
 
 
-@pytest.mark.parametrize("mapping", ["map", "vmap"])
-@pytest.mark.parametrize("steps", [1, 7])
+@pytest.mark.parametrize(
+    ("steps", "mapping"), quick((1, "map"), (7, "vmap"), of=product([1, 7], ["map", "vmap"]))
+)
 def test_chunks_cut_anywhere_leave_the_same_records(
     mapping: str, steps: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -276,8 +282,10 @@ def test_a_piece_takes_about_as_long_as_it_should(
     assert pace.steps(1) == PROGRAM.chunk
 
 
-@pytest.mark.parametrize("mapping", ["map", "vmap"])
-@pytest.mark.parametrize("steps", [2**30, 5])
+@pytest.mark.parametrize(
+    ("steps", "mapping"),
+    quick((2**30, "map"), (5, "vmap"), of=product([2**30, 5], ["map", "vmap"])),
+)
 def test_a_device_that_runs_out_of_memory_goes_on_with_fewer_trials(
     mapping: str, steps: int, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
@@ -359,6 +367,7 @@ def test_states_pass_from_chunk_to_chunk_without_being_copied() -> None:
     assert all(a is b for a, b in zip(left, entered[1:], strict=False))
 
 
+@pytest.mark.slow
 def test_under_vmap_the_slots_shrink_to_powers_of_two_and_under_map_they_stay() -> None:
     budget = np.asarray([2] * 8 + [4] * 3, np.int32)  # evaluations: 11 trials run, then 3
     for mapping, expected in (("vmap", {16, 4}), ("map", {16})):
@@ -436,6 +445,7 @@ def test_importing_sets_up_nothing_and_the_call_gives_a_device_per_core() -> Non
     assert done.stdout.split() == ["3"], done.stderr
 
 
+@pytest.mark.slow
 def test_compilations_are_kept_for_the_next_process(tmp_path) -> None:
     code = (
         "import jax, sys; from jaxinit.engine import sweep; sweep.keep_compilations()\n"

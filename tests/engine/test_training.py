@@ -79,7 +79,7 @@ def advance(made: Program, settings: Trial, params=PARAMS):
     ("name", "reference"),
     [
         ("sgd", optax.sgd(0.1)),
-        ("momentum", optax.sgd(0.1, momentum=0.9)),
+        pytest.param("momentum", optax.sgd(0.1, momentum=0.9), marks=pytest.mark.slow),
         ("adam", optax.adam(0.1)),
     ],
 )

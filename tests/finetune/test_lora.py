@@ -4,12 +4,14 @@ import copy
 import math
 import pickle
 from collections.abc import Callable
+from itertools import product
 from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import quick
 from flax import nnx
 
 from jaxinit import introspect
@@ -50,7 +52,7 @@ BASES: dict[str, tuple[Callable[[], nnx.Module], Any]] = {
 }
 
 
-@pytest.mark.parametrize("kind", BASES)
+@pytest.mark.parametrize("kind", quick("Linear", "fused gates", of=BASES))
 def test_an_adapter_can_be_pickled_copied_and_be_part_of_a_static_argument(kind: str) -> None:
     make, x = BASES[kind]
     adapted: Any = LoRA(make(), 2, init=lambda leaf: normal(0.5), rngs=nnx.Rngs(1))
@@ -67,8 +69,13 @@ def test_statistics_and_noise_of_an_adapted_base_stand_still() -> None:
     np.testing.assert_allclose(adapted(X)[:2], adapted(X[:2]), atol=1e-6)
 
 
-@pytest.mark.parametrize("init", [lora_kaiming, lora_gaussian, lora_init_b])
-@pytest.mark.parametrize("kind", BASES)
+INITS = [lora_kaiming, lora_gaussian, lora_init_b]
+
+
+# each kind under one of them in turn
+@pytest.mark.parametrize(
+    ("kind", "init"), quick(*zip(BASES, INITS * 2, strict=True), of=product(BASES, INITS))
+)
 def test_an_adapted_model_starts_as_itself_and_can_learn(kind: str, init: Any) -> None:
     """B6, pitfall 24: B A = 0 at step 0, and the factor that is 0 has a gradient."""
     make, x = BASES[kind]
@@ -208,8 +215,9 @@ STARTS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("start", STARTS)
-@pytest.mark.parametrize("kind", BASES)
+@pytest.mark.parametrize(
+    ("kind", "start"), quick(*zip(BASES, [*STARTS] * 2, strict=True), of=product(BASES, STARTS))
+)
 def test_starts_with_two_factors_leave_the_model_as_it_is_and_both_learn(
     kind: str, start: str
 ) -> None:

@@ -4,11 +4,13 @@ import math
 import subprocess
 import sys
 from functools import partial
+from itertools import product
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import every
 
 from jaxinit import initializers as I
 from jaxinit.spec import along
@@ -56,10 +58,10 @@ BOUNDED = {
 }
 
 
-@pytest.mark.parametrize(
-    "dtype", [jnp.float32, jnp.bfloat16, jnp.float16, jnp.float64, jnp.float8_e4m3fn]
-)
-@pytest.mark.parametrize("name", BOUNDED)
+DTYPES = [jnp.float32, jnp.bfloat16, jnp.float16, jnp.float64, jnp.float8_e4m3fn]
+
+
+@pytest.mark.parametrize(("name", "dtype"), every(2, of=product(BOUNDED, DTYPES)))
 @pytest.mark.parametrize("through", ["init", pytest.param("along", marks=pytest.mark.slow)])
 def test_bounds_hold_after_the_cast(name: str, dtype: jnp.dtype, through: str) -> None:
     init, shape, low, high = BOUNDED[name]
@@ -100,6 +102,7 @@ def test_a_dtype_without_a_number_between_the_bounds_is_refused() -> None:
         I.uniform(0.0997, 0.0999)(KEY, (3,), jnp.bfloat16)
 
 
+@pytest.mark.slow
 def test_many_batches_of_orthogonal_matrices_in_one_program_come_to_an_end() -> None:
     program = """
 import jax, jax.numpy as jnp
@@ -116,29 +119,30 @@ for seed in range(20):
     subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
 
 
+OF_NUMBERS = [
+    I.constant,
+    lambda s: I.uniform(-s, s),
+    lambda s: I.uniform(0.0, s),
+    lambda s: I.normal(s, mean=s),
+    I.truncated_normal,
+    lambda s: I.truncated_normal(0.3, -s, 2 * s),
+    lambda s: I.variance_scaling(s, "fan_avg", "uniform"),
+    lambda s: I.variance_scaling(s, "fan_avg", "truncated_normal"),
+    lambda s: I.he("normal", negative_slope=s),
+    I.orthogonal,
+    I.identity,
+    partial(I.scaled, I.normal(1.0)),
+    lambda s: I.log_decay(s, 2 * s),
+    I.log_phase,
+    lambda s: I.log_rate(s, 2 * s),
+    lambda s: I.time_steps(s / 10, s, s / 5),
+    lambda s: I.decay_logit(s, 2 * s, 10 * s),
+]
+
+
 @pytest.mark.parametrize(
-    "make",
-    [
-        I.constant,
-        lambda s: I.uniform(-s, s),
-        lambda s: I.uniform(0.0, s),
-        lambda s: I.normal(s, mean=s),
-        I.truncated_normal,
-        lambda s: I.truncated_normal(0.3, -s, 2 * s),
-        lambda s: I.variance_scaling(s, "fan_avg", "uniform"),
-        lambda s: I.variance_scaling(s, "fan_avg", "truncated_normal"),
-        lambda s: I.he("normal", negative_slope=s),
-        I.orthogonal,
-        I.identity,
-        partial(I.scaled, I.normal(1.0)),
-        lambda s: I.log_decay(s, 2 * s),
-        I.log_phase,
-        lambda s: I.log_rate(s, 2 * s),
-        lambda s: I.time_steps(s / 10, s, s / 5),
-        lambda s: I.decay_logit(s, 2 * s, 10 * s),
-    ],
+    ("dtype", "make"), every(3, of=product([jnp.float32, jnp.bfloat16], OF_NUMBERS))
 )
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_numbers_may_be_traced(make, dtype: jnp.dtype) -> None:
     def draw(number: float | jax.Array) -> jax.Array:
         return make(number)(KEY, (6, 6), dtype)

@@ -2,12 +2,14 @@
 
 import math
 from functools import partial
+from itertools import product
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import every, quick
 from jax.sharding import NamedSharding, PartitionSpec
 from scipy import stats
 
@@ -32,8 +34,7 @@ def convolved(x: jax.Array, w: jax.Array) -> jax.Array:
     return jax.lax.conv_general_dilated(x, w, (1,) * len(window), "SAME", dimension_numbers=layout)
 
 
-@pytest.mark.parametrize("axes", [1, 2])
-@pytest.mark.parametrize("size", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize(("size", "axes"), every(3, of=product([1, 2, 3, 4, 5], [1, 2])))
 def test_same_padding_loses_no_pixel(size: int, axes: int) -> None:
     image, window = (7,) * axes, (size,) * axes
     x = jax.random.normal(KEY, (2, *image, 4))
@@ -95,7 +96,7 @@ def test_positive_definite_identity() -> None:
     assert values[0] > 0
 
 
-@pytest.mark.parametrize("dtype", [jnp.complex64, jnp.complex128])
+@pytest.mark.parametrize("dtype", quick(jnp.complex64, of=[jnp.complex64, jnp.complex128]))
 def test_structure_in_complex_dtypes(dtype: jnp.dtype) -> None:
 
     def draw(init: Any, shape: tuple[int, ...]) -> np.ndarray:
@@ -129,7 +130,7 @@ def test_structure_in_complex_dtypes(dtype: jnp.dtype) -> None:
             assert not draw(init, (8, 8)).imag.any()
 
 
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float64])
+@pytest.mark.parametrize("dtype", quick(jnp.bfloat16, of=[jnp.bfloat16, jnp.float16, jnp.float64]))
 def test_structure_in_other_real_dtypes(dtype: jnp.dtype) -> None:
 
     def draw(init: Any, shape: tuple[int, ...]) -> np.ndarray:
@@ -157,18 +158,21 @@ def test_structure_in_other_real_dtypes(dtype: jnp.dtype) -> None:
 
 @pytest.mark.parametrize(
     ("make", "shape"),
-    [
-        (S.delta_orthogonal, (3, 4, 4)),
-        (S.dirac, (3, 4, 4)),
-        (partial(S.sparse, 2), (6, 6)),
-        (partial(S.sparse, 2, 1.0), (6, 6)),
-        (S.gaussian_at_radius, (6, 6)),
-        (S.spectral, (6, 4)),
-        (S.hippo_legs, (6, 6)),
-        (lambda s: S.gate_biases(NAMES, forget=s), (4, 6)),
-        (lambda s: S.chrono(NAMES, 100 * s), (4, 6)),
-        (lambda s: S.mimetic("left", s, s), (2, 8, 4)),
-    ],
+    every(
+        3,
+        of=[
+            (S.delta_orthogonal, (3, 4, 4)),
+            (S.dirac, (3, 4, 4)),
+            (partial(S.sparse, 2), (6, 6)),
+            (partial(S.sparse, 2, 1.0), (6, 6)),
+            (S.gaussian_at_radius, (6, 6)),
+            (S.spectral, (6, 4)),
+            (S.hippo_legs, (6, 6)),
+            (lambda s: S.gate_biases(NAMES, forget=s), (4, 6)),
+            (lambda s: S.chrono(NAMES, 100 * s), (4, 6)),
+            (lambda s: S.mimetic("left", s, s), (2, 8, 4)),
+        ],
+    ),
 )
 def test_numbers_may_be_traced(make, shape: tuple[int, ...]) -> None:
     def draw(number: float | jax.Array) -> jax.Array:
@@ -208,7 +212,15 @@ def test_zero_hadamard() -> None:
     assert len(np.unique(np.abs(w))) == 1
 
 
-@pytest.mark.parametrize("shape", [(100, 40), (40, 100), (64, 64), (3, 3, 8, 16)])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (100, 40),
+        pytest.param((40, 100), marks=pytest.mark.slow),
+        pytest.param((64, 64), marks=pytest.mark.slow),
+        (3, 3, 8, 16),
+    ],
+)
 def test_sinusoidal_is_the_published_formula(shape: tuple[int, ...]) -> None:
     w = np.asarray(S.sinusoidal()(KEY, shape, jnp.float32), np.float64)
     window, (inputs, m) = math.prod(shape[:-2]), shape[-2:]
@@ -224,7 +236,8 @@ def test_sinusoidal_is_the_published_formula(shape: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "rank"), [((64, 64), 31), ((65, 65), 32), ((64, 128), 32), ((65, 64), 64)]
+    ("shape", "rank"),
+    every(3, of=[((64, 64), 31), ((65, 65), 32), ((64, 128), 32), ((65, 64), 64)]),
 )
 def test_sinusoidal_has_half_its_rank_where_the_sizes_agree(
     shape: tuple[int, int], rank: int
@@ -404,7 +417,22 @@ WITHOUT_RANDOMNESS = {
 }
 
 
-@pytest.mark.parametrize("name", CATALOGUE)
+# Of each kind of draw one: by JAX, by a decomposition, by a loop, by equal numbers.
+QUICK = (
+    "constant",
+    "normal",
+    "truncated_normal",
+    "variance_scaling",
+    "orthogonal",
+    "sparse",
+    "ring",
+    "sinusoidal",
+    "gate_biases",
+    "xlstm_biases",
+)
+
+
+@pytest.mark.parametrize("name", quick(*QUICK, of=CATALOGUE))
 def test_same_key_same_values_eager_jit_vmap_and_sharded(name: str) -> None:
     init, shape = EXAMPLES[name]
     dtype = jnp.complex64 if name == "ring" else jnp.float32
@@ -433,12 +461,13 @@ def test_same_key_same_values_eager_jit_vmap_and_sharded(name: str) -> None:
 # ones no law knows.
 PLACED = []
 for _name in CATALOGUE:
-    PLACED.append(pytest.param(_name, True, id=f"{_name}-explicit"))
-    _marks = [] if _name in ("constant", "normal", "orthogonal", "ring") else [pytest.mark.slow]
-    PLACED.append(pytest.param(_name, False, id=f"{_name}-automatic", marks=_marks))
+    PLACED += [(_name, True), (_name, False)]
 
 
-@pytest.mark.parametrize(("name", "explicit"), PLACED)
+@pytest.mark.parametrize(
+    ("name", "explicit"),
+    quick(*((name, True) for name in QUICK), ("normal", False), ("ring", False), of=PLACED),
+)
 def test_jaxs_whole_protocol_by_name_and_placed(name: str, explicit: bool) -> None:
     init, shape = EXAMPLES[name]
     dtype = jnp.complex64 if name == "ring" else jnp.float32

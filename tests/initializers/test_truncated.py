@@ -1,11 +1,13 @@
 """Truncated Gaussians by their moments and distributions."""
 
 import math
+from itertools import product
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import every
 from scipy import integrate, special, stats
 
 from jaxinit import initializers as I
@@ -85,8 +87,7 @@ def distance_in_tail(low: float, high: float):
     return cdf
 
 
-@pytest.mark.parametrize("bounds", TAILS)
-@pytest.mark.parametrize("traced", [False, True])
+@pytest.mark.parametrize(("traced", "bounds"), every(2, of=product([False, True], TAILS)))
 def test_far_tails_and_narrow_cuts_have_their_law(
     bounds: tuple[float, float], traced: bool
 ) -> None:
@@ -119,6 +120,7 @@ def test_far_tails_and_narrow_cuts_have_their_law(
             assert stats.kstest(distance, distance_in_tail(low, high)).pvalue > 1e-3
 
 
+@pytest.mark.slow
 def test_far_tails_in_float64() -> None:
     with jax.enable_x64(True):
         for low, high in ((5, 6), (-9, -8), (10, 12), (0.5, 0.5 + 1e-9)):

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import quick
 from flax import nnx
 
 from jaxinit import introspect
@@ -210,7 +211,9 @@ def test_every_vector_of_flax_has_its_role() -> None:
     assert drawn.cell.dense_i.bias.get_value().shape == (18,)
 
 
-@pytest.mark.parametrize(("cell", "gates"), [(nnx.GRUCell, 3), (nnx.OptimizedLSTMCell, 4)])
+@pytest.mark.parametrize(
+    ("cell", "gates"), quick((nnx.GRUCell, 3), of=[(nnx.GRUCell, 3), (nnx.OptimizedLSTMCell, 4)])
+)
 def test_fused_gates_are_drawn_one_by_one(cell: Any, gates: int) -> None:
     declared = declare(cell(5, H, rngs=nnx.Rngs(0)))
     net = introspect.initialize(declared, SCHEMES["saxe_orthogonal"], KEY)
@@ -234,7 +237,9 @@ def test_groups_and_heads_are_drawn_one_by_one() -> None:
         np.testing.assert_allclose(np.linalg.svd(q[:, head], compute_uv=False), 1, atol=1e-5)
 
 
-@pytest.mark.parametrize("cell", [nnx.LSTMCell, nnx.OptimizedLSTMCell])
+@pytest.mark.parametrize(
+    "cell", quick(nnx.OptimizedLSTMCell, of=[nnx.LSTMCell, nnx.OptimizedLSTMCell])
+)
 def test_a_forget_bias_reaches_either_lstm(cell: Any) -> None:
     drawn = introspect.initialize(declare(cell(2, 3, rngs=nnx.Rngs(0))), forget_bias(1.0), KEY)
     if cell is nnx.LSTMCell:

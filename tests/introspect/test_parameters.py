@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import every
 from flax import nnx
 
 from jaxinit import introspect, spec
@@ -81,7 +82,7 @@ def test_our_modules_live_inside_any_flax_module() -> None:
     ]
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", every(3, of=MODELS))
 def test_every_model_can_be_pickled_copied_and_be_part_of_a_static_argument(name: str) -> None:
     model: Any = MODELS[name](4, 8, 3, rngs=nnx.Rngs(0))
     x = jnp.ones((2, 5, 4)) if name != "mlp" else jnp.ones((2, 4))

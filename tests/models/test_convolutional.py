@@ -255,6 +255,7 @@ def changes(layers: int) -> tuple[Functional, Any]:
     return model, of_steps
 
 
+@pytest.mark.slow
 def test_a_network_under_fixup_starts_as_its_stem_and_moves_alike_at_every_depth() -> None:
     """The first step moves the readout alone, in proportion to the rate. The second moves each of L
     branches as its scale squared, which is 1/L: the sum the same at every depth, and as L without
@@ -304,6 +305,7 @@ def test_batch_norm_sees_the_batch_in_training_and_what_it_has_seen_in_evaluatio
 BATCHES = jnp.stack([X, 2 * X]), jnp.stack([Y, Y])
 
 
+@pytest.mark.slow
 def test_lsuv_scales_convolutions_or_says_why_not() -> None:
     plain = built(CNN, layers=3)
     problem = Problem(plain.leaves, plain.as_trained, cross_entropy)

@@ -3,12 +3,14 @@ arguments."""
 
 from collections.abc import Callable
 from functools import partial
+from itertools import product
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import every, quick
 from flax import nnx
 from programs import equations
 from scipy.stats import kstest
@@ -110,8 +112,10 @@ def reference(kind: str, p: dict[str, np.ndarray], x: np.ndarray) -> np.ndarray:
     return out
 
 
-@pytest.mark.parametrize("readout", ["last", "all"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "readout"),
+    quick(*zip(KINDS, ["last", "all"] * 3, strict=True), of=product(KINDS, ["last", "all"])),
+)
 def test_recurrent_equations(kind: str, readout: str) -> None:
     leaves, apply, *_ = functional(partial(of_kind, kind, readout=readout))
     params = spec.draw(everything_normal, KEY, leaves)
@@ -134,7 +138,7 @@ def test_mlp_equations() -> None:
     assert [leaf.role for leaf in leaves if "kernel" in leaf.name] == ["input", "hidden", "readout"]
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if "relu" not in kind])
+@pytest.mark.parametrize("kind", every(2, of=(kind for kind in KINDS if "relu" not in kind)))
 def test_gradients_through_the_scan_against_finite_differences(kind: str) -> None:
     leaves, apply, *_ = functional(partial(of_kind, kind, layers=2))
     narrow = spec.draw(everything_normal, KEY, leaves)
@@ -160,7 +164,10 @@ def test_gradients_through_the_scan_against_finite_differences(kind: str) -> Non
 
 @pytest.mark.parametrize(
     ("kind", "readout", "segment"),
-    [("rnn tanh", "last", 1), ("lstm", "all", 4), ("gru after", "last", 5)],
+    quick(
+        ("lstm", "all", 4),
+        of=[("rnn tanh", "last", 1), ("lstm", "all", 4), ("gru after", "last", 5)],
+    ),
 )
 def test_segments_change_neither_outputs_nor_gradients(
     kind: str, readout: str, segment: int
@@ -198,14 +205,14 @@ def test_memory_grows_as_the_square_root_of_a_long_sequence() -> None:
     assert temporary(2**14, segment=2**14) > 10 * kept[0]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", quick("rnn tanh", "lstm", of=KINDS))
 def test_unrolling_changes_nothing_but_the_program(kind: str) -> None:
     outputs = [of_kind(kind, unroll=unroll)(X) for unroll in (1, 2, T)]
     for other in outputs[1:]:
         np.testing.assert_allclose(outputs[0], other, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", every(2, of=KINDS))
 def test_causality_by_gradient(kind: str) -> None:
     model = of_kind(kind, readout="all", layers=2)
 
@@ -220,7 +227,7 @@ def test_causality_by_gradient(kind: str) -> None:
 
 
 # test_transformer has its own
-@pytest.mark.parametrize("name", [name for name in MODELS if name not in ATTENTION])
+@pytest.mark.parametrize("name", every(2, of=(name for name in MODELS if name not in ATTENTION)))
 def test_overrides_reach_their_role_only(name: str) -> None:
     arguments = {
         "kernel_init": ("input", "hidden"),
@@ -290,7 +297,7 @@ def test_a_network_without_units_is_refused() -> None:
         RNN(D, 0, K, rngs=nnx.Rngs(0))
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", quick("rnn", "lru", "mlp", "resnet", "transformer", of=MODELS))
 def test_a_model_keeps_the_configuration_that_its_name_stands_for(name: str) -> None:
     model: Any = MODELS[name](D, 8, K, layers=2, rngs=nnx.Rngs(0))
     assert type(model.options) is OPTIONS[name]
@@ -510,7 +517,7 @@ def test_the_poles_lie_uniformly_on_their_ring() -> None:
     assert kstest(phase, "uniform", args=(0, 2 * np.pi)).pvalue > 0.01
 
 
-@pytest.mark.parametrize("name", RECURRENT)
+@pytest.mark.parametrize("name", every(2, of=RECURRENT))
 def test_steps_of_every_kind_equal_its_own_loop(name: str) -> None:
     model = build(name, layers=2, readout="all", learned_start=True)
     model = drawn(model, normal_beside_poles(0.5))
@@ -519,7 +526,7 @@ def test_steps_of_every_kind_equal_its_own_loop(name: str) -> None:
     assert shapes_of(states) == [[(T, B, H)] * model.carries] * 2
 
 
-@pytest.mark.parametrize("name", RECURRENT)
+@pytest.mark.parametrize("name", every(2, of=RECURRENT))
 def test_two_directions_are_two_networks_side_by_side(name: str) -> None:
     model = MODELS[name](D, H, K, bidirectional=True, readout="all", rngs=nnx.Rngs(0))
     p = introspect.values(model)
@@ -540,8 +547,10 @@ def test_two_directions_are_two_networks_side_by_side(name: str) -> None:
         model.advance(X)
 
 
-@pytest.mark.parametrize("bidirectional", [False, True])
-@pytest.mark.parametrize("readout", ["last", "all"])
+@pytest.mark.parametrize(
+    ("readout", "bidirectional"),
+    quick(("last", False), ("all", True), of=product(["last", "all"], [False, True])),
+)
 def test_what_follows_a_sequences_end_does_not_matter(readout: str, bidirectional: bool) -> None:
     model = LSTM(D, H, K, layers=2, bidirectional=bidirectional, readout=readout, rngs=nnx.Rngs(0))
     lengths = np.asarray([T, 2, 1])  # known, in a program too
@@ -588,7 +597,7 @@ def test_lengths_and_masks_that_make_no_sense_are_refused() -> None:
         model(X, mask=mask.at[0, 2].set(False))
 
 
-@pytest.mark.parametrize("name", RECURRENT)
+@pytest.mark.parametrize("name", quick("lstm", "gru", "glr", of=RECURRENT))
 def test_a_sequence_in_parts_is_the_whole_sequence(name: str) -> None:
     model = MODELS[name](D, H, K, layers=2, readout="all", rngs=nnx.Rngs(0))
     first, states = model.advance(X[:, :2])
@@ -626,6 +635,7 @@ def test_states_carried_from_batch_to_batch() -> None:
     np.testing.assert_allclose(model.apply(params | running, X), make()(X), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_whole_numbers_stand_for_one_hot_vectors() -> None:
     tokens = jax.random.randint(KEY, (B, T), 0, D)
     vectors = jax.nn.one_hot(tokens, D)
@@ -638,6 +648,7 @@ def test_whole_numbers_stand_for_one_hot_vectors() -> None:
             )
 
 
+@pytest.mark.slow
 def test_variational_dropout_drops_the_same_units_at_every_step() -> None:
     same = jnp.broadcast_to(X[:, :1], X.shape)
     noise = Training(jax.random.key(3), 0.5)
@@ -783,12 +794,12 @@ for _activation in SLOPES:
         IN_A_DTYPE[f"rnn {_activation}"] = ("rnn", {"activation": _activation})
 for _activation in ACTIVATIONS:
     IN_A_DTYPE[f"mlp {_activation}"] = ("mlp", {"activation": _activation, "layers": 2})
-# What no cell knows of, the loop around it does: of one with two states, one with one, and a linear
-# one it is enough to see.
+# What no cell knows of, the loop around it does: of one with two states and a linear one it is
+# enough to see.
 IN_THE_LOOP = {"bidirectional", "embedding", "stateful", "segment", "truncate", "readout", "layers"}
 DTYPE_CASES = []
 for _case, (_name, _options) in IN_A_DTYPE.items():
-    _again = _name in ("rnn", "mgu", "glr", "rg_lru") and set(_options) <= IN_THE_LOOP
+    _again = _name not in ("lstm", "lru") and set(_options) <= IN_THE_LOOP
     DTYPE_CASES.append(pytest.param(_case, marks=[pytest.mark.slow] if _again else []))
 
 
@@ -836,8 +847,9 @@ def test_everything_is_computed_in_the_dtype_of_the_parameters(case: str) -> Non
         check_dtype(model, jnp.argmax(X, axis=2), BF16)  # whole numbers follow the parameters
 
 
-@pytest.mark.parametrize("dtype", ["float16", "float64"])
-@pytest.mark.parametrize("name", [*RECURRENT, "mlp"])
+@pytest.mark.parametrize(
+    ("name", "dtype"), every(3, of=product([*RECURRENT, "mlp"], ["float16", "float64"]))
+)
 def test_other_dtypes(name: str, dtype: str) -> None:
     options = {"norm": "batch"} if name == "mlp" else {"learned_start": True, "layers": 2}
     with jax.enable_x64(dtype == "float64"):
@@ -845,7 +857,10 @@ def test_other_dtypes(name: str, dtype: str) -> None:
         check_dtype(functional(partial(build, name, **options)), x, dtype)
 
 
-@pytest.mark.parametrize("case", [*KINDS, "mgu", *LINEAR, "peepholes", "mlp"])
+@pytest.mark.parametrize(
+    "case",
+    quick("rnn relu", "lstm", "glr", "mlp", of=[*KINDS, "mgu", *LINEAR, "peepholes", "mlp"]),
+)
 def test_gradients_in_bfloat16_are_those_of_float32_to_its_rounding(case: str) -> None:
     def make(**options):
         if case == "mlp":  # which has no time to go back through
@@ -909,7 +924,7 @@ def test_the_linear_recurrent_unit_keeps_its_states_wide() -> None:
 
 # with neither, the program is a part of that with both
 @pytest.mark.parametrize("both", [pytest.param(False, marks=pytest.mark.slow), True])
-@pytest.mark.parametrize("name", RECURRENT)
+@pytest.mark.parametrize("name", quick("rnn", "lstm", "glr", "rg_lru", of=RECURRENT))
 def test_traced_lengths_count_as_the_nearest_that_there_is(name: str, both: bool) -> None:
     learned_start = bidirectional = both
     options = {"bidirectional": bidirectional, "learned_start": learned_start, "layers": 2}
@@ -971,7 +986,9 @@ def test_traced_masks_end_at_their_first_false() -> None:
         jax.jit(lambda lengths: model(X, lengths=lengths))(jnp.ones(B))
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS if name not in ("mlp", *PICTURES)])
+@pytest.mark.parametrize(
+    "name", every(3, of=(name for name in MODELS if name not in ("mlp", *PICTURES)))
+)
 def test_inputs_of_another_shape_are_refused_in_one_line(name: str) -> None:
     model = MODELS[name](D, 8, K, rngs=nnx.Rngs(0))
     expected = rf"expected features \[batch, time, {D}\] or whole numbers \[batch, time\] below {D}"
@@ -999,7 +1016,7 @@ def test_a_perceptron_refuses_features_of_another_number_and_takes_whole_numbers
     np.testing.assert_array_equal(model(counts.astype(jnp.int8)), model(counts))
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", quick("gru", "glr", "mlp", "resnet", "vit", of=MODELS))
 def test_a_batch_of_no_examples(name: str) -> None:
     model = functional(lambda: MODELS[name](T * D if name == "mlp" else D, 8, K, rngs=nnx.Rngs(0)))
     params = spec.draw(normal_beside_vectors(0.3), KEY, model.leaves)
@@ -1018,7 +1035,7 @@ def test_a_batch_of_no_examples(name: str) -> None:
     assert not any(bool(slope.any()) for slope in slopes.values())
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", every(3, of=MODELS))
 def test_sizes_of_any_integral_type(name: str) -> None:
     def make(size: type):
         return MODELS[name](size(D), size(8), size(K), layers=size(2), rngs=nnx.Rngs(0))

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import every, quick
 from flax import nnx
 from programs import equations
 
@@ -63,7 +64,7 @@ def outputs_by_time(model):
     return summed
 
 
-@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("name", quick("post-norm", "llama", "fixup", of=OPTIONS))
 def test_scanned_blocks_equal_blocks_one_by_one(name: str) -> None:
     scanned = drawn(make(scan=True, **OPTIONS[name]))
     unrolled = drawn(make(scan=False, **OPTIONS[name]))
@@ -78,6 +79,7 @@ def test_scanned_blocks_equal_blocks_one_by_one(name: str) -> None:
     np.testing.assert_allclose(of_vectors, y, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_backward_pass_keeps_the_products_of_each_block_alone() -> None:
     """10 d floats a step: the stream, queries, keys, values, attention's product, 4 d into and d
     out of the ffn."""
@@ -100,7 +102,7 @@ def test_the_backward_pass_keeps_the_products_of_each_block_alone() -> None:
     assert kept == pytest.approx(10 * width * batch * length * 4, rel=0.3)
 
 
-@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("name", quick("llama", "sinusoidal", "rezero", "fixup", of=OPTIONS))
 def test_causality_by_gradient(name: str) -> None:
     x = jax.nn.one_hot(TOKENS, V)
     # that nothing else hides the future is seen in two blocks that share no part of their attention
@@ -187,7 +189,7 @@ def test_a_block_equals_pytorchs_with_copied_weights(placed: str) -> None:
 
 
 @pytest.mark.parity
-@pytest.mark.parametrize("placed", ["pre", "post"])
+@pytest.mark.parametrize("placed", quick("pre", of=["pre", "post"]))
 def test_a_decoder_block_equals_pytorchs_with_copied_weights(placed: str) -> None:
     torch = pytest.importorskip("torch", reason="the parity extra is not installed")
     layer = torch.nn.TransformerDecoderLayer(
@@ -375,18 +377,21 @@ def of_no_initializer() -> tuple[dict, dict]:
 
 @pytest.mark.parametrize(
     "role",
-    [
-        "embedding",
-        "position",
-        "query",
-        "key",
-        "value",
-        "attention_out",
-        "ffn_in",
-        "ffn_out",
-        "readout",
-        "bias",
-    ],
+    every(
+        3,
+        of=[
+            "embedding",
+            "position",
+            "query",
+            "key",
+            "value",
+            "attention_out",
+            "ffn_in",
+            "ffn_out",
+            "readout",
+            "bias",
+        ],
+    ),
 )
 def test_an_initializer_for_every_role(role: str) -> None:
     before, roles = of_no_initializer()
@@ -399,13 +404,14 @@ def test_an_initializer_for_every_role(role: str) -> None:
             np.testing.assert_array_equal(value, before[name])
 
 
-# Options are not told by the dtype: what the others have too is seen in blocks of three kinds.
-IN_A_DTYPE = []
-for _dtype in ("bfloat16", "float16", "float64"):
-    for _name in OPTIONS:
-        _again = _dtype != "bfloat16" and _name not in ("plain", "llama", "fixup")
-        _marks = [pytest.mark.slow] if _again else []
-        IN_A_DTYPE.append(pytest.param(_name, _dtype, marks=_marks))
+# Options are not told by the dtype: each is seen in a block or two.
+IN_A_DTYPE = quick(
+    ("plain", "bfloat16"),
+    ("llama", "bfloat16"),
+    ("llama", "float16"),
+    ("fixup", "float64"),
+    of=((name, dtype) for dtype in ("bfloat16", "float16", "float64") for name in OPTIONS),
+)
 
 
 @pytest.mark.parametrize(("name", "dtype"), IN_A_DTYPE)
@@ -440,6 +446,7 @@ def test_everything_is_computed_in_the_dtype_of_the_parameters(name: str, dtype:
         assert not into[:, 3:].any()
 
 
+@pytest.mark.slow
 def test_gradients_in_bfloat16_are_those_of_float32_to_its_rounding() -> None:
     model = functional(partial(make, norm="rms", positions="rotary"))
     params = spec.draw(normal_beside_scales, jax.random.key(0), model.leaves)
@@ -453,6 +460,7 @@ def test_gradients_in_bfloat16_are_those_of_float32_to_its_rounding() -> None:
         assert error < 40 * 2**-9, name
 
 
+@pytest.mark.slow
 def test_two_stacks_in_bfloat16_and_their_shapes() -> None:
     model = EncoderDecoder(V, D, K, heads=2, length=T, rngs=nnx.Rngs(0))
     graph, state = nnx.split(model)
@@ -498,7 +506,7 @@ PADDED = {
 }
 
 
-@pytest.mark.parametrize("name", PADDED)
+@pytest.mark.parametrize("name", quick("mean", "all causal", of=PADDED))
 def test_what_follows_a_sequences_end_does_not_matter(name: str) -> None:
     model = drawn(make(**{"causal": False, **PADDED[name]}))
     every_step = model.options.readout == "all"
@@ -529,6 +537,7 @@ def test_what_follows_a_sequences_end_does_not_matter(name: str) -> None:
         assert not y[~WITHIN].any()
 
 
+@pytest.mark.slow
 def test_gradients_of_parameters_know_nothing_of_padding() -> None:
     model = functional(partial(make, causal=False, readout="mean", layers=1))
     params = spec.draw(normal_beside_scales, jax.random.key(0), model.leaves)
@@ -554,7 +563,7 @@ def test_gradients_of_parameters_know_nothing_of_padding() -> None:
         np.testing.assert_allclose(slope, alone[name], rtol=1e-4, atol=1e-4, err_msg=name)
 
 
-@pytest.mark.parametrize("scan", [False, True])
+@pytest.mark.parametrize("scan", quick(True, of=[False, True]))
 def test_two_stacks_of_different_lengths(scan: bool) -> None:
     model = drawn(EncoderDecoder(V, D, K, layers=2, heads=2, length=T, scan=scan, rngs=nnx.Rngs(0)))
     steps, ends = 5, np.asarray([3, 5, 1])

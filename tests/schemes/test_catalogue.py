@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from cases import every
 from small_nets import leaves_of
 
 from jaxinit.schemes import SCHEMES, chrono, forget_bias, scale, scheme_named, with_bias, zaremba
@@ -32,25 +33,28 @@ def same(one: Scheme, other: Scheme, model: str = "lstm") -> bool:
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [
-        ("orthogonal", SCHEMES["orthogonal"]),
-        ("chrono(longest=784)", chrono(784)),
-        ("chrono( 784 )", chrono(784)),
-        ("forget_bias(2)", forget_bias(2.0)),
-        ("forget_bias(-1.5)", forget_bias(-1.5)),
-        ("zaremba(limit=0.05)", zaremba(0.05)),
-        ("mup(base_width=16)", mups.mup(16)),
-        ("mup(16, optimizer='sgd')", mups.mup(16, "sgd")),
-        ("mup(16, optimizer=None, zero_readout=True)", mups.mup(16, zero_readout=True)),
-        ("u_mup(16)", mups.u_mup(16)),
-        ("spectral_mup(base_width=8)", mups.spectral_mup(8)),
-        ("scale(orthogonal, 1.5)", scale(SCHEMES["orthogonal"], 1.5)),
-        ("scale(chrono(7), gain=2)", scale(chrono(7), 2.0)),
-        (
-            "with_bias(orthogonal, forget=1.0, input=-1)",
-            with_bias(SCHEMES["orthogonal"], forget=1.0, input=-1.0),
-        ),
-    ],
+    every(
+        2,
+        of=[
+            ("orthogonal", SCHEMES["orthogonal"]),
+            ("chrono(longest=784)", chrono(784)),
+            ("chrono( 784 )", chrono(784)),
+            ("forget_bias(2)", forget_bias(2.0)),
+            ("forget_bias(-1.5)", forget_bias(-1.5)),
+            ("zaremba(limit=0.05)", zaremba(0.05)),
+            ("mup(base_width=16)", mups.mup(16)),
+            ("mup(16, optimizer='sgd')", mups.mup(16, "sgd")),
+            ("mup(16, optimizer=None, zero_readout=True)", mups.mup(16, zero_readout=True)),
+            ("u_mup(16)", mups.u_mup(16)),
+            ("spectral_mup(base_width=8)", mups.spectral_mup(8)),
+            ("scale(orthogonal, 1.5)", scale(SCHEMES["orthogonal"], 1.5)),
+            ("scale(chrono(7), gain=2)", scale(chrono(7), 2.0)),
+            (
+                "with_bias(orthogonal, forget=1.0, input=-1)",
+                with_bias(SCHEMES["orthogonal"], forget=1.0, input=-1.0),
+            ),
+        ],
+    ),
 )
 def test_a_scheme_with_settings_is_written_as_a_call(text: str, expected: Scheme) -> None:
     assert same(scheme_named(text), expected)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import quick
 from flax import linen, nnx
 from scipy import stats
 from small_nets import leaves_of
@@ -74,7 +75,7 @@ def test_pytorch(model: str) -> None:
         same_law(bias, of_input + of_state, "bias")
 
 
-@pytest.mark.parametrize("model", ["rnn", "lstm", "gru"])
+@pytest.mark.parametrize("model", quick("lstm", of=["rnn", "lstm", "gru"]))
 def test_flax_nnx(model: str) -> None:
     kind = {"rnn": nnx.SimpleCell, "lstm": nnx.OptimizedLSTMCell, "gru": nnx.GRUCell}[model]
     cells = [kind(IN, H, rngs=nnx.Rngs(seed)) for seed in range(DRAWS)]
@@ -318,7 +319,7 @@ def test_haiku_and_equinox_beyond_recurrent_layers_by_their_formulas(name: str) 
     assert not drawn["norm.bias"].any()
 
 
-@pytest.mark.parametrize("name", FRAMEWORKS)
+@pytest.mark.parametrize("name", quick("haiku", "equinox", of=FRAMEWORKS))
 def test_every_default_covers_every_model(name: str) -> None:
     for model in MODELS:
         leaves = leaves_of(model, (3, 4, 2), layers=2 if model == "mlp" else 1)

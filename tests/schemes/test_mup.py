@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from cases import quick
 from flax import nnx
 from residual_nets import FEED, KEY, D, V, declared, leaves, scales, std
 
@@ -62,7 +63,7 @@ def test_mup_by_its_table() -> None:
     assert std(mups.mup(D, zero_readout=True), "readout", wide) == 0
 
 
-@pytest.mark.parametrize("make", [mups.mup, mups.u_mup, mups.spectral_mup])
+@pytest.mark.parametrize("make", quick(mups.u_mup, of=[mups.mup, mups.u_mup, mups.spectral_mup]))
 def test_what_is_last_to_size_the_queries_has_their_multiplier(make) -> None:
     """m^(-1/2) at m = 4: kernel and bias alike, or, where a norm divides it out, the scale of that
     norm alone."""
@@ -89,6 +90,7 @@ def test_what_is_last_to_size_the_queries_has_their_multiplier(make) -> None:
     assert normalized["key_norm.scale"] == 1
 
 
+@pytest.mark.slow
 def test_the_scores_of_normalized_queries_shrink_with_the_multiplier() -> None:
     """A multiplier before the norm leaves scores as they are; m^(-1/2) on its scale is seen in
     every score."""
@@ -138,7 +140,7 @@ def test_under_muon_only_the_readout_and_what_is_no_matrix_are_scaled() -> None:
     assert rules(mups.mup(D, "muon"), wide)["readout.bias"].optimizers == ("muon",)
 
 
-@pytest.mark.parametrize("outputs", [10, 40])
+@pytest.mark.parametrize("outputs", quick(40, of=[10, 40]))
 def test_muons_updates_have_the_norms_that_mup_counts_on(outputs: int) -> None:
     """Of a kernel [in, out] the spectral norm of an update is max(1, sqrt(out / in)) times the
     rate, within what five steps of its iteration leave (0.7 to 1.2)."""

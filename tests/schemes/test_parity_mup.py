@@ -4,12 +4,14 @@ steps."""
 import math
 from collections.abc import Callable
 from functools import cache
+from itertools import product
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import quick
 from flax import nnx
 from jaxtyping import Array
 
@@ -271,21 +273,17 @@ def differences(
     return by_name
 
 
-# What is tied is a table's rule; momentum and decay, which have no part in it, are seen untied.
-TIED = []
-for _optimizer in RATES:
-    _marks = [] if _optimizer in ("sgd", "adam") else [pytest.mark.slow]
-    TIED.append(pytest.param(_optimizer, False, id=f"{_optimizer}-untied"))
-    TIED.append(pytest.param(_optimizer, True, id=f"{_optimizer}-tied", marks=_marks))
-
-
-@pytest.mark.parametrize(("optimizer", "tied"), TIED)
+# What is tied is a table's rule, of which the optimizers' kinds and their decay know nothing.
+@pytest.mark.parametrize(
+    ("optimizer", "tied"),
+    quick(("sgd", True), ("adam", False), of=product(RATES, [False, True])),
+)
 def test_every_parameter_equals_microsofts(optimizer: str, tied: bool) -> None:
     by_name = differences(optimizer, tied)
     assert max(by_name.values()) < 1e-9, by_name  # float64: 20 steps of rounding
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("optimizer", quick("sgd", of=["sgd", "adam"]))
 def test_scores_over_d_under_normalized_queries_too(optimizer: str) -> None:
     by_name = differences(optimizer, False, qk_norm=True)
     assert max(by_name.values()) < 1e-9, by_name

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import every
 from scipy import stats
 from small_nets import leaves_of
 
@@ -124,7 +125,7 @@ ON_MODELS = [(scheme, model) for scheme in VARIANCE for model in EVERY_ROLE]
 ON_MODELS += TIME_CONSTANTS.items()
 
 
-@pytest.mark.parametrize(("scheme", "model"), ON_MODELS)
+@pytest.mark.parametrize(("scheme", "model"), every(3, of=ON_MODELS))
 def test_variance_mean_and_biases(scheme: str, model: str) -> None:
     if (scheme, model) in GATED_ONLY:
         return

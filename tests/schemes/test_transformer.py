@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import quick
 from flax import nnx
 from residual_nets import FEED, KEY, D, L, V, declared, drawn, leaves, std
 
@@ -69,7 +70,10 @@ EXPECTED = {
 }
 
 
-@pytest.mark.parametrize("name", EXPECTED)
+@pytest.mark.parametrize(
+    "name",
+    quick("gpt2", "llama", "t5", "small_init_wang", "t_fixup", "deepnorm", of=EXPECTED),
+)
 def test_every_role_has_the_size_of_the_paper(name: str) -> None:
     for role, expected in EXPECTED[name].items():
         # The least role has 3,200 entries: three standard errors of a standard deviation are 3.8 %.
@@ -90,7 +94,9 @@ def test_by_layer_index_each_block_adds_less_than_the_one_before(role: str) -> N
         assert size == pytest.approx(expected, rel=4 / math.sqrt(2 * D * D)), block
 
 
-@pytest.mark.parametrize(("name", "factor"), [("nanochat", 1.0), ("speedrun", 0.5)])
+@pytest.mark.parametrize(
+    ("name", "factor"), quick(("speedrun", 0.5), of=[("nanochat", 1.0), ("speedrun", 0.5)])
+)
 def test_recipes_of_speedruns_are_uniform_and_begin_as_the_identity(
     name: str, factor: float
 ) -> None:
@@ -141,6 +147,7 @@ def test_fixup_in_a_gated_model_can_learn() -> None:
     assert all(float(by_name[leaf.name]) == 1 for leaf in gated if leaf.role == "residual_gate")
 
 
+@pytest.mark.slow
 def test_fixups_steps_move_the_stream_alike_at_every_depth() -> None:
     """A step of SGD moves each of 2 L branches as its scale squared, which Fixup makes 1/(2 L);
     else the sum as L."""
@@ -175,6 +182,7 @@ def test_fixups_steps_move_the_stream_alike_at_every_depth() -> None:
     assert growth(unscaled) == pytest.approx(4, rel=0.2)
 
 
+@pytest.mark.slow
 def test_two_stacks_have_factors_of_their_own() -> None:
     def make() -> EncoderDecoder:
         return EncoderDecoder(V, D, V, layers=L, decoder_layers=2, length=40, rngs=nnx.Rngs(0))

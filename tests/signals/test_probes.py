@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import quick
 from flax import nnx
 from jaxtyping import Array
 
@@ -86,7 +87,7 @@ def test_gradients_of_a_loop_are_seen_step_by_step() -> None:
     assert float(signals["product"].mean_square[0, 0]) == 0, "the state before the first step is 0"
 
 
-@pytest.mark.parametrize("model", ["lstm", "gru"])
+@pytest.mark.parametrize("model", quick("gru", of=["lstm", "gru"]))
 def test_gates_have_signals_of_their_own(model: str) -> None:
     module = MODELS[model](3, 16, 4, init=SCHEMES["orthogonal"], rngs=nnx.Rngs(0))
     data = probes.probe(module, (X, Y), "cross_entropy")
@@ -127,6 +128,7 @@ def test_correlations_are_cosines_of_products(activation: str) -> None:
     np.testing.assert_allclose(cosines["layers.0.kernel"], expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_uses_of_different_copies_are_joined_in_their_order_and_second_uses_left_out() -> None:
     def use(copies: list[int]) -> probes._Use:
         stats = probes.stats(jnp.asarray(copies, jnp.float32)[:, None])

@@ -1,12 +1,14 @@
 """Every product with a parameter is found, through whatever a model wraps around it, and its
 moments are right."""
 
+import itertools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import every
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array
@@ -78,9 +80,11 @@ def test_a_net_in_the_order_of_its_data() -> None:
     check(by_name["readout.kernel"], h @ params["readout.kernel"])
 
 
-@pytest.mark.parametrize("model", ["rnn", "lstm", "gru"])
+LOOPS = [{}, {"segment": 2}, {"backward": "autodiff"}, {"readout": "all"}]
+
+
 @pytest.mark.parametrize(
-    "options", [{}, {"segment": 2}, {"backward": "autodiff"}, {"readout": "all"}]
+    ("model", "options"), every(3, of=itertools.product(["rnn", "lstm", "gru"], LOOPS))
 )
 def test_gates_are_told_apart_inside_time_loops(model: str, options: dict) -> None:
     leaves, apply, *_ = functional(lambda: MODELS[model](3, 6, 4, rngs=nnx.Rngs(0), **options))
@@ -236,7 +240,7 @@ def stacked(p: Params, x: Array) -> Array:
 
 @pytest.mark.parametrize(
     "product",
-    [dense, left, pointwise_convolution, in_a_loop, stacked],
+    every(2, of=[dense, left, pointwise_convolution, in_a_loop, stacked]),
     ids=["dense", "left", "convolution", "loop", "stacked"],
 )
 def test_parameters_joined_along_an_output_axis_are_measured_apart(product) -> None:
@@ -418,8 +422,9 @@ def dense_layer(w: Array, x: Array) -> Array:
     return x @ w
 
 
-@pytest.mark.parametrize("outer", [None, *INSIDE])
-@pytest.mark.parametrize("inner", INSIDE)
+@pytest.mark.parametrize(
+    ("inner", "outer"), every(3, of=itertools.product(INSIDE, [None, *INSIDE]))
+)
 def test_a_product_is_found_inside_every_pair_of_transformations(
     outer: str | None, inner: str
 ) -> None:

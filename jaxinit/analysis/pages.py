@@ -1,0 +1,30 @@
+"""The page of whatever a folder holds: a study, an experiment or a probe."""
+
+from pathlib import Path
+
+from jaxinit.analysis.experiment_page import experiment_page
+from jaxinit.analysis.folder import MANIFEST, Folder
+from jaxinit.analysis.page import REPORT, Page
+from jaxinit.analysis.probe_page import probe_page
+from jaxinit.analysis.store import STATE
+from jaxinit.analysis.study_page import read, study_page
+
+PAGES = {"experiment": experiment_page, "probe": probe_page}  # by the kind of answer
+
+
+def page_of(path: Path) -> Page:
+    """The page of a folder. Raises: BadStudy where it holds none of them."""
+    held = Folder(path).manifest()
+    if held is not None and held.kind in PAGES:
+        return PAGES[held.kind](path)
+    return study_page(read(path))
+
+
+def is_current(path: Path) -> bool:
+    """Whether a folder has a page that is no older than what it is made of."""
+    page = path / REPORT
+    made_of = [path / MANIFEST, path / STATE]
+    if not page.is_file() or not made_of[0].is_file():
+        return False
+    written = page.stat().st_mtime
+    return all(part.stat().st_mtime <= written for part in made_of if part.exists())

@@ -1,0 +1,34 @@
+"""The page of two studies says whether they agree, in what they differ, or why they cannot be
+compared."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from ended_study import STUDY, about
+from ended_trials import Ended, courses
+from kept_study import keep
+from pages import Read, asks_for_nothing
+
+from jaxinit.analysis import store
+from jaxinit.analysis.comparison_page import comparison_page
+from jaxinit.analysis.page import rendered
+from jaxinit.study import BadStudy, Study
+
+
+def test_two_studies_are_compared_on_a_page(tmp_path: Path) -> None:
+    first = keep(tmp_path / "a")
+    second = keep(tmp_path / "b", replace(STUDY, first_seed=100, batch=64))
+    read = Read(rendered(comparison_page(first, second)))
+    said = "\n".join(text for texts in read.texts.values() for text in texts)
+    assert "schemes agree (95 % over all of them)" in said
+    assert "batch is 32 in the first, 64 in the second" in said
+    assert len(read.numbers["charts"]) == 6
+    assert {row["scheme"] for row in read.records()} == set(STUDY.schemes)
+    assert asks_for_nothing(read)
+    other = Study(schemes=("he_normal",), baseline="he_normal", search="grid", lrs=(0.1,), seeds=2)
+    attrs = store.attributes(other, 4, about("complete")["task"], "d")
+    trials = [Ended("he_normal", 0.1, seed, 1.0) for seed in (0, 1)]
+    third = keep(tmp_path / "c", other, courses(trials, **attrs).dataset())
+    with pytest.raises(BadStudy, match="report no scheme in common"):
+        comparison_page(first, third)

@@ -1,0 +1,93 @@
+"""A page needs nothing else, and whatever stands in it is text."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pages import Read, asks_for_nothing
+
+from jaxinit.analysis import page
+from jaxinit.analysis.curves import Curve, line
+from jaxinit.analysis.page import Cell, Chart, Facts, Lines, Page, Section, Table
+from jaxinit.study import BadStudy
+
+EVIL = "<script>alert(1)</script>"
+WORSE = "</script><img src=x onerror=alert(1)> \"&'{{ 7*7 }}"
+
+
+def a_page() -> Page:
+    curve = Curve(np.array([1.0, 2.0]), np.array([0.123456, np.nan]), *np.ones((2, 2)))
+    cells = [[Cell(EVIL, scheme=EVIL), Cell("1", 1.0, (0.5, 1.0, 2.0))], [Cell(WORSE), Cell("-")]]
+    records = [{"scheme": EVIL, "x": 1}, {"scheme": WORSE, "x": None}]
+    blocks = [
+        Table(WORSE, ("scheme", "x"), cells, EVIL, frozenset({"x"}), records),
+        Chart(EVIL, WORSE, "y", {EVIL: curve, WORSE: line([1], [2])}, WORSE),
+        Facts(EVIL, {EVIL: WORSE}),
+        Lines(WORSE, [EVIL, WORSE]),
+        Lines("", [EVIL], command=True),
+    ]
+    sections = [Section(EVIL, blocks), Section(WORSE, blocks, folded=True), Section("x", [])]
+    return Page(WORSE, EVIL, WORSE, sections, [EVIL], [EVIL, WORSE])
+
+
+def test_names_with_markup_are_text_everywhere() -> None:
+    read = Read(page.rendered(a_page()))
+    assert len(read.scripts) == 2, "the numbers and the page's own"
+    assert asks_for_nothing(read)
+    assert [EVIL, "1"] in read.cells
+    assert [WORSE, "-"] in read.cells
+    assert read.texts["h1"] == [WORSE]
+    assert read.numbers["schemes"] == [EVIL, WORSE]
+    assert [row["scheme"] for row in read.records()] == [EVIL, WORSE]
+
+
+def test_what_is_drawn_has_no_more_digits_than_can_be_seen() -> None:
+    chart = Read(page.rendered(a_page())).numbers["charts"][0]
+    assert chart["lines"][0] == {
+        "s": 0,
+        "x": [1, 2],
+        "y": [0.1235, None],
+        "low": [1, 1],
+        "high": [1, 1],
+    }
+    assert chart["lines"][1] == {"s": 1, "x": [1], "y": [2]}
+
+
+def test_embedded_json_is_what_it_was() -> None:
+    content = {"a": [WORSE, EVIL, " \u2028 <!-- é"]}
+    text = page.embedded(content)
+    assert not set("<>&") & set(text)
+    assert json.loads(text) == content
+
+
+def test_intervals_lie_on_a_logarithmic_scale_for_rows_that_are_alike() -> None:
+    spans = {"a": (1.0, 2.0, 4.0), "b": (4.0, 8.0, 16.0), "c": (100.0, 200.0, 400.0)}
+    rows = [
+        [Cell("same" if name < "c" else "other"), Cell(name, 1.0, spans[name])] for name in spans
+    ]
+    table = Table("", ("setting", "x"), rows, scale_by="setting")
+    assert [table.places(row, row[1]) for row in rows] == [
+        [0.0, 25.0, 50.0],
+        [50.0, 75.0, 100.0],
+        [0.0, 50.0, 100.0],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("records.nc", r"into a file \*\.html, got .*records\.nc; name one"),
+        ("no/page.html", "there is no folder .*no for page.html"),
+        ("folder.html", r"into a file \*\.html"),
+    ],
+)
+def test_a_page_overwrites_pages_alone(name: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "records.nc").write_text("kept")
+    (tmp_path / "folder.html").mkdir()
+    with pytest.raises(BadStudy, match=message):
+        page.write(a_page(), tmp_path / name)
+    assert (tmp_path / "records.nc").read_text() == "kept"
+    written = page.write(a_page(), tmp_path / "page.html")
+    assert written.read_text(encoding="utf-8") == page.rendered(a_page())
+    assert not list(tmp_path.glob(".*"))
