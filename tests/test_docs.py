@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from cases import quick
+from cases import marked, quick
 from flax import nnx
 from shown import PAGES, README, ROOT, all_commands, of_kind, python, tiny, with_fewer
 
@@ -52,7 +52,6 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, as_users_run: Non
 # its own.
 LARGE = ("transformer", "vit", "cnn", "resnet", "metainit", "--length 100")
 STUDIES = of_kind("run")
-LOOKS = [*of_kind("probe"), *of_kind("coordcheck")]
 
 
 @pytest.mark.parametrize(
@@ -76,7 +75,7 @@ def test_every_study_passes_its_checks_and_draws_its_starts(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", of_kind("run"))
+@pytest.mark.parametrize("command", STUDIES)
 def test_every_study_runs(command: str, elsewhere: Path) -> None:
     assert cli.main(tiny(command)) == 0
     (folder,) = (elsewhere / "results").iterdir()
@@ -84,7 +83,10 @@ def test_every_study_runs(command: str, elsewhere: Path) -> None:
     assert list((folder / "figures").glob("*.png"))
 
 
-@pytest.mark.parametrize("command", quick(of_kind("probe")[-1], of=LOOKS))
+LOOKS = [*of_kind("probe"), *of_kind("coordcheck")]
+
+
+@pytest.mark.parametrize("command", quick(of_kind("probe")[1], of=LOOKS))
 def test_every_look_before_training_runs(command: str, elsewhere: Path) -> None:
     words = tiny(command)
     assert cli.main(words) in ((0, 1) if words[0] == "coordcheck" else (0,))  # 1 is its verdict
@@ -123,11 +125,7 @@ def importable(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pat
 
 
 @pytest.mark.parametrize(
-    "page",
-    [
-        pytest.param(page, marks=pytest.mark.slow if page.name in LONG else [], id=page.name)
-        for page in DOCS
-    ],
+    "page", [marked(page, page.name not in LONG) for page in DOCS], ids=[page.name for page in DOCS]
 )
 def test_the_python_of_a_page_runs(page: Path, importable: Path) -> None:
     """In sizes that take seconds; its own tests and its experiment are carried out."""
