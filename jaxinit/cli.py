@@ -9,6 +9,7 @@ import math
 import os
 import re
 import runpy
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -118,8 +119,9 @@ def run(
     Args:
         study: The study.
         out: Folder of the answer. Default: results/<model>-<task>-<hash>.
-        slots: Trials that a device holds at once. Default: 16 on CPU, on accelerators all that may
-            run together, fewer where memory does not hold them.
+        slots: Trials that a device holds at once. Default: 16 on CPU, more in studies of thousands
+            of trials; on accelerators all that may run together, fewer where memory does not hold
+            them.
         force_resume: Go on under other versions or another commit; the answer says so.
         platform: Where to run, or not at all: cpu, gpu or tpu. Default: the best there is.
         deterministic: On a GPU, the same records bit for bit in every run, and after a kill too,
@@ -672,27 +674,44 @@ def claims(
         if not named:
             raise BadStudy(f"no experiment has a claim {' or '.join(only)}; leave --only out")
         summaries, missing, code = {}, [], 0
+        out.mkdir(parents=True, exist_ok=True)
         for k, name in enumerate(named):
             folder = Folder(out / f"{name}-{size}")
-            if not folder.holds(SUMMARY):
-                print(f"{k + 1}/{len(named)} {name}", flush=True)
-                words = ["reproduce", name, "--size", size, "--out", str(folder.path)]
-                # A process each: JAX starts once in one, and what fails costs no other.
-                code = subprocess.run([sys.executable, "-m", "jaxinit", *words]).returncode
             try:
+                if not folder.holds(SUMMARY):
+                    print(f"{k + 1}/{len(named)} {name}", flush=True)
+                    words = ["reproduce", name, "--size", size, "--out", str(folder.path)]
+                    code = _in_a_process(words)
                 summaries[name] = loads(folder.read(SUMMARY))
             except BadStudy as error:
                 missing.append(f"{name}: {error}")
             if code == INTERRUPTED:
                 break
         print_claims(c for its in summaries.values() for c in chosen(its["claims"], only))
-        page = write(claims_page(summaries, only, missing), out / REPORT)
         for line in missing:
             print(line, file=sys.stderr)
-        print(f"page: {page}")
+        print(f"page: {write(claims_page(summaries, only, missing), out / REPORT)}")
         return code if code == INTERRUPTED else FAILED if missing else 0
 
     return exit_code(measured)
+
+
+def _in_a_process(words: Sequence[str]) -> int:
+    """The exit code of a command in a process of its own, where JAX starts anew and what fails
+    costs nothing else. Signals are its: it saves what it has, and we go on when it has ended."""
+    process = subprocess.Popen([sys.executable, "-m", "jaxinit", *words])
+
+    def pass_on(number: int, frame: object) -> None:
+        if number == signal.SIGTERM:  # a terminal has sent Ctrl-C to both
+            process.terminate()
+
+    both = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, pass_on) for number in both}
+    try:
+        return process.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def experiments() -> dict[str, Path]:
@@ -925,7 +944,7 @@ def carry_out(
             slots_per_device=slots,
             force_resume=force_resume,
             cluster=there,
-            mapping="sharded" if sharded or peers is not None else None,
+            mapping="sharded" if sharded or processes.distributed else None,
             peers=peers,
         )
     if asked == "json":

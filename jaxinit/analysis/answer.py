@@ -43,7 +43,8 @@ class Answer(Result):
         libraries: `polars.from_pandas`."""
         import pandas as pd
 
-        return pd.DataFrame(self.summary["table"]).set_index("scheme")
+        rows = self.summary["table"]
+        return pd.DataFrame(rows, index=pd.Index([row["scheme"] for row in rows], name="scheme"))
 
 
 def load(path: str | Path) -> Answer:

@@ -151,7 +151,8 @@ def _plain_table(rows: Sequence[Mapping[str, Any]]) -> Table:
             scheme = str(value) if name == "scheme" else ""
             if isinstance(value, int | float) and not isinstance(value, bool):
                 numeric.add(name)
-                entries.append(Cell(f"{value:.4g}", float(value)))
+                text = f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+                entries.append(Cell(text, float(value)))
             else:
                 entries.append(Cell(_as_text(value), scheme=scheme))
         cells.append(entries)

@@ -7,6 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from jaxinit.analysis.folder import folder_name
 from jaxinit.analysis.records import TRACES
 from jaxinit.analysis.store import Result
 from jaxinit.study import BadStudy
@@ -20,11 +21,16 @@ def export(result: Result, kind: Kind, out: Path, *, all_trials: bool = False) -
 
     Each evaluation is a step, in evaluations from 1 on; `epoch` is among what is written. Runs are
     named SCHEME/RATE/SEED; what was asked is in their configuration.
-    Raises: BadStudy where the tool's package is missing, or `out` is there already.
+    Raises: BadStudy where the tool's package is missing, `out` is there already, or there is no
+    trial to write.
     """
     if out.exists():
         raise BadStudy(f"{out} is there already; give --out another name")
     trials = list(_trials(result, all_trials))
+    if not trials:
+        raise BadStudy(
+            f"no trial of {result.folder} reports yet; give --all-trials, or go on first"
+        )
     if kind == "csv":
         import pandas as pd
 
@@ -64,7 +70,14 @@ def _trials(
 
 
 def _name(about: dict[str, Any]) -> str:
-    return f"{about['scheme']}/{about['lr']:g}/{about['seed']}"
+    """A path below any folder, whatever the scheme is called."""
+    rate = f"{about['lr']:g}" + (f"-{about['also']:g}" if "also" in about else "")
+    return f"{folder_name(about['scheme'])}/{rate}/{about['seed']}"
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def _tensorboard(
@@ -72,7 +85,7 @@ def _tensorboard(
 ) -> None:
     tensorboard = import_module("tensorboardX")
     with tensorboard.SummaryWriter(str(out / _name(about))) as writer:
-        writer.add_text("study", result.study.command())
+        writer.add_text("study", f"{about['scheme']}: {result.study.command()}")
         for step in steps:
             for name in TRACES:
                 if math.isfinite(step[name]):
@@ -81,14 +94,13 @@ def _tensorboard(
 
 def _wandb(result: Result, out: Path, about: dict[str, Any], steps: list[dict[str, float]]) -> None:
     wandb = import_module("wandb")
-    out.mkdir(parents=True, exist_ok=True)
     # Where there is no key, WANDB_MODE=offline keeps the run in the folder.
     run = wandb.init(
         project="jaxinit",
         group=result.folder.name,
         name=_name(about),
         config=result.study.plain() | about,
-        dir=out,
+        dir=_made(out),
         reinit=True,
     )
     for step in steps:

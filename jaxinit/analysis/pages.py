@@ -23,8 +23,8 @@ def page_of(path: Path) -> Page:
 def is_current(path: Path) -> bool:
     """Whether a folder has a page that is no older than what it is made of."""
     page = path / REPORT
-    made_of = [path / MANIFEST, path / STATE]
-    if not page.is_file() or not made_of[0].is_file():
+    if not page.is_file() or not (path / MANIFEST).is_file():
         return False
     written = page.stat().st_mtime
-    return all(part.stat().st_mtime <= written for part in made_of if part.exists())
+    made_of = (*path.rglob(MANIFEST), *path.rglob(STATE))  # of an experiment: its studies' too
+    return all(part.stat().st_mtime <= written for part in made_of)

@@ -50,8 +50,9 @@ def extend(
     """Add schemes, seeds or both to a finished study: what its folder holds is kept, what it lacks
     is trained, and the records are those of the larger study run anew. Options are those of `run`.
 
-    Raises: BadStudy where there is nothing to add, where the folder's study is not complete, or
-    where what its names stand for has changed.
+    An extension that was stopped goes on by the same call.
+    Raises: BadStudy where there is nothing to add, where the folder's study is not complete and
+    not one with these schemes and seeds, or where what its names stand for has changed.
     """
     held = store.load(path)
     new = [scheme for scheme in schemes if scheme not in held.study.schemes]
@@ -71,7 +72,7 @@ def extend(
         **options,
     }
     if not held.complete:
-        if larger == held.study:  # an extension that was stopped
+        if larger == held.study and (schemes or seeds):  # an extension that was stopped
             return run(larger, out=path, **how)
         raise BadStudy(
             f"the study in {path} is not complete; go on with it first: jaxinit resume "

@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +48,7 @@ from jaxinit.engine.cluster import (
 )
 from jaxinit.engine.identity import Identity, changed, combined, identify
 from jaxinit.engine.initial import Initial, calibrate_parameters, draw_parameters, of_points
-from jaxinit.engine.peers import Peers, watched
+from jaxinit.engine.peers import Peers, led
 from jaxinit.engine.progress import Best, Standing, allowed
 from jaxinit.engine.recorder import SignalRecorder
 from jaxinit.engine.resolve import Resolved, check_memory, resolve
@@ -63,6 +63,7 @@ FILLED = 64  # times that the slots of a large study are filled
 MOST_SLOTS = 1024  # of one that runs them together
 SAVE_EVERY = 5.0  # seconds between saved states of a running study
 SAVED_IN = 0.1  # as long as one takes no longer than this to save, which is 2 %; else less often
+RAREST = 60.0  # times as long between two, at most
 
 Report = Callable[[Standing], None]
 
@@ -129,28 +130,28 @@ def run(
     Raises: BadStudy for anything wrong with the study or the folder, before any work is done.
     """
     began = time.time()
-    check_slots(slots_per_device)
-    resolved = resolve(study, schemes, tasks, models)
-    if signals:
-        resolved.loss_of_outputs(resolved.task.data["valid_x"])  # refused before any work
-    if signals and mapping == "sharded":
-        raise BadStudy("signals are not recorded of a model in parts; run without one or the other")
-    if cluster is not None:
-        _check_for_cluster(schemes, tasks, models, signals, mapping)
-    here = place(mapping, cluster)
-    device = here["device"]
-    slots = slots_per_device or default_slots(resolved.study, device["mapping"], device["count"])
-    options = Options(device["mapping"], slots, signals, force_resume, cluster, peers, here)
-    if device["mapping"] == "sharded":
-        check_sharded(resolved)
-    elif peers is not None:
-        raise BadStudy(
-            "several processes share one model, which is mapping='sharded', got "
-            f"{device['mapping']!r}"
+    with led(peers):
+        check_slots(slots_per_device)
+        resolved = resolve(study, schemes, tasks, models)
+        if signals:
+            resolved.loss_of_outputs(resolved.task.data["valid_x"])  # refused before any work
+        if signals and mapping == "sharded":
+            raise BadStudy("signals are not recorded of a model in parts; run without one of them")
+        if cluster is not None:
+            _check_for_cluster(schemes, tasks, models, signals, mapping)
+        if peers is not None:
+            _check_for_peers(schemes, tasks, models, mapping)
+        here = place(mapping, cluster)
+        device = here["device"]
+        slots = slots_per_device or default_slots(
+            resolved.study, device["mapping"], device["count"]
         )
-    folder = Folder(Path(out) if out is not None else resolved.study.folder)
-    with allowed(progress), sweep.numerics(study), watched(peers):
-        result = _run(resolved, folder, began, options)
+        options = Options(device["mapping"], slots, signals, force_resume, cluster, peers, here)
+        if device["mapping"] == "sharded":
+            check_sharded(resolved)
+        folder = Folder(Path(out) if out is not None else resolved.study.folder)
+        with allowed(progress), sweep.numerics(study):
+            result = _run(resolved, folder, began, options)
     if peers is not None:
         peers.end(complete=result.complete)
     return Answer(*result)
@@ -175,6 +176,17 @@ def check_slots(slots: int | None) -> None:
     """Raises: BadStudy for a number of slots that no device can have."""
     if slots is not None and not 1 <= slots <= MOST_SLOTS:
         raise BadStudy(f"slots must be 1 to {MOST_SLOTS}, got {slots}")
+
+
+def _check_for_peers(schemes: Any, tasks: Any, models: Any, mapping: sweep.Mapping | None) -> None:
+    """Raises: BadStudy for what processes that share a model cannot do, or do not all have."""
+    if mapping != "sharded":
+        raise BadStudy(f"several processes share one model: mapping='sharded', got {mapping!r}")
+    if schemes or tasks or models:
+        raise BadStudy(
+            "the other processes do not see objects of this program; write them into a file that "
+            "all can read and name them FILE.py:NAME"
+        )
 
 
 def _check_for_cluster(
@@ -289,13 +301,14 @@ def _answer(
         progress.work("preparing", at_once=True) as shown,
     ):
         state = folder.path / store.STATE
-        progress.detail(f"states are saved in {state} every {SAVE_EVERY:g} s")
+        progress.detail(f"states are saved in {state} every {SAVE_EVERY:g} s, or as costs 2 %")
         initial, calibrated = None, {}
         if options.cluster is None and options.mapping != "sharded":
             initial, calibrated = calibrate_parameters(resolved, draw_parameters(resolved))
         about = _about(resolved, program.evaluations_per_epoch, options.place["device"])
         earlier = store.answered(folder, study) or {}
-        about |= {name: earlier[name] for name in ("calibrations", "failures") if name in earlier}
+        if saved is not None or written:  # else all of it begins anew
+            about |= {n: earlier[n] for n in ("calibrations", "failures") if n in earlier}
         about |= {"identity": identity, "digest": digest}
         about["calibrations"] = about.get("calibrations", {}) | calibrated
         history = History(past, began, options.place, forced, compiled)
@@ -353,7 +366,8 @@ def _sweeper(
     if options.mapping == "sharded":
         peers = options.peers
         if peers is not None:
-            peers.stop = stop  # of the others too
+            stop += peers.stop  # of the others too
+            peers.stop = stop
             peers.tell("study", digest=digest)
         return ShardedSweep(resolved, program, devices, lambda: bool(stop), peers)
     slots = options.slots_per_device * len(devices)
@@ -524,8 +538,9 @@ class Campaign:
                 self.recorder.record(self.points, running)
             self.report(self._standing(best, running))
             since = time.monotonic() - self.last_save
-            if self.stop or since > SAVE_EVERY * max(1.0, self.saving / SAVED_IN):
-                self._save(running.seats())
+            rarer = min(max(self.saving / SAVED_IN, 1.0), RAREST)
+            if self.stop or since > SAVE_EVERY * rarer:
+                self._save(running)
             if self.stop:
                 return False
         self.report(self._standing(best))
@@ -710,8 +725,9 @@ class Campaign:
         trial = self.resolved.trial(point, self.per_epoch)
         return sweep.Joining(self.numbers[point], trial, params, point=point)
 
-    def _save(self, seats: Sequence[sweep.Seat]) -> None:
+    def _save(self, running: sweep.Running | Away | One) -> None:
         began = time.monotonic()
+        seats = running.seats()  # which come from the devices
         arrays = self.courses.arrays()
         places = {point: place for place, point in enumerate(self.courses.by_point)}
         under_way = {self.points[seat.number]: seat.state for seat in seats}
@@ -775,10 +791,12 @@ def _stop_requests() -> Iterator[list[int]]:
     """A list that holds the signals received: the first Ctrl-C or SIGTERM asks to stop, a second
     one interrupts."""
     received: list[int] = []
+    own: list[int] = []  # and not of another process that shares the model
 
     def note(number: int, frame: object) -> None:
-        if received:
+        if own:
             raise KeyboardInterrupt
+        own.append(number)
         received.append(number)
         progress.say("finishing the steps under way (again to stop at once) ...")
 

@@ -48,7 +48,6 @@ CONNECT = 10.0  # seconds in which a scheduler must answer
 FIRST_WORKER = 60.0  # and a first worker must come
 PATIENCE = 600.0  # and another where all are gone
 IDLE = 60.0  # after which a worker forgets a study
-DESCRIBED = 60.0  # a worker must say what it is, which starts JAX
 LOOK = 0.5  # between two looks at what has come
 DEATHS = 3  # of workers that a trial may see alone before it has failed
 LATE = 0.2  # as what share of a death counts one after it had answered: by chance, most likely
@@ -359,6 +358,7 @@ class Cluster:
                 "scheduler, and look at host, port and certificates"
             ) from error
         self.known: dict[str, dict[str, Any]] = {}
+        self.asked: dict[str, Any] = {}  # what workers are to say of themselves
         self.unfit: set[str] = set()  # workers that came later and round otherwise
         try:
             self._await_first()
@@ -404,7 +404,7 @@ class Cluster:
 
     def workers(self) -> dict[str, int]:
         """The devices of every worker that is there, by its address. Raises: NoDevice where the
-        scheduler is gone, or a worker is of another version."""
+        scheduler is gone, or the first worker is of another version; a later one gets no work."""
         if self.client.status == "connecting":  # the scheduler is gone, perhaps for a moment
             return {}
         if self.client.status != "running":
@@ -414,10 +414,10 @@ class Cluster:
             self.here.sync(_start_again, self.here)
         for address in addresses:
             if address not in self.known and address not in self.unfit:
-                about = self._described(address)
-                if about is None:
-                    continue
                 try:
+                    about = self._described(address)
+                    if about is None:
+                        continue
                     self._check(address, about)
                 except NoDevice as error:
                     if not self.known:
@@ -438,20 +438,33 @@ class Cluster:
         return {"GPU": 1} if workers.get(address, {}).get("resources", {}).get("GPU") else {}
 
     def _described(self, address: str) -> dict[str, Any] | None:
-        """What a worker says of itself; None of one that is gone by now, or does not say."""
-        asked = self.client.submit(
-            describe_worker, workers=[address], allow_other_workers=False, pure=False, retries=0
-        )
+        """What a worker says of itself; None of one that has not said it yet, or is gone.
+
+        Raises: NoDevice for one that cannot say it."""
+        from distributed.scheduler import KilledWorker
+
+        if address not in self.asked:
+            self.asked[address] = self.client.submit(
+                describe_worker, workers=[address], allow_other_workers=False, pure=False, retries=0
+            )
+        if not self.asked[address].done():
+            return None
         try:
-            return asked.result(timeout=DESCRIBED)
+            return self.asked.pop(address).result(timeout=CONNECT)
         except ImportError as error:
             raise NoDevice(
                 f"worker {address} has no jaxinit ({error}); install the version that is here, "
                 f"{store.conditions()['versions']['jaxinit']}, with the extra `cluster`"
             ) from error
-        except Exception:
-            asked.cancel()
+        except (self.distributed.TimeoutError, self.distributed.CancelledError):
             return None
+        except KilledWorker:
+            return None
+        except Exception as error:  # as an older version would
+            raise NoDevice(
+                f"worker {address} does not say what it is ({_first_line(error)}); install the "
+                "version that is here"
+            ) from error
 
     def _check(self, address: str, about: Mapping[str, Any]) -> None:
         """Raises: NoDevice for a worker that would not compute what is computed here."""

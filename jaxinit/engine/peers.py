@@ -133,10 +133,7 @@ class Peers:
 
 def leave(why: str) -> NoReturn:
     """End this process at once, as a kill would, which loses nothing that was saved."""
-    line = (
-        f"jaxinit: {why}; what was saved is kept: start all processes again, and the study goes on"
-    )
-    sys.stderr.write(f"\n{line}\n")
+    sys.stderr.write(f"\njaxinit: {why}; {GO_ON}\n")
     sys.stderr.flush()
     os._exit(LOST)
 
@@ -147,6 +144,19 @@ def lines(link: socket.socket) -> Iterator[bytes]:
     while received := link.recv(2**16):
         *whole, rest = (rest + received).split(b"\n")
         yield from whole
+
+
+@contextmanager
+def led(peers: Peers | None) -> Iterator[None]:
+    """What the leader does; where it fails the others are told why, and end too."""
+    try:
+        with watched(peers):
+            yield
+    except BaseException as error:
+        if peers is not None:
+            said = " ".join(str(error).split())[:500] or type(error).__name__
+            peers.end(complete=False, error=said, refused=isinstance(error, BadStudy))
+        raise
 
 
 @contextmanager
@@ -201,7 +211,13 @@ def join(
         return None
     with _silent():  # Gloo tells of its connections
         jax.block_until_ready(multihost_utils.process_allgather(np.zeros(jax.local_device_count())))
-        _joined.append(Peers(_meet(host or socket.gethostname())))
+        try:
+            _joined.append(Peers(_meet(host or socket.gethostname())))
+        except OSError as error:
+            raise NoDevice(
+                f"the processes do not reach process 0 at {host or socket.gethostname()} "
+                f"({error}); open the ports between the machines, or give --coordinator-address"
+            ) from error
     return _joined[-1]
 
 
@@ -232,7 +248,8 @@ def _meet(host: str) -> list[socket.socket]:
         )
         return [link]
     word = secrets.token_hex(16)
-    with socket.create_server((host, 0)) as server:
+    # At the loopback alone where the address is; else this machine may not know itself as `host`.
+    with socket.create_server((host if host.startswith("127.") else "", 0)) as server:
         server.settimeout(START)
         port = server.getsockname()[1]
         said = json.dumps({"host": host, "port": port, "word": word}).encode().ljust(SIZE)
@@ -245,7 +262,7 @@ def _meet(host: str) -> list[socket.socket]:
                 hello = json.loads(next(lines(link)))
                 if secrets.compare_digest(hello["word"], word):
                     links[hello["number"]] = link
-            except (OSError, ValueError, KeyError, StopIteration):
+            except (OSError, ValueError, KeyError, TypeError, StopIteration):
                 link.close()  # whoever that was
     return [links[number] for number in sorted(links)]
 

@@ -26,7 +26,7 @@ from jaxinit.engine.resolve import Resolved
 from jaxinit.engine.sweep import Joining, Orders, Pace, Row, Seat, compiled
 from jaxinit.engine.training import Program, Records, State, Trial
 from jaxinit.introspect import Params
-from jaxinit.study import BadStudy
+from jaxinit.study import BadStudy, NoDevice
 from jaxinit.tasks.base import Data
 
 AXIS = "model"
@@ -176,8 +176,8 @@ class ShardedSweep:
     def follow(self, digest: str) -> bool:
         """Do as the leader does; whether the study was completed.
 
-        Raises: BadStudy where its study is of another digest, Interrupted where it ends while a
-        program compiles.
+        Raises: BadStudy where its study is of another digest or was refused, NoDevice where it has
+        failed, Interrupted where it ends while a program compiles.
         """
         assert self.peers is not None
         state: Any = None
@@ -200,6 +200,9 @@ class ShardedSweep:
                     state, _ = self._compiled(self.data, state, trial, np.int32(command["steps"]))
                 case "gather":
                     self._on_host(state)
+                case "end" if "error" in command:
+                    kind = BadStudy if command["refused"] else NoDevice
+                    raise kind(f"process 0 has ended: {command['error']}")
                 case "end":
                     return command["complete"]
         raise AssertionError("a session ends by its last command")

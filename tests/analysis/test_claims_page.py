@@ -1,9 +1,7 @@
 """The page of claims, from the summaries that are kept, and the command that makes it."""
 
 import json
-import subprocess
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -51,17 +49,17 @@ def test_claims_are_measured_once_and_one_that_fails_costs_no_other(
 ) -> None:
     ran = []
 
-    def reproduce(words: list[str]) -> SimpleNamespace:
-        name, out = words[4], Path(words[-1])
+    def reproduce(words: list[str]) -> int:
+        name, out = words[1], Path(words[-1])
         ran.append(name)
         if name == "uniform01":
-            return SimpleNamespace(returncode=FAILED)
+            return FAILED
         folder = Folder(out)
         with folder.locked():
             folder.write("experiment", {}, {"summary.json": to_json(kept(name))})
-        return SimpleNamespace(returncode=0)
+        return 0
 
-    monkeypatch.setattr(subprocess, "run", reproduce)
+    monkeypatch.setattr(cli, "_in_a_process", reproduce)
     words = ["claims", "--only", "A10", "--out", str(tmp_path / "c")]
     assert cli.main(words) == FAILED
     assert ran == ["rnn_convergence", "uniform01"]

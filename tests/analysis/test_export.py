@@ -67,3 +67,16 @@ def test_runs_of_tensorboard(kept: Result, tmp_path: Path) -> None:
         "orthogonal",
         "small_normal",
     }
+
+
+def test_runs_lie_below_their_folder_whatever_schemes_are_called(
+    kept: Result, tmp_path: Path
+) -> None:
+    pytest.importorskip("tensorboardX")
+    names = ["/mine.py:tiny", "../other.py:tiny"] * (TRIALS // 2)
+    records = kept.records.assign_coords(scheme=("trial", names))
+    before = {path for path in tmp_path.rglob("*")}
+    count = export(kept._replace(records=records), "tensorboard", tmp_path / "runs")
+    made = {path for path in tmp_path.rglob("events*")} - before
+    assert len(made) == count
+    assert all(path.is_relative_to(tmp_path / "runs") for path in made)

@@ -1,6 +1,7 @@
 """Processes that share a model: what they say to each other, and, in processes of their own, the
 same records, whoever dies."""
 
+import json
 import signal
 import socket
 import subprocess
@@ -15,8 +16,8 @@ import xarray as xr
 from jaxinit.analysis import store
 from jaxinit.cli import main
 from jaxinit.console import INTERRUPTED, REFUSED
-from jaxinit.engine import peers
-from jaxinit.engine.peers import LOST, Peers
+from jaxinit.engine import campaign, peers
+from jaxinit.engine.peers import LOST, Peers, led
 from jaxinit.study import BadStudy
 
 STUDY = ["--model", "mlp", "--hidden", "16", "--schemes", "orthogonal", "small_normal"]
@@ -78,6 +79,31 @@ def test_a_followers_signal_asks_the_leader_once(pair) -> None:
     there.sendall(b'op"}\n{"do": "stop"}\n')
     wait_for(lambda: leader.stop)
     assert leader.stop == [signal.SIGTERM]
+
+
+def test_a_followers_stop_is_no_second_signal() -> None:
+    """As when all processes are asked at once, and the leader hears of another one's first."""
+    with campaign._stop_requests() as stop:
+        stop.append(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+    assert stop == [signal.SIGTERM] * 2
+
+
+def test_the_others_are_told_why_the_leader_has_failed(pair) -> None:
+    leader, there, left = pair
+    with pytest.raises(BadStudy), led(leader):
+        raise BadStudy("the folder\nis another's")
+    there.settimeout(5)
+    said = [json.loads(line) for line in there.recv(2**16).splitlines()]
+    assert said[-1] == {
+        "do": "end",
+        "complete": False,
+        "error": "the folder is another's",
+        "refused": True,
+    }
+    assert not left
 
 
 @pytest.mark.parametrize("address", ["10.0.0.1", "host:port", ":99"])
@@ -172,3 +198,16 @@ def test_four_processes_train_as_one_does_within_rounding(tmp_path: Path) -> Non
     alone = store.load(tmp_path / "one")
     assert four.about["processes"] == 4
     xr.testing.assert_allclose(four.records.train_loss, alone.records.train_loss, rtol=2e-3)
+
+
+@pytest.mark.slow
+def test_a_study_that_is_refused_ends_all_with_the_reason(
+    whole: xr.Dataset, tmp_path: Path
+) -> None:
+    out = tmp_path / "s"
+    out.mkdir()
+    (out / "mine").write_text("something of mine")
+    found = ends(start(2, out), 120)
+    assert [code for code, _ in found] == [REFUSED, REFUSED]
+    assert all(len(said) == 1 for _, said in found)
+    assert found[1][1][0].startswith("jaxinit: process 0 has ended: ")
