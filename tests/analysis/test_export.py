@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -58,25 +59,56 @@ def test_a_tool_that_is_not_there_is_a_line(
     assert "install it with: pip install wandb" in capsys.readouterr().err
 
 
-def test_runs_of_tensorboard(kept: Result, tmp_path: Path) -> None:
-    pytest.importorskip("tensorboardX")
+@pytest.fixture
+def written(monkeypatch: pytest.MonkeyPatch) -> dict[Path, list[tuple[str, float, int]]]:
+    """What is written of each run, by a stand-in for tensorboardX."""
+    runs: dict[Path, list[tuple[str, float, int]]] = {}
+
+    class SummaryWriter:
+        def __init__(self, folder: str):
+            self.scalars = runs.setdefault(Path(folder), [])
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *exc: object) -> None:
+            pass
+
+        def add_text(self, name: str, text: str) -> None:
+            assert "jaxinit run" in text
+
+        def add_scalar(self, name: str, value: float, step: int) -> None:
+            self.scalars.append((name, value, step))
+
+    monkeypatch.setitem(sys.modules, "tensorboardX", SimpleNamespace(SummaryWriter=SummaryWriter))
+    return runs
+
+
+def test_runs_of_tensorboard(kept: Result, tmp_path: Path, written: dict) -> None:
     count = export(kept, "tensorboard", tmp_path / "runs")
-    runs = sorted(path.parent for path in (tmp_path / "runs").rglob("events*"))
-    assert len(runs) == count
-    assert {run.relative_to(tmp_path / "runs").parts[0] for run in runs} == {
-        "orthogonal",
-        "small_normal",
-    }
+    assert len(written) == count
+    for folder, scalars in written.items():
+        scheme, rate, seed = folder.relative_to(tmp_path / "runs").parts
+        trial = kept.records.isel(
+            trial=(kept.records.scheme == scheme)
+            & (kept.records.lr == float(rate))
+            & (kept.records.seed == int(seed))
+        ).squeeze("trial")
+        metric = [(value, step) for name, value, step in scalars if name == "metric"]
+        assert [step for _, step in metric] == [*range(1, len(metric) + 1)]
+        np.testing.assert_array_equal(
+            [value for value, _ in metric], trial.metric.values[: len(metric)]
+        )
 
 
 def test_runs_lie_below_their_folder_whatever_schemes_are_called(
-    kept: Result, tmp_path: Path
+    kept: Result, tmp_path: Path, written: dict
 ) -> None:
-    pytest.importorskip("tensorboardX")
     called = {"orthogonal": "/mine.py:tiny", "small_normal": "../other.py:tiny"}
     names = [called[name] for name in kept.records.scheme.values.tolist()]
     records = kept.records.assign_coords(scheme=("trial", names))
     count = export(kept._replace(records=records), "tensorboard", tmp_path / "runs")
-    made = list(tmp_path.rglob("events*"))
-    assert len(made) == count
-    assert all(path.is_relative_to(tmp_path / "runs") for path in made)
+    assert len(written) == count
+    for folder in written:
+        assert folder.resolve().is_relative_to(tmp_path / "runs")
+        assert len(folder.relative_to(tmp_path / "runs").parts) == 3
