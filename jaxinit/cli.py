@@ -34,6 +34,7 @@ from jaxinit.console import (
     LONGEST,
     REFUSED,
     exit_code,
+    handled,
     make_printable,
 )
 from jaxinit.study import (
@@ -705,13 +706,8 @@ def _in_a_process(words: Sequence[str]) -> int:
         if number == signal.SIGTERM:  # a terminal has sent Ctrl-C to both
             process.terminate()
 
-    both = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, pass_on) for number in both}
-    try:
+    with handled(pass_on):
         return process.wait()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def experiments() -> dict[str, Path]:

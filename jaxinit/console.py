@@ -5,11 +5,13 @@ import codecs
 import errno
 import io
 import os
+import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jaxinit.study import BadStudy, Interrupted, NoDevice
 
@@ -90,6 +92,23 @@ def _fail(code: int, message: str) -> int:
     shown = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)
     print(f"jaxinit: {shown}", file=sys.stderr)
     return code
+
+
+def in_one_line(error: object) -> str:
+    """What an error says, however many lines it has; its kind where it says nothing."""
+    return " ".join(str(error).split())[:LONGEST] or type(error).__name__
+
+
+@contextmanager
+def handled(handler: Callable[[int, Any], None]) -> Iterator[None]:
+    """Ctrl-C and SIGTERM go to `handler` meanwhile; for the main thread, which alone hears them."""
+    both = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, handler) for number in both}
+    try:
+        yield
+    finally:
+        for number, usual in before.items():
+            signal.signal(number, usual)
 
 
 def _explained(error: Exception) -> str:

@@ -34,7 +34,7 @@ from jaxinit.analysis.study_figures import forest
 from jaxinit.analysis.survival import LEVEL, Times
 from jaxinit.analysis.table import SettingRow, reported, samples_of, speed, times_reported
 from jaxinit.cli import start, workers
-from jaxinit.console import LONGEST, exit_code
+from jaxinit.console import exit_code, in_one_line
 from jaxinit.study import DEFAULTS, RATES, SYNTHETIC, BadStudy, Interrupted, NoDevice, Study
 
 if TYPE_CHECKING:
@@ -220,7 +220,7 @@ def run_all(
             if len(studies) == 1:
                 raise
             failed[name] = error
-            progress.say(f"{name} failed: {_in_one_line(error)}")
+            progress.say(f"{name} failed: {in_one_line(error)}")
             continue
         if not results[name].complete:
             raise Interrupted
@@ -231,15 +231,10 @@ def run_all(
         kind = BadStudy if isinstance(first, BadStudy) else RuntimeError
         raise kind(
             f"{len(failed)} of {len(studies)} studies failed, the first of them {name} "
-            f"({_in_one_line(first)}); "
-            f"the others are kept in {out}, and the same command goes on"
+            f"({in_one_line(first)}); the others are kept in {out}, and the same command goes on"
         ) from first
     progress.now("claims")
     return results
-
-
-def _in_one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:LONGEST] or type(error).__name__
 
 
 def short_text() -> "Task":

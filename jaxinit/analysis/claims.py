@@ -10,6 +10,7 @@ of a rate, and that of what to test, cost something. A larger budget can settle 
 open it again where it shows that seeds were lost; it never turns a verdict into its opposite.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -270,6 +271,13 @@ def judged(claim: Claim) -> str:
     """The verdict on each end of a claim's band, in words."""
     ends = [f"{part}: {IN_WORDS[verdict]}" for part, verdict in claim["parts"].items()]
     return "; ".join(ends)
+
+
+def counted(claims: Sequence[Claim]) -> str:
+    """How many claims there are, and how many of each verdict."""
+    counts = Counter(claim["verdict"] for claim in claims)
+    said = [f"{words}: {counts[verdict]}" for verdict, words in IN_WORDS.items() if counts[verdict]]
+    return f"{len(claims)} claim{'s' * (len(claims) != 1)} ({', '.join(said)})."
 
 
 def _ends(band: tuple[float, float]) -> list[float | None]:

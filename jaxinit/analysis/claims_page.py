@@ -4,11 +4,10 @@ summaries of experiments, by name -> Page
 """
 
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxinit.analysis.claims import IN_WORDS, Claim
+from jaxinit.analysis.claims import Claim, counted
 from jaxinit.analysis.page import Facts, Page, Section
 from jaxinit.analysis.study_page import claims_table
 
@@ -32,22 +31,21 @@ def claims_page(
     summaries: Mapping[str, Mapping[str, Any]], only: Sequence[str], missing: Sequence[str]
 ) -> Page:
     """The claims of experiments; `missing` says of which there is no answer, and why."""
-    sections, counts = [], Counter()
+    sections, judged = [], []
     for name, summary in summaries.items():
         claims = chosen(summary["claims"], only)
         if not claims:
             continue
-        counts.update(claim["verdict"] for claim in claims)
+        judged += claims
         about = summary["about"]
         command = f"jaxinit reproduce {name} --size {about['size']}"
         facts = {"measured": f"{about['date']}, {about['seconds']} s", "again": command}
         sections.append(Section(name, [claims_table(claims), Facts("", facts)]))
-    said = [f"{count} {IN_WORDS[verdict]}" for verdict, count in counts.items()]
     return Page(
         title="Claims" if not only else f"Claims: {', '.join(only)}",
         subtitle="each as its experiment measures it; an interval at 95 % holds the choice of "
         "rates that were searched for; nothing is at the published scale unless it says so",
-        answer=f"{counts.total()} claims ({', '.join(said)})." if said else "No claim was judged.",
+        answer=counted(judged) if judged else "No claim was judged.",
         sections=sections,
         warnings=missing,
     )

@@ -11,7 +11,7 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
 from jaxinit.analysis.outcome import LOST, Outcome
-from jaxinit.analysis.records import select
+from jaxinit.analysis.records import have_run, select
 from jaxinit.analysis.survival import kaplan_meier
 from jaxinit.analysis.table import times_reported
 
@@ -71,8 +71,7 @@ def time_by_rate(records: xr.Dataset, scheme: str) -> Curve:
 def trials_of(records: xr.Dataset, scheme: str) -> Trials:
     """Every trial of a scheme that has begun."""
     trials = select(records, scheme)
-    begun = (trials.last_epoch.values > 0) | (trials.outcome.values == Outcome.FAILED)
-    trials = trials.isel(trial=np.flatnonzero(begun))
+    trials = trials.isel(trial=np.flatnonzero(have_run(trials)))
     outcomes = [Outcome(code) for code in trials.outcome.values.tolist()]
     return Trials(trials.lr.values, when_ended(trials), outcomes, trials.seed.values.tolist())
 

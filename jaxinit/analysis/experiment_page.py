@@ -4,13 +4,12 @@ folder -> summary.json, and the folders of studies below it -> Page
 """
 
 import json
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jaxinit.analysis import study_page
-from jaxinit.analysis.claims import IN_WORDS
+from jaxinit.analysis.claims import counted
 from jaxinit.analysis.folder import MANIFEST, Folder, folder_name, quoted
 from jaxinit.analysis.page import Block, Cell, Facts, Lines, Page, Section, Table
 from jaxinit.analysis.store import SUMMARY, Result
@@ -80,9 +79,7 @@ def _answer(summary: Mapping[str, Any]) -> str:
     claims = summary.get("claims", [])
     if not claims:
         return "It makes no claims; see its rows."
-    counts = Counter(claim["verdict"] for claim in claims)
-    said = [f"{words}: {counts[verdict]}" for verdict, words in IN_WORDS.items() if counts[verdict]]
-    return f"{len(claims)} claim{'s' * (len(claims) != 1)} ({', '.join(said)})."
+    return counted(claims)
 
 
 def _warnings(studies: Mapping[str, Parts]) -> list[str]:

@@ -25,6 +25,7 @@ DIGITS = 3  # of epochs and ratios: more would not fit, nor be known
 PAGE = 120  # columns of what is printed where there is no terminal
 NARROW = 20  # columns that a folded name needs
 INDENT = 2  # of stacked entries
+NONE_REPORTED = "No scheme has been reported yet: the run ended while rates were being chosen."
 
 
 class Column(NamedTuple):
@@ -148,11 +149,9 @@ def print_answer(result: Result, console: Console | None = None) -> None:
     console = console or Terminal()
     summary = result.summary
     if not summary["table"]:
-        _print(
-            console, "No scheme has been reported yet: the run ended while rates were being chosen."
-        )
+        _print(console, NONE_REPORTED)
         return
-    print_table(summary["table"], console, title_of(result), result.records.attrs.get("also", ""))
+    print_table(summary["table"], console, _title(result), result.records.attrs.get("also", ""))
     baseline = summary["baseline"]
     _print(
         console,
@@ -183,7 +182,7 @@ def print_table(rows: Sequence[Row], console: Console, title: str = "", also: st
     print_columns(console, ["scheme"], columns, map(entries, rows), title=title)
 
 
-def title_of(result: Result) -> str:
+def _title(result: Result) -> str:
     """What was asked of a study."""
     study, summary = result.study, result.summary
     sign = "≥" if result.records.attrs["higher_is_better"] else "≤"

@@ -73,8 +73,12 @@ class Result(NamedTuple):
     @property
     def devices(self) -> str:
         """What computed this: `2 cpu devices`, `1 NVIDIA H200 device`."""
-        device = self.about["device"]
-        return f"{device['count']} {device['kind']} device{'s' * (device['count'] != 1)}"
+        return devices_in_words(self.about["device"])
+
+
+def devices_in_words(device: Mapping[str, Any]) -> str:
+    """The devices of study.json: `2 cpu devices`, `1 NVIDIA H200 device`."""
+    return f"{device['count']} {device['kind']} device{'s' * (device['count'] != 1)}"
 
 
 def load(path: str | Path) -> Result:

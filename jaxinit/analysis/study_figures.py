@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
-from jaxinit.analysis import survival, table
+from jaxinit.analysis import curves, survival, table
 from jaxinit.analysis.figure import (
     MOST_COLUMNS,
     Look,
@@ -27,7 +27,7 @@ from jaxinit.analysis.figure import (
     small_multiples,
     style,
 )
-from jaxinit.analysis.outcome import LOST, Outcome
+from jaxinit.analysis.outcome import Outcome
 from jaxinit.analysis.records import schemes_of, select
 from jaxinit.analysis.table import Row, SettingRow
 
@@ -169,19 +169,14 @@ def _interval(row: Row) -> tuple[float, float] | None:
 def share_converged(records: xr.Dataset) -> "Figure":
     """Share of trials that have reached the target against epochs (1 - Kaplan-Meier), with its 95 %
     band."""
-    curves = {}
-    for scheme in table.reported(records):
-        # The last step goes on to the budget.
-        estimate = survival.kaplan_meier(table.times_reported(records, scheme))
-        curves[scheme] = [np.append(curve, curve[-1]) for curve in estimate]
-        curves[scheme][0][-1] = records.attrs["budget"]
+    curve_of = {s: curves.share_converged(records, s) for s in table.reported(records)}
 
     def draw(axes: "Axes", scheme: str, line: Look) -> None:
-        time, share, _, _ = curves[scheme]
+        time, share, _, _ = curve_of[scheme]
         axes.step(time, share, where="post", markevery=MARKS_APART, **line)
 
     def detail(axes: "Axes", scheme: str, look: Look) -> None:
-        time, _, low, high = curves[scheme]
+        time, _, low, high = curve_of[scheme]
         band(axes, time, low, high, look["color"], step="post")
 
     figure, panels = _panels(records, draw, detail, "share of trials converged", "epochs")
@@ -201,23 +196,22 @@ def epochs_by_rate(records: xr.Dataset) -> "Figure":
     """
     horizon = records.attrs["budget"]
     rates = np.unique(records.lr.values)
-    curves = {}
+    mean_at = {}
     for name in schemes_of(records):
         trials = select(records, name)
         trials = trials.isel(trial=np.flatnonzero(trials.outcome.values != Outcome.STOPPED))
         tried = np.unique(trials.lr.values)
         means = []
         for rate in tried:
-            times = _times_drawn(select(trials, name, lr=rate), horizon)
-            means.append(np.minimum(times, horizon).mean())
-        curves[name] = tried, means
+            means.append(curves.when_ended(select(trials, name, lr=rate)).mean())
+        mean_at[name] = tried, means
 
     def draw(axes: "Axes", scheme: str, line: Look) -> None:
-        axes.plot(*curves[scheme], **line)
+        axes.plot(*mean_at[scheme], **line)
 
     def detail(axes: "Axes", scheme: str, look: Look) -> None:
         trials = select(records, scheme)
-        _draw_trials(axes, trials, horizon)
+        _draw_trials(axes, trials)
         if (trials.outcome.values == Outcome.CONVERGED).any():
             for sample in table.samples_of(records, scheme):
                 axes.axvline(sample.rate, color=look["color"], linewidth=0.8, zorder=1)
@@ -236,10 +230,10 @@ def epochs_by_rate(records: xr.Dataset) -> "Figure":
     return figure
 
 
-def _draw_trials(axes: "Axes", trials: xr.Dataset, horizon: float) -> None:
+def _draw_trials(axes: "Axes", trials: xr.Dataset) -> None:
     """Every trial of a scheme as a mark at its time, a diverged one at the budget."""
     outcomes = trials.outcome.values
-    times = _times_drawn(trials, horizon)
+    times = curves.when_ended(trials)
     for outcome, (marker, face) in OUTCOMES.items():
         chosen = outcomes == outcome
         if not chosen.any():
@@ -256,12 +250,6 @@ def _draw_trials(axes: "Axes", trials: xr.Dataset, horizon: float) -> None:
             zorder=4,
             clip_on=False,  # marks at the budget lie on the edge
         )
-
-
-def _times_drawn(trials: xr.Dataset, horizon: float) -> np.ndarray:
-    """When each trial ended, one that is lost at the budget."""
-    lost = np.isin(trials.outcome.values, LOST)
-    return np.where(lost, horizon, trials.last_epoch.values)
 
 
 def learning_curves(records: xr.Dataset) -> "Figure":

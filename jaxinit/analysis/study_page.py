@@ -32,7 +32,7 @@ from jaxinit.analysis.page import (
     write,
 )
 from jaxinit.analysis.records import schemes_of
-from jaxinit.analysis.report import DIGITS, entries, in_digits, with_bound
+from jaxinit.analysis.report import DIGITS, NONE_REPORTED, entries, in_digits, with_bound
 from jaxinit.analysis.store import Result
 from jaxinit.analysis.summary import Summary, summarize
 from jaxinit.analysis.table import Row, SettingRow, at_best_value, reported
@@ -175,9 +175,8 @@ def title_of(parts: Parts) -> str:
 def _subtitle(parts: Parts) -> str:
     if "written" not in parts.about:
         return str(parts.folder)
-    device = parts.about["device"]
-    counted = f"{device['count']} {device['kind']} device{'s' * (device['count'] != 1)}"
-    return f"{parts.folder}; computed {parts.about['written']} on {counted}"
+    devices = store.devices_in_words(parts.about["device"])
+    return f"{parts.folder}; computed {parts.about['written']} on {devices}"
 
 
 def answer(parts: Parts) -> str:
@@ -187,7 +186,7 @@ def answer(parts: Parts) -> str:
         return "What is left of this study has no answer in it; see the warnings."
     rows = summary["table"]
     if not rows:
-        return "No scheme has been reported yet: the run ended while rates were being chosen."
+        return NONE_REPORTED
     first, baseline = rows[0], summary["baseline"]
     goal = f"{summary['metric']} {_sign(parts)} {summary['target']:.4g}"
     if not first["converged"]:
@@ -576,7 +575,8 @@ def _search(study: Study) -> str:
 
 def _conditions(parts: Parts) -> dict[str, str]:
     about = parts.about
-    facts = {"written": about.get("written", ""), "device": _subtitle(parts).rpartition(" on ")[2]}
+    facts = {"written": about.get("written", "")}
+    facts["device"] = store.devices_in_words(about["device"]) if "device" in about else ""
     facts["processor"] = about.get("arithmetic", {}).get("processor", "")
     facts["commit"] = about.get("commit") or "no checkout"
     facts["versions"] = versions(about.get("versions", {}))

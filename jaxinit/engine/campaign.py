@@ -7,7 +7,6 @@ folder written.
 
 import datetime
 import math
-import signal
 import threading
 import time
 from collections import Counter
@@ -37,6 +36,7 @@ from jaxinit.analysis.search import (
 from jaxinit.analysis.store import Result
 from jaxinit.analysis.summary import summarize
 from jaxinit.analysis.table import best_points
+from jaxinit.console import handled
 from jaxinit.engine import progress, sweep, training
 from jaxinit.engine.cluster import (
     Away,
@@ -178,15 +178,20 @@ def check_slots(slots: int | None) -> None:
         raise BadStudy(f"slots must be 1 to {MOST_SLOTS}, got {slots}")
 
 
+def _check_named(schemes: Any, tasks: Any, models: Any, others: str) -> None:
+    """Raises: BadStudy for objects of this process that `others` would need."""
+    if schemes or tasks or models:
+        raise BadStudy(
+            f"{others} do not see objects of this program; write them into a file that they can "
+            "read and name them FILE.py:NAME"
+        )
+
+
 def _check_for_peers(schemes: Any, tasks: Any, models: Any, mapping: sweep.Mapping | None) -> None:
     """Raises: BadStudy for what processes that share a model cannot do, or do not all have."""
     if mapping != "sharded":
         raise BadStudy(f"several processes share one model: mapping='sharded', got {mapping!r}")
-    if schemes or tasks or models:
-        raise BadStudy(
-            "the other processes do not see objects of this program; write them into a file that "
-            "all can read and name them FILE.py:NAME"
-        )
+    _check_named(schemes, tasks, models, "the other processes")
 
 
 def _check_for_cluster(
@@ -197,11 +202,7 @@ def _check_for_cluster(
         raise BadStudy(
             "workers of a cluster train whole trials; give a cluster, or mapping=sharded"
         )
-    if schemes or tasks or models:
-        raise BadStudy(
-            "workers of a cluster do not see objects of this program; write them into a file that "
-            "workers can read and name them FILE.py:NAME"
-        )
+    _check_named(schemes, tasks, models, "workers of a cluster")
     if signals:
         raise BadStudy("signals are not recorded on a cluster; run without signals, or without it")
 
@@ -803,9 +804,5 @@ def _stop_requests() -> Iterator[list[int]]:
     if threading.current_thread() is not threading.main_thread():
         yield received  # signals reach the main thread only
         return
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with handled(note):
         yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

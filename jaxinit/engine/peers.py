@@ -27,6 +27,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from jaxinit.console import handled, in_one_line
 from jaxinit.study import BadStudy, NoDevice
 
 BEAT = 5.0  # seconds between two signs of life
@@ -97,14 +98,8 @@ class Peers:
         def pass_on(number: int, frame: object) -> None:
             self.tell("stop")
 
-        both = (signal.SIGINT, signal.SIGTERM)
-        before = {number: signal.signal(number, pass_on) for number in both}
-        try:
-            with watched(self):
-                yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        with handled(pass_on), watched(self):
+            yield
 
     @property
     def over(self) -> bool:
@@ -154,8 +149,8 @@ def led(peers: Peers | None) -> Iterator[None]:
             yield
     except BaseException as error:
         if peers is not None:
-            said = " ".join(str(error).split())[:500] or type(error).__name__
-            peers.end(complete=False, error=said, refused=isinstance(error, BadStudy))
+            refused = isinstance(error, BadStudy)
+            peers.end(complete=False, error=in_one_line(error), refused=refused)
         raise
 
 
@@ -202,10 +197,10 @@ def join(
     try:
         jax.distributed.initialize(address, count, number, initialization_timeout=START)
     except (RuntimeError, ValueError) as error:
-        said = " ".join(str(error).split())[:200]
         raise NoDevice(
-            f"the processes did not find each other ({said}); start as many as --num-processes "
-            "says, each with its --process-id and all with one --coordinator-address"
+            f"the processes did not find each other ({in_one_line(error)}); start as many "
+            "as --num-processes says, each with its --process-id and all with one "
+            "--coordinator-address"
         ) from error
     if jax.process_count() == 1:
         return None
