@@ -1,8 +1,9 @@
 """Residual streams before training: what dividing the kernels into the stream by sqrt(2 n_layers)
-does (T1, B4).
+does (T1, B4), and setting them to zero (D4).
 
 The questions: how does the stream of a pre-norm Transformer grow with depth under a plain and under
-a scaled initialization (T1), and does the scaling change the epochs to a target?
+a scaled initialization (T1), and does the scaling change the epochs to a target? Are kernels of
+zero, as speedruns have them, as good as scaled ones or better (D4; not at their scale)?
 
     python experiments/residual_scaling.py                 quick: 2 to 32 blocks of width 64, training of width 32; minutes on 2 cores
     python experiments/residual_scaling.py --size smoke    seconds: checks that all of it works
@@ -42,7 +43,7 @@ import numpy as np
 
 from jaxinit.analysis.claims import Claim, at_least, make_claim, near
 from jaxinit.analysis.figure import lines, saved_figure, tick_at
-from jaxinit.initializers import lecun, scaled, vector
+from jaxinit.initializers import lecun, scaled, vector, zeros
 from jaxinit.reproduce import (
     before_training,
     faster,
@@ -71,6 +72,11 @@ def one_over_root(leaf: Leaf) -> Initializer:
     return scaled(plain(leaf), branches**-0.5)
 
 
+def zero_into_stream(leaf: Leaf) -> Initializer:
+    """`plain` with kernels of zero into the stream, so that every block begins as the identity."""
+    return zeros if leaf.role in INTO_STREAM else plain(leaf)
+
+
 LOOKED_AT: dict[str, Scheme] = {
     "plain": plain,
     "one_over_root": one_over_root,
@@ -78,11 +84,12 @@ LOOKED_AT: dict[str, Scheme] = {
     "gpt2_blocks": gpt2_blocks,
     "llama": llama,
 }
+AS_GOOD = 0.95  # times fewer epochs, or more
 TRAINED = Study(
     model="transformer",
     hidden=32,
     task="short_text",
-    schemes=("plain", "one_over_root"),
+    schemes=("plain", "one_over_root", "zero_into_stream"),
     baseline="plain",
     optimizer="adam",
     clip=1.0,
@@ -114,7 +121,7 @@ SIZES = {
         8,
         replace(
             TRAINED,
-            schemes=("plain", "one_over_root", "gpt2"),
+            schemes=("plain", "one_over_root", "zero_into_stream", "gpt2"),
             hidden=512,
             task="text",
             length=128,
@@ -132,7 +139,8 @@ def measure(size: Size, out: Path) -> int:
     growth = {name: streams(size, scheme) for name, scheme in LOOKED_AT.items()}
     draw(size, growth, out / "figures")
     studies = {f"{layers} blocks": replace(size.study, layers=layers) for layers in size.trained}
-    results = run_all(studies, out, schemes=LOOKED_AT, tasks={"short_text": short_text})
+    schemes = LOOKED_AT | {"zero_into_stream": zero_into_stream}
+    results = run_all(studies, out, schemes=schemes, tasks={"short_text": short_text})
     claims = before(size, growth)
     for setting, result in results.items():
         statement = f"{setting}: times fewer epochs, scaled by 1/sqrt(2 n_layers) against plain"
@@ -140,6 +148,12 @@ def measure(size: Size, out: Path) -> int:
         published = "no number; final losses of shallow models are said to differ within noise"
         band, depths = at_least(1.05), len(results)
         claims.append(faster("B4", statement, *pair, published, band, family=depths))
+        statement = (
+            f"{setting}: times fewer epochs, zero into the stream against 1/sqrt(2 n_layers)"
+        )
+        pair = (result, "zero_into_stream"), (result, "one_over_root")
+        published, band = "as good or better (speedruns)", at_least(AS_GOOD)
+        claims.append(faster("D4", statement, *pair, published, band, family=depths))
     title = f"Residual scaling: epochs to {size.study.target:g} bits per character"
     return finish(out, studies, results, claims, title)
 

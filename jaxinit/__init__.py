@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from jaxinit.analysis.answer import Answer as Answer
     from jaxinit.analysis.answer import load as load
     from jaxinit.analysis.health import judge as judge
+    from jaxinit.analysis.signal_figures import plot_signals as plot_signals
     from jaxinit.analysis.store import Result as Result
     from jaxinit.auditing import assert_well_initialized as assert_well_initialized
     from jaxinit.auditing import audit as audit
@@ -97,6 +98,7 @@ _HOME = {
     "engine.sweep": ("one_device_per_core",),
     "analysis.health": ("judge",),
     "analysis.answer": ("Answer", "load"),
+    "analysis.signal_figures": ("plot_signals",),
     "analysis.store": ("Result",),
     "auditing": ("audit", "assert_well_initialized"),
     "auditing.fresh": ("plan", "reinitialize"),

@@ -45,6 +45,7 @@ COORDINATES = {
     "update": "size of their changes",
     "gradient": "size of weight gradients",
 }
+OWN = "this network"  # what stands for a scheme where there is none
 WIDEST = 4.0  # a histogram's axis, at most, in those of the scheme in the middle
 ROUNDING = 1e-16  # what falls below that part of a curve's largest is lost in rounding
 CUT = f"a curve ends where a seed has fallen below {ROUNDING:g} of its largest"
@@ -56,11 +57,24 @@ LINE: Look = {"linewidth": 1.1, "markersize": 4}
 
 def draw_all(signals: xr.Dataset, folder: Path) -> list[Path]:
     """Every figure that the signals can fill, as PNG and SVG in `folder`; the paths of the PNGs."""
-    figures = {"histograms": histograms, "sizes": sizes}
-    if signals.sizes["step"] > 2 and "recurrent" in signals.role:
-        figures["through_time"] = by_step
     with style():
-        return [save(draw(signals), folder, name) for name, draw in figures.items()]
+        return [save(figure, folder, name) for name, figure in plot_signals(signals).items()]
+
+
+def plot_signals(signals: xr.Dataset) -> "dict[str, Figure]":
+    """The figures that signals can fill, by name: `histograms` and `sizes` by layer and, of
+    recurrent kernels over more than two steps, `through_time`.
+
+    Takes what `survey` returns, over schemes and seeds, and what `probe` does, of one network.
+    Several probes are compared as schemes: `xr.concat(probes, pd.Index(names, name="scheme"))`.
+    """
+    of_schemes = signals if "scheme" in signals.dims else signals.expand_dims(scheme=[OWN])
+    whole = of_schemes if "seed" in of_schemes.dims else of_schemes.expand_dims("seed")
+    draws = {"histograms": histograms, "sizes": sizes}
+    if whole.sizes["step"] > 2 and "recurrent" in whole.role:
+        draws["through_time"] = by_step
+    with style():
+        return {name: draw(whole) for name, draw in draws.items()}
 
 
 def histograms(signals: xr.Dataset) -> "Figure":
@@ -421,8 +435,8 @@ def _expected(signals: xr.Dataset, signal: str) -> NDArray[np.floating] | None:
     Only these two are taken from measurements; weights enter with the variances that were drawn.
     None where theory has nothing to say.
     """
-    name = signals.attrs["activation"]
-    plain = signals.attrs["model"] == "mlp" and name in theory.ACTIVATIONS
+    name = str(signals.attrs.get("activation"))  # of a network of the caller nothing is known
+    plain = signals.attrs.get("model") == "mlp" and name in theory.ACTIVATIONS
     if not plain or signal == "weight_gradient":
         return None
 
@@ -453,11 +467,13 @@ def _names(coordinate: xr.DataArray) -> list[str]:
 def _finish(figure: "Figure", signals: xr.Dataset, title: str, note: str) -> "Figure":
     """Put above a figure what it shows, of which network, and how to read it."""
     about = signals.attrs
-    network = (
-        f"{about['model']}, {about['layers']} layer(s) of {about['hidden']} units, "
-        f"{about['activation']}, {about['task']}"
-    )
-    seeds = signals.sizes["seed"]
-    lines = [title, f"{network}; {about['examples']} examples, n = {seeds} seeds", note]
+    lines = [title, note]
+    if "model" in about:
+        network = (
+            f"{about['model']}, {about['layers']} layer(s) of {about['hidden']} units, "
+            f"{about['activation']}, {about['task']}"
+        )
+        seeds = signals.sizes["seed"]
+        lines[1:1] = [f"{network}; {about['examples']} examples, n = {seeds} seeds"]
     heading(figure, as_text("\n".join(lines)))
     return figure

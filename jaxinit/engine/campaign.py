@@ -47,7 +47,7 @@ from jaxinit.engine.cluster import (
     take_parts,
 )
 from jaxinit.engine.identity import Identity, changed, combined, identify
-from jaxinit.engine.initial import Initial, calibrate_parameters, draw_parameters, of_points
+from jaxinit.engine.initial import Initial, of_points, start_schemes
 from jaxinit.engine.peers import Peers, led
 from jaxinit.engine.progress import Best, Standing, allowed
 from jaxinit.engine.recorder import SignalRecorder
@@ -303,15 +303,16 @@ def _answer(
     ):
         state = folder.path / store.STATE
         progress.detail(f"states are saved in {state} every {SAVE_EVERY:g} s, or as costs 2 %")
-        initial, calibrated = None, {}
+        initial, calibrated, failures = None, {}, {}
         if options.cluster is None and options.mapping != "sharded":
-            initial, calibrated = calibrate_parameters(resolved, draw_parameters(resolved))
+            initial, calibrated, failures = start_schemes(resolved)
         about = _about(resolved, program.evaluations_per_epoch, options.place["device"])
         earlier = store.answered(folder, study) or {}
         if saved is not None or written:  # else all of it begins anew
             about |= {n: earlier[n] for n in ("calibrations", "failures") if n in earlier}
         about |= {"identity": identity, "digest": digest}
         about["calibrations"] = about.get("calibrations", {}) | calibrated
+        about["failures"] = about.get("failures", {}) | failures
         history = History(past, began, options.place, forced, compiled)
         store.write_study(folder, study, about | {"status": "running"} | history.about())
         campaign = Campaign(
@@ -524,9 +525,13 @@ class Campaign:
     def train(self) -> bool:
         """Train what the search of every scheme wants, piece by piece; False when a signal asked to
         stop."""
+        for line in self.lines:
+            if self.initial is not None and line.scheme not in self.initial:
+                self._fail(line)
         best = self._best()
         self.report(self._standing(best))
-        like = self._joining(self._point(self.lines[0], (0, 0)))
+        well = next(line for line in self.lines if line not in self.settled)
+        like = self._joining(self._point(well, (0, 0)))
         for rows, running in self.sweeper.run(self._orders, like):
             for row in rows:
                 point = self.points[row.number]
@@ -554,6 +559,13 @@ class Campaign:
             self.courses.begin(point, "coarse")  # until a stage says what it is wanted for
         course = self.courses.by_point[point]
         course.add(row.first, row.records._asdict(), self._outcome(row))
+
+    def _fail(self, line: Line) -> None:
+        """Let all trials of a scheme fail that cannot be initialized."""
+        while wanted := self._wanted(line):
+            for point in wanted:
+                self._take(point, sweep.Row.failed(-1))
+        self.settled.add(line)
 
     def _best(self) -> Best:
         """The best of the trials that an earlier run has ended."""

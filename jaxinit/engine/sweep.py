@@ -141,6 +141,12 @@ class Row(NamedTuple):
     records: Records
     outcome: Outcome
 
+    @classmethod
+    def failed(cls, number: int) -> "Row":
+        """A trial that could not be run."""
+        nothing: Any = np.zeros((len(Records._fields), 0), np.float32)
+        return cls(number, 0, 0, Records(*nothing), Outcome.FAILED)
+
 
 class Seat(NamedTuple):
     """A running trial: its number in the queue, and its state on the host."""

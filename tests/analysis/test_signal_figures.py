@@ -3,11 +3,15 @@
 from itertools import combinations
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
+from flax import nnx
 from matplotlib.colors import to_rgba_array
 
+import jaxinit
 from jaxinit.analysis import signal_figures
 from jaxinit.analysis.figure import COLORS, looks, style
 from jaxinit.engine.survey import survey
@@ -50,6 +54,22 @@ def test_histograms_leave_out_inputs_and_readout(deep: xr.Dataset) -> None:
         assert axes[0].get_title(loc="left") == "glorot_standard"
         labelled = signal_figures.sizes(deep).axes
     assert all(one.get_xlabel() and one.get_ylabel() and one.get_title() for one in labelled)
+
+
+def test_the_probe_of_one_network_has_figures_and_several_are_schemes() -> None:
+    def probed(seed: int) -> xr.Dataset:
+        model = jaxinit.MLP(5, 8, 3, layers=3, rngs=nnx.Rngs(seed))
+        x, y = jnp.ones((6, 1, 5)), jnp.zeros(6, int)
+        return jaxinit.probe(model, (x, y), "cross_entropy")
+
+    one = jaxinit.plot_signals(probed(0))
+    assert list(one) == ["histograms", "sizes"]
+    (legend,) = one["sizes"].legends
+    assert [text.get_text() for text in legend.texts] == [signal_figures.OWN]
+    names = ["narrow", "wide"]
+    both = xr.concat([probed(0), probed(1)], pd.Index(names, name="scheme"))
+    (legend,) = jaxinit.plot_signals(both)["sizes"].legends
+    assert [text.get_text() for text in legend.texts] == names
 
 
 @pytest.mark.slow

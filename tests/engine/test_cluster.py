@@ -6,6 +6,8 @@ Most tests have workers in this process, whose deaths they choose; one starts Da
 import os
 import pickle
 import signal
+import subprocess
+import sys
 from asyncio import CancelledError
 from collections.abc import Callable
 from dataclasses import replace
@@ -391,6 +393,34 @@ def test_addresses_that_are_none_are_one_line(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(cluster, "CONNECT", 0.2)
     with pytest.raises(NoDevice, match=r"no scheduler answers at tcp://127\.0\.0\.1:9 "):
         Cluster("tcp://127.0.0.1:9")
+
+
+FREED_MEMORY = """
+import resource
+import sys
+import numpy as np
+from jaxinit.engine.cluster import keep_freed_memory
+
+if "keeps" in sys.argv:
+    keep_freed_memory()
+for _ in range(50):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    np.ones(2**21, np.float32)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="an option of glibc, which macOS has not")
+def test_a_worker_keeps_the_memory_that_dask_would_give_back() -> None:
+    """Which would come back page by page: 8 MiB have 2,048 of 4 KiB, or fewer larger ones."""
+    given = os.environ | {"MALLOC_TRIM_THRESHOLD_": "65536"}
+
+    def pages(*words: str) -> int:
+        command = [sys.executable, "-c", FREED_MEMORY, *words]
+        return int(subprocess.run(command, env=given, capture_output=True, check=True).stdout)
+
+    assert pages() > 0
+    assert pages("keeps") == 0
 
 
 def test_gpus_are_found_without_starting_jax(
