@@ -50,7 +50,7 @@ import numpy as np
 import xarray as xr
 
 from jaxinit.analysis.claims import Claim, at_least, make_claim, ratio_claim
-from jaxinit.analysis.figure import lines, save, saved_figure, style
+from jaxinit.analysis.figure import lines, save, saved_figure, shade, style
 from jaxinit.analysis.interval import Sample
 from jaxinit.analysis.records import select
 from jaxinit.engine.resolve import Resolved
@@ -551,8 +551,8 @@ def draw_histograms(courses: xr.Dataset, net: str, folder: Path, file: str) -> N
     last = courses.isel(epoch=-1, step=0, copy=0)
     kernels = courses.sizes["parameter"]
     title = (
-        f"Activations at epoch {float(courses.epoch[-1]):g}\n{net}\nblack: the first hidden "
-        "layer, light grey: the last"
+        f"Activations at epoch {float(courses.epoch[-1]):g}\n{net}\ndark: the first hidden layer, "
+        "light: the last"
     )
     size = (1 + 3 * len(schemes), 3.4)
     with saved_figure(folder, file, title, size=size, columns=len(schemes)) as panels:
@@ -562,8 +562,8 @@ def draw_histograms(courses: xr.Dataset, net: str, folder: Path, file: str) -> N
                 layer = last.sel(scheme=scheme).isel(parameter=k)
                 rms = float(layer.activation_mean_square) ** 0.5
                 density = layer.activation_histogram.values / rms
-                grey = str(0.75 * (k - 1) / max(kernels - 2, 1))
-                axes.plot(courses.bin.values * rms, density, color=grey, linewidth=1.1)
+                of_layer = shade(k - 1, kernels - 1)
+                axes.plot(courses.bin.values * rms, density, color=of_layer, linewidth=1.1)
             axes.set(xlim=(-1.1, 1.1), xlabel="activation", ylabel="density", title=scheme)
 
 

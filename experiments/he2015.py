@@ -38,7 +38,7 @@ from typing import Any
 import numpy as np
 
 from jaxinit.analysis.claims import Claim, at_least, at_most, make_claim, near
-from jaxinit.analysis.figure import saved_figure
+from jaxinit.analysis.figure import band, looks, saved_figure
 from jaxinit.analysis.records import by_rate_and_seed
 from jaxinit.analysis.store import Result
 from jaxinit.initializers import variance_scaling, vector
@@ -264,20 +264,17 @@ def draw(size: Size, courses: Courses, entropy: float, folder: Path) -> None:
         f"ReLU nets of width {size.study.hidden} on Shapeset, each at its best rate; band: range "
         f"over {size.study.tune_seeds} seeds"
     )
-    looks: dict[str, Any] = {
-        "he": {"color": "0", "label": "2/n (He)"},
-        "xavier": {"color": "0.5", "linestyle": "--", "label": "1/n"},
-    }
+    labels = {"he": "2/n (He)", "xavier": "1/n"}
     with saved_figure(
         folder, "plateau", title, size=(10.4, 3.6), columns=len(size.depths), sharey=True
     ) as panels:
         for axes, depth in zip(panels, size.depths, strict=True):
-            for name, look in looks.items():
+            for name, look in looks(labels).items():
                 course = at_best_rate(courses, depth, name)
                 steps = (np.arange(course.shape[1]) + 1) * EVERY
-                axes.plot(steps, course.mean(0), **look)
-                low, high = course.min(0), course.max(0)
-                axes.fill_between(steps, low, high, color=look["color"], alpha=0.15, linewidth=0)
+                apart = max(len(steps) // 8, 1)
+                axes.plot(steps, course.mean(0), label=labels[name], markevery=apart, **look)
+                band(axes, steps, course.min(0), course.max(0), look["color"])
             axes.axhline(entropy, color="0.35", linestyle=":", linewidth=1)
             axes.set(xlabel="steps", title=f"{depth} layers")
         panels[0].set_ylabel("training loss (nats)")

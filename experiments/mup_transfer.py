@@ -36,6 +36,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxinit.analysis.claims import Claim, at_least, at_most, make_claim, near
+from jaxinit.analysis.coordinates import STEEP, passes, slopes
 from jaxinit.analysis.figure import save, style
 from jaxinit.reproduce import draw_transfer, finish, make_main, run_all, smoke, transfer_claims
 from jaxinit.schemes.mup import mup
@@ -133,32 +134,32 @@ def measure(size: Size, out: Path) -> int:
 def coordinates(part: Part, seeds: int, own: Mapping[str, Scheme], out: Path) -> list[Claim]:
     """The coordinate check, by its steepest slope: U1 under Adam, D7 under Muon."""
     from jaxinit.analysis import signal_figures
-    from jaxinit.engine import coordcheck
+    from jaxinit.engine.coordcheck import coordinate_check
 
     optimizer = part.study.optimizer
     study = replace(part.study, seeds=seeds)
     folder = out / "coordinates" / optimizer
-    check = coordcheck.coordinate_check(study, part.widths, rate=part.rate, schemes=own, out=folder)
+    check = coordinate_check(study, part.widths, rate=part.rate, schemes=own, out=folder)
     with style():
         save(signal_figures.coordinates(check), out / "figures" / optimizer, "coordinates")
-    slopes = coordcheck.slopes(check)
+    rows_of_all = slopes(check)
     slopes_by_seed = []
     for seed in range(check.sizes["seed"]):
-        slopes_by_seed.append(coordcheck.slopes(check.isel(seed=[seed])))
+        slopes_by_seed.append(slopes(check.isel(seed=[seed])))
     claims = []
-    bands = {"mup": ("flat", (0.0, coordcheck.STEEP)), "xavier_rnn": ("above 0.5", at_least(0.5))}
+    bands = {"mup": ("flat", (0.0, STEEP)), "xavier_rnn": ("above 0.5", at_least(0.5))}
     if optimizer == "muon":
-        bands["xavier_rnn"] = ("no number", at_least(coordcheck.STEEP))
+        bands["xavier_rnn"] = ("no number", at_least(STEEP))
     for scheme, (published, band) in bands.items():
-        rows = [row for row in slopes if row.scheme == scheme]
+        rows = [row for row in rows_of_all if row.scheme == scheme]
         steepest = max(rows, key=lambda row: abs(row.slope))
-        by_seed = [of_seed[slopes.index(steepest)].slope for of_seed in slopes_by_seed]
+        by_seed = [of_seed[rows_of_all.index(steepest)].slope for of_seed in slopes_by_seed]
         statement = (
             f"{scheme} under {optimizer}: steepest slope of all signals against the width "
             f"({steepest.kind} of {steepest.parameter})"
         )
         # The verdict is not of the steepest slope alone: some signals are judged for growth only.
-        verdict = "passes" if coordcheck.passes(slopes, scheme) else "fails"
+        verdict = "passes" if passes(rows_of_all, scheme) else "fails"
         note = f"10 steps, {seeds} seeds; the check {verdict}"
         name = "U1" if optimizer == "adam" else "D7"
         claims.append(make_claim(name, statement, np.abs(by_seed), published, band, note))

@@ -39,7 +39,7 @@ from typing import Any
 import numpy as np
 
 from jaxinit.analysis.claims import Claim, at_least
-from jaxinit.analysis.figure import MARKS, saved_figure
+from jaxinit.analysis.figure import looks, saved_figure
 from jaxinit.analysis.store import Result
 from jaxinit.initializers import glorot_scheme, normal, orthogonal
 from jaxinit.reproduce import (
@@ -169,6 +169,7 @@ def draw(size: Size, results: Results, folder: Path) -> None:
         f"seeds; mean up to {study.epochs} epochs\nopen: some seeds did not converge"
     )
     with saved_figure(folder, "interaction", title, size=(7, 4)) as (axes,):
+        look_of = looks(results)
         for k, (remedy, result) in enumerate(results.items()):
             rows = {row["scheme"]: row for row in result.summary["table"]}
             in_order = [rows[name] for name in SCHEMES]
@@ -176,8 +177,7 @@ def draw(size: Size, results: Results, folder: Path) -> None:
             some_lost = np.asarray([row["converged"] < row["seeds"] for row in in_order])
             # Side by side, since many lines pass through the same points.
             place = np.arange(len(SCHEMES)) + 0.04 * (k - len(results) / 2)
-            grey = str(0.65 * k / max(len(results) - 1, 1))
-            look: Any = {"marker": MARKS[k % len(MARKS)], "markersize": 5, "color": grey}
+            look: Any = look_of[remedy] | {"markersize": 5}
             axes.plot(place, epochs, linewidth=1, label=remedy, **look)
             axes.plot(place[some_lost], epochs[some_lost], linestyle="", mfc="white", **look)
         labels = []

@@ -13,7 +13,7 @@ Departures at quick: what trains is 2 and 8 blocks of width 32 in sequences of 1
 12,288 characters, to a target of 3 bits per character, early in training. Size paper trains wider
 and deeper ones for longer, and GPT-2's own sizes beside them, about which nothing is claimed.
 
-Expect at quick (2026-11-29, 156 s on 2 cores; all claims and intervals: docs/results.md):
+Expect at quick (2026-11-30, 196 s on 2 cores; all claims and intervals: docs/results.md):
 - T1: slope of log size of the stream against log depth, plain: 0.576 (0.568 to 0.585); at least
   0.4: holds; at most 0.6: holds.
 - T1: slope of log size of the stream against log depth, one_over_root: 0.0556 (0.0438 to 0.0675);
@@ -30,7 +30,7 @@ Expect at quick (2026-11-29, 156 s on 2 cores; all claims and intervals: docs/re
   1.5: holds.
 - B4: 2 blocks: times fewer epochs, scaled by 1/sqrt(2 n_layers) against plain: 1.26 (1.18 to 1.34);
   at least 1.05: holds.
-- and 1 more claims.
+- and 3 more claims.
 """
 
 import sys

@@ -20,7 +20,7 @@ from importlib.metadata import version
 from itertools import pairwise
 from json import loads
 from pathlib import Path
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
@@ -92,6 +92,9 @@ class Processes:
 
 
 ALONE = Processes()
+
+COMPLETION = "--tyro-print-completion"  # the parser's own option
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 ASKED = {"run": STUDY, "probe": PROBED, "coordcheck": CHECKED}  # by the commands that ask one
 
@@ -528,10 +531,11 @@ def check_coordinates(
     out: Path | None,
 ) -> int:
     """Run a coordinate check, draw it and print its slopes; 1 when the first scheme fails."""
+    from jaxinit.analysis.coordinates import passes, slopes
     from jaxinit.analysis.figure import save, style
     from jaxinit.analysis.signal_figures import coordinates
     from jaxinit.engine import devices, progress, sweep
-    from jaxinit.engine.coordcheck import coordinate_check, depth_check, passes, slopes
+    from jaxinit.engine.coordcheck import coordinate_check, depth_check
 
     sweep.one_device_per_core()
     sweep.keep_compilations()
@@ -555,6 +559,7 @@ def check_coordinates(
     with style():
         path = save(coordinates(sizes), folder / "figures", "coordinates")
     print(f"sizes and slopes: {folder}; figure: {path}")
+    print(f"report: {_write_report(folder)}; see it with: jaxinit open {quoted(folder)}")
     return 0 if passes(rows, study.schemes[0]) else 1
 
 
@@ -797,11 +802,11 @@ def plot(folder: tyro.conf.Positional[Path], /) -> int:
 
 
 def report(folder: tyro.conf.Positional[Path], /) -> int:
-    """Write report.html into the folder of a study, an experiment or a probe, also of one that is
-    unfinished or damaged: one page that needs nothing else.
+    """Write report.html into the folder of a study, an experiment, a probe or a coordinate check,
+    also of one that is unfinished or damaged: one page that needs nothing else.
 
     Args:
-        folder: The folder of the study, the experiment or the probe.
+        folder: Its folder.
     """
 
     def written() -> int:
@@ -812,11 +817,11 @@ def report(folder: tyro.conf.Positional[Path], /) -> int:
 
 
 def open_report(folder: tyro.conf.Positional[Path], /) -> int:
-    """Show the report of a study, an experiment or a probe in the browser; it is written first
-    where it is missing, or older than what it is about.
+    """Show the report of a study, an experiment, a probe or a coordinate check in the browser; it
+    is written first where it is missing, or older than what it is about.
 
     Args:
-        folder: The folder of the study, the experiment or the probe.
+        folder: Its folder.
     """
     import webbrowser
 
@@ -1034,8 +1039,9 @@ def parsed(words: Sequence[str]) -> Callable[[], int]:
         "export": export,
         "doctor": doctor,
     }
+    choices = _choices() if COMPLETION in words else {}
     later: dict[str, Callable[..., Any]] = {
-        name: _later(command) for name, command in commands.items()
+        name: _later(command, choices) for name, command in commands.items()
     }
     if words[:1] and words[0] in ASKED and {"-h", "--help"} & set(words):
         later[words[0]] = _with_help(words[0], commands[words[0]], words)
@@ -1051,7 +1057,26 @@ def parsed(words: Sequence[str]) -> Callable[[], int]:
         raise BadStudy(_in_one_line(complaint.getvalue(), words)) from None
 
 
-def _later(command: Callable[..., int]) -> Callable[..., Callable[[], int]]:
+def _choices() -> dict[str, Any]:
+    """The types of options that are names, for a shell to complete them. Where words are read
+    they are any words: a name may be a file or a call too, and a wrong one is told its nearest."""
+    from jaxinit.engine.training import OPTIMIZERS
+    from jaxinit.schemes import SCHEMES
+    from jaxinit.tasks import TASKS
+
+    scheme = Literal[*SCHEMES]
+    return {
+        "schemes": tuple[scheme, ...],
+        "baseline": scheme,
+        "task": Literal[*TASKS],
+        "model": Literal[*MODELS],
+        "optimizer": Literal[*OPTIMIZERS],
+    }
+
+
+def _later(
+    command: Callable[..., int], choices: Mapping[str, Any]
+) -> Callable[..., Callable[[], int]]:
     """The command with its arguments, not called yet; its study is read as words."""
 
     @wraps(command)
@@ -1063,10 +1088,12 @@ def _later(command: Callable[..., int]) -> Callable[..., Callable[[], int]]:
     arguments = []
     for argument in inspect.signature(command).parameters.values():
         if argument.name == "study":
-            words = _study_in_words()
+            words = _study_in_words(choices=choices)
             argument = argument.replace(
                 annotation=tyro.conf.OmitArgPrefixes[words], default=words(**vars(argument.default))
             )
+        elif argument.name in choices:
+            argument = argument.replace(annotation=choices[argument.name])
         arguments.append(argument)
     read: Any = bound
     del read.__wrapped__  # of which the parser would read the types
@@ -1075,13 +1102,15 @@ def _later(command: Callable[..., int]) -> Callable[..., Callable[[], int]]:
     return read
 
 
-def _study_in_words(texts: Mapping[str, str] | None = None) -> type:
+def _study_in_words(
+    texts: Mapping[str, str] | None = None, choices: Mapping[str, Any] = NOTHING
+) -> type:
     """A study as the parser reads it, where an object is the name of one; with the help `texts` of
     the settings that are to be shown, which hide the others."""
     in_words = {Name: str, Names: tuple[str, ...]}
     settings = []
     for field in fields(Study):
-        kind: Any = in_words.get(field.type, field.type)
+        kind: Any = choices.get(field.name, in_words.get(field.type, field.type))
         if texts is not None and field.name in texts:
             kind = Annotated[kind, tyro.conf.arg(help=texts[field.name])]
         elif texts is not None:

@@ -4,6 +4,7 @@ options."""
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,12 +21,22 @@ from jaxinit.analysis.outcome import Outcome
 from jaxinit.engine import campaign
 from jaxinit.engine.survey import survey
 from jaxinit.initializers import CATALOGUE
+from jaxinit.schemes import SCHEMES
 from jaxinit.study import Study
 
 SMALL = (
     "--hidden 16 --schemes small_normal orthogonal --lrs 0.1 --seeds 2 --epochs 1 --batch 128 "
     "--target 0.5"
 )
+
+COMPLETE = """
+source {script}
+function="$(complete -p jaxinit | sed 's/.*-F \\([^ ]*\\).*/\\1/')"
+COMP_WORDS=({words})
+COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))
+$function
+echo "${{COMPREPLY[*]}}"
+"""
 
 
 def jaxinit(*words: str) -> subprocess.CompletedProcess:
@@ -104,6 +115,26 @@ def test_output_that_nobody_reads_any_more_is_no_error(words: list[str]) -> None
         process.stdout.close()  # as `head` does
         assert process.stderr.read() == ""
     assert process.returncode == console.CLOSED
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="completes in bash")
+def test_a_shell_completes_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.parsed(["--tyro-print-completion", "bash"])
+    script = tmp_path / "completion"
+    script.write_text(capsys.readouterr().out)
+
+    def completed(words: str) -> list[str]:
+        asked = COMPLETE.format(script=script, words=words)
+        return subprocess.run(
+            ["bash", "-c", asked], capture_output=True, text=True, check=True
+        ).stdout.split()
+
+    assert completed("jaxinit run --task add") == ["adding"]
+    glorot = [name for name in SCHEMES if name.startswith("glorot")]
+    assert completed("jaxinit run --schemes orthogonal glor") == glorot
+    assert completed("jaxinit extend results --schemes chr") == ["chrono"]
+    assert cli.parsed(["run", "--schemes", "own.py:scheme"])  # a name is still any word
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
-"""The page of whatever a folder holds: a study, an experiment or a probe."""
+"""The page of whatever a folder holds: a study, an experiment, a probe or a coordinate check."""
 
 from pathlib import Path
 
+from jaxinit.analysis.coordinates import KIND
+from jaxinit.analysis.coordinates_page import coordinates_page
 from jaxinit.analysis.experiment_page import experiment_page
 from jaxinit.analysis.folder import MANIFEST, Folder
 from jaxinit.analysis.page import REPORT, Page
@@ -9,7 +11,8 @@ from jaxinit.analysis.probe_page import probe_page
 from jaxinit.analysis.store import STATE
 from jaxinit.analysis.study_page import read, study_page
 
-PAGES = {"experiment": experiment_page, "probe": probe_page}  # by the kind of answer
+# By the kind of answer.
+PAGES = {"experiment": experiment_page, "probe": probe_page, KIND: coordinates_page}
 
 
 def page_of(path: Path) -> Page:

@@ -6,6 +6,7 @@ the rate, the attribute `also` names it and the coordinate has its values. Varia
 epoch) are NaN from the end of the trial on.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import islice
@@ -215,7 +216,7 @@ def _dataset(points: list[Point], courses: list[Course], all_of: Courses) -> xr.
     }
     if "also" in attrs:
         coords["also"] = ("trial", np.asarray([point.also for point in points], np.float64))
-    attrs["schemes"] = " ".join(all_of.attrs["schemes"])
+    attrs["schemes"] = json.dumps(list(all_of.attrs["schemes"]))
     return xr.Dataset(variables, coords, attrs)
 
 
@@ -225,6 +226,11 @@ def _dataset(points: list[Point], courses: list[Course], all_of: Courses) -> xr.
 def schemes_of(records: xr.Dataset) -> list[str]:
     """The schemes that have trials, in the study's order."""
     return list(dict.fromkeys(map(str, records.scheme.values)))
+
+
+def asked_of(records: xr.Dataset) -> list[str]:
+    """The schemes of the study in its order, those without trials yet too."""
+    return json.loads(records.attrs["schemes"])
 
 
 def select(

@@ -28,7 +28,7 @@ from jaxinit.analysis.figure import (
     style,
 )
 from jaxinit.analysis.outcome import Outcome
-from jaxinit.analysis.records import schemes_of, select
+from jaxinit.analysis.records import asked_of, schemes_of, select
 from jaxinit.analysis.table import Row, SettingRow
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def answer(records: xr.Dataset) -> "Figure":
     figure, (axes,) = small_multiples(
         1, panel=(6.8, 0.6 + 0.27 * len(rows)), margin=(0.0, 1.0), least_width=6.8
     )
-    _draw_rows(axes, rows, looks(schemes_of(records)))
+    _draw_rows(axes, rows, looks(asked_of(records)))
     axes.annotate("converged", (1.02, 1), xycoords="axes fraction", fontsize=8, va="bottom")
     note = (
         f"mean up to the budget of {records.attrs['budget']:g} epochs, 95 % interval, each scheme "
@@ -192,22 +192,14 @@ def epochs_by_rate(records: xr.Dataset) -> "Figure":
     """Restricted mean epochs to target against the learning rate, with every trial as a dot.
 
     A trial that the search stopped is marked where it was stopped, which is a lower bound; the line
-    leaves out rates whose trials all were.
+    leaves it out, and one that still runs.
     """
     horizon = records.attrs["budget"]
     rates = np.unique(records.lr.values)
-    mean_at = {}
-    for name in schemes_of(records):
-        trials = select(records, name)
-        trials = trials.isel(trial=np.flatnonzero(trials.outcome.values != Outcome.STOPPED))
-        tried = np.unique(trials.lr.values)
-        means = []
-        for rate in tried:
-            means.append(curves.when_ended(select(trials, name, lr=rate)).mean())
-        mean_at[name] = tried, means
+    mean_at = {name: curves.time_by_rate(records, name) for name in schemes_of(records)}
 
     def draw(axes: "Axes", scheme: str, line: Look) -> None:
-        axes.plot(*mean_at[scheme], **line)
+        axes.plot(mean_at[scheme].x, mean_at[scheme].y, **line)
 
     def detail(axes: "Axes", scheme: str, look: Look) -> None:
         trials = select(records, scheme)
@@ -258,25 +250,21 @@ def learning_curves(records: xr.Dataset) -> "Figure":
 
     A trial that has ended keeps its last value, and the curve stops when the last of them ends.
     """
-    rates = table.reported(records)
-    epoch = records.epoch.values
-    metrics = {}
-    for scheme, rate in rates.items():
-        metric = _held_metric(select(records, scheme, "report", rate))
-        if metric.size:  # some trial could be run
-            metrics[scheme] = metric
+    courses = {}
+    for scheme, rate in table.reported(records).items():
+        course = curves.course(records, scheme, rate)
+        if len(course.x):  # some trial could be run
+            courses[scheme] = course
 
     def draw(axes: "Axes", scheme: str, line: Look) -> None:
-        if scheme in metrics:
-            median = np.median(metrics[scheme], axis=0)
-            axes.plot(epoch[: len(median)], median, markevery=MARKS_APART, **line)
+        if scheme in courses:
+            axes.plot(courses[scheme].x, courses[scheme].y, markevery=MARKS_APART, **line)
 
     def detail(axes: "Axes", scheme: str, look: Look) -> None:
-        if scheme in metrics:
-            metric = metrics[scheme]
-            past = epoch[: metric.shape[1]]
-            band(axes, past, metric.min(axis=0), metric.max(axis=0), look["color"])
-            axes.plot(past[-1], np.median(metric[:, -1]), **look, markersize=7, zorder=4)
+        if scheme in courses:
+            past, median, low, high = courses[scheme]
+            band(axes, past, low, high, look["color"])
+            axes.plot(past[-1], median[-1], **look, markersize=7, zorder=4)
 
     ylabel = as_text(records.attrs["metric_name"])
     figure, panels = _panels(records, draw, detail, ylabel, "epochs", target=TARGET)
@@ -292,17 +280,6 @@ def learning_curves(records: xr.Dataset) -> "Figure":
     )
     _headline(figure, records, "Learning curves at each scheme's best rate", note)
     return figure
-
-
-def _held_metric(trials: xr.Dataset) -> np.ndarray:
-    """The metric of trials that ran, each held at its last value until the last has ended:
-    `[trial, evaluation]`."""
-    ends = np.rint(trials.last_epoch.values * trials.attrs["evaluations_per_epoch"]).astype(int)
-    ran = ends > 0
-    ends = ends[ran]
-    metric = trials.metric.transpose("trial", "epoch").values[ran]
-    evaluations = np.minimum(np.arange(ends.max(initial=0)), ends[:, None] - 1)
-    return np.take_along_axis(metric, evaluations, axis=1)
 
 
 def _by_speed(records: xr.Dataset) -> list[str]:
@@ -329,7 +306,7 @@ def _panels(
     from matplotlib.lines import Line2D
 
     schemes = _by_speed(records)
-    look_of = looks(schemes_of(records))
+    look_of = looks(asked_of(records))
     best = table.best_points(records)
     baseline = records.attrs["baseline"]
     figure, panels = small_multiples(

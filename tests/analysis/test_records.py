@@ -16,6 +16,7 @@ from jaxinit.analysis.records import (
     Course,
     Courses,
     Point,
+    asked_of,
     by_rate_and_seed,
     ends_of,
     schemes_of,
@@ -89,7 +90,7 @@ def test_a_course_that_is_trained_again_is_as_far_as_it_was_until_it_is_farther(
 
 def test_records_are_a_row_a_trial_in_the_studys_order() -> None:
     data = courses().dataset()
-    assert data.attrs["schemes"] == "slow fast"
+    assert asked_of(data) == ["slow", "fast"]
     assert list(data.scheme.values) == ["slow", "fast", "fast"]
     assert list(data.lr.values) == [0.1, 0.1, 1.0]
     assert list(data.seed.values) == [5, 6, 5]
@@ -130,9 +131,16 @@ def test_ends_are_the_same_of_courses_and_of_their_records(higher_is_better: int
     assert made.ends("slow")[0.1, 5].stopped, "it goes on, as if it had been stopped where it is"
 
 
+def test_the_order_of_schemes_is_that_of_the_study_whatever_has_trials() -> None:
+    names = ["mup(base_width=8, optimizer=adam)", "fast", "slow"]
+    made = courses()
+    data = Courses({**made.attrs, "schemes": names}, made.evaluations).dataset()
+    assert (asked_of(data), schemes_of(data)) == (names, [])
+
+
 def test_trials_are_selected_by_scheme_purpose_and_rate() -> None:
     data = two_schemes()
-    assert schemes_of(data) == ["fast", "slow"]
+    assert schemes_of(data) == asked_of(data) == ["fast", "slow"]
     assert select(data, "fast").sizes["trial"] == 5
     assert list(select(data, "fast", "tune").lr.values) == [0.1, 1.0]
     assert list(select(data, "slow", "report", 0.1).seed.values) == [1, 2, 3]

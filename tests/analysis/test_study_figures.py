@@ -1,6 +1,7 @@
 """Figures from records alone: every one that the records can fill, and no crash on those they
 cannot."""
 
+import json
 from itertools import product
 from pathlib import Path
 
@@ -130,7 +131,7 @@ def test_names_are_drawn_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyP
     called = dict(zip(SCHEMES, names, strict=True))
     of_trials = np.array([called[scheme] for scheme in data.scheme.values], object)
     data = data.assign_coords(scheme=("trial", of_trials))
-    data = data.assign_attrs(baseline=names[0], task="$t$ $u")
+    data = data.assign_attrs(baseline=names[0], schemes=json.dumps(names), task="$t$ $u")
     assert len(study_figures.draw_all(data, tmp_path)) == 4
     drawn = study_figures.share_converged(data)
     shown = {

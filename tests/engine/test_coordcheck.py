@@ -12,8 +12,9 @@ import xarray as xr
 from cases import quick
 
 from jaxinit import cli
+from jaxinit.analysis.coordinates import Slope, passes, slopes
 from jaxinit.engine import coordcheck
-from jaxinit.engine.coordcheck import coordinate_check, passes, slopes
+from jaxinit.engine.coordcheck import coordinate_check
 from jaxinit.initializers import normal, zeros
 from jaxinit.models import MODELS, Transformer
 from jaxinit.schemes import xavier_rnn
@@ -53,7 +54,7 @@ def decay_with_rate(leaf: Leaf) -> Rule:
     return replace(rule, wd_scale=1.0)
 
 
-def rows_of(scheme: Scheme, study: Study = STUDY) -> list[coordcheck.Slope]:
+def rows_of(scheme: Scheme, study: Study = STUDY) -> list[Slope]:
     return slopes(
         coordinate_check(
             replace(study, schemes=("s",), baseline="s"), WIDTHS, schemes={"s": scheme}
@@ -120,6 +121,7 @@ def test_the_command_says_pass_or_fail(
     printed = capsys.readouterr().out
     assert "xavier_rnn: FAIL" in printed
     assert "not flat" in printed
+    assert (tmp_path / "c" / "report.html").exists()
     assert (tmp_path / "c" / "figures" / "coordinates.png").exists()
     stored = json.loads((tmp_path / "c" / "slopes.json").read_text())
     # three kernels, and the network's output, which has no gradient
@@ -151,7 +153,7 @@ def standing_still(leaf: Leaf) -> Rule:
     return replace(rule, lr_scale=0.0)
 
 
-def notes(rows: list[coordcheck.Slope], kind: str) -> set[str]:
+def notes(rows: list[Slope], kind: str) -> set[str]:
     return {row.note for row in rows if row.kind == kind and row.parameter != "logits"}
 
 
@@ -183,47 +185,6 @@ def test_zeros_that_theory_asks_for_are_judged_by_their_updates() -> None:
         row.parameter for row in rows if row.note == "zero at initialization: judged by its update"
     }
     assert noted == {"layers.0.kernel", "layers.1.kernel"}
-
-
-def sizes(**kinds: Any) -> xr.Dataset:
-    """What a check found, of one scheme, one signal and one size a width."""
-    plain = {kind: [1.0, 1.0, 1.0] for kind in coordcheck.KINDS} | kinds
-    variables: Any = {
-        kind: (("width", "scheme", "seed", "parameter"), np.reshape(of, (3, 1, 1, 1)))
-        for kind, of in plain.items()
-    }
-    coords = {
-        "width": [64, 128, 256],
-        "scheme": ["s"],
-        "seed": [0],
-        "parameter": ["w"],
-        "role": ("parameter", ["hidden"]),
-    }
-    return xr.Dataset(variables, coords, {"axis": "width", "rounding": 1e-5})
-
-
-@pytest.mark.parametrize(
-    ("kinds", "note"),
-    [
-        ({"forward": [1.0, np.nan, 1.0]}, "not finite at width 128"),
-        ({"update": [1.0, 1.0, np.inf]}, "not finite at width 256"),
-        ({"update": [0.0, 1.0, 1.0]}, "zero at width 64, not at others"),
-        ({"gradient": [1.0, 0.0, 0.0]}, "zero at width 128, not at others"),
-        ({"gradient": [0.0, 0.0, 0.0], "update": [0.0, 0.0, 0.0]}, "nothing to judge: it is zero"),
-    ],
-)
-def test_sizes_without_a_slope_fail_by_name(kinds: dict[str, list[float]], note: str) -> None:
-    flat = {"gradient": [1 / 64, 1 / 128, 1 / 256]} | kinds
-    rows = slopes(sizes(**flat))
-    assert note in [row.note for row in rows if not row.passed]
-    assert passes(
-        slopes(
-            sizes(
-                gradient=flat["gradient"] if "gradient" not in kinds else [1 / 64, 1 / 128, 1 / 256]
-            )
-        ),
-        "s",
-    )
 
 
 # Of models that take the same settings one stands for the others.

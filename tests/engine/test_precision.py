@@ -16,9 +16,10 @@ from cases import quick
 from flax import nnx
 from programs import equations
 
+from jaxinit.analysis.coordinates import slopes
 from jaxinit.analysis.records import Point
 from jaxinit.engine import campaign, identity, initial, sweep
-from jaxinit.engine.coordcheck import coordinate_check, slopes
+from jaxinit.engine.coordcheck import coordinate_check
 from jaxinit.engine.resolve import Resolved, check_memory, resolve
 from jaxinit.engine.survey import survey, through_time
 from jaxinit.engine.training import OPTIMIZERS, Program, Trial
