@@ -3,8 +3,8 @@ speed" (D1), and SCBI, a readout fitted to the labels, "87 times faster" (D2).
 
 D1 (Fernández-Hernández et al., 2025): do kernels of sine waves reach a target in fewer epochs than
 PyTorch's default and, since their variance is Glorot's, than Glorot's law? D2 (Ashraf, 2026): does
-a readout from ridge regressions reach it in fewer epochs than the draw of He that it corrects? The
-published number is a ratio of losses before the first step, on a regression; here the target is
+a readout from ridge regressions reach it in fewer epochs than the draw of He that it replaces? What
+was published counts epochs to twice the loss that SCBI itself starts with; here the target is
 fixed, and the same for both.
 
     python experiments/recent_starts.py                 quick: digits by three models, a linear regression; minutes on 2 cores
@@ -13,7 +13,9 @@ fixed, and the same for both.
 
 Not at the published scale: D1 was measured on ResNet-50, MobileNetV3, EfficientNetV2, ViT-B/16 and
 BERT-mini. Every scheme has its own best rate. Sinusoidal kernels are not random: their seeds differ
-in the batches and the split alone.
+in the batches and the split alone. PyTorch's default draws biases too, the others have none. SCBI
+looks at eight batches, not at the whole training set, and a trial takes an epoch at least, over
+which its metric is averaged.
 
 Expect at quick (2026-11-30, 153 s on 2 cores; all claims and intervals: docs/results.md):
 - D1: MLP, SGD: times fewer epochs, sinusoidal against PyTorch's default: 2.31 (2.02 to 2.68); at
@@ -71,27 +73,19 @@ INPUTS, EXAMPLES, NOISE = 100, 2000, 0.1
 
 
 def sines(base: Study, **pictures: Any) -> dict[str, Study]:
-    """Three kinds of model from sinusoidal kernels and from two random laws."""
+    """Three settings for sinusoidal kernels and two random laws."""
     convolutions: dict[str, Any] = {"model": "cnn", "hidden": 16, "optimizer": "momentum"}
-    patches: dict[str, Any] = {
-        "model": "vit",
-        "hidden": 32,
-        "layers": 2,
-        "task": "digits_patches",
-        "optimizer": "adam",
-        "activation": "gelu",
-    }
     return {
         "MLP, SGD": base,
+        "MLP, Adam": replace(base, optimizer="adam"),
         "CNN, momentum": replace(base, **convolutions | pictures),
-        "ViT, Adam": replace(base, **patches),
     }
 
 
 def fits(base: Study) -> dict[str, Study]:
     """A linear regression, and digits, with a fitted readout and without."""
     linear = replace(base, task="linear", target=0.1, epochs=2 * base.epochs, **FITTED)
-    return {"linear regression": linear, "digits": replace(base, **FITTED)}
+    return {"linear regression": linear, "digits": replace(base, target=0.965, **FITTED)}
 
 
 @dataclass(frozen=True)
@@ -156,14 +150,13 @@ def of_sines(results: Results) -> list[Claim]:
 def of_fits(results: Results) -> list[Claim]:
     """D2: to a target that is the same for both."""
     claims = []
+    published = "87 times faster, to twice the loss that it starts with itself"
     for name, result in results.items():
-        published, band = "33 % lower loss before training", at_least(1.05)
-        if result.study.task == "linear":
-            published, band = "87 times faster (a ratio of losses before training)", at_least(87.0)
         fitted, drawn = result.study.schemes[1], result.study.baseline
         statement = f"{name}: times fewer epochs to a fixed target, SCBI against He's law"
         pair = (result, fitted), (result, drawn)
-        claims.append(faster("D2", statement, *pair, published, band, family=len(results)))
+        band, family = at_least(1.05), len(results)
+        claims.append(faster("D2", statement, *pair, published, band, family=family))
     return claims
 
 

@@ -93,7 +93,7 @@ class Processes:
 
 ALONE = Processes()
 
-COMPLETION = "--tyro-print-completion"  # the parser's own option
+COMPLETION = ("--tyro-print-completion", "--tyro-write-completion")  # the parser's own options
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 ASKED = {"run": STUDY, "probe": PROBED, "coordcheck": CHECKED}  # by the commands that ask one
@@ -530,7 +530,8 @@ def check_coordinates(
     rate: float,
     out: Path | None,
 ) -> int:
-    """Run a coordinate check, draw it and print its slopes; 1 when the first scheme fails."""
+    """Run a coordinate check, draw it, print its slopes and write its page; 1 when the first scheme
+    fails."""
     from jaxinit.analysis.coordinates import passes, slopes
     from jaxinit.analysis.figure import save, style
     from jaxinit.analysis.signal_figures import coordinates
@@ -802,8 +803,9 @@ def plot(folder: tyro.conf.Positional[Path], /) -> int:
 
 
 def report(folder: tyro.conf.Positional[Path], /) -> int:
-    """Write report.html into the folder of a study, an experiment, a probe or a coordinate check,
-    also of one that is unfinished or damaged: one page that needs nothing else.
+    """Write report.html into the folder of a study, an experiment, a probe or a coordinate check:
+    one page that needs nothing else, of a study or an experiment also where it is unfinished or
+    damaged.
 
     Args:
         folder: Its folder.
@@ -1039,7 +1041,7 @@ def parsed(words: Sequence[str]) -> Callable[[], int]:
         "export": export,
         "doctor": doctor,
     }
-    choices = _choices() if COMPLETION in words else {}
+    choices = _choices() if {*COMPLETION} & {*words} else {}
     later: dict[str, Callable[..., Any]] = {
         name: _later(command, choices) for name, command in commands.items()
     }
@@ -1092,7 +1094,7 @@ def _later(
             argument = argument.replace(
                 annotation=tyro.conf.OmitArgPrefixes[words], default=words(**vars(argument.default))
             )
-        elif argument.name in choices:
+        elif argument.name in choices and argument.kind is not argument.POSITIONAL_ONLY:
             argument = argument.replace(annotation=choices[argument.name])
         arguments.append(argument)
     read: Any = bound

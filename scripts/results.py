@@ -90,9 +90,9 @@ FOUND = (
         ),
     ),
     (
-        "**Sinusoidal kernels gain by their variance.** Against PyTorch's default an MLP needs {} "
-        "times fewer epochs, against a random law of the same variance {}: open, and not at the "
-        "published scale.",
+        "**Sinusoidal kernels are not told from a random law of their variance.** Against "
+        "PyTorch's default an MLP needs {} times fewer epochs, against Glorot's law {}, which is "
+        "open; not at the published scale.",
         ("recent_starts", "MLP, SGD: times fewer epochs, sinusoidal against PyTorch's default"),
         ("recent_starts", "MLP, SGD: times fewer epochs, sinusoidal against Glorot's law"),
     ),

@@ -58,6 +58,20 @@ def test_rows_claims_and_the_figure_of_several_studies(
     assert "X: what" in capsys.readouterr().out
 
 
+def test_nothing_is_claimed_of_a_scheme_that_could_not_be_run(
+    results: tuple[reproduce.Results, Path],
+) -> None:
+    by_study, _ = results
+    tanh = by_study["T=8"]
+    of_tanh = tanh.records.scheme.values == "orthogonal"
+    failed = np.where(of_tanh, Outcome.FAILED, tanh.records.outcome.values)
+    records = tanh.records.assign(outcome=("trial", failed.astype(np.int8)))
+    side = tanh._replace(records=records), "orthogonal"
+    claim = reproduce.faster("X", "what", (by_study["a ReLU"], "orthogonal"), side, "?", (1.0, 2.0))
+    assert (claim["verdict"], claim["low"], claim["high"]) == ("open", None, None)
+    assert claim["note"] == "no trial of orthogonal could be run"
+
+
 def test_times_to_the_target_are_read_off_the_metric(
     results: tuple[reproduce.Results, Path],
 ) -> None:

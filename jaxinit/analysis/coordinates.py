@@ -12,18 +12,24 @@ from typing import NamedTuple
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 from scipy import stats
 
-COORDINATES = "coordinates.nc"
+SIZES = "coordinates.nc"
 KIND = "coordinate check"  # of a folder's answer
 # Of log10(size) against log10(width). A slope is flat if its interval reaches down to SLOPE, and
 # none is above STEEP; none is below -STEEP: what is random in a change falls as 1/sqrt(width) and
 # lifts the sizes of narrow networks.
 SLOPE, STEEP = 0.1, 0.2
-KINDS = ("forward", "update", "gradient")
-# of signals that no one parameter makes, which have no gradient; the others have all kinds
+KINDS = {
+    "forward": "size of products",
+    "update": "size of their changes",
+    "gradient": "size of weight gradients",
+}
+NAMED = ("scores", "branch")  # endings of the values that a model names by `checkpoint_name`
+# Of signals that no one parameter makes, which have no gradient; the others have all kinds.
 KINDS_OF = {
-    **dict.fromkeys(("scores", "branch", "logits"), ("forward", "update")),
+    **dict.fromkeys((*NAMED, "logits"), ("forward", "update")),
     "part": ("update",),
 }
 # What is said of them in `Slope`.
@@ -82,10 +88,24 @@ def slopes(found: xr.Dataset) -> list[Slope]:
     for scheme in found.scheme.values:
         for parameter in found.parameter.values:
             signal = found.sel(scheme=scheme, parameter=parameter).transpose(axis, "seed")
-            role = signal.role.item()
-            for kind in KINDS_OF.get(role, KINDS):
+            for kind in kinds_of(signal.role.item()):
                 rows.append(_judged(signal, str(scheme), str(parameter), kind, axis))
     return rows
+
+
+def kinds_of(role: str) -> tuple[str, ...]:
+    """The kinds of size that a signal of this role has."""
+    return KINDS_OF.get(role, tuple(KINDS))
+
+
+def compared(signal: xr.Dataset, kind: str) -> NDArray[np.floating]:
+    """The sizes of one kind of one signal as they are compared: gradients times the width, since
+    they fall as 1/width but in the readout."""
+    sizes = signal[kind].values.astype(float)
+    by_width = signal.attrs["axis"] == "width" and kind == "gradient"
+    if by_width and signal.role.item() != "readout":
+        sizes = sizes * signal.width.values[:, None]
+    return sizes
 
 
 def _judged(signal: xr.Dataset, scheme: str, parameter: str, kind: str, axis: str) -> Slope:
@@ -98,10 +118,8 @@ def _judged(signal: xr.Dataset, scheme: str, parameter: str, kind: str, axis: st
         )
         note = "zero at initialization: judged by its update" if left_to_update else refused
         return Slope(scheme, parameter, kind, np.nan, np.nan, np.nan, left_to_update, note)
-    if axis == "width" and kind == "gradient" and role != "readout":
-        sizes = sizes * signal.width.values[:, None]
     logs = np.log10(signal[axis].values.astype(float))
-    by_seed = np.polyfit(logs, np.log10(sizes.astype(float)), 1)[0]
+    by_seed = np.polyfit(logs, np.log10(compared(signal, kind)), 1)[0]
     middle, half = float(by_seed.mean()), 0.0
     if len(by_seed) > 1:
         half = float(
@@ -142,8 +160,10 @@ def _first(signal: xr.Dataset, where: np.ndarray, axis: str) -> int:
 
 
 def passes(rows: Sequence[Slope], scheme: str) -> bool:
-    """Whether every signal of a scheme is flat. Raises: ValueError for a scheme that has no
-    rows."""
+    """Whether every signal of a scheme passes: it is flat or, as some may, falls.
+
+    Raises: ValueError for a scheme that has no rows.
+    """
     mine = [row for row in rows if row.scheme == scheme]
     if not mine:
         there = ", ".join(dict.fromkeys(row.scheme for row in rows)) or "none"

@@ -10,18 +10,23 @@ import numpy as np
 import xarray as xr
 
 from jaxinit.analysis import store
-from jaxinit.analysis.coordinates import COORDINATES, KIND, KINDS, Slope, passes, slopes
+from jaxinit.analysis.coordinates import (
+    KIND,
+    KINDS,
+    SIZES,
+    Slope,
+    compared,
+    kinds_of,
+    passes,
+    slopes,
+)
 from jaxinit.analysis.curves import Curve
 from jaxinit.analysis.folder import Folder
 from jaxinit.analysis.page import Block, Cell, Chart, Facts, Lines, Page, Section, Sign, Table
 from jaxinit.study import BadStudy
 
-IN_WORDS = {
-    "forward": "size after the last step",
-    "update": "size of what the steps have changed",
-    "gradient": "size of the gradient before training",
-}
 MOST_DRAWN = 8  # signals of a kind
+LABEL = "root mean square"
 
 
 def coordinates_page(path: Path) -> Page:
@@ -31,7 +36,7 @@ def coordinates_page(path: Path) -> Page:
     held = folder.manifest()
     if held is None or held.kind != KIND:
         raise BadStudy(f"{path} holds no {KIND}; give the folder that `jaxinit coordcheck` named")
-    sizes = store.read_records(folder, COORDINATES)
+    sizes = store.read_records(folder, SIZES)
     rows = slopes(sizes)
     schemes = [str(scheme) for scheme in sizes.scheme.values]
     verdicts = {scheme: "passes" if passes(rows, scheme) else "fails" for scheme in schemes}
@@ -70,7 +75,10 @@ def _slopes_table(rows: list[Slope]) -> Table:
             ]
         )
     columns = ("scheme", "signal", "kind", "slope", "95 %", "verdict", "note")
-    note = "Of the logarithm of a size against that of the width, or depth; passes where flat."
+    note = (
+        "Of the logarithm of a size against that of the width, or depth. What is flat passes, and "
+        "what may fall: scores and answers before training, queries, gradients of keys."
+    )
     return Table(
         "",
         columns,
@@ -82,27 +90,33 @@ def _slopes_table(rows: list[Slope]) -> Table:
 
 
 def _charts(sizes: xr.Dataset) -> list[Block]:
-    """Sizes against width or depth, of some signals from the first to the last, a chart for each
-    kind of one."""
-    names = [str(name) for name in sizes.parameter.values]
-    chosen = np.linspace(0, len(names) - 1, min(len(names), MOST_DRAWN)).round().astype(int)
-    drawn = [names[place] for place in dict.fromkeys(chosen.tolist())]
+    """Sizes against width or depth as they are compared, a chart for each signal, of every kind
+    some from the first to the last."""
     axis = sizes.attrs["axis"]
+    x = sizes[axis].values.astype(float)
+    of_role = dict(zip(map(str, sizes.parameter.values), sizes.role.values.tolist(), strict=True))
     blocks: list[Block] = []
-    for kind in KINDS:
-        for name in drawn:
+    left_out = 0
+    for kind, label in KINDS.items():
+        names = [name for name, role in of_role.items() if kind in kinds_of(role)]
+        chosen = np.linspace(0, len(names) - 1, min(len(names), MOST_DRAWN)).round().astype(int)
+        for name in (names[place] for place in chosen):
             by_scheme = {}
             for scheme in map(str, sizes.scheme.values):
-                size = sizes[kind].sel(scheme=scheme, parameter=name).transpose("seed", axis).values
-                if np.isfinite(size).all() and (size > 0).all():  # else no logarithm is one
-                    x = sizes[axis].values.astype(float)
-                    by_scheme[scheme] = Curve(x, size.mean(0), size.min(0), size.max(0))
+                signal = sizes.sel(scheme=scheme, parameter=name).transpose(axis, "seed")
+                size = compared(signal, kind)
+                if np.isfinite(size).all() and (size > 0).all():
+                    by_scheme[scheme] = Curve(x, size.mean(1), size.min(1), size.max(1))
+            left_out += sizes.sizes["scheme"] - len(by_scheme)
             if by_scheme:
-                title = f"{name}: {IN_WORDS[kind]}"
-                blocks.append(
-                    Chart(title, axis, "root mean square", by_scheme, x_log=True, y_log=True)
-                )
-    note = "Mean over seeds; band: their range."
-    if len(drawn) < len(names):
-        note += f" {len(drawn)} of {len(names)} signals; the table has all."
-    return [*blocks, Lines("", [note])]
+                title = f"{name}: {label}"
+                blocks.append(Chart(title, axis, LABEL, by_scheme, x_log=True, y_log=True))
+    notes = [
+        "Mean over seeds; band: their range.",
+        f"At most {MOST_DRAWN} signals of a kind; the table has all.",
+    ]
+    if axis == "width":
+        notes.append("Gradients are times the width, but in the readout.")
+    if left_out:
+        notes.append(f"{left_out} curves are not drawn: their sizes are 0 or not finite somewhere.")
+    return [*blocks, Lines("", notes)]

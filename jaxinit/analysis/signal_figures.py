@@ -12,6 +12,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from jaxinit import theory
+from jaxinit.analysis.coordinates import KINDS
 from jaxinit.analysis.figure import (
     MARKS,
     MOST_COLUMNS,
@@ -40,11 +41,6 @@ NAMES = {
     "gradient": "back-propagated gradients",
     "weight_gradient": "weight gradients",
 }
-COORDINATES = {
-    "forward": "size of products",
-    "update": "size of their changes",
-    "gradient": "size of weight gradients",
-}
 OWN = "this network"  # what stands for a scheme where there is none
 WIDEST = 4.0  # a histogram's axis, at most, in those of the scheme in the middle
 ROUNDING = 1e-16  # what falls below that part of a curve's largest is lost in rounding
@@ -66,8 +62,12 @@ def plot_signals(signals: xr.Dataset) -> "dict[str, Figure]":
     recurrent kernels over more than two steps, `through_time`.
 
     Takes what `survey` returns, over schemes and seeds, and what `probe` does, of one network.
-    Several probes are compared as schemes: `xr.concat(probes, pd.Index(names, name="scheme"))`.
+    Several probes of one architecture are compared as schemes: `xr.concat(probes, pd.Index(names,
+    name="scheme"))`. Whoever draws many closes them: `matplotlib.pyplot.close(figure)`.
+    Raises: ValueError for probes whose parameters differ.
     """
+    if signals.role.dims != ("parameter",):
+        raise ValueError("signals of networks with other parameters; draw each by itself")
     of_schemes = signals if "scheme" in signals.dims else signals.expand_dims(scheme=[OWN])
     whole = of_schemes if "seed" in of_schemes.dims else of_schemes.expand_dims("seed")
     draws = {"histograms": histograms, "sizes": sizes}
@@ -102,10 +102,9 @@ def histograms(signals: xr.Dataset) -> "Figure":
     ordered = {name: lines[name] for name in names if name in lines}
     title = "layer, by its kernel"
     legend(figure, _some(ordered), title=title)
-    note = (
-        "all schemes on the same axis and bins, each panel to its own height; activations as the "
-        "next kernel sees them"
-    )
+    note = "activations as the next kernel sees them"
+    if len(schemes) > 1:
+        note = f"all schemes on the same axis and bins, each panel to its own height; {note}"
     return _finish(figure, signals, "Signals by layer", note)
 
 
@@ -180,7 +179,9 @@ def sizes(signals: xr.Dataset) -> "Figure":
         axes.locator_params(axis="x", integer=True)
         _finish_sizes(axes)
     legend(figure, lines)
-    note = f"geometric mean over seeds; band: their range; {CUT}"
+    note = CUT
+    if signals.sizes["seed"] > 1:
+        note = f"geometric mean over seeds; band: their range; {CUT}"
     if _expected(signals.isel(scheme=0), "activation") is not None:
         note += "; dotted: mean-field theory from the first kernel on"
     return _finish(figure, signals, "Sizes of signals by layer", note)
@@ -328,7 +329,7 @@ def coordinates(check: xr.Dataset) -> "Figure":
     axis = check.attrs["axis"]
     figure, panels = grid(
         len(schemes),
-        len(COORDINATES),
+        len(KINDS),
         panel=(2.9, 1.7),
         margin=(0.4, 1.4),
         sharex=True,
@@ -337,7 +338,7 @@ def coordinates(check: xr.Dataset) -> "Figure":
     look_of = looks(schemes)
     lines = {}
     for row, scheme in enumerate(schemes):
-        for axes, (kind, label) in zip(panels[row], COORDINATES.items(), strict=True):
+        for axes, (kind, label) in zip(panels[row], KINDS.items(), strict=True):
             signal = check[kind].sel(scheme=scheme).transpose("parameter", axis, "seed")
             lines |= _draw_against_size(axes, signal, check[axis].values)
             axes.set_ylabel(label)

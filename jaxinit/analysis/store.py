@@ -43,7 +43,7 @@ CHECKSUM = 32  # bytes of a SHA-256, before the content of what is sealed
 FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
 PACKAGES = ("jaxinit", "jax", "jaxlib", "flax", "optax", "numpy", "scipy", "xarray")
 OF_THE_STUDY = ("schema", "study", "command", "seeds")  # in study.json, by the study alone
-SCHEMA = 3  # of study.json and records.nc
+SCHEMA = 4  # of study.json and records.nc
 
 
 class Result(NamedTuple):

@@ -191,8 +191,8 @@ def share_converged(records: xr.Dataset) -> "Figure":
 def epochs_by_rate(records: xr.Dataset) -> "Figure":
     """Restricted mean epochs to target against the learning rate, with every trial as a dot.
 
-    A trial that the search stopped is marked where it was stopped, which is a lower bound; the line
-    leaves it out, and one that still runs.
+    A trial that the search stopped is marked where it was stopped, which is a lower bound. The line
+    leaves out trials that were stopped or still run.
     """
     horizon = records.attrs["budget"]
     rates = np.unique(records.lr.values)
@@ -248,7 +248,8 @@ def learning_curves(records: xr.Dataset) -> "Figure":
     """Median validation metric against epochs on the reporting seeds, with the range over seeds as
     a band.
 
-    A trial that has ended keeps its last value, and the curve stops when the last of them ends.
+    A trial that has ended keeps its last finite value, and the curve stops when the last of them
+    ends.
     """
     courses = {}
     for scheme, rate in table.reported(records).items():
@@ -332,7 +333,7 @@ def _panels(
         axes.tick_params(labelbottom=True)  # also above a panel that is hidden
     figure.supylabel(ylabel, fontsize=9)
     shown: dict[str, Look] = {"the panel's scheme": {"color": "black"} | OWN}
-    if baseline in look_of:
+    if baseline in schemes:
         shown[f"baseline, {baseline}"] = look_of[baseline] | BASELINE
     shown |= {"the other schemes": OTHERS} | extra
     lines = {name: Line2D([], [], **line) for name, line in shown.items()}

@@ -31,7 +31,7 @@ from jaxinit.analysis.page import (
     Table,
     write,
 )
-from jaxinit.analysis.records import schemes_of
+from jaxinit.analysis.records import asked_of, schemes_of
 from jaxinit.analysis.report import DIGITS, NONE_REPORTED, entries, in_digits, with_bound
 from jaxinit.analysis.store import Result
 from jaxinit.analysis.summary import Summary, summarize
@@ -159,7 +159,7 @@ def schemes(parts: Parts) -> list[str]:
     if parts.study is not None:
         return list(map(str, parts.study.schemes))
     if parts.records is not None:
-        return schemes_of(parts.records)
+        return asked_of(parts.records)
     return sorted(row["scheme"] for row in parts.summary["table"]) if parts.summary else []
 
 

@@ -47,7 +47,7 @@ from jaxinit.engine.cluster import (
     take_parts,
 )
 from jaxinit.engine.identity import Identity, changed, combined, identify
-from jaxinit.engine.initial import Initial, of_points, start_schemes
+from jaxinit.engine.initial import Initial, calibrate_parameters, draw_parameters, of_points
 from jaxinit.engine.peers import Peers, led
 from jaxinit.engine.progress import Best, Standing, allowed
 from jaxinit.engine.recorder import SignalRecorder
@@ -303,9 +303,16 @@ def _answer(
     ):
         state = folder.path / store.STATE
         progress.detail(f"states are saved in {state} every {SAVE_EVERY:g} s, or as costs 2 %")
-        initial, calibrated, failures = None, {}, {}
+        initial, calibrated = None, {}
+        failures: dict[str, str] = {}
         if options.cluster is None and options.mapping != "sharded":
-            initial, calibrated, failures = start_schemes(resolved)
+            drawn = draw_parameters(resolved)
+            initial, calibrated = calibrate_parameters(resolved, drawn, failures)
+        if failures and not initial:
+            name, reason = next(iter(failures.items()))
+            raise BadStudy(f"{name}: {reason}")
+        for name, reason in failures.items():
+            progress.say(f"{name} has failed, and the others go on: {reason}")
         about = _about(resolved, program.evaluations_per_epoch, options.place["device"])
         earlier = store.answered(folder, study) or {}
         if saved is not None or written:  # else all of it begins anew
@@ -585,6 +592,7 @@ class Campaign:
         courses = [
             (course.evaluations, course.outcome is not Outcome.UNFINISHED)
             for course in self.courses.by_point.values()
+            if course.evaluations or course.outcome is not Outcome.FAILED
         ]
         done = float(sum(evaluations for evaluations, _ in courses))
         total = progress.likely_total(courses, trials, self.courses.evaluations)

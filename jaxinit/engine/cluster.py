@@ -39,7 +39,6 @@ from jaxinit.engine.initial import (
     Reports,
     calibrate_parameters,
     draw_parameters,
-    first_line,
     of_points,
 )
 from jaxinit.engine.resolve import resolve
@@ -97,6 +96,7 @@ class Done(NamedTuple):
     compilations: int
     compile_s: float
     calibrated: Reports
+    failures: dict[str, str]  # by scheme that a calibration has no answer for, why
 
 
 # What a worker does.
@@ -165,6 +165,7 @@ class Session:
         self.question = question
         self.initial: Initial = {}  # of the schemes that were asked for so far
         self.calibrated: Reports = {}
+        self.failures: dict[str, str] = {}
         self.program = self.resolved.program(question.mapping)
         devices = jax.devices()
         slots = question.slots * len(devices)
@@ -189,9 +190,14 @@ class Session:
         rows: list[sweep.Row] = []
         counter = sweep.CompileCounter("training_program")
         with counter, sweep.numerics(self.resolved.study):
+            for number, point in work.points.items():
+                self._start(point.scheme)
+                if point.scheme in self.failures:
+                    rows.append(sweep.Row.failed(number))
+                    self.ended.add(number)
             while set(work.budgets) - self.ended:
                 if self.pieces is None:
-                    like = self._joining(next(iter(work.budgets)))
+                    like = self._joining(next(n for n in work.budgets if n not in self.ended))
                     self.pieces = self.sweeper.run(self._orders, like)
                 try:
                     piece = next(self.pieces, None)
@@ -206,7 +212,7 @@ class Session:
                 rows += current
                 if time.monotonic() - began > SLICE:
                     break
-        return Done(rows, counter.count, counter.seconds, self.calibrated)
+        return Done(rows, counter.count, counter.seconds, self.calibrated, self.failures)
 
     def _orders(self, room: int) -> sweep.Orders:
         wanted = {n: most for n, most in self.work.budgets.items() if n not in self.ended}
@@ -223,13 +229,17 @@ class Session:
         self.courses |= {number: [] for number in joining}
         return sweep.Orders([self._joining(number) for number in joining], given_up, budgets)
 
+    def _start(self, scheme: str) -> None:
+        """Draw and calibrate a scheme, once."""
+        if scheme in self.initial or scheme in self.failures:
+            return
+        drawn = draw_parameters(self.resolved, [scheme])
+        initial, report = calibrate_parameters(self.resolved, drawn, self.failures)
+        self.initial |= initial
+        self.calibrated |= report
+
     def _joining(self, number: int) -> sweep.Joining:
         point = self.points[number]
-        if point.scheme not in self.initial:
-            drawn = draw_parameters(self.resolved, [point.scheme])
-            initial, report = calibrate_parameters(self.resolved, drawn)
-            self.initial |= initial
-            self.calibrated |= report
         (params,) = of_points(self.initial, [point], self.resolved.study.first_seed)
         trial = self.resolved.trial(point, self.program.evaluations_per_epoch)
         return sweep.Joining(number, trial, params)
@@ -356,7 +366,7 @@ class Cluster:
                 self.here = _local_cluster(distributed)
             except (RuntimeError, OSError) as error:  # a worker died, or there is no port
                 raise NoDevice(
-                    f"no workers could be started here ({first_line(error)}); run without "
+                    f"no workers could be started here ({_first_line(error)}); run without "
                     "--cluster, or try again"
                 ) from error
             address = self.here.scheduler_address
@@ -372,7 +382,7 @@ class Cluster:
         except Exception as error:  # of sockets, of TLS, of the protocol
             self.close()
             raise NoDevice(
-                f"no scheduler answers at {address} ({first_line(error)}); start one with: dask "
+                f"no scheduler answers at {address} ({_first_line(error)}); start one with: dask "
                 "scheduler, and look at host, port and certificates"
             ) from error
         self.known: dict[str, dict[str, Any]] = {}
@@ -480,7 +490,7 @@ class Cluster:
             return None
         except Exception as error:  # as an older version would
             raise NoDevice(
-                f"worker {address} does not say what it is ({first_line(error)}); install the "
+                f"worker {address} does not say what it is ({_first_line(error)}); install the "
                 "version that is here"
             ) from error
 
@@ -595,6 +605,7 @@ class ClusterSweep:
         self.lost: list[sweep.Row] = []  # what those who died had written
         self.taken = {*self.folder.glob("*/*.part")}  # parts that the client need not read again
         self.calibrated: Reports = {}
+        self.not_calibrated: dict[str, str] = {}  # by scheme, why
         (self.folder / question.session).mkdir(parents=True, exist_ok=True)
 
     def run(
@@ -642,7 +653,7 @@ class ClusterSweep:
             f"{point.scheme} at {point.rate:g}, seed {point.seed}": reason
             for point, reason in self.failures.items()
         }
-        return {"calibrations": self.calibrated, "failures": failures}
+        return {"calibrations": self.calibrated, "failures": failures | self.not_calibrated}
 
     def _room(self) -> int:
         """How many more trials the workers have room for: one where nothing is under way, since who
@@ -765,6 +776,7 @@ class ClusterSweep:
                 self.counter.count += done.compilations
                 self.counter.seconds += done.compile_s
                 self.calibrated |= done.calibrated
+                self.not_calibrated |= done.failures
                 for row in done.rows:
                     if row.number in post.trials:  # nobody gave it up meanwhile
                         rows.append(row)
@@ -790,7 +802,7 @@ class ClusterSweep:
             raise BadStudy(f"worker {post.address}: {error}") from error
         self._keep_written(post)
         for number, point in post.trials.items():
-            self.said[point] = first_line(error)
+            self.said[point] = _first_line(error)
             if post.alone:
                 # One that is broken itself fails with every trial: others are asked first.
                 everybody = all((number, address) in self.blamed for address in self.posts)
@@ -809,3 +821,8 @@ class ClusterSweep:
             self.failures[point] = f"{DEATHS} workers or more failed with it alone: {said}"
             rows.append(sweep.Row.failed(number))
         return rows
+
+
+def _first_line(error: Any) -> str:
+    """What an error says, in a line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

@@ -21,7 +21,7 @@ import numpy as np
 import xarray as xr
 
 from jaxinit.analysis import store
-from jaxinit.analysis.coordinates import COORDINATES, KIND, KINDS, slopes
+from jaxinit.analysis.coordinates import KIND, KINDS, NAMED, SIZES, slopes
 from jaxinit.analysis.folder import Folder, to_json
 from jaxinit.analysis.records import Point
 from jaxinit.engine import progress, sweep, training
@@ -35,9 +35,9 @@ from jaxinit.spec import Leaf, Scheme
 from jaxinit.study import BadStudy, Study, check_numbers
 
 MOST_STEPS = 1_000_000
-NAMED = ("scores", "branch")  # endings of the values that a model names by `checkpoint_name`
 # Of a product's size: a change below it is the dtype's error as much as training.
 ROUNDING = {"float32": 1e-5, "bfloat16": 2.0**-8}
+
 Multipliers: TypeAlias = dict[str, Any]
 Look: TypeAlias = Callable[[Params, Multipliers, jax.Array], dict[str, jax.Array]]
 
@@ -151,7 +151,7 @@ def _write(
 ) -> None:
     rows = [slope._asdict() for slope in slopes(coordinates)]
     files = {
-        COORDINATES: store.netcdf(coordinates),
+        SIZES: store.netcdf(coordinates),
         "slopes.json": to_json({"study": study.plain(), "slopes": rows}),
     }
     store.write_answer(folder, KIND, question, files)

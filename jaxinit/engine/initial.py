@@ -1,8 +1,6 @@
 """The initial parameters of every scheme and seed: drawn, and corrected by calibrations.
 
 Resolved -> draw_parameters -> calibrate_parameters -> arrays [seeds, ...] by scheme and name
-
-`start_schemes` does both, of one scheme after another, so that one that cannot be costs no other.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -29,31 +27,6 @@ Initial: TypeAlias = dict[str, dict[str, np.ndarray]]
 Reports: TypeAlias = dict[str, dict[str, dict[str, float]]]
 
 
-def start_schemes(resolved: Resolved) -> tuple[Initial, Reports, dict[str, str]]:
-    """The initial parameters of every scheme, what calibrations report, and by scheme that raised,
-    why: a calibration has no answer for some starts.
-
-    Raises: BadStudy where there is one scheme, and it raised, or where all have.
-    """
-    initial: Initial = {}
-    reports: Reports = {}
-    failures: dict[str, str] = {}
-    with progress.work("initializing", len(resolved.schemes), "schemes") as at_work:
-        for done, name in enumerate(resolved.schemes, start=1):
-            try:
-                drawn = jax.tree.map(np.asarray, {name: _drawn(resolved, name)})
-                started, report = calibrate_parameters(resolved, drawn)
-            except Exception as error:
-                if len(failures) + 1 == len(resolved.schemes):
-                    raise
-                failures[name] = first_line(error)
-            else:
-                initial |= started
-                reports |= report
-            at_work.at(done)
-    return initial, reports, failures
-
-
 def draw_parameters(resolved: Resolved, schemes: Collection[str] | None = None) -> Initial:
     """The initial parameters of every scheme (or of some) and seed, drawn by one program, in
     float32.
@@ -64,14 +37,9 @@ def draw_parameters(resolved: Resolved, schemes: Collection[str] | None = None) 
     drawn = [name for name in resolved.schemes if schemes is None or name in schemes]
     with progress.work("drawing", len(drawn), "schemes") as drawing:
         for name in drawn:
-            by_scheme[name] = _drawn(resolved, name)
+            by_scheme[name] = jax.vmap(partial(draw_seed, resolved, name))(_seeds(resolved))
             drawing.at(len(by_scheme))
         return jax.tree.map(np.asarray, by_scheme)
-
-
-def _drawn(resolved: Resolved, name: str) -> Params:
-    """The initial parameters of a scheme, of all seeds."""
-    return jax.vmap(partial(draw_seed, resolved, name))(_seeds(resolved))
 
 
 def draw_seed(
@@ -86,21 +54,32 @@ def draw_seed(
     return draw(resolved.schemes[scheme], key, resolved.model.leaves, place=place)
 
 
-def calibrate_parameters(resolved: Resolved, initial: Initial) -> tuple[Initial, Reports]:
+def calibrate_parameters(
+    resolved: Resolved, initial: Initial, failures: dict[str, str] | None = None
+) -> tuple[Initial, Reports]:
     """Initial parameters after the calibrations that the study asks for of their schemes, in the
     dtype that it keeps them in, and what the calibrations report.
 
     Each seed is calibrated on batches of its own training set that depend on the seed alone.
+    A calibration has no answer for some starts. With `failures`, such a scheme is left out, and its
+    reason put there.
+    Raises: BadStudy for a start that a calibration has no answer for, without `failures`.
     """
     initial, reports = dict(initial), {}
     for name in resolved.calibrations:
         if name not in initial:
             continue
         try:
-            with progress.work(f"calibrating {name}"):
+            with progress.work(
+                f"calibrating {name} ({len(reports) + 1} of {len(resolved.calibrations)})"
+            ):
                 calibrated = calibrate.checked(_calibrated(resolved, name, initial[name]))
         except ValueError as error:
-            raise BadStudy(f"{name}: {error}") from error
+            if failures is None:
+                raise BadStudy(f"{name}: {error}") from error
+            failures[name] = str(error)
+            del initial[name]
+            continue
         initial[name] = {leaf: np.asarray(w) for leaf, w in calibrated.params.items()}
         reports[name] = {
             number: {
@@ -164,11 +143,6 @@ def _calibrated(resolved: Resolved, name: str, drawn: dict[str, np.ndarray]) -> 
 
     calibrated = jax.jit(calibrate_seeds)(task.data, _seeds(resolved), drawn)
     return jax.tree.map(np.asarray, calibrated)
-
-
-def first_line(error: Any) -> str:
-    """What an error says, in a line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 def _seeds(resolved: Resolved) -> jax.Array:

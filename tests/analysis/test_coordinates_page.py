@@ -9,7 +9,7 @@ import xarray as xr
 from pages import Read, asks_for_nothing
 
 from jaxinit.analysis import store
-from jaxinit.analysis.coordinates import COORDINATES, KIND, KINDS
+from jaxinit.analysis.coordinates import KIND, KINDS, SIZES
 from jaxinit.analysis.coordinates_page import coordinates_page
 from jaxinit.analysis.page import rendered
 from jaxinit.study import BadStudy
@@ -35,7 +35,7 @@ def sizes() -> xr.Dataset:
 
 
 def test_which_pass_and_by_which_slopes(tmp_path: Path) -> None:
-    store.write_answer(tmp_path / "c", KIND, {"q": 1}, {COORDINATES: store.netcdf(sizes())})
+    store.write_answer(tmp_path / "c", KIND, {"q": 1}, {SIZES: store.netcdf(sizes())})
     read = Read(rendered(coordinates_page(tmp_path / "c")))
     assert asks_for_nothing(read)
     assert "<b>flat</b> passes; grows fails." in read.texts["p"]
@@ -43,7 +43,8 @@ def test_which_pass_and_by_which_slopes(tmp_path: Path) -> None:
     assert slopes == [0, 0, 0, 1, 1, 1]
     assert [row["passed"] for row in read.records()] == ["True"] * 3 + ["False"] * 3
     assert len(read.numbers["charts"]) == 3
-    assert read.numbers["charts"][0]["lines"][1]["y"] == [1, 2, 4]
+    forward, _, gradient = (chart["lines"][1]["y"] for chart in read.numbers["charts"])
+    assert forward == gradient == [1, 2, 4]
 
 
 def test_a_folder_without_one_is_refused(tmp_path: Path) -> None:

@@ -57,8 +57,8 @@ def test_histograms_leave_out_inputs_and_readout(deep: xr.Dataset) -> None:
 
 
 def test_the_probe_of_one_network_has_figures_and_several_are_schemes() -> None:
-    def probed(seed: int) -> xr.Dataset:
-        model = jaxinit.MLP(5, 8, 3, layers=3, rngs=nnx.Rngs(seed))
+    def probed(seed: int, layers: int = 3) -> xr.Dataset:
+        model = jaxinit.MLP(5, 8, 3, layers=layers, rngs=nnx.Rngs(seed))
         x, y = jnp.ones((6, 1, 5)), jnp.zeros(6, int)
         return jaxinit.probe(model, (x, y), "cross_entropy")
 
@@ -66,10 +66,13 @@ def test_the_probe_of_one_network_has_figures_and_several_are_schemes() -> None:
     assert list(one) == ["histograms", "sizes"]
     (legend,) = one["sizes"].legends
     assert [text.get_text() for text in legend.texts] == [signal_figures.OWN]
-    names = ["narrow", "wide"]
+    names = ["one", "other"]
     both = xr.concat([probed(0), probed(1)], pd.Index(names, name="scheme"))
     (legend,) = jaxinit.plot_signals(both)["sizes"].legends
     assert [text.get_text() for text in legend.texts] == names
+    deeper = xr.concat([probed(0), probed(1, layers=4)], pd.Index(names, name="scheme"))
+    with pytest.raises(ValueError, match="other parameters; draw each by itself"):
+        jaxinit.plot_signals(deeper)
 
 
 @pytest.mark.slow

@@ -608,29 +608,28 @@ def test_a_scheme_that_covers_too_little_is_refused_before_any_work(tmp_path: Pa
     assert not (tmp_path / "s").exists()
 
 
-def test_a_scheme_that_cannot_be_initialized_costs_no_other(tmp_path: Path) -> None:
-    study = replace(
-        STUDY,
-        model="mlp",
-        layers=1,
-        schemes=("glorot_normal", "nothing+lsuv"),
-        baseline="glorot_normal",
-    )
-    own = {"nothing": lambda leaf: zeros}
-    done = campaign.run(study, out=tmp_path / "both", schemes=own, progress=False)
-    alone = campaign.run(
-        replace(study, schemes=("glorot_normal",)), out=tmp_path / "one", progress=False
-    )
-    failed = done.records.scheme.values == "nothing+lsuv"
+def test_a_scheme_that_cannot_be_calibrated_costs_no_other(tmp_path: Path) -> None:
+    names = ("glorot_normal", "nothing+lsuv")
+    study = replace(STUDY, model="mlp", layers=1, schemes=names, baseline=names[0])
+    own: dict[str, Any] = {"schemes": {"nothing": lambda leaf: zeros}, "progress": False}
+    done = campaign.run(study, out=tmp_path / "both", **own)
+    alone = campaign.run(replace(study, schemes=names[:1]), out=tmp_path / "one", **own)
+    failed = done.records.scheme.values == names[1]
     assert (done.records.outcome.values[failed] == Outcome.FAILED).all()
-    xr.testing.assert_equal(
-        done.records.isel(trial=~failed).drop_attrs(), alone.records.drop_attrs()
-    )
-    reason = done.about["failures"]["nothing+lsuv"]
-    assert reason.startswith("BadStudy: nothing+lsuv: lsuv:")
-    (row,) = [row for row in done.summary["table"] if row["scheme"] == "nothing+lsuv"]
+    left = done.records.isel(trial=~failed)
+    xr.testing.assert_equal(left.drop_attrs(), alone.records.drop_attrs())
+    reason = done.about["failures"][names[1]]
+    assert reason.startswith("lsuv:")
+    (row,) = [row for row in done.summary["table"] if row["scheme"] == names[1]]
     assert row["diverged"] == study.seeds
     assert any(reason in note for note in done.summary["notes"])
+    # A baseline is no exception.
+    other = campaign.run(replace(study, baseline=names[1]), out=tmp_path / "other", **own)
+    assert other.complete
+    with pytest.raises(BadStudy, match=r"^nothing\+lsuv: lsuv: "):
+        campaign.run(
+            replace(study, schemes=names[1:], baseline=names[1]), out=tmp_path / "none", **own
+        )
 
 
 def test_sequences_of_nan_are_diverged_trials_and_cost_no_other(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from jaxinit.analysis.outcome import Outcome
 from jaxinit.analysis.records import Point
 from jaxinit.analysis.store import Result
 from jaxinit.analysis.study_figures import draw_all
-from jaxinit.engine import campaign, cluster, sweep
+from jaxinit.engine import campaign, cluster, initial, sweep
 from jaxinit.engine.cluster import Cluster, Question, Session, Work
 from jaxinit.engine.identity import combined, identify
 from jaxinit.engine.resolve import resolve
@@ -242,6 +242,24 @@ def test_a_scheme_that_no_worker_survives_is_a_row_of_the_answer(
         done.records.isel(trial=others).valid_loss, whole.records.isel(trial=others).valid_loss
     )
     assert draw_all(done.records, tmp_path / "figures")
+
+
+def test_a_scheme_that_cannot_be_calibrated_has_failed_on_workers_as_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_answer(*args: Any) -> Any:
+        raise ValueError("no answer")
+
+    monkeypatch.setattr(initial, "_calibrated", no_answer)
+    study = replace(LONG, schemes=("small_normal", "orthogonal+lsuv"))
+    options = {"progress": False, "slots_per_device": 1}
+    here = campaign.run(study, out=tmp_path / "here", **options)
+    there = campaign.run(study, out=tmp_path / "there", cluster=Workers(), **options)
+    xr.testing.assert_identical(there.records, here.records)
+    assert there.about["failures"] == here.about["failures"] == {"orthogonal+lsuv": "no answer"}
+    again = campaign.run(replace(study, seeds=5), out=tmp_path / "baseline", **options)
+    failed = again.records.scheme.values == "orthogonal+lsuv"
+    assert (again.records.outcome.values[failed] == Outcome.FAILED).all()
 
 
 def test_a_moment_without_workers_does_not_end_a_study(
