@@ -244,6 +244,7 @@ def test_a_model_before_training_is_measured_with_its_multipliers() -> None:
     np.testing.assert_allclose(twice[:, 0], 2 * plain[:, 0], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_studies_of_one_scheme_are_rows_of_one_setting(tmp_path: Path) -> None:
     one = replace(STUDY, schemes=("orthogonal",), baseline="orthogonal", lrs=(0.1,), seeds=3)
     studies = {"tanh": one, "relu": replace(one, activation="relu")}

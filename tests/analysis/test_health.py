@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray as xr
+from cases import quick
 from flax import nnx
 
 from jaxinit import spec
@@ -51,7 +52,8 @@ def found(dataset: xr.Dataset, signal: str, along: str = "layer"):
 
 
 @pytest.mark.parametrize(
-    ("gain", "kind"), [(0.5, "vanishing"), (1.0, "healthy"), (1.7, "exploding")]
+    ("gain", "kind"),
+    quick((1.7, "exploding"), of=[(0.5, "vanishing"), (1.0, "healthy"), (1.7, "exploding")]),
 )
 def test_a_linear_net_changes_by_its_gain(gain: float, kind: str) -> None:
     dataset = probed("mlp", scale(SCHEMES["saxe_orthogonal"], gain), layers=10, activation="linear")
@@ -77,6 +79,7 @@ def test_a_linear_rnn_changes_by_its_gain_per_step(gain: float, kind: str) -> No
     assert verdict.where == "the first step of layers.0.recurrent"
 
 
+@pytest.mark.slow
 def test_saturation_and_death_are_named_with_their_share() -> None:
     saturated = judge(probed("mlp", SCHEMES["uniform01"], seeds=1, layers=4))
     worst = next(v for v in saturated if v.kind == "saturated")
@@ -149,6 +152,7 @@ def test_a_verdict_does_not_depend_on_the_names_of_layers() -> None:
     assert verdicts[0][0] < -0.4, "0.08 * sqrt(16) a layer"
 
 
+@pytest.mark.slow
 def test_a_gate_that_is_idle_at_the_first_step_does_not_vanish() -> None:
     """The forget gate of an LSTM multiplies a cell that is 0 then; the course of the other steps is
     what counts."""

@@ -124,6 +124,7 @@ def coverage(
     return rows
 
 
+@pytest.mark.slow
 def test_intervals_cover_on_synthetic_schemes(monkeypatch: pytest.MonkeyPatch) -> None:
     """240 studies of four schemes: 99 % limits of a share of 0.93 to 0.985 are 0.90 and 1."""
     monkeypatch.setattr("pathlib.Path.glob", lambda self, pattern: iter(()))  # no files

@@ -13,6 +13,7 @@ from matplotlib.colors import to_rgba_array
 
 import jaxinit
 from jaxinit.analysis import signal_figures
+from jaxinit.analysis.coordinates import KINDS
 from jaxinit.analysis.figure import COLORS, looks, style
 from jaxinit.engine.survey import survey
 from jaxinit.study import Study
@@ -70,7 +71,9 @@ def test_the_probe_of_one_network_has_figures_and_several_are_schemes() -> None:
     both = xr.concat([probed(0), probed(1)], pd.Index(names, name="scheme"))
     (legend,) = jaxinit.plot_signals(both)["sizes"].legends
     assert [text.get_text() for text in legend.texts] == names
-    deeper = xr.concat([probed(0), probed(1, layers=4)], pd.Index(names, name="scheme"))
+    deeper = xr.concat(
+        [probed(0), probed(1, layers=4)], pd.Index(names, name="scheme"), join="outer"
+    )
     with pytest.raises(ValueError, match="other parameters; draw each by itself"):
         jaxinit.plot_signals(deeper)
 
@@ -222,7 +225,7 @@ def test_ticks_of_a_coordinate_check_do_not_collide() -> None:
     axes = ("scheme", "parameter", "width", "seed")
     sizes = np.full((3, 2, 5, 2), 0.3)
     check = xr.Dataset(
-        dict.fromkeys(signal_figures.COORDINATES, (axes, sizes)),
+        dict.fromkeys(KINDS, (axes, sizes)),
         {"scheme": list("abc"), "parameter": ["k", "l"], "width": [64, 128, 256, 512, 1024]},
         {"axis": "width", "model": "mlp", "task": "t", "layers": 2, "optimizer": "sgd"}
         | {"rate": 0.1, "steps": 1},

@@ -76,6 +76,7 @@ def test_a_gate_at_zero_hides_nothing() -> None:
     )
 
 
+@pytest.mark.slow
 def test_signals_through_depth() -> None:
     small = nnx.initializers.normal(0.01)
     layers = [

@@ -142,6 +142,7 @@ def test_lsuv_of_a_fused_layer_is_that_of_its_parts() -> None:
         np.testing.assert_allclose(factor, part_factors[part], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_lsuv_of_a_net_unrolled_by_hand_is_that_of_its_loop() -> None:
     leaves, apply, *_ = functional(lambda: MODELS["rnn"](8, 32, 10, rngs=nnx.Rngs(0)))
 

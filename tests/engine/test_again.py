@@ -135,6 +135,7 @@ def test_a_rerun_has_the_same_records_and_one_of_other_records_says_where(
         again.rerun(small.folder, tmp_path / "again")
 
 
+@pytest.mark.slow
 def test_a_forecast_is_of_the_size_of_what_comes(small: Result, tmp_path: Path) -> None:
     study = replace(SMALL, target=0.999, epochs=6)  # which nobody reaches
     cost = again.forecast(study)

@@ -221,7 +221,6 @@ def test_a_calibrated_scheme_beside_its_own_base(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("task", "model"),
     quick(
-        ("adding", "gru"),
         ("adding", "mlp"),
         ("digits_rows", "lstm"),
         of=product(["adding", "digits_rows"], ["lstm", "gru", "mlp"]),

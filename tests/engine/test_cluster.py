@@ -204,6 +204,7 @@ def test_a_worker_that_cannot_write_answers_all_the_same(
     xr.testing.assert_identical(run(tmp_path / "s", Workers()).records, whole.records)
 
 
+@pytest.mark.slow
 def test_a_trial_whose_workers_die_by_chance_has_not_failed(
     whole: Result, tmp_path: Path, short_slices: None
 ) -> None:
@@ -281,6 +282,7 @@ def test_a_moment_without_workers_does_not_end_a_study(
     xr.testing.assert_identical(done.records, whole.records)
 
 
+@pytest.mark.slow
 def test_a_scheduler_that_comes_back_costs_what_was_under_way(
     whole: Result, tmp_path: Path, short_slices: None
 ) -> None:

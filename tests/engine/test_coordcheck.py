@@ -102,6 +102,7 @@ def test_a_wrong_power_is_caught() -> None:
     assert not passes(rows_of(wrong_power), "s")
 
 
+@pytest.mark.slow
 def test_decay_that_is_scaled_with_the_rate_is_caught() -> None:
     decayed = replace(STUDY, weight_decay=150.0)  # times the rate of 0.001: 15 % a step
     right = rows_of(mup(BASE, zero_readout=True), decayed)
@@ -188,7 +189,7 @@ def test_zeros_that_theory_asks_for_are_judged_by_their_updates() -> None:
 
 
 # Of models that take the same settings one stands for the others.
-@pytest.mark.parametrize("model", quick("lstm", "rg_lru", "mlp", "transformer", of=MODELS))
+@pytest.mark.parametrize("model", quick("lstm", "rg_lru", "mlp", of=MODELS))
 def test_every_model_goes_through(
     model: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

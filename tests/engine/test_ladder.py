@@ -107,6 +107,7 @@ def test_a_signal_after_every_chunk_changes_no_bit(
     assert_same_answer(store.load(tmp_path / "s"), ladder)
 
 
+@pytest.mark.slow
 def test_a_stopped_trial_is_trained_again_and_may_be_interrupted_then(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -288,6 +288,7 @@ def test_training_calibrations_probes_and_checks_are_traced_in_it(
         assert {asked} == SEEN, name
 
 
+@pytest.mark.slow
 def test_signals_are_seen_in_bfloat16_as_in_float32() -> None:
     study = replace(STUDY, model="rnn", hidden=16, schemes=("orthogonal",), baseline="orthogonal")
     narrow = replace(study, dtype="bfloat16")

@@ -98,7 +98,7 @@ def test_a_study_that_was_stopped_goes_on_bit_for_bit(
 @pytest.mark.parametrize(
     ("setting", "values"),
     every(
-        2,
+        4,
         of=[
             ("warmup", (0.0, 0.5)),
             ("weight_decay", (0.0, 0.1)),
@@ -121,6 +121,7 @@ def test_settings_of_a_study_are_traced_as_if_they_were_given(
     assert not np.allclose(first.train_loss, second.train_loss, rtol=1e-3), "the setting matters"
 
 
+@pytest.mark.slow
 def test_a_setting_of_no_use_costs_nobody_else_his_answer(tmp_path: Path) -> None:
     """A momentum above 1 diverges at every rate, and the scheme is reported at the other."""
     study = replace(

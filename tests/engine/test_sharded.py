@@ -82,6 +82,7 @@ def test_calibrations_are_refused(tmp_path: Path) -> None:
         campaign.run(study, out=tmp_path / "s", progress=False, mapping="sharded")
 
 
+@pytest.mark.slow
 def test_signals_are_those_of_one_device_within_rounding() -> None:
     study = replace(SMALL, model="mlp", layers=2, hidden=32, seeds=2)
     alone, parts = (survey(study, examples=64, sharded=sharded) for sharded in (False, True))

@@ -284,7 +284,7 @@ def test_a_piece_takes_about_as_long_as_it_should(
 
 @pytest.mark.parametrize(
     ("steps", "mapping"),
-    quick((2**30, "map"), (5, "vmap"), of=product([2**30, 5], ["map", "vmap"])),
+    quick((5, "vmap"), of=product([2**30, 5], ["map", "vmap"])),
 )
 def test_a_device_that_runs_out_of_memory_goes_on_with_fewer_trials(
     mapping: str, steps: int, monkeypatch: pytest.MonkeyPatch, capsys
