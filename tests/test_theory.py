@@ -302,7 +302,7 @@ def deep_net(
 @pytest.mark.parametrize(
     ("activation", "sigma_w2", "sigma_b2"),
     every(
-        2,
+        3,
         of=[
             ("tanh", 1.3, 0.05),
             ("tanh", 2.5, 0.05),

@@ -150,6 +150,7 @@ def test_a_multiplier_and_a_normalization_over_the_batch_are_seen() -> None:
         np.testing.assert_allclose(done.params["kernel"], kernel, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_what_no_regression_gives_is_refused() -> None:
     batches = (X, LABELS)
 

@@ -56,6 +56,7 @@ def test_a_study_that_is_extended_is_the_larger_one_run_anew(
     ]
 
 
+@pytest.mark.slow
 def test_what_was_there_is_not_trained_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     joined = []
     joining = campaign.Campaign._joining

@@ -227,6 +227,7 @@ def test_a_trial_whose_workers_die_by_chance_has_not_failed(
     xr.testing.assert_identical(done.records, whole.records)
 
 
+@pytest.mark.slow
 def test_a_scheme_that_no_worker_survives_is_a_row_of_the_answer(
     whole: Result, tmp_path: Path, short_slices: None
 ) -> None:

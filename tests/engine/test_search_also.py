@@ -162,6 +162,7 @@ def test_a_setting_is_given_or_searched() -> None:
         check_settings(replace(STUDY, clip=1.0, search_also=("clip", "0.1", "1")))
 
 
+@pytest.mark.slow
 def test_numbers_and_functions_from_python(tmp_path: Path) -> None:
     """An argument of a caller's own optimizer, values as numbers; the study is its own file."""
 

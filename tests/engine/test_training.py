@@ -266,6 +266,7 @@ def test_a_rate_that_an_optimizer_keeps_in_its_state_is_that_of_the_trial() -> N
         np.testing.assert_allclose(theirs.train_loss, ours.train_loss, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_schedules_of_a_traced_rate_and_decay_of_the_optimizers_own() -> None:
     decaying = replace(program(), optimizer=lambda lr: optax.sgd(optax.constant_schedule(lr)))
     same = advance(decaying, trial())[1]

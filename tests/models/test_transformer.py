@@ -406,9 +406,7 @@ def test_an_initializer_for_every_role(role: str) -> None:
 
 # Options are not told by the dtype: each is seen in a block or two.
 IN_A_DTYPE = quick(
-    ("plain", "bfloat16"),
     ("llama", "bfloat16"),
-    ("llama", "float16"),
     ("fixup", "float64"),
     of=((name, dtype) for dtype in ("bfloat16", "float16", "float64") for name in OPTIONS),
 )

@@ -84,7 +84,7 @@ LOOPS = [{}, {"segment": 2}, {"backward": "autodiff"}, {"readout": "all"}]
 
 
 @pytest.mark.parametrize(
-    ("model", "options"), every(3, of=itertools.product(["rnn", "lstm", "gru"], LOOPS))
+    ("model", "options"), every(5, of=itertools.product(["rnn", "lstm", "gru"], LOOPS))
 )
 def test_gates_are_told_apart_inside_time_loops(model: str, options: dict) -> None:
     leaves, apply, *_ = functional(lambda: MODELS[model](3, 6, 4, rngs=nnx.Rngs(0), **options))
