@@ -39,7 +39,6 @@ def coordinates_page(path: Path) -> Page:
     sizes = store.read_records(folder, SIZES)
     rows = slopes(sizes)
     schemes = [str(scheme) for scheme in sizes.scheme.values]
-    verdicts = {scheme: "passes" if passes(rows, scheme) else "fails" for scheme in schemes}
     about = sizes.attrs
     facts = {name.replace("_", " "): str(value) for name, value in about.items()}
     facts |= {"seeds": str(sizes.sizes["seed"])}
@@ -47,14 +46,22 @@ def coordinates_page(path: Path) -> Page:
     return Page(
         title=f"Sizes of signals against {about['axis']}: {about['model']}, {about['optimizer']}",
         subtitle=f"{path}; written {held.written}",
-        answer=f"{'; '.join(f'{scheme} {verdict}' for scheme, verdict in verdicts.items())}.",
+        answer=f"{'; '.join(_verdict(rows, scheme) for scheme in schemes)}.",
         sections=[
-            Section("Slopes", [_slopes_table(rows)]),
+            Section("Slopes", [_slopes_table(sorted(rows, key=lambda row: row.passed))]),
             Section("Sizes", _charts(sizes)),
             Section("The question", [Facts("", facts)]),
         ],
         schemes=schemes,
     )
+
+
+def _verdict(rows: list[Slope], scheme: str) -> str:
+    """Whether a scheme passes, as a part of a sentence."""
+    if passes(rows, scheme):
+        return f"{scheme} passes"
+    mine = [row.passed for row in rows if row.scheme == scheme]
+    return f"{scheme} fails in {mine.count(False)} of {len(mine)} slopes"
 
 
 def _slopes_table(rows: list[Slope]) -> Table:
