@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr, suppress
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, fields, make_dataclass, replace
 from functools import partial, wraps
 from importlib.metadata import version
@@ -93,7 +93,7 @@ class Processes:
 
 ALONE = Processes()
 
-COMPLETION = ("--tyro-print-completion", "--tyro-write-completion")  # the parser's own options
+COMPLETION = "--tyro-print-completion"  # the parser's own option
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 ASKED = {"run": STUDY, "probe": PROBED, "coordcheck": CHECKED}  # by the commands that ask one
@@ -507,13 +507,15 @@ def coordcheck(
     grows wider, or deeper?
 
     A slope with its interval for the product of every kernel, for attention scores, for what every
-    branch adds, and for the network's output, and pass or fail for every scheme. What passes
+    branch adds, and for the network's output, and pass or fail for every scheme: a slope is flat if
+    it is between -0.2 and 0.2 and its interval reaches 0.1 or below. What passes
     carries its learning rate from narrow to wide. Example: jaxinit coordcheck --model transformer
     --task text --length 16 --schemes mup llama
 
     Args:
         study: The network, the task, the schemes, the optimizer and the number of seeds.
-        widths: Units at which to look, two or more.
+        widths: Units at which to look, two or more, none below the base width of a muP (64 unless
+            it is given: 'mup(base_width=32)').
         depths: Layers at which to look, two or more, instead of widths: the check against depth.
         steps: Training steps on one batch before looking, one or more.
         rate: Learning rate of the steps.
@@ -780,6 +782,29 @@ def print_version() -> int:
     return 0
 
 
+def print_completion(words: Sequence[str]) -> int:
+    """The parser's script for a shell, with each option's help in one line, which the shell would
+    offer line by line, and with files where nothing else is known."""
+    script = io.StringIO()
+    with redirect_stdout(script), suppress(SystemExit):
+        parsed(words)
+    for line in script.getvalue().splitlines():
+        name, equals, options = line.partition(" = ")
+        if name == "COMPLETION_SPEC":
+            line = f"{name}{equals}{_in_lines(ast.literal_eval(options))!r}"
+        print(line.replace("complete -F", "complete -o default -F"))
+    return 0
+
+
+def _in_lines(options: Any) -> Any:
+    """The same with every text in one line."""
+    if isinstance(options, dict):
+        return {name: _in_lines(its) for name, its in options.items()}
+    if isinstance(options, list):
+        return [_in_lines(its) for its in options]
+    return " ".join(options.split()) if isinstance(options, str) else options
+
+
 def plot(folder: tyro.conf.Positional[Path], /) -> int:
     """Draw the figures of a finished or interrupted study again, from its records, and print its
     table.
@@ -1041,7 +1066,7 @@ def parsed(words: Sequence[str]) -> Callable[[], int]:
         "export": export,
         "doctor": doctor,
     }
-    choices = _choices() if {*COMPLETION} & {*words} else {}
+    choices = _choices() if COMPLETION in words else {}
     later: dict[str, Callable[..., Any]] = {
         name: _later(command, choices) for name, command in commands.items()
     }
@@ -1206,6 +1231,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = _with_address(sys.argv[1:] if argv is None else argv)
     if words == ["--version"]:
         return exit_code(print_version)
+    if words[:1] == [COMPLETION]:
+        return exit_code(lambda: print_completion(words))
     return exit_code(lambda: parsed(words)())
 
 

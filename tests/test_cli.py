@@ -119,8 +119,7 @@ def test_output_that_nobody_reads_any_more_is_no_error(words: list[str]) -> None
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="completes in bash")
 def test_a_shell_completes_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        cli.parsed(["--tyro-print-completion", "bash"])
+    assert cli.main(["--tyro-print-completion", "bash"]) == 0
     script = tmp_path / "completion"
     script.write_text(capsys.readouterr().out)
 
@@ -134,6 +133,8 @@ def test_a_shell_completes_names(tmp_path: Path, capsys: pytest.CaptureFixture[s
     glorot = [name for name in SCHEMES if name.startswith("glorot")]
     assert completed("jaxinit run --schemes orthogonal glor") == glorot
     assert completed("jaxinit extend results --schemes chr") == ["chrono"]
+    assert completed("jaxinit resume res") == [], "which leaves files to the shell"
+    assert all(word.startswith("-") for word in completed('jaxinit resume ""'))
     assert cli.parsed(["run", "--schemes", "own.py:scheme"])  # a name is still any word
 
 

@@ -186,8 +186,11 @@ def _size(seeds: xr.Dataset, signal: str) -> xr.DataArray:
 
 
 def _shares_above(seeds: xr.Dataset, kind: Kind, variable: str, limit: float) -> list[Verdict]:
-    """The layer with the largest share of saturated or dead entries, if that is above a limit."""
+    """The layer with the largest share of saturated or dead entries, if that is above a limit; what
+    the first kernel is given, the network's inputs, are no activations."""
     share = seeds[variable].mean(("seed", "copy", "step"), skipna=True).values
+    if seeds.role.values[0] == "input":
+        share = np.append(0.0, share[1:])
     worst = int(np.nanargmax(share))
     if share[worst] <= limit:
         return []

@@ -12,6 +12,7 @@ import xarray as xr
 from cases import quick
 from flax import nnx
 
+import jaxinit
 from jaxinit import spec
 from jaxinit.analysis.health import Kind, judge, remedies
 from jaxinit.initializers import constant, orthogonal
@@ -106,6 +107,13 @@ def test_entries_that_are_not_finite_are_located() -> None:
     assert verdict.where == "layers.2.kernel"  # 1e13^3 is above the largest float32
     assert verdict.value > 0
     assert "the first where there are any" in str(verdict)
+
+
+def test_inputs_are_no_activations_that_saturate() -> None:
+    model = jaxinit.MLP(5, 8, 3, layers=2, rngs=nnx.Rngs(0))
+    batch = jnp.ones((6, 1, 5)), jnp.zeros(6, int)
+    verdicts = judge(jaxinit.probe(model, batch, "cross_entropy"))
+    assert "saturated" not in {verdict.kind for verdict in verdicts}
 
 
 def test_a_gradient_that_underflows_on_the_way_is_not_called_healthy() -> None:
