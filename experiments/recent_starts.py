@@ -7,7 +7,7 @@ a readout from ridge regressions reach it in fewer epochs than the draw of He th
 was published counts epochs to twice the loss that SCBI itself starts with; here the target is
 fixed, and the same for both.
 
-    python experiments/recent_starts.py                 quick: digits by three models, a linear regression; minutes on 2 cores
+    python experiments/recent_starts.py                 quick: digits by two models, a linear regression; minutes on 2 cores
     python experiments/recent_starts.py --size smoke    seconds: checks that all of it works
     python experiments/recent_starts.py --size paper    wider and more seeds, CIFAR-10 where it is on disk: for an accelerator
 

@@ -21,12 +21,19 @@ import tyro
 from scipy import stats
 
 from jaxinit.analysis import store
-from jaxinit.analysis.claims import Band, Claim, at_least, make_claim, no_verdicts, ratio_claim
+from jaxinit.analysis.claims import (
+    Band,
+    Claim,
+    at_least,
+    make_claim,
+    no_verdicts,
+    open_where_failed,
+    ratio_claim,
+)
 from jaxinit.analysis.experiment_page import experiment_page
 from jaxinit.analysis.figure import as_text, legend, lines, save, saved_figure, style
 from jaxinit.analysis.folder import Folder, folder_name, quoted, to_json
 from jaxinit.analysis.interval import compare
-from jaxinit.analysis.outcome import Outcome
 from jaxinit.analysis.page import REPORT, write
 from jaxinit.analysis.records import by_rate_and_seed, select
 from jaxinit.analysis.report import print_claims, print_rows
@@ -414,20 +421,12 @@ def faster(
     family: int = 1,
 ) -> Claim:
     """The claim that one scheme needs so many times fewer epochs than another, each at its best
-    rate: one of a `family` of claims that are read together. It stays open where all trials of one
-    of them have failed: nothing was seen of it."""
+    rate: one of a `family` of claims that are read together."""
     horizon = float(min(scheme[0].study.epochs, against[0].study.epochs))
     slower = samples_of(against[0].records, against[1])
     sooner = samples_of(scheme[0].records, scheme[1])
     claim = ratio_claim(name, statement, slower, sooner, horizon, published, band, family=family)
-    for result, its in (scheme, against):
-        if (select(result.records, its).outcome.values == Outcome.FAILED).all():
-            claim["measured_is"], claim["low"], claim["high"] = "?", None, None
-            for part in claim["parts"]:
-                claim["parts"][part] = "open"
-            claim["verdict"] = "open"
-            claim["note"] = f"no trial of {its} could be run"
-    return claim
+    return open_where_failed(claim, [(result.records, its) for result, its in (scheme, against)])
 
 
 def at_all_rates(study: Study, scheme: str) -> Study:

@@ -10,7 +10,15 @@ from ended_trials import Ended, records, sample
 
 from jaxinit import reproduce
 from jaxinit.analysis import table
-from jaxinit.analysis.claims import IN_WORDS, make_claim, near, ratio_claim
+from jaxinit.analysis.claims import (
+    IN_WORDS,
+    Comparison,
+    judge,
+    make_claim,
+    near,
+    no_verdicts,
+    ratio_claim,
+)
 from jaxinit.analysis.outcome import Outcome
 from jaxinit.analysis.store import Result
 from jaxinit.engine import campaign, progress
@@ -70,6 +78,11 @@ def test_nothing_is_claimed_of_a_scheme_that_could_not_be_run(
     claim = reproduce.faster("X", "what", (by_study["a ReLU"], "orthogonal"), side, "?", (1.0, 2.0))
     assert (claim["verdict"], claim["low"], claim["high"]) == ("open", None, None)
     assert claim["note"] == "no trial of orthogonal could be run"
+    own = judge(records, [Comparison("X", "what", "orthogonal", "orthogonal", (1.0, 2.0))])
+    assert [one["verdict"] for one in own] == ["open"], "as of the study's own claims"
+    with no_verdicts():
+        claim = reproduce.faster("X", "what", side, side, "?", (1.0, 2.0))
+    assert claim["verdict"] is None
 
 
 def test_times_to_the_target_are_read_off_the_metric(

@@ -30,6 +30,8 @@ from jaxinit.analysis.interval import (
     compare,
     share_interval,
 )
+from jaxinit.analysis.outcome import Outcome
+from jaxinit.analysis.records import select
 from jaxinit.analysis.survival import LEVEL, Times
 from jaxinit.analysis.table import samples_of
 
@@ -226,20 +228,34 @@ def judge(
             f"{records.attrs['model']} on {records.attrs['task']}, each scheme at its own best "
             f"rate ({', '.join(rates)}), budget {horizon:g} epochs"
         )
-        claims.append(
-            ratio_claim(
-                comparison.id,
-                comparison.statement,
-                baseline,
-                scheme,
-                horizon,
-                comparison.published,
-                comparison.band,
-                note,
-                family=family,
-            )
+        claim = ratio_claim(
+            comparison.id,
+            comparison.statement,
+            baseline,
+            scheme,
+            horizon,
+            comparison.published,
+            comparison.band,
+            note,
+            family=family,
         )
+        sides = (records, comparison.scheme), (records, comparison.baseline)
+        claims.append(open_where_failed(claim, sides))
     return claims
+
+
+def open_where_failed(claim: Claim, sides: Iterable[tuple[xr.Dataset, str]]) -> Claim:
+    """The claim, open where all trials of one of its schemes, each in its records, have failed:
+    nothing was seen of it."""
+    for records, scheme in sides:
+        if (select(records, scheme).outcome.values != Outcome.FAILED).any():
+            continue
+        claim["measured_is"], claim["low"], claim["high"] = "?", None, None
+        claim["note"] = f"no trial of {scheme} could be run"
+        for part, verdict in claim["parts"].items():
+            claim["parts"][part] = verdict and "open"
+        claim["verdict"] = claim["verdict"] and "open"
+    return claim
 
 
 def sentence(claim: Claim) -> str:
