@@ -477,7 +477,7 @@ def look(study: Study, examples: int, only: str, out: Path | None, sharded: bool
         for verdict in judged:
             print(f"  {verdict}")
         if worst != "healthy":
-            print(f"  try: {remedies(worst, scheme)}")
+            print(f"  try: {remedies(worst, judged[0].along, scheme)}")
     figures = draw_all(signals, folder / "figures")
     if study.model in RECURRENT and not study.bidirectional and not sharded:
         with progress.shown():
@@ -534,7 +534,7 @@ def check_coordinates(
 ) -> int:
     """Run a coordinate check, draw it, print its slopes and write its page; 1 when the first scheme
     fails."""
-    from jaxinit.analysis.coordinates import passes, slopes
+    from jaxinit.analysis.coordinates import passes, slopes, verdict
     from jaxinit.analysis.figure import save, style
     from jaxinit.analysis.signal_figures import coordinates
     from jaxinit.engine import devices, progress, sweep
@@ -551,7 +551,7 @@ def check_coordinates(
         sizes = check(study, depths or widths, steps=steps, rate=rate, out=folder)
     rows = slopes(sizes)
     for scheme in study.schemes:
-        print(f"{scheme}: {'pass' if passes(rows, scheme) else 'FAIL'}")
+        print(f"{scheme}: {verdict(rows, scheme)}")
         for row in rows:
             if row.scheme != scheme:
                 continue
@@ -767,10 +767,10 @@ def doctor() -> int:
         start()
         amiss = 0
         for line in examine():
-            print(f"{'!' if line.repair else ' '} {line.what:18} {line.found}")
+            print(f"{'!' if line.repair else ' '} {line.what:19} {line.found}")
             if line.repair:
                 amiss += 1
-                print(f"  {'':18} {line.repair}")
+                print(f"  {'':19} {line.repair}")
         return FAILED if amiss else 0
 
     return exit_code(look)

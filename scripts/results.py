@@ -387,7 +387,9 @@ def front_words(summary: Mapping[str, Any], replications: Mapping[str, Any]) -> 
         f'2 to 10 times": against that Gaussian it does ({xavier["ratio"]:.1f}; {again:.1f} in '
         f"{replications['studies']} studies with other seeds), against {len(alike) - 1} other "
         "schemes nothing of the kind is seen, and to tell it from He's would take some "
-        f"{pair['seeds_needed']} seeds. All nine: [docs/results.md](docs/results.md)."
+        f"{pair['seeds_needed']} seeds. Schemes that share a letter are not told apart; "
+        f"conv/cens/div: seeds that converged, did not within {summary['budget']:g} epochs, "
+        "diverged; `*`: a note doubts the rate. [All nine](docs/results.md)."
     )
     return "\n".join(wrapped(text))
 

@@ -21,6 +21,7 @@ KIND = "coordinate check"  # of a folder's answer
 # none is above STEEP; none is below -STEEP: what is random in a change falls as 1/sqrt(width) and
 # lifts the sizes of narrow networks.
 SLOPE, STEEP = 0.1, 0.2
+NOT_FLAT, TOO_NOISY = "not flat", "too noisy to tell: more seeds"
 KINDS = {
     "forward": "size of products",
     "update": "size of their changes",
@@ -68,6 +69,9 @@ class Slope(NamedTuple):
     `note` says why a signal fails: not flat, not finite, or nothing to judge (it is zero, or has
     not moved). A gradient that is zero at initialization at every size, as below a zero readout, is
     left to the signal's update, and noted.
+
+    `noisy`: the interval holds slopes that would pass, and one beyond ±0.2 that would not. The
+    verdict is that of the mean all the same; more seeds would settle it.
     """
 
     scheme: str
@@ -78,6 +82,7 @@ class Slope(NamedTuple):
     high: float
     passed: bool
     note: str = ""
+    noisy: bool = False
 
 
 def slopes(found: xr.Dataset) -> list[Slope]:
@@ -126,9 +131,12 @@ def _judged(signal: xr.Dataset, scheme: str, parameter: str, kind: str, axis: st
             stats.t.ppf(0.975, len(by_seed) - 1) * by_seed.std(ddof=1) / np.sqrt(len(by_seed))
         )
     low, high = middle - half, middle + half
+    may_shrink = (role, kind) in MAY_SHRINK
     flat = low <= SLOPE and abs(middle) < STEEP
-    passed = flat or (middle < 0 and (role, kind) in MAY_SHRINK)
-    return Slope(scheme, parameter, kind, middle, low, high, passed, "" if passed else "not flat")
+    passed = flat or (middle < 0 and may_shrink)
+    noisy = low < STEEP < high or (low < -STEEP < high and not may_shrink)
+    notes = [NOT_FLAT] * (not passed) + [TOO_NOISY] * noisy
+    return Slope(scheme, parameter, kind, middle, low, high, passed, "; ".join(notes), noisy)
 
 
 def _nothing_to_judge(signal: xr.Dataset, kind: str, axis: str) -> str:
@@ -157,6 +165,19 @@ def _nothing_to_judge(signal: xr.Dataset, kind: str, axis: str) -> str:
 def _first(signal: xr.Dataset, where: np.ndarray, axis: str) -> int:
     """The first width or depth at which `where`, `[axis, seed]`, holds for a seed."""
     return int(signal[axis].values[where.any(1)][0])
+
+
+def verdict(rows: Sequence[Slope], scheme: str) -> str:
+    """Whether a scheme passes, in how many slopes it does not, and how many are too noisy to tell.
+
+    Raises: ValueError for a scheme that has no rows.
+    """
+    mine = [row for row in rows if row.scheme == scheme]
+    failed = sum(not row.passed for row in mine)
+    noisy = sum(row.noisy for row in mine)
+    passed = passes(rows, scheme)
+    words = "passes" if passed else f"fails in {failed} of {len(mine)} slopes"
+    return f"{words} ({noisy} of {len(mine)} too noisy to tell: more seeds)" if noisy else words
 
 
 def passes(rows: Sequence[Slope], scheme: str) -> bool:

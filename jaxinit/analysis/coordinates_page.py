@@ -17,8 +17,8 @@ from jaxinit.analysis.coordinates import (
     Slope,
     compared,
     kinds_of,
-    passes,
     slopes,
+    verdict,
 )
 from jaxinit.analysis.curves import Curve
 from jaxinit.analysis.folder import Folder
@@ -46,7 +46,7 @@ def coordinates_page(path: Path) -> Page:
     return Page(
         title=f"Sizes of signals against {about['axis']}: {about['model']}, {about['optimizer']}",
         subtitle=f"{path}; written {held.written}",
-        answer=f"{'; '.join(_verdict(rows, scheme) for scheme in schemes)}.",
+        answer=f"{'; '.join(f'{scheme} {verdict(rows, scheme)}' for scheme in schemes)}.",
         sections=[
             Section("Slopes", [_slopes_table(sorted(rows, key=lambda row: row.passed))]),
             Section("Sizes", _charts(sizes)),
@@ -54,14 +54,6 @@ def coordinates_page(path: Path) -> Page:
         ],
         schemes=schemes,
     )
-
-
-def _verdict(rows: list[Slope], scheme: str) -> str:
-    """Whether a scheme passes, as a part of a sentence."""
-    if passes(rows, scheme):
-        return f"{scheme} passes"
-    mine = [row.passed for row in rows if row.scheme == scheme]
-    return f"{scheme} fails in {mine.count(False)} of {len(mine)} slopes"
 
 
 def _slopes_table(rows: list[Slope]) -> Table:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 Kind = Literal["healthy", "vanishing", "exploding", "saturated", "dead", "not finite"]
+Along = Literal["layer", "step"]  # which way a signal changes
 Numbers = NDArray[np.floating]
 
 DECADES = 1.0  # what a signal may grow or shrink over the whole depth or length and be healthy
@@ -41,12 +42,9 @@ REMEDIES: dict[Kind, tuple[str, ...]] = {
         "orthogonal kernels",
         "lsuv",
         "residual connections or normalization",
-        "in time a gated cell",
-        "an identity or orthogonal recurrent kernel",
-        "chrono biases",
     ),
     "exploding": (
-        "a smaller gain or spectral radius",
+        "a smaller gain",
         "orthogonal kernels",
         "lsuv",
         "clipping of gradients",
@@ -65,6 +63,19 @@ REMEDIES: dict[Kind, tuple[str, ...]] = {
     ),
     "dead": ("he_normal", "a positive bias or a leaky ReLU", "a lower rate"),
 }
+# Against what happens from step to step, where it is the recurrent kernels and gates that matter.
+REMEDIES_IN_TIME: dict[Kind, tuple[str, ...]] = {
+    "vanishing": (
+        "an identity or orthogonal recurrent kernel",
+        "a gated cell with chrono biases",
+    ),
+    "exploding": (
+        "a smaller spectral radius of the recurrent kernel",
+        "an orthogonal one",
+        "clipping of gradients",
+        "a lower rate",
+    ),
+}
 # What schemes are whose names have these words: none is advised to become what it is.
 IS_ALREADY = {
     "by_gain": ("by_gain", "he_normal", "he_uniform"),
@@ -76,13 +87,14 @@ IS_ALREADY = {
 }
 
 
-def remedies(kind: Kind, scheme: str = "") -> str:
+def remedies(kind: Kind, along: Along = "layer", scheme: str = "") -> str:
     """What helps against a verdict, but for what a scheme of this name already is."""
+    there_are = REMEDIES_IN_TIME.get(kind, REMEDIES[kind]) if along == "step" else REMEDIES[kind]
     is_already = [
         advice for advice, words in IS_ALREADY.items() if any(word in scheme for word in words)
     ]
     pieces = []
-    for piece in REMEDIES[kind]:
+    for piece in there_are:
         if not any(advice in piece for advice in is_already):
             pieces.append(piece)
     return ", ".join(pieces)
@@ -97,7 +109,7 @@ class Verdict(NamedTuple):
     """
 
     signal: str
-    along: Literal["layer", "step"]
+    along: Along
     kind: Kind
     change: float
     low: float
@@ -213,9 +225,7 @@ def _judge_place(seeds: xr.Dataset, signal: str, kind: Kind, place: int, value: 
     return Verdict(signal, "layer", kind, np.nan, np.nan, np.nan, where, value)
 
 
-def _judge_course(
-    signal: str, along: Literal["layer", "step"], sizes: Numbers, where: str
-) -> Verdict:
+def _judge_course(signal: str, along: Along, sizes: Numbers, where: str) -> Verdict:
     """The verdict on a course of sizes `[seed, place]`, places in the order in which the signal
     travels; `where` names the last."""
     logs = np.log10(np.maximum(sizes, FLOOR))

@@ -54,7 +54,7 @@ def _verdicts_table(verdicts: dict[str, list[Verdict]]) -> Table:
                     Cell(scheme, scheme=scheme),
                     kind,
                     Cell(str(verdict)),
-                    Cell(remedies(verdict.kind, scheme)),
+                    Cell(remedies(verdict.kind, verdict.along, scheme)),
                 ]
             )
             records.append({"scheme": scheme, **verdict._asdict()})

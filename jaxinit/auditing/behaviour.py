@@ -246,5 +246,5 @@ def _of_signals(model: nnx.Module, x: Any, y: Any, cost: Loss) -> Iterator[Findi
                 verdict.where,
                 str(verdict),
                 "the size of the kernels does not fit their activations",
-                remedies(verdict.kind),
+                remedies(verdict.kind, verdict.along),
             )

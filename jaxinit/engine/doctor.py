@@ -41,8 +41,9 @@ def examine() -> Iterator[Line]:
     yield Line("versions", ", ".join(f"{name} {versions[name]}" for name in names))
     yield Line("commit", conditions["commit"] or "none: an installed package")
     devices = jax.devices()
-    free = memory.free_memory(devices) / GIB
-    yield Line("devices", f"{sweep.devices_in_words()}, {free:.1f} GiB free for each")
+    free = f"{memory.free_memory(devices) / GIB:.1f} GiB free"
+    each = f"{free} for each" if len(devices) > 1 else free
+    yield Line("devices", f"{sweep.devices_in_words()}, {each}")
     yield Line("cores", f"{sweep.available_cores()}")
     yield precision()
     for name in UNFIT:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from jaxinit.analysis.coordinates import KINDS, passes, slopes
+from jaxinit.analysis.coordinates import KINDS, passes, slopes, verdict
 
 
 def sizes(**kinds: Any) -> xr.Dataset:
@@ -48,3 +48,30 @@ def test_sizes_without_a_slope_fail_by_name(kinds: dict[str, list[float]], note:
         ),
         "s",
     )
+
+
+def test_a_slope_of_which_seeds_say_too_little_is_called_noisy() -> None:
+    """Of log2(size) per octave of the width, by seed: 0.1 and -0.1 are flat on the mean, and with
+    two seeds the interval is 12.7 times as wide as that; 0.01 and -0.01 settle it; 0.7 and 0.5
+    fail, and as little says that they do."""
+    widths = np.array([64.0, 128.0, 256.0])
+    for by_seed, passed, noisy in (
+        ((0.1, -0.1), True, True),
+        ((0.01, -0.01), True, False),
+        ((0.62, 0.58), False, False),
+        ((0.7, 0.5), False, True),
+    ):
+        found = xr.concat(
+            [
+                sizes(gradient=1 / widths, forward=widths**slope).assign_coords(seed=[seed])
+                for seed, slope in enumerate(by_seed)
+            ],
+            "seed",
+        )
+        (row,) = (row for row in slopes(found) if row.kind == "forward")
+        assert (row.passed, row.noisy) == (passed, noisy)
+        assert ("too noisy to tell" in row.note) == noisy
+        assert ("not flat" in row.note) != passed
+        words = "passes" if passed else "fails in 1 of 3 slopes"
+        of_noisy = " (1 of 3 too noisy to tell: more seeds)" if noisy else ""
+        assert verdict(slopes(found), "s") == words + of_noisy

@@ -14,7 +14,7 @@ from flax import nnx
 
 import jaxinit
 from jaxinit import spec
-from jaxinit.analysis.health import Kind, judge, remedies
+from jaxinit.analysis.health import Along, Kind, judge, remedies
 from jaxinit.initializers import constant, orthogonal
 from jaxinit.introspect import declare, functional
 from jaxinit.models import MODELS
@@ -173,19 +173,30 @@ def test_a_gate_that_is_idle_at_the_first_step_does_not_vanish() -> None:
 
 
 @pytest.mark.parametrize(
-    ("scheme", "left_out"),
+    ("scheme", "along", "left_out"),
     [
-        ("orthogonal", "orthogonal"),
-        ("saxe_orthogonal", "orthogonal"),
-        ("glorot_uniform+lsuv", "lsuv"),
-        ("he_normal", "he_normal"),
-        ("irnn", "identity"),
-        ("chrono(longest=100)", "chrono"),
+        ("orthogonal", "layer", "orthogonal"),
+        ("saxe_orthogonal", "step", "orthogonal"),
+        ("glorot_uniform+lsuv", "layer", "lsuv"),
+        ("he_normal", "layer", "he_normal"),
+        ("irnn", "step", "identity"),
+        ("chrono(longest=100)", "step", "chrono"),
     ],
 )
-def test_no_scheme_is_advised_to_become_what_it_is(scheme: str, left_out: str) -> None:
-    assert left_out in remedies("vanishing")
-    assert left_out not in remedies("vanishing", scheme)
+def test_no_scheme_is_advised_to_become_what_it_is(
+    scheme: str, along: Along, left_out: str
+) -> None:
+    assert left_out in remedies("vanishing", along)
+    assert left_out not in remedies("vanishing", along, scheme)
     for kind in get_args(Kind):
-        assert remedies(kind, scheme)
-        assert left_out not in remedies(kind, scheme)
+        assert remedies(kind, along, scheme)
+        assert left_out not in remedies(kind, along, scheme)
+
+
+def test_what_is_advised_against_layers_has_nothing_of_time() -> None:
+    """Gates and recurrent kernels help against what happens from step to step, and an MLP has
+    none; residual connections do not."""
+    for kind in get_args(Kind):
+        layers, steps = (remedies(kind, along) for along in get_args(Along))
+        assert not any(word in layers for word in ("recurrent", "gated", "chrono"))
+        assert "residual" not in steps

@@ -120,7 +120,7 @@ def test_the_command_says_pass_or_fail(
     study = replace(STUDY, schemes=("xavier_rnn",), baseline="xavier_rnn", seeds=2)
     assert cli.check_coordinates(study, (16, 64), (), 2, 0.001, tmp_path / "c") == 1
     printed = capsys.readouterr().out
-    assert "xavier_rnn: FAIL" in printed
+    assert "xavier_rnn: fails in " in printed
     assert "not flat" in printed
     assert (tmp_path / "c" / "report.html").exists()
     assert (tmp_path / "c" / "figures" / "coordinates.png").exists()
