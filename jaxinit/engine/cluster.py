@@ -469,6 +469,7 @@ class Cluster:
         """What a worker says of itself; None of one that has not said it yet, or is gone.
 
         Raises: NoDevice for one that cannot say it."""
+        from distributed.comm import CommClosedError
         from distributed.scheduler import KilledWorker
 
         if address not in self.asked:
@@ -486,7 +487,7 @@ class Cluster:
             ) from error
         except (self.distributed.TimeoutError, self.distributed.CancelledError):
             return None
-        except KilledWorker:
+        except (KilledWorker, CommClosedError):  # its death, or the scheduler's
             return None
         except Exception as error:  # as an older version would
             raise NoDevice(

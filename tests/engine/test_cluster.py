@@ -10,10 +10,11 @@ import subprocess
 import sys
 from asyncio import CancelledError
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
@@ -513,3 +514,22 @@ def test_a_worker_that_comes_late_and_is_another_gets_no_work(
     assert said.count("worker two is not as it is here") == 1
     assert "it gets no work" in said
     assert (there.resources("one"), there.resources("two")) == ({}, {"GPU": 1})
+
+
+@pytest.mark.parametrize(("ended_by", "is_asked_again"), [("CommClosedError", True), ("", False)])
+def test_a_worker_that_is_cut_off_is_not_called_an_older_one(
+    ended_by: str, is_asked_again: bool
+) -> None:
+    """A scheduler that dies while a worker says what it is cuts the connection: that says nothing
+    of the worker, unlike an error of its own."""
+    distributed = pytest.importorskip("distributed")
+
+    def answer(timeout: float) -> NoReturn:
+        raise getattr(distributed.comm, ended_by)("closed") if ended_by else KeyError("conditions")
+
+    there = Cluster.__new__(Cluster)
+    there.distributed = distributed
+    there.asked = {"one": SimpleNamespace(done=lambda: True, result=answer)}
+    with nullcontext() if is_asked_again else pytest.raises(NoDevice, match="does not say what"):
+        assert there._described("one") is None
+    assert not there.asked
