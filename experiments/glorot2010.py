@@ -556,6 +556,8 @@ def draw_histograms(courses: xr.Dataset, net: str, folder: Path, file: str) -> N
     )
     size = (1 + 3 * len(schemes), 3.4)
     with saved_figure(folder, file, title, size=size, columns=len(schemes)) as panels:
+        for axes in panels[1:]:
+            axes.sharey(panels[0])
         for axes, scheme in zip(panels, schemes, strict=True):
             # A kernel's activations are what it is given: the first is given the images.
             for k in range(1, kernels):

@@ -28,7 +28,7 @@ def probe_page(path: Path) -> Page:
     facts["seeds"] = str(signals.sizes["seed"])
     asked, usual = held.question.get("study", {}), Study().plain()
     for name, value in asked.items():
-        if name not in facts and name != "schemes" and value != usual.get(name):
+        if name not in {*facts, "schemes", "baseline"} and value != usual.get(name):
             facts[name.replace("_", " ")] = str(value)
     return Page(
         title=f"Signals before training: {about['model']}, {about['hidden']} units",
