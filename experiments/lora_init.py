@@ -1,5 +1,5 @@
 """How LoRA starts: A random and B = 0 (Init[A]), A = 0 and B random (Init[B]), both made of the
-kernel (PiSSA, OLoRA), or both random (claims B1, B6, D3).
+kernel (PiSSA, OLoRA), or both random (claims B1, B6, D3; not at the published scale).
 
 The questions: does an adapted model begin as the model itself (B6); does Init[A] allow a larger
 rate and converge sooner, as Hayou et al. (2024) say on average (B1); does its largest stable rate

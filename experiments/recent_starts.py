@@ -1,5 +1,6 @@
-"""Two recent initializations that come with a number: sinusoidal kernels, "20.9 % in convergence
-speed" (D1), and SCBI, a readout fitted to the labels, "87 times faster" (D2).
+"""Two recent initializations that come with a number, here not at the published scale: sinusoidal
+kernels, "20.9 % in convergence speed" (D1), and SCBI, a readout fitted to the labels, "87 times
+faster" (D2).
 
 D1 (Fernández-Hernández et al., 2025): do kernels of sine waves reach a target in fewer epochs than
 PyTorch's default and, since their variance is Glorot's, than Glorot's law? D2 (Ashraf, 2026): does

@@ -1,5 +1,6 @@
 """Residual streams: what dividing the kernels into the stream by sqrt(2 n_layers) does before
-training (T1, B4) and to the epochs to a target (B4), and what kernels of zero do (D4).
+training (T1, B4) and to the epochs to a target (B4), and what kernels of zero do (D4; not at the
+published scale).
 
 The questions: how does the stream of a pre-norm Transformer grow with depth under a plain and under
 a scaled initialization (T1), and does the scaling change the epochs to a target? Are kernels of

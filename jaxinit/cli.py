@@ -32,6 +32,7 @@ from jaxinit.console import (
     FAILED,
     INTERRUPTED,
     LONGEST,
+    PEER_GONE,
     REFUSED,
     exit_code,
     handled,
@@ -66,9 +67,9 @@ ABOUT = f"""Does it matter how this network is initialized? Measure it.
 
 Exit codes: 0; {REFUSED} where the input is at fault; {FAILED} where the machine is (memory, disk,
 permissions), of coordcheck where the first scheme fails, and of audit on a serious finding;
-{INTERRUPTED} when interrupted; {CLOSED} when nobody reads the output any more. Each but the first
-comes with one line that says why. {DEBUG}=1 in the environment shows the traceback too. --version
-prints the version."""
+{INTERRUPTED} when interrupted; {PEER_GONE} when another process of a model that several share is
+gone; {CLOSED} when nobody reads the output any more. Each but the first comes with one line that
+says why. {DEBUG}=1 in the environment shows the traceback too. --version prints the version."""
 
 CHECKED = Study(
     model="mlp", layers=3, optimizer="adam", schemes=("mup", "xavier_rnn"), baseline="mup", seeds=5
@@ -183,6 +184,9 @@ def resume(
     deterministic: bool = False,
     cluster: str | None = None,
     processes: tyro.conf.OmitArgPrefixes[Processes] = ALONE,
+    quiet: bool = False,
+    json: bool = False,
+    verbose: bool = False,
 ) -> int:
     """Go on with the study of a folder, wherever and however it was stopped.
 
@@ -194,6 +198,9 @@ def resume(
         deterministic: As of run.
         cluster: As of run.
         processes: As of run; all of them must see the folder.
+        quiet: As of run.
+        json: As of run.
+        verbose: As of run.
     """
     from jaxinit.analysis.store import stored
 
@@ -209,8 +216,9 @@ def resume(
             platform,
             deterministic,
             cluster,
-            sharded=sharded,
-            processes=processes,
+            _asked(quiet=quiet, json=json, verbose=verbose),
+            sharded,
+            processes,
         )
 
     return exit_code(go_on)
@@ -226,6 +234,9 @@ def extend(
     platform: Literal["cpu", "gpu", "tpu"] | None = None,
     deterministic: bool = False,
     cluster: str | None = None,
+    quiet: bool = False,
+    json: bool = False,
+    verbose: bool = False,
 ) -> int:
     """Add schemes, seeds or both to a finished study: what there is is kept, what lacks is trained.
 
@@ -238,13 +249,17 @@ def extend(
         platform: As of run.
         deterministic: As of run.
         cluster: As of run.
+        quiet: As of run.
+        json: As of run.
+        verbose: As of run.
     """
 
     def more() -> "Result":
         from jaxinit.engine import again
 
         start(platform, deterministic, cluster)
-        with workers(cluster) as there:
+        asked = _asked(quiet=quiet, json=json, verbose=verbose)
+        with workers(cluster, asked, platform, deterministic) as there:
             result = again.extend(
                 folder,
                 schemes,
@@ -253,7 +268,7 @@ def extend(
                 force_resume=force_resume,
                 cluster=there,
             )
-        return show(result)
+        return show(result, asked)
 
     return exit_code(more)
 
@@ -266,6 +281,9 @@ def rerun(
     platform: Literal["cpu", "gpu", "tpu"] | None = None,
     deterministic: bool = False,
     cluster: str | None = None,
+    quiet: bool = False,
+    json: bool = False,
+    verbose: bool = False,
 ) -> int:
     """Run the study of a folder once more, in a new one; with --check say whether the records are
     the same bit for bit, and exit with 1 where they are not.
@@ -277,6 +295,9 @@ def rerun(
         platform: As of run.
         deterministic: As of run.
         cluster: As of run.
+        quiet: As of run.
+        json: As of run; the new study's answer, and the comparison on the error stream.
+        verbose: As of run.
     """
 
     def once_more() -> int:
@@ -284,19 +305,21 @@ def rerun(
 
         whole = folder.resolve()  # `.` has no name
         start(platform, deterministic, cluster)
-        with workers(cluster) as there:
+        asked = _asked(quiet=quiet, json=json, verbose=verbose)
+        with workers(cluster, asked, platform, deterministic) as there:
             both = again.rerun(folder, out or whole.with_name(f"{whole.name}-rerun"), cluster=there)
-        show(both.second)
+        show(both.second, asked)
         if not both.second.complete:
             return INTERRUPTED
         if not check:
             return 0
+        stream = sys.stderr if asked == "json" else sys.stdout
         if not both.differences:
-            print(f"the records are the same, bit for bit, as those of {folder}")
+            print(f"the records are the same, bit for bit, as those of {folder}", file=stream)
             return 0
-        print(f"the records are not those of {folder}:")
+        print(f"the records are not those of {folder}:", file=stream)
         for difference in both.differences:
-            print(f"- {difference}")
+            print(f"- {difference}", file=stream)
         return FAILED
 
     return exit_code(once_more)
@@ -630,6 +653,7 @@ def reproduce(
     /,
     size: Literal["smoke", "quick", "paper"] = "quick",
     out: Path | None = None,
+    first_seed: int = 0,
     quiet: bool = False,
     cluster: str | None = None,
 ) -> int:
@@ -640,6 +664,7 @@ def reproduce(
         name: The experiment, such as glorot2010.
         size: smoke (seconds), quick (minutes on two cores) or paper (for an accelerator).
         out: Folder of the results. Default: results/<name>-<size>.
+        first_seed: Measure it once more on other seeds, from this one on.
         quiet: No progress, only the answer.
         cluster: As of run; what an experiment has of its own trains here.
     """
@@ -647,7 +672,9 @@ def reproduce(
 
     def checked() -> int:
         check_name("experiment", name, known)
-        arguments = ["--size", size, *(["--out", str(out)] if out else [])]
+        arguments = ["--size", size, "--first-seed", str(first_seed)]
+        if out is not None:
+            arguments += ["--out", str(out)]
         if quiet:
             arguments.append("--quiet")
         if cluster is not None:
@@ -695,11 +722,14 @@ def claims(
             except BadStudy as error:
                 missing.append(f"{name}: {error}")
             if code == INTERRUPTED:
+                for other in list(named)[k + 1 :]:
+                    missing.append(f"{other}: not measured yet; the same command goes on")
                 break
         print_claims(c for its in summaries.values() for c in chosen(its["claims"], only))
         for line in missing:
             print(line, file=sys.stderr)
-        print(f"page: {write(claims_page(summaries, only, missing), out / REPORT)}")
+        file = f"{'-'.join(only)}.html" if only else REPORT  # which a part does not replace
+        print(f"page: {write(claims_page(summaries, only, missing), out / file)}")
         return code if code == INTERRUPTED else FAILED if missing else 0
 
     return exit_code(measured)
@@ -923,7 +953,7 @@ def start(
     sweep.one_device_per_core()
     sweep.keep_compilations()
     if not processes.distributed:
-        devices.start("cpu" if cluster else platform, deterministic)
+        devices.start("cpu" if cluster else platform, deterministic and not cluster)
         return None
     joined = peers.join(*which, platform)
     devices.start(platform, deterministic)
@@ -931,7 +961,12 @@ def start(
 
 
 @contextmanager
-def workers(cluster: str | None, asked: str = "") -> "Iterator[Cluster | None]":
+def workers(
+    cluster: str | None,
+    asked: str = "",
+    platform: Literal["cpu", "gpu", "tpu"] | None = None,
+    deterministic: bool = False,
+) -> "Iterator[Cluster | None]":
     """The cluster of an address, None for none; what runs inside shows how far it has come, as it
     is `asked`: quiet, json or verbose."""
     from jaxinit.engine import progress
@@ -942,7 +977,7 @@ def workers(cluster: str | None, asked: str = "") -> "Iterator[Cluster | None]":
         if cluster is None:
             yield None
             return
-        with Cluster(cluster) as there:
+        with Cluster(cluster, platform, deterministic) as there:
             yield there
 
 
@@ -965,7 +1000,7 @@ def carry_out(
     peers = start(platform, deterministic, cluster, processes)
     if peers is not None and not peers.leads:
         return 0 if follow(study, peers) else INTERRUPTED
-    with workers(cluster, asked) as there:
+    with workers(cluster, asked, platform, deterministic) as there:
         result = run(
             study,
             out=out,
@@ -975,16 +1010,17 @@ def carry_out(
             mapping="sharded" if sharded or processes.distributed else None,
             peers=peers,
         )
+    return show(result, asked)
+
+
+def show(result: "Result", asked: str = "") -> "Result":
+    """Print a result that was computed or read, draw its figures, and say where it is; as an object
+    where JSON is `asked` for."""
     if asked == "json":
         _draw(result)
         _report(result)
         _print_json(result)
         return result
-    return show(result)
-
-
-def show(result: "Result") -> "Result":
-    """Print a result that was computed or read, draw its figures, and say where it is."""
     _show(result)
     counts = (
         f"{result.summary['trials']} trials, {result.summary['compilations']} compilation(s) of "

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 # the machine is at fault: memory, disk, permissions; and a scheme that fails a coordinate check
 FAILED = 1
 REFUSED = 2  # the input is at fault
+PEER_GONE = 75  # another process of a model that several share is gone; a new start may mend it
 INTERRUPTED = 130  # what a shell reports for Ctrl-C
 CLOSED = 141  # and for output that nobody reads any more
 LONGEST = 500  # characters of another program's message

@@ -228,4 +228,5 @@ def costs(pairs: int, words: list[str], there: Path) -> bool:
             flush=True,
         )
     saving = middle("here", "saving") / middle("here", "training")
-    return saving < 0.03
+    overhead = middle("on workers", "wall") / middle("here", "wall") - 1
+    return saving < 0.03 and overhead < 0.15

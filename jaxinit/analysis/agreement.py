@@ -47,8 +47,16 @@ def agreements(first: Result, second: Result) -> list[Agreement]:
     the ratio against the baseline twice; each at 1 - 0.05 / m over all m intervals. Where one has
     the smaller budget, both are restricted to it.
     Assumes that the studies have no seed in common.
-    Raises: BadStudy where they share no scheme, or one of them has fewer than two seeds.
+    Raises: BadStudy where their epochs are not to the same target, they share no scheme, or one of
+    them has fewer than two seeds.
     """
+    for setting in ("task", "metric", "target"):
+        one, other = (getattr(result.study, setting, None) for result in (first, second))
+        if one != other:
+            raise BadStudy(
+                f"{first.folder} and {second.folder} count epochs to different targets, and do not "
+                f"compare: {setting} is {one!r} in the one, {other!r} in the other"
+            )
     baseline = first.study.baseline
     shared = []
     horizon = min(result.records.attrs["budget"] for result in (first, second))

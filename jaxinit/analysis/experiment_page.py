@@ -11,11 +11,12 @@ from typing import Any
 from jaxinit.analysis import study_page
 from jaxinit.analysis.claims import counted
 from jaxinit.analysis.folder import MANIFEST, Folder, folder_name, quoted
-from jaxinit.analysis.page import Block, Cell, Facts, Lines, Page, Section, Table
+from jaxinit.analysis.page import Block, Cell, Facts, Lines, Page, Picture, Section, Table
 from jaxinit.analysis.store import SUMMARY, Result
 from jaxinit.analysis.study_page import Parts
 from jaxinit.study import BadStudy
 
+MOST_PICTURES = 5 * 2**19  # bytes of figures that a page holds, which take a third more there
 OF_ALL = ("about", "table", "claims", "studies")  # in every summary.json; the rest is its own
 LONGEST = 2000  # characters of what an experiment keeps beside its rows
 
@@ -108,6 +109,8 @@ def _sections(
         sections.append(Section("Claims", [study_page.claims_table(summary["claims"])]))
     if summary.get("table"):
         sections.append(Section("Rows", [_rows(summary["table"])]))
+    if figures := _figures(path):
+        sections.append(Section("Figures", figures))
     for name, value in summary.items():
         if name not in OF_ALL:
             sections.append(Section(name.replace("_", " "), [_own(value)], folded=True))
@@ -117,6 +120,20 @@ def _sections(
         sections.append(Section(f"Study: {name}", blocks, folded=True))
     sections.append(Section("How it was measured", _how(path, about)))
     return sections
+
+
+def _figures(path: Path) -> list[Block]:
+    """The figures of the experiment's own; where they are too many for a page, the names of the
+    last."""
+    blocks: list[Block] = []
+    room, left = MOST_PICTURES, []
+    for file in sorted((path / "figures").glob("*.png")):
+        room -= file.stat().st_size
+        if room < 0:
+            left.append(f"{file.name}: {file}")
+        else:
+            blocks.append(Picture(file.stem.replace("_", " "), file.read_bytes()))
+    return [*blocks, Lines("Beside this page", left)] if left else blocks
 
 
 def _in_order(summary: Mapping[str, Any], studies: Mapping[str, Parts]) -> dict[str, Parts]:
@@ -185,14 +202,8 @@ def _how(path: Path, about: Mapping[str, Any]) -> list[Block]:
             facts[name.replace("_", " ")] = str(about[name])
     facts["versions"] = study_page.versions(about.get("versions", {}))
     words = f"jaxinit reproduce {about.get('experiment', '?')} --size {about.get('size', '?')}"
+    if about.get("first_seed"):
+        words += f" --first-seed {about['first_seed']}"
     blocks: list[Block] = [Facts("", {name: value for name, value in facts.items() if value})]
-    commands = (
-        [words]
-        if not about.get("first_seed")
-        else [
-            f"python experiments/{about['experiment']}.py --size {about['size']} --first-seed "
-            f"{about['first_seed']}"
-        ]
-    )
-    blocks.append(Lines("Once more", commands, command=True))
+    blocks.append(Lines("Once more", [words], command=True))
     return blocks

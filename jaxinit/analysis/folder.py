@@ -195,7 +195,11 @@ class Folder:
         with _usable(self.path):
             missing = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = _take(path)
+            try:
+                lock = _take(path)
+            except BaseException:
+                _remove_empty(missing)
+                raise
         try:
             with _usable(self.path):
                 self._recover()
@@ -204,6 +208,14 @@ class Folder:
             path.unlink(missing_ok=True)
             os.close(lock)
             _remove_empty(missing)
+
+    def check_there(self) -> None:
+        """Raises: BadStudy where the lock that this process holds is not in the folder any more."""
+        if not (self.path / LOCK).exists():
+            raise BadStudy(
+                f"{self.path} was moved or removed while it was written; move it back, or go on "
+                "where it is now with: jaxinit resume FOLDER"
+            )
 
     def _recover(self) -> None:
         """Finish the renames that a dead writer still owed, and remove what it wrote in vain."""
@@ -437,9 +449,13 @@ def _take(path: Path) -> int:
                 f"{path.parent} is being written by {holder}; wait for it, or give --out another "
                 "folder"
             ) from None
-        except OSError:
+        except OSError as error:  # as a network file system without a server of locks
             os.close(lock)
-            raise
+            path.unlink(missing_ok=True)
+            raise BadStudy(
+                f"{path.parent} cannot be locked ({error.strerror}), and two commands might write "
+                "it at once; give --out a folder on a file system that has locks"
+            ) from error
         # The holder before may have removed the file between our two calls: then this lock is of a
         # file without a name, and the next process would lock another one.
         try:

@@ -80,7 +80,7 @@ REMEDIES_IN_TIME: dict[Kind, tuple[str, ...]] = {
 IS_ALREADY = {
     "by_gain": ("by_gain", "he_normal", "he_uniform"),
     "he_normal": ("he_normal",),
-    "orthogonal": ("orthogonal",),
+    "orthogonal": ("orthogonal", "keras", "flax_linen", "flax_nnx"),  # in time, of the last three
     "identity": ("identity", "irnn"),
     "lsuv": ("lsuv",),
     "chrono": ("chrono",),

@@ -7,6 +7,7 @@ What a page shows of a study, an experiment or an audit is said where those are;
 looks. All text is escaped, names of schemes too.
 """
 
+import base64
 import csv
 import io
 import json
@@ -33,15 +34,36 @@ Sign: TypeAlias = Literal["good", "bad", "open"]
 
 
 @dataclass(frozen=True)
+class Against:
+    """A value with its interval, drawn over the band that was claimed of it, on a linear scale of
+    its own; an end that is not finite lies beyond what is drawn."""
+
+    span: Span
+    band: tuple[float, float]
+
+    def places(self) -> tuple[list[float], list[float]]:
+        """Where the span and the band lie, from 0 to 100."""
+        ends = [end for end in (*self.span, *self.band) if math.isfinite(end)]
+        room = 0.1 * (max(ends) - min(ends)) or 1.0
+        left, width = min(ends) - room, max(ends) - min(ends) + 2 * room
+
+        def place(end: float) -> float:
+            return round(min(max(100 * (end - left) / width, 0.0), 100.0), 1)
+
+        return [place(end) for end in self.span], [place(end) for end in self.band]
+
+
+@dataclass(frozen=True)
 class Cell:
     """An entry of a table: its text, what it is sorted by where that is a number, an interval to be
-    drawn, and whether it is good or bad news."""
+    drawn (on the scale of its column, or against a band), and whether it is good or bad news."""
 
     text: str
     value: float | None = None
     span: Span | None = None
     sign: Sign | None = None
     scheme: str = ""  # whose colour it has
+    against: Against | None = None
 
     @property
     def order(self) -> str:
@@ -178,7 +200,23 @@ class Lines:
         return "commands" if self.command else "lines"
 
 
-Block: TypeAlias = Table | Chart | Facts | Lines
+@dataclass(frozen=True)
+class Picture:
+    """A figure that was drawn elsewhere, as PNG."""
+
+    title: str
+    png: bytes
+
+    @property
+    def kind(self) -> str:
+        return "picture"
+
+    @property
+    def source(self) -> str:
+        return f"data:image/png;base64,{base64.b64encode(self.png).decode()}"
+
+
+Block: TypeAlias = Table | Chart | Facts | Lines | Picture
 
 
 @dataclass(frozen=True)

@@ -24,10 +24,13 @@ def page_of(path: Path) -> Page:
 
 
 def is_current(path: Path) -> bool:
-    """Whether a folder has a page that is no older than what it is made of."""
+    """Whether a folder has a page that is no older than what it is made of; that of claims is made
+    of other folders, and written when they have ended."""
     page = path / REPORT
-    if not page.is_file() or not (path / MANIFEST).is_file():
+    if not page.is_file():
         return False
+    if not (path / MANIFEST).is_file():
+        return True
     written = page.stat().st_mtime
     made_of = (*path.rglob(MANIFEST), *path.rglob(STATE))  # of an experiment: its studies' too
     return all(part.stat().st_mtime <= written for part in made_of)

@@ -44,6 +44,7 @@ NAMES = {
 OWN = "this network"  # what stands for a scheme where there is none
 WIDEST = 4.0  # a histogram's axis, at most, in those of the scheme in the middle
 ROUNDING = 1e-16  # what falls below that part of a curve's largest is lost in rounding
+DECOMPOSED = 1e-14  # and below that part of the largest singular value of the same matrix
 CUT = f"a curve ends where a seed has fallen below {ROUNDING:g} of its largest"
 FEWEST_DECADES = 2  # of the axes of a coordinate check
 MOST_NAMED = 5  # layers that a legend names
@@ -309,7 +310,7 @@ def _draw_jacobians(axes: "Axes", jacobian: xr.DataArray, look: Look) -> None:
     values = jacobian.transpose("seed", "lag", "index").values
     largest = values[..., 0]
     median = np.median(values, axis=-1)
-    median = np.where(median > ROUNDING * largest, median, 0)
+    median = np.where(median > DECOMPOSED * largest, median, 0)
     lags = jacobian.lag.values
     _draw_sizes(axes, lags, largest, look)
     _draw_sizes(axes, lags, median, {"color": look["color"], "linestyle": "--"})

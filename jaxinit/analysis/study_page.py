@@ -4,6 +4,7 @@ folder -> what can be read of it, and what is missing -> sections -> Page
 """
 
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,6 +21,7 @@ from jaxinit.analysis.folder import Folder, quoted
 from jaxinit.analysis.outcome import Outcome
 from jaxinit.analysis.page import (
     REPORT,
+    Against,
     Block,
     Cell,
     Chart,
@@ -111,7 +113,10 @@ def read(path: str | Path) -> Parts:
         summary = attempt(lambda: json.loads(folder.read(store.SUMMARY)))
         if summary is None and records is not None and study is not None:
             summary = summarize(records, study, about)
-    return Parts(folder.path, about, study, records, summary, None, complete, missing)
+    signals = None
+    if folder.holds(SIGNALS):
+        signals = attempt(lambda: store.read_records(folder, SIGNALS))
+    return Parts(folder.path, about, study, records, summary, signals, complete, missing)
 
 
 def parts_of(result: Result) -> Parts:
@@ -381,7 +386,7 @@ def claims_table(claims: Sequence[Claim]) -> Table:
                 Cell(claim["id"]),
                 Cell(claim["statement"]),
                 Cell(claim["published"] or "no source found"),
-                Cell(measured_of(claim), claim["measured"]),
+                Cell(measured_of(claim), claim["measured"], against=_against(claim)),
                 Cell(", ".join(claim["parts"])),
                 Cell(judged(claim), sign=VERDICTS[claim["verdict"]]),
                 Cell(claim["note"]),
@@ -390,7 +395,26 @@ def claims_table(claims: Sequence[Claim]) -> Table:
         records.append({key: _flat(value) for key, value in claim.items()})
     columns = ("claim", "statement", "published", "measured (95 %)", "band", "verdict", "note")
     numeric = frozenset(columns[3:4])
-    return Table("", columns, rows, numeric=numeric, records=records, words=True)
+    note = "Drawn: the measured value and its interval, over the band that was claimed, shaded."
+    return Table("", columns, rows, note=note, numeric=numeric, records=records, words=True)
+
+
+def _against(claim: Claim) -> Against | None:
+    """The drawing of a claim: what was measured over its band; none where nothing was."""
+    value = claim["measured"]
+    kind = claim.get("measured_is", "=")
+    if value is None or not math.isfinite(value) or kind == "?":
+        return None
+    low, high = (value if end is None else end for end in (claim["low"], claim["high"]))
+    if kind == ">=":
+        high = math.inf
+    if kind == "<=":
+        low = -math.inf
+    least, most = claim["band"]
+    return Against(
+        (low, value, high),
+        (-math.inf if least is None else least, math.inf if most is None else most),
+    )
 
 
 def _flat(value: Any) -> Any:

@@ -147,6 +147,8 @@ def rerun(
     if new.exists() and (not new.is_dir() or any(new.iterdir())):
         raise BadStudy(f"{out} is not empty; give --out a new folder for the study run again")
     options = {"mapping": _mapping(first, cluster)} | options
+    if options["mapping"] == "vmap":  # where their number shapes the program
+        options = {"slots_per_device": first.about.get("slots_per_device")} | options
     second = run(first.study, out=out, cluster=cluster, **options)
     return Rerun(first, second, differences(first, second))
 

@@ -47,7 +47,13 @@ from jaxinit.engine.cluster import (
     take_parts,
 )
 from jaxinit.engine.identity import Identity, changed, combined, identify
-from jaxinit.engine.initial import Initial, calibrate_parameters, draw_parameters, of_points
+from jaxinit.engine.initial import (
+    Initial,
+    Reports,
+    calibrate_parameters,
+    draw_parameters,
+    of_points,
+)
 from jaxinit.engine.peers import Peers, led
 from jaxinit.engine.progress import Best, Standing, allowed
 from jaxinit.engine.recorder import SignalRecorder
@@ -143,13 +149,15 @@ def run(
             _check_for_peers(schemes, tasks, models, mapping)
         here = place(mapping, cluster)
         device = here["device"]
-        slots = slots_per_device or default_slots(
-            resolved.study, device["mapping"], device["count"]
+        folder = Folder(Path(out) if out is not None else resolved.study.folder)
+        slots = (
+            slots_per_device
+            or _slots_before(folder, resolved.study, device)
+            or default_slots(resolved.study, device["mapping"], device["count"])
         )
         options = Options(device["mapping"], slots, signals, force_resume, cluster, peers, here)
         if device["mapping"] == "sharded":
             check_sharded(resolved)
-        folder = Folder(Path(out) if out is not None else resolved.study.folder)
         with allowed(progress), sweep.numerics(study):
             result = _run(resolved, folder, began, options)
     if peers is not None:
@@ -245,6 +253,14 @@ def default_slots(study: Study, mapping: sweep.Mapping, devices: int) -> int:
     return min(-(-searches_of(study) * of_search // devices), MOST_SLOTS)
 
 
+def _slots_before(folder: Folder, study: Study, device: Mapping[str, Any]) -> int | None:
+    """With how many slots a device has begun this study, where their number shapes the program."""
+    about = store.answered(folder, study)
+    if about is None or not device["mapping"] == about["device"]["mapping"] == "vmap":
+        return None
+    return about.get("slots_per_device")
+
+
 def _is_answered(folder: Folder, study: Study, identity: Identity) -> bool:
     """Whether a folder holds this very study, complete. Raises: BadStudy when it holds anything but
     this study."""
@@ -306,8 +322,13 @@ def _answer(
         initial, calibrated = None, {}
         failures: dict[str, str] = {}
         if options.cluster is None and options.mapping != "sharded":
-            drawn = draw_parameters(resolved)
-            initial, calibrated = calibrate_parameters(resolved, drawn, failures)
+            drawn = draw_parameters(resolved, failures=failures)
+
+            def calibrate() -> tuple[Initial, Reports]:
+                with sweep.numerics(study):  # which JAX keeps by thread
+                    return calibrate_parameters(resolved, drawn, failures)
+
+            initial, calibrated = sweep.apart(calibrate, lambda: bool(stop))
         if failures and not initial:
             name, reason = next(iter(failures.items()))
             raise BadStudy(f"{name}: {reason}")
@@ -320,6 +341,7 @@ def _answer(
         about |= {"identity": identity, "digest": digest}
         about["calibrations"] = about.get("calibrations", {}) | calibrated
         about["failures"] = about.get("failures", {}) | failures
+        about["slots_per_device"] = options.slots_per_device
         history = History(past, began, options.place, forced, compiled)
         store.write_study(folder, study, about | {"status": "running"} | history.about())
         campaign = Campaign(
@@ -344,6 +366,7 @@ def _answer(
         about[name] = {**about.get(name, {}), **its} if isinstance(its, dict) else its
     records = courses.dataset()
     about |= {"status": "complete" if complete else "interrupted"} | history.about()
+    folder.check_there()
     with progress.work("comparing schemes"):
         summary = summarize(records, study, about)
     files = {store.RECORDS: store.netcdf(records), store.SUMMARY: to_json(summary)}
@@ -757,6 +780,7 @@ class Campaign:
         states = [jax.tree.leaves(state) for state in under_way.values()]
         for k, leaves in enumerate(zip(*states, strict=True)):
             arrays[f"state{k}"] = np.stack(leaves)
+        self.folder.check_there()
         store.write_state(self.folder.path, arrays, self.identity, self.history.lives())
         if isinstance(self.sweeper, ClusterSweep):
             self.sweeper.saved()

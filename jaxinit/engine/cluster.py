@@ -19,9 +19,11 @@ import subprocess
 import threading
 import time
 import uuid
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,6 +35,7 @@ from jaxinit.analysis.folder import write_synced
 from jaxinit.analysis.outcome import Outcome
 from jaxinit.analysis.records import Point
 from jaxinit.engine import progress, sweep, training
+from jaxinit.engine.devices import DETERMINISTIC
 from jaxinit.engine.identity import combined, identify
 from jaxinit.engine.initial import (
     Initial,
@@ -56,6 +59,7 @@ FREED = 32 * 2**20  # bytes: the largest array that glibc keeps when it is freed
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 PARTS = ".parts"  # in a study's folder: what workers wrote that the client has not saved yet
 LOCAL = "local"  # the address of workers that are started here
+LOOPBACK = "127.0.0.1"
 
 
 class Question(NamedTuple):
@@ -233,7 +237,7 @@ class Session:
         """Draw and calibrate a scheme, once."""
         if scheme in self.initial or scheme in self.failures:
             return
-        drawn = draw_parameters(self.resolved, [scheme])
+        drawn = draw_parameters(self.resolved, [scheme], self.failures)
         initial, report = calibrate_parameters(self.resolved, drawn, self.failures)
         self.initial |= initial
         self.calibrated |= report
@@ -345,12 +349,16 @@ class Cluster:
 
     `address` is that of a scheduler, `tcp://HOST:PORT` or `tls://HOST:PORT`, whose certificates
     Dask's own configuration names, or `local` for one of this machine, with a worker a core, or a
-    GPU, that listens on the loopback alone.
+    GPU, that listens on the loopback alone: on `platform`, if that is given, and of GPUs with
+    `deterministic` operations.
     Raises: NoDevice, in a line, where nobody answers, no worker comes, or one of them is of another
-    version.
+    version; BadStudy for an address that is none, and where a platform or determinism is asked of
+    workers that were started elsewhere.
     """
 
-    def __init__(self, address: str = LOCAL):
+    def __init__(
+        self, address: str = LOCAL, platform: str | None = None, deterministic: bool = False
+    ):
         try:
             import distributed
         except ImportError as error:
@@ -363,7 +371,7 @@ class Cluster:
         self.address = address
         if address == LOCAL:
             try:
-                self.here = _local_cluster(distributed)
+                self.here = _local_cluster(distributed, platform, deterministic)
             except (RuntimeError, OSError) as error:  # a worker died, or there is no port
                 raise NoDevice(
                     f"no workers could be started here ({_first_line(error)}); run without "
@@ -374,6 +382,13 @@ class Cluster:
             raise BadStudy(
                 f"a cluster's address is tcp://HOST:PORT or tls://HOST:PORT, got {address!r}"
             )
+        elif platform or deterministic:
+            raise BadStudy(
+                f"workers of {address} were started elsewhere, on what they were told there; leave "
+                "out --platform and --deterministic, and start them with JAX_PLATFORMS or "
+                f"XLA_FLAGS={DETERMINISTIC}"
+            )
+        _check_certificates()
         security = distributed.Security(require_encryption=True) if "tls:" in address else None
         try:
             self.client = distributed.Client(
@@ -385,6 +400,7 @@ class Cluster:
                 f"no scheduler answers at {address} ({_first_line(error)}); start one with: dask "
                 "scheduler, and look at host, port and certificates"
             ) from error
+        self._compare_dask()
         self.known: dict[str, dict[str, Any]] = {}
         self.asked: dict[str, Any] = {}  # what workers are to say of themselves
         self.unfit: set[str] = set()  # workers that came later and round otherwise
@@ -406,6 +422,18 @@ class Cluster:
             self.client.close()
         if self.here is not None:
             self.here.close()
+
+    def _compare_dask(self) -> None:
+        """Say where the scheduler has another Dask than is here: what is sent may not be read."""
+        with contextlib.suppress(Exception):  # a scheduler that does not say it
+            versions: Any = self.client.get_versions()
+            there = versions["scheduler"]["packages"]["distributed"]
+            here = version("distributed")
+            if there != here:
+                progress.say(
+                    f"the scheduler at {self.address} has Dask {there}, and here is {here}; "
+                    "install the same there"
+                )
 
     def _await_first(self) -> None:
         deadline = time.monotonic() + FIRST_WORKER
@@ -469,7 +497,7 @@ class Cluster:
         """What a worker says of itself; None of one that has not said it yet, or is gone.
 
         Raises: NoDevice for one that cannot say it."""
-        from distributed.comm import CommClosedError
+        from distributed.comm.core import CommClosedError
         from distributed.scheduler import KilledWorker
 
         if address not in self.asked:
@@ -489,6 +517,13 @@ class Cluster:
             return None
         except (KilledWorker, CommClosedError):  # its death, or the scheduler's
             return None
+        except RuntimeError as error:
+            if "task graph" not in str(error):
+                raise NoDevice(f"worker {address}: {_first_line(error)}") from error
+            raise NoDevice(
+                f"the scheduler at {self.address} cannot read what is sent to it; install jaxinit "
+                f"{store.conditions()['versions']['jaxinit']} beside it, with the extra `cluster`"
+            ) from error
         except Exception as error:  # as an older version would
             raise NoDevice(
                 f"worker {address} does not say what it is ({_first_line(error)}); install the "
@@ -536,10 +571,25 @@ def _silence() -> None:
     for name in ("distributed", *logging.root.manager.loggerDict):
         if name.partition(".")[0] == "distributed":
             logging.getLogger(name).setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", "Mismatched versions found")  # a table; ours is a line
 
 
-def _local_cluster(distributed: Any) -> Any:
-    """A scheduler on the loopback, and a worker a core, or a GPU."""
+def _check_certificates() -> None:
+    """Raises: NoDevice for a file of Dask's configuration of TLS that is not there."""
+    import dask
+
+    for which in ("ca-file", "client.cert", "client.key"):
+        name = f"distributed.comm.tls.{which}"
+        path = dask.config.get(name, None)  # pyright: ignore[reportPrivateImportUsage]
+        if path and not os.path.isfile(path) and "-----BEGIN" not in str(path):
+            raise NoDevice(f"{path}, Dask's {name}, is not there; give the path of a file")
+
+
+def _local_cluster(distributed: Any, platform: str | None, deterministic: bool) -> Any:
+    """A scheduler on the loopback, and a worker a core, or a GPU.
+
+    Raises: NoDevice for a platform that is not here, BadStudy for one of which each worker would
+    want all devices."""
     import dask
 
     # Workers read this when they start, also in a dead one's place.
@@ -547,17 +597,34 @@ def _local_cluster(distributed: Any) -> Any:
     # After 15 s Dask would give up one that starts again, which takes longer on a busy machine.
     dask.config.set({"distributed.deploy.lost-worker-timeout": PATIENCE})  # pyright: ignore[reportPrivateImportUsage]
     flags = sweep.one_thread(os.environ.get("XLA_FLAGS", ""))
+    if platform not in (None, "cpu", "gpu"):
+        raise BadStudy(f"workers that are started here are on cpu or gpu, got {platform!r}")
+    gpus = [] if platform == "cpu" else gpus_of_this_machine()
+    if platform == "gpu" and not gpus:
+        raise NoDevice("no GPU where one was asked for; leave --platform out")
+    if deterministic and gpus:
+        flags = f"{flags} {DETERMINISTIC}"
     workers: dict[int, Any] = {}
-    own: list[dict[str, str]] = [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus_of_this_machine()]
+    own: list[dict[str, str]] = [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus]
     own = own or [{"JAX_PLATFORMS": "cpu"}] * sweep.available_cores()
     for number, its in enumerate(own):
-        options = {"nthreads": 1, "env": {"XLA_FLAGS": flags} | its, "memory_limit": 0}
+        options = {
+            "host": LOOPBACK,  # a worker runs whatever it is sent, and by itself listens to all
+            "nthreads": 1,
+            "env": {"XLA_FLAGS": flags} | its,
+            "memory_limit": 0,
+        }
         if "CUDA_VISIBLE_DEVICES" in its:
             options["resources"] = {"GPU": 1}
         workers[number] = {"cls": distributed.Nanny, "options": options}
     scheduler = {
         "cls": distributed.Scheduler,
-        "options": {"host": "127.0.0.1", "port": 0, "dashboard": False},
+        "options": {
+            "host": LOOPBACK,
+            "port": 0,
+            "dashboard": False,
+            "dashboard_address": f"{LOOPBACK}:0",  # else a port that another study may have
+        },
     }
     return distributed.SpecCluster(workers=workers, scheduler=scheduler, silence_logs=50)
 
@@ -766,6 +833,9 @@ class ClusterSweep:
             if status == "pending":
                 continue
             future, post.future = post.future, None
+            if status == "lost":  # its worker died when it had answered, and nobody had asked
+                self._blame(post, RuntimeError("the worker died with its answer"))
+                continue
             self.taken.update(self._parts(post))
             if status == "finished":
                 post.answered = True

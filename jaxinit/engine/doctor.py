@@ -19,7 +19,8 @@ from jaxinit.tasks.disk import PINS, folders
 OPTIONAL = {  # what each brings
     "distributed": "clusters: pip install 'jaxinit[cluster]'",
     "torch": "comparisons with PyTorch",
-    "safetensors": "audits of PyTorch's weights",
+    "tensorboardX": "jaxinit export --to tensorboard",
+    "wandb": "jaxinit export --to wandb",
 }
 GIB = 2**30
 SIZE = 256  # of a matrix product that shows the precision of a device

@@ -21,12 +21,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxinit.analysis.folder import Folder, another
+from jaxinit.console import in_one_line
 from jaxinit.engine import sweep
 from jaxinit.engine.resolve import Resolved
 from jaxinit.introspect import Training
 from jaxinit.names import without_address
 from jaxinit.spec import draw
-from jaxinit.study import Study
+from jaxinit.study import BadStudy, Study
 from jaxinit.tasks import Task
 from jaxinit.tasks.base import Seen
 
@@ -100,9 +101,14 @@ def scheme_digest(resolved: Resolved, scheme: str) -> str:
     digest = hashlib.sha256()
     for name, rule in resolved.rules[scheme].items():
         digest.update(f"{name} {rule.multiplier} {rule.lr_scale} {rule.wd_scale}\n".encode())
-    program = program_digest(
-        lambda key: draw(resolved.schemes[scheme], key, leaves), jax.random.key(0)
-    )
+    try:
+        program = program_digest(
+            lambda key: draw(resolved.schemes[scheme], key, leaves), jax.random.key(0)
+        )
+    except Exception as error:
+        raise BadStudy(
+            f"scheme {scheme!r} cannot be drawn ({in_one_line(error)}); mend it, or leave it out"
+        ) from error
     digest.update(program.encode())
     return digest.hexdigest()
 

@@ -27,19 +27,30 @@ Initial: TypeAlias = dict[str, dict[str, np.ndarray]]
 Reports: TypeAlias = dict[str, dict[str, dict[str, float]]]
 
 
-def draw_parameters(resolved: Resolved, schemes: Collection[str] | None = None) -> Initial:
+def draw_parameters(
+    resolved: Resolved,
+    schemes: Collection[str] | None = None,
+    failures: dict[str, str] | None = None,
+) -> Initial:
     """The initial parameters of every scheme (or of some) and seed, drawn by one program, in
     float32.
 
     The base key of a seed does not depend on the scheme, so that draws are paired.
+    With `failures`, a scheme of which a draw fails is left out, and its reason put there.
     """
     by_scheme = {}
     drawn = [name for name in resolved.schemes if schemes is None or name in schemes]
     with progress.work("drawing", len(drawn), "schemes") as drawing:
-        for name in drawn:
-            by_scheme[name] = jax.vmap(partial(draw_seed, resolved, name))(_seeds(resolved))
-            drawing.at(len(by_scheme))
-        return jax.tree.map(np.asarray, by_scheme)
+        for k, name in enumerate(drawn):
+            try:
+                its = jax.vmap(partial(draw_seed, resolved, name))(_seeds(resolved))
+                by_scheme[name] = jax.tree.map(np.asarray, its)
+            except jax.errors.JaxRuntimeError as error:  # of memory, or of a callback to Python
+                if failures is None:
+                    raise
+                *_, failures[name] = str(error).strip().splitlines()
+            drawing.at(k + 1)
+        return by_scheme
 
 
 def draw_seed(

@@ -27,14 +27,13 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from jaxinit.console import handled, in_one_line
+from jaxinit.console import PEER_GONE, handled, in_one_line
 from jaxinit.study import BadStudy, NoDevice
 
 BEAT = 5.0  # seconds between two signs of life
 SILENCE = 40.0  # after which a process counts as gone
 FAREWELL = 5.0  # which the leader gives the others to end before it does
 START = 120  # seconds in which all processes must come
-LOST = 75  # the exit code of one whose peer is gone: a failure that a new start may mend
 GO_ON = "what was saved is kept: start all processes again, and the study goes on"
 SIZE = 512  # bytes of an announcement
 
@@ -130,7 +129,7 @@ def leave(why: str) -> NoReturn:
     """End this process at once, as a kill would, which loses nothing that was saved."""
     sys.stderr.write(f"\njaxinit: {why}; {GO_ON}\n")
     sys.stderr.flush()
-    os._exit(LOST)
+    os._exit(PEER_GONE)
 
 
 def lines(link: socket.socket) -> Iterator[bytes]:

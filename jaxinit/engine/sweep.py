@@ -12,6 +12,7 @@ communicate.
 import contextvars
 import math
 import os
+import sys
 import tempfile
 import threading
 import time
@@ -517,7 +518,13 @@ class Sweep:
         )
         data_bytes = sum(a.nbytes for a in jax.tree.leaves(self.data))
         arranging = data_bytes + 3 * width * state_bytes  # those there, those who join, and both
-        sizes = self._program(self.slots, *one_slot).memory_analysis()
+        try:
+            sizes = self._program(self.slots, *one_slot).memory_analysis()
+        except jax.errors.JaxRuntimeError as error:
+            # A TPU says so when it compiles; with one trial each there is nothing to halve.
+            if "RESOURCE_EXHAUSTED" not in str(error) or width == 1:
+                raise
+            return sys.maxsize
         if sizes is None:  # a backend that does not tell
             return arranging
         inputs_and_outputs = sizes.argument_size_in_bytes + sizes.output_size_in_bytes
@@ -603,22 +610,27 @@ _compilations: list[threading.Thread] = []
 
 
 def compiled(lowered: Any, stopped: Callable[[], bool]) -> Any:
-    """A lowered program, compiled on a thread of its own: one that compiles hears of no signal.
+    """A lowered program, compiled `apart`."""
+    return apart(lowered.compile, stopped)
 
-    Raises: Interrupted where somebody asks to stop meanwhile; the compilation cannot be stopped,
-    and ends by itself or with the process (`compiling`).
+
+def apart(work: Callable[[], Any], stopped: Callable[[], bool]) -> Any:
+    """What work returns, done on a thread of its own: one that compiles hears of no signal.
+
+    Raises: Interrupted where somebody asks to stop meanwhile; a compilation cannot be stopped, and
+    ends by itself or with the process (`compiling`).
     """
     done: list[Any] = []
     failed: list[Exception] = []
 
-    def compile_it() -> None:
+    def do() -> None:
         try:
-            done.append(lowered.compile())
+            done.append(work())
         except Exception as error:
             failed.append(error)
 
     here = contextvars.copy_context()  # of how progress is shown
-    thread = threading.Thread(target=lambda: here.run(compile_it), daemon=True)
+    thread = threading.Thread(target=lambda: here.run(do), daemon=True)
     _compilations[:] = [other for other in _compilations if other.is_alive()] + [thread]
     thread.start()
     while thread.is_alive():

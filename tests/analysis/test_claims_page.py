@@ -9,8 +9,8 @@ import pytest
 from jaxinit import cli
 from jaxinit.analysis.claims_page import chosen, claims_page, is_named
 from jaxinit.analysis.folder import Folder, to_json
-from jaxinit.analysis.page import rendered
-from jaxinit.console import FAILED, REFUSED
+from jaxinit.analysis.page import REPORT, rendered
+from jaxinit.console import FAILED, INTERRUPTED, REFUSED
 
 KEPT = Path(__file__).parent.parent.parent / "docs" / "summaries"
 
@@ -66,9 +66,28 @@ def test_claims_are_measured_once_and_one_that_fails_costs_no_other(
     said = capsys.readouterr()
     assert "A10.small_normal" in said.out
     assert "uniform01" in said.err
-    assert (tmp_path / "c" / "report.html").exists()
+    assert (tmp_path / "c" / "A10.html").exists(), "which does not replace that of all claims"
     assert cli.main(words) == FAILED
     assert ran == ["rnn_convergence", "uniform01", "uniform01"]
+
+
+def test_what_an_interrupted_run_has_not_measured_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(cli, "_in_a_process", lambda words: INTERRUPTED)
+    assert cli.main(["claims", "--only", "A10", "--out", str(tmp_path)]) == INTERRUPTED
+    assert "uniform01: not measured yet; the same command goes on" in capsys.readouterr().err
+    assert "uniform01: not measured yet" in (tmp_path / "A10.html").read_text()
+
+
+def test_the_folder_of_claims_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / REPORT).write_text("the page of all claims")
+    shown: list[str] = []
+    monkeypatch.setattr("webbrowser.open", lambda page: shown.append(page) or True)
+    assert cli.main(["open", str(tmp_path)]) == 0
+    assert shown == [(tmp_path / REPORT).resolve().as_uri()]
 
 
 def test_a_claim_that_nobody_has_is_refused(capsys: pytest.CaptureFixture) -> None:

@@ -13,7 +13,7 @@ from pages import Read, asks_for_nothing
 from jaxinit.analysis import store
 from jaxinit.analysis.comparison_page import comparison_page
 from jaxinit.analysis.page import rendered
-from jaxinit.study import BadStudy, Study
+from jaxinit.study import BadStudy
 
 
 def test_two_studies_are_compared_on_a_page(tmp_path: Path) -> None:
@@ -26,9 +26,14 @@ def test_two_studies_are_compared_on_a_page(tmp_path: Path) -> None:
     assert len(read.numbers["charts"]) == 6
     assert {row["scheme"] for row in read.records()} == set(STUDY.schemes)
     assert asks_for_nothing(read)
-    other = Study(schemes=("he_normal",), baseline="he_normal", search="grid", lrs=(0.1,), seeds=2)
+    other = replace(
+        STUDY, schemes=("he_normal",), baseline="he_normal", search="grid", lrs=(0.1,), seeds=2
+    )
     attrs = store.attributes(other, 4, about("complete")["task"], "d")
     trials = [Ended("he_normal", 0.1, seed, 1.0) for seed in (0, 1)]
     third = keep(tmp_path / "c", other, courses(trials, **attrs).dataset())
     with pytest.raises(BadStudy, match="report no scheme in common"):
         comparison_page(first, third)
+    fourth = keep(tmp_path / "d", replace(STUDY, first_seed=100, target=0.5))
+    with pytest.raises(BadStudy, match=r"do not compare: target is 0\.97 in the one, 0\.5 in the"):
+        comparison_page(first, fourth)

@@ -59,6 +59,21 @@ def test_claims_rows_and_studies_are_on_one_page(tmp_path: Path) -> None:
     assert Read(rendered(experiment_page(tmp_path, [result]))).numbers == read.numbers
 
 
+def test_its_figures_are_in_the_page_as_far_as_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, {"claims": []})
+    (tmp_path / "figures").mkdir()
+    for name, size in (("figure_1", 300), ("figure_2", 800)):
+        (tmp_path / "figures" / f"{name}.png").write_bytes(b"x" * size)
+    monkeypatch.setattr("jaxinit.analysis.experiment_page.MOST_PICTURES", 1000)
+    text = rendered(experiment_page(tmp_path))
+    assert text.count('<img src="data:image/png;base64,eHh4') == 1
+    assert 'alt="figure 1"' in text
+    assert "figure_2.png: " in text
+    assert asks_for_nothing(Read(text))
+
+
 def test_rows_of_its_own_are_shown_as_they_are(tmp_path: Path) -> None:
     rows = [{"scheme": "<b>", "error": 0.25, "lrs": [1, 2]}, {"scheme": "x", "error": None}]
     with no_verdicts():

@@ -1,6 +1,8 @@
 """A folder that keeps an answer: whole or not at all, verified, one writer at a time, whatever
 kills it."""
 
+import errno
+import fcntl
 import json
 import os
 import re
@@ -8,6 +10,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -179,6 +182,29 @@ def test_a_folder_made_for_nothing_is_removed_again(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), Folder(tmp_path / "deep" / "er").locked():
         raise ZeroDivisionError
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_system_without_locks_is_named_and_nothing_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(*_: object) -> NoReturn:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuses)
+    with (
+        pytest.raises(BadStudy, match=r"er cannot be locked \(No locks available\), and two"),
+        Folder(tmp_path / "deep" / "er").locked(),
+    ):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_was_moved_while_it_was_written_is_named(kept: Folder) -> None:
+    with kept.locked():
+        kept.check_there()
+        kept.path.rename(kept.path.with_name("elsewhere"))
+        with pytest.raises(BadStudy, match="was moved or removed while it was written"):
+            kept.check_there()
 
 
 # Writes a second answer into the folder named first, and dies at a call of a system function,

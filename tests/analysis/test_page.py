@@ -1,6 +1,7 @@
 """A page needs nothing else, and whatever stands in it is text."""
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from pages import Read, asks_for_nothing
 
 from jaxinit.analysis import page
 from jaxinit.analysis.curves import Curve, line
-from jaxinit.analysis.page import Cell, Chart, Facts, Lines, Page, Section, Table
+from jaxinit.analysis.page import Against, Cell, Chart, Facts, Lines, Page, Section, Table
 from jaxinit.study import BadStudy
 
 EVIL = "<script>alert(1)</script>"
@@ -59,6 +60,14 @@ def test_embedded_json_is_what_it_was() -> None:
     text = page.embedded(content)
     assert not set("<>&") & set(text)
     assert json.loads(text) == content
+
+
+def test_a_value_is_drawn_over_the_band_that_was_claimed() -> None:
+    """On a scale of its own with a tenth of room on both sides; one without an end is cut."""
+    places = Against((2.0, 3.0, 5.0), (1.0, math.inf)).places()
+    assert places == ([29.2, 50.0, 91.7], [8.3, 100.0])
+    at_least = Against((2.0, 2.0, math.inf), (1.0, 3.0)).places()
+    assert at_least == ([50.0, 50.0, 100.0], [8.3, 91.7])
 
 
 def test_intervals_lie_on_a_logarithmic_scale_for_rows_that_are_alike() -> None:

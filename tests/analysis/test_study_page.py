@@ -160,6 +160,8 @@ def test_signals_are_drawn_where_they_were_recorded(tmp_path: Path) -> None:
     charts = page_of(tmp_path / "s").numbers["charts"][3:]
     assert [chart["title"] for chart in charts[:2]] == ["in: activations", "in: gradients"]
     assert len(charts) == 6
+    (tmp_path / "s" / "summary.json").write_bytes(b"damaged")
+    assert page_of(tmp_path / "s").numbers["charts"][3:] == charts
     assert charts[0]["lines"][0]["y"] == pytest.approx([1.0, (1 + 6 / 7) ** 0.5], rel=1e-3)
     before = study_page.signal_charts(signals(epochs=False))
     assert [block.kind for block in before] == ["chart"] * 3 + ["lines"]

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -27,13 +28,14 @@ from short_study import SHORT, STUDY
 import jaxinit
 from jaxinit import spec
 from jaxinit.analysis import store
+from jaxinit.analysis.folder import Folder
 from jaxinit.analysis.outcome import Outcome
 from jaxinit.analysis.records import select
 from jaxinit.analysis.search import trials_of_a_search
 from jaxinit.analysis.store import Result
-from jaxinit.engine import campaign, devices, initial, progress, resolve, sweep
+from jaxinit.engine import again, campaign, devices, initial, progress, resolve, sweep
 from jaxinit.initializers import glorot_scheme, normal, zeros
-from jaxinit.study import BadStudy, Study
+from jaxinit.study import BadStudy, Interrupted, Study
 from jaxinit.tasks import TASKS, Task
 
 
@@ -119,6 +121,7 @@ def test_the_same_command_reads_the_answer_back(
     assert again.origin.startswith("computed 20")
 
 
+@pytest.mark.slow
 def test_a_study_can_be_repeated_from_its_own_file(result: Result, tmp_path: Path) -> None:
     again = campaign.run(
         Study.from_json(result.folder / "study.json"), out=tmp_path / "again", progress=False
@@ -160,6 +163,7 @@ def test_trials_together_are_those_one_by_one_within_rounding(
     assert worst < 1e-4
 
 
+@pytest.mark.slow
 def test_own_schemes_and_scaled_rules(tmp_path: Path) -> None:
     def mine(leaf: spec.Leaf):
         return spec.Rule(glorot_scheme(leaf), multiplier=2.0, lr_scale=0.5)
@@ -179,6 +183,89 @@ def test_own_schemes_and_scaled_rules(tmp_path: Path) -> None:
         select(alone.records, "xavier_rnn").train_loss,
         rtol=2e-3,
     )
+
+
+def test_a_scheme_that_cannot_be_drawn_is_refused_by_name(tmp_path: Path) -> None:
+    def broken(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+        raise ZeroDivisionError("no law for\nthis")
+
+    study = replace(STUDY, schemes=("mine", "small_normal"), baseline="small_normal")
+    with pytest.raises(BadStudy, match=r"scheme 'mine' cannot be drawn \(no law for this\); mend"):
+        campaign.run(
+            study,
+            out=tmp_path / "s",
+            schemes={"mine": lambda leaf: broken},
+            progress=False,
+        )
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_draw_that_fails_costs_no_other_scheme(tmp_path: Path) -> None:
+    """Of which nothing is known before it is carried out."""
+
+    def fails(shape: tuple[int, ...]) -> np.ndarray:
+        raise ValueError("the file of weights is gone")
+
+    def from_a_file(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+        made = jax.ShapeDtypeStruct(shape, dtype)
+        return jax.pure_callback(lambda _: fails(shape), made, key, vmap_method="sequential")
+
+    study = replace(
+        STUDY, schemes=("mine", "small_normal"), baseline="small_normal", lrs=(0.1,), epochs=1
+    )
+    done = campaign.run(
+        study,
+        out=tmp_path / "s",
+        schemes={"mine": lambda leaf: from_a_file},
+        progress=False,
+    )
+    assert "the file of weights is gone" in done.about["failures"]["mine"]
+    mine = done.records.scheme.values == "mine"
+    assert (done.records.outcome.values[mine] == Outcome.FAILED).all()
+    assert np.isfinite(done.records.train_loss.values[~mine]).any()
+
+
+def test_a_calibration_of_minutes_is_left_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = threading.Event()
+
+    def takes_long(*args: Any) -> Any:
+        signal.raise_signal(signal.SIGTERM)
+        ended.wait(60)
+        raise ValueError("nobody waits for it")
+
+    monkeypatch.setattr(initial, "_calibrated", takes_long)
+    study = replace(STUDY, schemes=("small_normal", "orthogonal+lsuv"), baseline="small_normal")
+    began = time.monotonic()
+    with pytest.raises(Interrupted):
+        campaign.run(study, out=tmp_path / "s", progress=False)
+    assert time.monotonic() - began < 50
+    ended.set()
+    assert not (tmp_path / "s" / "study.json").exists()
+
+
+def test_the_number_of_slots_that_shapes_the_program_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, seen = replace(LONG, epochs=1), []
+    made = sweep.Sweep.__init__
+
+    def noted(self: Any, *args: Any, **options: Any) -> None:
+        made(self, *args, **options)
+        seen.append(self.slots // len(self.devices))
+
+    monkeypatch.setattr(sweep.Sweep, "__init__", noted)
+    first = campaign.run(
+        study, out=tmp_path / "s", progress=False, mapping="vmap", slots_per_device=2
+    )
+    again.rerun(first.folder, tmp_path / "t", progress=False)
+    again.rerun(first.folder, tmp_path / "u", progress=False, slots_per_device=3)
+    assert seen == [2, 2, 3]
+    device = sweep.described("vmap")
+    folder = Folder(first.folder)
+    assert campaign._slots_before(folder, first.study, device) == 2
+    assert campaign._slots_before(folder, first.study, sweep.described("map")) is None
 
 
 def test_a_folder_knows_an_own_scheme_that_has_changed(tmp_path: Path) -> None:

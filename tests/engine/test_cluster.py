@@ -43,8 +43,8 @@ class Workers(Cluster):
     """Stands for `Cluster`, and for Dask's client: workers in this process.
 
     `dies(address, work)` says whether a worker is to die in a slice: None for no, `before` it
-    does anything, or `after` it has written what it did, but before it answers. One that dies is
-    replaced at once.
+    does anything, `after` it has written what it did, but before it answers, or when it has
+    `answered` and nobody has asked. One that dies is replaced at once.
     """
 
     def __init__(self, dies: Callable[[str, Work], str | None] = lambda address, work: None):
@@ -93,7 +93,9 @@ class Workers(Cluster):
             future.result = lambda timeout: done
         if death is None:
             future.status = "finished"
-        else:
+        elif death == "answered":
+            future.status = "lost"
+        if death is not None:
             del self.sessions[address]
             self.died += 1
             self.sessions[f"worker {len(self.sent) + 1}"] = None
@@ -135,7 +137,7 @@ def test_workers_leave_the_records_of_one_process(
     assert max(len(pickle.dumps(sent)) for sent in workers.sent) < 6000
 
 
-@pytest.mark.parametrize("when", quick("before", of=["before", "after"]))
+@pytest.mark.parametrize("when", quick("before", of=["before", "after", "answered"]))
 def test_a_death_costs_nothing_that_was_finished(
     when: str, whole: Result, tmp_path: Path, short_slices: None
 ) -> None:
@@ -144,7 +146,7 @@ def test_a_death_costs_nothing_that_was_finished(
     done = run(tmp_path / "s", workers)
     assert workers.died == 2
     xr.testing.assert_identical(done.records, whole.records)
-    if when == "after":  # what had ended was written, and is not done again
+    if when != "before":  # what had ended was written, and is not done again
         again = [work for _, work in workers.sent if work.number > 4]
         assert not any(set(range(8)) & set(work.budgets) for work in again)
 
@@ -473,6 +475,11 @@ def test_dasks_own_workers_and_a_kill(whole: Result, tmp_path: Path) -> None:
         # One would round otherwise than several.
         assert min(workers.workers().values()) > 1
         assert workers.client.scheduler_info()["address"].startswith("tcp://127.0.0.1")
+        heard = workers.client.run(
+            lambda dask_worker: [at.listen_address for at in dask_worker.listeners]
+        )
+        for where in heard.values():
+            assert [at.rpartition(":")[0] for at in where] == ["tcp://127.0.0.1"]
         done = run(tmp_path / "s", workers)
         xr.testing.assert_identical(done.records, whole.records)
         os.kill(next(iter(started.values())), signal.SIGKILL)
@@ -533,3 +540,55 @@ def test_a_worker_that_is_cut_off_is_not_called_an_older_one(
     with nullcontext() if is_asked_again else pytest.raises(NoDevice, match="does not say what"):
         assert there._described("one") is None
     assert not there.asked
+
+
+def test_a_scheduler_that_cannot_read_what_is_sent_is_named_and_not_the_worker() -> None:
+    distributed = pytest.importorskip("distributed")
+
+    def answer(timeout: float) -> NoReturn:
+        raise RuntimeError("Error during deserialization of the task graph.")
+
+    there = Cluster.__new__(Cluster)
+    there.distributed, there.address = distributed, "tcp://x:1"
+    there.asked = {"one": SimpleNamespace(done=lambda: True, result=answer)}
+    with pytest.raises(
+        NoDevice, match=r"the scheduler at tcp://x:1 cannot read .* install jaxinit"
+    ):
+        there._described("one")
+
+
+@pytest.mark.parametrize("asked", [{"platform": "gpu"}, {"deterministic": True}])
+def test_workers_of_somebody_else_are_told_nothing_of_devices(asked: dict[str, Any]) -> None:
+    with pytest.raises(BadStudy, match=r"were started elsewhere.*leave out --platform and --det"):
+        Cluster("tcp://127.0.0.1:9", **asked)
+
+
+def test_workers_are_started_on_what_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: dict[str, Any] = {}
+    dask = pytest.importorskip("distributed")
+    monkeypatch.setattr(dask, "SpecCluster", lambda **options: made.update(options))
+
+    def environments(*asked: Any) -> list[dict[str, str]]:
+        cluster._local_cluster(dask, *asked)
+        return [its["options"]["env"] for its in made["workers"].values()]
+
+    monkeypatch.setattr(cluster, "gpus_of_this_machine", lambda: ["0", "1"])
+    assert [its["CUDA_VISIBLE_DEVICES"] for its in environments("gpu", True)] == ["0", "1"]
+    assert all(cluster.DETERMINISTIC in its["XLA_FLAGS"] for its in environments(None, True))
+    assert not any(cluster.DETERMINISTIC in its["XLA_FLAGS"] for its in environments(None, False))
+    assert {its["JAX_PLATFORMS"] for its in environments("cpu", True)} == {"cpu"}
+    monkeypatch.setattr(cluster, "gpus_of_this_machine", list)
+    with pytest.raises(NoDevice, match="no GPU where one was asked for"):
+        environments("gpu", False)
+    with pytest.raises(BadStudy, match="on cpu or gpu, got 'tpu'"):
+        environments("tpu", False)
+
+
+def test_a_certificate_that_is_not_there_is_named(tmp_path: Path) -> None:
+    dask = pytest.importorskip("dask")
+    missing = str(tmp_path / "ca.pem")
+    with (
+        dask.config.set({"distributed.comm.tls.ca-file": missing}),
+        pytest.raises(NoDevice, match=rf"{missing}, Dask's distributed.comm.tls.ca-file, is not"),
+    ):
+        Cluster("tls://127.0.0.1:9")

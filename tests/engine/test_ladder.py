@@ -62,7 +62,8 @@ def assert_same_answer(result: Result, expected: Result) -> None:
     assert answers[0] == answers[1]
 
 
-@pytest.mark.parametrize("devices", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [1, 2])
 def test_slots_and_devices_change_no_bit(devices: int, ladder: Result, tmp_path: Path) -> None:
     words = [sys.executable, "-c", RUN, str(ladder.folder), str(devices), str(tmp_path)]
     done = subprocess.run(words, capture_output=True, text=True)

@@ -17,7 +17,7 @@ from jaxinit.analysis import store
 from jaxinit.cli import main
 from jaxinit.console import INTERRUPTED, REFUSED
 from jaxinit.engine import campaign, peers
-from jaxinit.engine.peers import LOST, Peers, led
+from jaxinit.engine.peers import PEER_GONE, Peers, led
 from jaxinit.study import BadStudy
 
 STUDY = ["--model", "mlp", "--hidden", "16", "--schemes", "orthogonal", "small_normal"]
@@ -168,7 +168,7 @@ def test_when_one_is_killed_the_other_ends_and_the_study_goes_on(
     wait_for_state(out)
     started[dies].kill()
     (left,) = ends([started[1 - dies]], 60)
-    assert left[0] == LOST
+    assert left[0] == PEER_GONE
     assert left[1] == [f"jaxinit: process {dies} of 2 is gone; {peers.GO_ON}"]
     started[dies].communicate()
     assert [code for code, _ in ends(start(2, out), 300)] == [0, 0]

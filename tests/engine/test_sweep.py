@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from itertools import product
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -308,6 +309,24 @@ def test_a_device_that_runs_out_of_memory_goes_on_with_fewer_trials(
         "jaxinit: out of memory: from here on 2 trials at a time"
     )
     assert max(pieces[-3:]) <= 2
+
+
+def test_a_device_that_says_so_when_it_compiles_is_given_fewer_trials(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As TPUs do."""
+    many = sweep("vmap", 2, slots=8)
+    compile_for = many._program
+
+    def full(slots: int, *args: Any) -> Any:
+        if slots > 4:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+        return compile_for(slots, *args)
+
+    monkeypatch.setattr(many, "_program", full)
+    assert len(collect(run(many, PARAMS, trials()))[1]) == len(PARAMS)
+    assert many.slots == 4
+    assert "there are 4 at a time" in capsys.readouterr().err
 
 
 def test_where_not_even_one_trial_has_room_the_error_is_the_devices_own() -> None:
