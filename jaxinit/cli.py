@@ -9,6 +9,7 @@ import math
 import os
 import re
 import runpy
+import shlex
 import signal
 import subprocess
 import sys
@@ -638,7 +639,11 @@ def look_at_values(
     if page is not None:
         from jaxinit.analysis.page import write
 
-        write(report.page(), page)
+        options = {"batch": batch, "scheme": scheme, "loss": loss, "weights": weights}
+        words = ["jaxinit", "audit", place]
+        for name, value in options.items():
+            words += [f"--{name}", str(value)] if value is not None else []
+        write(report.page(shlex.join(words)), page)
     if as_json:
         print(report.to_json())
     else:
@@ -815,6 +820,8 @@ def print_version() -> int:
 def print_completion(words: Sequence[str]) -> int:
     """The parser's script for a shell, with each option's help in one line, which the shell would
     offer line by line, and with files where nothing else is known."""
+    if words[1:] not in (["bash"], ["zsh"]):
+        raise BadStudy(f"{COMPLETION} is for bash or zsh, got {' '.join(words[1:]) or 'nothing'}")
     script = io.StringIO()
     with redirect_stdout(script), suppress(SystemExit):
         parsed(words)
@@ -1124,7 +1131,9 @@ def _choices() -> dict[str, Any]:
     """The types of options that are names, for a shell to complete them. Where words are read
     they are any words: a name may be a file or a call too, and a wrong one is told its nearest."""
     from jaxinit.engine.training import OPTIMIZERS
+    from jaxinit.options import ACTIVATIONS
     from jaxinit.schemes import SCHEMES
+    from jaxinit.study import DTYPES, PRECISIONS, SCHEDULES, SEARCHES
     from jaxinit.tasks import TASKS
 
     scheme = Literal[*SCHEMES]
@@ -1134,6 +1143,13 @@ def _choices() -> dict[str, Any]:
         "task": Literal[*TASKS],
         "model": Literal[*MODELS],
         "optimizer": Literal[*OPTIMIZERS],
+        "activation": Literal[*ACTIVATIONS],
+        "search": Literal[*SEARCHES],
+        "schedule": Literal[*SCHEDULES],
+        "dtype": Literal[*DTYPES],
+        "param_dtype": Literal[*DTYPES],
+        "matmul_precision": Literal[*PRECISIONS],
+        "scheme": scheme,  # of audit
     }
 
 

@@ -12,6 +12,7 @@ from jaxinit.analysis.agreement import (
     differences_of,
     seeds_in_common,
 )
+from jaxinit.analysis.folder import quoted
 from jaxinit.analysis.page import Block, Cell, Lines, Page, Section, Sign, Table
 from jaxinit.analysis.report import DIGITS, with_bound
 from jaxinit.analysis.store import Result
@@ -48,6 +49,8 @@ def comparison_page(first: Result, second: Result) -> Page:
     for name, result in both.items():
         title = f"{name.capitalize()}: {result.folder}"
         parts.append(Section(title, blocks_of(parts_of(result)), folded=True))
+    command = f"jaxinit compare {quoted(first.folder)} {quoted(second.folder)}"
+    parts.append(Section("Once more", [Lines("", [command], command=True)]))
     return Page(
         title="Do two studies agree?",
         subtitle=f"{first.folder} and {second.folder}",

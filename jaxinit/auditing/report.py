@@ -1,5 +1,6 @@
 """The answer of an audit: a row for every parameter, and findings, the worst first."""
 
+import datetime
 import json
 import math
 from collections.abc import Sequence
@@ -11,8 +12,10 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-from jaxinit.analysis.page import Cell, Page, Section, Sign, Table
+from jaxinit.analysis import store
+from jaxinit.analysis.page import Block, Cell, Facts, Lines, Page, Section, Sign, Table
 from jaxinit.analysis.report import Column, print_columns, terminal_or_page
+from jaxinit.analysis.study_page import versions
 from jaxinit.auditing.findings import SEVERITIES, Finding, worst_first
 
 SHOWN = 40  # rows in a terminal; all of them are in JSON
@@ -94,9 +97,15 @@ class Report:
         seen = f"; {self.recognized}" if self.recognized else ""
         return f"{self.model}: {self.parameters:,} parameters in {len(self.rows)}{against}{seen}"
 
-    def page(self) -> Page:
-        """All of it as a page: the findings, the worst first, and every parameter."""
+    def page(self, command: str = "") -> Page:
+        """All of it as a page: the findings, the worst first, and every parameter; by which
+        versions, and the command that does it once more, where there is one."""
         counts = [sum(f.severity == severity for f in self.findings) for severity in SEVERITIES]
+        today = datetime.date.today().isoformat()
+        facts = {"looked at": today, "versions": versions(store.conditions()["versions"])}
+        how: list[Block] = [Facts("", facts)]
+        if command:
+            how.append(Lines("Once more", [command], command=True))
         return Page(
             title=f"Is this model initialized as it should be? {self.model}",
             subtitle=self.headline(),
@@ -104,6 +113,7 @@ class Report:
             sections=[
                 Section("Findings", [_findings_table(self.findings)]),
                 Section("Parameters", [_parameters_table(self.rows)]),
+                Section("How it was measured", how),
             ],
         )
 

@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -57,6 +58,38 @@ def test_a_tool_that_is_not_there_is_a_line(
     monkeypatch.setitem(sys.modules, "wandb", None)
     assert cli.main(["export", str(kept.folder), "--to", "wandb"]) == REFUSED
     assert "install it with: pip install wandb" in capsys.readouterr().err
+
+
+def test_each_trial_is_a_run_of_wandb(
+    kept: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs: list[dict[str, Any]] = []
+
+    class Run:
+        def __init__(self, **asked: Any):
+            self.about = asked | {"logged": [], "ended": False}
+            runs.append(self.about)
+
+        def log(self, values: dict[str, float], step: int) -> None:
+            self.about["logged"].append((step, values))
+
+        def finish(self) -> None:
+            self.about["ended"] = True
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=Run))
+    count = export(kept, "wandb", tmp_path / "runs")
+    reported = kept.records.isel(trial=kept.records.purpose.values == "report")
+    assert len(runs) == count == reported.sizes["trial"]
+    for run, (_, trial) in zip(runs, reported.groupby("trial"), strict=True):
+        trial = trial.squeeze("trial")
+        assert run["ended"]
+        assert run["project"] == "jaxinit"
+        assert run["config"]["scheme"] == trial.scheme.item()
+        assert run["config"]["seed"] == trial.seed.item()
+        assert [step for step, _ in run["logged"]] == list(range(1, len(run["logged"]) + 1))
+        logged = [values["valid_loss"] for _, values in run["logged"]]
+        np.testing.assert_allclose(logged, trial.valid_loss.values[: len(logged)], rtol=1e-6)
+        assert run["logged"][-1][1]["epoch"] == trial.last_epoch
 
 
 @pytest.fixture
