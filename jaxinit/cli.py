@@ -111,6 +111,7 @@ def run(
     cluster: str | None = None,
     sharded: bool = False,
     processes: tyro.conf.OmitArgPrefixes[Processes] = ALONE,
+    signals: int = 0,
     dry_run: bool = False,
     quiet: bool = False,
     json: bool = False,
@@ -137,6 +138,8 @@ def run(
         sharded: One trial at a time, its parameters split over all devices: for models that are
             larger than one of them.
         processes: Several processes with one model between them.
+        signals: On how many validation examples to record activations and gradients by layer during
+            training, of one seed of each scheme at its best rate, for the report. 0: none.
         dry_run: Say how many trials there would be, their time and memory, and write nothing.
         quiet: No progress, only the answer.
         json: The answer as one object of JSON, what summary.json has and the folder; progress as
@@ -162,6 +165,7 @@ def run(
             asked,
             sharded,
             processes,
+            signals,
         )
 
     return exit_code(carried)
@@ -999,6 +1003,7 @@ def carry_out(
     asked: str = "",
     sharded: bool = False,
     processes: Processes = ALONE,
+    signals: int = 0,
 ) -> "Result | int":
     """Run a study on all cores, a cluster or with other processes, draw its figures and print its
     answer; `asked` how: quiet, json or verbose."""
@@ -1016,6 +1021,7 @@ def carry_out(
             cluster=there,
             mapping="sharded" if sharded or processes.distributed else None,
             peers=peers,
+            signals=signals,
         )
     return show(result, asked)
 

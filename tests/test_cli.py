@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -22,7 +23,7 @@ from jaxinit.engine import campaign
 from jaxinit.engine.survey import survey
 from jaxinit.initializers import CATALOGUE
 from jaxinit.schemes import SCHEMES
-from jaxinit.study import Study
+from jaxinit.study import BadStudy, Study
 
 SMALL = (
     "--hidden 16 --schemes small_normal orthogonal --lrs 0.1 --seeds 2 --epochs 1 --batch 128 "
@@ -310,6 +311,20 @@ def test_a_study_with_few_words_and_with_many(tmp_path: Path) -> None:
     assert " slots on " in many.stderr
     assert " MiB that it may use" in many.stderr
     assert f"states are saved in {tmp_path / 'many' / 'state.bin'} every 5 s" in many.stderr
+
+
+def test_signals_during_training_are_asked_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, as_users_run: None
+) -> None:
+    asked: dict[str, Any] = {}
+
+    def run(study: Any, **options: Any) -> Any:
+        asked.update(options)
+        raise BadStudy("enough")
+
+    monkeypatch.setattr("jaxinit.engine.campaign.run", run)
+    assert cli.main(["run", "--signals", "50", "--out", str(tmp_path / "s")]) == 2
+    assert asked["signals"] == 50
 
 
 @pytest.mark.parametrize(
