@@ -309,7 +309,6 @@ def test_a_calibrated_scheme_beside_its_own_base(tmp_path: Path) -> None:
     ("task", "model"),
     quick(
         ("adding", "mlp"),
-        ("digits_rows", "lstm"),
         of=product(["adding", "digits_rows"], ["lstm", "gru", "mlp"]),
     ),
 )

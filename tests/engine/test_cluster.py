@@ -5,6 +5,7 @@ Most tests have workers in this process, whose deaths they choose; one starts Da
 
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -585,6 +586,7 @@ def test_workers_are_started_on_what_is_asked_for(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_certificate_that_is_not_there_is_named(tmp_path: Path) -> None:
+    pytest.importorskip("distributed")  # which adds its own settings when it is first imported
     dask = pytest.importorskip("dask")
     missing = str(tmp_path / "ca.pem")
     with (
@@ -592,3 +594,52 @@ def test_a_certificate_that_is_not_there_is_named(tmp_path: Path) -> None:
         pytest.raises(NoDevice, match=rf"{missing}, Dask's distributed.comm.tls.ca-file, is not"),
     ):
         Cluster("tls://127.0.0.1:9")
+
+
+def certificate(folder: Path, name: str) -> dict[str, str]:
+    """A certificate that is its own authority, and its key, as Dask's configuration names them."""
+    key, cert = (str(folder / f"{name}-{part}.pem") for part in ("key", "cert"))
+    made = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-days",
+        "1",
+        "-subj",
+        "/CN=jaxinit",
+    ]
+    subprocess.run([*made, "-keyout", key, "-out", cert], check=True, capture_output=True)
+    where = "distributed.comm.tls"
+    return {
+        f"{where}.ca-file": cert,
+        **{f"{where}.{who}.cert": cert for who in ("client", "scheduler", "worker")},
+        **{f"{where}.{who}.key": key for who in ("client", "scheduler", "worker")},
+    }
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")
+def test_tls_is_passed_through_and_never_left_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the right certificates the scheduler is reached, which has no workers; with others, or
+    where it has none, nothing is sent."""
+    distributed, dask = pytest.importorskip("distributed"), pytest.importorskip("dask")
+    monkeypatch.setattr(cluster, "FIRST_WORKER", 0.0)
+    monkeypatch.setattr(cluster, "CONNECT", 3.0)
+    alone = {"n_workers": 0, "processes": False, "dashboard_address": None}
+    right, wrong = certificate(tmp_path, "right"), certificate(tmp_path, "wrong")
+    with dask.config.set(right), distributed.LocalCluster(protocol="tls://", **alone) as there:
+        with pytest.raises(NoDevice, match=r"the scheduler at tls://.* has no workers"):
+            Cluster(there.scheduler_address)
+        with dask.config.set(wrong), pytest.raises(NoDevice, match="no scheduler answers at tls:"):
+            Cluster(there.scheduler_address)
+        plain = there.scheduler_address.replace("tls://", "tcp://")
+        with pytest.raises(NoDevice, match="no scheduler answers at tcp:"):
+            Cluster(plain)
+    with distributed.LocalCluster(protocol="tcp://", **alone) as there, dask.config.set(right):
+        asked = there.scheduler_address.replace("tcp://", "tls://")
+        with pytest.raises(NoDevice, match="no scheduler answers at tls:"):
+            Cluster(asked)

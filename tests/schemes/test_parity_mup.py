@@ -289,6 +289,7 @@ def test_scores_over_d_under_normalized_queries_too(optimizer: str) -> None:
     assert max(by_name.values()) < 1e-9, by_name
 
 
+@pytest.mark.slow
 def test_a_bias_without_its_querys_multiplier_is_seen() -> None:
     right = mup(BASE, "sgd")
 
