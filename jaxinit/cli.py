@@ -1149,13 +1149,13 @@ def _choices() -> dict[str, Any]:
         "task": Literal[*TASKS],
         "model": Literal[*MODELS],
         "optimizer": Literal[*OPTIMIZERS],
-        "activation": Literal[*ACTIVATIONS],
-        "search": Literal[*SEARCHES],
+        "activation": Literal[*ACTIVATIONS, None],
+        "search": Literal[*SEARCHES, None],
         "schedule": Literal[*SCHEDULES],
         "dtype": Literal[*DTYPES],
         "param_dtype": Literal[*DTYPES],
         "matmul_precision": Literal[*PRECISIONS],
-        "scheme": scheme,  # of audit
+        "scheme": Literal[*SCHEMES, None],  # of audit
     }
 
 

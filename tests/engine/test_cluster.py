@@ -3,6 +3,7 @@
 Most tests have workers in this process, whose deaths they choose; one starts Dask's own.
 """
 
+import gc
 import os
 import pickle
 import shutil
@@ -530,7 +531,7 @@ def test_a_worker_that_is_cut_off_is_not_called_an_older_one(
 ) -> None:
     """A scheduler that dies while a worker says what it is cuts the connection: that says nothing
     of the worker, unlike an error of its own."""
-    distributed = pytest.importorskip("distributed")
+    import distributed
 
     def answer(timeout: float) -> NoReturn:
         raise getattr(distributed.comm, ended_by)("closed") if ended_by else KeyError("conditions")
@@ -544,7 +545,7 @@ def test_a_worker_that_is_cut_off_is_not_called_an_older_one(
 
 
 def test_a_scheduler_that_cannot_read_what_is_sent_is_named_and_not_the_worker() -> None:
-    distributed = pytest.importorskip("distributed")
+    import distributed
 
     def answer(timeout: float) -> NoReturn:
         raise RuntimeError("Error during deserialization of the task graph.")
@@ -566,7 +567,8 @@ def test_workers_of_somebody_else_are_told_nothing_of_devices(asked: dict[str, A
 
 def test_workers_are_started_on_what_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     made: dict[str, Any] = {}
-    dask = pytest.importorskip("distributed")
+    import distributed as dask
+
     monkeypatch.setattr(dask, "SpecCluster", lambda **options: made.update(options))
 
     def environments(*asked: Any) -> list[dict[str, str]]:
@@ -586,8 +588,9 @@ def test_workers_are_started_on_what_is_asked_for(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_certificate_that_is_not_there_is_named(tmp_path: Path) -> None:
-    pytest.importorskip("distributed")  # which adds its own settings when it is first imported
-    dask = pytest.importorskip("dask")
+    import dask
+    import distributed  # noqa: F401  it adds its own settings when it is first imported
+
     missing = str(tmp_path / "ca.pem")
     with (
         dask.config.set({"distributed.comm.tls.ca-file": missing}),
@@ -621,12 +624,15 @@ def certificate(folder: Path, name: str) -> dict[str, str]:
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # of Dask's sockets that were refused
 def test_tls_is_passed_through_and_never_left_off(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the right certificates the scheduler is reached, which has no workers; with others, or
     where it has none, nothing is sent."""
-    distributed, dask = pytest.importorskip("distributed"), pytest.importorskip("dask")
+    import dask
+    import distributed
+
     monkeypatch.setattr(cluster, "FIRST_WORKER", 0.0)
     monkeypatch.setattr(cluster, "CONNECT", 3.0)
     alone = {"n_workers": 0, "processes": False, "dashboard_address": None}
@@ -643,3 +649,4 @@ def test_tls_is_passed_through_and_never_left_off(
         asked = there.scheduler_address.replace("tcp://", "tls://")
         with pytest.raises(NoDevice, match="no scheduler answers at tls:"):
             Cluster(asked)
+    gc.collect()  # while that warning is ignored
