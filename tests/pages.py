@@ -69,5 +69,7 @@ class Read(HTMLParser):
 
 def asks_for_nothing(read: Read) -> bool:
     """Whether a page names nothing outside itself: its own marks (`#part-1`), and what it holds."""
-    held = ("link href=data:,", "img src=data:image/png;base64,")
-    return all("=#" in one or one.startswith(held) for one in read.asked)
+    picture = "img src=data:image/png;base64,"
+    return all(
+        "=#" in one or one == "link href=data:," or one.startswith(picture) for one in read.asked
+    )

@@ -50,8 +50,8 @@ def agreements(first: Result, second: Result) -> list[Agreement]:
     Raises: BadStudy where their epochs are not to the same target, they share no scheme, or one of
     them has fewer than two seeds.
     """
-    for setting in ("task", "metric", "target"):
-        one, other = (getattr(result.study, setting, None) for result in (first, second))
+    for setting in ("task", "target"):
+        one, other = (getattr(result.study, setting) for result in (first, second))
         if one != other:
             raise BadStudy(
                 f"{first.folder} and {second.folder} count epochs to different targets, and do not "

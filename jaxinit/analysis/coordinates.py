@@ -177,7 +177,7 @@ def verdict(rows: Sequence[Slope], scheme: str) -> str:
     noisy = sum(row.noisy for row in mine)
     passed = passes(rows, scheme)
     words = "passes" if passed else f"fails in {failed} of {len(mine)} slopes"
-    return f"{words} ({noisy} of {len(mine)} too noisy to tell: more seeds)" if noisy else words
+    return f"{words} ({noisy} of {len(mine)} {TOO_NOISY})" if noisy else words
 
 
 def passes(rows: Sequence[Slope], scheme: str) -> bool:

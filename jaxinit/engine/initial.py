@@ -48,7 +48,7 @@ def draw_parameters(
             except jax.errors.JaxRuntimeError as error:  # of memory, or of a callback to Python
                 if failures is None:
                     raise
-                *_, failures[name] = str(error).strip().splitlines()
+                failures[name] = str(error).strip().rpartition("\n")[2]  # below a traceback
             drawing.at(k + 1)
         return by_scheme
 

@@ -318,7 +318,7 @@ class Sweep:
                     running = self._with_budgets(running, trials)
                 rows, running = self._timed(running)
             except jax.errors.JaxRuntimeError as error:
-                if "RESOURCE_EXHAUSTED" not in str(error) or not self._fewer():
+                if not _ran_out_of_memory(error) or not self._fewer():
                     raise
                 seats = [] if last is None else last.seats()
                 back = [began[number]._replace(state=state) for number, state in seats]
@@ -522,7 +522,7 @@ class Sweep:
             sizes = self._program(self.slots, *one_slot).memory_analysis()
         except jax.errors.JaxRuntimeError as error:
             # A TPU says so when it compiles; with one trial each there is nothing to halve.
-            if "RESOURCE_EXHAUSTED" not in str(error) or width == 1:
+            if not _ran_out_of_memory(error) or width == 1:
                 raise
             return sys.maxsize
         if sizes is None:  # a backend that does not tell
@@ -607,6 +607,10 @@ def over_devices(function: Callable[..., Any], *columns: np.ndarray) -> Any:
 
 
 _compilations: list[threading.Thread] = []
+
+
+def _ran_out_of_memory(error: Exception) -> bool:
+    return "RESOURCE_EXHAUSTED" in str(error)
 
 
 def compiled(lowered: Any, stopped: Callable[[], bool]) -> Any:
