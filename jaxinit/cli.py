@@ -51,6 +51,9 @@ from jaxinit.study import (
 )
 
 if TYPE_CHECKING:
+    import xarray as xr
+
+    from jaxinit.analysis.health import Verdict
     from jaxinit.analysis.store import Result
     from jaxinit.engine.cluster import Cluster
     from jaxinit.engine.peers import Peers
@@ -458,6 +461,9 @@ def probe(
     only: str = "*",
     out: Path | None = None,
     sharded: bool = False,
+    quiet: bool = False,
+    json: bool = False,
+    verbose: bool = False,
 ) -> int:
     """Look at a network's signals before training: figures by layer and by step, and a verdict for
     each scheme.
@@ -477,50 +483,87 @@ def probe(
         out: Folder of the answer. Default: results/probe-<model>-<task>-<hash>.
         sharded: One seed at a time, its parameters split over all devices, for models that are
             larger than one of them; without lens.png.
+        quiet: As of run.
+        json: The verdicts and the folder as one object of JSON; progress as of run.
+        verbose: As of run.
     """
-    layers = study.layers or (5 if study.model == "mlp" else 1)
-    return exit_code(lambda: look(replace(study, layers=layers), examples, only, out, sharded))
+
+    def looked() -> int:
+        asked = _asked(quiet=quiet, json=json, verbose=verbose)
+        layers = study.layers or (5 if study.model == "mlp" else 1)
+        return look(replace(study, layers=layers), examples, only, out, sharded, asked)
+
+    return exit_code(looked)
 
 
-def look(study: Study, examples: int, only: str, out: Path | None, sharded: bool = False) -> int:
-    """Probe a network, draw its figures and print the verdicts."""
+def look(
+    study: Study,
+    examples: int,
+    only: str,
+    out: Path | None,
+    sharded: bool = False,
+    asked: str = "",
+) -> int:
+    """Probe a network, draw its figures and print the verdicts, as an object where JSON is `asked`
+    for."""
     from jaxinit.analysis.figure import save, style
-    from jaxinit.analysis.health import remedies
-    from jaxinit.analysis.signal_figures import draw_all, lens, memory
-    from jaxinit.engine import devices, progress, sweep
+    from jaxinit.analysis.folder import to_json
+    from jaxinit.analysis.signal_figures import draw_all, lens
+    from jaxinit.engine import devices, sweep
     from jaxinit.engine.survey import survey, through_time, verdicts
 
     sweep.one_device_per_core()
     sweep.keep_compilations()
     devices.start()
     folder = out or study.folder.with_name(f"probe-{study.folder.name}")
-    with progress.shown():
+    courses = None
+    with followed(asked):
         signals = survey(study, examples=examples, only=only, out=folder, sharded=sharded)
-    for scheme, judged in verdicts(signals).items():
-        if not judged:
-            print(f"{scheme}: nothing to judge")
-            continue
-        worst = judged[0].kind
-        print(f"{scheme}: {worst}")
-        for verdict in judged:
-            print(f"  {verdict}")
-        if worst != "healthy":
-            print(f"  try: {remedies(worst, judged[0].along, scheme)}")
-    figures = draw_all(signals, folder / "figures")
-    if study.model in RECURRENT and not study.bidirectional and not sharded:
-        with progress.shown():
+        if study.model in RECURRENT and not study.bidirectional and not sharded:
             courses = through_time(study, examples=examples, out=folder)
-        for scheme in study.schemes:
-            length = memory(courses, scheme)
-            print(
-                f"{scheme}: the gradient falls to 1/e in {length} steps back, of "
-                f"{courses.sizes['step']}"
-            )
+    figures = draw_all(signals, folder / "figures")
+    if courses is not None:
         with style():
             figures.append(save(lens(courses), folder / "figures", "lens"))
+    judged = verdicts(signals)
+    page = _write_report(folder)
+    if asked == "json":
+        answer: dict[str, Any] = {"folder": str(folder), "report": str(page)}
+        answer["verdicts"] = {name: [v._asdict() for v in its] for name, its in judged.items()}
+        if courses is not None:
+            last = courses.memory.isel(layer=-1)
+            answer["memory"] = {name: last.sel(scheme=name).values.tolist() for name in judged}
+        print(to_json(answer).decode(), end="")
+        return 0
+    _print_verdicts(judged, courses)
     print(f"signals: {folder}; figures: {' '.join(map(str, figures))}")
-    print(f"report: {_write_report(folder)}; see it with: jaxinit open {quoted(folder)}")
+    print(f"report: {page}; see it with: jaxinit open {quoted(folder)}")
     return 0
+
+
+def _print_verdicts(judged: "Mapping[str, list[Verdict]]", courses: "xr.Dataset | None") -> None:
+    """Every scheme's verdicts and what to try, and how far back its gradient reaches."""
+    from jaxinit.analysis.health import remedies
+    from jaxinit.analysis.signal_figures import memory
+
+    for scheme, its in judged.items():
+        if not its:
+            print(f"{scheme}: nothing to judge")
+            continue
+        worst = its[0].kind
+        print(f"{scheme}: {worst}")
+        for verdict in its:
+            print(f"  {verdict}")
+        if worst != "healthy":
+            print(f"  try: {remedies(worst, its[0].along, scheme)}")
+    if courses is None:
+        return
+    for scheme in judged:
+        length = memory(courses, scheme)
+        print(
+            f"{scheme}: the gradient falls to 1/e in {length} steps back, of "
+            f"{courses.sizes['step']}"
+        )
 
 
 def coordcheck(
@@ -530,6 +573,9 @@ def coordcheck(
     steps: int = 10,
     rate: float = 0.001,
     out: Path | None = None,
+    quiet: bool = False,
+    json: bool = False,
+    verbose: bool = False,
 ) -> int:
     """Coordinate check: do signals, their updates and gradients keep their size as the network
     grows wider, or deeper?
@@ -548,8 +594,17 @@ def coordcheck(
         steps: Training steps on one batch before looking, one or more.
         rate: Learning rate of the steps.
         out: Folder of the answer. Default: results/coordcheck-<model>-<task>-<hash>.
+        quiet: As of run.
+        json: The slopes, which schemes pass and the folder as one object of JSON; progress as of
+            run.
+        verbose: As of run.
     """
-    return exit_code(lambda: check_coordinates(study, widths, depths, steps, rate, out))
+
+    def checked() -> int:
+        asked = _asked(quiet=quiet, json=json, verbose=verbose)
+        return check_coordinates(study, widths, depths, steps, rate, out, asked)
+
+    return exit_code(checked)
 
 
 def check_coordinates(
@@ -559,13 +614,15 @@ def check_coordinates(
     steps: int,
     rate: float,
     out: Path | None,
+    asked: str = "",
 ) -> int:
-    """Run a coordinate check, draw it, print its slopes and write its page; 1 when the first scheme
-    fails."""
+    """Run a coordinate check, draw it, print its slopes, as an object where JSON is `asked` for,
+    and write its page; 1 when the first scheme fails."""
     from jaxinit.analysis.coordinates import passes, slopes, verdict
     from jaxinit.analysis.figure import save, style
+    from jaxinit.analysis.folder import to_json
     from jaxinit.analysis.signal_figures import coordinates
-    from jaxinit.engine import devices, progress, sweep
+    from jaxinit.engine import devices, sweep
     from jaxinit.engine.coordcheck import coordinate_check, depth_check
 
     sweep.one_device_per_core()
@@ -575,9 +632,19 @@ def check_coordinates(
         f"{'depth' if depths else 'coord'}check-{study.folder.name}"
     )
     check = depth_check if depths else coordinate_check
-    with progress.shown():
+    with followed(asked):
         sizes = check(study, depths or widths, steps=steps, rate=rate, out=folder)
     rows = slopes(sizes)
+    with style():
+        path = save(coordinates(sizes), folder / "figures", "coordinates")
+    page = _write_report(folder)
+    code = 0 if passes(rows, study.schemes[0]) else 1
+    if asked == "json":
+        answer: dict[str, Any] = {"folder": str(folder), "report": str(page)}
+        answer["passes"] = {scheme: passes(rows, scheme) for scheme in study.schemes}
+        answer["slopes"] = [row._asdict() for row in rows]
+        print(to_json(answer).decode(), end="")
+        return code
     for scheme in study.schemes:
         print(f"{scheme}: {verdict(rows, scheme)}")
         for row in rows:
@@ -587,11 +654,9 @@ def check_coordinates(
             if not math.isnan(row.slope):
                 words.insert(0, f"slope {row.slope:+.2f} ({row.low:+.2f} to {row.high:+.2f})")
             print(f"  {row.parameter:28} {row.kind:8} {'  '.join(words)}".rstrip())
-    with style():
-        path = save(coordinates(sizes), folder / "figures", "coordinates")
     print(f"sizes and slopes: {folder}; figure: {path}")
-    print(f"report: {_write_report(folder)}; see it with: jaxinit open {quoted(folder)}")
-    return 0 if passes(rows, study.schemes[0]) else 1
+    print(f"report: {page}; see it with: jaxinit open {quoted(folder)}")
+    return code
 
 
 def audit(
@@ -726,7 +791,7 @@ def claims(
                 if not folder.holds(SUMMARY):
                     print(f"{k + 1}/{len(named)} {name}", flush=True)
                     words = ["reproduce", name, "--size", size, "--out", str(folder.path)]
-                    code = _in_a_process(words)
+                    code = _in_a_process(words, quiet=bool(only))
                 summaries[name] = loads(folder.read(SUMMARY))
             except BadStudy as error:
                 missing.append(f"{name}: {error}")
@@ -744,10 +809,13 @@ def claims(
     return exit_code(measured)
 
 
-def _in_a_process(words: Sequence[str]) -> int:
+def _in_a_process(words: Sequence[str], quiet: bool = False) -> int:
     """The exit code of a command in a process of its own, where JAX starts anew and what fails
-    costs nothing else. Signals are its: it saves what it has, and we go on when it has ended."""
-    process = subprocess.Popen([sys.executable, "-m", "jaxinit", *words])
+    costs nothing else; `quiet`, its answer is not printed. Signals are its: it saves what it has,
+    and we go on when it has ended."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "jaxinit", *words], stdout=subprocess.DEVNULL if quiet else None
+    )
 
     def pass_on(number: int, frame: object) -> None:
         if number == signal.SIGTERM:  # a terminal has sent Ctrl-C to both
@@ -972,19 +1040,26 @@ def start(
 
 
 @contextmanager
+def followed(asked: str) -> Iterator[None]:
+    """What runs inside shows how far it has come, as it is `asked`: quiet, json or verbose."""
+    from jaxinit.engine import progress
+
+    kinds: Any = {"quiet": "quiet", "json": "json"}
+    with progress.shown(kinds.get(asked, "text"), asked == "verbose"):
+        yield
+
+
+@contextmanager
 def workers(
     cluster: str | None,
     asked: str = "",
     platform: Literal["cpu", "gpu", "tpu"] | None = None,
     deterministic: bool = False,
 ) -> "Iterator[Cluster | None]":
-    """The cluster of an address, None for none; what runs inside shows how far it has come, as it
-    is `asked`: quiet, json or verbose."""
-    from jaxinit.engine import progress
+    """The cluster of an address, None for none; what runs inside is `followed` as `asked`."""
     from jaxinit.engine.cluster import Cluster
 
-    kinds: Any = {"quiet": "quiet", "json": "json"}
-    with progress.shown(kinds.get(asked, "text"), asked == "verbose"):
+    with followed(asked):
         if cluster is None:
             yield None
             return

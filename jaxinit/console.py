@@ -100,6 +100,11 @@ def in_one_line(error: object) -> str:
     return " ".join(str(error).split())[:LONGEST] or type(error).__name__
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error is that of a host or of a device that has no more memory."""
+    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
+
+
 @contextmanager
 def handled(handler: Callable[[int, Any], None]) -> Iterator[None]:
     """Ctrl-C and SIGTERM go to `handler` meanwhile; for the main thread, which alone hears them."""
@@ -115,7 +120,7 @@ def handled(handler: Callable[[int, Any], None]) -> Iterator[None]:
 def _explained(error: Exception) -> str:
     """What an error that nobody expected says, in one line, and what to do."""
     said = " ".join(str(error).split())[:LONGEST]
-    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in said:
+    if out_of_memory(error):
         return (
             f"out of memory ({said or 'no more is known'}); make hidden, batch or length smaller, "
             "or give fewer seeds"

@@ -532,6 +532,23 @@ def test_probe_prints_verdicts_and_draws(tmp_path: Path) -> None:
     assert "matches no kernel" in wrong.stderr
 
 
+def test_a_probe_as_json(
+    tmp_path: Path, as_users_run: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = "probe --model rnn --task adding --length 10 --hidden 8 --seeds 2 --examples 20"
+    schemes = ["--schemes", "orthogonal", "small_normal", "--baseline", "orthogonal"]
+    assert cli.main([*words.split(), *schemes, "--json", "--out", str(tmp_path / "p")]) == 0
+    said = capsys.readouterr()
+    answer = json.loads(said.out)
+    assert answer["folder"] == str(tmp_path / "p")
+    assert Path(answer["report"]).exists()
+    stored = json.loads((tmp_path / "p" / "verdicts.json").read_text())
+    assert answer["verdicts"] == stored["verdicts"]
+    assert list(answer["memory"]) == ["orthogonal", "small_normal"]
+    assert [len(steps) for steps in answer["memory"].values()] == [2, 2]
+    assert "measuring signals" in {json.loads(line)["phase"] for line in said.err.splitlines()}
+
+
 def test_reproduce_knows_its_experiments(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["list", "experiments"]) == 0
     assert "glorot2010" in capsys.readouterr().out

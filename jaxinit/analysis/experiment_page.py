@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxinit.analysis import study_page
-from jaxinit.analysis.claims import counted
+from jaxinit.analysis import store, study_page
+from jaxinit.analysis.claims import IN_WORDS, counted, measured_of
 from jaxinit.analysis.folder import MANIFEST, Folder, folder_name, quoted
 from jaxinit.analysis.page import Block, Cell, Facts, Lines, Page, Picture, Section, Table
 from jaxinit.analysis.store import SUMMARY, Result
@@ -74,13 +74,17 @@ def _studies(path: Path, known: Mapping[Path, Result], missing: list[str]) -> di
 
 
 def _answer(summary: Mapping[str, Any]) -> str:
-    """How many claims hold."""
+    """The first claim with its interval, and how many hold of all."""
     if not summary:
         return "There is no answer yet; what its studies have is below."
     claims = summary.get("claims", [])
     if not claims:
         return "It makes no claims; see its rows."
-    return counted(claims)
+    first = claims[0]
+    claimed = f", claimed: {first['published']}" if first["published"] else ""
+    verdict = IN_WORDS[first["verdict"]]
+    said = f"{first['statement']}: {measured_of(first)}{claimed}; {verdict}."
+    return f"{said} {counted(claims)}" if len(claims) > 1 else said
 
 
 def _warnings(studies: Mapping[str, Parts]) -> list[str]:
@@ -200,7 +204,7 @@ def _how(path: Path, about: Mapping[str, Any]) -> list[Block]:
     for name in ("experiment", "size", "first_seed", "date", "seconds", "cores", "commit"):
         if about.get(name) is not None:
             facts[name.replace("_", " ")] = str(about[name])
-    facts["versions"] = study_page.versions(about.get("versions", {}))
+    facts["versions"] = store.versions_in_words(about.get("versions", {}))
     words = f"jaxinit reproduce {about.get('experiment', '?')} --size {about.get('size', '?')}"
     if about.get("first_seed"):
         words += f" --first-seed {about['first_seed']}"

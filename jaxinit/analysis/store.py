@@ -296,6 +296,12 @@ def conditions() -> dict[str, Any]:
     }
 
 
+def versions_in_words(of: Mapping[str, str | None] | None = None) -> str:
+    """The versions of packages in a line: of `conditions`, or those that are here."""
+    versions = conditions()["versions"] if of is None else of
+    return ", ".join(f"{package} {number}" for package, number in versions.items() if number)
+
+
 def _processor() -> str:
     """The name of the processor, where the system tells."""
     with contextlib.suppress(OSError):

@@ -603,14 +603,9 @@ def _conditions(parts: Parts) -> dict[str, str]:
     facts["device"] = store.devices_in_words(about["device"]) if "device" in about else ""
     facts["processor"] = about.get("arithmetic", {}).get("processor", "")
     facts["commit"] = about.get("commit") or "no checkout"
-    facts["versions"] = versions(about.get("versions", {}))
+    facts["versions"] = store.versions_in_words(about.get("versions", {}))
     if parts.summary is not None:
         wall, compiling = parts.summary["wall_s"], parts.summary["compile_s"]
         facts["time"] = f"{wall:.0f} s, of which {compiling:.0f} s compiling"
         facts["trained"] = f"{parts.summary['epochs_trained']:,.0f} epochs of all trials"
     return {name: value for name, value in facts.items() if value}
-
-
-def versions(of: Mapping[str, str | None]) -> str:
-    """The versions of packages, in a line."""
-    return ", ".join(f"{package} {number}" for package, number in of.items() if number)

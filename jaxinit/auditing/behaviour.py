@@ -21,7 +21,7 @@ from jaxinit.introspect.parameters import variables_of
 from jaxinit.signals.probes import probe
 from jaxinit.study import BadStudy
 from jaxinit.tasks.arrays import LOSSES, loss_named
-from jaxinit.tasks.losses import in_one_line
+from jaxinit.tasks.losses import caller_error
 
 Loss = Callable[[Any, Any], jax.Array]
 
@@ -48,7 +48,7 @@ def behaviour(model: nnx.Module, batch: tuple[Any, Any], loss: str | Loss | None
     except Exception as error:
         shape = getattr(outputs, "shape", type(outputs).__name__)
         raise BadStudy(
-            f"the loss failed on outputs {shape} and y {np.shape(y)}: {in_one_line(error)}"
+            f"the loss failed on outputs {shape} and y {np.shape(y)}: {caller_error(error)}"
         ) from error
     found = [*_of_loss(value, outputs, y, cost), *_of_batch(model, x, outputs)]
     found += _of_gradients(model, x, y, cost)
@@ -84,7 +84,7 @@ def _called(model: nnx.Module, x: Any) -> Any:
         outputs: Any = nnx.clone(model)(x)  # pyright: ignore[reportCallIssue]
     except Exception as error:
         raise BadStudy(
-            f"{type(model).__name__} failed on a batch {np.shape(x)}: {in_one_line(error)}"
+            f"{type(model).__name__} failed on a batch {np.shape(x)}: {caller_error(error)}"
         ) from error
     return outputs
 

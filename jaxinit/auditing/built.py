@@ -18,7 +18,7 @@ from jaxinit.engine.resolve import arguments_of
 from jaxinit.names import find
 from jaxinit.study import BadStudy
 from jaxinit.tasks.arrays import arrays_of_file
-from jaxinit.tasks.losses import in_one_line
+from jaxinit.tasks.losses import caller_error
 
 MOST_EXAMPLES = 256  # of a batch
 MOST_BUILT_TWICE = 50_000_000  # parameters
@@ -90,7 +90,7 @@ def built(place: str, batch: Batch | None = None, seed: int = 0) -> Any:
     try:
         return make(**{name: given[name] for name in named if name in given})
     except Exception as error:
-        raise BadStudy(f"{place!r} failed to build: {in_one_line(error)}") from error
+        raise BadStudy(f"{place!r} failed to build: {caller_error(error)}") from error
 
 
 def drawn_twice(place: str, model: Any, batch: Batch | None) -> list[Finding]:

@@ -15,7 +15,6 @@ from rich.text import Text
 from jaxinit.analysis import store
 from jaxinit.analysis.page import Block, Cell, Facts, Lines, Page, Section, Sign, Table
 from jaxinit.analysis.report import Column, print_columns, terminal_or_page
-from jaxinit.analysis.study_page import versions
 from jaxinit.auditing.findings import SEVERITIES, Finding, worst_first
 
 SHOWN = 40  # rows in a terminal; all of them are in JSON
@@ -102,7 +101,7 @@ class Report:
         versions, and the command that does it once more, where there is one."""
         counts = [sum(f.severity == severity for f in self.findings) for severity in SEVERITIES]
         today = datetime.date.today().isoformat()
-        facts = {"looked at": today, "versions": versions(store.conditions()["versions"])}
+        facts = {"looked at": today, "versions": store.versions_in_words()}
         how: list[Block] = [Facts("", facts)]
         if command:
             how.append(Lines("Once more", [command], command=True))

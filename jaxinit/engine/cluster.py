@@ -35,7 +35,7 @@ from jaxinit.analysis.folder import write_synced
 from jaxinit.analysis.outcome import Outcome
 from jaxinit.analysis.records import Point
 from jaxinit.engine import progress, sweep, training
-from jaxinit.engine.devices import DETERMINISTIC
+from jaxinit.engine.devices import DETERMINISTIC, lacking
 from jaxinit.engine.identity import combined, identify
 from jaxinit.engine.initial import (
     Initial,
@@ -601,7 +601,7 @@ def _local_cluster(distributed: Any, platform: str | None, deterministic: bool) 
         raise BadStudy(f"workers that are started here are on cpu or gpu, got {platform!r}")
     gpus = [] if platform == "cpu" else gpus_of_this_machine()
     if platform == "gpu" and not gpus:
-        raise NoDevice("no GPU where one was asked for; leave --platform out")
+        raise NoDevice(lacking("gpu"))
     if deterministic and gpus:
         flags = f"{flags} {DETERMINISTIC}"
     workers: dict[int, Any] = {}

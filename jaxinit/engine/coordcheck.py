@@ -128,6 +128,8 @@ def _against(
         "steps": steps,
         "rate": rate,
         "rounding": ROUNDING[study.dtype],
+        "device": sweep.devices_in_words(),
+        "versions": store.versions_in_words(),
     }
     if out is not None:
         _write(Path(out), question, study, coordinates)

@@ -39,9 +39,9 @@ def start(platform: Platform | None = None, deterministic: bool = False) -> None
         asked = os.environ.get(ASKED)
         if not asked:
             raise
-        raise NoDevice(_lacking(platform or asked, str(error))) from error
+        raise NoDevice(lacking(platform or asked, str(error))) from error
     if platform is not None and jax.default_backend() != platform:
-        raise NoDevice(_lacking(platform))
+        raise NoDevice(lacking(platform))
     if jax.default_backend() != "gpu":
         _restore(before)
 
@@ -54,7 +54,7 @@ def _restore(flags: str | None) -> None:
         os.environ[FLAGS] = flags
 
 
-def _lacking(asked: str, said: str = "") -> str:
+def lacking(asked: str, said: str = "") -> str:
     """A line on devices that there are not: what JAX says, what there is instead, what to do."""
     kind = "gpu" if asked in ("cuda", "rocm") else asked
     names = {"gpu": "GPU", "tpu": "TPU"}

@@ -27,7 +27,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from jaxinit.console import PEER_GONE, handled, in_one_line
+from jaxinit.console import PEER_GONE, handled, in_one_line, out_of_memory
 from jaxinit.study import BadStudy, NoDevice
 
 BEAT = 5.0  # seconds between two signs of life
@@ -159,7 +159,7 @@ def watched(peers: Peers | None) -> Iterator[None]:
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
-        if peers is not None and "RESOURCE_EXHAUSTED" not in str(error):
+        if peers is not None and not out_of_memory(error):
             time.sleep(SILENCE + 2 * BEAT)  # by then whoever listens has ended this process
         raise
 

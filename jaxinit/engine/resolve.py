@@ -50,7 +50,7 @@ from jaxinit.study import (
 from jaxinit.tasks import TASKS, Task, is_file_of_arrays, is_folder_of_text, task_from_file
 from jaxinit.tasks.arrays import LOSSES
 from jaxinit.tasks.base import Seen, count_of
-from jaxinit.tasks.losses import check_number, cost_of_zeros, in_one_line
+from jaxinit.tasks.losses import caller_error, check_number, cost_of_zeros
 
 # Of a study's settings, those that a caller's model takes where it names such an argument.
 OWN_MODELS_TAKE = ("activation", "norm", "residual")
@@ -251,7 +251,7 @@ def _resolve(
         if not (models or tasks or schemes):
             raise  # ours: a fault of this package
         raise BadStudy(
-            f"what the study brings with it could not be built: {in_one_line(error)}"
+            f"what the study brings with it could not be built: {caller_error(error)}"
         ) from error
     if calibrations:
         check_one_input(task, "a calibration is")
@@ -475,7 +475,7 @@ def _tried(study: Study, task: Task, model: Functional) -> Task:
         shapes = [list(leaf.shape) for leaf in jax.tree.leaves(x)]
         raise BadStudy(
             f"model {study.model!r} failed on inputs {', '.join(map(str, shapes))} of task "
-            f"{task.name!r}: {in_one_line(error)}"
+            f"{task.name!r}: {caller_error(error)}"
         ) from error
     got = getattr(outputs, "shape", type(outputs).__name__)
     steps = (task.length,) if task.readout == "all" else ()

@@ -233,6 +233,8 @@ def _about(study: Study, resolved: Resolved, examples: int) -> dict[str, Any]:
         "task": resolved.task.name,
         "examples": examples,
         "gates": " ".join(gates[0]) if gates else "",
+        "device": sweep.devices_in_words(),
+        "versions": store.versions_in_words(),
     }
 
 

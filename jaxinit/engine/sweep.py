@@ -31,6 +31,7 @@ from jaxtyping import Array
 
 from jaxinit.analysis.outcome import Outcome
 from jaxinit.analysis.records import Point
+from jaxinit.console import out_of_memory
 from jaxinit.engine import progress
 from jaxinit.engine.memory import free_memory
 from jaxinit.engine.training import Program, Records, State, Trial
@@ -318,7 +319,7 @@ class Sweep:
                     running = self._with_budgets(running, trials)
                 rows, running = self._timed(running)
             except jax.errors.JaxRuntimeError as error:
-                if not _ran_out_of_memory(error) or not self._fewer():
+                if not out_of_memory(error) or not self._fewer():
                     raise
                 seats = [] if last is None else last.seats()
                 back = [began[number]._replace(state=state) for number, state in seats]
@@ -522,7 +523,7 @@ class Sweep:
             sizes = self._program(self.slots, *one_slot).memory_analysis()
         except jax.errors.JaxRuntimeError as error:
             # A TPU says so when it compiles; with one trial each there is nothing to halve.
-            if not _ran_out_of_memory(error) or width == 1:
+            if not out_of_memory(error) or width == 1:
                 raise
             return sys.maxsize
         if sizes is None:  # a backend that does not tell
@@ -607,10 +608,6 @@ def over_devices(function: Callable[..., Any], *columns: np.ndarray) -> Any:
 
 
 _compilations: list[threading.Thread] = []
-
-
-def _ran_out_of_memory(error: Exception) -> bool:
-    return "RESOURCE_EXHAUSTED" in str(error)
 
 
 def compiled(lowered: Any, stopped: Callable[[], bool]) -> Any:

@@ -106,7 +106,7 @@ def check_number(loss_at: Callable[..., Any], at: Any, on: str) -> None:
         if not wrong:
             jax.eval_shape(jax.grad(loss_at), at)
     except Exception as error:
-        raise ValueError(f"the loss failed on {on}: {in_one_line(error)}") from error
+        raise ValueError(f"the loss failed on {on}: {caller_error(error)}") from error
     if wrong:
         raise ValueError(
             f"the loss of a batch must be one real number, got {wrong} on {on}; take the mean over "
@@ -127,7 +127,7 @@ def check_pairing(loss_at: Callable[..., Any], outputs: Array, y: Array, on: str
         if str(outputs.shape) in said and str(y.shape) in said:
             raise ValueError(
                 f"the loss makes {[len(y), len(y)]} of {on}, every output with every label: "
-                f"{in_one_line(error)}; take outputs[:, 0], or give y as [n, 1]"
+                f"{caller_error(error)}; take outputs[:, 0], or give y as [n, 1]"
             ) from error
     except Exception:
         return  # as without the option, which is another check's affair
@@ -142,7 +142,7 @@ def _unlike_a_number(cost: Any) -> str:
     return f"{cost.dtype} {list(cost.shape)}"
 
 
-def in_one_line(error: BaseException) -> str:
+def caller_error(error: BaseException) -> str:
     """An error of the caller's code: its kind, the first line of what it says, and the innermost
     line of code that is the caller's."""
     said = str(error).strip().split("\n")[0]

@@ -49,7 +49,8 @@ def test_claims_are_measured_once_and_one_that_fails_costs_no_other(
 ) -> None:
     ran = []
 
-    def reproduce(words: list[str]) -> int:
+    def reproduce(words: list[str], quiet: bool) -> int:
+        assert quiet, "all claims of an experiment would be printed"
         name, out = words[1], Path(words[-1])
         ran.append(name)
         if name == "uniform01":
@@ -74,7 +75,7 @@ def test_claims_are_measured_once_and_one_that_fails_costs_no_other(
 def test_what_an_interrupted_run_has_not_measured_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr(cli, "_in_a_process", lambda words: INTERRUPTED)
+    monkeypatch.setattr(cli, "_in_a_process", lambda words, quiet: INTERRUPTED)
     assert cli.main(["claims", "--only", "A10", "--out", str(tmp_path)]) == INTERRUPTED
     assert "uniform01: not measured yet; the same command goes on" in capsys.readouterr().err
     assert "uniform01: not measured yet" in (tmp_path / "A10.html").read_text()

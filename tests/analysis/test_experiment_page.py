@@ -44,7 +44,10 @@ def test_claims_rows_and_studies_are_on_one_page(tmp_path: Path) -> None:
     write(tmp_path, {"table": rows, "claims": claims, "studies": {}, "scores": {"orthogonal": 0.5}})
     read = page_of(tmp_path)
     assert asks_for_nothing(read)
-    assert "2 claims (holds: 1, does not hold: 1)." in lines(read)
+    assert (
+        "a first: 1 (0.87 to 1.13), claimed: 1; holds. 2 claims (holds: 1, does not hold: 1)."
+        in lines(read)
+    )
     verdicts = [row[5] for row in read.cells if len(row) == 7 and row[0] in "AB"]
     assert verdicts == ["at least 0.5: holds", "at least 2.5: does not hold"]
     assert len(read.numbers["charts"]) == 6
@@ -82,7 +85,7 @@ def test_rows_of_its_own_are_shown_as_they_are(tmp_path: Path) -> None:
     read = page_of(tmp_path)
     assert ["<b>", "0.25", "[1, 2]"] in read.cells
     assert ["x", "", ""] in read.cells
-    assert "not judged at smoke size: 1" in lines(read)
+    assert "claimed: 1; not judged at smoke size." in lines(read)
 
 
 def test_an_unfinished_or_damaged_experiment_shows_the_rest(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from pages import Read, asks_for_nothing
 
 from jaxinit.analysis import page
 from jaxinit.analysis.curves import Curve, line
+from jaxinit.analysis.figure import COLORS
 from jaxinit.analysis.page import Against, Cell, Chart, Facts, Lines, Page, Section, Table
 from jaxinit.study import BadStudy
 
@@ -53,6 +55,15 @@ def test_what_is_drawn_has_no_more_digits_than_can_be_seen() -> None:
         "high": [1, 1],
     }
     assert chart["lines"][1] == {"s": 1, "x": [1], "y": [2]}
+
+
+def test_colors_begin_again_where_those_of_the_figures_do() -> None:
+    names = [f"scheme {k}" for k in range(len(COLORS) + 1)]
+    table = Table("", ("scheme",), [[Cell(name, scheme=name)] for name in names])
+    text = page.rendered(Page("", "", "", [Section("", [table])], schemes=names))
+    assert re.findall(r'class="swatch s(\d)"', text) == [*map(str, range(len(COLORS))), "0"]
+    assert re.findall(r"^\.s(\d) \{", text, re.MULTILINE) == [*map(str, range(len(COLORS)))]
+    assert f"const COLORS = {len(COLORS)};" in text
 
 
 def test_embedded_json_is_what_it_was() -> None:

@@ -127,6 +127,12 @@ def test_the_command_says_pass_or_fail(
     stored = json.loads((tmp_path / "c" / "slopes.json").read_text())
     # three kernels, and the network's output, which has no gradient
     assert len(stored["slopes"]) == 3 * 3 + 2
+    assert cli.check_coordinates(study, (16, 64), (), 2, 0.001, tmp_path / "c", "json") == 1
+    said = capsys.readouterr()
+    answer = json.loads(said.out)
+    assert answer["slopes"] == stored["slopes"]
+    assert answer["passes"] == {"xavier_rnn": False}
+    assert all(json.loads(line) for line in said.err.splitlines())
 
 
 def test_bad_requests_are_one_line() -> None:

@@ -2,7 +2,8 @@
 const { schemes, charts, tables } = JSON.parse(document.getElementById("numbers").textContent);
 const DASHES = ["", "7 3", "2 3", "9 3 2 3", "5 2 1 2 1 2"];
 const ENDS = { censored: "not within the budget", stopped: "stopped: another rate was better" };
-const dash = (s) => DASHES[(s + Math.floor(s / 10)) % DASHES.length];
+const COLORS = 9; // of report.css, those of the figures
+const dash = (s) => DASHES[s % DASHES.length];
 
 function make(parent, name, attributes = {}, text = "") {
   const inSvg = parent.namespaceURI.endsWith("svg") || name === "svg";
@@ -157,7 +158,7 @@ function draw(figure) {
   figure.points = [];
   const groups = new Map();
   const groupOf = (s) => {
-    if (!groups.has(s)) groups.set(s, make(svg, "g", { class: `s${s % 10}`, "data-s": s }));
+    if (!groups.has(s)) groups.set(s, make(svg, "g", { class: `s${s % COLORS}`, "data-s": s }));
     return groups.get(s);
   };
   for (const { s, x, y, low, high } of lines) {
@@ -252,7 +253,7 @@ function fillLegend(part) {
   };
   for (const s of [...here].sort((a, b) => a - b)) {
     const one = button(legend, "", () => { off.has(s) ? off.delete(s) : off.add(s); update(); });
-    const swatch = make(one, "svg", { class: `swatch s${s % 10}`, viewBox: "0 0 24 8", "aria-hidden": "true" });
+    const swatch = make(one, "svg", { class: `swatch s${s % COLORS}`, viewBox: "0 0 24 8", "aria-hidden": "true" });
     make(swatch, "path", { d: "M0 4H24", "stroke-dasharray": dash(s) });
     one.append(schemes[s]);
     buttons.set(s, one);
