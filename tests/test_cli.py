@@ -282,21 +282,24 @@ def test_a_cluster_without_an_address_is_started_here() -> None:
     assert cli._with_address(words) == words
 
 
-def test_a_study_as_json(tmp_path: Path) -> None:
+def test_a_study_as_json(
+    tmp_path: Path, as_users_run: None, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = ["run", *SMALL.split(), "--out", str(tmp_path / "study"), "--json"]
-    done = jaxinit(*words)
-    assert done.returncode == 0, done.stderr
-    answer = json.loads(done.stdout)
+    assert cli.main(words) == 0
+    said = capsys.readouterr()
+    answer = json.loads(said.out)
     summary = json.loads((tmp_path / "study" / "summary.json").read_text())
     assert answer.pop("folder") == str(tmp_path / "study")
     assert answer.pop("complete")
     assert answer == summary
     assert (tmp_path / "study" / "figures" / "learning_curves.png").exists()
-    phases = [json.loads(line)["phase"] for line in done.stderr.splitlines()]
+    phases = [json.loads(line)["phase"] for line in said.err.splitlines()]
     assert {"drawing", "training", "comparing schemes"} <= set(phases)
-    again = jaxinit(*words)
-    assert json.loads(again.stdout)["table"] == summary["table"]
-    assert again.stderr == "", "it is read back"
+    assert cli.main(words) == 0
+    again = capsys.readouterr()
+    assert json.loads(again.out)["table"] == summary["table"]
+    assert again.err == "", "it is read back"
 
 
 @pytest.mark.slow
@@ -513,13 +516,15 @@ def test_a_device_that_is_not_there_is_one_line(
     assert not (tmp_path / "s").exists()
 
 
-def test_probe_prints_verdicts_and_draws(tmp_path: Path) -> None:
+def test_probe_prints_verdicts_and_draws(
+    tmp_path: Path, as_users_run: None, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = ["probe", "--hidden", "64", "--seeds", "2", "--examples", "100", "--out"]
-    done = jaxinit(*words, str(tmp_path / "p"))
-    assert done.returncode == 0, done.stderr
-    assert "glorot_standard: vanishing" in done.stdout
-    assert "decades per layer going back" in done.stdout
-    assert "try: variance by the activation's gain" in done.stdout
+    assert cli.main([*words, str(tmp_path / "p")]) == 0
+    said = capsys.readouterr().out
+    assert "glorot_standard: vanishing" in said
+    assert "decades per layer going back" in said
+    assert "try: variance by the activation's gain" in said
     assert {path.name for path in (tmp_path / "p").iterdir()} == {
         "signals.nc",
         "verdicts.json",
@@ -527,9 +532,8 @@ def test_probe_prints_verdicts_and_draws(tmp_path: Path) -> None:
         "report.html",
         "figures",
     }
-    wrong = jaxinit(*words, str(tmp_path / "q"), "--only", "conv*")
-    assert wrong.returncode == 2
-    assert "matches no kernel" in wrong.stderr
+    assert cli.main([*words, str(tmp_path / "q"), "--only", "conv*"]) == 2
+    assert "matches no kernel" in capsys.readouterr().err
 
 
 def test_a_probe_as_json(

@@ -195,7 +195,7 @@ def test_zeros_that_theory_asks_for_are_judged_by_their_updates() -> None:
 
 
 # Of models that take the same settings one stands for the others.
-@pytest.mark.parametrize("model", quick("lstm", "rg_lru", "mlp", of=MODELS))
+@pytest.mark.parametrize("model", quick("lstm", "mlp", of=MODELS))
 def test_every_model_goes_through(
     model: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -24,7 +24,8 @@ def test_seeds_are_paired_across_schemes() -> None:
         )
 
 
-@pytest.mark.parametrize("model", [pytest.param("transformer", marks=pytest.mark.slow), "vit"])
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["transformer", "vit"])
 def test_transformers_are_calibrated_in_a_study(model: str) -> None:
     names = ("xavier_transformer", "xavier_transformer+lsuv")
     study = replace(

@@ -319,7 +319,7 @@ def test_haiku_and_equinox_beyond_recurrent_layers_by_their_formulas(name: str) 
     assert not drawn["norm.bias"].any()
 
 
-@pytest.mark.parametrize("name", quick("haiku", "equinox", of=FRAMEWORKS))
+@pytest.mark.parametrize("name", quick("equinox", of=FRAMEWORKS))
 def test_every_default_covers_every_model(name: str) -> None:
     for model in MODELS:
         leaves = leaves_of(model, (3, 4, 2), layers=2 if model == "mlp" else 1)
