@@ -4,25 +4,21 @@ before JAX is imported."""
 
 import ast
 import inspect
-import io
 import math
 import os
-import re
 import runpy
 import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
-from dataclasses import dataclass, fields, make_dataclass, replace
-from functools import partial, wraps
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from importlib.metadata import version
-from itertools import pairwise
 from json import loads
 from pathlib import Path
-from types import MappingProxyType, SimpleNamespace
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
@@ -32,7 +28,6 @@ from jaxinit.console import (
     DEBUG,
     FAILED,
     INTERRUPTED,
-    LONGEST,
     PEER_GONE,
     REFUSED,
     exit_code,
@@ -40,15 +35,12 @@ from jaxinit.console import (
     make_printable,
 )
 from jaxinit.study import (
-    MODELS,
     RECURRENT,
     BadStudy,
-    Name,
-    Names,
     Study,
     check_name,
-    descriptions,
 )
+from jaxinit.words import COMPLETION, completion, parsed, with_address
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -97,9 +89,6 @@ class Processes:
 
 
 ALONE = Processes()
-
-COMPLETION = "--tyro-print-completion"  # the parser's own option
-NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 ASKED = {"run": STUDY, "probe": PROBED, "coordcheck": CHECKED}  # by the commands that ask one
 
@@ -889,31 +878,6 @@ def print_version() -> int:
     return 0
 
 
-def print_completion(words: Sequence[str]) -> int:
-    """The parser's script for a shell, with each option's help in one line, which the shell would
-    offer line by line, and with files where nothing else is known."""
-    if words[1:] not in (["bash"], ["zsh"]):
-        raise BadStudy(f"{COMPLETION} is for bash or zsh, got {' '.join(words[1:]) or 'nothing'}")
-    script = io.StringIO()
-    with redirect_stdout(script), suppress(SystemExit):
-        parsed(words)
-    for line in script.getvalue().splitlines():
-        name, equals, options = line.partition(" = ")
-        if name == "COMPLETION_SPEC":
-            line = f"{name}{equals}{_in_lines(ast.literal_eval(options))!r}"
-        print(line.replace("complete -F", "complete -o default -F"))
-    return 0
-
-
-def _in_lines(options: Any) -> Any:
-    """The same with every text in one line."""
-    if isinstance(options, dict):
-        return {name: _in_lines(its) for name, its in options.items()}
-    if isinstance(options, list):
-        return [_in_lines(its) for its in options]
-    return " ".join(options.split()) if isinstance(options, str) else options
-
-
 def plot(folder: tyro.conf.Positional[Path], /) -> int:
     """Draw the figures of a finished or interrupted study again, from its records, and print its
     table.
@@ -1167,206 +1131,41 @@ def _print_json(result: "Result") -> None:
     print(to_json({**about, **result.summary}).decode(), end="")
 
 
-def parsed(words: Sequence[str]) -> Callable[[], int]:
-    """The command that the words ask for, to be carried out by calling it.
-
-    Raises: BadStudy, one line, for words that ask for none; SystemExit after printing help.
-    """
-    commands = {
-        "run": run,
-        "resume": resume,
-        "extend": extend,
-        "rerun": rerun,
-        "probe": probe,
-        "coordcheck": coordcheck,
-        "audit": audit,
-        "reproduce": reproduce,
-        "claims": claims,
-        "list": list_names,
-        "plot": plot,
-        "report": report,
-        "open": open_report,
-        "compare": compare,
-        "export": export,
-        "doctor": doctor,
-    }
-    choices = _choices() if COMPLETION in words else {}
-    later: dict[str, Callable[..., Any]] = {
-        name: _later(command, choices) for name, command in commands.items()
-    }
-    if words[:1] and words[0] in ASKED and {"-h", "--help"} & set(words):
-        later[words[0]] = _with_help(words[0], commands[words[0]], words)
-    complaint = io.StringIO()
-    try:
-        with redirect_stderr(complaint):
-            return tyro.extras.subcommand_cli_from_dict(
-                later, prog="jaxinit", description=ABOUT, args=words
-            )
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-        raise BadStudy(_in_one_line(complaint.getvalue(), words)) from None
-
-
-def _choices() -> dict[str, Any]:
-    """The types of options that are names, for a shell to complete them. Where words are read
-    they are any words: a name may be a file or a call too, and a wrong one is told its nearest."""
-    from jaxinit.engine.training import OPTIMIZERS
-    from jaxinit.options import ACTIVATIONS
-    from jaxinit.schemes import SCHEMES
-    from jaxinit.study import DTYPES, PRECISIONS, SCHEDULES, SEARCHES
-    from jaxinit.tasks import TASKS
-
-    scheme = Literal[*SCHEMES]
-    return {
-        "schemes": tuple[scheme, ...],
-        "baseline": scheme,
-        "task": Literal[*TASKS],
-        "model": Literal[*MODELS],
-        "optimizer": Literal[*OPTIMIZERS],
-        "activation": Literal[*ACTIVATIONS, None],
-        "search": Literal[*SEARCHES, None],
-        "schedule": Literal[*SCHEDULES],
-        "dtype": Literal[*DTYPES],
-        "param_dtype": Literal[*DTYPES],
-        "matmul_precision": Literal[*PRECISIONS],
-        "scheme": Literal[*SCHEMES, None],  # of audit
-    }
-
-
-def _later(
-    command: Callable[..., int], choices: Mapping[str, Any]
-) -> Callable[..., Callable[[], int]]:
-    """The command with its arguments, not called yet; its study is read as words."""
-
-    @wraps(command)
-    def bound(*args: object, **options: Any) -> Callable[[], int]:
-        if "study" in options:
-            options["study"] = Study(**vars(options["study"]))
-        return partial(command, *args, **options)
-
-    arguments = []
-    for argument in inspect.signature(command).parameters.values():
-        if argument.name == "study":
-            words = _study_in_words(choices=choices)
-            argument = argument.replace(
-                annotation=tyro.conf.OmitArgPrefixes[words], default=words(**vars(argument.default))
-            )
-        elif argument.name in choices and argument.kind is not argument.POSITIONAL_ONLY:
-            argument = argument.replace(annotation=choices[argument.name])
-        arguments.append(argument)
-    read: Any = bound
-    del read.__wrapped__  # of which the parser would read the types
-    read.__signature__ = inspect.Signature(arguments)
-    read.__annotations__ = {argument.name: argument.annotation for argument in arguments}
-    return read
-
-
-def _study_in_words(
-    texts: Mapping[str, str] | None = None, choices: Mapping[str, Any] = NOTHING
-) -> type:
-    """A study as the parser reads it, where an object is the name of one; with the help `texts` of
-    the settings that are to be shown, which hide the others."""
-    in_words = {Name: str, Names: tuple[str, ...]}
-    settings = []
-    for field in fields(Study):
-        kind: Any = choices.get(field.name, in_words.get(field.type, field.type))
-        if texts is not None and field.name in texts:
-            kind = Annotated[kind, tyro.conf.arg(help=texts[field.name])]
-        elif texts is not None:
-            kind = tyro.conf.Suppress[kind]
-        settings.append((field.name, kind))
-    return make_dataclass("Study", settings, frozen=True)
-
-
-def _with_help(name: str, command: Callable[..., int], words: Sequence[str]) -> type:
-    """What the parser is to show of a command for the model that the words name.
-
-    The parser reads names, types and help from a dataclass as from a function, so the command and
-    its study are copied into dataclasses whose types carry the help. They serve for help alone: the
-    parser hides a field by not knowing it, and an option that the model does not take is to be
-    refused by name.
-    Raises: BadStudy for a model that there is not.
-    """
-    asked = ASKED[name]
-    model = _model_named(words) or asked.model
-    check_name("model", model, MODELS)
-    texts = descriptions(model)
-    texts["model"] += (
-        f" The options of {model} are listed here; for those of another: jaxinit {name} --model "
-        "NAME --help."
-    )
-    study = _study_in_words(texts)
-    arguments = []
-    for argument in inspect.signature(command).parameters.values():
-        kind, default = argument.annotation, argument.default
-        if argument.name == "study":
-            kind, default = tyro.conf.OmitArgPrefixes[study], study(**vars(asked))
-        arguments.append((argument.name, kind, default))
-    shown = make_dataclass(name, arguments)
-    shown.__doc__ = command.__doc__
-    return shown
-
-
-def _with_address(words: Sequence[str]) -> list[str]:
-    """The words, with `local` after a --cluster that names no address."""
-    whole = []
-    for word, following in pairwise([*words, "-"]):
-        whole.append(word)
-        if word == "--cluster" and following.startswith("-"):
-            whole.append("local")
-    return whole
-
-
-def _model_named(words: Sequence[str]) -> str | None:
-    """The model that the words name, the last of several; None where they name none."""
-    named = None
-    for word, following in pairwise([*words, "-"]):
-        option, equals, value = word.partition("=")
-        if option == "--model":
-            given = value if equals else following
-            named = None if given.startswith("-") else given
-    return named
-
-
-def _in_one_line(box: str, words: Sequence[str]) -> str:
-    """What the parser says of words that it does not understand: the first part of its box, and
-    what it suggests.
-
-    The parts are divided by lines; in ASCII, the title is the first of them.
-    """
-    parts: list[list[str]] = [[]]
-    for raw in re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines():
-        line = raw.strip("│ ")
-        if not line or line.startswith(("╭", "╰")):
-            continue
-        if set(line) <= set("─-"):
-            parts.append([])
-        else:
-            parts[-1].append(line)
-    if "╭" not in box and len(parts) > 1:
-        del parts[0]
-    complaint = " ".join(parts[0])[:LONGEST].rstrip(".")
-    for part in parts[1:]:
-        if part[:1] == ["Perhaps you meant:"] and len(part) > 1:
-            complaint += f"; perhaps you meant {part[1].split()[0].rstrip(',')}"
-        elif part and part[0].startswith("Available subcommands"):
-            complaint += f"; {' '.join(part)}"
-    helped = "jaxinit --help"
-    if "subcommand" not in box and words and words[0].isalpha():
-        helped = f"jaxinit {words[0]} --help"
-    return f"{complaint}; see {helped}"
+COMMANDS = {
+    "run": run,
+    "resume": resume,
+    "extend": extend,
+    "rerun": rerun,
+    "probe": probe,
+    "coordcheck": coordcheck,
+    "audit": audit,
+    "reproduce": reproduce,
+    "claims": claims,
+    "list": list_names,
+    "plot": plot,
+    "report": report,
+    "open": open_report,
+    "compare": compare,
+    "export": export,
+    "doctor": doctor,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the `jaxinit` command."""
     make_printable()
-    words = _with_address(sys.argv[1:] if argv is None else argv)
+    words = with_address(sys.argv[1:] if argv is None else argv)
     if words == ["--version"]:
         return exit_code(print_version)
     if words[:1] == [COMPLETION]:
         return exit_code(lambda: print_completion(words))
-    return exit_code(lambda: parsed(words)())
+    return exit_code(lambda: parsed(words, COMMANDS, ASKED, ABOUT)())
+
+
+def print_completion(words: Sequence[str]) -> int:
+    """Print what a shell is to source, so that it completes our words."""
+    print(completion(words, COMMANDS, ASKED, ABOUT))
+    return 0
 
 
 def command() -> None:

@@ -4,7 +4,6 @@ options."""
 import json
 import os
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -22,22 +21,12 @@ from jaxinit.analysis.outcome import Outcome
 from jaxinit.engine import campaign
 from jaxinit.engine.survey import survey
 from jaxinit.initializers import CATALOGUE
-from jaxinit.schemes import SCHEMES
 from jaxinit.study import BadStudy, Study
 
 SMALL = (
     "--hidden 16 --schemes small_normal orthogonal --lrs 0.1 --seeds 2 --epochs 1 --batch 128 "
     "--target 0.5"
 )
-
-COMPLETE = """
-source {script}
-function="$(complete -p jaxinit | sed 's/.*-F \\([^ ]*\\).*/\\1/')"
-COMP_WORDS=({words})
-COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))
-$function
-echo "${{COMPREPLY[*]}}"
-"""
 
 
 def jaxinit(*words: str) -> subprocess.CompletedProcess:
@@ -75,36 +64,6 @@ def test_help_never_imports_jax() -> None:
         assert f"--{option}" in done.stdout
 
 
-@pytest.mark.parametrize(
-    ("words", "listed", "hidden"),
-    [
-        ("run --help", "--leak", "--heads"),
-        ("run --model lstm --help", "--peepholes", "--leak"),
-        ("run --model=vit --help", "--heads", "--peepholes"),
-        ("run -h --model lstm --model mlp", "--residual", "--peepholes"),
-        ("probe --help", "--residual", "--heads"),
-        ("coordcheck --model transformer --help", "--heads", "--residual"),
-    ],
-)
-def test_help_lists_the_options_of_the_model(
-    words: str, listed: str, hidden: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit) as stop:
-        cli.main(words.split())
-    assert not stop.value.code
-    out = " ".join(capsys.readouterr().out.replace("│", "").split())
-    assert listed in out
-    assert f"{hidden} " not in out
-    assert f"for those of another: jaxinit {words.split()[0]} --model NAME --help" in out
-
-
-def test_help_on_a_model_that_there_is_not(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["run", "--model", "lsmt", "--help"]) == 2
-    assert "no model is called 'lsmt'; the nearest is 'lstm'" in capsys.readouterr().err
-    assert cli.main(["run", "--model", "--help"]) == 2
-    assert "Missing value for argument '--model'" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize("words", [["run", "--help"], ["list", "--verbose"]])
 def test_output_that_nobody_reads_any_more_is_no_error(words: list[str]) -> None:
     command = [sys.executable, "-m", "jaxinit.cli", *words]
@@ -116,27 +75,6 @@ def test_output_that_nobody_reads_any_more_is_no_error(words: list[str]) -> None
         process.stdout.close()  # as `head` does
         assert process.stderr.read() == ""
     assert process.returncode == console.CLOSED
-
-
-@pytest.mark.skipif(shutil.which("bash") is None, reason="completes in bash")
-def test_a_shell_completes_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["--tyro-print-completion", "bash"]) == 0
-    script = tmp_path / "completion"
-    script.write_text(capsys.readouterr().out)
-
-    def completed(words: str) -> list[str]:
-        asked = COMPLETE.format(script=script, words=words)
-        return subprocess.run(
-            ["bash", "-c", asked], capture_output=True, text=True, check=True
-        ).stdout.split()
-
-    assert completed("jaxinit run --task add") == ["adding"]
-    glorot = [name for name in SCHEMES if name.startswith("glorot")]
-    assert completed("jaxinit run --schemes orthogonal glor") == glorot
-    assert completed("jaxinit extend results --schemes chr") == ["chrono"]
-    assert completed("jaxinit resume res") == [], "which leaves files to the shell"
-    assert all(word.startswith("-") for word in completed('jaxinit resume ""'))
-    assert cli.parsed(["run", "--schemes", "own.py:scheme"])  # a name is still any word
 
 
 @pytest.mark.parametrize(
@@ -275,13 +213,6 @@ def test_an_audit_has_a_page(tmp_path: Path, as_users_run: None) -> None:
     assert "0 serious" in page.read_text(encoding="utf-8")
 
 
-def test_a_cluster_without_an_address_is_started_here() -> None:
-    assert cli._with_address(["run", "--cluster"]) == ["run", "--cluster", "local"]
-    assert cli._with_address(["run", "--cluster", "--seeds", "2"])[2:] == ["local", "--seeds", "2"]
-    words = ["run", "--cluster", "tcp://10.0.0.1:8786", "--seeds", "2"]
-    assert cli._with_address(words) == words
-
-
 def test_a_study_as_json(
     tmp_path: Path, as_users_run: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -369,44 +300,6 @@ def test_bad_input_is_one_line_and_exit_code_2(
     assert error.startswith("jaxinit: ")
     assert error.count("\n") == 1
     assert not (tmp_path / "s").exists()
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (
-            "run --lrs abc",
-            "Error parsing --lrs: Could not find valid parse for arguments: ['abc']; see jaxinit "
-            "run --help",
-        ),
-        (
-            "run --residul",
-            "Unrecognized options: --residul; perhaps you meant --residual; see jaxinit run --help",
-        ),
-        (
-            "run --hidden",
-            "Missing value for argument '--hidden'. Expected 1 values; see jaxinit run --help",
-        ),
-        ("frob", "Unrecognized options: frob; Available subcommands: run, resume, "),
-        ("probe --schemes", "schemes must be one or more different names, got none"),
-        ("coordcheck --schemes", "schemes must be one or more different names, got none"),
-        ("coordcheck --widths 8 -1", "hidden must be 1 to 2147483647, got -1"),
-        (
-            "coordcheck --steps 0",
-            "steps must be 1 or more, got 0: without a step there is no change to judge",
-        ),
-        ("probe --lrs 1e39", "learning rates must be positive, finite and different"),
-    ],
-)
-def test_words_that_make_no_sense_are_answered_in_one_line(
-    words: str, said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("jaxinit.engine.sweep.one_device_per_core", lambda: None)
-    monkeypatch.setattr("jaxinit.engine.sweep.keep_compilations", lambda: None)
-    assert cli.main(words.split()) == 2
-    error = capsys.readouterr().err
-    assert error.startswith(f"jaxinit: {said}")
-    assert error.count("\n") == 1
 
 
 @pytest.mark.parametrize("words", ["--help", "run --help", "list initializers --verbose"])

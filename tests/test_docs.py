@@ -20,6 +20,7 @@ from jaxinit import cli
 from jaxinit.engine.initial import calibrate_parameters, draw_parameters
 from jaxinit.engine.resolve import resolve
 from jaxinit.study import Study
+from jaxinit.words import parsed
 
 # A model of the reader's, which pages import or name.
 MINE = """
@@ -86,7 +87,8 @@ def test_every_study_runs(command: str, elsewhere: Path) -> None:
 LOOKS = [*of_kind("probe"), *of_kind("coordcheck")]
 
 
-@pytest.mark.parametrize("command", quick(of_kind("probe")[1], of=LOOKS))
+@pytest.mark.slow  # each command has a test of its own
+@pytest.mark.parametrize("command", LOOKS)
 def test_every_look_before_training_runs(command: str, elsewhere: Path) -> None:
     words = tiny(command)
     assert cli.main(words) in ((0, 1) if words[0] == "coordcheck" else (0,))  # 1 is its verdict
@@ -103,7 +105,7 @@ def test_every_command_is_one() -> None:
         if words[-1:] == ["--cluster"]:
             words.append("local")
         if words and not {"--help", cli.COMPLETION} & set(words):
-            cli.parsed(words)
+            parsed(words, cli.COMMANDS, cli.ASKED, cli.ABOUT)
         if words[:1] == ["reproduce"]:
             assert words[1] in {*cli.experiments(), "NAME"}, command
 

@@ -21,6 +21,7 @@ FLOORS = [
     {"engine"},
     {"finetune"},
     {"auditing"},
+    {"words"},
     {"cli"},
     {"reproduce"},
 ]

@@ -1,0 +1,118 @@
+"""Words of a command line: help by the model that they name, names that a shell completes, and one
+line where they make no sense."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from jaxinit import cli
+from jaxinit.schemes import SCHEMES
+from jaxinit.words import parsed, with_address
+
+COMPLETE = """
+source {script}
+function="$(complete -p jaxinit | sed 's/.*-F \\([^ ]*\\).*/\\1/')"
+COMP_WORDS=({words})
+COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))
+$function
+echo "${{COMPREPLY[*]}}"
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "listed", "hidden"),
+    [
+        ("run --help", "--leak", "--heads"),
+        ("run --model lstm --help", "--peepholes", "--leak"),
+        ("run --model=vit --help", "--heads", "--peepholes"),
+        ("run -h --model lstm --model mlp", "--residual", "--peepholes"),
+        ("probe --help", "--residual", "--heads"),
+        ("coordcheck --model transformer --help", "--heads", "--residual"),
+    ],
+)
+def test_help_lists_the_options_of_the_model(
+    words: str, listed: str, hidden: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(words.split())
+    assert not stop.value.code
+    out = " ".join(capsys.readouterr().out.replace("│", "").split())
+    assert listed in out
+    assert f"{hidden} " not in out
+    assert f"for those of another: jaxinit {words.split()[0]} --model NAME --help" in out
+
+
+def test_help_on_a_model_that_there_is_not(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["run", "--model", "lsmt", "--help"]) == 2
+    assert "no model is called 'lsmt'; the nearest is 'lstm'" in capsys.readouterr().err
+    assert cli.main(["run", "--model", "--help"]) == 2
+    assert "Missing value for argument '--model'" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="completes in bash")
+def test_a_shell_completes_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--tyro-print-completion", "bash"]) == 0
+    script = tmp_path / "completion"
+    script.write_text(capsys.readouterr().out)
+
+    def completed(words: str) -> list[str]:
+        asked = COMPLETE.format(script=script, words=words)
+        return subprocess.run(
+            ["bash", "-c", asked], capture_output=True, text=True, check=True
+        ).stdout.split()
+
+    assert completed("jaxinit run --task add") == ["adding"]
+    glorot = [name for name in SCHEMES if name.startswith("glorot")]
+    assert completed("jaxinit run --schemes orthogonal glor") == glorot
+    assert completed("jaxinit extend results --schemes chr") == ["chrono"]
+    assert completed("jaxinit resume res") == [], "which leaves files to the shell"
+    assert all(word.startswith("-") for word in completed('jaxinit resume ""'))
+    words = ["run", "--schemes", "own.py:scheme"]  # a name is still any word
+    assert parsed(words, cli.COMMANDS, cli.ASKED, cli.ABOUT)
+
+
+def test_a_cluster_without_an_address_is_started_here() -> None:
+    assert with_address(["run", "--cluster"]) == ["run", "--cluster", "local"]
+    assert with_address(["run", "--cluster", "--seeds", "2"])[2:] == ["local", "--seeds", "2"]
+    words = ["run", "--cluster", "tcp://10.0.0.1:8786", "--seeds", "2"]
+    assert with_address(words) == words
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            "run --lrs abc",
+            "Error parsing --lrs: Could not find valid parse for arguments: ['abc']; see jaxinit "
+            "run --help",
+        ),
+        (
+            "run --residul",
+            "Unrecognized options: --residul; perhaps you meant --residual; see jaxinit run --help",
+        ),
+        (
+            "run --hidden",
+            "Missing value for argument '--hidden'. Expected 1 values; see jaxinit run --help",
+        ),
+        ("frob", "Unrecognized options: frob; Available subcommands: run, resume, "),
+        ("probe --schemes", "schemes must be one or more different names, got none"),
+        ("coordcheck --schemes", "schemes must be one or more different names, got none"),
+        ("coordcheck --widths 8 -1", "hidden must be 1 to 2147483647, got -1"),
+        (
+            "coordcheck --steps 0",
+            "steps must be 1 or more, got 0: without a step there is no change to judge",
+        ),
+        ("probe --lrs 1e39", "learning rates must be positive, finite and different"),
+    ],
+)
+def test_words_that_make_no_sense_are_answered_in_one_line(
+    words: str, said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jaxinit.engine.sweep.one_device_per_core", lambda: None)
+    monkeypatch.setattr("jaxinit.engine.sweep.keep_compilations", lambda: None)
+    assert cli.main(words.split()) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"jaxinit: {said}")
+    assert error.count("\n") == 1
