@@ -461,7 +461,8 @@ def probe(
     the states by step, Jacobians between steps, and the steps back in which the gradient falls to
     1/e.
 
-    Healthy, vanishing, exploding, saturated or dead, where and by how much. Nothing is trained, so
+    Healthy, vanishing, exploding, saturated or dead, where and by how much: vanishing or exploding
+    is what changes by more than a decade over all layers or steps. Nothing is trained, so
     that rates, epochs and targets do not matter. Example: jaxinit probe --model rnn --task adding
     --length 100 --schemes orthogonal irnn
 
@@ -571,9 +572,9 @@ def coordcheck(
 
     A slope with its interval for the product of every kernel, for attention scores, for what every
     branch adds, and for the network's output, and pass or fail for every scheme: a slope is flat if
-    it is between -0.2 and 0.2 and its interval reaches 0.1 or below. What passes
-    carries its learning rate from narrow to wide. Example: jaxinit coordcheck --model transformer
-    --task text --length 16 --schemes mup llama
+    it is between -0.2 and 0.2 and its interval reaches 0.1 or below; scores and outputs before
+    training may fall too. What passes carries its learning rate from narrow to wide. Example:
+    jaxinit coordcheck --model transformer --task text --length 16 --schemes mup llama
 
     Args:
         study: The network, the task, the schemes, the optimizer and the number of seeds.
@@ -772,7 +773,7 @@ def claims(
         named = {n: path for n, path in experiments().items() if is_named(path.read_text(), only)}
         if not named:
             raise BadStudy(f"no experiment has a claim {' or '.join(only)}; leave --only out")
-        summaries, missing, code = {}, [], 0
+        summaries, pages, missing, code = {}, {}, [], 0
         out.mkdir(parents=True, exist_ok=True)
         for k, name in enumerate(named):
             folder = Folder(out / f"{name}-{size}")
@@ -782,6 +783,8 @@ def claims(
                     words = ["reproduce", name, "--size", size, "--out", str(folder.path)]
                     code = _in_a_process(words, quiet=bool(only))
                 summaries[name] = loads(folder.read(SUMMARY))
+                if (folder.path / REPORT).exists():
+                    pages[name] = f"{folder.path.name}/{REPORT}"
             except BadStudy as error:
                 missing.append(f"{name}: {error}")
             if code == INTERRUPTED:
@@ -792,7 +795,7 @@ def claims(
         for line in missing:
             print(line, file=sys.stderr)
         file = f"{'-'.join(only)}.html" if only else REPORT  # which a part does not replace
-        print(f"page: {write(claims_page(summaries, only, missing), out / file)}")
+        print(f"page: {write(claims_page(summaries, only, missing, pages), out / file)}")
         return code if code == INTERRUPTED else FAILED if missing else 0
 
     return exit_code(measured)
@@ -938,11 +941,14 @@ def open_report(folder: tyro.conf.Positional[Path], /) -> int:
 
 
 def _write_report(folder: Path) -> Path:
-    """Write the page of what a folder holds."""
+    """Write the page of what a folder holds, and say what is missing of it."""
     from jaxinit.analysis.page import REPORT, write
     from jaxinit.analysis.pages import page_of
 
-    return write(page_of(folder), folder / REPORT)
+    page = page_of(folder)
+    for line in page.warnings:
+        print(f"jaxinit: {line}", file=sys.stderr)
+    return write(page, folder / REPORT)
 
 
 def compare(

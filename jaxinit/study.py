@@ -665,8 +665,11 @@ def _shown(value: int) -> str:
 def check_name(kind: str, name: str, table: Iterable[str]) -> None:
     """Raises: BadStudy with the nearest name when `name` is not in the table."""
     names = list(table)
-    if name not in names:
-        near = difflib.get_close_matches(name, names, 1, cutoff=0.0)[0]
-        raise BadStudy(
-            f"no {kind} is called {name!r}; the nearest is {near!r} (there are {', '.join(names)})"
-        )
+    if name in names:
+        return
+    there_are = f"(there are {', '.join(names)})"
+    if "," in name:
+        raise BadStudy(f"no {kind} is called {name!r}; names are separated by spaces {there_are}")
+    near = difflib.get_close_matches(name, names, 1, cutoff=0.5)  # else none is meant
+    said = f"; the nearest is {near[0]!r}" if near else ""
+    raise BadStudy(f"no {kind} is called {name!r}{said} {there_are}")

@@ -27,7 +27,10 @@ from jaxinit.study import MODELS, BadStudy, Name, Names, Study, check_name, desc
 Commands: TypeAlias = Mapping[str, Callable[..., int]]
 Asked: TypeAlias = Mapping[str, Study]
 COMPLETION = "--tyro-print-completion"  # the parser's own option
-NOTHING: Mapping[str, Any] = MappingProxyType({})
+# Of options before and after a command, which ours do not have.
+MISPLACED = " Arguments are applied to the directly preceding subcommand, so ordering can matter"
+Choices: TypeAlias = Mapping[str, Any]
+NOTHING: Choices = MappingProxyType({})
 
 
 def parsed(words: Sequence[str], commands: Commands, asked: Asked, about: str) -> Callable[[], int]:
@@ -37,7 +40,13 @@ def parsed(words: Sequence[str], commands: Commands, asked: Asked, about: str) -
     takes one; `about`, what help says first.
     Raises: BadStudy, one line, for words that ask for none; SystemExit after printing help.
     """
-    choices = _choices() if COMPLETION in words else {}
+    return _read(words, commands, asked, about, NOTHING)
+
+
+def _read(
+    words: Sequence[str], commands: Commands, asked: Asked, about: str, choices: Choices
+) -> Callable[[], int]:
+    """As `parsed`, where what has `choices` is one of them."""
     later: dict[str, Callable[..., Any]] = {
         name: _later(command, choices) for name, command in commands.items()
     }
@@ -66,7 +75,7 @@ def completion(words: Sequence[str], commands: Commands, asked: Asked, about: st
         raise BadStudy(f"{COMPLETION} is for bash or zsh, got {' '.join(words[1:]) or 'nothing'}")
     script = io.StringIO()
     with redirect_stdout(script), suppress(SystemExit):
-        parsed(words, commands, asked, about)
+        _read(words, commands, asked, about, _choices())
     lines = []
     for line in script.getvalue().splitlines():
         name, equals, options = line.partition(" = ")
@@ -86,14 +95,16 @@ def with_address(words: Sequence[str]) -> list[str]:
     return whole
 
 
-def _choices() -> dict[str, Any]:
-    """The types of options that are names, for a shell to complete them. Where words are read
-    they are any words: a name may be a file or a call too, and a wrong one is told its nearest."""
+def _choices() -> Choices:
+    """The types of options that are names, for a shell to complete them; what has no option's name
+    before it the parser's script cannot complete. Where words are read they are any words: a name
+    may be a file or a call too, and a wrong one is told its nearest."""
     from jaxinit.engine.training import OPTIMIZERS
     from jaxinit.options import ACTIVATIONS
     from jaxinit.schemes import SCHEMES
     from jaxinit.study import DTYPES, PRECISIONS, SCHEDULES, SEARCHES
     from jaxinit.tasks import TASKS
+    from jaxinit.tasks.arrays import LOSSES
 
     scheme = Literal[*SCHEMES]
     return {
@@ -108,13 +119,12 @@ def _choices() -> dict[str, Any]:
         "dtype": Literal[*DTYPES],
         "param_dtype": Literal[*DTYPES],
         "matmul_precision": Literal[*PRECISIONS],
-        "scheme": Literal[*SCHEMES, None],  # of audit
+        "scheme": Literal[*SCHEMES, None],
+        "loss": Literal[*LOSSES, None],
     }
 
 
-def _later(
-    command: Callable[..., int], choices: Mapping[str, Any]
-) -> Callable[..., Callable[[], int]]:
+def _later(command: Callable[..., int], choices: Choices) -> Callable[..., Callable[[], int]]:
     """The command with its arguments, not called yet; its study is read as words."""
 
     @wraps(command)
@@ -140,9 +150,7 @@ def _later(
     return read
 
 
-def _study_in_words(
-    texts: Mapping[str, str] | None = None, choices: Mapping[str, Any] = NOTHING
-) -> type:
+def _study_in_words(texts: Mapping[str, str] | None = None, choices: Choices = NOTHING) -> type:
     """A study as the parser reads it, where an object is the name of one; with the help `texts` of
     the settings that are to be shown, which hide the others."""
     in_words = {Name: str, Names: tuple[str, ...]}
@@ -216,11 +224,14 @@ def _in_one_line(box: str, words: Sequence[str]) -> str:
     complaint = " ".join(parts[0])[:LONGEST].rstrip(".")
     for part in parts[1:]:
         if part[:1] == ["Perhaps you meant:"] and len(part) > 1:
-            complaint += f"; perhaps you meant {part[1].split()[0].rstrip(',')}"
+            meant = part[1].split()[0].rstrip(",")
+            if meant not in complaint:  # an option of another command
+                complaint += f"; perhaps you meant {meant}"
         elif part and part[0].startswith("Available subcommands"):
             complaint += f"; {' '.join(part)}"
+    complaint = complaint.replace(MISPLACED, "")
     helped = "jaxinit --help"
-    if "subcommand" not in box and words and words[0].isalpha():
+    if "Available subcommands" not in box and words and words[0].isalpha():
         helped = f"jaxinit {words[0]} --help"
     return f"{complaint}; see {helped}"
 

@@ -67,6 +67,8 @@ def test_a_shell_completes_names(tmp_path: Path, capsys: pytest.CaptureFixture[s
     glorot = [name for name in SCHEMES if name.startswith("glorot")]
     assert completed("jaxinit run --schemes orthogonal glor") == glorot
     assert completed("jaxinit extend results --schemes chr") == ["chrono"]
+    assert completed("jaxinit audit mine.py:build --loss sq") == ["squared_error"]
+    assert completed("jaxinit audit mine.py:build --scheme chr") == ["chrono"]
     assert completed("jaxinit resume res") == [], "which leaves files to the shell"
     assert all(word.startswith("-") for word in completed('jaxinit resume ""'))
     words = ["run", "--schemes", "own.py:scheme"]  # a name is still any word
@@ -95,6 +97,11 @@ def test_a_cluster_without_an_address_is_started_here() -> None:
         (
             "run --hidden",
             "Missing value for argument '--hidden'. Expected 1 values; see jaxinit run --help",
+        ),
+        (
+            "audit mine.py:build --quiet",
+            "Unrecognized or misplaced options: --quiet (applied to jaxinit audit); see jaxinit "
+            "audit --help",
         ),
         ("frob", "Unrecognized options: frob; Available subcommands: run, resume, "),
         ("probe --schemes", "schemes must be one or more different names, got none"),

@@ -5,11 +5,15 @@ summaries of experiments, by name -> Page
 
 import re
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from jaxinit.analysis.claims import Claim, counted
-from jaxinit.analysis.page import Facts, Page, Section
+from jaxinit.analysis.page import Block, Facts, Link, Page, Section
 from jaxinit.analysis.study_page import claims_table
+
+OTHER_PEOPLES = re.compile(r"D\d")  # ids of what others claim of starts of their own
+NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 def chosen(claims: Sequence[Claim], only: Sequence[str]) -> list[Claim]:
@@ -28,9 +32,13 @@ def is_named(source: str, only: Sequence[str]) -> bool:
 
 
 def claims_page(
-    summaries: Mapping[str, Mapping[str, Any]], only: Sequence[str], missing: Sequence[str]
+    summaries: Mapping[str, Mapping[str, Any]],
+    only: Sequence[str],
+    missing: Sequence[str],
+    pages: Mapping[str, str] = NOTHING,
 ) -> Page:
-    """The claims of experiments; `missing` says of which there is no answer, and why."""
+    """The claims of experiments; `missing` says of which there is no answer, and why, `pages` where
+    those of the experiments are, by paths from this one's folder."""
     sections, judged = [], []
     for name, summary in summaries.items():
         claims = chosen(summary["claims"], only)
@@ -40,7 +48,11 @@ def claims_page(
         about = summary["about"]
         command = f"jaxinit reproduce {name} --size {about['size']}"
         facts = {"measured": f"{about['date']}, {about['seconds']} s", "again": command}
-        sections.append(Section(name, [claims_table(claims), Facts("", facts)]))
+        blocks: list[Block] = [claims_table(claims), Facts("", facts)]
+        if name in pages:
+            blocks.append(Link("Figures, rows and studies of this experiment", pages[name]))
+        smaller = any(OTHER_PEOPLES.match(claim["id"]) for claim in claims)
+        sections.append(Section(f"{name}{', not at the published scale' * smaller}", blocks))
     return Page(
         title="Claims" if not only else f"Claims: {', '.join(only)}",
         subtitle="each as its experiment measures it; an interval at 95 % holds the choice of "

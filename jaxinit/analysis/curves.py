@@ -1,6 +1,7 @@
 """The curves of a study as numbers, from its records, and no more of them than can be seen.
 
 records -> share converged, time by rate, course of the metric -> thinned to a screen's columns
+states by step -> gradients back through time, variances, singular values
 """
 
 from collections.abc import Callable
@@ -15,6 +16,8 @@ from jaxinit.analysis.records import have_run, select
 from jaxinit.analysis.survival import kaplan_meier
 from jaxinit.analysis.table import times_reported
 
+ROUNDING = 1e-16  # a size below that part of the largest on its way is none
+DECOMPOSED = 1e-14  # nor is a singular value below that part of its matrix's largest
 COLUMNS = 160  # of pixels, into which a course is put: twice as many would not be told apart
 
 
@@ -103,6 +106,44 @@ def course(records: xr.Dataset, scheme: str, rate: float) -> Curve:
     if not last:
         return line(epoch, [])
     return Curve(epoch, np.median(metric, axis=0), metric.min(axis=0), metric.max(axis=0))
+
+
+def over_seeds(x: NDArray, sizes: NDArray, backwards: bool = False) -> Curve:
+    """Sizes `[seed, x]`: their geometric mean and range over seeds, where no seed has fallen below
+    rounding on its way from the left, or from the right (`backwards`)."""
+    way = sizes[:, ::-1] if backwards else sizes
+    finite = np.where(np.isfinite(way), way, np.nan)
+    largest = np.fmax.accumulate(finite, axis=1)
+    above = np.all(finite > ROUNDING * largest, axis=0)
+    if backwards:
+        above = above[::-1]
+    kept = np.where(above, sizes, np.nan)
+    return Curve(x.astype(float), np.exp(np.log(kept).mean(0)), kept.min(0), kept.max(0))
+
+
+def back_through_time(course: xr.Dataset, layer: int) -> tuple[Curve, Curve]:
+    """Of one scheme's states in a layer: the norm of the gradient against the steps back from the
+    last, and the variance of h against the step. `course` as `survey.through_time` returns it."""
+    steps = course.step.values
+    of_layer = course.isel(layer=layer)
+    norms = xr.ufuncs.sqrt((of_layer.gradient**2).sum("carry")).transpose("seed", "step")
+    # Of a constant state the difference may be rounded to below 0.
+    variance = (of_layer.mean_square - of_layer["mean"] ** 2).clip(0).isel(carry=0)
+    return (
+        over_seeds(steps[-1] - steps, norms.values, backwards=True),
+        over_seeds(steps, variance.transpose("seed", "step").values),
+    )
+
+
+def jacobians(course: xr.Dataset) -> tuple[Curve, Curve]:
+    """Singular values of one scheme's Jacobians against the lag: the largest, and the median as far
+    as rounding of the largest does not hide it."""
+    values = course.jacobian.transpose("seed", "lag", "index").values
+    largest = values[..., 0]
+    median = np.median(values, axis=-1)
+    median = np.where(median > DECOMPOSED * largest, median, 0)
+    lags = course.lag.values
+    return over_seeds(lags, largest), over_seeds(lags, median)
 
 
 def thinned(curve: Curve, *, logarithmic: bool = False, columns: int = COLUMNS) -> Curve:

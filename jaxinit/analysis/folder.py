@@ -261,8 +261,8 @@ class Folder:
             )
         if visible:
             raise BadStudy(
-                f"{self.path} is not empty and holds no study; name another folder (nothing was "
-                "overwritten)"
+                f"{self.path} is not empty and holds no study; name the folder of one, or another "
+                "for a new one (nothing was overwritten)"
             )
 
     def _parse(self, content: bytes) -> Manifest:

@@ -80,18 +80,22 @@ REMEDIES_IN_TIME: dict[Kind, tuple[str, ...]] = {
 IS_ALREADY = {
     "by_gain": ("by_gain", "he_normal", "he_uniform"),
     "he_normal": ("he_normal",),
-    "orthogonal": ("orthogonal", "keras", "flax_linen", "flax_nnx"),  # in time, of the last three
-    "identity": ("identity", "irnn"),
     "lsuv": ("lsuv",),
     "chrono": ("chrono",),
+}
+# And whose kernels are orthogonal, as the identity is: those between layers, or the recurrent ones.
+IS_ORTHOGONAL: dict[Along, tuple[str, ...]] = {
+    "layer": ("orthogonal", "identity"),
+    "step": ("orthogonal", "identity", "irnn", "keras", "flax_linen", "flax_nnx"),
 }
 
 
 def remedies(kind: Kind, along: Along = "layer", scheme: str = "") -> str:
     """What helps against a verdict, but for what a scheme of this name already is."""
     there_are = REMEDIES_IN_TIME.get(kind, REMEDIES[kind]) if along == "step" else REMEDIES[kind]
+    known = IS_ALREADY | {"orthogonal": IS_ORTHOGONAL[along]}
     is_already = [
-        advice for advice, words in IS_ALREADY.items() if any(word in scheme for word in words)
+        advice for advice, words in known.items() if any(word in scheme for word in words)
     ]
     pieces = []
     for piece in there_are:
@@ -136,7 +140,7 @@ class Verdict(NamedTuple):
         back = " going back" if self.signal == "gradient" else ""
         return (
             f"{self.kind}: {self.signal} changes by {self.change:+.3f}{spread} decades per "
-            f"{self.along}{back}; {self.value:.2g} at {self.where}"
+            f"{self.along}{back}; root mean square {self.value:.2g} at {self.where}"
         )
 
 

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
+from urllib.parse import quote
 
 import jinja2
 import numpy as np
@@ -56,7 +57,8 @@ class Against:
 @dataclass(frozen=True)
 class Cell:
     """An entry of a table: its text, what it is sorted by where that is a number, an interval to be
-    drawn (on the scale of its column, or against a band), and whether it is good or bad news."""
+    drawn (on the scale of its column, or against a band), and whether it is good or bad news. A
+    `hollow` interval is that of a bound; a `baseline`'s middle is a line through the others."""
 
     text: str
     value: float | None = None
@@ -64,6 +66,8 @@ class Cell:
     sign: Sign | None = None
     scheme: str = ""  # whose colour it has
     against: Against | None = None
+    hollow: bool = False
+    baseline: bool = False
 
     @property
     def order(self) -> str:
@@ -98,6 +102,15 @@ class Table:
             if self._scale(other) == self._scale(row):
                 ends += [end for cell in other for end in cell.span or () if end > 0]
         return min(ends), max(ends)
+
+    def line(self, row: Sequence[Cell]) -> float | None:
+        """Where the baseline of the rows that share a row's scale lies in their intervals."""
+        for other in self.rows:
+            if self._scale(other) == self._scale(row):
+                for cell in other:
+                    if cell.baseline and cell.span is not None:
+                        return self.places(other, cell)[1]
+        return None
 
     def places(self, row: Sequence[Cell], cell: Cell) -> list[float]:
         """Where the interval of a cell lies in its column, on a logarithmic scale from 0 to 100."""
@@ -201,6 +214,22 @@ class Lines:
 
 
 @dataclass(frozen=True)
+class Link:
+    """Another page, by its path from this one's folder."""
+
+    title: str
+    path: str
+
+    @property
+    def kind(self) -> str:
+        return "link"
+
+    @property
+    def address(self) -> str:
+        return quote(self.path)
+
+
+@dataclass(frozen=True)
 class Picture:
     """A figure that was drawn elsewhere, as PNG."""
 
@@ -216,7 +245,7 @@ class Picture:
         return f"data:image/png;base64,{base64.b64encode(self.png).decode()}"
 
 
-Block: TypeAlias = Table | Chart | Facts | Lines | Picture
+Block: TypeAlias = Table | Chart | Facts | Lines | Link | Picture
 
 
 @dataclass(frozen=True)

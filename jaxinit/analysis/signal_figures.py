@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from jaxinit import theory
 from jaxinit.analysis.coordinates import KINDS
+from jaxinit.analysis.curves import ROUNDING, Curve, back_through_time, jacobians, over_seeds
 from jaxinit.analysis.figure import (
     MARKS,
     MOST_COLUMNS,
@@ -43,8 +44,6 @@ NAMES = {
 }
 OWN = "this network"  # what stands for a scheme where there is none
 WIDEST = 4.0  # a histogram's axis, at most, in those of the scheme in the middle
-ROUNDING = 1e-16  # what falls below that part of a curve's largest is lost in rounding
-DECOMPOSED = 1e-14  # and below that part of the largest singular value of the same matrix
 CUT = f"a curve ends where a seed has fallen below {ROUNDING:g} of its largest"
 FEWEST_DECADES = 2  # of the axes of a coordinate check
 MOST_NAMED = 5  # layers that a legend names
@@ -172,7 +171,7 @@ def sizes(signals: xr.Dataset) -> "Figure":
             mean_square = kernels[f"{signal}_mean_square"].mean(("step", "copy"), skipna=True)
             size = (mean_square**0.5).transpose("seed", "parameter").values
             backwards = signal != "activation"
-            lines[scheme] = _draw_sizes(axes, place, size, look, backwards)
+            lines[scheme] = _draw_sizes(axes, over_seeds(place, size, backwards), look)
             expected = _expected(kernels, signal)
             if expected is not None:
                 _draw_theory(axes, lines[scheme], expected)
@@ -188,22 +187,12 @@ def sizes(signals: xr.Dataset) -> "Figure":
     return _finish(figure, signals, "Sizes of signals by layer", note)
 
 
-def _draw_sizes(
-    axes: "Axes", x: NDArray, sizes: NDArray, look: Look, backwards: bool = False
-) -> Any:
-    """Sizes `[seed, x]` on a logarithmic axis: their geometric mean and range over seeds, where no
-    seed has fallen below rounding on its way from the left, or from the right (`backwards`)."""
-    way = sizes[:, ::-1] if backwards else sizes
-    finite = np.where(np.isfinite(way), way, np.nan)
-    largest = np.fmax.accumulate(finite, axis=1)
-    above = np.all(finite > ROUNDING * largest, axis=0)
-    if backwards:
-        above = above[::-1]
-    kept = np.where(above, sizes, np.nan)
-    places = np.flatnonzero(above)
+def _draw_sizes(axes: "Axes", curve: Curve, look: Look) -> Any:
+    """Sizes over seeds on a logarithmic axis, with their band and some marks."""
+    places = np.flatnonzero(np.isfinite(curve.y))
     marked = places[:: max(len(places) // 8, 1)].tolist()
-    (line,) = axes.plot(x, np.exp(np.log(kept).mean(0)), markevery=marked, **look, **LINE)
-    band(axes, x, kept.min(0), kept.max(0), look["color"])
+    (line,) = axes.plot(curve.x, curve.y, markevery=marked, **look, **LINE)
+    band(axes, curve.x, curve.low, curve.high, look["color"])
     axes.set_yscale("log")
     return line
 
@@ -249,7 +238,7 @@ def by_step(signals: xr.Dataset) -> "Figure":
                 course = gradients.sel(scheme=scheme).isel(parameter=row, copy=gate)
                 # Before the first state some gates have no gradient at all.
                 size = course.transpose("seed", "step").values
-                lines[scheme] = _draw_sizes(axes, steps, size, look, backwards=True)
+                lines[scheme] = _draw_sizes(axes, over_seeds(steps, size, backwards=True), look)
     _finish_sizes(panels[0, 0])  # and with it all others
     names = str(signals.attrs.get("gates", "")).split()
     titles = [f"{names[gate]} gate" if gate < len(names) else "" for gate in gates]
@@ -270,22 +259,17 @@ def lens(courses: xr.Dataset) -> "Figure":
     layers = courses.sizes["layer"]
     figure, panels = grid(layers, 3, panel=(3.3, 2.6), margin=(0.0, 1.6))
     with_theory = not np.isnan(courses.expected).all()
-    steps = courses.step.values
     lines = {}
     for scheme, look in looks(_names(courses.scheme)).items():
         course = courses.sel(scheme=scheme)
-        norms = xr.ufuncs.sqrt((course.gradient**2).sum("carry")).transpose("layer", "seed", "step")
-        # Of a constant state the difference may be rounded to below 0.
-        of_output = (course.mean_square - course["mean"] ** 2).clip(0).isel(carry=0)
-        variances = of_output.transpose("layer", "seed", "step")
         name = f"{scheme}: {memory(courses, scheme)}"
         for layer in range(layers):
-            back = steps[-1] - steps
-            lines[name] = _draw_sizes(panels[layer, 0], back, norms.values[layer], look, True)
-            of_layer = _draw_sizes(panels[layer, 1], steps, variances.values[layer], look)
+            gradient, variance = back_through_time(course, layer)
+            lines[name] = _draw_sizes(panels[layer, 0], gradient, look)
+            of_layer = _draw_sizes(panels[layer, 1], variance, look)
             if not layer and not np.isnan(course.expected).all():
                 _draw_theory(panels[0, 1], of_layer, course.expected.mean("seed"))
-        _draw_jacobians(panels[-1, 2], course.jacobian, look)
+        _draw_jacobians(panels[-1, 2], course, look)
     for layer in range(layers):
         panels[layer, 0].set(
             xlabel="steps back from the last", ylabel=f"|dC/ds|, layer {layer + 1}"
@@ -304,16 +288,11 @@ def lens(courses: xr.Dataset) -> "Figure":
     return _finish(figure, courses, "Through time", note)
 
 
-def _draw_jacobians(axes: "Axes", jacobian: xr.DataArray, look: Look) -> None:
-    """Singular values of Jacobians against the lag: the largest, and dashed the median, as far as
-    rounding of the largest does not hide it."""
-    values = jacobian.transpose("seed", "lag", "index").values
-    largest = values[..., 0]
-    median = np.median(values, axis=-1)
-    median = np.where(median > DECOMPOSED * largest, median, 0)
-    lags = jacobian.lag.values
-    _draw_sizes(axes, lags, largest, look)
-    _draw_sizes(axes, lags, median, {"color": look["color"], "linestyle": "--"})
+def _draw_jacobians(axes: "Axes", course: xr.Dataset, look: Look) -> None:
+    """Singular values of Jacobians against the lag: the largest, and dashed the median."""
+    largest, median = jacobians(course)
+    _draw_sizes(axes, largest, look)
+    _draw_sizes(axes, median, {"color": look["color"], "linestyle": "--"})
     axes.set(
         xscale="log", xlabel="lag", ylabel="singular values of ds_T/ds_t\n(largest; dashed: median)"
     )
@@ -361,7 +340,7 @@ def _draw_against_size(axes: "Axes", signal: xr.DataArray, sizes: NDArray) -> di
     for k, parameter in enumerate(_names(signal.parameter)):
         look: Look = {"color": shade(k, count), "marker": MARKS[k % len(MARKS)]}
         values = signal.isel(parameter=k).transpose("seed", ...).values
-        lines[parameter] = _draw_sizes(axes, sizes, values, look)
+        lines[parameter] = _draw_sizes(axes, over_seeds(sizes, values), look)
     axes.set_xscale("log")
     tick_at(axes, sizes.tolist())
     return lines

@@ -66,7 +66,8 @@ HOW_TO_READ = (
     "{baseline}, Holm-corrected. Schemes that share a letter are not told apart. > before epochs: "
     "no seed converged; ≥ and ≤: only a bound is known; ?: too few converged to say; *: another "
     "rate may do better, see the notes. conv., cens., div.: trials that converged, were censored "
-    "at the budget, diverged."
+    "at the budget, diverged. Intervals are drawn on a logarithmic scale; dashed: the baseline; "
+    "hollow: some did not converge."
 )
 
 
@@ -333,11 +334,12 @@ def scheme_cells(row: Row) -> list[Cell]:
     span = None
     if row["epochs_low"] is not None and row["epochs_high"] is not None:
         span = (row["epochs_low"], row["epochs"], row["epochs_high"])
+    lost, is_baseline = row["converged"] < row["seeds"], scheme == row["baseline"]
     drawn_by = str(row.get("drawn_by", scheme))
     return [
         Cell(scheme, scheme=drawn_by),
         Cell(rate, row["lr"]),
-        Cell(epochs, row["epochs"], span),
+        Cell(epochs, row["epochs"], span, hollow=lost, baseline=is_baseline),
         Cell(ratio, row["ratio"]),
         Cell(p, row["p_holm"]),
         Cell(letters),
@@ -560,7 +562,8 @@ def _question(parts: Parts, study: Study) -> dict[str, str]:
     if summary is not None:
         facts["target"] = f"{summary['metric']} {_sign(parts)} {summary['target']:.4g}"
         facts["why this target"] = summary["target_because"] or "not said"
-    facts["budget"] = f"{study.epochs} epochs, {study.evaluations} evaluations each"
+    each = about.get("evaluations_per_epoch", study.evaluations)  # that divide its batches
+    facts["budget"] = f"{study.epochs} epochs, {each} evaluations each"
     facts["seeds"] = _seeds(study)
     facts["search of the rate"] = _search(study)
     facts["baseline"] = str(study.baseline)

@@ -19,12 +19,12 @@ import xarray as xr
 from jaxinit.analysis.interval import (
     Bound,
     Sample,
+    apart_p,
     best,
     by_speed,
     compare,
     limits,
     log_ratio,
-    permutation_p,
     seeds_to_tell,
     share_interval,
 )
@@ -192,8 +192,9 @@ def make_table(records: xr.Dataset, baseline: str, pairs: Iterable[Pair]) -> lis
     """
     rows = rows_without_tests(records, baseline)
     horizon = records.attrs["budget"]
-    times = {scheme: best(its, horizon) for scheme, its in _all_samples(records).items()}
-    p_values = _adjusted_p_values(times, baseline, horizon)
+    samples = _all_samples(records)
+    times = {scheme: best(its, horizon) for scheme, its in samples.items()}
+    p_values = _adjusted_p_values(samples, baseline, horizon)
     of_pairs = {(pair["scheme"], pair["other"]): pair["p_holm"] for pair in pairs}
     letters = _letters(times, of_pairs, horizon)
     for row in rows:
@@ -218,8 +219,7 @@ def make_pairs(records: xr.Dataset) -> list[Pair]:
     """Every pair of schemes that can be compared, as the study names them."""
     samples = {scheme: its for scheme, its in _all_samples(records).items() if _seeds(its) >= 2}
     horizon = records.attrs["budget"]
-    times = {scheme: best(its, horizon) for scheme, its in samples.items()}
-    adjusted = _adjusted_pairs(times, horizon)
+    adjusted = _adjusted_pairs(samples, horizon)
     pairs = []
     for scheme, other in combinations(samples, 2):
         both = samples[scheme], samples[other]
@@ -365,20 +365,22 @@ def _waypoint(attrs: Mapping, part: float) -> float:
 
 
 def _adjusted_p_values(
-    times: Mapping[str, Times], baseline: str, horizon: float
+    samples: Mapping[str, Sequence[Sample]], baseline: str, horizon: float
 ) -> dict[str, float]:
     """Permutation tests of every scheme against the baseline, Holm-corrected over the schemes."""
-    if baseline not in times:
+    if baseline not in samples:
         return {}
-    others = [scheme for scheme in times if scheme != baseline]
-    p_values = [permutation_p(times[scheme], times[baseline], horizon) for scheme in others]
+    others = [scheme for scheme in samples if scheme != baseline]
+    p_values = [apart_p(samples[scheme], samples[baseline], horizon) for scheme in others]
     return dict(zip(others, holm(p_values).tolist(), strict=True))
 
 
-def _adjusted_pairs(times: Mapping[str, Times], horizon: float) -> dict[tuple[str, str], float]:
+def _adjusted_pairs(
+    samples: Mapping[str, Sequence[Sample]], horizon: float
+) -> dict[tuple[str, str], float]:
     """The p-value of every pair, Holm-corrected over all of them."""
-    pairs = list(combinations(times, 2))
-    p_values = [permutation_p(times[a], times[b], horizon) for a, b in pairs]
+    pairs = list(combinations(samples, 2))
+    p_values = [apart_p(samples[a], samples[b], horizon) for a, b in pairs]
     return dict(zip(pairs, holm(p_values).tolist(), strict=True))
 
 

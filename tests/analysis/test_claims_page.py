@@ -37,11 +37,14 @@ def test_an_experiment_is_named_by_the_claims_in_its_source() -> None:
 
 def test_a_page_has_every_claim_with_its_command_and_what_is_missing() -> None:
     summaries = {name: kept(name) for name in ("chrono2018", "lora_init")}
-    page = rendered(claims_page(summaries, [], ["warmup: <not> measured"]))
+    pages = {"chrono2018": "chrono 2018/report.html"}
+    page = rendered(claims_page(summaries, [], ["warmup: <not> measured"], pages))
     for name, summary in summaries.items():
         assert f"jaxinit reproduce {name} --size quick" in page
         assert all(claim["id"] in page for claim in summary["claims"])
     assert "&lt;not&gt; measured" in page
+    assert page.count("not at the published scale</h2>") == 1, "of what others claim: D3"
+    assert page.count('<a href="chrono%202018/report.html">') == 1
 
 
 def test_claims_are_measured_once_and_one_that_fails_costs_no_other(

@@ -193,6 +193,25 @@ def test_no_scheme_is_advised_to_become_what_it_is(
         assert left_out not in remedies(kind, along, scheme)
 
 
+def test_orthogonal_kernels_are_advised_to_schemes_that_do_not_draw_them() -> None:
+    roles: dict[Along, str] = {"layer": "hidden", "step": "recurrent"}
+    seen = []
+    for name, scheme in SCHEMES.items():
+        for along, role in roles.items():
+            try:
+                leaf = spec.Leaf("k", (16, 16), "io", role)
+                drawn = spec.draw(scheme, jax.random.key(0), [leaf])
+            except ValueError:
+                continue  # of other models
+            kernel = np.asarray(drawn["k"])
+            gram = kernel @ kernel.T
+            is_orthogonal = np.allclose(gram, gram[0, 0] * np.eye(16), atol=1e-4 * gram[0, 0])
+            assert ("orthogonal" in remedies("vanishing", along, name)) != is_orthogonal, name
+            seen.append(is_orthogonal)
+    assert sum(seen) >= 8
+    assert len(seen) >= 40
+
+
 def test_what_is_advised_against_layers_has_nothing_of_time() -> None:
     """Gates and recurrent kernels help against what happens from step to step, and an MLP has
     none; residual connections do not."""

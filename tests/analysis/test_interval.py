@@ -16,6 +16,7 @@ from jaxinit.analysis import interval
 from jaxinit.analysis.interval import (
     Limits,
     Sample,
+    apart_p,
     best,
     bound,
     compare,
@@ -376,6 +377,19 @@ def test_p_values_are_shares_of_all_permutations() -> None:
             others = np.delete(logs, chosen)
             as_far.append(abs(logs[list(chosen)].mean() - others.mean()) >= observed - 1e-9)
         assert permutation_p(times(*a), times(*b), HORIZON) == pytest.approx(np.mean(as_far))
+
+
+def test_schemes_are_apart_where_they_are_at_every_rate_that_may_be_their_best() -> None:
+    """Of the baseline either of two rates may be the best, and at one of them nothing tells the
+    scheme apart."""
+    slow, fast = sample(*range(20, 28), rate=0.3), sample(*range(3, 11), rate=0.5)
+    scheme = [sample(*range(2, 10))]
+    at_one = permutation_p(slow.times, scheme[0].times, HORIZON)
+    at_other = permutation_p(fast.times, scheme[0].times, HORIZON)
+    assert at_one == 2 / 12870
+    assert at_other > 0.3
+    assert apart_p([slow, fast], scheme, HORIZON) == at_other
+    assert apart_p(scheme, [fast, slow], HORIZON) == at_other
 
 
 def test_lost_trials_count_at_the_horizon_and_equal_ones_tell_nothing() -> None:

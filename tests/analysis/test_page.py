@@ -94,6 +94,17 @@ def test_intervals_lie_on_a_logarithmic_scale_for_rows_that_are_alike() -> None:
     ]
 
 
+def test_the_baseline_is_a_line_through_the_intervals_on_its_scale() -> None:
+    spans = [(1.0, 2.0, 4.0), (4.0, 8.0, 16.0), (1.0, 3.0, 9.0)]
+    rows = [[Cell(name), Cell("", 1.0, span)] for name, span in zip("aab", spans, strict=True)]
+    rows[1][1] = Cell("", 1.0, spans[1], hollow=True, baseline=True)
+    table = Table("", ("setting", "x"), rows, scale_by="setting")
+    assert [table.line(row) for row in rows] == [75.0, 75.0, None]
+    text = page.rendered(Page("", "", "", [Section("", [table])]))
+    assert text.count('class="baseline"') == 2
+    assert text.count('class="hollow"') == 1
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

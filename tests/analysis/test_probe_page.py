@@ -48,6 +48,51 @@ def test_verdicts_and_sizes(tmp_path: Path) -> None:
     assert dict(zip(read.texts["dt"], read.texts["dd"], strict=True))["first seed"] == "7"
 
 
+def through_time() -> xr.Dataset:
+    """Gradients of states, two numbers each, that fall by a decade a step back, or stay."""
+    steps = np.arange(1, 5)
+    falls = 10.0 ** (steps - 4)
+    gradient = np.stack([np.ones(4), falls])[:, None, None, None] * np.ones((2, 2, 1, 2, 1))
+    axes = ("scheme", "seed", "layer", "carry", "step")
+    states = {
+        "mean_square": (axes, np.full(gradient.shape, 1.25)),
+        "mean": (axes, gradient * 0 + 1),
+    }
+    singular = np.stack([falls[::-1], 0.01 * falls[::-1], 1e-9 * falls[::-1]], -1)
+    jacobian = np.broadcast_to(singular, (2, 2, 4, 3))
+    variables = {
+        "gradient": (axes, gradient),
+        **states,
+        "memory": (("scheme", "seed", "layer"), np.broadcast_to([[[np.inf]], [[1.0]]], (2, 2, 1))),
+        "jacobian": (("scheme", "seed", "lag", "index"), jacobian),
+    }
+    coords = {"scheme": ["<b>steady</b>", "falling"], "step": steps, "lag": steps}
+    return xr.Dataset(variables, coords, ATTRS)
+
+
+def test_what_was_seen_by_step_is_shown_or_named_as_missing(tmp_path: Path) -> None:
+    files = {
+        "signals.nc": store.netcdf(signals()),
+        "through_time.nc": store.netcdf(through_time()),
+    }
+    store.write_answer(tmp_path / "p", "probe", {"study": Study().plain()}, files)
+    read = Read(rendered(probe_page(tmp_path / "p")))
+    assert read.texts["p"][1] == (
+        "<b>steady</b>: healthy, the gradient falls to 1/e in more than the sequence has steps "
+        "back; falling: vanishing, the gradient falls to 1/e in 1 steps back."
+    )
+    back, variance, largest, median = read.numbers["charts"][3:]
+    assert back["lines"][1]["x"] == [3, 2, 1, 0]
+    np.testing.assert_allclose(back["lines"][1]["y"], np.sqrt(2) * 10.0 ** np.arange(-3, 1), 1e-3)
+    assert variance["lines"][0]["y"] == [0.25] * 4
+    assert largest["lines"][0]["y"] == [1, 0.1, 0.01, 0.001]
+    assert median["lines"][0]["y"] == [0.01, 0.001, 1e-4, 1e-5]
+    (tmp_path / "p" / "through_time.nc").write_bytes(b"torn")
+    torn = Read(rendered(probe_page(tmp_path / "p")))
+    assert len(torn.numbers["charts"]) == 3
+    assert any("through_time.nc is damaged" in text for text in torn.texts["li"])
+
+
 def test_a_folder_without_one_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadStudy, match="holds no probe"):
         probe_page(tmp_path)

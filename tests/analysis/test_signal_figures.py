@@ -12,7 +12,7 @@ from flax import nnx
 from matplotlib.colors import to_rgba_array
 
 import jaxinit
-from jaxinit.analysis import signal_figures
+from jaxinit.analysis import curves, signal_figures
 from jaxinit.analysis.coordinates import KINDS
 from jaxinit.analysis.figure import COLORS, looks, style
 from jaxinit.engine.survey import survey
@@ -184,7 +184,7 @@ def test_nothing_is_drawn_below_rounding_and_no_mean_jumps() -> None:
     np.testing.assert_allclose(jacobians.lines[1].get_ydata(), [1, 1e-9, np.nan])
     for axes in (gradients, variances, jacobians):
         sizes = np.concatenate([line.get_ydata() for line in axes.lines])
-        assert np.nanmin(sizes) > signal_figures.ROUNDING
+        assert np.nanmin(sizes) > curves.ROUNDING
         low, high = axes.get_ylim()
         for shape in axes.collections:  # the bands, which a 0 would let flood the axis
             heights = np.concatenate([path.vertices[:, 1] for path in shape.get_paths()])
