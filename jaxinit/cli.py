@@ -140,7 +140,7 @@ def run(
     """
     if dry_run:
         others = {"cluster": cluster, "sharded": sharded or processes.distributed, "json": json}
-        return exit_code(lambda: say_cost(study, slots, platform, others))
+        return exit_code(lambda: say_cost(study, out, slots, platform, others))
 
     def carried() -> "Result | int":
         if (sharded or processes.distributed) and cluster:
@@ -324,6 +324,7 @@ def rerun(
 
 def say_cost(
     study: Study,
+    out: Path | None,
     slots: int | None,
     platform: Literal["cpu", "gpu", "tpu"] | None,
     others: Mapping[str, object],
@@ -336,6 +337,7 @@ def say_cost(
     given = [f"--{name}" for name, value in others.items() if value]
     if given:
         raise BadStudy(f"--dry-run measures this process; leave out {' and '.join(given)}")
+    Folder(out or study.folder).claim("study", {"study": study.plain()})  # refused as by the run
     start(platform)
     cost = again.forecast(study, slots)
     hours, minutes = divmod(cost.seconds / 60, 60)

@@ -152,6 +152,10 @@ def test_a_study_is_forecast_gone_on_with_extended_and_run_again(
 ) -> None:
     out = str(tmp_path / "study")
     assert cli.main(["run", *SMALL.split(), "--dry-run"]) == 0
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "thesis.txt").write_text("of somebody else")
+    taken = ["--out", str(tmp_path / "taken"), "--dry-run"]
+    assert cli.main(["run", *SMALL.split(), *taken]) == 2
     said = capsys.readouterr().out
     assert "trials: about 4, of at most 1 epochs each" in said
     assert "nothing was written" in said

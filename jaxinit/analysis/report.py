@@ -22,6 +22,12 @@ from jaxinit.analysis.summary import Summary
 from jaxinit.analysis.table import Row, SettingRow
 
 DIGITS = 3  # of epochs and ratios: more would not fit, nor be known
+MARKS = {  # of epochs and ratios
+    ">": "no seed converged",
+    "≥": "at least so many, since some seeds did not converge",
+    "≤": "at most so many, since some seeds did not converge",
+    "?": "too few converged to say",
+}
 PAGE = 120  # columns of what is printed where there is no terminal
 NARROW = 20  # columns that a folded name needs
 INDENT = 2  # of stacked entries
@@ -157,7 +163,8 @@ def print_answer(result: Result, console: Console | None = None) -> None:
         console,
         f"times fewer: epochs of {baseline} / epochs of the scheme. p: permutation of seeds "
         f"against {baseline}, Holm-corrected. Schemes that share a letter are not told apart. "
-        f"conv/cens/div: trials converged, censored at {summary['budget']:g} epochs, diverged.",
+        f"conv/cens/div: trials converged, censored at {summary['budget']:g} epochs, diverged."
+        f"{_marks(summary['table'])}",
     )
     if len(summary["targets"]) > 1 and len(summary["table"]) > 1:
         _print_targets(summary, console)
@@ -165,6 +172,13 @@ def print_answer(result: Result, console: Console | None = None) -> None:
         _print_claim(claim, console)
     for note in summary["notes"]:
         _print(console, f"- {note}")
+
+
+def _marks(rows: Sequence[Row]) -> str:
+    """What the marks mean that the rows have."""
+    shown = " ".join(entry for row in rows for entry in entries(row)[2:4])
+    there = [f" {mark}: {meaning}." for mark, meaning in MARKS.items() if mark in shown]
+    return "".join(there)
 
 
 def answer_in_words(result: Result, width: int = 100) -> str:
@@ -269,7 +283,9 @@ def entries(row: Row) -> list[str]:
     epochs = in_digits(row["epochs"], DIGITS)
     if not row["converged"]:
         epochs = f">{epochs}"
-    elif row["epochs_low"] is not None:
+    elif row["converged"] < row["seeds"]:
+        epochs = f"≥{epochs}"
+    if row["converged"] and row["epochs_low"] is not None:
         assert row["epochs_high"] is not None
         low = in_digits(row["epochs_low"], DIGITS)
         high = in_digits(row["epochs_high"], DIGITS)

@@ -34,7 +34,7 @@ from jaxinit.analysis.page import (
     write,
 )
 from jaxinit.analysis.records import asked_of, schemes_of
-from jaxinit.analysis.report import DIGITS, NONE_REPORTED, entries, in_digits, with_bound
+from jaxinit.analysis.report import DIGITS, MARKS, NONE_REPORTED, entries, in_digits, with_bound
 from jaxinit.analysis.store import Result
 from jaxinit.analysis.summary import Summary, summarize
 from jaxinit.analysis.table import Row, SettingRow, at_best_value, reported
@@ -63,12 +63,12 @@ VERDICTS: dict[str | None, Sign | None] = {
 }
 HOW_TO_READ = (
     "times fewer: epochs of {baseline} over those of the scheme. p: permutation of seeds against "
-    "{baseline}, Holm-corrected. Schemes that share a letter are not told apart. > before epochs: "
-    "no seed converged; ≥ and ≤: only a bound is known; ?: too few converged to say; *: another "
-    "rate may do better, see the notes. conv., cens., div.: trials that converged, were censored "
-    "at the budget, diverged. Intervals are drawn on a logarithmic scale; dashed: the baseline; "
-    "hollow: some did not converge."
+    "{baseline}, Holm-corrected. Schemes that share a letter are not told apart. {marks}. "
+    "*: another rate may do better, see the notes. conv., cens., div.: trials that converged, were "
+    "censored at the budget, diverged. Intervals are drawn on a logarithmic scale; dashed: the "
+    "baseline; hollow: some did not converge."
 )
+OF_MARKS = "; ".join(f"{mark}: {meaning}" for mark, meaning in MARKS.items())
 
 
 @dataclass(frozen=True)
@@ -227,6 +227,8 @@ def _against_baseline(first: Row, rows: Sequence[Row], baseline: str) -> str:
 
 def _with_interval(row: Row) -> str:
     epochs = in_digits(row["epochs"], DIGITS)
+    if row["converged"] < row["seeds"]:
+        epochs = f"at least {epochs}"
     low, high = row["epochs_low"], row["epochs_high"]
     if low is None or high is None:
         return epochs
@@ -295,7 +297,7 @@ def blocks_of(parts: Parts) -> list[Block]:
 
 
 def _tables(summary: Summary) -> list[Block]:
-    note = HOW_TO_READ.format(baseline=summary["baseline"])
+    note = HOW_TO_READ.format(baseline=summary["baseline"], marks=OF_MARKS)
     blocks: list[Block] = [schemes_table(summary["table"], note)]
     if len(summary["targets"]) > 1 and len(summary["table"]) > 1:
         blocks.append(_targets_table(summary))
@@ -316,7 +318,7 @@ def schemes_table(rows: Sequence[Row], note: str = "") -> Table:
 
 def settings_table(rows: Sequence[SettingRow]) -> Table:
     """Rows of several studies, each with its setting."""
-    note = HOW_TO_READ.format(baseline="the baseline")
+    note = HOW_TO_READ.format(baseline="the baseline", marks=OF_MARKS)
     return Table(
         "Each scheme at its own best learning rate, by setting",
         ("setting", *COLUMNS, *COUNTS.values()),
