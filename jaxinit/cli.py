@@ -35,6 +35,7 @@ from jaxinit.console import (
     make_printable,
 )
 from jaxinit.study import (
+    ASKED,
     RECURRENT,
     BadStudy,
     Study,
@@ -50,15 +51,6 @@ if TYPE_CHECKING:
     from jaxinit.engine.cluster import Cluster
     from jaxinit.engine.peers import Peers
 
-STUDY = Study()  # the main job
-PROBED = Study(  # Glorot & Bengio (2010): both of their initializations
-    model="mlp",
-    layers=0,
-    hidden=200,
-    schemes=("glorot_standard", "glorot_normalized"),
-    baseline="glorot_standard",
-    seeds=3,
-)
 ABOUT = f"""Does it matter how this network is initialized? Measure it.
 
 Exit codes: 0; {REFUSED} where the input is at fault; {FAILED} where the machine is (memory, disk,
@@ -66,10 +58,6 @@ permissions), of coordcheck where the first scheme fails, and of audit on a seri
 {INTERRUPTED} when interrupted; {PEER_GONE} when another process of a model that several share is
 gone; {CLOSED} when nobody reads the output any more. Each but the first comes with one line that
 says why. {DEBUG}=1 in the environment shows the traceback too. --version prints the version."""
-
-CHECKED = Study(
-    model="mlp", layers=3, optimizer="adam", schemes=("mup", "xavier_rnn"), baseline="mup", seeds=5
-)
 
 
 @dataclass(frozen=True)
@@ -90,11 +78,9 @@ class Processes:
 
 ALONE = Processes()
 
-ASKED = {"run": STUDY, "probe": PROBED, "coordcheck": CHECKED}  # by the commands that ask one
-
 
 def run(
-    study: tyro.conf.OmitArgPrefixes[Study] = STUDY,
+    study: tyro.conf.OmitArgPrefixes[Study] = ASKED["run"],
     out: Path | None = None,
     slots: int | None = None,
     force_resume: bool = False,
@@ -447,7 +433,7 @@ def _source(text: str) -> str:
 
 
 def probe(
-    study: tyro.conf.OmitArgPrefixes[Study] = PROBED,
+    study: tyro.conf.OmitArgPrefixes[Study] = ASKED["probe"],
     examples: int = 300,
     only: str = "*",
     out: Path | None = None,
@@ -559,7 +545,7 @@ def _print_verdicts(judged: "Mapping[str, list[Verdict]]", courses: "xr.Dataset 
 
 
 def coordcheck(
-    study: tyro.conf.OmitArgPrefixes[Study] = CHECKED,
+    study: tyro.conf.OmitArgPrefixes[Study] = ASKED["coordcheck"],
     widths: tuple[int, ...] = (64, 128, 256, 512, 1024),
     depths: tuple[int, ...] = (),
     steps: int = 10,

@@ -268,15 +268,15 @@ class Study:
                 f"no study of this version of jaxinit ({error}); read it with the one that wrote it"
             ) from error
 
-    def command(self) -> str:
-        """The command line that runs this study."""
-        words = ["jaxinit", "run"]
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if value == field.default:
-                continue
-            words.append(option(field.name))
-            if value is not True:
+    def command(self, verb: str = "run", **more: Any) -> str:
+        """The command line that runs this study, or probes or checks its network: with what differs
+        from what the verb asks by itself, and the verb's own options."""
+        usual = ASKED[verb].__dict__
+        differing = {name: value for name, value in self.__dict__.items() if value != usual[name]}
+        words = ["jaxinit", verb]
+        for name, value in (differing | more).items():
+            words.append(option(name) if value is not False else option(f"no_{name}"))
+            if not isinstance(value, bool):
                 words += map(str, value if isinstance(value, tuple) else (value,))
         return shlex.join(words)
 
@@ -673,3 +673,26 @@ def check_name(kind: str, name: str, table: Iterable[str]) -> None:
     near = difflib.get_close_matches(name, names, 1, cutoff=0.5)  # else none is meant
     said = f"; the nearest is {near[0]!r}" if near else ""
     raise BadStudy(f"no {kind} is called {name!r}{said} {there_are}")
+
+
+# What a command asks where nothing else is said: the main job; both initializations of Glorot &
+# Bengio (2010); muP beside the same law without it.
+ASKED = {
+    "run": Study(),
+    "probe": Study(
+        model="mlp",
+        layers=0,
+        hidden=200,
+        schemes=("glorot_standard", "glorot_normalized"),
+        baseline="glorot_standard",
+        seeds=3,
+    ),
+    "coordcheck": Study(
+        model="mlp",
+        layers=3,
+        optimizer="adam",
+        schemes=("mup", "xavier_rnn"),
+        baseline="mup",
+        seeds=5,
+    ),
+}

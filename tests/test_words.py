@@ -1,14 +1,17 @@
 """Words of a command line: help by the model that they name, names that a shell completes, and one
 line where they make no sense."""
 
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from jaxinit import cli
 from jaxinit.schemes import SCHEMES
+from jaxinit.study import ASKED, Study
 from jaxinit.words import parsed, with_address
 
 COMPLETE = """
@@ -73,6 +76,30 @@ def test_a_shell_completes_names(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert all(word.startswith("-") for word in completed('jaxinit resume ""'))
     words = ["run", "--schemes", "own.py:scheme"]  # a name is still any word
     assert parsed(words, cli.COMMANDS, cli.ASKED, cli.ABOUT)
+
+
+@pytest.mark.parametrize(
+    ("verb", "study", "own"),
+    [
+        ("run", Study(hidden=7, lrs=(0.1, 0.3), search="grid", target=None), {"slots": 3}),
+        ("probe", ASKED["probe"], {"examples": 20, "only": "layers.*"}),
+        (
+            "probe",
+            Study(model="lstm", peepholes=True, schemes=("a b", "c(1)"), baseline="c(1)"),
+            {},
+        ),
+        ("coordcheck", Study(optimizer="adam"), {"widths": (64, 128), "rate": 0.5}),
+    ],
+)
+def test_a_command_reads_as_the_study_that_it_was_written_for(
+    verb: str, study: Study, own: dict[str, Any]
+) -> None:
+    words = shlex.split(study.command(verb, **own))
+    asked: Any = parsed(words[1:], cli.COMMANDS, cli.ASKED, cli.ABOUT)
+    assert words[:2] == ["jaxinit", verb]
+    assert asked.func is cli.COMMANDS[verb]
+    assert asked.keywords["study"] == study
+    assert {name: asked.keywords[name] for name in own} == own
 
 
 def test_a_cluster_without_an_address_is_started_here() -> None:

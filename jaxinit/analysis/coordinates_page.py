@@ -23,6 +23,7 @@ from jaxinit.analysis.coordinates import (
 from jaxinit.analysis.curves import Curve
 from jaxinit.analysis.folder import Folder
 from jaxinit.analysis.page import Block, Cell, Chart, Facts, Lines, Page, Section, Sign, Table
+from jaxinit.analysis.study_page import once_more
 from jaxinit.study import BadStudy
 
 MOST_DRAWN = 8  # signals of a kind
@@ -43,6 +44,9 @@ def coordinates_page(path: Path) -> Page:
     facts = {name.replace("_", " "): str(value) for name, value in about.items()}
     facts |= {"seeds": str(sizes.sizes["seed"])}
     facts |= {f"{about['axis']}s": ", ".join(map(str, sizes[about["axis"]].values))}
+    asked, axis = held.question, about["axis"]
+    own = {f"{axis}s": tuple(asked[axis]), "steps": asked["steps"], "rate": asked["rate"]}
+    again = once_more("coordcheck", asked["study"], **own)
     return Page(
         title=f"Sizes of signals against {about['axis']}: {about['model']}, {about['optimizer']}",
         subtitle=f"{path}; written {held.written}",
@@ -50,7 +54,7 @@ def coordinates_page(path: Path) -> Page:
         sections=[
             Section("Slopes", [_slopes_table(sorted(rows, key=lambda row: row.passed))]),
             Section("Sizes", _charts(sizes)),
-            Section("The question", [Facts("", facts)]),
+            Section("The question", [Facts("", facts), again]),
         ],
         schemes=schemes,
     )

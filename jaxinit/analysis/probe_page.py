@@ -24,7 +24,7 @@ from jaxinit.analysis.page import (
     Table,
 )
 from jaxinit.analysis.signal_figures import memory
-from jaxinit.analysis.study_page import SIGNALS, signal_charts
+from jaxinit.analysis.study_page import SIGNALS, once_more, signal_charts
 from jaxinit.study import BadStudy, Study
 
 THROUGH_TIME = "through_time.nc"
@@ -44,7 +44,7 @@ def probe_page(path: Path) -> Page:
     about = signals.attrs
     facts = {name: str(about[name]) for name in about}
     facts["seeds"] = str(signals.sizes["seed"])
-    asked, usual = held.question.get("study", {}), Study().plain()
+    asked, usual = held.question["study"], Study().plain()
     for name, value in asked.items():
         if name not in {*facts, "schemes", "baseline"} and value != usual.get(name):
             facts[name.replace("_", " ")] = str(value)
@@ -57,7 +57,9 @@ def probe_page(path: Path) -> Page:
         for scheme in said:
             said[scheme] += f", the gradient falls to 1/e in {memory(courses, scheme)} steps back"
         sections.append(Section("Through time", _time_charts(courses)))
-    sections.append(Section("The question", [Facts("", facts)]))
+    own = {name: value for name, value in held.question.items() if name in ("examples", "only")}
+    again = once_more("probe", held.question["study"], **own)
+    sections.append(Section("The question", [Facts("", facts), again]))
     return Page(
         title=f"Signals before training: {about['model']}, {about['hidden']} units",
         subtitle=f"{path}; written {held.written}",

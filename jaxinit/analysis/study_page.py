@@ -539,6 +539,16 @@ def _size_chart(title: str, x: str, sizes: Mapping[str, Curve]) -> Chart:
 # How it was measured.
 
 
+def once_more(verb: str, study: Mapping[str, Any], **own: Any) -> Lines:
+    """The command that asks a question of a network again, of the study as JSON keeps it and with
+    the verb's own options; none where this version does not know such a study."""
+    try:
+        commands = [Study.from_plain(study).command(verb, **own)]
+    except BadStudy:
+        commands = []
+    return Lines("Once more", commands, command=True)
+
+
 def how(parts: Parts) -> list[Block]:
     """The question, the conditions, and the commands that redo it."""
     blocks: list[Block] = []

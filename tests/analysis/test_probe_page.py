@@ -45,6 +45,10 @@ def test_verdicts_and_sizes(tmp_path: Path) -> None:
     assert len(read.numbers["charts"]) == 3
     falling = read.numbers["charts"][0]["lines"][1]
     assert falling["y"] == [1, 0.01, 0.0001]
+    assert read.texts["pre"][0].startswith(
+        "jaxinit probe --hidden 128 --layers 1 --schemes uniform"
+    )
+    assert "--first-seed 7" in read.texts["pre"][0]
     assert dict(zip(read.texts["dt"], read.texts["dd"], strict=True))["first seed"] == "7"
 
 
