@@ -10,6 +10,7 @@ from jaxinit.analysis.page import REPORT, Page
 from jaxinit.analysis.probe_page import probe_page
 from jaxinit.analysis.store import STATE
 from jaxinit.analysis.study_page import read, study_page
+from jaxinit.study import BadStudy
 
 # By the kind of answer.
 PAGES = {"experiment": experiment_page, "probe": probe_page, KIND: coordinates_page}
@@ -17,7 +18,10 @@ PAGES = {"experiment": experiment_page, "probe": probe_page, KIND: coordinates_p
 
 def page_of(path: Path) -> Page:
     """The page of a folder. Raises: BadStudy where it holds none of them."""
-    held = Folder(path).manifest()
+    try:
+        held = Folder(path).manifest()
+    except BadStudy:
+        return study_page(read(path))  # whose files may be there all the same
     if held is not None and held.kind in PAGES:
         return PAGES[held.kind](path)
     return study_page(read(path))

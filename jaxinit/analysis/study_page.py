@@ -3,6 +3,7 @@
 folder -> what can be read of it, and what is missing -> sections -> Page
 """
 
+import io
 import json
 import math
 from collections import Counter
@@ -86,13 +87,16 @@ class Parts:
 
 
 def read(path: str | Path) -> Parts:
-    """All that a study's folder holds that is not damaged. Raises: BadStudy for a folder that holds
-    no study."""
+    """All that a study's folder holds that is not damaged, and of one without a manifest what its
+    files say. Raises: BadStudy for a folder that holds no study."""
     folder = Folder(Path(path))
     try:
         return parts_of(store.load(path))
     except BadStudy as error:
-        held = folder.manifest()
+        try:
+            held = folder.manifest()
+        except BadStudy as lost:
+            return _unverified(folder.path, lost)
         if held is None or held.kind != "study":
             raise
         missing = [str(error)]
@@ -118,6 +122,24 @@ def read(path: str | Path) -> Parts:
     if folder.holds(SIGNALS):
         signals = attempt(lambda: store.read_records(folder, SIGNALS))
     return Parts(folder.path, about, study, records, summary, signals, complete, missing)
+
+
+def _unverified(path: Path, lost: BadStudy) -> Parts:
+    """A study whose manifest is lost or damaged, with its table made again of the records. Raises:
+    `lost` where study.json or the records are no better, or of another version."""
+    try:
+        about = json.loads((path / store.STUDY).read_bytes())
+        study = Study.from_plain(about["study"])
+        content = io.BytesIO((path / store.RECORDS).read_bytes())
+        with xr.open_dataset(content, engine="h5netcdf") as file:
+            records = file.load()
+        summary = summarize(records, study, about)
+    except (OSError, ValueError, KeyError, TypeError, BadStudy):
+        raise lost from None
+    if about.get("schema") != store.SCHEMA:
+        raise lost
+    missing = [str(lost), "nothing could be verified: what is shown is what the files say now"]
+    return Parts(path, about, study, records, summary, missing=missing)
 
 
 def parts_of(result: Result) -> Parts:

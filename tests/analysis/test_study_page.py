@@ -17,6 +17,7 @@ from jaxinit.analysis import store, study_page
 from jaxinit.analysis.folder import Folder
 from jaxinit.analysis.outcome import Outcome
 from jaxinit.analysis.page import rendered
+from jaxinit.analysis.pages import page_of as page_of_folder
 from jaxinit.analysis.store import netcdf
 from jaxinit.study import BadStudy
 
@@ -165,3 +166,22 @@ def test_signals_are_drawn_where_they_were_recorded(tmp_path: Path) -> None:
     assert charts[0]["lines"][0]["y"] == pytest.approx([1.0, (1 + 6 / 7) ** 0.5], rel=1e-3)
     before = study_page.signal_charts(signals(epochs=False))
     assert [block.kind for block in before] == ["chart"] * 3 + ["lines"]
+
+
+@pytest.mark.parametrize("torn", [None, b"{", b'{"kind": "study"}'])
+def test_a_study_without_its_manifest_is_shown_as_what_nobody_verified(
+    tmp_path: Path, torn: bytes | None
+) -> None:
+    result = keep(tmp_path / "s")
+    manifest = tmp_path / "s" / "manifest.json"
+    manifest.unlink()
+    if torn is not None:
+        manifest.write_bytes(torn)
+    read = Read(rendered(page_of_folder(tmp_path / "s")))
+    assert "nothing could be verified: what is shown is what the files say now" in lines(read)
+    assert [row["scheme"] for row in read.records()] == [
+        row["scheme"] for row in result.summary["table"]
+    ]
+    (tmp_path / "s" / "records.nc").write_bytes(b"torn too")
+    with pytest.raises(BadStudy, match="manifest"):
+        page_of_folder(tmp_path / "s")
