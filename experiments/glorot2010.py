@@ -50,7 +50,7 @@ import numpy as np
 import xarray as xr
 
 from jaxinit.analysis.claims import Claim, at_least, make_claim, ratio_claim
-from jaxinit.analysis.figure import lines, save, saved_figure, shade, style
+from jaxinit.analysis.figure import legend, lines, save, saved_figure, shade, style
 from jaxinit.analysis.interval import Sample
 from jaxinit.analysis.records import select
 from jaxinit.engine.resolve import Resolved
@@ -550,10 +550,8 @@ def draw_histograms(courses: xr.Dataset, net: str, folder: Path, file: str) -> N
     schemes = courses.scheme.values.tolist()
     last = courses.isel(epoch=-1, step=0, copy=0)
     kernels = courses.sizes["parameter"]
-    title = (
-        f"Activations at epoch {float(courses.epoch[-1]):g}\n{net}\ndark: the first hidden layer, "
-        "light: the last"
-    )
+    title = f"Activations at epoch {float(courses.epoch[-1]):g}\n{net}"
+    drawn = {}
     size = (1 + 3 * len(schemes), 3.4)
     with saved_figure(folder, file, title, size=size, columns=len(schemes)) as panels:
         for axes in panels[1:]:
@@ -565,8 +563,10 @@ def draw_histograms(courses: xr.Dataset, net: str, folder: Path, file: str) -> N
                 rms = float(layer.activation_mean_square) ** 0.5
                 density = layer.activation_histogram.values / rms
                 of_layer = shade(k - 1, kernels - 1)
-                axes.plot(courses.bin.values * rms, density, color=of_layer, linewidth=1.1)
+                line = {"color": of_layer, "linewidth": 1.1}
+                (drawn[str(k)],) = axes.plot(courses.bin.values * rms, density, **line)
             axes.set(xlim=(-1.1, 1.1), xlabel="activation", ylabel="density", title=scheme)
+        legend(panels[0].figure, drawn, title="hidden layer")
 
 
 def draw_errors(name: str, results: Results, folder: Path, file: str) -> None:
