@@ -22,6 +22,7 @@ import tyro
 from jaxinit.analysis.page import REPORT
 
 WIDE, PHONE = (1280, 900), (390, 844)
+LARGEST = 5_000_000  # bytes of a page, of an experiment with thirteen studies too
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -73,6 +74,8 @@ def look(launched: Any, path: Path, pictures: Path | None) -> list[str]:
     if not path.is_file():
         return ["there is no such page; make it with jaxinit report"]
     faults: list[str] = []
+    if path.stat().st_size > LARGEST:
+        faults.append(f"{path.stat().st_size / 1e6:.1f} MB, of {LARGEST / 1e6:g} at most")
     name = re.sub(r"\W+", "-", str(path.with_suffix(""))).strip("-")
 
     def opened(size: tuple[int, int], **options: Any) -> Any:
