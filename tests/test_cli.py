@@ -147,6 +147,7 @@ def test_run_then_again_then_plot(tmp_path: Path) -> None:
     assert "holds another study (seeds is 2 there, 3 here)" in other.stderr
 
 
+@pytest.mark.slow  # test_again has it without the command line
 def test_a_study_is_forecast_gone_on_with_extended_and_run_again(
     tmp_path: Path, as_users_run: None, capsys
 ) -> None:

@@ -245,6 +245,7 @@ def test_a_calibration_of_minutes_is_left_at_once(
     assert not (tmp_path / "s" / "study.json").exists()
 
 
+@pytest.mark.slow
 def test_the_number_of_slots_that_shapes_the_program_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -375,6 +375,7 @@ def test_a_torn_part_is_no_answer(tmp_path: Path) -> None:
         assert cluster.read_part(tmp_path / "a.part", "this") == []
 
 
+@pytest.mark.slow  # test_campaign has it without workers
 def test_a_signal_stops_a_study_on_workers_and_it_goes_on_here(
     whole: Result, tmp_path: Path, short_slices: None
 ) -> None:

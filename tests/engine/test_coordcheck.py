@@ -164,6 +164,7 @@ def notes(rows: list[Slope], kind: str) -> set[str]:
     return {row.note for row in rows if row.kind == kind and row.parameter != "logits"}
 
 
+@pytest.mark.slow
 def test_where_nothing_happens_nothing_passes() -> None:
     """Slopes of zeros are flat; they fail by name instead."""
     rows = rows_of(all_zero)

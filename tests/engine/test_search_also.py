@@ -77,6 +77,7 @@ def test_figures_and_notes_are_of_the_best_value(result: Result, tmp_path: Path)
     )
 
 
+@pytest.mark.slow  # as of every study: test_campaign
 def test_a_study_that_was_stopped_goes_on_bit_for_bit(
     result: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
