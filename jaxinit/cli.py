@@ -487,12 +487,9 @@ def look(
     from jaxinit.analysis.figure import save, style
     from jaxinit.analysis.folder import to_json
     from jaxinit.analysis.signal_figures import draw_all, lens
-    from jaxinit.engine import devices, sweep
     from jaxinit.engine.survey import survey, through_time, verdicts
 
-    sweep.one_device_per_core()
-    sweep.keep_compilations()
-    devices.start()
+    start()
     folder = out or study.folder.with_name(f"probe-{study.folder.name}")
     courses = None
     with followed(asked):
@@ -600,12 +597,9 @@ def check_coordinates(
     from jaxinit.analysis.figure import save, style
     from jaxinit.analysis.folder import to_json
     from jaxinit.analysis.signal_figures import coordinates
-    from jaxinit.engine import devices, sweep
     from jaxinit.engine.coordcheck import coordinate_check, depth_check
 
-    sweep.one_device_per_core()
-    sweep.keep_compilations()
-    devices.start()
+    start()
     folder = out or study.folder.with_name(
         f"{'depth' if depths else 'coord'}check-{study.folder.name}"
     )

@@ -40,7 +40,6 @@ def probe_page(path: Path) -> Page:
     schemes = [str(scheme) for scheme in signals.scheme.values]
     courses, missing = _through_time(folder, held.files)
     verdicts = {scheme: judge(signals.sel(scheme=scheme)) for scheme in schemes}
-    worst = {scheme: judged[0].kind if judged else "?" for scheme, judged in verdicts.items()}
     about = signals.attrs
     facts = {name: str(about[name]) for name in about}
     facts["seeds"] = str(signals.sizes["seed"])
@@ -52,18 +51,20 @@ def probe_page(path: Path) -> Page:
         Section("Verdicts", [_verdicts_table(verdicts)]),
         Section("Signals", signal_charts(signals)),
     ]
-    said = {scheme: f"{scheme}: {kind}" for scheme, kind in worst.items()}
+    said = []
+    for scheme, judged in verdicts.items():
+        said.append(f"{scheme}: {judged[0].kind if judged else '?'}")
+        if courses is not None:
+            said[-1] += f", the gradient falls to 1/e in {memory(courses, scheme)} steps back"
     if courses is not None:
-        for scheme in said:
-            said[scheme] += f", the gradient falls to 1/e in {memory(courses, scheme)} steps back"
         sections.append(Section("Through time", _time_charts(courses)))
     own = {name: value for name, value in held.question.items() if name in ("examples", "only")}
-    again = once_more("probe", held.question["study"], **own)
+    again = once_more("probe", asked, **own)
     sections.append(Section("The question", [Facts("", facts), again]))
     return Page(
         title=f"Signals before training: {about['model']}, {about['hidden']} units",
         subtitle=f"{path}; written {held.written}",
-        answer=f"{'; '.join(said.values())}.",
+        answer=f"{'; '.join(said)}.",
         sections=sections,
         warnings=missing,
         schemes=schemes,

@@ -57,9 +57,10 @@ class Row(TypedDict):
     trials were lost, with an interval that contains the choice of the rate; time: of those that
     converged; share: of the seeds that converge, exact; ratio: how many times fewer epochs than the
     baseline, and `ratio_is` telling whether it is exact or a bound; p_holm: permutation of seeds
-    against the baseline, Holm-corrected over the schemes; letters: schemes that share one are not
-    told apart; converged, censored, diverged: counts of trials at lr. Intervals are None with fewer
-    than 2 seeds, ratios also when the baseline has no reporting trials.
+    against the baseline, the largest over the rates reported, Holm-corrected over the schemes;
+    letters: schemes that share one are not told apart; converged, censored, diverged: counts of
+    trials at lr. Intervals are None with fewer than 2 seeds, ratios also when the baseline has no
+    reporting trials.
     """
 
     model: str
