@@ -490,6 +490,9 @@ def draw_costs(folder: Path) -> None:
             surface.plot_surface(*plane, cost, cmap="Greys", linewidth=0.2, edgecolor="0.3")
             axes.set(xlabel="weight of layer 1", ylabel="weight of layer 2", title=f"{name} cost")
             surface.set_box_aspect(None, zoom=0.85)
+    grid = {"weight of layer 1": w, "weight of layer 2": w}
+    numbers = xr.Dataset({name: ([*grid], cost) for name, cost in surfaces.items()}, grid)
+    numbers.to_dataframe().to_csv(folder / "figure_5_costs.csv", float_format="%.6g")
 
 
 def draw_images(x: np.ndarray, y: np.ndarray, folder: Path) -> None:

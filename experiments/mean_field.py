@@ -41,6 +41,7 @@ from typing import Any, Literal
 import numpy as np
 
 from jaxinit.analysis.claims import Claim, make_claim, near
+from jaxinit.analysis.drawn import ELSEWHERE
 from jaxinit.analysis.figure import saved_figure
 from jaxinit.reproduce import conclude, make_main, seeds_of_run
 
@@ -317,15 +318,16 @@ def draw_phases(growths: dict[float, np.ndarray], folder: Path) -> None:
     with saved_figure(folder, "phases", title, size=(9, 3.8), columns=2) as (left, right):
         shades = left.contourf(w2, b2, np.log(chi), levels=11, cmap="gray")
         left.figure.colorbar(shades, ax=left, label="log chi")
-        left.plot(critical, biases, color="white", linewidth=2)
-        left.plot(critical, biases, color="black", linestyle="--", linewidth=1)
+        left.plot(critical, biases, color="white", linewidth=2, label=ELSEWHERE)
+        left.plot(critical, biases, color="black", ls="--", linewidth=1, label="critical line")
         left.set(xlabel="weight variance times fan in", ylabel="bias variance", xlim=(0.5, 4))
         left.set_title("ordered left, chaotic right of the dashed critical line")
         theory_line = [log_chi(w) for w in w2.tolist()]
         right.plot(w2, theory_line, color="black", lw=0.9, ls=":", label="log chi, theory")
-        for w, growth in growths.items():
-            bar: Any = {"color": "0.3", "marker": "o", "markersize": 4, "capsize": 2}
-            right.errorbar(w, growth.mean(), yerr=growth.std(), **bar)
+        means = [growth.mean() for growth in growths.values()]
+        spreads = [growth.std() for growth in growths.values()]
+        bar: Any = {"color": "0.3", "marker": "o", "markersize": 4, "capsize": 2, "ls": "none"}
+        right.errorbar([*growths], means, yerr=spreads, label="measured", **bar)
         right.axhline(0, color="0.7", linewidth=0.8)
         right.set(xlabel="weight variance times fan in", title=f"bias variance {SIGMA_B2}")
         right.set_ylabel("growth of the squared gradient per layer (log)")
@@ -349,12 +351,13 @@ def draw_trainability(size: Size, accuracies: np.ndarray, folder: Path) -> None:
         mesh = axes.pcolormesh(*edges, accuracies, cmap="gray", vmin=0, vmax=1)
         axes.figure.colorbar(mesh, ax=axes, label="training accuracy")
         label = "6 xi_c, where it is within the figure"
-        axes.plot(across, height, color="white", linewidth=3)
-        axes.plot(across, height, color="black", linestyle="--", linewidth=1.2, label=label)
+        axes.plot(across, height, color="white", linewidth=3, label=ELSEWHERE)
+        dashed: Any = {"color": "black", "linestyle": "--", "linewidth": 1.2}
+        (limit,) = axes.plot(across, height, **dashed, label=ELSEWHERE)
         axes.set_xticks(across, [f"{w2:g}" for w2 in size.variances])
         axes.set_yticks(up, [str(depth) for depth in size.depths])
         axes.set(xlabel="weight variance times fan in", ylabel="layers")
-        axes.legend(frameon=True, fontsize=7)
+        axes.legend([limit], [label], frameon=True, fontsize=7)
 
 
 main = make_main("mean_field", __doc__, SIZES, reproduce)

@@ -220,7 +220,8 @@ def draw(size: Size, growth: dict[str, dict[str, np.ndarray]], folder: Path) -> 
     """The size of the stream against depth, with theory's line through the plain initialization."""
     title = f"Pre-norm Transformer of width {size.width} before training, n = {size.seeds} seeds"
     with saved_figure(folder, "streams", title, size=(6, 3.6)) as (axes,):
-        lines(axes, size.depths, {name: sizes["stream"] for name, sizes in growth.items()})
+        of_stream = {name: sizes["stream"] for name, sizes in growth.items()}
+        lines(axes, size.depths, of_stream, size.study.schemes)
         # v: what a branch adds to the stream's mean square, measured on the shallowest model.
         added = growth["plain"]["branches"][0].mean() ** 2
         v = added / (2 * size.depths[0])

@@ -69,7 +69,7 @@ class Read(HTMLParser):
 
 def asks_for_nothing(read: Read) -> bool:
     """Whether a page names nothing outside itself: its own marks (`#part-1`), and what it holds."""
-    picture = "img src=data:image/png;base64,"
+    held = ("img src=data:image/png;base64,", "a href=data:text/csv;base64,")
     return all(
-        "=#" in one or one == "link href=data:," or one.startswith(picture) for one in read.asked
+        "=#" in one or one == "link href=data:," or one.startswith(held) for one in read.asked
     )

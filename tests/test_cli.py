@@ -116,14 +116,8 @@ def test_run_then_again_then_plot(tmp_path: Path) -> None:
     assert f"report: {out / 'report.html'}; see it with: jaxinit open {out}" in first.stdout
     assert (out / "report.html").exists()
     pictures = sorted(path.name for path in (out / "figures").iterdir())
-    assert pictures == [
-        "answer.png",
-        "answer.svg",
-        "learning_curves.png",
-        "learning_curves.svg",
-        "share_converged.png",
-        "share_converged.svg",
-    ]
+    names = ["answer", "learning_curves", "share_converged"]
+    assert pictures == [f"{name}.{end}" for name in names for end in ("csv", "png", "svg")]
     command = [sys.executable, "-m", "jaxinit.cli", "plot", str(out)]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

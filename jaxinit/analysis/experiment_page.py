@@ -16,7 +16,9 @@ from jaxinit.analysis.store import SUMMARY, Result
 from jaxinit.analysis.study_page import Parts
 from jaxinit.study import BadStudy
 
-MOST_PICTURES = 5 * 2**19  # bytes of figures that a page holds, which take a third more there
+MOST_PICTURES = (
+    5 * 2**19
+)  # bytes of figures and their numbers in a page, which take a third more there
 OF_ALL = ("about", "table", "claims", "studies")  # in every summary.json; the rest is its own
 LONGEST = 2000  # characters of what an experiment keeps beside its rows
 
@@ -127,16 +129,20 @@ def _sections(
 
 
 def _figures(path: Path) -> list[Block]:
-    """The figures of the experiment's own; where they are too many for a page, the names of the
-    last."""
+    """The figures of the experiment's own with their numbers; where they are too many for a page,
+    the names of the last."""
     blocks: list[Block] = []
     room, left = MOST_PICTURES, []
-    for file in sorted((path / "figures").glob("*.png")):
-        room -= file.stat().st_size
+    figures = path / "figures"
+    for file in sorted(figures.rglob("*.png")):
+        numbers = file.with_suffix(".csv")
+        content = numbers.read_bytes() if numbers.exists() else b""
+        room -= file.stat().st_size + len(content)
         if room < 0:
-            left.append(f"{file.name}: {file}")
+            left.append(f"{file.relative_to(figures)}: {file}")
         else:
-            blocks.append(Picture(file.stem.replace("_", " "), file.read_bytes()))
+            title = str(file.relative_to(figures).with_suffix("")).replace("_", " ")
+            blocks.append(Picture(title, file.read_bytes(), content))
     return [*blocks, Lines("Beside this page", left)] if left else blocks
 
 

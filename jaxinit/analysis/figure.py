@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from jaxinit.analysis import drawn
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
@@ -174,10 +176,15 @@ def band(
 
 
 def save(figure: "Figure", folder: Path, name: str) -> Path:
-    """Write a figure as PNG and SVG in `folder`, and close it; the path of the PNG."""
+    """Write a figure as PNG and SVG in `folder`, its numbers beside them as CSV, and close it; the
+    path of the PNG."""
     import matplotlib.pyplot as plt
 
     folder.mkdir(parents=True, exist_ok=True)
+    if numbers := drawn.as_csv(figure):
+        temporary = folder / f".{name}.csv"
+        temporary.write_text(numbers, encoding="utf-8")
+        temporary.replace(folder / f"{name}.csv")
     for format in FORMATS:
         path = folder / f"{name}.{format}"
         temporary = path.with_name(f".{path.name}")
@@ -257,20 +264,25 @@ def saved_figure(
         save(figure, folder, name)
 
 
-def lines(axes: "Axes", x: Any, curves: Mapping[str, Any], **line: Any) -> None:
+def lines(
+    axes: "Axes", x: Any, curves: Mapping[str, Any], schemes: Iterable[str] = (), **line: Any
+) -> None:
     """A line with marks for each curve, by its name in the legend.
 
     Shapes: x `[x]`; a curve `[x]`, or `[x, seed]`, which is drawn as its mean over seeds with their
-    range as a band. `line` are matplotlib's settings for all lines.
+    range as a band. Curves of `schemes`, a study's in its order, look as they do there. `line` are
+    matplotlib's settings for all lines.
     """
     x = np.asarray(x)
     shared: dict[str, Any] = {"markersize": 4, "linewidth": 1} | line
-    for name, look in looks(curves).items():
+    look_of = looks([*schemes, *curves])
+    for name in curves:
+        look = look_of[name]
         values = np.asarray(curves[name])
         mean = values.mean(1) if values.ndim == 2 else values
         axes.plot(x, mean, label=as_text(name), **look, **shared)
         if values.ndim == 2:
-            band(axes, x, values.min(1), values.max(1), look["color"])
+            band(axes, x, values.min(1), values.max(1), look["color"], label=as_text(name))
 
 
 def tick_at(axes: "Axes", values: Sequence[float]) -> None:

@@ -12,6 +12,7 @@ import csv
 import io
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -231,10 +232,11 @@ class Link:
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure that was drawn elsewhere, as PNG."""
+    """A figure that was drawn elsewhere, as PNG, and its numbers as CSV."""
 
     title: str
     png: bytes
+    numbers: bytes = b""
 
     @property
     def kind(self) -> str:
@@ -242,7 +244,21 @@ class Picture:
 
     @property
     def source(self) -> str:
-        return f"data:image/png;base64,{base64.b64encode(self.png).decode()}"
+        return data_address("image/png", self.png)
+
+    @property
+    def csv(self) -> str:
+        return data_address("text/csv", self.numbers)
+
+    @property
+    def file(self) -> str:
+        """What a reader's file of the numbers is called."""
+        return f"{re.sub(r'[^a-zA-Z0-9.-]+', '_', self.title)}.csv"
+
+
+def data_address(kind: str, content: bytes) -> str:
+    """An address that is the content itself, of a MIME type."""
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
 Block: TypeAlias = Table | Chart | Facts | Lines | Link | Picture

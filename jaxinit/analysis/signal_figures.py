@@ -47,7 +47,7 @@ WIDEST = 4.0  # a histogram's axis, at most, in those of the scheme in the middl
 CUT = f"a curve ends where a seed has fallen below {ROUNDING:g} of its largest"
 FEWEST_DECADES = 2  # of the axes of a coordinate check
 MOST_NAMED = 5  # layers that a legend names
-THEORY: Look = {"linewidth": 0.9, "linestyle": ":"}
+THEORY: Look = {"linewidth": 0.9, "linestyle": ":", "label": "theory"}
 LINE: Look = {"linewidth": 1.1, "markersize": 4}
 
 
@@ -292,7 +292,8 @@ def _draw_jacobians(axes: "Axes", course: xr.Dataset, look: Look) -> None:
     """Singular values of Jacobians against the lag: the largest, and dashed the median."""
     largest, median = jacobians(course)
     _draw_sizes(axes, largest, look)
-    _draw_sizes(axes, median, {"color": look["color"], "linestyle": "--"})
+    name = as_text(f"{course.scheme.item()}, median")
+    _draw_sizes(axes, median, {"color": look["color"], "linestyle": "--", "label": name})
     axes.set(
         xscale="log", xlabel="lag", ylabel="singular values of ds_T/ds_t\n(largest; dashed: median)"
     )

@@ -13,6 +13,7 @@ import numpy as np
 import xarray as xr
 
 from jaxinit.analysis import curves, survival, table
+from jaxinit.analysis.drawn import ELSEWHERE
 from jaxinit.analysis.figure import (
     MOST_COLUMNS,
     Look,
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 # how all others look there.
 OWN: Look = {"linewidth": 1.6, "markersize": 4.5, "zorder": 3}
 BASELINE: Look = {"linewidth": 1.0, "markersize": 3, "linestyle": (0, (4, 2)), "zorder": 2}
-OTHERS: Look = {"color": "0.72", "linewidth": 0.9, "zorder": 1}
+OTHERS: Look = {"color": "0.72", "linewidth": 0.9, "zorder": 1, "label": ELSEWHERE}
 TARGET: Look = {"color": "0.35", "linewidth": 1.0, "linestyle": ":", "zorder": 2}
 MARKS_APART = 0.15  # of a panel's diagonal, between the marks of a curve
 
@@ -125,7 +126,8 @@ def _draw_rows(axes: "Axes", rows: Sequence[Row], look_of: dict[str, Look]) -> N
         look = look_of[row["scheme"]]
         _draw_row(axes, y, row, look)
         if row["scheme"] == row["baseline"]:
-            axes.axvline(row["epochs"], color=look["color"], linewidth=0.8, zorder=0.6)
+            line: Look = {"linewidth": 0.8, "zorder": 0.6, "label": "baseline"}
+            axes.axvline(row["epochs"], color=look["color"], **line)
             span = _interval(row)
             if span:
                 axes.axvspan(*span, color=look["color"], alpha=0.12, linewidth=0, zorder=0.5)
@@ -145,12 +147,12 @@ def _draw_row(axes: "Axes", y: int, row: Row, look: Look) -> None:
     if not row["converged"]:  # at the budget, and nobody knows how far beyond
         arrow = {"arrowstyle": "-|>", "color": look["color"], "linewidth": 1.4}
         axes.annotate("", (epochs * BEYOND, y), (epochs, y), arrowprops=arrow)
-        axes.plot(epochs * BEYOND, y, alpha=0)  # the arrow needs the room
+        axes.plot(epochs * BEYOND, y, alpha=0, label=ELSEWHERE)  # the arrow needs the room
     interval = _interval(row)
     if interval:
-        axes.plot(interval, [y, y], color=look["color"], linewidth=1.4)
+        axes.plot(interval, [y, y], color=look["color"], linewidth=1.4, label="95 % interval")
     face = look["color"] if row["converged"] == row["seeds"] else "white"
-    axes.plot(epochs, y, **look, mfc=face, markersize=6, linestyle="none", zorder=3)
+    axes.plot(epochs, y, **look, mfc=face, markersize=6, linestyle="none", zorder=3, label="mean")
     ended = f"{row['converged']}/{row['seeds']}"
     if row["diverged"]:
         ended += f", {row['diverged']} diverged"
@@ -177,7 +179,7 @@ def share_converged(records: xr.Dataset) -> "Figure":
 
     def detail(axes: "Axes", scheme: str, look: Look) -> None:
         time, _, low, high = curve_of[scheme]
-        band(axes, time, low, high, look["color"], step="post")
+        band(axes, time, low, high, look["color"], step="post", **_named(scheme))
 
     figure, panels = _panels(records, draw, detail, "share of trials converged", "epochs")
     for axes in panels:
@@ -206,7 +208,9 @@ def epochs_by_rate(records: xr.Dataset) -> "Figure":
         _draw_trials(axes, trials)
         if (trials.outcome.values == Outcome.CONVERGED).any():
             for sample in table.samples_of(records, scheme):
-                axes.axvline(sample.rate, color=look["color"], linewidth=0.8, zorder=1)
+                axes.axvline(
+                    sample.rate, color=look["color"], linewidth=0.8, zorder=1, label="reported rate"
+                )
 
     xlabel = f"learning rate ({records.attrs['optimizer']})"
     figure, panels = _panels(records, draw, detail, "epochs to the target", xlabel)
@@ -241,6 +245,7 @@ def _draw_trials(axes: "Axes", trials: xr.Dataset) -> None:
             ms=3,
             zorder=4,
             clip_on=False,  # marks at the budget lie on the edge
+            label=f"trials, {outcome.name.lower()}",
         )
 
 
@@ -264,8 +269,8 @@ def learning_curves(records: xr.Dataset) -> "Figure":
     def detail(axes: "Axes", scheme: str, look: Look) -> None:
         if scheme in courses:
             past, median, low, high = courses[scheme]
-            band(axes, past, low, high, look["color"])
-            axes.plot(past[-1], median[-1], **look, markersize=7, zorder=4)
+            band(axes, past, low, high, look["color"], **_named(scheme))
+            axes.plot(past[-1], median[-1], **look, **_named(scheme), markersize=7, zorder=4)
 
     ylabel = as_text(records.attrs["metric_name"])
     figure, panels = _panels(records, draw, detail, ylabel, "epochs", target=TARGET)
@@ -318,8 +323,8 @@ def _panels(
             if other not in (scheme, baseline):
                 draw(axes, other, OTHERS)
         if baseline in schemes and scheme != baseline:
-            draw(axes, baseline, look_of[baseline] | BASELINE)
-        draw(axes, scheme, look_of[scheme] | OWN)
+            draw(axes, baseline, look_of[baseline] | BASELINE | {"label": ELSEWHERE})
+        draw(axes, scheme, look_of[scheme] | OWN | _named(scheme))
         detail(axes, scheme, look_of[scheme])
         title = scheme
         if scheme in best:
@@ -339,6 +344,11 @@ def _panels(
     lines = {name: Line2D([], [], **line) for name, line in shown.items()}
     legend(figure, lines)
     return figure, panels
+
+
+def _named(name: str) -> Look:
+    """What gives a line its name in the numbers of the figure; legends have their own."""
+    return {"label": as_text(name)}
 
 
 def _lowest(panels: Sequence["Axes"]) -> Sequence["Axes"]:

@@ -1,5 +1,7 @@
 """The page of an experiment has its claims, its rows and its studies, and says what is missing."""
 
+import base64
+import re
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +77,20 @@ def test_its_figures_are_in_the_page_as_far_as_there_is_room(
     assert 'alt="figure 1"' in text
     assert "figure_2.png: " in text
     assert asks_for_nothing(Read(text))
+
+
+def test_a_figure_has_its_numbers_beside_it(tmp_path: Path) -> None:
+    write(tmp_path, {"claims": []})
+    (tmp_path / "figures" / "adam").mkdir(parents=True)
+    (tmp_path / "figures" / "adam" / "of_all.png").write_bytes(b"x")
+    (tmp_path / "figures" / "adam" / "of_all.csv").write_text("panel,x\n1,2\n")
+    (tmp_path / "figures" / "photo.png").write_bytes(b"y")
+    text = rendered(experiment_page(tmp_path))
+    assert asks_for_nothing(Read(text))
+    (kept,) = re.findall(r'href="data:text/csv;base64,([^"]+)" download="([^"]+)"', text)
+    assert base64.b64decode(kept[0]).decode() == "panel,x\n1,2\n"
+    assert kept[1] == "adam_of_all.csv"
+    assert Read(text).texts["h3"][:2] == ["adam/of all", "photo"]
 
 
 def test_rows_of_its_own_are_shown_as_they_are(tmp_path: Path) -> None:

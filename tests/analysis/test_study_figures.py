@@ -1,6 +1,7 @@
 """Figures from records alone: every one that the records can fill, and no crash on those they
 cannot."""
 
+import csv
 import json
 from itertools import product
 from pathlib import Path
@@ -14,7 +15,7 @@ from ended_trials import records as records_of
 from matplotlib.axes import Axes
 from matplotlib.collections import FillBetweenPolyCollection as FillBetween
 
-from jaxinit.analysis import study_figures, survival, table
+from jaxinit.analysis import curves, study_figures, survival, table
 from jaxinit.analysis.figure import MARKS, as_text, looks
 from jaxinit.analysis.outcome import Outcome
 from jaxinit.analysis.study_figures import OWN
@@ -63,12 +64,36 @@ def records(higher_is_better: int = 1, report: bool = True, search: str = "grid"
     )
 
 
-def test_four_figures_in_two_formats(tmp_path: Path) -> None:
+def test_the_numbers_of_the_figures_are_those_of_the_records(tmp_path: Path) -> None:
+    ended = records(search="ladder")
+    study_figures.draw_all(ended, tmp_path)
+    found = {}
+    for name in ("answer", "epochs_by_rate", "learning_curves"):
+        with (tmp_path / f"{name}.csv").open() as file:
+            found[name] = list(csv.DictReader(file))
+    for row in table.rows_without_tests(ended, "small_normal"):
+        of_scheme = [one for one in found["answer"] if one["y"] == row["scheme"]]
+        (mean,) = (one["x"] for one in of_scheme if one["curve"] == "mean")
+        assert float(mean) == pytest.approx(row["epochs"], rel=1e-5)
+    trials = [one for one in found["epochs_by_rate"] if one["curve"].startswith("trials, ")]
+    assert len(trials) == ended.sizes["trial"]
+    for scheme, rate in table.reported(ended).items():
+        course = curves.course(ended, scheme, rate)
+        rows = [one for one in found["learning_curves"] if one["curve"] == scheme]
+        band = [float(one["high"]) for one in rows if one["high"]]
+        np.testing.assert_allclose(band, course.high, rtol=1e-5)
+
+
+def test_four_figures_in_two_formats_with_their_numbers(tmp_path: Path) -> None:
     before = matplotlib.get_backend()
     paths = study_figures.draw_all(records(), tmp_path / "figures")
     names = ["answer", "epochs_by_rate", "share_converged", "learning_curves"]
     assert [path.stem for path in paths] == names
-    assert {path.suffix for path in (tmp_path / "figures").iterdir()} == {".png", ".svg"}
+    assert {path.suffix for path in (tmp_path / "figures").iterdir()} == {
+        ".csv",
+        ".png",
+        ".svg",
+    }
     assert all(path.stat().st_size > 10_000 for path in paths)
     assert matplotlib.get_backend() == before
 
