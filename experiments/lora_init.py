@@ -17,7 +17,8 @@ All seeds begin at one trained model, of which every kernel is adapted, tables t
 draw nothing: their seeds differ by the order of the examples. On linear layers, whose rates are an
 octave apart, teacher, factors and inputs are drawn for every seed. Departures: a small character
 model and a linear layer in place of language models, not at the published scale; the new text
-differs from the old by its letters only. Size paper adds width and steps.
+differs from the old by its letters only. CorDA, of which D3 speaks too, is not measured: it needs
+the covariance of each kernel's inputs. Size paper adds width and steps.
 
 Expect at quick (2026-11-29, 315 s on 2 cores; all claims and intervals: docs/results.md):
 - B1: Init[A]: slope of the largest stable rate against the width: -1.12 (-1.27 to -0.978); at least

@@ -662,6 +662,10 @@ def _shown(value: int) -> str:
     return str(value) if value.bit_length() < 128 else f"a number of {value.bit_length()} bits"
 
 
+# Others call their schemes by the given names of their authors.
+FAMILY_NAMES = {"kaiming": "he", "xavier": "glorot"}
+
+
 def check_name(kind: str, name: str, table: Iterable[str]) -> None:
     """Raises: BadStudy with the nearest name when `name` is not in the table."""
     names = list(table)
@@ -670,7 +674,13 @@ def check_name(kind: str, name: str, table: Iterable[str]) -> None:
     there_are = f"(there are {', '.join(names)})"
     if "," in name:
         raise BadStudy(f"no {kind} is called {name!r}; names are separated by spaces {there_are}")
-    near = difflib.get_close_matches(name, names, 1, cutoff=0.5)  # else none is meant
+    author, _, law = name.partition("_")
+    family = FAMILY_NAMES.get(author, author)
+    likely = f"{family}_{law}" if law else family
+    of_family = [known for known in names if known.startswith(f"{family}_")]
+    near = difflib.get_close_matches(likely, names, 1, cutoff=0.5)  # else none is meant
+    if of_family and (not near or near[0] not in of_family):
+        near = of_family
     said = f"; the nearest is {near[0]!r}" if near else ""
     raise BadStudy(f"no {kind} is called {name!r}{said} {there_are}")
 

@@ -39,8 +39,8 @@ class Answer(Result):
             return answer(self.records)
 
     def to_pandas(self) -> "pd.DataFrame":
-        """The table, a row for each scheme. Of every evaluation: `records.to_dataframe()`; of other
-        libraries: `polars.from_pandas`."""
+        """The table, a row for each scheme. Of every evaluation: `records.to_dataframe()`; with
+        polars: `polars.DataFrame(result.summary["table"])`."""
         import pandas as pd
 
         rows = self.summary["table"]

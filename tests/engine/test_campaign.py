@@ -648,6 +648,14 @@ def test_twenty_kills_at_random_moments_lose_nothing(tmp_path: Path) -> None:
             "no scheme is called 'glorot_unifrm'; the nearest is 'glorot_uniform'",
         ),
         (
+            {"schemes": ("kaiming", "small_normal")},
+            "no scheme is called 'kaiming'; the nearest is 'he_normal'",
+        ),
+        (
+            {"schemes": ("xavier_uniform", "small_normal")},
+            "no scheme is called 'xavier_uniform'; the nearest is 'glorot_uniform'",
+        ),
+        (
             {"schemes": ("small_normal+lsvu", "small_normal")},
             "no calibration is called 'lsvu'; the nearest is 'lsuv'",
         ),
