@@ -11,7 +11,7 @@ best rate.
 
 The first setting is the main job (`jaxinit run`): 128 tanh units on digits read row by row, SGD,
 nine schemes. Others have 32 or 64 units and six schemes: digits by rows (8 steps) and by pixels (64
-steps) with SGD, adding over 20 and 60 steps with Adam.
+steps) with SGD, adding over 20 and 40 steps with Adam.
 
 Expect at quick (2026-11-29, 457 s on 2 cores; all claims and intervals: docs/results.md):
 - A10.small_normal: rnn of 128, digits by rows, T=8: Xavier cuts the epochs needed to converge by 2

@@ -125,12 +125,14 @@ def run(
         verbose: Also what compiles and for how long, slots and memory, and where states are saved.
     """
     if dry_run:
-        others = {"cluster": cluster, "sharded": sharded or processes.distributed, "json": json}
+        distributed = processes.distributed
+        others = {"cluster": cluster, "sharded": sharded, "distributed": distributed, "json": json}
         return exit_code(lambda: say_cost(study, out, slots, platform, others))
 
     def carried() -> "Result | int":
         if (sharded or processes.distributed) and cluster:
-            raise BadStudy("--sharded and --cluster exclude each other; give one of them")
+            split = "--sharded" if sharded else "--distributed"
+            raise BadStudy(f"{split} and --cluster exclude each other; give one of them")
         asked = _asked(quiet=quiet, json=json, verbose=verbose)
         return carry_out(
             study,
@@ -323,11 +325,10 @@ def say_cost(
     given = [f"--{name}" for name, value in others.items() if value]
     if given:
         raise BadStudy(f"--dry-run measures this process; leave out {' and '.join(given)}")
-    Folder(out or study.folder).claim("study", {"study": study.plain()})  # refused as by the run
     start(platform)
-    cost = again.forecast(study, slots)
-    hours, minutes = divmod(cost.seconds / 60, 60)
-    longest = f"{hours:.0f} h {minutes:.0f} min" if hours else f"{minutes:.1f} min"
+    cost = again.forecast(study, slots, out=out)
+    hours, minutes = divmod(round(cost.seconds / 60), 60)
+    longest = f"{hours} h {minutes} min" if hours else f"{cost.seconds / 60:.1f} min"
     print(f"trials: about {cost.trials}, of at most {cost.epochs} epochs each")
     print(f"model: {cost.parameters:,} parameters")
     print(f"memory: about {cost.memory / 2**20:,.0f} MiB, {cost.slots} trials a device at once")
@@ -558,7 +559,8 @@ def coordcheck(
     A slope with its interval for the product of every kernel, for attention scores, for what every
     branch adds, and for the network's output, and pass or fail for every scheme: a slope is flat if
     it is between -0.2 and 0.2 and its interval reaches 0.1 or below; scores and outputs before
-    training may fall too. What passes carries its learning rate from narrow to wide. Example:
+    training may fall too. Learning rates carry over from narrow to wide where it passes; whether
+    they do is measured by jaxinit reproduce mup_transfer. Example:
     jaxinit coordcheck --model transformer --task text --length 16 --schemes mup llama
 
     Args:
@@ -568,7 +570,8 @@ def coordcheck(
         depths: Layers at which to look, two or more, instead of widths: the check against depth.
         steps: Training steps on one batch before looking, one or more.
         rate: Learning rate of the steps.
-        out: Folder of the answer. Default: results/coordcheck-<model>-<task>-<hash>.
+        out: Folder of the answer. Default: results/coordcheck-<model>-<task>-<hash>, of depths
+            results/depthcheck-<model>-<task>-<hash>.
         quiet: As of run.
         json: The slopes, which schemes pass and the folder as one object of JSON; progress as of
             run.
@@ -878,7 +881,7 @@ def plot(folder: tyro.conf.Positional[Path], /) -> int:
         if result.remark:
             print(result.remark)
         if not result.complete:
-            again = f"{result.study.command()} --out {quoted(folder)}"
+            again = f"jaxinit resume {quoted(folder)}"
             print(f"unfinished: {result.summary['trials']} trials have ended; go on with: {again}")
         return 0
 

@@ -7,6 +7,7 @@
 The README's picture is one of them.
 """
 
+import hashlib
 import re
 import shlex
 import subprocess
@@ -19,6 +20,7 @@ from typing import NamedTuple
 import tyro
 from PIL import Image
 
+from jaxinit.analysis.page import REPORT
 from jaxinit.console import exit_code
 from jaxinit.study import BadStudy
 
@@ -41,6 +43,13 @@ def sections(page: str) -> list[Section]:
     _, *parts = BLOCK.split(page)
     blocks = zip(parts[::2], parts[1::2], strict=True)
     return [Section(block.splitlines(), PICTURE.findall(below)) for block, below in blocks]
+
+
+def folder_of(command: str) -> str:
+    """What the folder of a command's results is called, on whatever line it stands."""
+    verb, *words = shlex.split(command)[1:]
+    name = re.sub(r"\W+", "-", " ".join([verb, *words[:1]]))
+    return f"{name}-{hashlib.sha256(command.encode()).hexdigest()[:8]}"
 
 
 def draw(command: str, out: Path) -> None:
@@ -81,12 +90,12 @@ def main(names: tyro.conf.Positional[tuple[str, ...]] = (), kept: Path | None = 
         raise BadStudy(f"{PAGE.name} has no picture {', '.join(sorted(unknown))}")
     with tempfile.TemporaryDirectory() as temporary:
         place = kept or Path(temporary)
-        for k, section in enumerate(found):
+        for section in found:
             wanted = [name for name in section.pictures if not names or name in names]
             folders = []
-            for number, command in enumerate(section.commands if wanted else []):
-                folders.append(place / f"{k}-{number}")
-                if not (folders[-1] / "figures").is_dir():
+            for command in section.commands if wanted else []:
+                folders.append(place / folder_of(command))
+                if not (folders[-1] / REPORT).exists():  # which is written last
                     draw(command, folders[-1])
             for name in wanted:
                 shrink(drawn(name, folders), FIGURES / f"{name}.png")

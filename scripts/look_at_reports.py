@@ -147,7 +147,7 @@ def wrong_with_charts(page: Any) -> list[str]:
     page.wait_for_timeout(300)
     for figure in page.locator("figure.chart").all():
         title = figure.locator("h3").inner_text()
-        drawn = figure.locator("path.curve, .dot").count()
+        drawn = figure.locator('path.curve:not([d=""]), .dot').count()
         if not drawn:
             faults.append(f"nothing is drawn of {title!r}")
         if "NaN" in figure.locator("svg").first.inner_html():
@@ -163,11 +163,12 @@ def wrong_with_charts(page: Any) -> list[str]:
     if not first or figure.locator(".tip").inner_text() == first:
         faults.append("arrow keys tell nothing")
     page.keyboard.press("Escape")
-    curves = figure.locator("path.curve").count()
     legend = page.locator(".legend button").first
+    # The first scheme of a part may be in some of its charts alone.
+    drawn = page.locator("path.curve, .dot").count()
     legend.click()
-    if figure.locator("path.curve").count() != curves - 1:
-        faults.append("the legend hides no curve")
+    if page.locator("path.curve, .dot").count() >= drawn:
+        faults.append("the legend hides nothing")
     legend.click()
     with page.expect_download() as download:
         figure.locator("figcaption button").click()

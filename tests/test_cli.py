@@ -92,7 +92,8 @@ def test_lists_have_a_line_each(
     assert cli.main(["list", what]) == 0
     out = capsys.readouterr().out
     assert expected in out
-    assert all(len(line.split("  ")) >= 2 for line in out.splitlines() if not line.endswith(":"))
+    listed = [line for line in out.splitlines() if not line.endswith(":")]
+    assert all(len(line.split(maxsplit=1)) == 2 for line in listed), "a name says nothing"
 
 
 def test_initializers_are_listed_with_their_variance_and_source(
@@ -156,6 +157,8 @@ def test_a_study_is_forecast_gone_on_with_extended_and_run_again(
     assert "nothing was written" in said
     assert not (tmp_path / "study").exists()
     assert cli.main(["run", *SMALL.split(), "--out", out]) == 0
+    assert cli.main(["run", *SMALL.split(), "--out", out, "--dry-run"]) == 0
+    assert "nothing was written" in capsys.readouterr().out
     assert cli.main(["resume", out]) == 0
     assert f"read from {out}" in capsys.readouterr().out
     assert cli.main(["extend", out, "--schemes", "he_normal"]) == 0
@@ -265,9 +268,12 @@ def test_signals_during_training_are_asked_for(
     [
         ("--quiet --json", "--quiet and --json exclude each other; give one of them"),
         ("--verbose --json --quiet", "--quiet and --json and --verbose exclude each other"),
+        ("--sharded --cluster", "--sharded and --cluster exclude each other; give one of them"),
+        ("--distributed --cluster", "--distributed and --cluster exclude each other; give one"),
+        ("--distributed --dry-run", "--dry-run measures this process; leave out --distributed"),
     ],
 )
-def test_ways_to_answer_exclude_each_other(
+def test_ways_to_run_and_to_answer_exclude_each_other(
     flags: str, said: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     assert cli.main(["run", *flags.split(), "--out", str(tmp_path / "s")]) == 2

@@ -40,9 +40,10 @@ def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def draw(command: str, out: Path) -> None:
         commands.append(command)
-        (out / "figures").mkdir(parents=True)
+        (out / "figures").mkdir(parents=True, exist_ok=True)
         for name in ("sizes", "lens") if "2" in command else ("sizes",):
             Image.new("RGB", (2000, 500), "white").save(out / "figures" / f"{name}.png")
+        (out / "report.html").touch()
 
     monkeypatch.setattr(gallery, "draw", draw)
     return commands
@@ -57,8 +58,13 @@ def test_a_picture_is_that_of_the_first_command_that_draws_it(
         with Image.open(tmp_path / "figures" / f"{name}.png") as image:
             assert image.size == (1000, 250)
             assert image.mode == "P"
+    lines = gallery.PAGE.read_text()
+    gallery.PAGE.write_text("```bash\njaxinit lens\n```\n![Other](figures/other.png)\n" + lines)
     gallery.main(("lens",), kept=tmp_path / "kept")
     assert len(page) == 2, "what was kept is carried out once more"
+    next((tmp_path / "kept").rglob("report.html")).unlink()
+    gallery.main(("lens",), kept=tmp_path / "kept")
+    assert len(page) == 3, "what was stopped counts as carried out"
 
 
 def test_a_small_picture_keeps_the_colors_of_schemes(tmp_path: Path) -> None:

@@ -2,10 +2,13 @@
 
 import importlib.util
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ended_study import STUDY
+from kept_study import keep
 
 from jaxinit.study import BadStudy
 
@@ -61,6 +64,33 @@ def test_a_kept_summary_has_what_pages_read_and_no_more(
     results.keep(tmp_path)
     kept = json.loads((tmp_path / "mine.json").read_text())
     assert kept == {"about": about, "table": [{"epochs": 0.333333}]}
+
+
+def test_the_main_job_is_kept_alone_or_with_replications(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results, "KEPT", tmp_path)
+    folders = []
+    for first in (0, 100, 200):
+        keep(tmp_path / f"from-{first}", replace(STUDY, first_seed=first))
+        folders.append(tmp_path / f"from-{first}")
+    with pytest.raises(BadStudy, match="takes two of them, got one"):
+        results.keep_main(folders[:2])
+    with pytest.raises(BadStudy, match="begins at seed 0 first"):
+        results.keep_main(folders[1:])
+    assert not list(tmp_path.glob("*.json"))
+    results.keep_main(folders)
+    kept = json.loads((tmp_path / f"{results.REPLICATIONS}.json").read_text())
+    assert kept["first_seeds"] == [100, 200]
+    assert all(its["epochs"]["held"] in (0, 1, 2) for its in kept["schemes"].values())
+
+
+def test_schemes_share_a_letter_where_one_of_theirs_is_the_same() -> None:
+    rows = {
+        name: {"letters": letters} for name, letters in zip("xyz", ("a", "ab", "b"), strict=True)
+    }
+    shared = {name: results.sharing_a_letter(row, rows) for name, row in rows.items()}
+    assert shared == {"x": ["x", "y"], "y": ["x", "y", "z"], "z": ["y", "z"]}
 
 
 def test_a_docstring_ends_with_what_to_expect() -> None:

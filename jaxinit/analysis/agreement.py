@@ -5,9 +5,9 @@ seeds.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -88,20 +88,36 @@ def agreements(first: Result, second: Result) -> list[Agreement]:
     return found
 
 
-def differences_of(first: Result, second: Result) -> dict[str, tuple[Any, Any]]:
-    """The settings in which the studies differ, but for their seeds."""
+def counted(found: Sequence[Agreement]) -> str:
+    """How many schemes agree, and of how many nothing is known."""
+    agreeing = sum(one.agree is True for one in found)
+    unknown = sum(one.agree is None for one in found)
+    rest = f"; of {unknown} no trial converged" if unknown else ""
+    return f"{agreeing} of {len(found)} schemes agree (95 % over all of them){rest}."
+
+
+def differences_of(first: Result, second: Result) -> list[str]:
+    """The settings in which the studies differ, but for their seeds, a line each."""
     there, here = first.study.plain(), second.study.plain()
-    changed = {}
+    lines = []
     for setting in there:
         if setting != "first_seed" and there[setting] != here[setting]:
-            changed[setting] = (there[setting], here[setting])
-    return changed
+            lines.append(
+                f"{setting} is {there[setting]} in the first, {here[setting]} in the second"
+            )
+    return lines
 
 
-def seeds_in_common(first: Result, second: Result) -> int:
-    """How many seeds the studies share, which makes them agree by construction."""
+def seeds_in_common(first: Result, second: Result) -> list[str]:
+    """A line where the studies share seeds, which makes them agree by construction."""
     seeds = [{*result.study.tuning, *result.study.reporting} for result in (first, second)]
-    return len(seeds[0] & seeds[1])
+    common = len(seeds[0] & seeds[1])
+    if not common:
+        return []
+    return [
+        f"{common} seeds are the same in both, which makes them agree more than they should; give "
+        "one of them another --first-seed"
+    ]
 
 
 def _samples_within(

@@ -10,6 +10,7 @@ of a rate, and that of what to test, cost something. A larger budget can settle 
 open it again where it shows that seeds were lost; it never turns a verdict into its opposite.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -86,7 +87,7 @@ class Claim(TypedDict):
 
     id: str
     statement: str
-    measured: float
+    measured: float  # read back, None where it was not finite, which JSON does not know
     measured_is: NotRequired[Bound]
     low: float | None
     high: float | None
@@ -123,8 +124,9 @@ def make_claim(
 
     `values` has one number a seed, and the interval is Student's; of outcomes, which are booleans,
     it is that of their share, exact (Clopper and Pearson). Of a single number, or fewer than four
-    seeds, the verdict is open, unless it is `exact`: what has no sampling error at all. `band` is
-    what `at_least`, `at_most` or `near` return, or any (low, high).
+    seeds, or of numbers that are not all finite, the verdict is open, unless it is `exact`: what
+    has no sampling error at all. `band` is what `at_least`, `at_most` or `near` return, or any
+    (low, high).
     """
     numbers = np.atleast_1d(np.asarray(values))
     n = len(numbers)
@@ -133,6 +135,8 @@ def make_claim(
     decisive = (-np.inf, np.inf)
     if exact:
         decisive = (float(numbers.min()), float(numbers.max()))
+    elif not np.isfinite(numbers).all():
+        note = f"{n} seeds, of which {np.isfinite(numbers).sum()} gave a finite number; {note}"
     elif n > 1:
         interval = _mean_interval(numbers, LEVEL)
         note = f"{n} seeds, 95 % interval; {note}"
@@ -278,9 +282,12 @@ def measured_of(claim: Claim) -> str:
         return f"at least {low:.3g}"
     if kind == "<=" and high is not None:
         return f"at most {high:.3g}"
+    measured = claim["measured"]
+    if measured is None or not math.isfinite(measured):
+        return "no finite number"
     if low is None or high is None:
-        return f"{claim['measured']:.3g}"
-    return f"{claim['measured']:.3g} ({low:.3g} to {high:.3g})"
+        return f"{measured:.3g}"
+    return f"{measured:.3g} ({low:.3g} to {high:.3g})"
 
 
 def judged(claim: Claim) -> str:

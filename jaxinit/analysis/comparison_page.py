@@ -9,6 +9,7 @@ from typing import Any
 from jaxinit.analysis.agreement import (
     Agreement,
     agreements,
+    counted,
     differences_of,
     seeds_in_common,
 )
@@ -23,28 +24,16 @@ def comparison_page(first: Result, second: Result) -> Page:
     """Whether two studies agree, scheme by scheme. Raises: BadStudy where they cannot be
     compared."""
     found = agreements(first, second)
-    agreeing = sum(one.agree is True for one in found)
-    unknown = sum(one.agree is None for one in found)
-    rest = f"; of {unknown} no trial converged" if unknown else ""
-    common = seeds_in_common(first, second)
     both = {"the first": first, "the second": second}
     warned = []
     for name, result in both.items():
         warned += [f"{name}: {line}" for line in warnings_of(parts_of(result))]
-    if common:
-        warned.append(
-            f"{common} seeds are the same in both, which makes them agree more than they should; "
-            "give one of them another --first-seed"
-        )
+    warned += seeds_in_common(first, second)
     order = dict.fromkeys([*map(str, first.study.schemes), *map(str, second.study.schemes)])
     blocks: list[Block] = [_agreement_table(found, first, second)]
     changed = differences_of(first, second)
     if changed:
-        lines = [
-            f"{name} is {there} in the first, {here} in the second"
-            for name, (there, here) in changed.items()
-        ]
-        blocks.append(Lines("Asked otherwise", lines))
+        blocks.append(Lines("Asked otherwise", changed))
     parts = [Section("Scheme by scheme", blocks)]
     for name, result in both.items():
         title = f"{name.capitalize()}: {result.folder}"
@@ -54,7 +43,7 @@ def comparison_page(first: Result, second: Result) -> Page:
     return Page(
         title="Do two studies agree?",
         subtitle=f"{first.folder} and {second.folder}",
-        answer=f"{agreeing} of {len(found)} schemes agree (95 % over all of them){rest}.",
+        answer=counted(found),
         sections=parts,
         warnings=warned,
         schemes=list(order),

@@ -54,7 +54,7 @@ def coordinates_page(path: Path) -> Page:
         sections=[
             Section("Slopes", [_slopes_table(sorted(rows, key=lambda row: row.passed))]),
             Section("Sizes", _charts(sizes)),
-            Section("The question", [Facts("", facts), again]),
+            Section("The question", [Facts("", facts), *again]),
         ],
         schemes=schemes,
     )
@@ -72,7 +72,7 @@ def _slopes_table(rows: list[Slope]) -> Table:
                 Cell(row.parameter),
                 Cell(row.kind),
                 Cell(slope, row.slope),
-                Cell(interval),
+                Cell(interval, row.low),
                 Cell("passes" if row.passed else "fails", sign=sign),
                 Cell(row.note),
             ]

@@ -72,9 +72,10 @@ def time_by_rate(records: xr.Dataset, scheme: str) -> Curve:
 
 
 def trials_of(records: xr.Dataset, scheme: str) -> Trials:
-    """Every trial of a scheme that has begun."""
+    """Every trial of a scheme that has ended."""
     trials = select(records, scheme)
-    trials = trials.isel(trial=np.flatnonzero(have_run(trials)))
+    ended = have_run(trials) & (trials.outcome.values != Outcome.UNFINISHED)
+    trials = trials.isel(trial=np.flatnonzero(ended))
     outcomes = [Outcome(code) for code in trials.outcome.values.tolist()]
     return Trials(trials.lr.values, when_ended(trials), outcomes, trials.seed.values.tolist())
 

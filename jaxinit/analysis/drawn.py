@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 COLUMNS = ("panel", "title", "curve", "across", "x", "up", "y", "low", "high", "value")
 ELSEWHERE = "_elsewhere"  # the label of what another panel shows as its own, or of no meaning
-UNNAMED = re.compile(r"_child\d+|_nolegend_|")  # labels that Matplotlib gives
-BESIDE = 0.25  # of the distance of places that have names, within which a mark belongs to one
+UNNAMED = re.compile(r"_(child|container)\d+|_nolegend_|")  # labels that Matplotlib gives
+BESIDE = 0.25  # units of an axis with names, whose places are 1 apart or more: so near is the same
 COLORBAR = "<colorbar>"  # the label that Matplotlib gives its axes
 ROUNDED = 0.06  # of a number, at most, between a tick and its label
 
@@ -39,8 +39,8 @@ def as_csv(figure: "Figure") -> str:
     band (`x`, `low`, `high`) and each cell of a map (`x`, `y`, `value`); `across` and `up` are the
     labels of the axes. A line across the whole panel has a `y` alone, or an `x`. Panels are
     numbered from the first row on.
-    Assumes two axes; surfaces, contours, texts, images without axes and lines labelled `ELSEWHERE`
-    are left out.
+    Assumes two axes; surfaces, contours, patches, `scatter`, texts, images without axes and lines
+    labelled `ELSEWHERE` are left out.
     """
     rows = []
     named = _legends(figure)

@@ -40,10 +40,9 @@ def experiment_page(path: Path, results: Iterable[Result] = ()) -> Page:
         except BadStudy as error:
             missing.append(str(error))
     else:
-        name, size = (held.question.get(key, "?") for key in ("experiment", "size"))
         missing.append(
-            f"the experiment has not ended, and has no {SUMMARY}; go on with: jaxinit reproduce "
-            f"{name} --size {size} --out {quoted(path)}"
+            f"the experiment has not ended, and has no {SUMMARY}; go on with: "
+            f"{_command(held.question)} --out {quoted(path)}"
         )
     studies = _studies(path, {result.folder: result for result in results}, missing)
     about = summary.get("about") or held.question
@@ -134,7 +133,7 @@ def _figures(path: Path) -> list[Block]:
     blocks: list[Block] = []
     room, left = MOST_PICTURES, []
     figures = path / "figures"
-    for file in sorted(figures.rglob("*.png")):
+    for file in sorted(figures.rglob("[!.]*.png")):
         numbers = file.with_suffix(".csv")
         content = numbers.read_bytes() if numbers.exists() else b""
         room -= file.stat().st_size + len(content)
@@ -211,9 +210,14 @@ def _how(path: Path, about: Mapping[str, Any]) -> list[Block]:
         if about.get(name) is not None:
             facts[name.replace("_", " ")] = str(about[name])
     facts["versions"] = store.versions_in_words(about.get("versions", {}))
+    return [
+        Facts("", {name: value for name, value in facts.items() if value}),
+        Lines("Once more", [_command(about)], command=True),
+    ]
+
+
+def _command(about: Mapping[str, Any]) -> str:
     words = f"jaxinit reproduce {about.get('experiment', '?')} --size {about.get('size', '?')}"
     if about.get("first_seed"):
         words += f" --first-seed {about['first_seed']}"
-    blocks: list[Block] = [Facts("", {name: value for name, value in facts.items() if value})]
-    blocks.append(Lines("Once more", [words], command=True))
-    return blocks
+    return words

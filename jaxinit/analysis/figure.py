@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from jaxinit.analysis import drawn
+from jaxinit.analysis.folder import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -182,17 +183,13 @@ def save(figure: "Figure", folder: Path, name: str) -> Path:
 
     folder.mkdir(parents=True, exist_ok=True)
     if numbers := drawn.as_csv(figure):
-        temporary = folder / f".{name}.csv"
-        temporary.write_text(numbers, encoding="utf-8")
-        temporary.replace(folder / f"{name}.csv")
+        with replacing(folder / f"{name}.csv") as fresh:
+            fresh.write_text(numbers, encoding="utf-8")
     for format in FORMATS:
-        path = folder / f"{name}.{format}"
-        temporary = path.with_name(f".{path.name}")
-        with warnings.catch_warnings():
+        with replacing(folder / f"{name}.{format}") as fresh, warnings.catch_warnings():
             # A name in another script shows boxes.
             warnings.filterwarnings("ignore", "Glyph .* missing from font")
-            figure.savefig(temporary, format=format, dpi=150)
-        temporary.replace(path)
+            figure.savefig(fresh, format=format, dpi=150)
         # The layout depends on the format; all files of a figure keep that of the first.
         figure.set_layout_engine("none")
     plt.close(figure)
@@ -304,4 +301,5 @@ def log_ticks(axes: "Axes") -> None:
         width = sum(len(f"{tick:g}") + 1.5 for tick in ticks)
         if len(ticks) <= MOST_TICKS and width <= letters:
             break
-    tick_at(axes, ticks)
+    # Between two values of the finest steps there is none.
+    tick_at(axes, ticks or [float(f"{limit:.3g}") for limit in (low, high)])

@@ -374,6 +374,18 @@ def write_synced(path: Path, content: bytes) -> None:
         raise
 
 
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """The name under which a file is written: it takes the place of `path` when it is whole, and
+    what could not be written goes."""
+    fresh = path.with_name(f".{path.name}.new")
+    try:
+        yield fresh
+        fresh.replace(path)
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
 def sync_folder(path: Path) -> None:
     """Wait until renames in a folder have reached the disk."""
     opened = os.open(path, os.O_RDONLY)

@@ -23,6 +23,7 @@ import jinja2
 import numpy as np
 
 from jaxinit.analysis.curves import Curve, Trials, thinned
+from jaxinit.analysis.folder import replacing
 from jaxinit.study import BadStudy
 
 ASSETS = Path(__file__).parent / "assets"
@@ -30,7 +31,6 @@ REPORT = "report.html"
 DIGITS = 4  # of what is drawn
 LONG = 40  # characters of a cell that needs a wide column
 
-Scalar: TypeAlias = str | int | float | bool | None
 Span: TypeAlias = tuple[float, float, float]  # a value between its limits
 Sign: TypeAlias = Literal["good", "bad", "open"]
 
@@ -104,13 +104,13 @@ class Table:
                 ends += [end for cell in other for end in cell.span or () if end > 0]
         return min(ends), max(ends)
 
-    def line(self, row: Sequence[Cell]) -> float | None:
-        """Where the baseline of the rows that share a row's scale lies in their intervals."""
+    def line(self, row: Sequence[Cell], column: int) -> float | None:
+        """Where the baseline of the rows that share a row's scale lies among the intervals of a
+        column."""
         for other in self.rows:
-            if self._scale(other) == self._scale(row):
-                for cell in other:
-                    if cell.baseline and cell.span is not None:
-                        return self.places(other, cell)[1]
+            cell = other[column]
+            if cell.baseline and cell.span is not None and self._scale(other) == self._scale(row):
+                return self.places(other, cell)[1]
         return None
 
     def places(self, row: Sequence[Cell], cell: Cell) -> list[float]:
@@ -339,9 +339,8 @@ def write(page: Page, path: Path) -> Path:
 
 def put(text: str, path: Path) -> None:
     """Write a text as a whole: who reads the file meets the old one or the new one."""
-    fresh = path.with_name(f".{path.name}.new")
-    fresh.write_text(text, encoding="utf-8")
-    fresh.replace(path)
+    with replacing(path) as fresh:
+        fresh.write_text(text, encoding="utf-8")
 
 
 def embedded(content: Any) -> str:

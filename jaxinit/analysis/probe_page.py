@@ -53,14 +53,14 @@ def probe_page(path: Path) -> Page:
     ]
     said = []
     for scheme, judged in verdicts.items():
-        said.append(f"{scheme}: {judged[0].kind if judged else '?'}")
+        said.append(f"{scheme}: {judged[0].kind if judged else 'nothing to judge'}")
         if courses is not None:
             said[-1] += f", the gradient falls to 1/e in {memory(courses, scheme)} steps back"
     if courses is not None:
         sections.append(Section("Through time", _time_charts(courses)))
     own = {name: value for name, value in held.question.items() if name in ("examples", "only")}
     again = once_more("probe", asked, **own)
-    sections.append(Section("The question", [Facts("", facts), again]))
+    sections.append(Section("The question", [Facts("", facts), *again]))
     return Page(
         title=f"Signals before training: {about['model']}, {about['hidden']} units",
         subtitle=f"{path}; written {held.written}",

@@ -2,6 +2,7 @@
 
 import errno
 import io
+import math
 import os
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -14,7 +15,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from jaxinit.analysis.agreement import agreements, differences_of, seeds_in_common
+from jaxinit.analysis.agreement import agreements, counted, differences_of, seeds_in_common
 from jaxinit.analysis.claims import Claim, sentence
 from jaxinit.analysis.interval import Bound
 from jaxinit.analysis.store import Result
@@ -26,7 +27,7 @@ MARKS = {  # of epochs and ratios
     ">": "no seed converged",
     "≥": "at least so many, since some seeds did not converge",
     "≤": "at most so many, since some seeds did not converge",
-    "?": "too few converged to say",
+    "?": "both schemes lost seeds, so that not even a bound is known",
 }
 PAGE = 120  # columns of what is printed where there is no terminal
 NARROW = 20  # columns that a folded name needs
@@ -246,19 +247,9 @@ def print_agreements(first: Result, second: Result, console: Console | None = No
         Column(""),
     ]
     print_columns(console, ["scheme"], columns, rows)
-    agreeing = sum(one.agree is True for one in found)
-    unknown = sum(one.agree is None for one in found)
-    rest = f"; of {unknown} no trial converged" if unknown else ""
-    _print(console, f"{agreeing} of {len(found)} schemes agree (95 % over all of them){rest}.")
-    for setting, (there, here) in differences_of(first, second).items():
-        _print(console, f"- {setting} is {there} in the first, {here} in the second")
-    common = seeds_in_common(first, second)
-    if common:
-        _print(
-            console,
-            f"- {common} seeds are the same in both, which makes them agree more than they should; "
-            "give one of them another --first-seed",
-        )
+    _print(console, counted(found))
+    for line in [*differences_of(first, second), *seeds_in_common(first, second)]:
+        _print(console, f"- {line}")
 
 
 def print_rows(rows: Sequence[SettingRow], console: Console | None = None) -> None:
@@ -335,9 +326,11 @@ def with_bound(ratio: float, low: float, high: float, bound: Bound, digits: int)
 
 
 def in_digits(value: float, digits: int) -> str:
-    """A number in so many digits, or all of those before its point."""
+    """A positive number in so many digits, or all of those before its point; of one below 1 the
+    zero before the point is one of them, the zeros behind it are not."""
     before = len(str(int(value)))
-    return f"{value:.{max(digits - before, 0)}f}"
+    zeros = -1 - math.floor(math.log10(value)) if 0 < value < 1 else 0
+    return f"{value:.{max(digits - before + zeros, 0)}f}"
 
 
 def _p_value(row: Row) -> str:

@@ -58,8 +58,9 @@ def draw_all(signals: xr.Dataset, folder: Path) -> list[Path]:
 
 
 def plot_signals(signals: xr.Dataset) -> "dict[str, Figure]":
-    """The figures that signals can fill, by name: `histograms` and `sizes` by layer and, of
-    recurrent kernels over more than two steps, `through_time`.
+    """The figures that signals can fill, by name: `histograms` of two kernels or more, `sizes` by
+    layer where some kernel is not recurrent, and `through_time` of those that are, over more than
+    two steps.
 
     Takes what `survey` returns, over schemes and seeds, and what `probe` does, of one network.
     Several probes of one architecture are compared as schemes: `xr.concat(probes, pd.Index(names,
@@ -70,7 +71,11 @@ def plot_signals(signals: xr.Dataset) -> "dict[str, Figure]":
         raise ValueError("signals of networks with other parameters; draw each by itself")
     of_schemes = signals if "scheme" in signals.dims else signals.expand_dims(scheme=[OWN])
     whole = of_schemes if "seed" in of_schemes.dims else of_schemes.expand_dims("seed")
-    draws = {"histograms": histograms, "sizes": sizes}
+    draws = {}
+    if whole.sizes["parameter"] > 1:
+        draws["histograms"] = histograms
+    if (whole.role.values != "recurrent").any():
+        draws["sizes"] = sizes
     if whole.sizes["step"] > 2 and "recurrent" in whole.role:
         draws["through_time"] = by_step
     with style():

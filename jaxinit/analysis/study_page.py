@@ -37,7 +37,7 @@ from jaxinit.analysis.page import (
 from jaxinit.analysis.records import asked_of, schemes_of
 from jaxinit.analysis.report import DIGITS, MARKS, NONE_REPORTED, entries, in_digits, with_bound
 from jaxinit.analysis.store import Result
-from jaxinit.analysis.summary import Summary, summarize
+from jaxinit.analysis.summary import Summary, notes_on_failures, notes_on_force, summarize
 from jaxinit.analysis.table import Row, SettingRow, at_best_value, reported
 from jaxinit.study import BadStudy, Study
 
@@ -275,15 +275,11 @@ def warnings_of(parts: Parts) -> list[str]:
             f"unfinished{ended}; go on with: jaxinit resume {quoted(parts.folder)}, then make this "
             f"page again: jaxinit report {quoted(parts.folder)}"
         )
-    for trial, reason in parts.about.get("failures", {}).items():
-        lines.append(f"failed, and counted with those that diverged: {trial} ({reason})")
+    lines += notes_on_failures(parts.about)
     for row in parts.summary["table"] if parts.summary else ():
         if row["diverged"]:
             lines.append(f"{row['scheme']}: {row['diverged']} of {row['seeds']} trials diverged")
-    for life in parts.about.get("lives", ()):
-        if life["forced"]:
-            lines.append(f"resumed by force under other conditions: {'; '.join(life['forced'])}")
-    return lines
+    return lines + notes_on_force(parts.about)
 
 
 def sections(parts: Parts) -> list[Section]:
@@ -561,14 +557,14 @@ def _size_chart(title: str, x: str, sizes: Mapping[str, Curve]) -> Chart:
 # How it was measured.
 
 
-def once_more(verb: str, study: Mapping[str, Any], **own: Any) -> Lines:
+def once_more(verb: str, study: Mapping[str, Any], **own: Any) -> list[Block]:
     """The command that asks a question of a network again, of the study as JSON keeps it and with
-    the verb's own options; none where this version does not know such a study."""
+    the verb's own options; nothing where this version does not know such a study."""
     try:
-        commands = [Study.from_plain(study).command(verb, **own)]
+        command = Study.from_plain(study).command(verb, **own)
     except BadStudy:
-        commands = []
-    return Lines("Once more", commands, command=True)
+        return []
+    return [Lines("Once more", [command], command=True)]
 
 
 def how(parts: Parts) -> list[Block]:

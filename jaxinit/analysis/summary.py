@@ -101,7 +101,7 @@ def _notes(
         *_notes_on_also(study, rows),
         *_notes_on_rows(rows),
         *_notes_on_pairs(rows, pairs),
-        *_notes_on_failures(about),
+        *notes_on_failures(about),
         *_notes_on_lives(records, about),
         *_notes_on_calibrations(about),
     ]
@@ -208,7 +208,7 @@ def _notes_on_pairs(rows: list[Row], pairs: list[Pair]) -> list[str]:
     ]
 
 
-def _notes_on_failures(about: Mapping[str, Any]) -> list[str]:
+def notes_on_failures(about: Mapping[str, Any]) -> list[str]:
     """Which trials could not be run, a line for each reason."""
     by_reason: dict[str, list[str]] = {}
     for trial, reason in about.get("failures", {}).items():
@@ -227,10 +227,13 @@ def _notes_on_lives(records: xr.Dataset, about: Mapping[str, Any]) -> list[str]:
     unfinished = int((started & ~ended).sum())
     if unfinished:
         notes.append(f"interrupted: {unfinished} trials have not ended, and are left out")
-    for life in about.get("lives", []):
-        if life["forced"]:
-            notes.append(f"resumed by force under other conditions: {'; '.join(life['forced'])}")
-    return notes
+    return notes + notes_on_force(about)
+
+
+def notes_on_force(about: Mapping[str, Any]) -> list[str]:
+    """What was not the same when a study was gone on with by force."""
+    forced = [life["forced"] for life in about.get("lives", ()) if life["forced"]]
+    return [f"resumed by force under other conditions: {'; '.join(what)}" for what in forced]
 
 
 def _notes_on_calibrations(about: Mapping[str, Any]) -> list[str]:

@@ -201,12 +201,15 @@ class Forecast(NamedTuple):
     parameters: int
 
 
-def forecast(study: Study, slots_per_device: int | None = None) -> Forecast:
+def forecast(
+    study: Study, slots_per_device: int | None = None, *, out: str | Path | None = None
+) -> Forecast:
     """What a study would cost here: its training program is compiled and runs for a second, and
-    nothing is written. Raises: BadStudy as `run`."""
+    nothing is written. Raises: BadStudy as `run`, also of its folder `out`."""
     check_slots(slots_per_device)
     resolved = resolve(study)
     study = resolved.study
+    Folder(Path(out or study.folder)).claim("study", {"study": study.plain()})
     mapping, devices = sweep.default_mapping(), jax.devices()
     slots = slots_per_device or default_slots(study, mapping, len(devices))
     with sweep.numerics(study):

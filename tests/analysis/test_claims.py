@@ -1,6 +1,7 @@
 """Claims: estimates, bounds and single numbers against bands, and verdicts that more seeds or more
 epochs do not take back."""
 
+import json
 from itertools import pairwise
 
 import numpy as np
@@ -20,6 +21,7 @@ from jaxinit.analysis.claims import (
     at_most,
     judge,
     make_claim,
+    measured_of,
     near,
     no_verdicts,
     ratio_claim,
@@ -27,6 +29,7 @@ from jaxinit.analysis.claims import (
     verdict,
     verdicts,
 )
+from jaxinit.analysis.folder import to_json
 from jaxinit.analysis.interval import Sample, compare
 from jaxinit.analysis.outcome import Outcome
 from jaxinit.analysis.survival import Times
@@ -274,6 +277,15 @@ def test_a_claim_reads_as_sentences() -> None:
     assert sentence(row) == (
         "A number. Published: 2. Measured: 3. At least 1: not judged at smoke size."
     )
+
+
+def test_a_number_that_is_not_finite_is_said_before_and_after_it_is_stored() -> None:
+    claim = make_claim("B", "It grows", [1.0, np.inf, 2.0, 1.0], "1", at_most(2.0))
+    stored = json.loads(to_json(claim))
+    assert claim["verdict"] == "open"
+    assert "of which 3 gave a finite number" in claim["note"]
+    assert measured_of(claim) == measured_of(stored) == "no finite number"
+    assert "Measured: no finite number" in sentence(stored)
 
 
 def test_of_a_bound_the_sentence_gives_what_is_sure() -> None:

@@ -12,20 +12,25 @@ from pages import Read, asks_for_nothing
 
 from jaxinit.analysis import store
 from jaxinit.analysis.comparison_page import comparison_page
-from jaxinit.analysis.page import rendered
+from jaxinit.analysis.page import Table, rendered
 from jaxinit.study import BadStudy
 
 
 def test_two_studies_are_compared_on_a_page(tmp_path: Path) -> None:
     first = keep(tmp_path / "a")
     second = keep(tmp_path / "b", replace(STUDY, first_seed=100, batch=64))
-    read = Read(rendered(comparison_page(first, second)))
+    page = comparison_page(first, second)
+    read = Read(rendered(page))
     said = "\n".join(text for texts in read.texts.values() for text in texts)
     assert "schemes agree (95 % over all of them)" in said
     assert "batch is 32 in the first, 64 in the second" in said
     assert len(read.numbers["charts"]) == 6
     assert {row["scheme"] for row in read.records()} == set(STUDY.schemes)
     assert asks_for_nothing(read)
+    (table,) = (block for block in page.sections[0].blocks if isinstance(block, Table))
+    baseline = next(row for row in table.rows if row[0].text == STUDY.baseline)
+    for column in (1, 2):
+        assert table.line(table.rows[0], column) == table.places(baseline, baseline[column])[1]
     other = replace(
         STUDY, schemes=("he_normal",), baseline="he_normal", search="grid", lrs=(0.1,), seeds=2
     )

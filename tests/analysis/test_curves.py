@@ -27,6 +27,7 @@ def test_a_rate_whose_trials_were_all_stopped_has_no_point() -> None:
             Ended("s", 0.3, 0, 2, Outcome.STOPPED),
             Ended("s", 1.0, 0, 3),
             Ended("s", 1.0, 1, 2, Outcome.STOPPED),
+            Ended("s", 3.0, 0, 2, Outcome.UNFINISHED),
         ]
     )
     curve = curves.time_by_rate(trials, "s")

@@ -85,12 +85,14 @@ def test_a_figure_has_its_numbers_beside_it(tmp_path: Path) -> None:
     (tmp_path / "figures" / "adam" / "of_all.png").write_bytes(b"x")
     (tmp_path / "figures" / "adam" / "of_all.csv").write_text("panel,x\n1,2\n")
     (tmp_path / "figures" / "photo.png").write_bytes(b"y")
+    (tmp_path / "figures" / ".photo.png.new").write_bytes(b"half")
+    (tmp_path / "figures" / ".other.png").write_bytes(b"half")
     text = rendered(experiment_page(tmp_path))
     assert asks_for_nothing(Read(text))
     (kept,) = re.findall(r'href="data:text/csv;base64,([^"]+)" download="([^"]+)"', text)
     assert base64.b64decode(kept[0]).decode() == "panel,x\n1,2\n"
     assert kept[1] == "adam_of_all.csv"
-    assert Read(text).texts["h3"][:2] == ["adam/of all", "photo"]
+    assert Read(text).texts["h3"] == ["adam/of all", "photo", "Once more"]
 
 
 def test_rows_of_its_own_are_shown_as_they_are(tmp_path: Path) -> None:
@@ -113,6 +115,11 @@ def test_an_unfinished_or_damaged_experiment_shows_the_rest(tmp_path: Path) -> N
     assert "has not ended" in lines(read)
     assert "go on with: jaxinit reproduce an_experiment --size quick --out" in lines(read)
     assert "torn: " in lines(read)
+    with (folder := Folder(tmp_path / "later")).locked():
+        folder.write("experiment", ASKED | {"first_seed": 100}, {})
+    assert "jaxinit reproduce an_experiment --size quick --first-seed 100 --out" in lines(
+        page_of(tmp_path / "later")
+    )
     assert len(read.numbers["charts"]) == 3
     write(tmp_path, {"table": [], "claims": []})
     (tmp_path / "summary.json").write_text("{}")

@@ -39,6 +39,27 @@ def test_two_formats_are_written_whole_and_the_backend_is_put_back(tmp_path: Pat
     assert sorted(file.name for file in path.parent.iterdir()) == ["one.png", "one.svg"]
 
 
+def test_what_cannot_be_written_leaves_the_figure_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
+
+    def full(self: Figure, path: Path, **options: object) -> None:
+        path.write_bytes(b"half")
+        raise OSError("No space left on device")
+
+    with style():
+        figure, _ = plt.subplots()
+        path = save(figure, tmp_path, "one")
+        before = path.read_bytes()
+        monkeypatch.setattr(Figure, "savefig", full)
+        with pytest.raises(OSError, match="No space left"):
+            save(plt.figure(), tmp_path, "one")
+    assert path.read_bytes() == before
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["one.png", "one.svg"]
+
+
 def test_a_grid_grows_with_its_panels_and_is_labelled_at_its_edges() -> None:
     import matplotlib.pyplot as plt
 
@@ -152,6 +173,7 @@ def test_layers_go_from_dark_to_light_in_grey_too() -> None:
     ("low", "high", "ticks"),
     [
         (2.1, 2.9, ["2.2", "2.5", "2.8"]),
+        (7.052, 7.948, ["7.05", "7.95"]),
         (1.9, 21.0, ["2", "5", "10", "20"]),
         (1e-4, 10.0, ["0.0001", "0.001", "0.01", "0.1", "1", "10"]),
     ],

@@ -99,7 +99,8 @@ def test_the_baseline_is_a_line_through_the_intervals_on_its_scale() -> None:
     rows = [[Cell(name), Cell("", 1.0, span)] for name, span in zip("aab", spans, strict=True)]
     rows[1][1] = Cell("", 1.0, spans[1], hollow=True, baseline=True)
     table = Table("", ("setting", "x"), rows, scale_by="setting")
-    assert [table.line(row) for row in rows] == [75.0, 75.0, None]
+    assert [table.line(row, 1) for row in rows] == [75.0, 75.0, None]
+    assert table.line(rows[0], 0) is None
     text = page.rendered(Page("", "", "", [Section("", [table])]))
     assert text.count('class="baseline"') == 2
     assert text.count('class="hollow"') == 1

@@ -207,6 +207,23 @@ def test_a_claim_that_is_a_bound_says_what_is_sure() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("value", "digits", "shown"),
+    [
+        (1234.5, 3, "1234"),
+        (12.34, 3, "12.3"),
+        (1.0, 3, "1.00"),
+        (0.98, 3, "0.98"),
+        (0.0344, 3, "0.034"),
+        (0.0344, 2, "0.03"),
+        (0.0004, 2, "0.0004"),
+        (0.0, 3, "0.00"),
+    ],
+)
+def test_zeros_after_the_point_are_no_digits(value: float, digits: int, shown: str) -> None:
+    assert report.in_digits(value, digits) == shown
+
+
 @pytest.mark.parametrize("width", [30, 60, 80, 200])
 def test_no_width_cuts_a_number(width: int) -> None:
     out = io.StringIO()
@@ -239,8 +256,8 @@ def test_where_a_table_is_too_wide_its_rows_are_stacked() -> None:
 def test_agreements_are_whole_in_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     one = Agreement("small_normal", (1.02, 0.93, 1.11), (0.98, 0.91, 1.06), 8)
     monkeypatch.setattr(report, "agreements", lambda *_: [one])
-    monkeypatch.setattr(report, "differences_of", lambda *_: {})
-    monkeypatch.setattr(report, "seeds_in_common", lambda *_: 0)
+    monkeypatch.setattr(report, "differences_of", lambda *_: [])
+    monkeypatch.setattr(report, "seeds_in_common", lambda *_: [])
     result = Result(Study(), xr.Dataset(), SUMMARY, Path("r"), True)
     for width in (40, 80, 200):
         out = io.StringIO()

@@ -78,6 +78,16 @@ def test_the_probe_of_one_network_has_figures_and_several_are_schemes() -> None:
         jaxinit.plot_signals(deeper)
 
 
+def test_a_single_kernel_has_the_figures_that_it_can_fill() -> None:
+    def figures(model: nnx.Module, kernel: str) -> list[str]:
+        batch = jnp.ones((6, 4, 5)), jnp.zeros(6, int)
+        return [*jaxinit.plot_signals(jaxinit.probe(model, batch, "cross_entropy", only=kernel))]
+
+    net = jaxinit.RNN(5, 8, 3, rngs=nnx.Rngs(0))
+    assert figures(net, "*recurrent*") == ["through_time"]
+    assert figures(net, "*readout*") == ["sizes"]
+
+
 @pytest.mark.slow
 def test_a_recurrent_net_has_a_figure_through_time(recurrent: xr.Dataset, tmp_path: Path) -> None:
     paths = signal_figures.draw_all(recurrent, tmp_path)

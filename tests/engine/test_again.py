@@ -136,6 +136,17 @@ def test_a_rerun_has_the_same_records_and_one_of_other_records_says_where(
         again.rerun(small.folder, tmp_path / "again")
 
 
+def test_a_forecast_asks_of_the_folder_what_the_run_would(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(again, "SECONDS", 0)
+    study = store.load(folder).study
+    asked = replace(study, search=None)  # which the folder holds resolved
+    assert again.forecast(asked, out=folder).trials > 0
+    with pytest.raises(BadStudy, match=r"holds another study \(batch is"):
+        again.forecast(replace(asked, batch=study.batch + 1), out=folder)
+
+
 @pytest.mark.slow
 def test_a_forecast_is_of_the_size_of_what_comes(small: Result, tmp_path: Path) -> None:
     study = replace(SMALL, target=0.999, epochs=6)  # which nobody reaches

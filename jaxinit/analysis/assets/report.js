@@ -84,7 +84,7 @@ function scaleOf([low, high], from, to, log) {
   return (v) => from + ((f(v) - a) / span) * (to - from);
 }
 
-const tick = (v) => (v !== 0 && (Math.abs(v) < 1e-3 || Math.abs(v) >= 1e5) ? v.toExponential(0) : String(v));
+const tick = (v) => (v !== 0 && (Math.abs(v) < 1e-3 || Math.abs(v) >= 1e5) ? v.toExponential() : String(v));
 
 // Charts. A figure remembers the points that it shows, for the pointer and the keyboard.
 
@@ -156,6 +156,7 @@ function draw(figure) {
   if (chart.target !== null)
     make(svg, "line", { class: "target", x1: left, x2: right, y1: Y(chart.target), y2: Y(chart.target) });
   figure.points = [];
+  figure.here = null;
   const groups = new Map();
   const groupOf = (s) => {
     if (!groups.has(s)) groups.set(s, make(svg, "g", { class: `s${s % COLORS}`, "data-s": s }));
