@@ -589,8 +589,9 @@ def draw_errors(name: str, results: Results, folder: Path, file: str) -> None:
             axes.set(yscale="log")
             axes.set_yticks([3, 5, 10, 20, 50, 100], ["3", "5", "10", "20", "50", "100"])
             axes.minorticks_off()
-        title = "band: range over seeds; dotted: chance"
-        axes.legend(frameon=False, fontsize=7, title=title, title_fontsize=7)
+        look: Any = {"frameon": False, "fontsize": 7, "title_fontsize": 7}
+        title = "band: range over seeds\ndotted: chance"
+        axes.legend(**look, title=title, loc="center left", bbox_to_anchor=(1, 0.5))
 
 
 main = make_main("glorot2010", __doc__, SIZES, reproduce)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 COLUMNS = ("panel", "title", "curve", "across", "x", "up", "y", "low", "high", "value")
 ELSEWHERE = "_elsewhere"  # the label of what another panel shows as its own, or of no meaning
+BAND = "_band of "  # before the label of a band: what begins with _ is in no legend
 UNNAMED = re.compile(r"_(child|container)\d+|_nolegend_|")  # labels that Matplotlib gives
 BESIDE = 0.25  # units of an axis with names, whose places are 1 apart or more: so near is the same
 COLORBAR = "<colorbar>"  # the label that Matplotlib gives its axes
@@ -98,7 +99,7 @@ def _of_panel(axes: "Axes", named: dict[Look, str]) -> Iterator[Row]:
 def _own_name(artist: "Artist | ErrorbarContainer") -> str:
     """The label that an artist was given, or none where it has that of Matplotlib."""
     label = str(artist.get_label())
-    return "" if UNNAMED.fullmatch(label) else _plain(label)
+    return "" if UNNAMED.fullmatch(label) else _plain(label.removeprefix(BAND))
 
 
 def _points(axes: "Axes", line: "Line2D") -> Iterator[tuple[float, float]]:

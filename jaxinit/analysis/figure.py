@@ -170,10 +170,19 @@ def legend(figure: "Figure | SubFigure", lines: Mapping[str, Any], title: str = 
 
 
 def band(
-    axes: "Axes", x: ArrayLike, low: ArrayLike, high: ArrayLike, color: str, **options: Any
+    axes: "Axes",
+    x: ArrayLike,
+    low: ArrayLike,
+    high: ArrayLike,
+    color: str,
+    label: str = "",
+    **options: Any,
 ) -> None:
-    """A transparent band behind all lines in the color of its own, for the range over seeds."""
-    axes.fill_between(x, low, high, color=color, alpha=0.12, linewidth=0, zorder=0.5, **options)
+    """A transparent band behind all lines in the color of its own, for the range over seeds; no
+    legend has its label, which is that of its line."""
+    look: dict[str, Any] = {"color": color, "alpha": 0.12, "linewidth": 0, "zorder": 0.5}
+    label = drawn.BAND + label if label else ""
+    axes.fill_between(x, low, high, label=label, **look, **options)
 
 
 def save(figure: "Figure", folder: Path, name: str) -> Path:

@@ -39,6 +39,18 @@ def test_two_formats_are_written_whole_and_the_backend_is_put_back(tmp_path: Pat
     assert sorted(file.name for file in path.parent.iterdir()) == ["one.png", "one.svg"]
 
 
+def test_a_legend_names_lines_once_and_no_bands() -> None:
+    import matplotlib.pyplot as plt
+
+    with style():
+        figure, panels = grid(1, 1, panel=(3.0, 2.0))
+        axes = panels[0, 0]
+        lines(axes, [1, 2], {"a": np.array([[1.0, 2.0], [2.0, 3.0]]), "b": np.ones((2, 2))})
+        legend_of_axes = axes.legend()
+    assert [text.get_text() for text in legend_of_axes.get_texts()] == ["a", "b"]
+    plt.close(figure)
+
+
 def test_what_cannot_be_written_leaves_the_figure_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
