@@ -5,6 +5,7 @@ import atexit
 import gc
 import os
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Generator
@@ -67,6 +68,15 @@ def few_mappings() -> Generator[None, None, None]:
     if mappings.is_file() and mappings.read_bytes().count(b"\n") > MOST_MAPPINGS:
         jax.clear_caches()
         gc.collect()
+
+
+@pytest.fixture(autouse=True)
+def no_open_figures() -> Generator[None, None, None]:
+    """Matplotlib keeps figures that were drawn and not saved, and warns of them in whichever test
+    of the worker has opened the twenty-first."""
+    yield
+    if plt := sys.modules.get("matplotlib.pyplot"):
+        plt.close("all")
 
 
 @pytest.fixture

@@ -88,7 +88,7 @@ def agreements(first: Result, second: Result) -> list[Agreement]:
     return found
 
 
-def counted(found: Sequence[Agreement]) -> str:
+def how_many_agree(found: Sequence[Agreement]) -> str:
     """How many schemes agree, and of how many nothing is known."""
     agreeing = sum(one.agree is True for one in found)
     unknown = sum(one.agree is None for one in found)

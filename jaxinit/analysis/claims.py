@@ -133,13 +133,14 @@ def make_claim(
     measured = float(numbers.mean())
     interval: tuple[float | None, float | None] = (None, None)
     decisive = (-np.inf, np.inf)
+    of_seeds = ""
     if exact:
         decisive = (float(numbers.min()), float(numbers.max()))
     elif not np.isfinite(numbers).all():
-        note = f"{n} seeds, of which {np.isfinite(numbers).sum()} gave a finite number; {note}"
+        of_seeds = f"{n} seeds, of which {np.isfinite(numbers).sum()} gave a finite number"
     elif n > 1:
         interval = _mean_interval(numbers, LEVEL)
-        note = f"{n} seeds, 95 % interval; {note}"
+        of_seeds = f"{n} seeds, 95 % interval"
         if n >= FEWEST:
             decisive = _mean_interval(numbers, 1 - WRONG)
     parts = verdicts(*decisive, band)
@@ -153,7 +154,7 @@ def make_claim(
         band=_ends(band),
         parts=parts,
         verdict=_together(parts),
-        note=note,
+        note=_joined(of_seeds, note),
     )
 
 
@@ -202,7 +203,7 @@ def ratio_claim(
         band=_ends(band),
         parts=parts,
         verdict=_together(parts),
-        note="; ".join(remark for remark in remarks if remark),
+        note=_joined(*remarks),
     )
 
 
@@ -301,6 +302,10 @@ def counted(claims: Sequence[Claim]) -> str:
     counts = Counter(claim["verdict"] for claim in claims)
     said = [f"{words}: {counts[verdict]}" for verdict, words in IN_WORDS.items() if counts[verdict]]
     return f"{len(claims)} claim{'s' * (len(claims) != 1)} ({', '.join(said)})."
+
+
+def _joined(*remarks: str) -> str:
+    return "; ".join(filter(None, remarks))
 
 
 def _ends(band: tuple[float, float]) -> list[float | None]:

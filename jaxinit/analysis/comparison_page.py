@@ -9,8 +9,8 @@ from typing import Any
 from jaxinit.analysis.agreement import (
     Agreement,
     agreements,
-    counted,
     differences_of,
+    how_many_agree,
     seeds_in_common,
 )
 from jaxinit.analysis.folder import quoted
@@ -43,7 +43,7 @@ def comparison_page(first: Result, second: Result) -> Page:
     return Page(
         title="Do two studies agree?",
         subtitle=f"{first.folder} and {second.folder}",
-        answer=counted(found),
+        answer=how_many_agree(found),
         sections=parts,
         warnings=warned,
         schemes=list(order),

@@ -191,17 +191,19 @@ def save(figure: "Figure", folder: Path, name: str) -> Path:
     import matplotlib.pyplot as plt
 
     folder.mkdir(parents=True, exist_ok=True)
-    if numbers := drawn.as_csv(figure):
-        with replacing(folder / f"{name}.csv") as fresh:
-            fresh.write_text(numbers, encoding="utf-8")
-    for format in FORMATS:
-        with replacing(folder / f"{name}.{format}") as fresh, warnings.catch_warnings():
-            # A name in another script shows boxes.
-            warnings.filterwarnings("ignore", "Glyph .* missing from font")
-            figure.savefig(fresh, format=format, dpi=150)
-        # The layout depends on the format; all files of a figure keep that of the first.
-        figure.set_layout_engine("none")
-    plt.close(figure)
+    try:
+        if numbers := drawn.as_csv(figure):
+            with replacing(folder / f"{name}.csv") as fresh:
+                fresh.write_text(numbers, encoding="utf-8")
+        for format in FORMATS:
+            with replacing(folder / f"{name}.{format}") as fresh, warnings.catch_warnings():
+                # A name in another script shows boxes.
+                warnings.filterwarnings("ignore", "Glyph .* missing from font")
+                figure.savefig(fresh, format=format, dpi=150)
+            # The layout depends on the format; all files of a figure keep that of the first.
+            figure.set_layout_engine("none")
+    finally:
+        plt.close(figure)
     return folder / f"{name}.png"
 
 

@@ -15,7 +15,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from jaxinit.analysis.agreement import agreements, counted, differences_of, seeds_in_common
+from jaxinit.analysis.agreement import agreements, differences_of, how_many_agree, seeds_in_common
 from jaxinit.analysis.claims import Claim, sentence
 from jaxinit.analysis.interval import Bound
 from jaxinit.analysis.store import Result
@@ -247,7 +247,7 @@ def print_agreements(first: Result, second: Result, console: Console | None = No
         Column(""),
     ]
     print_columns(console, ["scheme"], columns, rows)
-    _print(console, counted(found))
+    _print(console, how_many_agree(found))
     for line in [*differences_of(first, second), *seeds_in_common(first, second)]:
         _print(console, f"- {line}")
 

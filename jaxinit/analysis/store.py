@@ -29,6 +29,7 @@ from jaxinit.analysis.folder import (
     a,
     digest,
     quoted,
+    replacing,
     sync_folder,
     to_json,
     write_synced,
@@ -357,16 +358,11 @@ def write_state(
     runs so far.
     """
     state = path / STATE
-    fresh = path / f".{STATE}.new"
-    try:
+    with replacing(state) as fresh:
         write_synced(fresh, sealed({"identity": identity, "lives": list(lives)}, arrays))
-    except OSError:
-        fresh.unlink(missing_ok=True)
-        raise
-    # A kill between the two renames leaves the spare alone, from which the study goes on.
-    if state.exists():
-        state.replace(path / SPARE)
-    fresh.replace(state)
+        # A kill between the two renames leaves the spare alone, from which the study goes on.
+        if state.exists():
+            state.replace(path / SPARE)
     sync_folder(path)
 
 

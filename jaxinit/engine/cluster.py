@@ -31,7 +31,7 @@ import jax
 import numpy as np
 
 from jaxinit.analysis import store
-from jaxinit.analysis.folder import write_synced
+from jaxinit.analysis.folder import replacing, write_synced
 from jaxinit.analysis.outcome import Outcome
 from jaxinit.analysis.records import Point
 from jaxinit.engine import progress, sweep, training
@@ -279,10 +279,9 @@ def write_part(path: Path, identity: str, ended: Sequence[tuple[Point, sweep.Row
     """Write whole courses of trials of the study of this identity."""
     courses = [(*point, row.first, row.last, int(row.outcome)) for point, row in ended]
     records = np.concatenate([np.stack(row.records) for _, row in ended], axis=1)
-    fresh = path.with_suffix(".new")
     header = {"identity": identity, "courses": courses}
-    write_synced(fresh, store.sealed(header, {"records": records}))
-    fresh.replace(path)
+    with replacing(path) as fresh:
+        write_synced(fresh, store.sealed(header, {"records": records}))
 
 
 def read_part(path: Path, identity: str) -> list[tuple[Point, sweep.Row]]:

@@ -283,7 +283,7 @@ def test_a_number_that_is_not_finite_is_said_before_and_after_it_is_stored() -> 
     claim = make_claim("B", "It grows", [1.0, np.inf, 2.0, 1.0], "1", at_most(2.0))
     stored = json.loads(to_json(claim))
     assert claim["verdict"] == "open"
-    assert "of which 3 gave a finite number" in claim["note"]
+    assert claim["note"] == "4 seeds, of which 3 gave a finite number"
     assert measured_of(claim) == measured_of(stored) == "no finite number"
     assert "Measured: no finite number" in sentence(stored)
 

@@ -16,12 +16,9 @@ SEEDS = np.array([[1.0, 3.0], [2.0, 4.0], [np.nan, np.nan]])  # [x, seed]
 
 
 @pytest.fixture(autouse=True)
-def _close() -> Iterator[None]:
-    import matplotlib.pyplot as plt
-
+def _styled() -> Iterator[None]:
     with style():
         yield
-    plt.close("all")
 
 
 def rows(figure) -> list[dict[str, str]]:

@@ -40,15 +40,12 @@ def test_two_formats_are_written_whole_and_the_backend_is_put_back(tmp_path: Pat
 
 
 def test_a_legend_names_lines_once_and_no_bands() -> None:
-    import matplotlib.pyplot as plt
-
     with style():
-        figure, panels = grid(1, 1, panel=(3.0, 2.0))
+        _, panels = grid(1, 1, panel=(3.0, 2.0))
         axes = panels[0, 0]
         lines(axes, [1, 2], {"a": np.array([[1.0, 2.0], [2.0, 3.0]]), "b": np.ones((2, 2))})
         legend_of_axes = axes.legend()
     assert [text.get_text() for text in legend_of_axes.get_texts()] == ["a", "b"]
-    plt.close(figure)
 
 
 def test_what_cannot_be_written_leaves_the_figure_before(
@@ -68,13 +65,12 @@ def test_what_cannot_be_written_leaves_the_figure_before(
         monkeypatch.setattr(Figure, "savefig", full)
         with pytest.raises(OSError, match="No space left"):
             save(plt.figure(), tmp_path, "one")
+    assert not plt.get_fignums()
     assert path.read_bytes() == before
     assert sorted(file.name for file in tmp_path.iterdir()) == ["one.png", "one.svg"]
 
 
 def test_a_grid_grows_with_its_panels_and_is_labelled_at_its_edges() -> None:
-    import matplotlib.pyplot as plt
-
     with style():
         figure, panels = grid(2, 3, panel=(2.0, 1.5), margin=(1.0, 0.5))
         label_edges(panels, ["a", "$b$", "c"], ["upper", "lower"], "x")
@@ -86,7 +82,6 @@ def test_a_grid_grows_with_its_panels_and_is_labelled_at_its_edges() -> None:
     assert [axes.get_xlabel() for axes in panels[1]] == ["x"] * 3
     assert not panels[0, 0].get_xlabel()
     assert figure.get_suptitle() == "above"
-    plt.close(figure)
 
 
 @pytest.mark.parametrize(
@@ -95,8 +90,6 @@ def test_a_grid_grows_with_its_panels_and_is_labelled_at_its_edges() -> None:
 def test_small_multiples_fill_rows_of_three(
     count: int, shape: tuple[int, int], hidden: int
 ) -> None:
-    import matplotlib.pyplot as plt
-
     with style():
         figure, panels = small_multiples(
             count, panel=(2.0, 1.0), margin=(0.5, 0.0), least_width=5.0
@@ -106,19 +99,15 @@ def test_small_multiples_fill_rows_of_three(
     assert sum(not axes.get_visible() for axes in figure.axes) == hidden
     width = max(0.5 + 2.0 * shape[1], 5.0)
     assert tuple(figure.get_size_inches()) == (width, shape[0])
-    plt.close(figure)
 
 
 def test_a_legend_has_every_name_as_it_is() -> None:
-    import matplotlib.pyplot as plt
-
     with style():
         figure, panels = grid(1, 1, panel=(3.0, 2.0))
         lines = {name: panels[0, 0].plot([0, 1])[0] for name in ("_hidden", "$x$")}
         legend(figure, lines)
         shown = figure.legends[0].get_texts()
     assert [text.get_text() for text in shown] == ["_hidden", r"\$x\$"]
-    plt.close(figure)
 
 
 # From linear RGB, how the color-blind see it: Machado, Oliveira & Fernandes (2009), severity 1.
@@ -193,8 +182,6 @@ def test_layers_go_from_dark_to_light_in_grey_too() -> None:
 def test_ticks_of_a_logarithmic_axis_do_not_collide(
     low: float, high: float, ticks: list[str]
 ) -> None:
-    import matplotlib.pyplot as plt
-
     with style():
         figure, panels = grid(1, 1, panel=(3.2, 1.5))
         axes = panels[0, 0]
@@ -207,12 +194,9 @@ def test_ticks_of_a_logarithmic_axis_do_not_collide(
     assert not axes.get_xticks(minor=True).size
     boxes = [label.get_window_extent() for label in labels]
     assert all(left.x1 < right.x0 for left, right in pairwise(boxes))
-    plt.close(figure)
 
 
 def test_a_heading_is_broken_where_the_figure_ends() -> None:
-    import matplotlib.pyplot as plt
-
     with style():
         figure, panels = grid(1, 1, panel=(4.0, 2.0))
         heading(figure, "title\n" + "a word or two " * 20)
@@ -222,7 +206,6 @@ def test_a_heading_is_broken_where_the_figure_ends() -> None:
     assert figure.get_suptitle().startswith("title\na word")
     assert title.x1 < figure.bbox.x1
     assert panels[0, 0].get_title(loc="left") == r"\$a\$"
-    plt.close(figure)
 
 
 def test_a_saved_figure_has_its_panels_its_title_and_a_line_for_each_curve(tmp_path: Path) -> None:

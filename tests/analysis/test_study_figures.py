@@ -108,8 +108,6 @@ def test_an_interrupted_study_draws_what_it_has(tmp_path: Path) -> None:
 
 
 def test_a_ladder_shows_every_trial_and_the_rates_that_are_reported() -> None:
-    import matplotlib.pyplot as plt
-
     data = records(search="ladder")
     drawn = study_figures.epochs_by_rate(data)
     panel = next(axes for axes in drawn.axes if axes.get_title(loc="left").startswith("orthogonal"))
@@ -120,7 +118,6 @@ def test_a_ladder_shows_every_trial_and_the_rates_that_are_reported() -> None:
     assert sum(len(line.get_xdata()) for line in trials if line.get_marker() == "o") == 10
     reported = {line.get_xdata()[0] for line in panel.lines if len(set(line.get_xdata())) == 1}
     assert reported >= {0.1, 0.3}
-    plt.close(drawn)
 
 
 @pytest.mark.parametrize(
@@ -128,8 +125,6 @@ def test_a_ladder_shows_every_trial_and_the_rates_that_are_reported() -> None:
     [study_figures.share_converged, study_figures.epochs_by_rate, study_figures.learning_curves],
 )
 def test_one_panel_a_scheme_the_fastest_first_with_labels(figure) -> None:
-    import matplotlib.pyplot as plt
-
     drawn = figure(records(higher_is_better=0 if figure is study_figures.learning_curves else 1))
     titles = [axes.get_title(loc="left").split(",")[0] for axes in drawn.axes if axes.get_visible()]
     assert sorted(titles) == sorted(SCHEMES)
@@ -143,12 +138,9 @@ def test_one_panel_a_scheme_the_fastest_first_with_labels(figure) -> None:
         "the panel's scheme",
         "baseline, small_normal",
     ]
-    plt.close(drawn)
 
 
 def test_names_are_drawn_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import matplotlib.pyplot as plt
-
     monkeypatch.setattr("jaxinit.analysis.figure.FORMATS", ("png",))
 
     names = ["$\\frac{1}$", "_a", "a $b$ c", r"\$d\$"]
@@ -169,14 +161,11 @@ def test_names_are_drawn_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyP
         text, is_formula = axes._left_title._preprocess_math(axes.get_title(loc="left"))
         assert not is_formula
         assert text.removesuffix(", rate 0.1") in names
-    plt.close(drawn)
     rows = [{"setting": "$c$", "scheme": name} | ROW for name in names]
-    plt.close(study_figures.forest(rows, "$title$"))
+    study_figures.forest(rows, "$title$")
 
 
 def test_the_survival_panel_shows_the_kaplan_meier_estimate() -> None:
-    import matplotlib.pyplot as plt
-
     data = records()
     drawn = study_figures.share_converged(data)
     panel = next(axes for axes in drawn.axes if axes.get_title(loc="left").startswith("orthogonal"))
@@ -185,12 +174,9 @@ def test_the_survival_panel_shows_the_kaplan_meier_estimate() -> None:
     time, share, _, _ = survival.kaplan_meier(table.times_reported(data, "orthogonal"))
     np.testing.assert_allclose(own.get_xdata()[:-1], time)
     np.testing.assert_allclose(own.get_ydata()[:-1], share)
-    plt.close(drawn)
 
 
 def test_the_answer_shows_intervals_and_what_did_not_converge() -> None:
-    import matplotlib.pyplot as plt
-
     data = records()
     rows = table.rows_without_tests(data, "small_normal")
     figure = study_figures.answer(data)
@@ -213,29 +199,22 @@ def test_the_answer_shows_intervals_and_what_did_not_converge() -> None:
     assert [baseline["epochs_low"], baseline["epochs_high"]] in ends
     low, high = axes.get_xlim()
     assert all(low < end < high for line in ends for end in line)
-    plt.close(figure)
 
 
 def test_the_diverged_are_told_from_the_censored() -> None:
-    import matplotlib.pyplot as plt
-
     lost = ROW | {"setting": "a", "scheme": "s", "converged": 0, "diverged": 1}
     figure = study_figures.forest([lost], "title")  # pyright: ignore[reportArgumentType]
     assert "0/2, 1 diverged" in [text.get_text() for text in figure.axes[0].texts]
-    plt.close(figure)
 
 
 def test_a_scheme_has_one_color_and_mark_in_every_figure() -> None:
-    import matplotlib.pyplot as plt
-
     data = records()
     expected = looks(SCHEMES)
-    (axes,) = (answer := study_figures.answer(data)).axes
+    (axes,) = study_figures.answer(data).axes
     labels = [label.get_text() for label in axes.get_yticklabels()]
     dots = [line for line in axes.lines if line.get_marker() in MARKS]
     for label, dot in zip(labels, dots, strict=True):
         assert look_of(dot) == expected[label]
-    plt.close(answer)
     for draw in (
         study_figures.share_converged,
         study_figures.epochs_by_rate,
@@ -249,12 +228,10 @@ def test_a_scheme_has_one_color_and_mark_in_every_figure() -> None:
             assert [look_of(line) for line in own[:1]] == [expected[scheme]]
             dashed = [look_of(line) for line in panel.lines if line.get_linestyle() == "--"]
             assert dashed == [expected["small_normal"]] * (scheme != "small_normal")
-        plt.close(figure)
     rows = [{"setting": "a", "scheme": name} | ROW for name in reversed(SCHEMES)]
     figure = study_figures.forest(rows, "title", SCHEMES)  # pyright: ignore[reportArgumentType]
     dots = [line for line in figure.axes[0].lines if line.get_marker() in MARKS]
     assert [look_of(dot) for dot in dots] == [expected[name] for name in SCHEMES]
-    plt.close(figure)
 
 
 def look_of(line) -> dict[str, str]:
@@ -262,11 +239,8 @@ def look_of(line) -> dict[str, str]:
 
 
 def test_bands_hide_no_curve() -> None:
-    import matplotlib.pyplot as plt
-
     figure = study_figures.share_converged(records())
     for panel in filter(Axes.get_visible, figure.axes):
         (slab,) = [shape for shape in panel.collections if isinstance(shape, FillBetween)]
         assert slab.get_alpha() <= 0.2
         assert slab.get_zorder() < min(line.get_zorder() for line in panel.lines)
-    plt.close(figure)
