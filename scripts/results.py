@@ -49,8 +49,9 @@ IN_FRONT = ("xavier_rnn", "orthogonal", "identity", "small_normal", "uniform01")
 # statement.
 FOUND = (
     (
-        "**Forget gates as long as the task.** Chrono biases bring an LSTM to the target of adding "
-        "over 50 steps {} times sooner than a forget bias of 1.",
+        "**Forget gates as long as the task.** Biases of its length, `chrono(50)`, bring an LSTM "
+        "to the target of adding over 50 steps {} times sooner than a forget bias of 1; `chrono` "
+        "above is of 100 steps, its default.",
         (
             "chrono2018",
             "lstm of 32, adding, T=50: times fewer epochs, chrono against a forget bias of 1",
