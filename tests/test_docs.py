@@ -116,6 +116,8 @@ def importable(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pat
     and is forgotten at the end."""
     monkeypatch.syspath_prepend(str(elsewhere))
     (elsewhere / "mine.py").write_text(MINE)
+    # A command that was given a file of this name, in another test, left its module.
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
     before = set(sys.modules)
     model = importlib.import_module("mine").build(nnx.Rngs(0))
     jaxinit.save_checkpoint(elsewhere / "base.safetensors", jaxinit.introspect.values(model))
