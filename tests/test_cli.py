@@ -108,7 +108,9 @@ def test_initializers_are_listed_with_their_variance_and_source(
     assert "Raises: ValueError" in capsys.readouterr().out
 
 
-def test_run_then_again_then_plot(tmp_path: Path) -> None:
+def test_run_then_again_then_plot(
+    tmp_path: Path, as_users_run: None, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "study"
     first = jaxinit("run", *SMALL.split(), "--out", str(out))
     assert first.returncode == 0, first.stderr
@@ -133,13 +135,12 @@ def test_run_then_again_then_plot(tmp_path: Path) -> None:
     again = jaxinit("plot", str(out))
     assert again.returncode == 0, again.stderr
     assert sorted(path.name for path in (out / "figures").iterdir()) == pictures
-    compared = jaxinit("compare", str(out), str(out))
-    assert compared.returncode == 0, compared.stderr
-    assert "0 of 2 schemes agree (95 % over all of them); of 2 no trial" in compared.stdout
-    assert "2 seeds are the same in both" in compared.stdout
-    other = jaxinit("run", *SMALL.split(), "--seeds", "3", "--out", str(out))
-    assert other.returncode == 2
-    assert "holds another study (seeds is 2 there, 3 here)" in other.stderr
+    assert cli.main(["compare", str(out), str(out)]) == 0
+    compared = capsys.readouterr().out
+    assert "0 of 2 schemes agree (95 % over all of them); of 2 no trial" in compared
+    assert "2 seeds are the same in both" in compared
+    assert cli.main(["run", *SMALL.split(), "--seeds", "3", "--out", str(out)]) == 2
+    assert "holds another study (seeds is 2 there, 3 here)" in capsys.readouterr().err
 
 
 @pytest.mark.slow  # test_again has it without the command line

@@ -709,6 +709,7 @@ def test_the_entropy_of_the_text_is_that_of_its_sentences() -> None:
     assert costs.sum() / lengths.sum() == pytest.approx(grammar.entropy(), abs=room)
 
 
+@pytest.mark.slow
 def test_no_count_of_characters_beats_the_entropy() -> None:
     """Contexts of up to seven characters, each order interpolated with the one below as Witten and
     Bell do."""
@@ -729,6 +730,11 @@ def test_no_count_of_characters_beats_the_entropy() -> None:
         bits.append(-math.log2(p))
     task = TASKS["text"]()
     assert grammar.entropy() < np.mean(bits) < task.target < task.chance
+
+
+def test_the_target_of_the_text_lies_between_its_entropy_and_chance() -> None:
+    task = TASKS["text"]()
+    assert grammar.entropy() < task.target < task.chance
     assert task.entropy == grammar.entropy()
     assert task.target == 2.769
     with pytest.raises(
