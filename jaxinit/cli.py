@@ -559,8 +559,8 @@ def coordcheck(
     A slope with its interval for the product of every kernel, for attention scores, for what every
     branch adds, and for the network's output, and pass or fail for every scheme: a slope is flat if
     it is between -0.2 and 0.2 and its interval reaches 0.1 or below; scores and outputs before
-    training may fall too. Learning rates carry over from narrow to wide where it passes; whether
-    they do is measured by jaxinit reproduce mup_transfer. Example:
+    training may fall too. A learning rate does not carry over from narrow to wide where it fails;
+    whether it does where it passes is measured by jaxinit reproduce mup_transfer. Example:
     jaxinit coordcheck --model transformer --task text --length 16 --schemes mup llama
 
     Args:
@@ -683,7 +683,13 @@ def look_at_values(
     if page is not None:
         from jaxinit.analysis.page import write
 
-        options = {"batch": batch, "scheme": scheme, "loss": loss, "weights": weights}
+        options = {
+            "batch": batch,
+            "scheme": scheme,
+            "loss": loss,
+            "weights": weights,
+            "report": page,
+        }
         words = ["jaxinit", "audit", place]
         for name, value in options.items():
             words += [f"--{name}", str(value)] if value is not None else []
@@ -962,7 +968,7 @@ def compare(
             from jaxinit.analysis.comparison_page import comparison_page
             from jaxinit.analysis.page import write
 
-            print(f"report: {write(comparison_page(*both), out)}")
+            print(f"report: {write(comparison_page(*both, out), out)}")
         return 0
 
     return exit_code(look)

@@ -417,6 +417,7 @@ def faster(
     against: Side,
     published: str,
     band: tuple[float, float],
+    note: str = "",
     *,
     family: int = 1,
 ) -> Claim:
@@ -425,7 +426,9 @@ def faster(
     horizon = float(min(scheme[0].study.epochs, against[0].study.epochs))
     slower = samples_of(against[0].records, against[1])
     sooner = samples_of(scheme[0].records, scheme[1])
-    claim = ratio_claim(name, statement, slower, sooner, horizon, published, band, family=family)
+    claim = ratio_claim(
+        name, statement, slower, sooner, horizon, published, band, note, family=family
+    )
     return open_where_failed(claim, [(result.records, its) for result, its in (scheme, against)])
 
 

@@ -19,10 +19,12 @@ from typing import Any
 
 import tyro
 
+from jaxinit.analysis.folder import Folder
 from jaxinit.analysis.page import REPORT
 
 WIDE, PHONE = (1280, 900), (390, 844)
-LARGEST = 5_000_000  # bytes of a page, of an experiment with thirteen studies too
+LARGEST = {"study": 1_000_000}  # bytes of a page, by what its folder holds
+LARGEST_OF_ALL = 5_000_000  # of others, of an experiment with thirteen studies too
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -74,8 +76,10 @@ def look(launched: Any, path: Path, pictures: Path | None) -> list[str]:
     if not path.is_file():
         return ["there is no such page; make it with jaxinit report"]
     faults: list[str] = []
-    if path.stat().st_size > LARGEST:
-        faults.append(f"{path.stat().st_size / 1e6:.1f} MB, of {LARGEST / 1e6:g} at most")
+    held = Folder(path.parent).manifest()
+    largest = LARGEST.get(held.kind if held else "", LARGEST_OF_ALL)
+    if path.stat().st_size > largest:
+        faults.append(f"{path.stat().st_size / 1e6:.1f} MB, of {largest / 1e6:g} at most")
     name = re.sub(r"\W+", "-", str(path.with_suffix(""))).strip("-")
 
     def opened(size: tuple[int, int], **options: Any) -> Any:
@@ -121,11 +125,16 @@ def wrong_with_tables(page: Any) -> list[str]:
     head = page.locator("th:has(button)").first
     if not head.count():
         return []
+    column = page.locator("table:has(th button)").first.locator("tbody tr td:first-child")
     head.locator("button").focus()
+    sorted_cells = {}
     for order in ("ascending", "descending"):
         page.keyboard.press("Enter")
         if head.get_attribute("aria-sort") != order:
             faults.append(f"a header is not {order}")
+        sorted_cells[order] = column.all_inner_texts()
+    if sorted_cells["ascending"] != sorted_cells["descending"][::-1]:
+        faults.append("rows are not sorted")
     field = page.locator("input[type=search]").first
     if field.count():
         filtered = page.locator(".wide:has(input[type=search])").first

@@ -1,4 +1,5 @@
-"""The gallery's pictures are those that its page shows, each drawn by a command above it."""
+"""The gallery's pictures are those that its page shows, each under commands; what those draw is
+what is kept."""
 
 import importlib
 import sys

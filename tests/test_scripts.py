@@ -270,13 +270,23 @@ def test_vmap_overtakes_where_it_stays_ahead(ms: list[float], at: int | None) ->
     assert ("none of 2, 4, 16" in row.result) == (at is None)
 
 
+def is_alive(process: int) -> bool:
+    try:
+        return Path("/proc", str(process), "stat").read_text().split()[2] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 def test_what_takes_too_long_is_ended_with_all_that_it_started(tmp_path: Path) -> None:
     began = time.monotonic()
     command = ["bash", "-c", f"sleep 60 & echo $! > {tmp_path}/child; wait"]
     assert on_accelerator.run_within(1.0, command) is None
     assert time.monotonic() - began < 30
-    child = Path("/proc", (tmp_path / "child").read_text().strip(), "stat")
-    assert not child.exists() or child.read_text().split()[2] == "Z"
+    child = int((tmp_path / "child").read_text())
+    # On a busy machine a process that was killed is there for a moment.
+    while is_alive(child):
+        assert time.monotonic() - began < 30, "it outlived the command"
+        time.sleep(0.1)
     done = on_accelerator.run_within(60, ["bash", "-c", "echo out; exit 3"])
     assert (done.returncode, done.stdout) == (3, "out\n")
 

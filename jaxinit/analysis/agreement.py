@@ -50,12 +50,13 @@ def agreements(first: Result, second: Result) -> list[Agreement]:
     Raises: BadStudy where their epochs are not to the same target, they share no scheme, or one of
     them has fewer than two seeds.
     """
-    for setting in ("task", "target"):
-        one, other = (getattr(result.study, setting) for result in (first, second))
-        if one != other:
+    one, other = _target_of(first), _target_of(second)
+    for setting in one:
+        if one[setting] != other[setting]:
             raise BadStudy(
                 f"{first.folder} and {second.folder} count epochs to different targets, and do not "
-                f"compare: {setting} is {one!r} in the one, {other!r} in the other"
+                f"compare: {setting} is {one[setting]!r} in the one, {other[setting]!r} in the "
+                "other"
             )
     baseline = first.study.baseline
     shared = []
@@ -88,6 +89,16 @@ def agreements(first: Result, second: Result) -> list[Agreement]:
     return found
 
 
+def _target_of(result: Result) -> dict[str, str | float]:
+    """What the epochs of a study are counted to; a target that was not given is its task's own."""
+    attrs = result.records.attrs
+    return {
+        "task": result.study.task,
+        "metric": attrs["metric_name"],
+        "target": float(attrs["target"]),
+    }
+
+
 def how_many_agree(found: Sequence[Agreement]) -> str:
     """How many schemes agree, and of how many nothing is known."""
     agreeing = sum(one.agree is True for one in found)
@@ -97,7 +108,8 @@ def how_many_agree(found: Sequence[Agreement]) -> str:
 
 
 def differences_of(first: Result, second: Result) -> list[str]:
-    """The settings in which the studies differ, but for their seeds, a line each."""
+    """The settings in which the studies differ, but for their seeds, and whether their data do, a
+    line each."""
     there, here = first.study.plain(), second.study.plain()
     lines = []
     for setting in there:
@@ -105,6 +117,9 @@ def differences_of(first: Result, second: Result) -> list[str]:
             lines.append(
                 f"{setting} is {there[setting]} in the first, {here[setting]} in the second"
             )
+    data = [result.about.get("identity", {}).get("data") for result in (first, second)]
+    if all(data) and data[0] != data[1]:
+        lines.append(f"the data of task {first.study.task!r} are not the same in both")
     return lines
 
 

@@ -4,6 +4,7 @@ two results -> agreements -> Page, with all of each study below
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from jaxinit.analysis.agreement import (
@@ -20,9 +21,9 @@ from jaxinit.analysis.store import Result
 from jaxinit.analysis.study_page import blocks_of, parts_of, scheme_cells, warnings_of
 
 
-def comparison_page(first: Result, second: Result) -> Page:
-    """Whether two studies agree, scheme by scheme. Raises: BadStudy where they cannot be
-    compared."""
+def comparison_page(first: Result, second: Result, out: Path) -> Page:
+    """Whether two studies agree, scheme by scheme; the page goes to `out`. Raises: BadStudy where
+    they cannot be compared."""
     found = agreements(first, second)
     both = {"the first": first, "the second": second}
     warned = []
@@ -38,7 +39,8 @@ def comparison_page(first: Result, second: Result) -> Page:
     for name, result in both.items():
         title = f"{name.capitalize()}: {result.folder}"
         parts.append(Section(title, blocks_of(parts_of(result)), folded=True))
-    command = f"jaxinit compare {quoted(first.folder)} {quoted(second.folder)}"
+    folders = f"{quoted(first.folder)} {quoted(second.folder)}"
+    command = f"jaxinit compare {folders} --out {quoted(out)}"
     parts.append(Section("Once more", [Lines("", [command], command=True)]))
     return Page(
         title="Do two studies agree?",

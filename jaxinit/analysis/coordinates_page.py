@@ -20,10 +20,10 @@ from jaxinit.analysis.coordinates import (
     slopes,
     verdict,
 )
-from jaxinit.analysis.curves import Curve
+from jaxinit.analysis.curves import over_seeds
 from jaxinit.analysis.folder import Folder
 from jaxinit.analysis.page import Block, Cell, Chart, Facts, Lines, Page, Section, Sign, Table
-from jaxinit.analysis.study_page import once_more
+from jaxinit.analysis.study_page import OF_SIZES, once_more
 from jaxinit.study import BadStudy
 
 MOST_DRAWN = 8  # signals of a kind
@@ -109,13 +109,13 @@ def _charts(sizes: xr.Dataset) -> list[Block]:
                 signal = sizes.sel(scheme=scheme, parameter=name).transpose(axis, "seed")
                 size = compared(signal, kind)
                 if np.isfinite(size).all() and (size > 0).all():
-                    by_scheme[scheme] = Curve(x, size.mean(1), size.min(1), size.max(1))
+                    by_scheme[scheme] = over_seeds(x, size.T)
             left_out += sizes.sizes["scheme"] - len(by_scheme)
             if by_scheme:
                 title = f"{name}: {label}"
                 blocks.append(Chart(title, axis, LABEL, by_scheme, x_log=True, y_log=True))
     notes = [
-        "Mean over seeds; band: their range.",
+        OF_SIZES,
         f"At most {MOST_DRAWN} signals of a kind; the table has all.",
     ]
     if axis == "width":

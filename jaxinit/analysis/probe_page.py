@@ -9,7 +9,7 @@ from pathlib import Path
 import xarray as xr
 
 from jaxinit.analysis import store
-from jaxinit.analysis.curves import ROUNDING, back_through_time, jacobians
+from jaxinit.analysis.curves import back_through_time, jacobians
 from jaxinit.analysis.folder import Folder
 from jaxinit.analysis.health import Verdict, judge, remedies
 from jaxinit.analysis.page import (
@@ -24,7 +24,7 @@ from jaxinit.analysis.page import (
     Table,
 )
 from jaxinit.analysis.signal_figures import memory
-from jaxinit.analysis.study_page import SIGNALS, once_more, signal_charts
+from jaxinit.analysis.study_page import OF_SIZES, SIGNALS, once_more, signal_charts
 from jaxinit.study import BadStudy, Study
 
 THROUGH_TIME = "through_time.nc"
@@ -103,10 +103,7 @@ def _time_charts(courses: xr.Dataset) -> list[Block]:
     for which, values in (("Largest", largest), ("Median", median)):
         title = f"{which} singular value of the Jacobian between steps"
         blocks.append(Chart(title, "lag", "singular value", values, x_log=True, y_log=True))
-    note = (
-        "Geometric mean over seeds; band: their range. A curve ends where a seed has fallen below "
-        f"{ROUNDING:g} of its largest. The Jacobians are of the last layer, for one example."
-    )
+    note = f"{OF_SIZES} The Jacobians are of the last layer, for one example."
     return [*blocks, Lines("", [note])]
 
 

@@ -359,12 +359,12 @@ def _about_check(check: xr.Dataset) -> str:
     if about["axis"] == "width":
         fixed = f"{about['layers']} layer(s)"
         reading = (
-            "flat lines carry rates from narrow to wide (weight gradients fall as 1/width but in "
-            "the readout)"
+            "rates that carry over to wider networks need flat lines (weight gradients fall as "
+            "1/width but in the readout)"
         )
     else:
         fixed = f"{about['units']} units"
-        reading = "flat lines carry rates from shallow to deep"
+        reading = "rates that carry over to deeper networks need flat lines"
     return (
         f"Coordinate check: {model}, {fixed}, {task}, {about['optimizer']} at rate "
         f"{about['rate']:g}, {about['steps']} steps, n = {check.sizes['seed']} seeds\n{reading}"
@@ -374,9 +374,10 @@ def _about_check(check: xr.Dataset) -> str:
 def memory(courses: xr.Dataset, scheme: str) -> str:
     """The memory length of the last layer in steps: its median over seeds, and their range."""
     lengths = np.sort(courses.memory.sel(scheme=scheme).isel(layer=-1).values)
+    longest = courses.sizes["step"] - 2  # from the last state but one to the first
     shown = []
     for length in lengths:
-        shown.append(f"{length:g}" if np.isfinite(length) else "more than the sequence has")
+        shown.append(f"{length:g}" if np.isfinite(length) else f"more than {longest}")
     median = shown[(len(shown) - 1) // 2]
     return median if shown[0] == shown[-1] else f"{median} ({shown[0]} to {shown[-1]})"
 

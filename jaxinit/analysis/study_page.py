@@ -69,6 +69,10 @@ HOW_TO_READ = (
     "censored at the budget, diverged. Intervals are drawn on a logarithmic scale; dashed: the "
     "baseline; hollow: some did not converge."
 )
+OF_SIZES = (
+    "Geometric mean over seeds; band: their range. A curve ends where a seed has fallen below "
+    f"{curves.ROUNDING:g} of its largest."
+)
 OF_MARKS = "; ".join(f"{mark}: {meaning}" for mark, meaning in MARKS.items())
 
 
@@ -519,7 +523,7 @@ def signal_charts(signals: xr.Dataset) -> list[Block]:
             sizes = {s: _size(signals.sel(scheme=s), signal, places, "parameter") for s in of}
             blocks.append(_size_chart(label, "kernel, from the input on", sizes))
         numbered = [f"{place} {name}" for place, name in enumerate(names, 1)]
-        note = f"Mean over seeds; band: their range. Kernels: {', '.join(numbered)}."
+        note = f"{OF_SIZES} Kernels: {', '.join(numbered)}."
         return [*blocks, Lines("", [note])]
     epochs = signals.epoch.values
     chosen = np.unique(np.linspace(0, len(names) - 1, min(len(names), MOST_LAYERS)).round())
@@ -530,28 +534,25 @@ def signal_charts(signals: xr.Dataset) -> list[Block]:
             blocks.append(_size_chart(f"{names[k]}: {label}", "epochs", sizes))
     note = (
         "Of the first seed that reports, at each scheme's best rate; epoch 0 is before the first "
-        "step. Gradients are those that are propagated back to a kernel's product."
+        "step. Gradients are those that are propagated back to a kernel's product. A size of 0 is "
+        "not drawn."
     )
     return [*blocks, Lines("", [note])]
 
 
 def _size(signals: xr.Dataset, signal: str, x: np.ndarray, axis: str) -> Curve:
     """Root mean squares of a signal along an axis, with their range over seeds where there are
-    several."""
+    several; none where one is 0."""
     mean_square = signals[f"{signal}_mean_square"].mean(("step", "copy"), skipna=True)
     size = mean_square**0.5
     if "seed" not in size.dims:
-        return curves.line(x, size.transpose(axis).values)
-    size = size.transpose("seed", axis).values
-    return Curve(x.astype(float), size.mean(0), size.min(0), size.max(0))
+        return curves.line(x, size.where(size > 0).transpose(axis).values)
+    backwards = signal != "activation"
+    return curves.over_seeds(x, size.transpose("seed", axis).values, backwards)
 
 
 def _size_chart(title: str, x: str, sizes: Mapping[str, Curve]) -> Chart:
-    """On a logarithmic axis, unless a size is 0."""
-    values = np.concatenate([curve.y for curve in sizes.values()])
-    finite = values[np.isfinite(values)]
-    positive = bool(finite.size and (finite > 0).all())
-    return Chart(title, x, "root mean square", sizes, y_log=positive)
+    return Chart(title, x, "root mean square", sizes, y_log=True)
 
 
 # How it was measured.

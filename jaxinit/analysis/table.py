@@ -50,11 +50,12 @@ DISTINCT = 0.05  # schemes whose adjusted p-value is below differ
 class Row(TypedDict):
     """A scheme at its own best rate on the reporting seeds, as summary.json holds it.
 
-    lr: the best of the rates reported, lrs: all of them, in the order of their times; also: the
-    value of the other setting that is searched at which lr is the best, None where none is, or in
-    summaries of before; unresolved: why the best rate may lie
-    elsewhere, empty where nothing says so; epochs: at the best rate, restricted to the budget where
-    trials were lost, with an interval that contains the choice of the rate; time: of those that
+    lr: the best of the rates reported, doubtful ones (`search.doubtful`) after all others; lrs: all
+    of them, in that order; also: the value of the other setting that is searched at which lr is the
+    best, None where none is, or in summaries of before; unresolved: why the best rate may lie
+    elsewhere, empty where nothing says so; epochs: at lr, or the geometric mean with a doubtful
+    rate that is faster, restricted to the budget where trials were lost, with an interval that
+    contains the choice of the rate (`interval.limits`); time: at lr, of those trials that
     converged; share: of the seeds that converge, exact; ratio: how many times fewer epochs than the
     baseline, and `ratio_is` telling whether it is exact or a bound; p_holm: permutation of seeds
     against the baseline, the largest over the rates reported, Holm-corrected over the schemes;

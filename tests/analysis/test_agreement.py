@@ -94,6 +94,23 @@ def test_what_was_asked_otherwise_is_said() -> None:
     assert seeds_in_common(first, first)[0].startswith("8 seeds are the same in both")
 
 
+def test_other_contents_under_one_name_are_seen() -> None:
+    """A target that is not given is the task's own, which for another text is another one."""
+    study = replace(STUDY, target=None)
+    first, again = (
+        ran(replace(study, first_seed=start), {"fast": 3.0, "slow": 9.0}, start)
+        for start in (0, 100)
+    )
+    other = again._replace(about={"identity": {"data": "b"}})
+    assert differences_of(first._replace(about={"identity": {"data": "a"}}), other) == [
+        "the data of task 'digits_rows' are not the same in both"
+    ]
+    assert differences_of(first, other) == [], "a study of before has no identity"
+    again.records.attrs["target"] = 0.9
+    with pytest.raises(BadStudy, match=r"target is 0\.97 in the one, 0\.9 in the other"):
+        agreements(first, again)
+
+
 def test_studies_without_a_scheme_in_common_are_refused() -> None:
     first = ran(STUDY, {"fast": 3.0, "slow": 9.0}, 0)
     other = replace(STUDY, schemes=("a", "b"), baseline="a")

@@ -1,11 +1,12 @@
 """The page of two studies says whether they agree, in what they differ, or why they cannot be
 compared."""
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from ended_study import STUDY, about
+from ended_study import STUDY, about, ended
 from ended_trials import Ended, courses
 from kept_study import keep
 from pages import Read, asks_for_nothing
@@ -18,12 +19,21 @@ from jaxinit.study import BadStudy
 
 def test_two_studies_are_compared_on_a_page(tmp_path: Path) -> None:
     first = keep(tmp_path / "a")
+    out = tmp_path / "both of them.html"
     second = keep(tmp_path / "b", replace(STUDY, first_seed=100, batch=64))
-    page = comparison_page(first, second)
+    page = comparison_page(first, second, out)
     read = Read(rendered(page))
     said = "\n".join(text for texts in read.texts.values() for text in texts)
     assert "schemes agree (95 % over all of them)" in said
     assert "batch is 32 in the first, 64 in the second" in said
+    again = shlex.split(read.texts["pre"][-1])
+    assert again == [
+        "jaxinit",
+        "compare",
+        *map(str, (first.folder, second.folder)),
+        "--out",
+        str(out),
+    ]
     assert len(read.numbers["charts"]) == 6
     assert {row["scheme"] for row in read.records()} == set(STUDY.schemes)
     assert asks_for_nothing(read)
@@ -38,7 +48,8 @@ def test_two_studies_are_compared_on_a_page(tmp_path: Path) -> None:
     trials = [Ended("he_normal", 0.1, seed, 1.0) for seed in (0, 1)]
     third = keep(tmp_path / "c", other, courses(trials, **attrs).dataset())
     with pytest.raises(BadStudy, match="report no scheme in common"):
-        comparison_page(first, third)
-    fourth = keep(tmp_path / "d", replace(STUDY, first_seed=100, target=0.5))
+        comparison_page(first, third, out)
+    easier = ended().assign_attrs(target=0.5)
+    fourth = keep(tmp_path / "d", replace(STUDY, first_seed=100, target=0.5), easier)
     with pytest.raises(BadStudy, match=r"do not compare: target is 0\.97 in the one, 0\.5 in the"):
-        comparison_page(first, fourth)
+        comparison_page(first, fourth, out)

@@ -18,9 +18,10 @@ NAMES = ("activation", "gradient", "weight_gradient", "product")
 
 def signals() -> xr.Dataset:
     """Of a scheme whose signals keep their size, and one whose signals fall by two decades a
-    kernel."""
+    kernel; those of the seeds are half and twice that."""
     steady, falling = np.ones(3), 1e-4 ** np.arange(3)
-    mean_square = np.stack([steady, falling])[:, None, :, None, None] * np.ones((2, 2, 3, 1, 1))
+    of_seeds = np.array([0.25, 4.0])[:, None, None, None]
+    mean_square = np.stack([steady, falling])[:, None, :, None, None] * of_seeds
     axes = ("scheme", "seed", "parameter", "step", "copy")
     variables = {f"{name}_mean_square": (axes, mean_square) for name in NAMES}
     nothing = np.zeros_like(mean_square)
@@ -44,7 +45,8 @@ def test_verdicts_and_sizes(tmp_path: Path) -> None:
     assert [row["kind"] for row in read.records()][:2] == ["healthy", "healthy"]
     assert len(read.numbers["charts"]) == 3
     falling = read.numbers["charts"][0]["lines"][1]
-    assert falling["y"] == [1, 0.01, 0.0001]
+    assert falling["y"] == [1, 0.01, 0.0001]  # the geometric mean
+    assert falling["low"] == [0.5, 0.005, 0.00005]
     assert read.texts["pre"][0].startswith(
         "jaxinit probe --hidden 128 --layers 1 --schemes uniform"
     )
@@ -82,8 +84,8 @@ def test_what_was_seen_by_step_is_shown_or_named_as_missing(tmp_path: Path) -> N
     store.write_answer(tmp_path / "p", "probe", {"study": Study().plain()}, files)
     read = Read(rendered(probe_page(tmp_path / "p")))
     assert read.texts["p"][1] == (
-        "<b>steady</b>: healthy, the gradient falls to 1/e in more than the sequence has steps "
-        "back; falling: vanishing, the gradient falls to 1/e in 1 steps back."
+        "<b>steady</b>: healthy, the gradient falls to 1/e in more than 2 steps back; falling: "
+        "vanishing, the gradient falls to 1/e in 1 steps back."
     )
     back, variance, largest, median = read.numbers["charts"][3:]
     assert back["lines"][1]["x"] == [3, 2, 1, 0]

@@ -16,7 +16,7 @@ from pages import Read, asks_for_nothing
 from jaxinit.analysis import store, study_page
 from jaxinit.analysis.folder import Folder
 from jaxinit.analysis.outcome import Outcome
-from jaxinit.analysis.page import rendered
+from jaxinit.analysis.page import Chart, rendered
 from jaxinit.analysis.pages import page_of as page_of_folder
 from jaxinit.analysis.store import netcdf
 from jaxinit.study import BadStudy
@@ -164,6 +164,12 @@ def test_signals_are_drawn_where_they_were_recorded(tmp_path: Path) -> None:
     (tmp_path / "s" / "summary.json").write_bytes(b"damaged")
     assert page_of(tmp_path / "s").numbers["charts"][3:] == charts
     assert charts[0]["lines"][0]["y"] == pytest.approx([1.0, (1 + 6 / 7) ** 0.5], rel=1e-3)
+    dead = signals(epochs=True)
+    dead["gradient_mean_square"][0, 0, 0] = 0
+    chart = study_page.signal_charts(dead)[1]
+    assert isinstance(chart, Chart)
+    assert chart.y_log, "a size of 0 leaves the axis logarithmic"
+    assert np.isnan(chart.curves[STUDY.schemes[0]].y).tolist() == [True, False]
     before = study_page.signal_charts(signals(epochs=False))
     assert [block.kind for block in before] == ["chart"] * 3 + ["lines"]
 

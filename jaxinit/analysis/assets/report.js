@@ -2,7 +2,7 @@
 const { schemes, charts, tables } = JSON.parse(document.getElementById("numbers").textContent);
 const DASHES = ["", "7 3", "2 3", "9 3 2 3", "5 2 1 2 1 2"];
 const ENDS = { censored: "not within the budget", stopped: "stopped: another rate was better" };
-const COLORS = 9; // of report.css, those of the figures
+const COLORS = 9; // of report.css
 const dash = (s) => DASHES[s % DASHES.length];
 
 function make(parent, name, attributes = {}, text = "") {
