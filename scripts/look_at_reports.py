@@ -76,7 +76,7 @@ def look(launched: Any, path: Path, pictures: Path | None) -> list[str]:
     if not path.is_file():
         return ["there is no such page; make it with jaxinit report"]
     faults: list[str] = []
-    held = Folder(path.parent).manifest()
+    held = Folder(path.parent).manifest() if path.name == REPORT else None
     largest = LARGEST.get(held.kind if held else "", LARGEST_OF_ALL)
     if path.stat().st_size > largest:
         faults.append(f"{path.stat().st_size / 1e6:.1f} MB, of {largest / 1e6:g} at most")
@@ -100,6 +100,9 @@ def look(launched: Any, path: Path, pictures: Path | None) -> list[str]:
 
     page = opened(WIDE, color_scheme="light")
     pictured(page, "wide")
+    for folded in page.locator("details > summary").all():
+        folded.click()
+    page.wait_for_timeout(300)
     faults += wrong_with_tables(page)
     faults += wrong_with_charts(page)
     faults += wrong_with_theme(page)
@@ -151,9 +154,6 @@ def wrong_with_tables(page: Any) -> list[str]:
 def wrong_with_charts(page: Any) -> list[str]:
     """Curves are drawn and told of, by pointer and by keys; the legend hides them; CSV is given."""
     faults = []
-    for folded in page.locator("details > summary").all():
-        folded.click()
-    page.wait_for_timeout(300)
     for figure in page.locator("figure.chart").all():
         title = figure.locator("h3").inner_text()
         drawn = figure.locator('path.curve:not([d=""]), .dot').count()

@@ -3,6 +3,7 @@ const { schemes, charts, tables } = JSON.parse(document.getElementById("numbers"
 const DASHES = ["", "7 3", "2 3", "9 3 2 3", "5 2 1 2 1 2"];
 const ENDS = { censored: "not within the budget", stopped: "stopped: another rate was better" };
 const COLORS = 9; // of report.css
+const FEW = 4; // schemes whose bands do not hide the curves
 const dash = (s) => DASHES[s % DASHES.length];
 
 function make(parent, name, attributes = {}, text = "") {
@@ -139,6 +140,7 @@ function draw(figure) {
   const Y = scaleOf(yRange, bottom, top, chart.yLog);
   plot.replaceChildren();
   plot.classList.toggle("lone", lines.length <= 2);
+  plot.classList.toggle("few", lines.length <= FEW);
   const svg = make(plot, "svg", { viewBox: `0 0 ${width} ${height}`, role: "img", tabindex: 0 });
   svg.setAttribute("aria-label", `${chart.title}: ${chart.y} against ${chart.x}, ${lines.length} curves; arrow keys go from point to point`);
   for (const v of ticksOf(yRange, chart.yLog, 6)) {
@@ -268,6 +270,8 @@ function fillLegend(part) {
       update();
     });
   }
+  const banded = figures.some((f) => charts[f.dataset.chart].lines.some((line) => line.low));
+  if (banded && buttons.size > FEW) make(legend, "span", { class: "hint" }, "point at a name or a curve for its band");
   update();
 }
 
