@@ -439,6 +439,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="an option of glibc, which macOS has not")
 def test_a_worker_keeps_the_memory_that_dask_would_give_back() -> None:
     """Which would come back page by page: 8 MiB have 2,048 of 4 KiB, or fewer larger ones."""

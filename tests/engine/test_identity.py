@@ -42,6 +42,7 @@ def task() -> Task:
     return replace(TASKS["digits_rows"](), name="own")
 
 
+@pytest.mark.slow  # two processes; in this one others have it
 def test_the_same_study_has_the_same_identity_in_every_process(task: Task) -> None:
     code = (
         "from jaxinit.engine.resolve import resolve; from jaxinit.engine.identity import *\nfrom "
