@@ -39,7 +39,7 @@ from typing import Any
 
 from jaxinit.analysis.claims import Claim, at_least, make_claim
 from jaxinit.analysis.store import Result
-from jaxinit.reproduce import best, faster, finish, make_main, run_all, smoke, times
+from jaxinit.reproduce import OWN_BAND, best, faster, finish, make_main, run_all, smoke, times
 from jaxinit.schemes import chrono, forget_bias
 from jaxinit.spec import Scheme
 from jaxinit.study import Study
@@ -115,7 +115,7 @@ def on_adding(name: str, result: Result) -> list[Claim]:
     published = "7 times at T = 750"
     band, note = at_least(1.0), ""
     if result.study.length == 150:
-        band, note = (1.5, 3.0), "the band is from the project's own trial runs"
+        band, note = (1.5, 3.0), OWN_BAND
     pair = (result, "chrono"), (result, "forget_bias")
     return [faster("chrono2018.C1", statement, *pair, published, band, note, family=RATIOS)]
 

@@ -55,6 +55,7 @@ from jaxinit.analysis.interval import Sample
 from jaxinit.analysis.records import select
 from jaxinit.engine.resolve import Resolved
 from jaxinit.reproduce import (
+    OWN_BAND,
     Results,
     conclude,
     faster,
@@ -159,7 +160,6 @@ CHANCE = {"shapeset": 250 / 3, "mnist": 90.0, "cifar10": 90.0}
 NEAR = 0.0015  # G5: errors on MNIST that near to each other cannot be ranked
 LIMITS = (4.0, 8.0)  # F5: weights up to which it is asked
 FLAT = 0.2  # F5: a slope below this share of its mean is flat
-BANDS = "the band is from the project's own trial runs"
 DRAWS = 8  # F5: of inputs and targets
 LAST = 3  # evaluations that the final error is the mean of
 EXAMPLES = 1  # whose layer Jacobians are measured
@@ -232,7 +232,7 @@ def on_jacobians(resolved: Resolved) -> list[Claim]:
             means_of_layers = [values.mean() for values in by_layer.values()]
             means.append(np.mean(means_of_layers))
         statement = f"mean singular value of the layer Jacobians before training, {scheme}"
-        claims.append(make_claim("G1", statement, means, published, band, BANDS))
+        claims.append(make_claim("G1", statement, means, published, band, OWN_BAND))
     return claims
 
 
@@ -253,11 +253,13 @@ def on_gradients(signals: xr.Dataset) -> list[Claim]:
             "largest over smallest weight gradient (std) of hidden layers before training, "
             f"{scheme}"
         )
-        claims.append(make_claim("G2", statement, ratio, "about 1 (figure 8)", (1.0, 1.15), BANDS))
+        claims.append(
+            make_claim("G2", statement, ratio, "about 1 (figure 8)", (1.0, 1.15), OWN_BAND)
+        )
         back = own.gradient_mean_square**0.5
         ratio = back.isel(parameter=0) / back.isel(parameter=-1)
         statement = f"back-propagated gradient (std), first over last hidden layer, {scheme}"
-        claims.append(make_claim("G2", statement, ratio, f"{published} (figure 7)", band, BANDS))
+        claims.append(make_claim("G2", statement, ratio, f"{published} (figure 7)", band, OWN_BAND))
     return claims
 
 
@@ -370,10 +372,10 @@ def on_shapeset(results: Results) -> list[Claim]:
             "fixed updates"
         )
         published = f"{published:.4f} at 5 million updates"
-        claims.append(make_claim("G3", statement, gap, published, (0.0, 0.5), BANDS))
+        claims.append(make_claim("G3", statement, gap, published, (0.0, 0.5), OWN_BAND))
     statement = "error of five sigmoid layers: chance is 0.8333"
     error = final(by_net["sigmoid", STANDARD])
-    claims.append(make_claim("G4", statement, error, "0.8261", (0.8283, 0.8383), BANDS))
+    claims.append(make_claim("G4", statement, error, "0.8261", (0.8283, 0.8383), OWN_BAND))
     return claims
 
 

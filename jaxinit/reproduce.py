@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from jaxinit.tasks import Task
 
 Results = dict[str, Result]
+OWN_BAND = "the band is from the project's own trial runs"  # a note of claims
 
 
 class Run(NamedTuple):

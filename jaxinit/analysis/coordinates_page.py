@@ -23,11 +23,10 @@ from jaxinit.analysis.coordinates import (
 from jaxinit.analysis.curves import over_seeds
 from jaxinit.analysis.folder import Folder
 from jaxinit.analysis.page import Block, Cell, Chart, Facts, Lines, Page, Section, Sign, Table
-from jaxinit.analysis.study_page import OF_SIZES, once_more
+from jaxinit.analysis.study_page import OF_SIZES, SIZE, once_more
 from jaxinit.study import BadStudy
 
 MOST_DRAWN = 8  # signals of a kind
-LABEL = "root mean square"
 
 
 def coordinates_page(path: Path) -> Page:
@@ -113,7 +112,7 @@ def _charts(sizes: xr.Dataset) -> list[Block]:
             left_out += sizes.sizes["scheme"] - len(by_scheme)
             if by_scheme:
                 title = f"{name}: {label}"
-                blocks.append(Chart(title, axis, LABEL, by_scheme, x_log=True, y_log=True))
+                blocks.append(Chart(title, axis, SIZE, by_scheme, x_log=True, y_log=True))
     notes = [
         OF_SIZES,
         f"At most {MOST_DRAWN} signals of a kind; the table has all.",

@@ -18,6 +18,8 @@ from jaxinit.analysis.table import times_reported
 
 ROUNDING = 1e-16  # a size below that part of the largest on its way is none
 DECOMPOSED = 1e-14  # nor is a singular value below that part of its matrix's largest
+OVER_SEEDS = "geometric mean over seeds; band: their range"  # what `over_seeds` gives, in words
+CUT = f"a curve ends where a seed has fallen below {ROUNDING:g} of its largest"
 COLUMNS = 160  # of pixels, into which a course is put: twice as many would not be told apart
 
 

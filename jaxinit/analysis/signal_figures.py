@@ -13,7 +13,14 @@ from numpy.typing import NDArray
 
 from jaxinit import theory
 from jaxinit.analysis.coordinates import KINDS
-from jaxinit.analysis.curves import ROUNDING, Curve, back_through_time, jacobians, over_seeds
+from jaxinit.analysis.curves import (
+    CUT,
+    OVER_SEEDS,
+    Curve,
+    back_through_time,
+    jacobians,
+    over_seeds,
+)
 from jaxinit.analysis.figure import (
     MARKS,
     MOST_COLUMNS,
@@ -44,7 +51,6 @@ NAMES = {
 }
 OWN = "this network"  # what stands for a scheme where there is none
 WIDEST = 4.0  # a histogram's axis, at most, in those of the scheme in the middle
-CUT = f"a curve ends where a seed has fallen below {ROUNDING:g} of its largest"
 FEWEST_DECADES = 2  # of the axes of a coordinate check
 MOST_NAMED = 5  # layers that a legend names
 THEORY: Look = {"linewidth": 0.9, "linestyle": ":", "label": "theory"}
@@ -186,7 +192,7 @@ def sizes(signals: xr.Dataset) -> "Figure":
     legend(figure, lines)
     note = CUT
     if signals.sizes["seed"] > 1:
-        note = f"geometric mean over seeds; band: their range; {CUT}"
+        note = f"{OVER_SEEDS}; {CUT}"
     if _expected(signals.isel(scheme=0), "activation") is not None:
         note += "; dotted: mean-field theory from the first kernel on"
     return _finish(figure, signals, "Sizes of signals by layer", note)
@@ -250,7 +256,7 @@ def by_step(signals: xr.Dataset) -> "Figure":
     ylabels = [f"gradient at\n{as_text(name)}" for name in _names(signals.parameter[kernels])]
     label_edges(panels, titles, ylabels, "time step")
     legend(figure, lines)
-    note = f"root mean square, geometric mean over seeds; band: their range; {CUT}"
+    note = f"root mean square, {OVER_SEEDS}; {CUT}"
     return _finish(figure, signals, "Gradients through time", note)
 
 
@@ -289,7 +295,7 @@ def lens(courses: xr.Dataset) -> "Figure":
             _finish_sizes(axes)
     title = "steps back until the gradient has fallen to 1/e (range over seeds)"
     legend(figure, lines, title=title)
-    note = f"geometric mean over seeds; band: their range; {CUT}"
+    note = f"{OVER_SEEDS}; {CUT}"
     return _finish(figure, courses, "Through time", note)
 
 

@@ -44,6 +44,7 @@ from jaxinit.study import BadStudy, Study
 SIGNALS = "signals.nc"
 MOST_LAYERS = 6  # of which signals are drawn
 NAMED = 8  # schemes in a sentence
+SIZE = "root mean square"
 SIZES = {
     "activation": "activations",
     "gradient": "gradients",
@@ -69,10 +70,7 @@ HOW_TO_READ = (
     "censored at the budget, diverged. Intervals are drawn on a logarithmic scale; dashed: the "
     "baseline; hollow: some did not converge."
 )
-OF_SIZES = (
-    "Geometric mean over seeds; band: their range. A curve ends where a seed has fallen below "
-    f"{curves.ROUNDING:g} of its largest."
-)
+OF_SIZES = f"{curves.OVER_SEEDS.capitalize()}. {curves.CUT.capitalize()}."
 OF_MARKS = "; ".join(f"{mark}: {meaning}" for mark, meaning in MARKS.items())
 
 
@@ -521,7 +519,7 @@ def signal_charts(signals: xr.Dataset) -> list[Block]:
         places = np.arange(1, len(names) + 1)
         for signal, label in SIZES.items():
             sizes = {s: _size(signals.sel(scheme=s), signal, places, "parameter") for s in of}
-            blocks.append(_size_chart(label, "kernel, from the input on", sizes))
+            blocks.append(Chart(label, "kernel, from the input on", SIZE, sizes, y_log=True))
         numbered = [f"{place} {name}" for place, name in enumerate(names, 1)]
         note = f"{OF_SIZES} Kernels: {', '.join(numbered)}."
         return [*blocks, Lines("", [note])]
@@ -531,7 +529,7 @@ def signal_charts(signals: xr.Dataset) -> list[Block]:
         layer = signals.isel(parameter=k)
         for signal, label in SIZES.items():
             sizes = {s: _size(layer.sel(scheme=s), signal, epochs, "epoch") for s in of}
-            blocks.append(_size_chart(f"{names[k]}: {label}", "epochs", sizes))
+            blocks.append(Chart(f"{names[k]}: {label}", "epochs", SIZE, sizes, y_log=True))
     note = (
         "Of the first seed that reports, at each scheme's best rate; epoch 0 is before the first "
         "step. Gradients are those that are propagated back to a kernel's product. A size of 0 is "
@@ -549,10 +547,6 @@ def _size(signals: xr.Dataset, signal: str, x: np.ndarray, axis: str) -> Curve:
         return curves.line(x, size.where(size > 0).transpose(axis).values)
     backwards = signal != "activation"
     return curves.over_seeds(x, size.transpose("seed", axis).values, backwards)
-
-
-def _size_chart(title: str, x: str, sizes: Mapping[str, Curve]) -> Chart:
-    return Chart(title, x, "root mean square", sizes, y_log=True)
 
 
 # How it was measured.
