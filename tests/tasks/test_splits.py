@@ -145,7 +145,7 @@ def test_a_pool_of_shapes_trains_on_all_pictures_but_those_that_validate() -> No
     length=st.sampled_from((1, 7, 15)),
     batch=st.sampled_from((1, 4)),
 )
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_texts_train_on_all_but_the_stretch_that_validates(
     seed: int, count: int, length: int, batch: int
 ) -> None:
